@@ -1,0 +1,53 @@
+# Every target is one script or module; CI runs `make test` and nothing else.
+# Versions are pinned with hashes in requirements*.lock (`scripts/lock` renews them).
+
+VENV    := .venv
+PY      := $(VENV)/bin/python
+CONFIG  ?=
+HOST    ?=
+PORT    ?=
+OUT     ?=
+ARGS    ?=
+export OUT STREAMS PAIRS TOOLS SHAPES
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test check bench bench-cache bench-router bench-agent bench-prompts bench-scale chaos lock
+
+help: ## Say what there is to make.
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+install: ## Make .venv with exactly the locked packages, and this project in it.
+	@scripts/install
+
+run: install ## Serve http://127.0.0.1:8080 (CONFIG=file, HOST=, PORT=); needs no key.
+	@$(VENV)/bin/slipstream serve $(if $(CONFIG),--config $(CONFIG)) $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT))
+
+check: install ## Lint, format, types and import rules.
+	@scripts/check
+
+test: ## Everything CI runs: system packages, check and all tests (ARGS= for pytest).
+	@scripts/test $(ARGS)
+
+bench: install ## Added latency, throughput and CPU against other gateways.
+	@scripts/bench overhead $(ARGS)
+
+bench-cache: install ## Hit rate and false hits (STREAMS=dir PAIRS=dir OUT=file).
+	@scripts/bench cache $(ARGS)
+
+bench-router: install ## Quality and cost of the router (PAIRS=file TOOLS=dir OUT=file).
+	@scripts/bench router $(ARGS)
+
+bench-agent: install ## Agent runs: max(calls) against sum(calls) (SHAPES=dir OUT=file).
+	@scripts/bench agent $(ARGS)
+
+bench-prompts: install ## Prompt-cache hits and wasted tokens (OUT=file).
+	@scripts/bench prompts $(ARGS)
+
+bench-scale: install ## Workers, connections and memory under load (OUT=file).
+	@scripts/bench scale $(ARGS)
+
+chaos: install ## Faults on purpose: stores gone, upstreams slow, processes killed.
+	@scripts/bench chaos $(ARGS)
+
+lock: ## Renew the lock files from pyproject.toml.
+	@scripts/lock

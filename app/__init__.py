@@ -1,0 +1,1 @@
+"""Slipstream: a latency-optimizing agent gateway. ARCHITECTURE.md draws the rooms of this package."""

@@ -1,0 +1,1 @@
+"""What a request needs: complexity, cacheability and the probability of a tool call."""

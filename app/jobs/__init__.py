@@ -1,0 +1,1 @@
+"""Durable runs: agent work that outlives its connection."""

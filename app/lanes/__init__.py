@@ -1,0 +1,1 @@
+"""Deterministic answers by rule and template, without a model."""

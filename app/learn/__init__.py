@@ -1,0 +1,1 @@
+"""Small learners (numpy only) that cache, classify, routing and tools share."""

@@ -1,0 +1,1 @@
+"""Which model answers: scores, load, circuit breakers, hedges and escalation."""

@@ -1,0 +1,1 @@
+"""Key-value and vector stores: memory, Redis and Qdrant; no policy."""

@@ -1,0 +1,1 @@
+"""Where each millisecond, token and cent went: timeline, metrics, traces, ledger and log."""

@@ -1,0 +1,1 @@
+"""Real loopback servers, clocks and builders that the tests share."""
