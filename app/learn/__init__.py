@@ -1,1 +1,1 @@
-"""Small learners (numpy only) that cache, classify, routing and tools share."""
+"""Small learners in numpy alone, refitted on this gateway's own traffic in under a second."""
