@@ -197,8 +197,6 @@ class Gbdt:
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as archive:
                 loss = str(archive["loss"])
-                if loss not in ("squared", "logistic"):
-                    raise ValueError(f"gbdt: unknown loss {loss!r} in the archive")
                 return cls(
                     loss="logistic" if loss == "logistic" else "squared",
                     base=float(archive["base"]),
@@ -207,7 +205,7 @@ class Gbdt:
                     threshold=archive["threshold"],
                     leaf=archive["leaf"],
                 )
-        except (KeyError, OSError, EOFError, TypeError, zipfile.BadZipFile) as exc:
+        except (KeyError, OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile) as exc:
             raise ValueError(f"gbdt: these {len(data)} bytes are not a model archive") from exc
 
 
