@@ -1,0 +1,219 @@
+"""What a caller asked: the request as it came, and its neutral reading.
+
+``ChatRequest`` keeps the body exactly as the client sent it. On the way to an upstream of the same dialect
+the body travels on as it came, with single top-level fields spliced: a gateway that prints a prompt anew
+destroys the vendor's prompt cache. ``Conversation`` is the neutral reading, made only where it is needed:
+another dialect's upstream, an agent, a cached answer's key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+Json = Mapping[str, object]
+"""A parsed JSON object; treated as immutable everywhere."""
+
+
+class Dialect(StrEnum):
+    """The wire formats that the gateway speaks."""
+
+    CHAT = "openai_chat"
+    RESPONSES = "openai_responses"
+    MESSAGES = "anthropic_messages"
+
+
+class Role(StrEnum):
+    """Who speaks. ``TOOL`` messages hold tool results only."""
+
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+    TOOL = "tool"
+
+
+@dataclass(frozen=True, slots=True)
+class CacheMark:
+    """The client's own prompt-cache breakpoint after a block; ``ttl`` as the vendor spells it, "" = default."""
+
+    ttl: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    """Text."""
+
+    text: str
+    cache: CacheMark | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePart:
+    """An image by URL, or inline as base64 ``data`` with its ``media_type``."""
+
+    url: str = ""
+    data: str = ""
+    media_type: str = ""
+    detail: str = ""
+    cache: CacheMark | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentPart:
+    """A document: inline base64 or plain text ``data``, or by ``url`` or vendor ``file_id``."""
+
+    media_type: str = ""
+    data: str = ""
+    url: str = ""
+    file_id: str = ""
+    title: str = ""
+    cache: CacheMark | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallPart:
+    """An assistant's call of a tool; ``arguments`` is JSON text, byte for byte as it came."""
+
+    id: str
+    name: str
+    arguments: str
+    cache: CacheMark | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResultPart:
+    """The result of the call ``call_id``."""
+
+    call_id: str
+    parts: tuple[TextPart | ImagePart | DocumentPart, ...]
+    is_error: bool = False
+    cache: CacheMark | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkingPart:
+    """Earlier reasoning, with its vendor's signature."""
+
+    text: str
+    signature: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RedactedThinkingPart:
+    """Earlier reasoning that only its vendor can read."""
+
+    data: str
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalPart:
+    """An earlier refusal."""
+
+    text: str
+
+
+Part = (
+    TextPart
+    | ImagePart
+    | DocumentPart
+    | ToolCallPart
+    | ToolResultPart
+    | ThinkingPart
+    | RedactedThinkingPart
+    | RefusalPart
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message; order of parts as it came."""
+
+    role: Role
+    parts: tuple[Part, ...]
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that the model may call; ``parameters`` is its JSON Schema, keys in the client's order."""
+
+    name: str
+    description: str = ""
+    parameters: Json | None = None
+    strict: bool | None = None
+    cache: CacheMark | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """``mode``: auto, none, required, or named (then ``name``)."""
+
+    mode: str = "auto"
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JsonOutput:
+    """The answer must be JSON; with ``schema``: of that schema."""
+
+    schema: Json | None = None
+    name: str = ""
+    strict: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to draw the answer; None = the vendor's default."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    effort: str | None = None
+    """Reasoning effort: none, minimal, low, medium, high, xhigh, max."""
+    thinking_budget_tokens: int | None = None
+    """Anthropic's ``thinking.budget_tokens``; 0 = thinking explicitly off."""
+    verbosity: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """The neutral reading of a request."""
+
+    messages: tuple[Message, ...]
+    """In order, system messages included where they stand."""
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    json_output: JsonOutput | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+    user: str = ""
+    """The end user's id for the vendor's abuse detection."""
+    metadata: Json | None = None
+    service_tier: str = ""
+    hints: tuple[str, ...] = ()
+    """Fields that only speed things up or label them (``prompt_cache_key`` ...): dropped where the target
+    has no counterpart, and named in ``x-slipstream-dropped``."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """A caller's request for one answer."""
+
+    dialect: Dialect
+    model: str
+    """As the caller named it: ``auto``, a configured name, or ``agent/<name>``."""
+    stream: bool
+    body: Json
+    """The parsed body, keys in the client's order; never changed."""
+    raw: bytes
+    """The body as it came."""
+    include_usage: bool = False
+    """Chat dialect: the caller asked for the usage chunk (``stream_options.include_usage``)."""
+    forward_headers: tuple[tuple[bytes, bytes], ...] = ()
+    """Vendor headers that travel on to an upstream of the same dialect (``anthropic-beta`` ...)."""

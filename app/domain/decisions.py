@@ -1,0 +1,99 @@
+"""What the lanes, the classifier, the cache and the router decide, as plain values.
+
+They are shared by rooms that must not import each other, so they live here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Tier(StrEnum):
+    """The two classes of model that the router chooses between."""
+
+    FAST = "fast"
+    POWERFUL = "powerful"
+
+
+class Cacheability(StrEnum):
+    """Whether, and how long, an answer may be kept."""
+
+    STABLE = "stable"
+    SLOW = "slow"
+    UNKNOWN = "unknown"
+    VOLATILE = "volatile"
+    PERSONAL = "personal"
+    SIDE_EFFECT = "side_effect"
+
+
+class CacheOutcome(StrEnum):
+    """The value of the ``x-slipstream-cache`` response header and of the metric label."""
+
+    EXACT = "exact"
+    SEMANTIC = "semantic"
+    COALESCED = "coalesced"
+    LANE = "lane"
+    MISS = "miss"
+    BYPASS = "bypass"
+
+
+class CacheMode(StrEnum):
+    """What the caller asked of the cache through the ``x-slipstream-cache`` request header."""
+
+    DEFAULT = "default"
+    BYPASS = "bypass"
+    REFRESH = "refresh"
+    ONLY = "only"
+
+
+@dataclass(frozen=True, slots=True)
+class PromptView:
+    """What the classifier and the router may look at: text and counts, never a wire format."""
+
+    text: str
+    """The last user turn's text; empty when there is none."""
+    system: str = ""
+    turns: int = 1
+    """User and assistant messages, the last user turn included."""
+    total_chars: int = 0
+    """Characters of all text in the request, tools excluded."""
+    tool_names: tuple[str, ...] = ()
+    has_images: bool = False
+    wants_json: bool = False
+    max_tokens: int | None = None
+    after_tool_result: bool = False
+    """The request continues a tool loop: its last message is a tool's result."""
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """The classifier's judgement of one request."""
+
+    complexity: float
+    """P(the powerful model's answer is better), 0 to 1."""
+    cacheability: Cacheability
+    ttl_s: int | None
+    """How long an answer may be kept: None = the configured time, 0 = not at all."""
+    semantic_ok: bool
+    """Whether a semantic hit may be considered at all."""
+    tool_need: tuple[tuple[str, float], ...] = ()
+    """(tool name, probability that it will be called), most probable first."""
+    several_calls: float = 0.0
+    """P(more than one tool call)."""
+    language: str | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RouteDecision:
+    """Which tier answers, and why in a few words."""
+
+    tier: Tier
+    score: float
+    threshold: float
+    band: str
+    """``fast``, ``grey`` or ``powerful``: how far the score is from the threshold."""
+    reason: str
+    forced: bool = False
+    """A hard rule or the caller decided, not the score."""

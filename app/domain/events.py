@@ -1,0 +1,313 @@
+"""The neutral stream of one answer: what every dialect can be read into and written from.
+
+An answer is a sequence of events in this grammar (``Frames`` may stand for any part of it)::
+
+    AnswerStarted  (TextDelta | ThinkingDelta | ThinkingSealed | RedactedThinking | RefusalDelta
+                    | ToolCallStarted ToolCallDelta* ToolCallSealed)*   Finished
+
+``Frames`` is the fast path: complete SSE frames of the client's own dialect, exactly as the upstream sent
+them. The encoder forwards them untouched, so nothing is parsed and printed per token, and no field that
+this program does not know gets lost. ``Whole`` is the same for an answer that is not streamed.
+
+Tool calls may interleave (parallel calls); ``index`` tells them apart and counts from 0 per answer.
+A call is *sealed* when its arguments are complete: that is the moment a tool can start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from app.domain.usage import Usage
+
+
+class FinishReason(StrEnum):
+    """Why an answer ended, in words that every dialect can say."""
+
+    STOP = "stop"
+    STOP_SEQUENCE = "stop_sequence"
+    LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
+    CONTENT_FILTER = "content_filter"
+    REFUSAL = "refusal"
+    PAUSE = "pause"
+    CONTEXT_EXCEEDED = "context_exceeded"
+
+    @property
+    def complete(self) -> bool:
+        """Say whether the answer is whole: neither cut short, filtered nor refused."""
+        return self in {FinishReason.STOP, FinishReason.STOP_SEQUENCE, FinishReason.TOOL_CALLS}
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerStarted:
+    """The first event: who answers. ``id`` is the upstream's own, ``model`` its own name for itself."""
+
+    id: str
+    model: str
+    created_s: int = 0
+    """Unix time in seconds; 0 when the dialect does not say."""
+    usage: Usage | None = None
+    """Prompt usage when the dialect tells it at the start (Anthropic)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """More of the visible text."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkingDelta:
+    """More of the visible reasoning."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkingSealed:
+    """The end of a reasoning block, with the vendor's signature over it ("" where there is none)."""
+
+    signature: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RedactedThinking:
+    """Reasoning that only its vendor can read; passed back to it as it came."""
+
+    data: str
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalDelta:
+    """More of a refusal's text (OpenAI's ``refusal``)."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallStarted:
+    """The model begins to call a tool."""
+
+    index: int
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """More of the call's arguments: a piece of JSON text."""
+
+    index: int
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallSealed:
+    """The call's arguments are complete; ``arguments`` is the whole JSON text."""
+
+    index: int
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The last event of a whole answer."""
+
+    reason: FinishReason
+    usage: Usage | None = None
+    stop_sequence: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """Complete SSE frames of the client's dialect, untouched, blank lines included."""
+
+    data: bytes
+    count: int = 1
+    """How many ``data:`` frames are inside; a close measure of tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A complete JSON answer of the client's dialect, untouched."""
+
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A note for the person who waits; written as an SSE comment on the vendors' dialects."""
+
+    text: str
+
+
+Event = (
+    AnswerStarted
+    | TextDelta
+    | ThinkingDelta
+    | ThinkingSealed
+    | RedactedThinking
+    | RefusalDelta
+    | ToolCallStarted
+    | ToolCallDelta
+    | ToolCallSealed
+    | Finished
+    | Frames
+    | Whole
+    | Progress
+)
+
+Emit = Callable[[Event], Awaitable[None]]
+"""Hand one event on; awaiting it is the back-pressure. Raises when the receiver is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextBlock:
+    """A piece of visible text of a whole answer."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkingBlock:
+    """A piece of visible reasoning with its vendor's signature."""
+
+    text: str
+    signature: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RedactedThinkingBlock:
+    """Reasoning that only its vendor can read."""
+
+    data: str
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalBlock:
+    """The text of a refusal."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallBlock:
+    """A call of a tool; ``arguments`` is JSON text as the model wrote it."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+AnswerBlock = TextBlock | ThinkingBlock | RedactedThinkingBlock | RefusalBlock | ToolCallBlock
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer, in no vendor's form: what the cache keeps and what a JSON response is written from."""
+
+    id: str
+    model: str
+    blocks: tuple[AnswerBlock, ...]
+    finish: FinishReason
+    usage: Usage = field(default_factory=Usage)
+    created_s: int = 0
+    stop_sequence: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The visible text, blocks joined."""
+        return "".join(block.text for block in self.blocks if isinstance(block, TextBlock))
+
+    @property
+    def tool_calls(self) -> tuple[ToolCallBlock, ...]:
+        """The calls of tools, in order."""
+        return tuple(block for block in self.blocks if isinstance(block, ToolCallBlock))
+
+
+@dataclass(slots=True)
+class AnswerBuilder:
+    """Fold events into an ``Answer``; mutable by nature, owned by one turn."""
+
+    started: AnswerStarted | None = None
+    finished: Finished | None = None
+    _parts: list[list[object]] = field(default_factory=list)
+    _calls: dict[int, list[object]] = field(default_factory=dict)
+
+    def add(self, event: Event) -> None:
+        """Take one event in; ``Frames``, ``Whole`` and ``Progress`` are not content and are ignored."""
+        match event:
+            case AnswerStarted():
+                self.started = event
+            case TextDelta(text):
+                self._append("text", text)
+            case ThinkingDelta(text):
+                self._append("thinking", text)
+            case ThinkingSealed(signature):
+                self._seal_thinking(signature)
+            case RedactedThinking(data):
+                self._parts.append(["redacted", data])
+            case RefusalDelta(text):
+                self._append("refusal", text)
+            case ToolCallStarted(index, call_id, name):
+                part: list[object] = ["call", call_id, name, ""]
+                self._calls[index] = part
+                self._parts.append(part)
+            case ToolCallDelta(index, arguments):
+                self._calls[index][3] = str(self._calls[index][3]) + arguments
+            case ToolCallSealed(index, _, _, arguments):
+                self._calls[index][3] = arguments
+            case Finished():
+                self.finished = event
+            case Frames() | Whole() | Progress():
+                pass
+
+    def _append(self, kind: str, text: str) -> None:
+        if self._parts and self._parts[-1][0] == kind:
+            self._parts[-1].append(text)
+        else:
+            self._parts.append([kind, text] if kind != "thinking" else [kind, text])
+
+    def _seal_thinking(self, signature: str) -> None:
+        if self._parts and self._parts[-1][0] == "thinking":
+            self._parts[-1][0] = "sealed"
+            self._parts[-1].append(signature)
+        else:
+            self._parts.append(["sealed", "", signature])
+
+    def answer(self) -> Answer | None:
+        """The whole answer, or None while the stream has not finished."""
+        if self.started is None or self.finished is None:
+            return None
+        usage = self.finished.usage or self.started.usage or Usage()
+        return Answer(
+            id=self.started.id,
+            model=self.started.model,
+            blocks=tuple(_block(part) for part in self._parts),
+            finish=self.finished.reason,
+            usage=usage,
+            created_s=self.started.created_s,
+            stop_sequence=self.finished.stop_sequence,
+        )
+
+
+def _block(part: list[object]) -> AnswerBlock:
+    kind, rest = part[0], [str(piece) for piece in part[1:]]
+    match kind:
+        case "text":
+            return TextBlock("".join(rest))
+        case "thinking":
+            return ThinkingBlock("".join(rest))
+        case "sealed":
+            return ThinkingBlock("".join(rest[:-1]), rest[-1])
+        case "redacted":
+            return RedactedThinkingBlock(rest[0])
+        case "refusal":
+            return RefusalBlock("".join(rest))
+        case _:
+            return ToolCallBlock(rest[0], rest[1], rest[2])

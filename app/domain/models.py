@@ -1,0 +1,50 @@
+"""A configured model: where it runs, what it costs and what it can do. Abilities are data, never ``if vendor``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from app.domain.decisions import Tier
+from app.domain.usage import Price
+
+
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """What a model's API accepts; the codecs and the router read it."""
+
+    temperature: bool = True
+    """Takes ``temperature``/``top_p``; reasoning models often refuse them."""
+    images: bool = True
+    documents: bool = True
+    tools: bool = True
+    structured_output: bool = True
+    """Takes a JSON schema for the answer."""
+    prefill: bool = False
+    """Continues an assistant message that stands last."""
+    thinking: str = "none"
+    """``none``, ``effort`` (an effort word), ``budget`` (tokens) or ``adaptive``."""
+    cache_breakpoints: str = "none"
+    """``none``, ``anthropic`` (``cache_control``), ``openai`` (explicit breakpoints) or ``implicit``."""
+    cache_minimum_tokens: int = 1024
+    max_tokens_field: str = "max_tokens"
+    """Chat dialect: ``max_tokens`` or ``max_completion_tokens``."""
+    default_max_tokens: int = 4096
+    """What to send where the dialect demands a limit and the caller gave none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One deployment that can answer: a name of ours for a model of a provider."""
+
+    name: str
+    provider: str
+    upstream_model: str
+    tier: Tier
+    price: Price = field(default_factory=Price)
+    abilities: Abilities = field(default_factory=Abilities)
+    context_tokens: int | None = None
+
+    @property
+    def label(self) -> str:
+        """``provider/model`` as the response header names it."""
+        return f"{self.provider}/{self.upstream_model}"

@@ -1,0 +1,71 @@
+"""Tokens and money: what an answer used, and what that cost.
+
+Vendors count prompts differently: OpenAI's ``prompt_tokens`` includes the cached ones, Anthropic's
+``input_tokens`` is the uncached remainder. ``Usage`` keeps the three disjoint parts, so that neither
+reading is lost, and a total is always a sum.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_PER_MILLION = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one answer, in disjoint parts."""
+
+    input_tokens: int = 0
+    """Prompt tokens that were neither read from nor written to the vendor's prompt cache."""
+    cached_tokens: int = 0
+    """Prompt tokens read from the vendor's prompt cache."""
+    cache_write_tokens: int = 0
+    """Prompt tokens written to the vendor's prompt cache."""
+    output_tokens: int = 0
+    """Tokens generated, reasoning included."""
+    reasoning_tokens: int = 0
+    """The part of ``output_tokens`` that was reasoning."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        """All prompt tokens, as OpenAI counts them."""
+        return self.input_tokens + self.cached_tokens + self.cache_write_tokens
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and output together."""
+        return self.prompt_tokens + self.output_tokens
+
+    def plus(self, other: Usage) -> Usage:
+        """Add up the usage of several calls."""
+        return Usage(
+            self.input_tokens + other.input_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.cache_write_tokens + other.cache_write_tokens,
+            self.output_tokens + other.output_tokens,
+            self.reasoning_tokens + other.reasoning_tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """USD per million tokens."""
+
+    input: float = 0.0
+    output: float = 0.0
+    cached_input: float | None = None
+    """None: as ``input``."""
+    cache_write: float | None = None
+    """None: as ``input``."""
+
+    def cost_usd(self, usage: Usage) -> float:
+        """What ``usage`` costs at these prices, in USD."""
+        cached = self.input if self.cached_input is None else self.cached_input
+        write = self.input if self.cache_write is None else self.cache_write
+        return (
+            usage.input_tokens * self.input
+            + usage.cached_tokens * cached
+            + usage.cache_write_tokens * write
+            + usage.output_tokens * self.output
+        ) / _PER_MILLION

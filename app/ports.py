@@ -1,0 +1,206 @@
+"""The seams: every Protocol of the house, with what an implementation promises.
+
+Only what truly has two shipped implementations is here. ``answer``, the Event union, the cache key, the
+routing score, metrics and settings are never abstracted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from app.domain.chat import ChatRequest, Conversation, Dialect, Json
+from app.domain.deadline import Deadline
+from app.domain.decisions import PromptView
+from app.domain.events import Answer, Emit, Event
+from app.domain.models import Model
+from app.domain.usage import Usage
+from app.errors import GatewayError, UpstreamStatus
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+
+@dataclass(slots=True)
+class CallTiming:
+    """What happened when, in nanoseconds of the monotonic clock; 0 = did not happen (yet)."""
+
+    started_ns: int = 0
+    connected_ns: int = 0
+    """0 also when a kept-alive connection served."""
+    sent_ns: int = 0
+    headers_ns: int = 0
+    first_event_ns: int = 0
+    ended_ns: int = 0
+    reused: bool = False
+
+
+@dataclass(slots=True)
+class ModelCall:
+    """One call of one model: filled in by the pipeline, reported on by the provider.
+
+    ``native`` is the request to pass through untouched when the provider speaks its dialect; otherwise the
+    provider writes ``conversation`` in a dialect that it does speak. ``want`` names the dialect in which the
+    caller reads the answer: a provider that answers in that dialect emits ``Frames``/``Whole``, one that does
+    not emits neutral events. ``neutral`` asks for neutral events in any case (agents, escalation checks).
+    """
+
+    model: Model
+    stream: bool
+    deadline: Deadline
+    native: ChatRequest | None = None
+    conversation: Conversation | None = None
+    neutral: bool = False
+    request_id: str = ""
+    timing: CallTiming = field(default_factory=CallTiming)
+    usage: Usage | None = None
+    """Set by the provider when the upstream told it, before its ``stream`` returns."""
+    tokens_streamed: int = 0
+    """Content frames or deltas seen; set while streaming."""
+    complete: bool = False
+    """True once the upstream ended the answer in its dialect's own way."""
+    finish: str = ""
+    """The neutral finish reason where it is known ("" = not)."""
+    dropped: tuple[str, ...] = ()
+    """Hints of the caller that the target's dialect could not carry."""
+    upstream_status: int = 0
+    response_headers: Headers = ()
+    """The vendor's rate-limit, request-id and similar headers."""
+
+
+class Provider(Protocol):
+    """A way to the models of one provider.
+
+    ``stream`` emits the answer's events in order and returns when the answer is whole. Before the first emit
+    it raises a true error (``UpstreamStatus`` with the provider's status, ``UpstreamTimeout`` ...); after it,
+    an ``UpstreamError`` means that the answer broke off. It never retries after the first emit. Cancelled at
+    any await, it closes the upstream connection before the cancellation leaves it: no token is generated for
+    nobody.
+    """
+
+    name: str
+
+    def dialects(self) -> frozenset[Dialect]:
+        """The dialects that pass through to this provider untouched."""
+        ...
+
+    async def stream(self, call: ModelCall, emit: Emit) -> None:
+        """Run ``call`` and hand its events to ``emit``."""
+        ...
+
+    async def count_tokens(self, call: ModelCall) -> int:
+        """Input tokens of ``call`` by the vendor's own count; raises ``Unsupported`` where it has none."""
+        ...
+
+    async def start(self) -> None:
+        """Open and warm connections; failures are not fatal."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close every connection; idempotent."""
+        ...
+
+
+class StreamReader(Protocol):
+    """Bytes of an upstream's SSE stream in, events out (sans-IO).
+
+    ``feed`` takes bytes split anywhere. An error event of the dialect raises ``UpstreamStatus`` or
+    ``UpstreamClosed``; malformed data raises ``UpstreamProtocol``. ``complete`` turns true with the dialect's own
+    ending; a stream that closes without it was cut.
+    """
+
+    complete: bool
+    usage: Usage | None
+    finish: str
+
+    def feed(self, data: bytes) -> Sequence[Event]:
+        """Take bytes in, give the events that became whole."""
+        ...
+
+
+class StreamWriter(Protocol):
+    """Events in, bytes of the client's SSE stream out (sans-IO)."""
+
+    def write(self, event: Event) -> bytes:
+        """The bytes of one event; empty when the dialect has nothing to say for it."""
+        ...
+
+    def fail(self, error: GatewayError) -> bytes:
+        """The dialect's own in-stream error; ends the stream."""
+        ...
+
+    def end(self) -> bytes:
+        """The dialect's terminator after the last event."""
+        ...
+
+
+class Codec(Protocol):
+    """One wire format, both ways. Stateless; readers and writers are made per answer."""
+
+    dialect: Dialect
+    path: str
+    """The path below the provider's base URL: ``/chat/completions``, ``/responses``, ``/messages``."""
+
+    def check(self, body: Json) -> None:
+        """Refuse what no upstream could take: raises ``BadRequest`` with ``param``; cheap."""
+        ...
+
+    def view(self, body: Json) -> PromptView:
+        """What the classifier may look at; never raises on a body that passed ``check``."""
+        ...
+
+    def read(self, body: Json) -> Conversation:
+        """The neutral reading; raises ``Unsupported`` for a field that no other dialect can carry."""
+        ...
+
+    def write(self, conversation: Conversation, model: Model, *, stream: bool) -> tuple[dict[str, object], tuple[str, ...]]:
+        """The body for an upstream of this dialect and the hints that were dropped; raises ``Unsupported``."""
+        ...
+
+    def read_answer(self, body: bytes) -> Answer:
+        """A whole JSON answer; raises ``UpstreamProtocol``."""
+        ...
+
+    def write_answer(self, answer: Answer, request: ChatRequest) -> bytes:
+        """A whole JSON answer for the client."""
+        ...
+
+    def reader(self) -> StreamReader:
+        """A reader that gives neutral events."""
+        ...
+
+    def passthrough(self, *, hide_usage: bool) -> StreamReader:
+        """A reader that gives ``Frames`` untouched; ``hide_usage`` removes the usage-only chunk."""
+        ...
+
+    def writer(self, request: ChatRequest) -> StreamWriter:
+        """A writer of the stream that the client of ``request`` reads."""
+        ...
+
+    def read_error(self, status: int, body: bytes, headers: Mapping[bytes, bytes]) -> UpstreamStatus:
+        """An upstream's error answer of this dialect, neutral kind and message included."""
+        ...
+
+    def write_error(self, error: GatewayError, request_id: str) -> bytes:
+        """The error body in this dialect's shape."""
+        ...
+
+
+class KeyValue(Protocol):
+    """A store of small values with a time to live. Failures raise ``StoreError``; callers go on without."""
+
+    async def get(self, key: bytes) -> bytes | None:
+        """The value, or None when there is none or it has expired."""
+        ...
+
+    async def set(self, key: bytes, value: bytes, ttl_s: float) -> None:
+        """Keep ``value`` for ``ttl_s`` seconds."""
+        ...
+
+    async def delete(self, key: bytes) -> bool:
+        """Remove it; say whether it was there."""
+        ...
+
+    async def aclose(self) -> None:
+        """Release what it holds; idempotent."""
+        ...
