@@ -1,0 +1,87 @@
+"""P(each offered tool will be called) and P(more than one call), before the model has said anything.
+
+Names are all that is known at first: a tool whose name's words stand in the question is likely. What
+this agent's own requests have called before is counted per tool and mixed in as it grows.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from app.classify.features import Features
+from app.domain.decisions import PromptView
+
+_NAME_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
+_GENERIC = frozenset(
+    "get set list find search check look up fetch do run call tool api by for the of".split()
+)
+_JOINS = frozenset("and then also both each all every compare versus vs".split())
+_PRIOR_CALLS = 8.0
+_MAX_AGENTS = 1_000
+
+
+@dataclass(slots=True)
+class _AgentCalls:
+    """How often requests that offered the same tools called each of them."""
+
+    requests: float = 0.0
+    several: float = 0.0
+    calls: dict[str, float] = field(default_factory=dict)
+
+
+class ToolNeed:
+    """Estimates and counts per set of offered tools. State is bounded: 1,000 sets, oldest dropped."""
+
+    __slots__ = ("_agents",)
+
+    def __init__(self) -> None:
+        """Start with no statistics."""
+        self._agents: OrderedDict[tuple[str, ...], _AgentCalls] = OrderedDict()
+
+    def estimate(
+        self, features: Features, view: PromptView
+    ) -> tuple[tuple[tuple[str, float], ...], float]:
+        """((tool, P(called)), ... most likely first), P(several calls). Empty when none is offered."""
+        if not view.tool_names:
+            return (), 0.0
+        words = set(features.words)
+        stems = {word[:5] for word in words}
+        seen = self._agents.get(view.tool_names) or _AgentCalls()
+        scored = []
+        for name in view.tool_names:
+            guess = _overlap(name, words, stems)
+            share = (seen.calls.get(name, 0.0) + guess * _PRIOR_CALLS) / (
+                seen.requests + _PRIOR_CALLS
+            )
+            scored.append((name, share))
+        scored.sort(key=lambda pair: -pair[1])
+        likely = sum(share for _, share in scored)
+        guess = 1 / (1 + math.exp(2.2 - 0.8 * len(words & _JOINS) - 0.7 * min(3.0, likely)))
+        several = (seen.several + guess * _PRIOR_CALLS) / (seen.requests + _PRIOR_CALLS)
+        return tuple(scored), min(1.0, several)
+
+    def observe(self, tool_names: tuple[str, ...], called: tuple[str, ...]) -> None:
+        """Count one finished request that offered `tool_names` and called `called` (with repeats)."""
+        if not tool_names:
+            return
+        seen = self._agents.setdefault(tool_names, _AgentCalls())
+        self._agents.move_to_end(tool_names)
+        seen.requests += 1
+        seen.several += len(called) > 1
+        for name in set(called) & set(tool_names):
+            seen.calls[name] = seen.calls.get(name, 0.0) + 1
+        while len(self._agents) > _MAX_AGENTS:
+            self._agents.popitem(last=False)
+
+
+def _overlap(name: str, words: set[str], stems: set[str]) -> float:
+    """P(called) from the tool's name alone: the share of its telling words that the request has."""
+    parts = [part.lower() for part in _NAME_WORD.findall(name)]
+    telling = [part for part in parts if part not in _GENERIC] or parts
+    if not telling:
+        return 0.2
+    found = sum(part in words or part[:5] in stems for part in telling) / len(telling)
+    return 0.15 + 0.65 * found

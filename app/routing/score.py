@@ -1,0 +1,81 @@
+"""The route of one request, as a pure function: hard rules first, then the score.
+
+Every decision names its reason in a few words; they are what `x-slipstream-reason` says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from app.domain.decisions import Classification, PromptView, RouteDecision, Tier
+
+_CHARS_PER_TOKEN = (
+    3.5  # low on purpose: better to leave the fast model's window early than overflow it
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RoutePolicy:
+    """What an operator, a tenant or the caller has settled before the score is asked.
+
+    `forced`: the caller's header or the tenant's policy names a tier. `warm`: the tier that this
+    session's prompt cache is warm on. `fast_context_tokens`: the fast tier's window, None = unknown.
+    `grey_width`: half-width of the band around the threshold, on the scale of the score.
+    `warm_margin`: how much clearer the score must be to leave a warm tier.
+    `several_calls_limit`: P(several calls) at which the powerful tier plans them; None = never.
+    """
+
+    forced: Tier | None = None
+    forced_by: str = "caller"
+    warm: Tier | None = None
+    fast_context_tokens: int | None = None
+    fast_sees_images: bool = True
+    grey_width: float = 0.05
+    warm_margin: float = 0.05
+    several_calls_limit: float | None = 0.8
+
+
+def route(
+    classification: Classification, view: PromptView, policy: RoutePolicy, threshold: float
+) -> RouteDecision:
+    """Choose the tier. Pure: the same arguments give the same decision."""
+    ruled = _hard_rule(classification, view, policy)
+    score = classification.complexity
+    if ruled is not None:
+        tier, reason = ruled
+        return RouteDecision(tier, score, threshold, tier.value, reason, forced=True)
+    limit, why = threshold, ""
+    if policy.warm is not None:
+        limit += policy.warm_margin if policy.warm is Tier.FAST else -policy.warm_margin
+        why = f"; session warm on {policy.warm.value}"
+    tier = Tier.FAST if score <= limit else Tier.POWERFUL
+    sign = "<=" if tier is Tier.FAST else ">"
+    grey = abs(score - limit) <= policy.grey_width
+    band = "grey" if grey else tier.value
+    reason = f"{tier.value}: score {score:.3f} {sign} {limit:.3f}{' (grey)' if grey else ''}{why}"
+    return RouteDecision(tier, score, threshold, band, reason)
+
+
+def _hard_rule(
+    classification: Classification, view: PromptView, policy: RoutePolicy
+) -> tuple[Tier, str] | None:
+    """The tier that a rule settles, and why; None when the score decides. Order: most binding first."""
+    if policy.forced is not None:
+        return policy.forced, f"{policy.forced.value}: {policy.forced_by} asked for it"
+    if view.has_images and not policy.fast_sees_images:
+        return Tier.POWERFUL, "powerful: the fast tier sees no images"
+    needed = view.total_chars / _CHARS_PER_TOKEN + (view.max_tokens or 0)
+    if policy.fast_context_tokens is not None and needed > policy.fast_context_tokens:
+        return Tier.POWERFUL, (
+            f"powerful: about {needed:.0f} tokens exceed the fast tier's {policy.fast_context_tokens}"
+        )
+    if view.after_tool_result:
+        tier = policy.warm or Tier.FAST
+        return tier, f"{tier.value}: the tool loop goes on where it began"
+    limit = policy.several_calls_limit
+    if limit is not None and view.tool_names and classification.several_calls >= limit:
+        return (
+            Tier.POWERFUL,
+            f"powerful: several tool calls foreseen ({classification.several_calls:.2f})",
+        )
+    return None
