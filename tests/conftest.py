@@ -1,4 +1,4 @@
-"""What every test gets: the event loop that production uses, and no leftovers of the environment."""
+"""What every test gets: production's event loop, and hypothesis without a stopwatch."""
 
 from __future__ import annotations
 
