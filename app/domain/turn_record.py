@@ -1,0 +1,158 @@
+"""What is known of one turn when it is over: the single value from which all telemetry is made.
+
+The pipeline fills one ``TurnRecord`` at settle time; metrics, the trace ring, the ledger and the
+log line read it and nothing else. It holds times, counts, names and reasons, and never a prompt, an
+answer, a tool's arguments or a key, so that whatever is made from it may be shown to an operator.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+from app.domain.usage import Usage
+
+StageName = Literal[
+    "lanes",
+    "cache",
+    "embed",
+    "classifier",
+    "router",
+    "upstream",
+    "tools",
+    "synthesis",
+    "stream",
+    "total",
+]
+"""The fixed words: box of the diagram, span, metric label, ``server-timing`` entry and heading of
+the docs.
+"""
+
+STAGES: tuple[StageName, ...] = (
+    "lanes",
+    "cache",
+    "embed",
+    "classifier",
+    "router",
+    "upstream",
+    "tools",
+    "synthesis",
+    "stream",
+    "total",
+)
+"""All stages, in the order in which ``server-timing`` and the waterfall name them."""
+
+DisconnectWindow = Literal["", "before_headers", "before_first_token", "mid_stream", "json"]
+"""When the client left: before the upstream's headers, before the first token, mid-stream, or while
+a JSON answer was made. Empty = it stayed.
+"""
+
+
+class Span(NamedTuple):
+    """One piece of a turn's time. Immutable; a tuple because a turn makes ten of them on the hot
+    path.
+    """
+
+    stage: StageName
+    start_ns: int
+    """Nanoseconds after the turn began."""
+    duration_ns: int
+    detail: str = ""
+    """What happened in a few words, at most 120 characters; never content."""
+    parent: int = -1
+    """Position of the enclosing span in the same record; -1 = the turn itself."""
+
+
+class ToolUse(NamedTuple):
+    """One call of a tool of the gateway's own."""
+
+    name: str
+    start_ns: int
+    """Nanoseconds after the turn began."""
+    duration_ns: int
+    outcome: str
+    """``ok``, ``error``, ``timeout``, ``cached`` or ``discarded`` (speculated in vain)."""
+    speculative: bool = False
+
+
+class Times(Protocol):
+    """The spans of a settled turn. A timeline is kept as it is and read when somebody looks: making
+    the tuples of a waterfall on every request would cost more than timing it.
+    """
+
+    def spans(self) -> tuple[Span, ...]:
+        """Every span, by start."""
+        ...
+
+    def stage_times_ns(self) -> dict[StageName, int]:
+        """The time that passed in each stage; overlapping spans of one stage count once (parallel
+        tools).
+        """
+        ...
+
+
+@dataclass(slots=True, kw_only=True)
+class TurnRecord:
+    """One finished turn. Times in seconds, money in USD; ``None`` = it did not come to that.
+
+    Nobody changes a record once it is made. It is not ``frozen`` because that triples what making
+    one costs, and one is made for every request.
+    """
+
+    request_id: str
+    dialect: str
+    status: int
+    """The HTTP status the client got; 499 = the client left."""
+    total_s: float
+    started_unix_s: float
+    code: str = ""
+    """Stable code of the error that ended the turn; empty = none. Also set when a stream broke off
+    after 200.
+    """
+    stream: bool = False
+    tenant: str = ""
+    requested_model: str = ""
+    """``auto``, a configured name or ``agent/<name>``."""
+    model: str = ""
+    """Configured name of the model that answered, or that had answered what the cache held; empty =
+    none.
+    """
+    provider: str = ""
+    tier: str = ""
+    routed: bool = False
+    """The router chose the tier; neither the caller nor a hard rule did."""
+    band: str = ""
+    """How far the router's score was from its threshold: ``fast``, ``grey``, ``powerful``."""
+    complexity: float | None = None
+    cache: str = ""
+    """``exact``, ``semantic``, ``coalesced``, ``lane``, ``miss`` or ``bypass``; empty = failed
+    before the cache.
+    """
+    cache_reason: str = ""
+    """A stable word of a small set: why it was not a hit, or which kind of hit."""
+    cache_entry: str = ""
+    reason: str = ""
+    """The ``x-slipstream-reason`` header: why this model, in a few words."""
+    finish: str = ""
+    ttft_s: float | None = None
+    """From the request's arrival to the first token given to the client."""
+    upstream_s: float = 0.0
+    """Time in which an upstream worked for this turn."""
+    overhead_s: float | None = None
+    """Total minus upstream; None where no upstream was called or the client left."""
+    usage: Usage | None = None
+    """Tokens of the answer; for a cached answer those of the call that made it."""
+    output_tokens_seen: int = 0
+    """Content frames that passed, for when the upstream told no usage."""
+    cost_usd: float = 0.0
+    """What this turn was charged: 0 for a hit."""
+    avoided_cost_usd: float | None = None
+    """What the kept answer had cost when it was made; None = price its ``usage`` anew."""
+    disconnect: DisconnectWindow = ""
+    attempts: int = 0
+    """Upstream calls made, retries, hedges and escalations included."""
+    discarded_tokens: int = 0
+    """Tokens of speculated or hedged work that was thrown away."""
+    tools: tuple[ToolUse, ...] = ()
+    times: Times | None = None
+    """The turn's settled timeline."""

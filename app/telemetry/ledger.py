@@ -1,0 +1,244 @@
+"""What was spent and what each technique saved, by rules that stand in docs/metrics.md ("The
+ledger").
+
+Theory of operation. A saving is a difference between what happened and what would have: the
+counterfactual. It is taken from this gateway's own recent traffic, never from a constant: the mean
+upstream time of a model, the recorded cost of a kept answer, the powerful tier's configured price.
+Each technique is credited alone, by the same rule for every turn; where nothing is known yet (no
+call of that model so far), nothing is claimed.
+
+Totals are kept per minute for a day and since the start; memory is bounded by minutes times
+techniques.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from time import time
+from typing import Literal
+
+from app.domain.models import Model
+from app.domain.turn_record import TurnRecord
+from app.domain.usage import Usage
+from app.telemetry.metrics import Metrics
+
+Technique = Literal[
+    "lane", "exact", "semantic", "coalesced", "routing", "prompt_cache", "parallel_tools"
+]
+TECHNIQUES: tuple[Technique, ...] = (
+    "lane",
+    "exact",
+    "semantic",
+    "coalesced",
+    "routing",
+    "prompt_cache",
+    "parallel_tools",
+)
+
+KEPT_MINUTES = 24 * 60
+_HITS: Mapping[str, Technique] = {
+    "lane": "lane",
+    "exact": "exact",
+    "semantic": "semantic",
+    "coalesced": "coalesced",
+}
+_WEIGHT = 0.02
+"""Of the newest call in a mean: about the last fifty calls count."""
+
+
+@dataclass(slots=True)
+class _Saved:
+    """One technique's share of a period."""
+
+    turns: int = 0
+    seconds: float = 0.0
+    usd: float = 0.0
+
+    def add(self, seconds: float, usd: float) -> None:
+        self.turns += 1
+        self.seconds += seconds
+        self.usd += usd
+
+    def merge(self, other: _Saved) -> None:
+        self.turns += other.turns
+        self.seconds += other.seconds
+        self.usd += other.usd
+
+
+@dataclass(slots=True)
+class _Period:
+    """Totals of a minute, or of all time."""
+
+    minute: int
+    turns: int = 0
+    seconds: float = 0.0
+    usd: float = 0.0
+    saved: dict[Technique, _Saved] = field(default_factory=dict)
+
+    def merge(self, other: _Period) -> None:
+        self.turns += other.turns
+        self.seconds += other.seconds
+        self.usd += other.usd
+        for technique, saved in other.saved.items():
+            self.saved.setdefault(technique, _Saved()).merge(saved)
+
+
+@dataclass(slots=True)
+class _Mean:
+    """A mean that forgets: plain over the first calls, then exponentially weighted."""
+
+    calls: int = 0
+    seconds: float = 0.0
+    usd: float = 0.0
+
+    def add(self, seconds: float, usd: float) -> None:
+        self.calls += 1
+        weight = max(_WEIGHT, 1.0 / self.calls)
+        self.seconds += weight * (seconds - self.seconds)
+        self.usd += weight * (usd - self.usd)
+
+
+class Ledger:
+    """Running totals of money and time, spent and saved; one event loop writes."""
+
+    def __init__(
+        self,
+        models: Iterable[Model],
+        metrics: Metrics | None = None,
+        clock: Callable[[], float] = time,
+    ) -> None:
+        """``clock`` gives Unix seconds; ``metrics`` gets each saving as it is booked."""
+        self._models = {model.name: model for model in models}
+        powerful = [model for model in self._models.values() if model.tier == "powerful"]
+        self._powerful = powerful[0] if powerful else None
+        self._clock = clock
+        self._started_unix_s = clock()
+        self._minutes: deque[_Period] = deque(maxlen=KEPT_MINUTES)
+        self._ever = _Period(minute=0)
+        self._calls: dict[str, _Mean] = {}
+        self._any_call = _Mean()
+        self._metrics = metrics
+
+    def record(self, turn: TurnRecord) -> None:
+        """Book a finished turn. One that failed or was left counts as spent and claims no saving."""
+        period = self._period()
+        for total in (period, self._ever):
+            total.turns += 1
+            total.seconds += turn.total_s
+            total.usd += turn.cost_usd
+        if turn.status != HTTPStatus.OK or turn.code or turn.disconnect:
+            return
+        hit = _HITS.get(turn.cache)
+        if hit is not None:
+            self._book_hit(period, hit, turn)
+        elif turn.attempts:
+            self._book_call(period, turn)
+        if len(turn.tools) > 1:
+            self._book_tools(period, turn)
+
+    def report(self, window_s: float | None = None) -> dict[str, object]:
+        """The body of ``GET /v1/savings``: whole minutes that reach into the last ``window_s``,
+        None = all.
+        """
+        if window_s is None:
+            total = self._ever
+            since = self._started_unix_s
+        else:
+            since = max(self._clock() - window_s, self._started_unix_s)
+            total = _Period(minute=0)
+            for period in self._minutes:
+                if (period.minute + 1) * 60 > since:
+                    total.merge(period)
+        saved = total.saved
+        saved_usd = sum(part.usd for part in saved.values())
+        saved_s = sum(part.seconds for part in saved.values())
+        return {
+            "window_s": None if window_s is None else round(window_s, 3),
+            "since_unix_s": round(since, 3),
+            "turns": total.turns,
+            "spent_usd": total.usd,
+            "spent_s": round(total.seconds, 3),
+            "saved_usd": saved_usd,
+            "saved_s": round(saved_s, 3),
+            "without_usd": total.usd + saved_usd,
+            "without_s": round(total.seconds + saved_s, 3),
+            "by_technique": {
+                technique: {
+                    "turns": part.turns,
+                    "saved_usd": part.usd,
+                    "saved_s": round(part.seconds, 3),
+                }
+                for technique in TECHNIQUES
+                for part in (saved.get(technique, _Saved()),)
+            },
+        }
+
+    def _book_hit(self, period: _Period, technique: Technique, turn: TurnRecord) -> None:
+        """A kept or joined answer: against a call of the model that had made it; a lane against a
+        mean call.
+        """
+        model = self._models.get(turn.model)
+        mean = self._calls.get(turn.model) or (self._any_call if technique == "lane" else None)
+        if turn.avoided_cost_usd is not None:
+            usd = turn.avoided_cost_usd
+        elif model is not None and turn.usage is not None:
+            usd = model.price.cost_usd(turn.usage)
+        else:
+            usd = mean.usd if mean is not None else 0.0
+        seconds = mean.seconds - turn.total_s if mean is not None else 0.0
+        self._book(period, technique, seconds, usd - turn.cost_usd)
+
+    def _book_call(self, period: _Period, turn: TurnRecord) -> None:
+        """A real call: it teaches the means, and may have been cheaper by the router or the
+        vendor's cache.
+        """
+        self._calls.setdefault(turn.model, _Mean()).add(turn.upstream_s, turn.cost_usd)
+        self._any_call.add(turn.upstream_s, turn.cost_usd)
+        model, usage, powerful = self._models.get(turn.model), turn.usage, self._powerful
+        if model is None or usage is None:
+            return
+        if turn.routed and turn.tier == "fast" and powerful is not None:
+            mean = self._calls.get(powerful.name)
+            seconds = mean.seconds - turn.upstream_s if mean is not None else 0.0
+            self._book(period, "routing", seconds, powerful.price.cost_usd(usage) - turn.cost_usd)
+        if usage.cached_tokens or usage.cache_write_tokens:
+            plain = Usage(input_tokens=usage.prompt_tokens, output_tokens=usage.output_tokens)
+            saved_usd = model.price.cost_usd(plain) - model.price.cost_usd(usage)
+            self._book(period, "prompt_cache", 0.0, saved_usd)
+
+    def _book_tools(self, period: _Period, turn: TurnRecord) -> None:
+        """Tool calls that ran beside each other: their sum against the time in which any of them
+        ran.
+        """
+        busy_ns = end_ns = 0
+        used = sorted(turn.tools, key=lambda use: use.start_ns)
+        kept = [use for use in used if use.outcome not in {"discarded", "cached"}]
+        for use in kept:
+            until_ns = use.start_ns + use.duration_ns
+            busy_ns += max(0, until_ns - max(use.start_ns, end_ns))
+            end_ns = max(end_ns, until_ns)
+        overlap_ns = sum(use.duration_ns for use in kept) - busy_ns
+        if overlap_ns:
+            self._book(period, "parallel_tools", overlap_ns / 1e9, 0.0)
+
+    def _book(self, period: _Period, technique: Technique, seconds: float, usd: float) -> None:
+        """Credit a technique. A negative difference is booked too: a technique that costs must show
+        it.
+        """
+        for total in (period, self._ever):
+            total.saved.setdefault(technique, _Saved()).add(seconds, usd)
+        if self._metrics is not None:
+            # Counters cannot fall; the ledger's own report has the signed truth.
+            self._metrics.saved_seconds.child(technique).value += max(0.0, seconds)
+            self._metrics.saved_cost.child(technique).value += max(0.0, usd)
+
+    def _period(self) -> _Period:
+        minute = int(self._clock() // 60)
+        if self._minutes and self._minutes[-1].minute >= minute:
+            return self._minutes[-1]
+        made = _Period(minute=minute)
+        self._minutes.append(made)
+        return made

@@ -1,0 +1,435 @@
+"""Every metric, named once: what ``GET /metrics`` says and what ``record`` puts into it.
+
+Goals: the whole account of a turn costs a few microseconds; label sets are bounded whatever clients
+send; a scrape yields to the event loop between families. Plan: the label sets of a turn repeat, so
+the cells that belong to one combination are found once and kept under one key; ``record`` is then
+one dictionary look-up and a dozen additions. ``docs/metrics.md`` lists the names, and a test holds
+it against this file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from app.domain.turn_record import STAGES, StageName, TurnRecord
+from app.telemetry.series import OTHER, Cell, Counter, Family, Gauge, Histogram, HistogramCell
+
+CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+
+STAGE_BOUNDS_S = (
+    2e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025,
+    0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 30,
+)  # fmt: skip
+"""From a lane (20 us) to a long answer; 3 and 5 s are the bounds of the promise."""
+WAIT_BOUNDS_S = (
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.2,
+    0.3,
+    0.5,
+    0.75,
+    1,
+    1.5,
+    2,
+    3,
+    4,
+    5,
+    7.5,
+    10,
+    20,
+    30,
+    60,
+)
+TOKEN_BOUNDS_S = (
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.015,
+    0.02,
+    0.03,
+    0.04,
+    0.06,
+    0.08,
+    0.1,
+    0.15,
+    0.25,
+    0.5,
+    1,
+    2.5,
+)
+OVERHEAD_BOUNDS_S = (
+    5e-5,
+    1e-4,
+    1.5e-4,
+    2e-4,
+    3e-4,
+    5e-4,
+    1e-3,
+    2e-3,
+    5e-3,
+    0.01,
+    0.02,
+    0.05,
+    0.1,
+    0.5,
+    2,
+)
+LAG_BOUNDS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1)
+
+_PAUSE_EVERY_CHARS = 32_000
+"""A render lets the event loop go on after so much text."""
+
+_MAX_BOUND_TURNS = 4096
+"""Combinations of labels whose cells are kept at hand; cleared when full, the cells themselves
+stay.
+"""
+
+
+@dataclass(slots=True)
+class _Bound:
+    """The cells that one combination of labels counts into."""
+
+    requests: Cell
+    seconds: HistogramCell
+    lookups: Cell | None
+    decisions: Cell | None
+    disconnects: Cell | None
+    errors: Cell | None
+    first_token: HistogramCell
+    per_token: HistogramCell
+    cost: Cell
+    tokens: tuple[Cell, Cell, Cell, Cell]
+
+
+class Metrics:
+    """The process's metrics and their registry. One event loop writes; no locks, no globals."""
+
+    def __init__(self, models: Iterable[str] = (), tools: Iterable[str] = ()) -> None:
+        """Take the configured names: any other model or tool is counted as ``other``."""
+        self.registry = CollectorRegistry(auto_describe=False)
+        self._families: list[Family[Cell] | Family[HistogramCell]] = []
+        self._models = {name: name for name in models} | {"": "none"}
+        self._tools = {name: name for name in tools}
+        self._bound: dict[tuple[object, ...], _Bound] = {}
+        self._running = 0
+
+        self.requests = self.counter(
+            "slipstream_requests_total",
+            "Turns, by dialect, HTTP status (499: the client left), cache outcome and tier.",
+            ("dialect", "code", "cache", "tier"),
+        )
+        self.request_seconds = self.histogram(
+            "slipstream_request_seconds",
+            "From a request's arrival to the end of its answer.",
+            ("cache",),
+            bounds=WAIT_BOUNDS_S,
+        )
+        self.stage_seconds = self.histogram(
+            "slipstream_stage_seconds",
+            "Time that passed in a stage of one turn; parallel spans of a stage count once.",
+            ("stage",),
+            bounds=STAGE_BOUNDS_S,
+        )
+        self.time_to_first_token = self.histogram(
+            "slipstream_time_to_first_token_seconds",
+            "From a request's arrival to the first token given to the client.",
+            ("model",),
+            bounds=WAIT_BOUNDS_S,
+        )
+        self.time_per_output_token = self.histogram(
+            "slipstream_time_per_output_token_seconds",
+            "Time from the first to the last token of a stream, over the tokens after the first.",
+            ("model",),
+            bounds=TOKEN_BOUNDS_S,
+        )
+        self.gateway_overhead = self.histogram(
+            "slipstream_gateway_overhead_seconds",
+            "Total minus the time in which an upstream worked for the turn.",
+            bounds=OVERHEAD_BOUNDS_S,
+        )
+        self.tokens = self.counter(
+            "slipstream_tokens_total",
+            "Tokens bought from upstreams; cached and cache_write are the vendor's prompt cache.",
+            ("model", "kind"),
+        )
+        self.cost = self.counter(
+            "slipstream_cost_usd_total", "What upstream calls cost, in USD.", ("model",)
+        )
+        self.cache_lookups = self.counter(
+            "slipstream_cache_lookups_total",
+            "What the lanes and the cache said to a turn, and why.",
+            ("outcome", "reason"),
+        )
+        self.route_decisions = self.counter(
+            "slipstream_route_decisions_total",
+            "The router's decisions by tier and distance from its threshold; forced: not the score's.",
+            ("tier", "band"),
+        )
+        self.errors = self.counter(
+            "slipstream_errors_total",
+            "Turns that ended in an error, by its stable code.",
+            ("code",),
+        )
+        self.upstream_errors = self.counter(
+            "slipstream_upstream_errors_total",
+            "Upstream calls that failed, those that another try mended included.",
+            ("provider", "code"),
+        )
+        self.disconnects = self.counter(
+            "slipstream_client_disconnects_total",
+            "Clients that left, by when: before_headers, before_first_token, mid_stream, json.",
+            ("window",),
+        )
+        self.discarded_tokens = self.counter(
+            "slipstream_discarded_tokens_total", "Tokens of hedged or speculated work thrown away."
+        )
+        self.tool_calls = self.counter(
+            "slipstream_tool_calls_total", "Calls of the gateway's tools.", ("tool", "outcome")
+        )
+        self.tool_seconds = self.histogram(
+            "slipstream_tool_seconds", "Time of one tool call.", ("tool",), bounds=WAIT_BOUNDS_S
+        )
+        self.saved_seconds = self.counter(
+            "slipstream_saved_seconds_total",
+            "Seconds saved against the same turn without the technique (docs/metrics.md).",
+            ("technique",),
+        )
+        self.saved_cost = self.counter(
+            "slipstream_saved_cost_usd_total",
+            "USD saved against the same turn without the technique (docs/metrics.md).",
+            ("technique",),
+        )
+        self.loop_lag = self.histogram(
+            "slipstream_event_loop_lag_seconds",
+            "How late the event loop ran a timer.",
+            bounds=LAG_BOUNDS_S,
+        )
+        self.in_flight = self.gauge(
+            "slipstream_in_flight", "Turns being answered now.", read=lambda: float(self._running)
+        )
+        self.gauge(
+            "slipstream_metric_labels_refused",
+            "Label sets counted under `other` because their family was full.",
+            read=lambda: float(sum(family.refused for family in self._families)),
+        )
+        self._stage: dict[StageName, HistogramCell] = {
+            stage: self.stage_seconds.child(stage) for stage in STAGES
+        }
+        self._overhead = self.gateway_overhead.child()
+        self._discarded = self.discarded_tokens.child()
+        self.registry.register(_Families(self._families))
+        self._process = CollectorRegistry(auto_describe=False)
+        for registry in (self.registry, self._process):
+            ProcessCollector(registry=registry)
+            GCCollector(registry=registry)
+
+    def counter(self, name: str, documentation: str, labels: tuple[str, ...] = ()) -> Counter:
+        """Add a counter; other rooms' metrics are made here too, through their port."""
+        made = Counter(name, documentation, labels)
+        self._families.append(made)
+        return made
+
+    def gauge(
+        self,
+        name: str,
+        documentation: str,
+        labels: tuple[str, ...] = (),
+        read: Callable[[], float] | None = None,
+    ) -> Gauge:
+        """Add a gauge; ``read`` is asked at each scrape (no labels then) and must not block."""
+        made = Gauge(name, documentation, labels, read=read)
+        self._families.append(made)
+        return made
+
+    def histogram(
+        self,
+        name: str,
+        documentation: str,
+        labels: tuple[str, ...] = (),
+        *,
+        bounds: Iterable[float],
+    ) -> Histogram:
+        """Add a histogram with these upper bounds."""
+        made = Histogram(name, documentation, labels, bounds=bounds)
+        self._families.append(made)
+        return made
+
+    def names(self) -> tuple[str, ...]:
+        """Every name of ours, in order of the page."""
+        return tuple(family.name for family in self._families)
+
+    def model_label(self, model: str) -> str:
+        """The model's label: itself if it is configured, else ``other``; ``none`` where no model
+        was asked.
+        """
+        return self._models.get(model, OTHER)
+
+    def enter(self) -> None:
+        """A turn begins; call ``leave`` exactly once, in a ``finally``."""
+        self._running += 1
+
+    def leave(self) -> None:
+        """A turn is over."""
+        self._running -= 1
+
+    def upstream_failed(self, provider: str, code: str) -> None:
+        """Count one failed upstream call, also one that a retry mended."""
+        self.upstream_errors.child(provider, code).value += 1
+
+    def record(self, turn: TurnRecord) -> None:
+        """Count a finished turn; called once, at settle time."""
+        key = (
+            turn.dialect, turn.status, turn.code, turn.cache, turn.cache_reason, turn.tier,
+            turn.band, turn.routed, turn.model, turn.disconnect,
+        )  # fmt: skip
+        bound = self._bound.get(key)
+        if bound is None:
+            bound = self._bind(key, turn)
+        bound.requests.value += 1.0
+        bound.seconds.observe(turn.total_s)
+        if bound.lookups is not None:
+            bound.lookups.value += 1.0
+        if bound.decisions is not None:
+            bound.decisions.value += 1.0
+        if bound.errors is not None:
+            bound.errors.value += 1.0
+        if bound.disconnects is not None:
+            bound.disconnects.value += 1.0
+        self._count_times(turn, bound)
+        if turn.attempts:
+            self._count_calls(turn, bound)
+        if turn.tools:
+            self._count_tools(turn)
+
+    def _count_times(self, turn: TurnRecord, bound: _Bound) -> None:
+        stages = self._stage
+        if turn.times is not None:
+            for stage, passed_ns in turn.times.stage_times_ns().items():
+                stages[stage].observe(passed_ns / 1e9)
+        stages["total"].observe(turn.total_s)
+        if turn.overhead_s is not None:
+            self._overhead.observe(turn.overhead_s)
+        if turn.ttft_s is not None:
+            bound.first_token.observe(turn.ttft_s)
+            self._per_token(turn, turn.ttft_s, bound.per_token)
+
+    def _count_calls(self, turn: TurnRecord, bound: _Bound) -> None:
+        """Tokens and money are counted where they were spent: a hit buys none."""
+        bound.cost.value += turn.cost_usd
+        usage = turn.usage
+        if usage is not None:
+            fresh, cached, written, output = bound.tokens
+            fresh.value += usage.input_tokens
+            cached.value += usage.cached_tokens
+            written.value += usage.cache_write_tokens
+            output.value += usage.output_tokens
+        if turn.discarded_tokens:
+            self._discarded.value += turn.discarded_tokens
+
+    def _per_token(self, turn: TurnRecord, ttft_s: float, cell: HistogramCell) -> None:
+        """The mean gap of one stream from an upstream; replays and JSON answers have none."""
+        if not turn.stream or not turn.attempts:
+            return
+        tokens = turn.usage.output_tokens if turn.usage is not None else turn.output_tokens_seen
+        if tokens > 1 and turn.total_s > ttft_s:
+            cell.observe((turn.total_s - ttft_s) / (tokens - 1))
+
+    def _count_tools(self, turn: TurnRecord) -> None:
+        for use in turn.tools:
+            name = self._tools.get(use.name, OTHER)
+            self.tool_calls.child(name, use.outcome).value += 1
+            self.tool_seconds.child(name).observe(use.duration_ns / 1e9)
+
+    def _bind(self, key: tuple[object, ...], turn: TurnRecord) -> _Bound:
+        """Find the cells of a combination of labels that was not seen before, or not lately."""
+        model = self.model_label(turn.model)
+        cache, tier = turn.cache or "none", turn.tier or "none"
+        band = (turn.band or "none") if turn.routed else "forced"
+        bound = _Bound(
+            requests=self.requests.child(turn.dialect, str(turn.status), cache, tier),
+            seconds=self.request_seconds.child(cache),
+            lookups=self.cache_lookups.child(cache, turn.cache_reason or "none")
+            if turn.cache
+            else None,
+            decisions=self.route_decisions.child(tier, band) if turn.tier else None,
+            errors=self.errors.child(turn.code) if turn.code else None,
+            disconnects=self.disconnects.child(turn.disconnect) if turn.disconnect else None,
+            first_token=self.time_to_first_token.child(model),
+            per_token=self.time_per_output_token.child(model),
+            cost=self.cost.child(model),
+            tokens=(
+                self.tokens.child(model, "input"),
+                self.tokens.child(model, "cached"),
+                self.tokens.child(model, "cache_write"),
+                self.tokens.child(model, "output"),
+            ),
+        )
+        if len(self._bound) >= _MAX_BOUND_TURNS:
+            self._bound.clear()
+        self._bound[key] = bound
+        return bound
+
+    async def render(self) -> bytes:
+        """The page of ``GET /metrics``. Other tasks run every few dozen series (some 0.1 ms); each
+        number is of the moment at which it was read.
+        """
+        pieces: list[str] = []
+        held = 0
+        for family in tuple(self._families):
+            for piece in family.pieces():
+                pieces.append(piece)
+                held += len(piece)
+                if held > _PAUSE_EVERY_CHARS:
+                    held = 0
+                    await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        return "".join(pieces).encode() + generate_latest(self._process)
+
+
+class _Families(Collector):
+    """Our families as prometheus-client sees them."""
+
+    def __init__(self, families: list[Family[Cell] | Family[HistogramCell]]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterator[Metric]:
+        """Give each family once."""
+        for family in tuple(self._families):
+            yield family.collect()
+
+
+class LoopLag:
+    """Samples how late the event loop runs its timers; a chain of ``call_later``, not a task."""
+
+    INTERVAL_S = 0.25
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._cell = metrics.loop_lag.child()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin to sample on ``loop``."""
+        self._again(loop)
+
+    def stop(self) -> None:
+        """End; idempotent."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _again(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = loop.call_later(self.INTERVAL_S, self._tick, loop, loop.time())
+
+    def _tick(self, loop: asyncio.AbstractEventLoop, armed_s: float) -> None:
+        self._cell.observe(max(0.0, loop.time() - armed_s - self.INTERVAL_S))
+        self._again(loop)

@@ -1,0 +1,175 @@
+"""Where one request's time went, kept as it happens.
+
+Goals: a stage costs half a microsecond, so that timing everything is free beside a request of 130;
+spans may overlap and nest, because tools and speculation do. Plan: one small object per span is
+both the record and the context manager; nothing is formatted until a header or a trace asks.
+Invariant: times are nanoseconds of the one clock that was handed in (``time.perf_counter_ns``,
+which on Linux is ``time.monotonic_ns``), so marks made by a provider's ``CallTiming`` fit beside
+ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import perf_counter_ns
+from types import TracebackType
+from typing import Self
+
+from app.domain.turn_record import STAGES, Span, StageName
+
+Clock = Callable[[], int]
+"""Nanoseconds of a monotonic clock."""
+
+DETAIL_CHARS = 120
+"""Longer details are cut: a span is a label, and content has no place in it."""
+
+MAX_SPANS = 256
+"""A run of an agent may have hundreds of steps; later spans are dropped and counted, memory stays
+bounded.
+"""
+
+_ENTRIES: dict[StageName, bytes] = {stage: stage.encode() + b";dur=%.2f" for stage in STAGES}
+
+
+class OpenSpan:
+    """A span under way; leaving the ``with`` block ends it, by an exception too."""
+
+    __slots__ = ("_clock", "detail", "end_ns", "parent", "stage", "start_ns")
+
+    def __init__(
+        self, clock: Clock, stage: StageName, detail: str, parent: OpenSpan | None
+    ) -> None:
+        self._clock = clock
+        self.stage = stage
+        self.detail = detail
+        self.parent = parent
+        self.start_ns = clock()
+        self.end_ns = 0
+
+    def end(self) -> None:
+        """End the span now; idempotent."""
+        if not self.end_ns:
+            self.end_ns = self._clock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if not self.end_ns:
+            self.end_ns = self._clock()
+
+
+class Timeline:
+    """The spans of one turn. Made when the request arrives; used by one event loop."""
+
+    __slots__ = ("_clock", "_spans", "dropped", "started_ns")
+
+    def __init__(self, clock: Clock = perf_counter_ns, started_ns: int | None = None) -> None:
+        self._clock = clock
+        self.started_ns = clock() if started_ns is None else started_ns
+        self.dropped = 0
+        """Spans that were not kept because there were ``MAX_SPANS`` already."""
+        self._spans: list[OpenSpan] = []
+
+    def now_ns(self) -> int:
+        """The instant on this timeline's clock."""
+        return self._clock()
+
+    def elapsed_s(self) -> float:
+        """Seconds since the request arrived."""
+        return (self._clock() - self.started_ns) / 1e9
+
+    def since_start_s(self, at_ns: int) -> float:
+        """Seconds from the request's arrival to an instant of the same clock."""
+        return (at_ns - self.started_ns) / 1e9
+
+    def stage(self, stage: StageName, detail: str = "", parent: OpenSpan | None = None) -> OpenSpan:
+        """Begin a span now. Use it in ``with``, or call ``end()``; ``detail`` may be set until the
+        turn settles.
+        """
+        span = OpenSpan(self._clock, stage, detail, parent)
+        if len(self._spans) < MAX_SPANS:
+            self._spans.append(span)
+        else:
+            self.dropped += 1
+        return span
+
+    def mark(
+        self,
+        stage: StageName,
+        start_ns: int,
+        end_ns: int,
+        detail: str = "",
+        parent: OpenSpan | None = None,
+    ) -> OpenSpan:
+        """Put down a span that others timed on the same clock; an end before its start counts as no
+        time.
+        """
+        span = self.stage(stage, detail, parent)
+        span.start_ns = start_ns
+        span.end_ns = max(start_ns, end_ns)
+        return span
+
+    def settle(self) -> None:
+        """End the spans that a failure or a cancellation left open; the timeline may then be kept
+        and read.
+        """
+        now_ns = self._clock()
+        for span in self._spans:
+            if not span.end_ns:
+                span.end_ns = now_ns
+
+    def spans(self) -> tuple[Span, ...]:
+        """Every span so far, by start, relative to the turn's; one still open counts up to now."""
+        now_ns, zero_ns = self._clock(), self.started_ns
+        ordered = sorted(self._spans, key=_start_ns)
+        places = {id(span): place for place, span in enumerate(ordered)}
+        return tuple(
+            Span(
+                span.stage,
+                span.start_ns - zero_ns,
+                (span.end_ns or now_ns) - span.start_ns,
+                span.detail[:DETAIL_CHARS],
+                -1 if span.parent is None else places.get(id(span.parent), -1),
+            )
+            for span in ordered
+        )
+
+    def stage_times_ns(self) -> dict[StageName, int]:
+        """The time that passed in each stage up to now; overlapping spans of one stage count once.
+
+        One pass in order of creation, which is the order of starts but for spans that others timed:
+        where those overlap an earlier one of their stage, the time between is not counted twice.
+        """
+        now_ns = 0
+        passed: dict[StageName, int] = {}
+        ends: dict[StageName, int] = {}
+        for span in self._spans:
+            stage, start_ns, end_ns = span.stage, span.start_ns, span.end_ns
+            if not end_ns:
+                end_ns = now_ns = now_ns or self._clock()
+            last_ns = ends.get(stage)
+            if last_ns is None:
+                passed[stage] = end_ns - start_ns
+                ends[stage] = end_ns
+            elif end_ns > last_ns:
+                passed[stage] += end_ns - max(start_ns, last_ns)
+                ends[stage] = end_ns
+        return passed
+
+    def server_timing(self) -> bytes:
+        """The ``server-timing`` header's value: each stage that has run, and ``total``, in
+        milliseconds up to now.
+        """
+        entries = [_ENTRIES[stage] % (ns / 1e6) for stage, ns in self.stage_times_ns().items()]
+        entries.append(_ENTRIES["total"] % ((self._clock() - self.started_ns) / 1e6))
+        return b", ".join(entries)
+
+
+def _start_ns(span: OpenSpan) -> int:
+    return span.start_ns
