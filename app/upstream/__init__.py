@@ -1,1 +1,9 @@
 """Our HTTP/1.1 client to the models: a sans-IO parser and a warm, bounded, timed pool."""
+
+from __future__ import annotations
+
+from app.upstream.connection import Exchange, Timeouts, Timing
+from app.upstream.origin import Origin, PoolLimits, PoolStats
+from app.upstream.pool import Pool
+
+__all__ = ["Exchange", "Origin", "Pool", "PoolLimits", "PoolStats", "Timeouts", "Timing"]

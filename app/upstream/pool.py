@@ -1,0 +1,454 @@
+"""The connections to one origin: warm, bounded, reused last-in first-out, handed on in order.
+
+Theory of operation. A *slot* is the right to have a connection, open or opening; there are
+``max_connections``. A request takes the most recently used idle connection (O(1): warm in the
+peer's caches, and the others may age out), else a free slot, else it waits in line. A connection
+that becomes free goes straight to the first in line; a slot that becomes free does too, and its new
+owner connects. Nothing polls, and no request walks the pool.
+
+Stale connections. The upstream may close an idle connection at any moment. Three defences, in
+order: we close first (``idle_ttl_s``); an idle connection that hears anything is dropped as it
+happens; one that rested longer than 50 ms is asked for by the kernel before it is used. What
+remains is the race that HTTP/1.1 cannot exclude (RFC 9112 section 9.3.1): the upstream closes while
+our request is on its way.
+
+Replay rule. A request is sent a second time if, and only if, all of this holds: the connection had
+been idle (reused or warmed); the peer closed or reset it; not one byte of response had come; it
+happened within one second of sending; it is the first time. The second try uses a new connection,
+and ``Timing.replayed`` says so. An upstream that closes a *busy* connection silently within that
+second could be made to work twice; ones that do are broken, and a model call is safe to repeat.
+Everything else is the caller's to decide: retries proper live in the policies above.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+import time
+from collections import deque
+from collections.abc import Awaitable, Sequence
+from typing import Final, TypeVar
+
+from app.errors import UpstreamClosed, UpstreamError, UpstreamRefused, UpstreamTimeout
+from app.upstream.connection import Connection, Exchange, Timeouts
+from app.upstream.http1 import Header
+from app.upstream.origin import Origin, PoolLimits, PoolStats
+from app.upstream.request_head import RequestWriter
+
+_NS_PER_S: Final = 1_000_000_000
+_ASK_KERNEL_AFTER_NS: Final = 50_000_000
+_REPLAY_WINDOW_NS: Final = _NS_PER_S
+_WARM_PAUSE_MIN_S: Final = 0.1
+_WARM_PAUSE_MAX_S: Final = 30.0
+
+_T = TypeVar("_T")
+
+
+class Pool:
+    """An HTTP/1.1 client for one origin, on the running loop, for one loop only.
+
+    Over TLS the host is verified with ``ssl_context`` (default: the system's trust store, ALPN
+    http/1.1).
+    """
+
+    def __init__(
+        self,
+        origin: Origin,
+        limits: PoolLimits,
+        timeouts: Timeouts,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        """Connect nothing yet; ``start`` warms, and a request connects when it must."""
+        self.origin = origin
+        self._limits = limits
+        self._timeouts = timeouts
+        self._ssl = (ssl_context or _default_ssl_context()) if origin.tls else None
+        self._writer = RequestWriter(origin.host_header)
+        self._where = str(origin)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._slots = 0
+        self._open: set[Connection] = set()
+        # A dict is a stack (popitem) from which any entry can be removed in O(1); oldest first.
+        self._idle: dict[Connection, None] = {}
+        self._line: deque[asyncio.Future[Connection | None]] = deque()
+        self._idle_ttl_ns = int(limits.idle_ttl_s * _NS_PER_S)
+        self._sweep: asyncio.TimerHandle | None = None
+        self._warmer: asyncio.Task[None] | None = None
+        self._warm_wanted = asyncio.Event()
+        self._emptied: asyncio.Future[None] | None = None
+        self._closed = False
+        self._waiting = 0
+        self._opened_total = 0
+        self._replayed_total = 0
+        self._warm_failures_total = 0
+
+    @property
+    def stats(self) -> PoolStats:
+        """The pool at this moment; ``in_flight`` counts connections that serve or are about to."""
+        return PoolStats(
+            open=len(self._open),
+            idle=len(self._idle),
+            in_flight=len(self._open) - len(self._idle),
+            waiting=self._waiting,
+            opened_total=self._opened_total,
+            replayed_total=self._replayed_total,
+            warm_failures_total=self._warm_failures_total,
+        )
+
+    async def start(self) -> None:
+        """Begin to open ``limits.warm`` connections, and keep so many open until ``aclose``.
+
+        Returns at once. An origin that cannot be reached is tried again, ever less often (0.1 to 30
+        s).
+        """
+        self._check_open()
+        if self._limits.warm and self._warmer is None:
+            # Owned by the pool: aclose cancels it and waits for it.
+            self._warmer = self._bind().create_task(self._keep_warm(), name=f"warm {self._where}")
+
+    async def request(
+        self,
+        *,
+        path: bytes,
+        headers: Sequence[Header],
+        body: bytes,
+        method: bytes = b"POST",
+        timeouts: Timeouts | None = None,
+    ) -> Exchange:
+        """Send a request; return when the head of its response is there.
+
+        Raises UpstreamTimeout (``queue``, ``connect``, ``tls``, ``first_byte``, ``total``),
+        UpstreamRefused (nothing was sent), UpstreamClosed, UpstreamProtocol, and GatewayError for a
+        header that may not be sent. Cancelled at any point: the socket, if there is one, is closed
+        before the cancellation goes on.
+        """
+        within = timeouts or self._timeouts
+        head = self._writer.head(method, path, headers, len(body))
+        first_byte_ns = int(within.first_byte_s * _NS_PER_S)
+        exchange = Exchange(self._loop or self._bind(), within)
+        conn = self._pop_idle()
+        if conn is None:
+            conn = await self._acquire(exchange, within)
+        else:
+            exchange.reused = True
+        while True:
+            conn.send(exchange, head, body, method, first_byte_ns)
+            error = await exchange.head_arrived()
+            if error is None:
+                return exchange
+            if not _was_stale(exchange, error):
+                raise error
+            exchange.replayed = True
+            exchange.reused = False
+            self._replayed_total += 1
+            conn = await self._acquire_new(exchange, within)
+
+    async def aclose(self, *, drain_s: float = 0.0) -> None:
+        """Refuse new requests, give running ones ``drain_s`` seconds to end, close what is left.
+
+        Requests in line are refused at once. Idempotent. Cancelled while draining: closes at once.
+        """
+        self._closed = True
+        if self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
+        for waiter in self._line:
+            if not waiter.done():
+                waiter.set_exception(self._refusal())
+        self._line.clear()
+        for conn in list(self._idle):
+            conn.abort()
+        try:
+            await self._stop_warming()
+            if self._slots and drain_s > 0:
+                self._emptied = self._bind().create_future()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(drain_s):
+                        await self._emptied
+        finally:
+            for conn in list(self._open):
+                conn.abort()
+
+    # ------------------------------------------------------------------ what connections tell
+
+    def released(self, connection: Connection) -> None:
+        """Hand ``connection`` to the first in line, or let it rest."""
+        if self._closed:
+            connection.abort()
+            return
+        if self._line and self._hand_on(connection):
+            return
+        idle = self._idle
+        if len(idle) >= self._limits.max_idle:
+            if not idle:
+                connection.abort()
+                return
+            next(iter(idle)).abort()
+        idle[connection] = None
+        if self._sweep is None:
+            self._sweep = self._bind().call_later(self._limits.idle_ttl_s, self._sweep_idle)
+
+    def lost(self, connection: Connection) -> None:
+        """Forget ``connection``; its slot goes on to the first in line."""
+        self._idle.pop(connection, None)
+        if connection in self._open:
+            self._open.remove(connection)
+            self._free_slot()
+
+    # ------------------------------------------------------------------ getting a connection
+
+    def _pop_idle(self) -> Connection | None:
+        """The most recently used idle connection that is still good; never awaits."""
+        idle = self._idle
+        while idle:
+            conn, _ = idle.popitem()
+            rested_ns = time.monotonic_ns() - conn.idle_since_ns
+            if rested_ns < _ASK_KERNEL_AFTER_NS:
+                return conn
+            if rested_ns < self._idle_ttl_ns and conn.quiet():
+                return conn
+            conn.abort()
+        return None
+
+    async def _acquire(self, exchange: Exchange, within: Timeouts) -> Connection:
+        """An idle connection, a new one, or whatever comes to the first in line."""
+        first = False
+        while True:
+            self._check_open()
+            conn = self._pop_idle()
+            if conn is None and self._slots < self._limits.max_connections:
+                self._slots += 1
+                return await self._open_for(exchange, within)
+            if conn is None:
+                conn = await self._wait_in_line(exchange, within, first=first)
+                if conn is None:
+                    return await self._open_for(exchange, within)
+            if not conn.closed:
+                exchange.reused = True
+                return conn
+            # It was closed between being handed over and now: back in line, where we stood.
+            first = True
+
+    async def _acquire_new(self, exchange: Exchange, within: Timeouts) -> Connection:
+        """A connection that nothing was sent on, at the cost of an old one if the pool is full."""
+        self._check_open()
+        if self._slots < self._limits.max_connections:
+            self._slots += 1
+        else:
+            old = next(iter(self._idle), None) or await self._wait_in_line(
+                exchange, within, first=True
+            )
+            if old is not None:
+                # Its slot becomes ours: lost() frees only the slots of connections that it knows.
+                self._open.discard(old)
+                self._idle.pop(old, None)
+                old.abort()
+        return await self._open_for(exchange, within)
+
+    async def _wait_in_line(
+        self, exchange: Exchange, within: Timeouts, *, first: bool
+    ) -> Connection | None:
+        """Wait for a connection, or for a slot (None), which the caller then owns."""
+        loop = self._bind()
+        turn: asyncio.Future[Connection | None] = loop.create_future()
+        left_s = (exchange.total_at_ns - time.monotonic_ns()) / _NS_PER_S
+        in_queue = within.queue_s is not None and within.queue_s < left_s
+        timer = loop.call_later(
+            within.queue_s if in_queue and within.queue_s is not None else max(0.0, left_s),
+            self._expire,
+            turn,
+            "queue" if in_queue else "total",
+        )
+        if first:
+            self._line.appendleft(turn)
+        else:
+            self._line.append(turn)
+        self._waiting += 1
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                self._give_back(turn.result())
+            raise
+        finally:
+            self._waiting -= 1
+            timer.cancel()
+
+    def _give_back(self, got: Connection | None) -> None:
+        """Undo a turn that came in the same moment as the cancellation."""
+        if got is None:
+            self._free_slot()
+        elif not got.closed:
+            self.released(got)
+
+    def _expire(self, turn: asyncio.Future[Connection | None], phase: str) -> None:
+        if not turn.done():
+            turn.set_exception(
+                UpstreamTimeout(
+                    f"No connection to {self._where} became free in time ({phase} timeout; "
+                    f"{self._limits.max_connections} are busy: raise max_connections or send less)",
+                    phase=phase,
+                )
+            )
+
+    def _hand_on(self, what: Connection | None) -> bool:
+        """Give a connection, or a slot, to the first who still waits."""
+        line = self._line
+        while line:
+            turn = line.popleft()
+            if not turn.done():
+                turn.set_result(what)
+                return True
+        return False
+
+    def _free_slot(self) -> None:
+        if self._line and self._hand_on(None):
+            return
+        self._slots -= 1
+        if self._slots < self._limits.warm:
+            self._warm_wanted.set()
+        if not self._slots and self._emptied is not None and not self._emptied.done():
+            self._emptied.set_result(None)
+
+    # ------------------------------------------------------------------ opening
+
+    async def _open_for(self, exchange: Exchange, within: Timeouts) -> Connection:
+        conn = await self._open_connection(within, exchange.total_at_ns)
+        exchange.connected_ns = conn.connected_ns
+        exchange.tls_ns = conn.tls_ns
+        exchange.reused = False
+        return conn
+
+    async def _open_connection(self, within: Timeouts, total_at_ns: int) -> Connection:
+        """Connect, on a slot that the caller took; the slot is freed if that fails."""
+        conn = Connection(self, self._bind(), self._where)
+        try:
+            await self._connect(conn, within, total_at_ns)
+            self._check_usable(conn)
+        except BaseException:
+            conn.abort()
+            self._free_slot()
+            raise
+        self._open.add(conn)
+        self._opened_total += 1
+        return conn
+
+    async def _connect(self, conn: Connection, within: Timeouts, total_at_ns: int) -> None:
+        loop = self._bind()
+        transport, _ = await self._phase(
+            "connect",
+            min(within.connect_s, (total_at_ns - time.monotonic_ns()) / _NS_PER_S),
+            loop.create_connection(lambda: conn, self.origin.host, self.origin.port),
+        )
+        if self._ssl is None:
+            return
+        secured = await self._phase(
+            "tls",
+            min(within.tls_s, (total_at_ns - time.monotonic_ns()) / _NS_PER_S),
+            loop.start_tls(transport, conn, self._ssl, server_hostname=self.origin.host),
+        )
+        if secured is None:
+            raise UpstreamRefused(f"{self._where} closed the connection within the TLS handshake")
+        conn.secured(secured)
+        protocol = secured.get_extra_info("ssl_object").selected_alpn_protocol()
+        if protocol not in {None, "http/1.1"}:
+            raise UpstreamRefused(f"{self._where} insists on {protocol}; only HTTP/1.1 is spoken")
+
+    async def _phase(self, phase: str, limit_s: float, work: Awaitable[_T]) -> _T:
+        """Await ``work`` for ``limit_s``. Connecting is rare enough for asyncio.timeout's 3 us."""
+        try:
+            async with asyncio.timeout(limit_s):
+                return await work
+        except TimeoutError as exc:
+            raise UpstreamTimeout(
+                f"{self._where} did not answer in time ({phase} timeout)", phase=phase
+            ) from exc
+        except OSError as exc:  # DNS, TCP and TLS failures are all OSErrors.
+            raise UpstreamRefused(
+                f"{self._where} cannot be reached ({phase}): {exc.strerror or exc}"
+            ) from exc
+
+    # ------------------------------------------------------------------ upkeep
+
+    def _sweep_idle(self) -> None:
+        """Close what rested too long; oldest first, so the look ends at the first young one."""
+        self._sweep = None
+        now = time.monotonic_ns()
+        while self._idle:
+            oldest = next(iter(self._idle))
+            left_ns = oldest.idle_since_ns + self._idle_ttl_ns - now
+            if left_ns > 0:
+                self._sweep = self._bind().call_later(left_ns / _NS_PER_S, self._sweep_idle)
+                return
+            oldest.abort()
+
+    async def _keep_warm(self) -> None:
+        pause_s = _WARM_PAUSE_MIN_S
+        while True:
+            self._warm_wanted.clear()
+            began_s = time.monotonic()
+            await self._open_warm()
+            # The pause is what an origin that accepts and closes at once gets instead of a busy
+            # loop.
+            await asyncio.sleep(pause_s)
+            if self._slots >= self._limits.warm:
+                await self._warm_wanted.wait()
+            healthy = time.monotonic() - began_s > _WARM_PAUSE_MAX_S
+            pause_s = _WARM_PAUSE_MIN_S if healthy else min(2 * pause_s, _WARM_PAUSE_MAX_S)
+
+    async def _open_warm(self) -> None:
+        while self._slots < self._limits.warm:
+            self._slots += 1
+            total_at_ns = time.monotonic_ns() + int(self._timeouts.total_s * _NS_PER_S)
+            try:
+                conn = await self._open_connection(self._timeouts, total_at_ns)
+            except UpstreamError:
+                # Not fatal, and not silent: counted, and the requests that come meet the same
+                # error.
+                self._warm_failures_total += 1
+                return
+            conn.idle_since_ns = time.monotonic_ns()
+            self.released(conn)
+
+    async def _stop_warming(self) -> None:
+        warmer, self._warmer = self._warmer, None
+        if warmer is not None:
+            warmer.cancel()
+            await asyncio.wait([warmer])
+
+    def _bind(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        return self._loop
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise self._refusal()
+
+    def _check_usable(self, conn: Connection) -> None:
+        self._check_open()
+        if conn.closed:
+            raise UpstreamRefused(f"{self._where} closed the connection as soon as it was open")
+
+    def _refusal(self) -> UpstreamRefused:
+        return UpstreamRefused(f"The pool of {self._where} is closing", code="upstream_pool_closed")
+
+
+def _was_stale(exchange: Exchange, error: UpstreamError) -> bool:
+    """The replay rule of the module's docstring."""
+    return (
+        exchange.reused
+        and not exchange.replayed
+        and not exchange.first_byte_ns
+        and isinstance(error, UpstreamClosed)
+        and error.code == UpstreamClosed.code
+        and exchange.ended_ns - exchange.sent_ns < _REPLAY_WINDOW_NS
+    )
+
+
+def _default_ssl_context() -> ssl.SSLContext:
+    """Verify the chain and the host name against the system's trust store; offer HTTP/1.1 only."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
