@@ -132,6 +132,8 @@ class Message:
     role: Role
     parts: tuple[Part, ...]
     name: str = ""
+    origin: str = field(default="", compare=False, repr=False)
+    """Where it stands in the caller's body (``messages[2]``), so that a refusal can name the field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +162,8 @@ class JsonOutput:
     schema: Json | None = None
     name: str = ""
     strict: bool | None = None
+    description: str = ""
+    """What the answer is for, told to the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +182,8 @@ class Sampling:
     """Reasoning effort: none, minimal, low, medium, high, xhigh, max."""
     thinking_budget_tokens: int | None = None
     """Anthropic's ``thinking.budget_tokens``; 0 = thinking explicitly off."""
+    adaptive_thinking: bool = False
+    """Anthropic's ``thinking: {type: adaptive}``: the model decides how much to think."""
     verbosity: str | None = None
 
 
@@ -199,6 +205,8 @@ class Conversation:
     hints: tuple[str, ...] = ()
     """Fields that only speed things up or label them (``prompt_cache_key`` ...): dropped where the target
     has no counterpart, and named in ``x-slipstream-dropped``."""
+    source: Dialect | None = field(default=None, compare=False)
+    """The dialect it was read from, so that a refusal names a field as the caller spelled it."""
 
 
 @dataclass(frozen=True, slots=True)

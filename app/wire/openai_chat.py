@@ -1,0 +1,75 @@
+"""OpenAI Chat Completions: the codec, whose parts stand in the files beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from app.domain.chat import ChatRequest, Conversation, Dialect, Json
+from app.domain.decisions import PromptView
+from app.domain.events import Answer
+from app.domain.models import Model
+from app.errors import GatewayError, UpstreamStatus
+from app.wire import (
+    json_text,
+    openai_chat_answer,
+    openai_chat_request,
+    openai_chat_view,
+    openai_chat_write,
+)
+from app.wire.failures import openai_error, read_error_answer
+from app.wire.openai_chat_stream import ChatPassthrough, ChatReader, ChatWriter
+
+
+class OpenAIChatCodec:
+    """Chat Completions, both ways; stateless."""
+
+    dialect = Dialect.CHAT
+    path = "/chat/completions"
+
+    def check(self, body: Json) -> None:
+        """Refuse what no server of this dialect could take."""
+        openai_chat_request.check(body)
+
+    def view(self, body: Json) -> PromptView:
+        """What the classifier may look at."""
+        return openai_chat_view.view(body)
+
+    def read(self, body: Json) -> Conversation:
+        """The neutral reading."""
+        return openai_chat_request.read(body)
+
+    def write(
+        self, conversation: Conversation, model: Model, *, stream: bool
+    ) -> tuple[dict[str, object], tuple[str, ...]]:
+        """The request body for a server of this dialect, and what was left out."""
+        return openai_chat_write.write(conversation, model, stream=stream)
+
+    def read_answer(self, body: bytes) -> Answer:
+        """A whole JSON answer."""
+        return openai_chat_answer.read_answer(body)
+
+    def write_answer(self, answer: Answer, request: ChatRequest) -> bytes:
+        """A whole JSON answer for the client."""
+        return openai_chat_answer.write_answer(answer, request)
+
+    def reader(self) -> ChatReader:
+        """A reader that gives neutral events."""
+        return ChatReader()
+
+    def passthrough(self, *, hide_usage: bool) -> ChatPassthrough:
+        """A reader that gives ``Frames`` untouched."""
+        return ChatPassthrough(hide_usage=hide_usage)
+
+    def writer(self, request: ChatRequest) -> ChatWriter:
+        """A writer of the stream that the client reads."""
+        return ChatWriter(request)
+
+    def read_error(
+        self, status: int, body: bytes, headers: Mapping[bytes, bytes]
+    ) -> UpstreamStatus:
+        """An upstream's error answer."""
+        return read_error_answer(status, body, headers)
+
+    def write_error(self, error: GatewayError, request_id: str) -> bytes:  # noqa: ARG002 (the dialect has no place for it)
+        """The error body in OpenAI's shape; the request id travels in its header."""
+        return json_text.encode({"error": openai_error(error)})

@@ -1,0 +1,256 @@
+"""Whole Chat Completions answers, read and written, with usage and finish reasons.
+
+``reasoning_content`` is the field in which OpenAI-compatible servers show reasoning; official clients keep it
+as an extra field. A reasoning block's signature has no place in this dialect and stays behind.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from app.domain.chat import ChatRequest
+from app.domain.events import (
+    Answer,
+    AnswerBlock,
+    FinishReason,
+    RefusalBlock,
+    TextBlock,
+    ThinkingBlock,
+    ToolCallBlock,
+)
+from app.domain.usage import Usage
+from app.errors import UpstreamClosed, UpstreamProtocol
+from app.wire import json_text
+from app.wire.failures import read_stream_error
+from app.wire.identity import answer_id, created_s
+
+ID_PREFIX = "chatcmpl-"
+
+_FINISH = {
+    "stop": FinishReason.STOP,
+    "length": FinishReason.LENGTH,
+    "tool_calls": FinishReason.TOOL_CALLS,
+    "function_call": FinishReason.TOOL_CALLS,
+    "content_filter": FinishReason.CONTENT_FILTER,
+    # What compatible servers say instead.
+    "max_tokens": FinishReason.LENGTH,
+    "tool_use": FinishReason.TOOL_CALLS,
+    "refusal": FinishReason.REFUSAL,
+    "stop_sequence": FinishReason.STOP_SEQUENCE,
+}
+_FINISH_WORD = {
+    FinishReason.STOP: "stop",
+    FinishReason.STOP_SEQUENCE: "stop",
+    FinishReason.LENGTH: "length",
+    FinishReason.TOOL_CALLS: "tool_calls",
+    FinishReason.CONTENT_FILTER: "content_filter",
+    FinishReason.REFUSAL: "content_filter",
+    FinishReason.PAUSE: "stop",
+    FinishReason.CONTEXT_EXCEEDED: "length",
+}
+BROKEN_FINISHES = frozenset({"error", "abort"})
+"""Words with which some servers end an answer that broke off."""
+
+
+class PromptDetails(msgspec.Struct):
+    """Parts of the prompt's tokens."""
+
+    cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
+
+
+class CompletionDetails(msgspec.Struct):
+    """Parts of the answer's tokens."""
+
+    reasoning_tokens: int | None = None
+
+
+class WireUsage(msgspec.Struct):
+    """Usage as Chat Completions tells it: ``prompt_tokens`` includes the cached ones."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: PromptDetails | None = None
+    completion_tokens_details: CompletionDetails | None = None
+    prompt_cache_hit_tokens: int | None = None
+    """What DeepSeek calls its cached tokens."""
+
+
+class _Function(msgspec.Struct):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _ToolCall(msgspec.Struct):
+    id: str | None = None
+    function: _Function | None = None
+
+
+class _Message(msgspec.Struct):
+    content: str | None = None
+    refusal: str | None = None
+    tool_calls: list[_ToolCall] | None = None
+    reasoning_content: str | None = None
+    reasoning: object = None
+
+
+class _Choice(msgspec.Struct):
+    message: _Message | None = None
+    finish_reason: str | None = None
+
+
+class _Completion(msgspec.Struct):
+    id: str | None = None
+    model: str | None = None
+    created: float | None = None
+    choices: list[_Choice] | None = None
+    usage: WireUsage | None = None
+    error: object = None
+
+
+_COMPLETION = msgspec.json.Decoder(_Completion)
+
+
+def read_usage(usage: WireUsage) -> Usage:
+    """The neutral, disjoint parts."""
+    prompt = max(usage.prompt_tokens or 0, 0)
+    details = usage.prompt_tokens_details
+    cached = (details.cached_tokens if details else None) or usage.prompt_cache_hit_tokens or 0
+    written = (details.cache_write_tokens if details else None) or 0
+    outputs = usage.completion_tokens_details
+    return Usage(
+        input_tokens=max(prompt - cached - written, 0),
+        cached_tokens=cached,
+        cache_write_tokens=written,
+        output_tokens=usage.completion_tokens or 0,
+        reasoning_tokens=(outputs.reasoning_tokens if outputs else None) or 0,
+    )
+
+
+def write_usage(usage: Usage) -> dict[str, object]:
+    """Usage as Chat Completions tells it."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": usage.total_tokens,
+        "prompt_tokens_details": {
+            "cached_tokens": usage.cached_tokens,
+            "cache_write_tokens": usage.cache_write_tokens,
+        },
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+    }
+
+
+def read_finish(word: str, *, called: bool, refused: bool) -> FinishReason:
+    """The neutral reason; some servers say ``stop`` after tool calls, and a refusal always says so."""
+    if word in BROKEN_FINISHES:
+        raise UpstreamClosed(f"The upstream ended its answer with finish_reason '{word}'.")
+    reason = _FINISH.get(word, FinishReason.STOP)
+    if reason is FinishReason.STOP:
+        if called:
+            return FinishReason.TOOL_CALLS
+        if refused:
+            return FinishReason.REFUSAL
+    return reason
+
+
+def write_finish(reason: FinishReason, *, refused: bool) -> str:
+    """Chat's word; a refusal told in its own field ends with ``stop``, as the vendor's do."""
+    if reason is FinishReason.REFUSAL and refused:
+        return "stop"
+    return _FINISH_WORD[reason]
+
+
+def read_answer(body: bytes) -> Answer:
+    """A whole answer; raises ``UpstreamProtocol``, or ``UpstreamStatus`` for an error sent with status 200."""
+    try:
+        completion = _COMPLETION.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise UpstreamProtocol("The upstream's answer is not a Chat Completions answer.") from exc
+    if completion.error:
+        raise read_stream_error(completion.error, body)
+    choice = completion.choices[0] if completion.choices else None
+    if choice is None or choice.message is None:
+        raise UpstreamProtocol("The upstream's answer holds no choice with a message.")
+    blocks = _read_blocks(choice.message)
+    finish = read_finish(
+        choice.finish_reason or "stop",
+        called=any(isinstance(block, ToolCallBlock) for block in blocks),
+        refused=any(isinstance(block, RefusalBlock) for block in blocks),
+    )
+    return Answer(
+        id=completion.id or "",
+        model=completion.model or "",
+        blocks=tuple(blocks),
+        finish=finish,
+        usage=read_usage(completion.usage) if completion.usage else Usage(),
+        created_s=int(completion.created or 0),
+    )
+
+
+def _read_blocks(message: _Message) -> list[AnswerBlock]:
+    blocks: list[AnswerBlock] = []
+    reasoning = message.reasoning_content or message.reasoning
+    if isinstance(reasoning, str) and reasoning:
+        blocks.append(ThinkingBlock(reasoning))
+    if message.content:
+        blocks.append(TextBlock(message.content))
+    if message.refusal:
+        blocks.append(RefusalBlock(message.refusal))
+    for index, call in enumerate(message.tool_calls or ()):
+        if call.function is None or not call.function.name:
+            raise UpstreamProtocol("A tool call in the upstream's answer has no function name.")
+        blocks.append(
+            ToolCallBlock(
+                id=call.id or made_call_id(index),
+                name=call.function.name,
+                arguments=call.function.arguments or "{}",
+            )
+        )
+    return blocks
+
+
+def made_call_id(index: int) -> str:
+    """An id for a call to which the server gave none; unique within one answer."""
+    return f"call_{index}"
+
+
+def write_answer(answer: Answer, request: ChatRequest) -> bytes:
+    """A whole answer for the client."""
+    message: dict[str, object] = {"role": "assistant", "content": None, "refusal": None}
+    calls: list[dict[str, object]] = []
+    thinking: list[str] = []
+    for block in answer.blocks:
+        match block:
+            case RefusalBlock(text):
+                message["refusal"] = f"{message['refusal'] or ''}{text}"
+            case ThinkingBlock(text) if text:
+                thinking.append(text)
+            case ToolCallBlock(call_id, name, arguments):
+                function = {"name": name, "arguments": arguments}
+                calls.append({"id": call_id, "type": "function", "function": function})
+            case _:
+                pass
+    text = answer.text
+    if text or not (calls or message["refusal"]):
+        message["content"] = text
+    if thinking:
+        message["reasoning_content"] = "\n\n".join(thinking)
+    if calls:
+        message["tool_calls"] = calls
+    choice = {
+        "index": 0,
+        "message": message,
+        "logprobs": None,
+        "finish_reason": write_finish(answer.finish, refused=message["refusal"] is not None),
+    }
+    return json_text.encode(
+        {
+            "id": answer_id(answer.id, ID_PREFIX),
+            "object": "chat.completion",
+            "created": created_s(answer.created_s),
+            "model": answer.model or request.model,
+            "choices": [choice],
+            "usage": write_usage(answer.usage),
+        }
+    )

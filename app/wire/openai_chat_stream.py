@@ -1,0 +1,425 @@
+"""Chat Completions streams: forward them, read them, write them.
+
+A tool call is sealed when the next ``index`` begins (and its arguments are complete JSON) or at the
+``finish_reason``. The neutral ``Finished`` waits for usage, which comes after the ``finish_reason``: it is given
+with the usage-only chunk, with ``[DONE]``, or when the stream ends, whichever is first.
+
+Tolerated, because servers in the wild do it: no ``index`` in a tool call's piece, the same index for several
+calls, no id, no ``[DONE]``, a ``finish_reason`` before the last delta or twice, usage in the last chunk with
+choices, ``reasoning_content`` or ``reasoning`` deltas, unknown events and fields.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from app.domain.chat import ChatRequest
+from app.domain.events import (
+    AnswerStarted,
+    Event,
+    Finished,
+    Frames,
+    Progress,
+    RefusalDelta,
+    TextDelta,
+    ThinkingDelta,
+    ThinkingSealed,
+    ToolCallDelta,
+    ToolCallSealed,
+    ToolCallStarted,
+)
+from app.domain.usage import Usage
+from app.errors import GatewayError, UpstreamClosed, UpstreamError, UpstreamProtocol
+from app.wire import json_text
+from app.wire.failures import openai_error, read_stream_error
+from app.wire.identity import answer_id, created_s
+from app.wire.openai_chat_answer import (
+    ID_PREFIX,
+    WireUsage,
+    made_call_id,
+    read_finish,
+    read_usage,
+    write_finish,
+    write_usage,
+)
+from app.wire.passthrough import PassthroughReader
+from app.wire.sse import FrameSplitter, comment_frame, data_frame, read_events, split_frames
+
+_DONE = b"[DONE]"
+_DONE_LINE = re.compile(rb"(?:^|[\r\n])data: ?\[DONE\]")
+_USAGE_OBJECT = re.compile(rb'"usage"\s*:\s*\{')
+_FINISH_WORD = re.compile(rb'"finish_reason"\s*:\s*"([A-Za-z_]{1,32})"')
+
+
+class _Function(msgspec.Struct):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _ToolCall(msgspec.Struct):
+    index: int | None = None
+    id: str | None = None
+    function: _Function | None = None
+
+
+class _Delta(msgspec.Struct):
+    content: str | None = None
+    tool_calls: list[_ToolCall] | None = None
+    refusal: str | None = None
+    reasoning_content: str | None = None
+    reasoning: object = None
+
+
+class _Choice(msgspec.Struct):
+    delta: _Delta | None = None
+    finish_reason: str | None = None
+    index: int | None = None
+
+
+class _Chunk(msgspec.Struct):
+    id: str | None = None
+    created: float | None = None
+    model: str | None = None
+    choices: list[_Choice] | None = None
+    usage: WireUsage | None = None
+    error: object = None
+
+
+_CHUNK = msgspec.json.Decoder(_Chunk)
+
+
+def _decode(data: bytes) -> _Chunk:
+    try:
+        return _CHUNK.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise UpstreamProtocol(
+            "The upstream sent an event that is not a Chat Completions chunk."
+        ) from exc
+
+
+class ChatPassthrough(PassthroughReader):
+    """Forward chunks untouched; with ``hide_usage``, without the chunk that only tells usage."""
+
+    __slots__ = ("_hide_usage", "_usage_frames")
+
+    def __init__(self, *, hide_usage: bool) -> None:
+        """Start before the first byte."""
+        super().__init__()
+        self._hide_usage = hide_usage
+        self._usage_frames = b""
+
+    def _look(self, frames: bytes) -> bytes:
+        if b'"finish_reason"' in frames:
+            found = _FINISH_WORD.findall(frames)
+            if found:
+                self._finished(found[-1].decode())
+        if b"[DONE]" in frames and _DONE_LINE.search(frames):
+            self.complete = self.failure is None
+        if b'"error"' in frames:
+            self._suspect_error(frames)
+        if b'"usage"' in frames and _USAGE_OBJECT.search(frames):
+            self._usage_frames = frames
+            if self._hide_usage:
+                return b"".join(frame for frame in split_frames(frames) if not _only_usage(frame))
+        return frames
+
+    def _finished(self, word: str) -> None:
+        try:
+            self.finish = read_finish(word, called=False, refused=False).value
+        except UpstreamClosed as exc:
+            self.failure = exc
+
+    def _suspect_error(self, frames: bytes) -> None:
+        for event in read_events(frames):
+            if b'"error"' not in event.data:
+                continue
+            try:
+                error = _CHUNK.decode(event.data).error
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                continue
+            if error:
+                self.failure = read_stream_error(error, event.data)
+                self.complete = False
+
+    def _usage(self) -> Usage | None:
+        usage: Usage | None = None
+        for event in read_events(self._usage_frames):
+            try:
+                told = _CHUNK.decode(event.data).usage
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                continue
+            if told is not None:
+                usage = read_usage(told)
+        return usage
+
+
+def _only_usage(frame: bytes) -> bool:
+    if b'"usage"' not in frame:
+        return False
+    for event in read_events(frame):
+        try:
+            chunk = _CHUNK.decode(event.data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return False
+        if chunk.usage is not None and not chunk.choices:
+            return True
+    return False
+
+
+@dataclass(slots=True)
+class _Call:
+    """A tool call under way."""
+
+    index: int
+    id: str
+    name: str
+    pieces: list[str] = field(default_factory=list)
+    sealed: bool = False
+
+    def seal(self) -> ToolCallSealed:
+        self.sealed = True
+        return ToolCallSealed(self.index, self.id, self.name, "".join(self.pieces) or "{}")
+
+
+class ChatReader:
+    """Bytes of a Chat Completions stream in, neutral events out."""
+
+    def __init__(self) -> None:
+        """Start before the first byte."""
+        self._splitter = FrameSplitter()
+        self.complete = False
+        self.usage: Usage | None = None
+        self.finish = ""
+        self.failure: UpstreamError | None = None
+        self._started = False
+        self._ended = False
+        self._thinking = False
+        self._refused = False
+        self._word = ""
+        self._calls: list[_Call] = []
+        self._by_upstream_index: dict[int, _Call] = {}
+
+    def feed(self, data: bytes) -> Sequence[Event]:
+        """Give the events that became whole; raises as ``StreamReader`` says."""
+        frames = self._splitter.feed(data)
+        return self._read(frames) if frames else ()
+
+    def end(self) -> Sequence[Event]:
+        """The upstream closed: give what was still held back."""
+        rest = self._splitter.rest()
+        events = list(self._read(rest)) if rest.strip() else []
+        events.extend(self._finish())
+        return events
+
+    def _read(self, frames: bytes) -> list[Event]:
+        events: list[Event] = []
+        for event in read_events(frames):
+            if event.data.strip() == _DONE:
+                events.extend(self._finish())
+            elif event.data:
+                self._chunk(_decode(event.data), event.data, events)
+        return events
+
+    def _chunk(self, chunk: _Chunk, data: bytes, events: list[Event]) -> None:
+        if chunk.error:
+            self.failure = read_stream_error(chunk.error, data)
+            raise self.failure
+        if not self._started and (chunk.choices or chunk.id):
+            self._started = True
+            events.append(AnswerStarted(chunk.id or "", chunk.model or "", int(chunk.created or 0)))
+        for choice in chunk.choices or ():
+            # Only one answer was asked for; another index would be mixed into it.
+            if choice.index:
+                continue
+            if choice.delta is not None:
+                self._delta(choice.delta, events)
+            if choice.finish_reason:
+                self._word = choice.finish_reason
+                self._seal_all(events)
+        if chunk.usage is not None:
+            self.usage = read_usage(chunk.usage)
+            if self._word and not chunk.choices:
+                events.extend(self._finish())
+
+    def _delta(self, delta: _Delta, events: list[Event]) -> None:
+        reasoning = delta.reasoning_content or delta.reasoning
+        if isinstance(reasoning, str) and reasoning:
+            self._thinking = True
+            events.append(ThinkingDelta(reasoning))
+        if delta.content:
+            self._seal_thinking(events)
+            events.append(TextDelta(delta.content))
+        if delta.refusal:
+            self._seal_thinking(events)
+            self._refused = True
+            events.append(RefusalDelta(delta.refusal))
+        for piece in delta.tool_calls or ():
+            self._seal_thinking(events)
+            self._tool_piece(piece, events)
+
+    def _seal_thinking(self, events: list[Event]) -> None:
+        if self._thinking:
+            self._thinking = False
+            events.append(ThinkingSealed())
+
+    def _tool_piece(self, piece: _ToolCall, events: list[Event]) -> None:
+        call = self._call_of(piece, events)
+        arguments = piece.function.arguments if piece.function else None
+        if not arguments:
+            return
+        if call.sealed:
+            if arguments.strip():
+                raise UpstreamProtocol(
+                    "The upstream continued a tool call that was already complete."
+                )
+            return
+        call.pieces.append(arguments)
+        events.append(ToolCallDelta(call.index, arguments))
+
+    def _call_of(self, piece: _ToolCall, events: list[Event]) -> _Call:
+        name = (piece.function.name if piece.function else None) or ""
+        known = self._known(piece)
+        # A second id under a known index is a new call: some servers number every call 0.
+        if known is not None and not (piece.id and name and piece.id != known.id):
+            return known
+        if not name:
+            raise UpstreamProtocol("The upstream began a tool call without a name.")
+        self._seal_complete(events)
+        index = len(self._calls)
+        call = _Call(index, piece.id or made_call_id(index), name)
+        self._calls.append(call)
+        if piece.index is not None:
+            self._by_upstream_index[piece.index] = call
+        events.append(ToolCallStarted(index, call.id, name))
+        return call
+
+    def _known(self, piece: _ToolCall) -> _Call | None:
+        if piece.index is not None:
+            return self._by_upstream_index.get(piece.index)
+        if piece.id:
+            return next((call for call in self._calls if call.id == piece.id), None)
+        if piece.function is not None and piece.function.name:
+            return None
+        return self._calls[-1] if self._calls else None
+
+    def _seal_complete(self, events: list[Event]) -> None:
+        """The next call begins: the ones before are complete, unless their JSON says otherwise."""
+        for call in self._calls:
+            if not call.sealed and json_text.is_json("".join(call.pieces) or "{}"):
+                events.append(call.seal())
+
+    def _seal_all(self, events: list[Event]) -> None:
+        self._seal_thinking(events)
+        events.extend(call.seal() for call in self._calls if not call.sealed)
+
+    def _finish(self) -> list[Event]:
+        if self._ended or not self._word:
+            return []
+        self._ended = True
+        events: list[Event] = []
+        self._seal_all(events)
+        reason = read_finish(self._word, called=bool(self._calls), refused=self._refused)
+        self.finish = reason.value
+        self.complete = True
+        events.append(Finished(reason, self.usage))
+        return events
+
+
+class ChatWriter:
+    """Neutral events in, Chat Completions chunks out.
+
+    The parts of a chunk that never change are printed once, so that a token costs one short JSON string.
+    """
+
+    def __init__(self, request: ChatRequest) -> None:
+        """Write for the client of ``request``."""
+        self._request = request
+        self._head = b""
+        self._tail = b""
+        self._usage_head = b""
+        self._role_sent = False
+        self._refused = False
+        self._open_arguments: dict[int, bool] = {}
+        self._failed = False
+
+    def write(self, event: Event) -> bytes:  # noqa: C901, PLR0911 (one arm an event)
+        """The chunk of one event."""
+        match event:
+            case TextDelta(text):
+                return self._delta(b'{"content":' + json_text.encode(text) + b"}")
+            case Frames(data):
+                return data
+            case AnswerStarted():
+                return self._start(event)
+            case ThinkingDelta(text):
+                return self._delta(b'{"reasoning_content":' + json_text.encode(text) + b"}")
+            case ToolCallStarted(index, call_id, name):
+                self._open_arguments[index] = False
+                function = {"name": name, "arguments": ""}
+                return self._tool(
+                    {"index": index, "id": call_id, "type": "function", "function": function}
+                )
+            case ToolCallDelta(index, arguments):
+                self._open_arguments[index] = True
+                return self._tool({"index": index, "function": {"arguments": arguments}})
+            case ToolCallSealed(index, _, _, arguments):
+                if self._open_arguments.pop(index, True):
+                    return b""
+                return self._tool({"index": index, "function": {"arguments": arguments}})
+            case RefusalDelta(text):
+                self._refused = True
+                return self._delta(b'{"refusal":' + json_text.encode(text) + b"}")
+            case Finished():
+                return self._finish(event)
+            case Progress(text):
+                return comment_frame(text)
+            case _:
+                # A reasoning block's signature, or reasoning that only its vendor can read: no field for it.
+                return b""
+
+    def fail(self, error: GatewayError) -> bytes:
+        """The error as the official client raises it; nothing follows it."""
+        self._failed = True
+        return data_frame(json_text.encode({"error": openai_error(error)}))
+
+    def end(self) -> bytes:
+        """``[DONE]``, unless the stream failed."""
+        return b"" if self._failed else data_frame(_DONE)
+
+    def _start(self, started: AnswerStarted) -> bytes:
+        head = json_text.encode(
+            {
+                "id": answer_id(started.id, ID_PREFIX),
+                "object": "chat.completion.chunk",
+                "created": created_s(started.created_s),
+                "model": started.model or self._request.model,
+            }
+        )
+        self._usage_head = b"data: " + head[:-1] + b',"choices":['
+        self._head = self._usage_head + b'{"index":0,"delta":'
+        usage = b',"usage":null' if self._request.include_usage else b""
+        self._tail = b',"finish_reason":null}]' + usage + b"}\n\n"
+        self._role_sent = True
+        return self._head + b'{"role":"assistant","content":""}' + self._tail
+
+    def _delta(self, delta: bytes) -> bytes:
+        if self._role_sent:
+            return self._head + delta + self._tail
+        return self._start(AnswerStarted("", "")) + self._head + delta + self._tail
+
+    def _tool(self, call: dict[str, object]) -> bytes:
+        return self._delta(b'{"tool_calls":[' + json_text.encode(call) + b"]}")
+
+    def _finish(self, finished: Finished) -> bytes:
+        start = b"" if self._role_sent else self._start(AnswerStarted("", ""))
+        word = write_finish(finished.reason, refused=self._refused).encode()
+        usage = b',"usage":null' if self._request.include_usage else b""
+        last = start + self._head + b'{},"finish_reason":"' + word + b'"}]' + usage + b"}\n\n"
+        if not self._request.include_usage:
+            return last
+        told = json_text.encode(write_usage(finished.usage or Usage()))
+        return last + self._usage_head + b'],"usage":' + told + b"}\n\n"

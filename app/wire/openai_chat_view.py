@@ -1,0 +1,76 @@
+"""What the classifier may look at in a Chat Completions request: text and counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from app.domain.chat import Json
+from app.domain.decisions import PromptView
+
+_IMAGE_TYPES = frozenset({"image_url", "input_image", "image"})
+
+
+def view(body: Json) -> PromptView:
+    """A cheap view of a body that passed ``check``; never raises on one."""
+    messages = body.get("messages")
+    items = (
+        [item for item in messages if isinstance(item, Mapping)]
+        if isinstance(messages, list)
+        else []
+    )
+    text, turns, total, images = "", 0, 0, False
+    systems: list[str] = []
+    for message in items:
+        said = text_of(message.get("content"))
+        total += len(said)
+        images = images or has_images(message.get("content"))
+        role = message.get("role")
+        if role == "user":
+            text = said
+            turns += 1
+        elif role == "assistant":
+            turns += 1
+        elif role in {"system", "developer"}:
+            systems.append(said)
+    limit = body.get("max_completion_tokens") or body.get("max_tokens")
+    form = body.get("response_format")
+    return PromptView(
+        text=text,
+        system="\n\n".join(systems),
+        turns=max(turns, 1),
+        total_chars=total,
+        tool_names=_tool_names(body.get("tools")),
+        has_images=images,
+        wants_json=isinstance(form, Mapping) and form.get("type") in {"json_object", "json_schema"},
+        max_tokens=limit if isinstance(limit, int) else None,
+        after_tool_result=bool(items) and items[-1].get("role") == "tool",
+    )
+
+
+def text_of(content: object) -> str:
+    """The text of a message's content, parts joined by line ends."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        return ""
+    texts = (part.get("text") for part in content if isinstance(part, Mapping))
+    return "\n".join(text for text in texts if isinstance(text, str))
+
+
+def has_images(content: object) -> bool:
+    """Say whether a message's content holds an image."""
+    return isinstance(content, list) and any(
+        isinstance(part, Mapping) and part.get("type") in _IMAGE_TYPES for part in content
+    )
+
+
+def _tool_names(tools: object) -> tuple[str, ...]:
+    if not isinstance(tools, list):
+        return ()
+    names: list[str] = []
+    for tool in tools:
+        function = tool.get("function") if isinstance(tool, Mapping) else None
+        name = function.get("name") if isinstance(function, Mapping) else None
+        if isinstance(name, str):
+            names.append(name)
+    return tuple(names)

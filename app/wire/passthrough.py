@@ -1,0 +1,68 @@
+"""Forward a stream to a client of its own dialect, and learn the little that the gateway must know.
+
+Theory of operation: per chunk only a few byte searches run, for marks that stand in the rare frames (the end,
+usage, an error). A mark found is a suspicion, not a fact: the frames of that chunk are then parsed, so that
+text that merely looks like a mark never counts. JSON cannot hold a raw line end or an unescaped quote inside
+a string, which makes false suspicions rare. Usage is kept as bytes and parsed when somebody asks.
+
+An error frame of the upstream is forwarded as it came, because it is the client's own dialect; ``failure``
+then says what it was, and ``complete`` stays false, so that nothing broken is ever cached or retried
+silently. A provider that has not emitted anything yet may raise ``failure`` instead of forwarding it.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+from app.domain.events import Event, Frames
+from app.domain.usage import Usage
+from app.errors import UpstreamError
+from app.wire.sse import FrameSplitter, count_data_lines
+
+
+class PassthroughReader:
+    """The dialect-free half: cut frames, count them, call ``_look`` on each run of frames."""
+
+    __slots__ = ("_splitter", "complete", "failure", "finish")
+
+    def __init__(self) -> None:
+        """Start before the first byte."""
+        self._splitter = FrameSplitter()
+        self.complete = False
+        """The dialect's own ending was seen."""
+        self.finish = ""
+        """The neutral finish reason, "" while unknown."""
+        self.failure: UpstreamError | None = None
+        """The upstream's in-stream error, forwarded as it came."""
+
+    def feed(self, data: bytes) -> Sequence[Event]:
+        """Give the complete frames that ``data`` completes, untouched."""
+        frames = self._splitter.feed(data)
+        if not frames:
+            return ()
+        frames = self._look(frames)
+        if not frames:
+            return ()
+        return (Frames(frames, count_data_lines(frames)),)
+
+    def end(self) -> Sequence[Event]:
+        """The upstream closed: give the last bytes, which may lack their blank line, untouched."""
+        rest = self._splitter.rest()
+        if not rest:
+            return ()
+        rest = self._look(rest)
+        return (Frames(rest, count_data_lines(rest)),) if rest else ()
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the upstream has told of usage so far; parsed at each access."""
+        return self._usage()
+
+    @abstractmethod
+    def _look(self, frames: bytes) -> bytes:
+        """Learn from complete frames; give what is to be forwarded."""
+
+    @abstractmethod
+    def _usage(self) -> Usage | None:
+        """Parse the frames that told usage."""

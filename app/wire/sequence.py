@@ -1,0 +1,75 @@
+"""Put interleaved events into an order that dialects with one open block at a time can say.
+
+Parallel tool calls may interleave in the neutral stream. Anthropic's and the Responses dialect write one
+block after the other. While a call is open, what belongs elsewhere waits; when the call is sealed, what
+waited follows. Upstreams hardly ever interleave, so the queue is empty in practice and nothing is delayed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from app.domain.events import Event, Finished, ToolCallDelta, ToolCallSealed, ToolCallStarted
+
+
+class BlockSequencer:
+    """Let through the events of one open tool call at a time."""
+
+    __slots__ = ("_open", "_waiting")
+
+    def __init__(self) -> None:
+        """Start with no call open."""
+        self._open: int | None = None
+        self._waiting: deque[Event] = deque()
+
+    def order(self, event: Event) -> list[Event]:
+        """The events that may be written now, in order."""
+        if self._open is None:
+            # Every text delta of a stream without open calls comes through here.
+            if isinstance(event, ToolCallStarted):
+                self._open = event.index
+            return [event]
+        if isinstance(event, Finished):
+            return self._drain(finish=event)
+        if isinstance(event, ToolCallDelta | ToolCallSealed) and event.index == self._open:
+            if isinstance(event, ToolCallDelta):
+                return [event]
+            self._open = None
+            return [event, *self._drain(finish=None)]
+        self._waiting.append(event)
+        return []
+
+    def _drain(self, finish: Finished | None) -> list[Event]:
+        """Give what waited, up to the next call that is still open; everything when the answer ends."""
+        ready: list[Event] = []
+        while self._waiting:
+            held: deque[Event] = deque()
+            progressed = False
+            while self._waiting:
+                event = self._waiting.popleft()
+                if self._belongs_elsewhere(event):
+                    held.append(event)
+                    continue
+                progressed = True
+                ready.append(event)
+                if isinstance(event, ToolCallStarted):
+                    self._open = event.index
+                elif isinstance(event, ToolCallSealed):
+                    self._open = None
+                    # What was held back before this point comes first.
+                    held.extend(self._waiting)
+                    self._waiting.clear()
+            self._waiting = held
+            if not progressed:
+                break
+        if finish is not None:
+            self._open = None
+            ready.extend(self._waiting)
+            self._waiting.clear()
+            ready.append(finish)
+        return ready
+
+    def _belongs_elsewhere(self, event: Event) -> bool:
+        if self._open is None:
+            return False
+        return not (isinstance(event, ToolCallDelta | ToolCallSealed) and event.index == self._open)
