@@ -123,7 +123,7 @@ class Ledger:
         self._metrics = metrics
 
     def record(self, turn: TurnRecord) -> None:
-        """Book a finished turn. One that failed or was left counts as spent and claims no saving."""
+        """Book a finished turn; one that failed or was left claims no saving."""
         period = self._period()
         for total in (period, self._ever):
             total.turns += 1

@@ -172,7 +172,7 @@ class Metrics:
         )
         self.route_decisions = self.counter(
             "slipstream_route_decisions_total",
-            "The router's decisions by tier and distance from its threshold; forced: not the score's.",
+            "The router's decisions by tier and distance from the threshold (or forced).",
             ("tier", "band"),
         )
         self.errors = self.counter(

@@ -28,6 +28,9 @@ MAX_SPANS = 256
 bounded.
 """
 
+_OPEN = -1
+"""The end of a span that has none yet; clocks start at 0."""
+
 _ENTRIES: dict[StageName, bytes] = {stage: stage.encode() + b";dur=%.2f" for stage in STAGES}
 
 
@@ -44,11 +47,11 @@ class OpenSpan:
         self.detail = detail
         self.parent = parent
         self.start_ns = clock()
-        self.end_ns = 0
+        self.end_ns = _OPEN
 
     def end(self) -> None:
         """End the span now; idempotent."""
-        if not self.end_ns:
+        if self.end_ns == _OPEN:
             self.end_ns = self._clock()
 
     def __enter__(self) -> Self:
@@ -60,7 +63,7 @@ class OpenSpan:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if not self.end_ns:
+        if self.end_ns == _OPEN:
             self.end_ns = self._clock()
 
 
@@ -121,7 +124,7 @@ class Timeline:
         """
         now_ns = self._clock()
         for span in self._spans:
-            if not span.end_ns:
+            if span.end_ns == _OPEN:
                 span.end_ns = now_ns
 
     def spans(self) -> tuple[Span, ...]:
@@ -133,7 +136,7 @@ class Timeline:
             Span(
                 span.stage,
                 span.start_ns - zero_ns,
-                (span.end_ns or now_ns) - span.start_ns,
+                (now_ns if span.end_ns == _OPEN else span.end_ns) - span.start_ns,
                 span.detail[:DETAIL_CHARS],
                 -1 if span.parent is None else places.get(id(span.parent), -1),
             )
@@ -146,13 +149,15 @@ class Timeline:
         One pass in order of creation, which is the order of starts but for spans that others timed:
         where those overlap an earlier one of their stage, the time between is not counted twice.
         """
-        now_ns = 0
+        now_ns = _OPEN
         passed: dict[StageName, int] = {}
         ends: dict[StageName, int] = {}
         for span in self._spans:
             stage, start_ns, end_ns = span.stage, span.start_ns, span.end_ns
-            if not end_ns:
-                end_ns = now_ns = now_ns or self._clock()
+            if end_ns == _OPEN:
+                if now_ns == _OPEN:
+                    now_ns = self._clock()
+                end_ns = now_ns
             last_ns = ends.get(stage)
             if last_ns is None:
                 passed[stage] = end_ns - start_ns
