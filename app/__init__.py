@@ -1,1 +1,3 @@
-"""Slipstream: a latency-optimizing agent gateway. ARCHITECTURE.md draws the rooms of this package."""
+"""Slipstream: a latency-optimizing agent gateway. ARCHITECTURE.md draws its rooms."""
+
+__version__ = "0.1.0"

@@ -17,6 +17,14 @@ from typing import TYPE_CHECKING, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from app.settings_agents import (
+    AgentSettings,
+    HttpToolSettings,
+    McpServerSettings,
+    McpToolSettings,
+    ToolEffects,
+    ToolSettings,
+)
 from app.settings_checks import cross_check
 from app.settings_default import embedded
 from app.settings_problems import (
@@ -29,17 +37,14 @@ from app.settings_problems import (
     without_userinfo,
 )
 from app.settings_schema import (
-    AgentSettings,
+    AbilitySettings,
     AuthSettings,
     CacheSettings,
     ExactCacheSettings,
-    HttpToolSettings,
     KeySettings,
     LaneRule,
     LaneSettings,
     LaneTest,
-    McpServerSettings,
-    McpToolSettings,
     ModelSettings,
     PriceSettings,
     ProviderSettings,
@@ -51,8 +56,6 @@ from app.settings_schema import (
     SimulatorSettings,
     StateSettings,
     TelemetrySettings,
-    ToolEffects,
-    ToolSettings,
 )
 from app.settings_text import Source, parse
 
@@ -62,6 +65,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 __all__ = [
+    "AbilitySettings",
     "AgentSettings",
     "AuthSettings",
     "CacheSettings",
@@ -247,6 +251,7 @@ def _explain(source: Source, path: Path, error: ErrorDetails) -> None:
         source.report(path, "is not a mapping", f"Write its keys below it: {keys}.", value)
     else:
         text = error["msg"].removeprefix("Input ").removeprefix("Value error, ")
+        text = text.replace("tuple", "list").replace("dictionary", "mapping")
         message = (
             text if text.startswith("should") else f"is not valid: {text[0].lower()}{text[1:]}"
         )

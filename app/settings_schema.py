@@ -10,28 +10,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import Field, SecretStr
 
 from app.domain.decisions import Tier
-
-Seconds = Annotated[float, Field(gt=0, le=86_400)]
-Count = Annotated[int, Field(ge=1)]
-Port = Annotated[int, Field(ge=0, le=65_535)]
-Usd = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$")]
-ToolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-Json = dict[str, object]
-
-
-def _no_parameters() -> Json:
-    return {"type": "object", "properties": {}}
-
-
-class Section(BaseModel):
-    """A frozen part of the settings that refuses unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+from app.settings_agents import AgentSettings, McpServerSettings, ToolSettings
+from app.settings_types import Count, Name, Port, Seconds, Section, Share, ToolName, Usd
 
 
 class ServerSettings(Section):
@@ -148,6 +131,33 @@ class PriceSettings(Section):
     """
 
 
+class AbilitySettings(Section):
+    """Corrections to what the gateway believes that a model can do. Absent: as its profile says."""
+
+    temperature: bool | None = None
+    """Takes `temperature` and `top_p`; reasoning models often refuse them."""
+    images: bool | None = None
+    """Takes images."""
+    documents: bool | None = None
+    """Takes documents, such as PDF."""
+    tools: bool | None = None
+    """Takes tools."""
+    structured_output: bool | None = None
+    """Takes a JSON schema for the answer."""
+    prefill: bool | None = None
+    """Continues an assistant message that stands last."""
+    thinking: Literal["none", "effort", "budget", "adaptive"] | None = None
+    """How thinking is asked for: not at all, by a word, by tokens, or as the model sees fit."""
+    cache_breakpoints: Literal["none", "anthropic", "openai", "implicit"] | None = None
+    """How prompt caching is asked for."""
+    cache_minimum_tokens: Count | None = None
+    """Shortest prefix in tokens that the vendor caches."""
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = None
+    """What the Chat dialect calls the limit of the answer."""
+    default_max_tokens: Count | None = None
+    """Tokens to allow where a dialect demands a limit and the caller gave none."""
+
+
 class ModelSettings(Section):
     """A model under the name by which clients ask for it."""
 
@@ -163,14 +173,8 @@ class ModelSettings(Section):
     """What its tokens cost."""
     context_tokens: Count | None = None
     """Longest prompt and answer together, in tokens; unknown when absent, and then not checked."""
-    max_output_tokens: Count | None = None
-    """Longest answer in tokens; fills in `max_tokens` where a dialect demands one and the client
-    gave none.
-    """
-    abilities: dict[str, bool | int | str] = Field(default_factory=dict)
-    """Corrections to what the gateway believes the model can do, by ability (`docs/settings.md`
-    lists them).
-    """
+    abilities: AbilitySettings = AbilitySettings()
+    """Corrections to what the gateway believes that it can do."""
 
 
 class RoutingSettings(Section):
@@ -247,8 +251,10 @@ class LaneRule(Section):
     """
     template: str
     """The answer; `{name}` stands for a named group of the pattern, `{{` for a brace."""
-    tests: tuple[LaneTest, ...] = ()
-    """Examples, run at start: a rule that fails its own tests is a configuration error."""
+    ignore_case: bool = True
+    """Whether capital and small letters are the same to the pattern."""
+    tests: Annotated[tuple[LaneTest, ...], Field(min_length=1)]
+    """Examples, run at start: a rule without any, or that fails one, is a configuration error."""
 
 
 class LaneSettings(Section):
@@ -256,8 +262,11 @@ class LaneSettings(Section):
 
     enabled: bool = True
     """Whether the rules are tried."""
+    built_in: bool = True
+    """Whether the rules that come with the gateway are tried: arithmetic, units, dates, greetings.
+    """
     rules: tuple[LaneRule, ...] = ()
-    """Tried in order; the first that matches answers."""
+    """Tried in order, before the built-in ones; the first that matches answers."""
 
 
 class StateSettings(Section):
@@ -272,121 +281,6 @@ class StateSettings(Section):
     """Qdrant's key, if it needs one."""
     data_dir: str = "./var"
     """Folder for what the gateway writes: keys, traces, embedded vectors, jobs."""
-
-
-class HttpToolSettings(Section):
-    """A tool that is an HTTP call."""
-
-    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"] = "GET"
-    """HTTP method."""
-    url: Annotated[str, Field(min_length=1)]
-    """URL with `{argument}` places, each filled percent-encoded from the call's arguments."""
-    headers: dict[str, str] = Field(default_factory=dict)
-    """Headers of the call. Values may hold secrets from the environment and are printed redacted.
-    """
-    body: object = None
-    """JSON body; a string value that is just `{argument}` takes the argument with its type. Absent:
-    for POST, PUT and PATCH all arguments.
-    """
-    result: str | None = None
-    """JSON pointer (RFC 6901) of the part of the answer that is the result, such as `/data/state`;
-    absent: all of it.
-    """
-
-
-class McpToolSettings(Section):
-    """A tool of a configured MCP server, under a name and with effects of its own."""
-
-    server: str
-    """The key of an entry of `mcp_servers`."""
-    tool: Annotated[str, Field(min_length=1)]
-    """The server's name for it."""
-
-
-class ToolEffects(Section):
-    """What a tool's call does to the world. All false unless declared: speculation and caching need
-    proof.
-    """
-
-    read_only: bool = False
-    """The call changes nothing."""
-    repeatable: bool = False
-    """Calling twice is the same as once, so it may be retried."""
-    disclosable: bool = False
-    """Its arguments may be sent before the model has asked for the call."""
-
-
-class ToolSettings(Section):
-    """A tool that agents may call. Exactly one of `http`, `python` and `mcp`."""
-
-    name: ToolName
-    """The name that models see."""
-    description: str = ""
-    """What it does, for the model."""
-    status: str | None = None
-    """What a person is shown while it runs; `{argument}` places are filled."""
-    parameters: Json = Field(default_factory=_no_parameters)
-    """JSON Schema of its arguments; they are validated before a call."""
-    http: HttpToolSettings | None = None
-    """An HTTP call."""
-    python: Annotated[str, Field(pattern=r"^[\w.]+:[\w.]+$")] | None = None
-    """A Python callable by import path, `package.module:function`."""
-    mcp: McpToolSettings | None = None
-    """A tool of an MCP server."""
-    timeout_s: Seconds = 10.0
-    """Seconds for one try."""
-    cache_ttl_s: Annotated[float, Field(ge=0)] = 0.0
-    """Seconds that a result is kept per tenant, user and arguments; 0: not at all. Needs
-    `effects.read_only`.
-    """
-    retries: Annotated[int, Field(ge=0, le=5)] = 0
-    """Further tries after a failure. Needs `effects.repeatable`."""
-    max_concurrency: Count = 16
-    """Calls at once, per worker."""
-    max_result_bytes: Count = 64 * 1024
-    """Longest result in bytes that a model is given; more is cut, with a note. 64 KiB is about
-    16,000 tokens.
-    """
-    cost_usd: Usd = 0.0
-    """What a call costs, in USD; speculation weighs it."""
-    effects: ToolEffects = ToolEffects()
-    """What a call does to the world."""
-
-
-class McpServerSettings(Section):
-    """An MCP server, by URL or by command; all its tools are offered as `<server>__<tool>`."""
-
-    url: str | None = None
-    """Streamable HTTP endpoint."""
-    headers: dict[str, str] = Field(default_factory=dict)
-    """Headers of its calls. Values are printed redacted."""
-    command: tuple[str, ...] = ()
-    """Program and arguments of a server that speaks on standard input and output."""
-    env: dict[str, str] = Field(default_factory=dict)
-    """Environment of that program. Values are printed redacted."""
-    timeout_s: Seconds = 10.0
-    """Seconds for one call."""
-    effects: ToolEffects = ToolEffects()
-    """What its tools do to the world, unless a `tools` entry says otherwise."""
-
-
-class AgentSettings(Section):
-    """A model, a system prompt and tools that run on the gateway's side."""
-
-    name: Name
-    """Clients ask for it as `agent/<name>`."""
-    system: str = ""
-    """Its system prompt."""
-    tools: tuple[str, ...] = ()
-    """Names of `tools`, `<server>__<tool>` of an MCP server, or `<server>__*` for all of them."""
-    model: str = "auto"
-    """A name of `models`, or `auto`."""
-    max_turns: Annotated[int, Field(ge=1, le=100)] = 8
-    """Model calls in one run before it must answer."""
-    max_parallel_tools: Count = 16
-    """Tool calls at once in one run."""
-    deadline_s: Seconds | None = None
-    """Seconds for a whole run; none unless given here or by the request."""
 
 
 class KeySettings(Section):
@@ -438,7 +332,7 @@ class SimulatorSettings(Section):
     """Address that it listens on."""
     port: Annotated[int, Field(ge=1, le=65_535)] = 9100
     """TCP port that it listens on, 1 to 65535."""
-    seed: int = 7
+    seed: int = 0
     """Seed of its clock: the same seed and requests give the same latencies."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from app.settings import Settings, SettingsError, describe, load, loads
+from app.domain.models import Abilities
+from app.settings import AbilitySettings, Settings, SettingsError, describe, load, loads
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -117,6 +119,10 @@ class TestLoading:
         providers: {p: {kind: openai, base_url: "http://h/v1"}}
         """
         assert [model.name for model in loads(text, "f", {}).models] == ["a", "b"]
+
+    def test_every_ability_of_a_model_can_be_corrected(self) -> None:
+        correctable = {field.name for field in dataclasses.fields(Abilities)}
+        assert set(AbilitySettings.model_fields) == correctable
 
     def test_it_is_frozen(self) -> None:
         settings = loads(REFERENCE, "f", {})
@@ -284,12 +290,19 @@ class TestProblems:
             ("agents: [{name: a, model: nope}]", "agents[0].model"),
             ("agents: [{name: a}, {name: a}]", "agents[1].name"),
             ("agents: [{name: a, tools: [s__x]}]", "agents[0].tools[0]"),
-            ("lanes: {rules: [{name: r, pattern: '(', template: x}]}", "lanes.rules[0].pattern"),
             (
-                "lanes: {rules: [{name: r, pattern: '(?=a)', template: x}]}",
+                "lanes: {rules: [{name: r, pattern: '(', template: x, tests: [{input: a}]}]}",
                 "lanes.rules[0].pattern",
             ),
-            ("lanes: {rules: [{name: r, pattern: a, template: '{b}'}]}", "lanes.rules[0].template"),
+            (
+                "lanes: {rules: [{name: r, pattern: '(?=a)', template: x, tests: [{input: a}]}]}",
+                "lanes.rules[0].pattern",
+            ),
+            (
+                "lanes: {rules: [{name: r, pattern: a, template: '{b}', tests: [{input: c}]}]}",
+                "lanes.rules[0].template",
+            ),
+            ("lanes: {rules: [{name: r, pattern: a, template: b}]}", "lanes.rules[0].tests"),
             ("auth: {keys: [{key: a, tenant: t}, {key: a, tenant: u}]}", "auth.keys[1].key"),
             ("auth: {keys: [{key: '', tenant: t}]}", "auth.keys[0].key"),
         ],
@@ -355,24 +368,8 @@ _json = st.recursive(
 _sections = st.sampled_from(sorted(Settings.model_fields))
 _keys = st.sampled_from(
     [
-        "name",
-        "model",
-        "provider",
-        "tools",
-        "http",
-        "url",
-        "parameters",
-        "required",
-        "rules",
-        "pattern",
-        "template",
-        "keys",
-        "key",
-        "effects",
-        "mcp",
-        "server",
-        "base_url",
-        "properties",
+        *("name", "model", "provider", "tools", "http", "url", "parameters", "required", "key"),
+        *("rules", "pattern", "template", "keys", "effects", "mcp", "server", "properties"),
     ]
 )
 _shaped = st.recursive(

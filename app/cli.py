@@ -1,0 +1,201 @@
+"""The `slipstream` command: its words, and what each hands over to.
+
+A command is one value in `COMMANDS`; a room that brings its own adds a line there. Whatever a
+command needs is imported when it runs, so that `slipstream check` answers in well under a second
+and does not load a web server. Exit codes: 0 done, 1 failed, 2 wrong usage or wrong configuration,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from app.errors import GatewayError
+from app.settings import Settings, SettingsError, load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+"""The exit codes."""
+
+_HIGHEST_PORT = 65_535
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One word of the command line."""
+
+    name: str
+    help: str
+    arguments: Callable[[argparse.ArgumentParser], None]
+    """Declares the command's options."""
+    run: Callable[[argparse.Namespace], int]
+    """Does it and returns the exit code; raises SettingsError and other GatewayErrors."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command in `arguments`, which lack the program's name; return its exit code."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    command: Command = options.command
+    try:
+        return command.run(options)
+    except SettingsError as exc:
+        for problem in exc.problems:
+            print(problem, file=sys.stderr)
+        return WRONG
+    except GatewayError as exc:
+        print(f"slipstream {command.name}: {exc}", file=sys.stderr)
+        return FAILED
+    except OSError as exc:
+        print(f"slipstream {command.name}: {exc}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    from app import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="slipstream", description="A latency-optimizing agent gateway.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"slipstream {__version__}")
+    words = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        word = words.add_parser(
+            command.name, help=command.help, description=command.help, allow_abbrev=False
+        )
+        command.arguments(word)
+        word.set_defaults(command=command)
+    return parser
+
+
+def _serve_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", metavar="FILE", help="configuration; else the built-in one")
+    parser.add_argument("--host", help="address to listen on, instead of server.host")
+    parser.add_argument("--port", type=_port, help="TCP port, instead of server.port")
+    parser.add_argument("--workers", type=_positive, help="processes, instead of server.workers")
+
+
+def _serve(options: argparse.Namespace) -> int:
+    settings = _checked(options.config)
+    from app.main import serve  # The web server: only this command needs it.
+
+    server = settings.server
+    host = options.host or server.host
+    port = server.port if options.port is None else options.port
+    serve(settings, host, port, options.workers or server.workers)
+    return DONE
+
+
+def _check_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="the configuration to check")
+
+
+def _check(options: argparse.Namespace) -> int:
+    settings = _checked(options.file)
+    print(
+        f"{options.file}: ok: {len(settings.models)} models of {len(settings.providers)} "
+        f"providers, {len(settings.tools)} tools, {len(settings.agents)} agents"
+    )
+    return DONE
+
+
+def _checked(file: str | None) -> Settings:
+    """Load the configuration and run the tests of its lane rules. Raises SettingsError."""
+    settings = load(file)
+    if settings.lanes.rules:
+        from app.operator_lanes import failures  # RE2 is loaded only where there are rules.
+
+        if problems := failures(settings.lanes.rules, file or "(built in)"):
+            raise SettingsError(problems)
+    return settings
+
+
+def _simulate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    parser.add_argument("--port", type=_port, default=9100, help="TCP port (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of its clock (%(default)s)")
+    parser.add_argument(
+        "--time-scale",
+        type=_not_negative,
+        default=1.0,
+        metavar="FACTOR",
+        help="multiplies every wait; 0 answers at once (%(default)s)",
+    )
+    parser.add_argument(
+        "--fault",
+        action="append",
+        default=[],
+        type=_fault,
+        metavar="SPEC=SHARE",
+        help="a fault and the share of requests that meet it, such as 429=0.01; may be repeated",
+    )
+
+
+def _simulate(options: argparse.Namespace) -> int:
+    from app.providers.simulator.profile import SimulatorSettings
+    from app.providers.simulator.server import run
+
+    settings = SimulatorSettings(
+        seed=options.seed, time_scale=options.time_scale, fault_rates=dict(options.fault)
+    )
+    run(options.host, options.port, settings)
+    return DONE
+
+
+COMMANDS: tuple[Command, ...] = (
+    Command("serve", "Serve the gateway.", _serve_arguments, _serve),
+    Command(
+        "check", "Say everything that is wrong with a configuration.", _check_arguments, _check
+    ),
+    Command("simulate", "Serve the simulated upstream alone.", _simulate_arguments, _simulate),
+)
+"""Every command, in the order of `slipstream --help`."""
+
+
+def _port(text: str) -> int:
+    port = _number(int, text)
+    if not 0 <= port <= _HIGHEST_PORT:
+        raise argparse.ArgumentTypeError(
+            f"{text} is no TCP port; they go from 0 to {_HIGHEST_PORT}"
+        )
+    return int(port)
+
+
+def _positive(text: str) -> int:
+    number = _number(int, text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return int(number)
+
+
+def _not_negative(text: str) -> float:
+    number = _number(float, text)
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not 0 or more")
+    return number
+
+
+def _fault(text: str) -> tuple[str, float]:
+    spec, separator, share = text.partition("=")
+    if not spec or not separator:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not of the form SPEC=SHARE, such as 429=0.01"
+        )
+    value = _number(float, share)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"the share {share} is not within 0 and 1")
+    return spec, value
+
+
+def _number(kind: type[int | float], text: str) -> float:
+    try:
+        return kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None

@@ -1,0 +1,128 @@
+"""The shape of the configuration's tools, MCP servers and agents (see `app.settings_schema`)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from app.settings_types import Count, Json, Name, Seconds, Section, ToolName, Usd
+
+
+def _no_parameters() -> Json:
+    return {"type": "object", "properties": {}}
+
+
+class HttpToolSettings(Section):
+    """A tool that is an HTTP call."""
+
+    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"] = "GET"
+    """HTTP method."""
+    url: Annotated[str, Field(min_length=1)]
+    """URL with `{argument}` places, each filled percent-encoded from the call's arguments."""
+    headers: dict[str, str] = Field(default_factory=dict)
+    """Headers of the call. Values may hold secrets from the environment and are printed redacted.
+    """
+    body: object = None
+    """JSON body; a string value that is just `{argument}` takes the argument with its type. Absent:
+    for POST, PUT and PATCH all arguments.
+    """
+    result: str | None = None
+    """JSON pointer (RFC 6901) of the part of the answer that is the result, such as `/data/state`;
+    absent: all of it.
+    """
+
+
+class McpToolSettings(Section):
+    """A tool of a configured MCP server, under a name and with effects of its own."""
+
+    server: str
+    """The key of an entry of `mcp_servers`."""
+    tool: Annotated[str, Field(min_length=1)]
+    """The server's name for it."""
+
+
+class ToolEffects(Section):
+    """What a tool's call does to the world. All false unless declared: speculation and caching need
+    proof.
+    """
+
+    read_only: bool = False
+    """The call changes nothing."""
+    repeatable: bool = False
+    """Calling twice is the same as once, so it may be retried."""
+    disclosable: bool = False
+    """Its arguments may be sent before the model has asked for the call."""
+
+
+class ToolSettings(Section):
+    """A tool that agents may call. Exactly one of `http`, `python` and `mcp`."""
+
+    name: ToolName
+    """The name that models see."""
+    description: str = ""
+    """What it does, for the model."""
+    status: str | None = None
+    """What a person is shown while it runs; `{argument}` places are filled."""
+    parameters: Json = Field(default_factory=_no_parameters)
+    """JSON Schema of its arguments; they are validated before a call."""
+    http: HttpToolSettings | None = None
+    """An HTTP call."""
+    python: Annotated[str, Field(pattern=r"^[\w.]+:[\w.]+$")] | None = None
+    """A Python callable by import path, `package.module:function`."""
+    mcp: McpToolSettings | None = None
+    """A tool of an MCP server."""
+    timeout_s: Seconds = 10.0
+    """Seconds for one try."""
+    cache_ttl_s: Annotated[float, Field(ge=0)] = 0.0
+    """Seconds that a result is kept per tenant, user and arguments; 0: not at all. Needs
+    `effects.read_only`.
+    """
+    retries: Annotated[int, Field(ge=0, le=5)] = 0
+    """Further tries after a failure. Needs `effects.repeatable`."""
+    max_concurrency: Count = 16
+    """Calls at once, per worker."""
+    max_result_bytes: Count = 64 * 1024
+    """Longest result in bytes that a model is given; more is cut, with a note. 64 KiB is about
+    16,000 tokens.
+    """
+    cost_usd: Usd = 0.0
+    """What a call costs, in USD; speculation weighs it."""
+    effects: ToolEffects = ToolEffects()
+    """What a call does to the world."""
+
+
+class McpServerSettings(Section):
+    """An MCP server, by URL or by command; all its tools are offered as `<server>__<tool>`."""
+
+    url: str | None = None
+    """Streamable HTTP endpoint."""
+    headers: dict[str, str] = Field(default_factory=dict)
+    """Headers of its calls. Values are printed redacted."""
+    command: tuple[str, ...] = ()
+    """Program and arguments of a server that speaks on standard input and output."""
+    env: dict[str, str] = Field(default_factory=dict)
+    """Environment of that program. Values are printed redacted."""
+    timeout_s: Seconds = 10.0
+    """Seconds for one call."""
+    effects: ToolEffects = ToolEffects()
+    """What its tools do to the world, unless a `tools` entry says otherwise."""
+
+
+class AgentSettings(Section):
+    """A model, a system prompt and tools that run on the gateway's side."""
+
+    name: Name
+    """Clients ask for it as `agent/<name>`."""
+    system: str = ""
+    """Its system prompt."""
+    tools: tuple[str, ...] = ()
+    """Names of `tools`, `<server>__<tool>` of an MCP server, or `<server>__*` for all of them."""
+    model: str = "auto"
+    """A name of `models`, or `auto`."""
+    max_turns: Annotated[int, Field(ge=1, le=100)] = 8
+    """Model calls in one run before it must answer."""
+    max_parallel_tools: Count = 16
+    """Tool calls at once in one run."""
+    deadline_s: Seconds | None = None
+    """Seconds for a whole run; none unless given here or by the request."""
