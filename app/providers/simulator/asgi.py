@@ -1,0 +1,28 @@
+"""The ASGI words that the simulator uses, and the one extension that its own server adds."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Protocol
+
+Scope = MutableMapping[str, object]
+Message = MutableMapping[str, object]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+CONNECTION_EXTENSION = "slipstream.connection"
+"""Under this name in `scope["extensions"]` an app finds its `Connection`."""
+
+
+class Connection(Protocol):
+    """The transport beneath a request, for faults that HTTP has no word for."""
+
+    def reset(self) -> None:
+        """End the connection by a TCP reset, so that the peer reads ECONNRESET."""
+        ...
+
+    def close(self) -> None:
+        """Send what was written, then end the connection in order, whatever HTTP still owes."""
+        ...

@@ -1,0 +1,29 @@
+"""What a simulated vendor can refuse, before it is put into a dialect's own words."""
+
+from __future__ import annotations
+
+
+class RefusedError(Exception):
+    """A request that is answered with an error: HTTP status, the vendor's kind, the field at fault.
+
+    `kind` is one of the stable words below; each dialect maps it to its own `type` and `code`.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 400,
+        kind: str = "invalid_request",
+        param: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status
+        self.kind = kind
+        self.param = param
+        self.retry_after_s: int | None = None
+
+
+class PeerLeftError(Exception):
+    """The client hung up while the simulator was still working for it."""
