@@ -1,0 +1,79 @@
+"""Anthropic Messages: the codec, whose parts stand in the files beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from app.domain.chat import ChatRequest, Conversation, Dialect, Json
+from app.domain.decisions import PromptView
+from app.domain.events import Answer
+from app.domain.models import Model
+from app.errors import GatewayError, UpstreamStatus
+from app.wire import (
+    anthropic_messages_answer,
+    anthropic_messages_request,
+    anthropic_messages_view,
+    anthropic_messages_write,
+    json_text,
+)
+from app.wire.anthropic_messages_stream import MessagesPassthrough, MessagesReader, MessagesWriter
+from app.wire.failures import anthropic_error, read_error_answer
+
+
+class AnthropicMessagesCodec:
+    """Messages, both ways; stateless."""
+
+    dialect = Dialect.MESSAGES
+    path = "/messages"
+
+    def check(self, body: Json) -> None:
+        """Refuse what no server of this dialect could take."""
+        anthropic_messages_request.check(body)
+
+    def check_count(self, body: Json) -> None:
+        """Refuse a body of ``count_tokens`` that no server could take."""
+        anthropic_messages_request.check_count(body)
+
+    def view(self, body: Json) -> PromptView:
+        """What the classifier may look at."""
+        return anthropic_messages_view.view(body)
+
+    def read(self, body: Json) -> Conversation:
+        """The neutral reading."""
+        return anthropic_messages_request.read(body)
+
+    def write(
+        self, conversation: Conversation, model: Model, *, stream: bool
+    ) -> tuple[dict[str, object], tuple[str, ...]]:
+        """The request body for a server of this dialect, and what was left out."""
+        return anthropic_messages_write.write(conversation, model, stream=stream)
+
+    def read_answer(self, body: bytes) -> Answer:
+        """A whole JSON answer."""
+        return anthropic_messages_answer.read_answer(body)
+
+    def write_answer(self, answer: Answer, request: ChatRequest) -> bytes:
+        """A whole JSON answer for the client."""
+        return anthropic_messages_answer.write_answer(answer, request)
+
+    def reader(self) -> MessagesReader:
+        """A reader that gives neutral events."""
+        return MessagesReader()
+
+    def passthrough(self, *, hide_usage: bool) -> MessagesPassthrough:  # noqa: ARG002 (usage is always part of the stream)
+        """A reader that gives ``Frames`` untouched."""
+        return MessagesPassthrough()
+
+    def writer(self, request: ChatRequest) -> MessagesWriter:
+        """A writer of the stream that the client reads."""
+        return MessagesWriter(request)
+
+    def read_error(
+        self, status: int, body: bytes, headers: Mapping[bytes, bytes]
+    ) -> UpstreamStatus:
+        """An upstream's error answer."""
+        return read_error_answer(status, body, headers)
+
+    def write_error(self, error: GatewayError, request_id: str) -> bytes:
+        """The error body in Anthropic's shape."""
+        return json_text.encode(anthropic_error(error, request_id))

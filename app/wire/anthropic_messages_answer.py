@@ -1,0 +1,213 @@
+"""Whole Anthropic Messages answers, read and written, with usage and stop reasons."""
+
+from __future__ import annotations
+
+import msgspec
+
+from app.domain.chat import ChatRequest
+from app.domain.events import (
+    Answer,
+    AnswerBlock,
+    FinishReason,
+    RedactedThinkingBlock,
+    RefusalBlock,
+    TextBlock,
+    ThinkingBlock,
+    ToolCallBlock,
+)
+from app.domain.usage import Usage
+from app.errors import UpstreamProtocol
+from app.wire import json_text
+from app.wire.failures import read_stream_error
+from app.wire.identity import answer_id
+
+ID_PREFIX = "msg_"
+
+_FINISH = {
+    "end_turn": FinishReason.STOP,
+    "max_tokens": FinishReason.LENGTH,
+    "stop_sequence": FinishReason.STOP_SEQUENCE,
+    "tool_use": FinishReason.TOOL_CALLS,
+    "pause_turn": FinishReason.PAUSE,
+    "refusal": FinishReason.REFUSAL,
+    "model_context_window_exceeded": FinishReason.CONTEXT_EXCEEDED,
+}
+_STOP_REASON = {
+    FinishReason.STOP: "end_turn",
+    FinishReason.STOP_SEQUENCE: "stop_sequence",
+    FinishReason.LENGTH: "max_tokens",
+    FinishReason.TOOL_CALLS: "tool_use",
+    FinishReason.CONTENT_FILTER: "refusal",
+    FinishReason.REFUSAL: "refusal",
+    FinishReason.PAUSE: "pause_turn",
+    FinishReason.CONTEXT_EXCEEDED: "model_context_window_exceeded",
+}
+
+
+class OutputDetails(msgspec.Struct):
+    """Parts of the answer's tokens."""
+
+    thinking_tokens: int | None = None
+
+
+class WireUsage(msgspec.Struct):
+    """Usage as Messages tells it: ``input_tokens`` is the uncached remainder."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    output_tokens_details: OutputDetails | None = None
+
+
+class Block(msgspec.Struct):
+    """A content block of any type; unknown types have only their name here."""
+
+    type: str
+    text: str | None = None
+    thinking: str | None = None
+    signature: str | None = None
+    data: str | None = None
+    id: str | None = None
+    name: str | None = None
+    input: object = None
+
+
+class WireMessage(msgspec.Struct):
+    """A whole answer, or the beginning of a streamed one."""
+
+    id: str | None = None
+    model: str | None = None
+    type: str | None = None
+    content: list[Block] | None = None
+    stop_reason: str | None = None
+    stop_sequence: str | None = None
+    usage: WireUsage | None = None
+    error: object = None
+
+
+_MESSAGE = msgspec.json.Decoder(WireMessage)
+
+
+def read_usage(usage: WireUsage, before: Usage | None = None) -> Usage:
+    """The neutral parts; what this event does not tell is taken from ``before`` (usage is cumulative)."""
+    known = before or Usage()
+    details = usage.output_tokens_details
+    reasoning = details.thinking_tokens if details else None
+    return Usage(
+        input_tokens=_told(usage.input_tokens, known.input_tokens),
+        cached_tokens=_told(usage.cache_read_input_tokens, known.cached_tokens),
+        cache_write_tokens=_told(usage.cache_creation_input_tokens, known.cache_write_tokens),
+        output_tokens=_told(usage.output_tokens, known.output_tokens),
+        reasoning_tokens=_told(reasoning, known.reasoning_tokens),
+    )
+
+
+def _told(value: int | None, before: int) -> int:
+    return before if value is None else value
+
+
+def write_usage(usage: Usage) -> dict[str, object]:
+    """Usage as Messages tells it."""
+    return {
+        "input_tokens": usage.input_tokens,
+        "cache_creation_input_tokens": usage.cache_write_tokens,
+        "cache_read_input_tokens": usage.cached_tokens,
+        "output_tokens": usage.output_tokens,
+        "output_tokens_details": {"thinking_tokens": usage.reasoning_tokens},
+    }
+
+
+def read_stop_reason(word: str | None) -> FinishReason:
+    """The neutral reason; a word that is not known yet counts as an ordinary end."""
+    return _FINISH.get(word or "end_turn", FinishReason.STOP)
+
+
+def write_stop_reason(reason: FinishReason) -> str:
+    """Messages' word."""
+    return _STOP_REASON[reason]
+
+
+def read_answer(body: bytes) -> Answer:
+    """A whole answer; raises ``UpstreamProtocol``, or ``UpstreamStatus`` for an error sent with status 200."""
+    try:
+        message = _MESSAGE.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise UpstreamProtocol("The upstream's answer is not an Anthropic message.") from exc
+    if message.error:
+        raise read_stream_error(message.error, body)
+    if message.content is None:
+        raise UpstreamProtocol("The upstream's answer holds no content.")
+    blocks = tuple(block for wire in message.content if (block := _read_block(wire)) is not None)
+    return Answer(
+        id=message.id or "",
+        model=message.model or "",
+        blocks=blocks,
+        finish=read_stop_reason(message.stop_reason),
+        usage=read_usage(message.usage) if message.usage else Usage(),
+        stop_sequence=message.stop_sequence,
+    )
+
+
+def _read_block(block: Block) -> AnswerBlock | None:
+    match block.type:
+        case "text":
+            return TextBlock(block.text or "") if block.text else None
+        case "thinking":
+            return ThinkingBlock(block.thinking or "", block.signature or "")
+        case "redacted_thinking":
+            return RedactedThinkingBlock(block.data or "")
+        case "tool_use":
+            return ToolCallBlock(block.id or "", block.name or "", arguments_of(block))
+        case _:
+            # Blocks of tools on the vendor's side come only to requests that are never translated.
+            return None
+
+
+def arguments_of(block: Block) -> str:
+    """A ``tool_use`` block's input as JSON text."""
+    return json_text.encode(block.input).decode() if isinstance(block.input, dict) else "{}"
+
+
+def write_answer(answer: Answer, request: ChatRequest) -> bytes:
+    """A whole answer for the client."""
+    return json_text.encode(
+        {
+            "id": answer_id(answer.id, ID_PREFIX),
+            "type": "message",
+            "role": "assistant",
+            "model": answer.model or request.model,
+            "content": [_write_block(block) for block in answer.blocks],
+            "stop_reason": write_stop_reason(answer.finish),
+            "stop_sequence": answer.stop_sequence,
+            "usage": write_usage(answer.usage),
+        }
+    )
+
+
+def _write_block(block: AnswerBlock) -> dict[str, object]:
+    match block:
+        case TextBlock(text) | RefusalBlock(text):
+            return {"type": "text", "text": text}
+        case ThinkingBlock(text, signature):
+            return {"type": "thinking", "thinking": text, "signature": signature}
+        case RedactedThinkingBlock(data):
+            return {"type": "redacted_thinking", "data": data}
+        case ToolCallBlock(call_id, name, arguments):
+            return {
+                "type": "tool_use",
+                "id": call_id,
+                "name": name,
+                "input": input_of(arguments, name),
+            }
+
+
+def input_of(arguments: str, name: str) -> dict[str, object]:
+    """A call's arguments as the object that this dialect demands; raises ``UpstreamProtocol``."""
+    value = json_text.decode_arguments(arguments)
+    if value is None:
+        raise UpstreamProtocol(
+            f"The model called '{name}' with arguments that are not a JSON object, "
+            "which the Messages API cannot carry."
+        )
+    return value

@@ -1,0 +1,410 @@
+"""Anthropic Messages streams: forward them, read them, write them.
+
+Reading: a tool call is sealed at its ``content_block_stop``. Usage is cumulative: ``message_delta`` overwrites what
+``message_start`` told. Blocks and events of unknown types are skipped; ``ping`` says nothing.
+
+Writing: blocks come one after the other with a growing ``index``; a call that begins while another is open
+waits in ``BlockSequencer``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from app.domain.chat import ChatRequest
+from app.domain.events import (
+    AnswerStarted,
+    Event,
+    Finished,
+    Frames,
+    Progress,
+    RedactedThinking,
+    RefusalDelta,
+    TextDelta,
+    ThinkingDelta,
+    ThinkingSealed,
+    ToolCallDelta,
+    ToolCallSealed,
+    ToolCallStarted,
+)
+from app.domain.usage import Usage
+from app.errors import GatewayError, UpstreamError, UpstreamProtocol
+from app.wire import json_text
+from app.wire.anthropic_messages_answer import (
+    ID_PREFIX,
+    Block,
+    WireMessage,
+    WireUsage,
+    arguments_of,
+    read_stop_reason,
+    read_usage,
+    write_stop_reason,
+    write_usage,
+)
+from app.wire.failures import anthropic_error, read_stream_error
+from app.wire.identity import answer_id
+from app.wire.passthrough import PassthroughReader
+from app.wire.sequence import BlockSequencer
+from app.wire.sse import FrameSplitter, comment_frame, event_frame, read_events
+
+
+class _Delta(msgspec.Struct):
+    type: str | None = None
+    text: str | None = None
+    partial_json: str | None = None
+    thinking: str | None = None
+    signature: str | None = None
+    stop_reason: str | None = None
+    stop_sequence: str | None = None
+
+
+class _Event(msgspec.Struct):
+    type: str
+    index: int | None = None
+    delta: _Delta | None = None
+    content_block: Block | None = None
+    message: WireMessage | None = None
+    usage: WireUsage | None = None
+    error: object = None
+    request_id: str | None = None
+
+
+_EVENT = msgspec.json.Decoder(_Event)
+_FAILURES = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def _decode(data: bytes) -> _Event:
+    try:
+        return _EVENT.decode(data)
+    except _FAILURES as exc:
+        raise UpstreamProtocol(
+            "The upstream sent an event that is not of the Messages API."
+        ) from exc
+
+
+class MessagesPassthrough(PassthroughReader):
+    """Forward events untouched."""
+
+    __slots__ = ("_usage_frames",)
+
+    def __init__(self) -> None:
+        """Start before the first byte."""
+        super().__init__()
+        self._usage_frames: list[bytes] = []
+
+    def _look(self, frames: bytes) -> bytes:
+        # The rare events; a block delta, which is nearly every event, has none of these marks.
+        if b'"message_start"' in frames:
+            self._usage_frames = [frames]
+        if b'"message_delta"' in frames or b'"message_stop"' in frames or b'"error"' in frames:
+            self._learn(frames)
+        return frames
+
+    def _learn(self, frames: bytes) -> None:
+        for event in read_events(frames):
+            try:
+                told = _EVENT.decode(event.data)
+            except _FAILURES:
+                continue
+            if told.type == "message_stop":
+                self.complete = self.failure is None
+            elif told.type == "message_delta":
+                if told.usage is not None:
+                    self._usage_frames.append(frames)
+                if told.delta is not None and told.delta.stop_reason:
+                    self.finish = read_stop_reason(told.delta.stop_reason).value
+            elif told.type == "error":
+                self.failure = read_stream_error(told.error, event.data)
+                self.complete = False
+
+    def _usage(self) -> Usage | None:
+        usage: Usage | None = None
+        for event in read_events(b"".join(self._usage_frames)):
+            try:
+                told = _EVENT.decode(event.data)
+            except _FAILURES:
+                continue
+            if told.message is not None and told.message.usage is not None:
+                usage = read_usage(told.message.usage)
+            elif told.usage is not None:
+                usage = read_usage(told.usage, usage)
+        return usage
+
+
+@dataclass(slots=True)
+class _OpenBlock:
+    """A content block under way; ``call`` is its number among the tool calls."""
+
+    kind: str
+    id: str = ""
+    name: str = ""
+    call: int = 0
+    initial: str = "{}"
+    signature: str = ""
+    pieces: list[str] = field(default_factory=list)
+
+
+class MessagesReader:
+    """Bytes of a Messages stream in, neutral events out."""
+
+    def __init__(self) -> None:
+        """Start before the first byte."""
+        self._splitter = FrameSplitter()
+        self.complete = False
+        self.usage: Usage | None = None
+        self.finish = ""
+        self.failure: UpstreamError | None = None
+        self._blocks: dict[int, _OpenBlock] = {}
+        self._calls = 0
+        self._finished: Finished | None = None
+
+    def feed(self, data: bytes) -> Sequence[Event]:
+        """Give the events that became whole; raises as ``StreamReader`` says."""
+        frames = self._splitter.feed(data)
+        return self._read(frames) if frames else ()
+
+    def end(self) -> Sequence[Event]:
+        """The upstream closed: read a last event that lacks its blank line."""
+        rest = self._splitter.rest()
+        return self._read(rest) if rest.strip() else ()
+
+    def _read(self, frames: bytes) -> list[Event]:
+        events: list[Event] = []
+        for event in read_events(frames):
+            if event.data and event.data != b"[DONE]":
+                self._event(_decode(event.data), event.data, events)
+        return events
+
+    def _event(self, event: _Event, data: bytes, events: list[Event]) -> None:
+        match event.type:
+            case "content_block_delta":
+                if event.delta is not None:
+                    self._delta(event.index or 0, event.delta, events)
+            case "content_block_start":
+                if event.content_block is not None:
+                    self._begin(event.index or 0, event.content_block, events)
+            case "content_block_stop":
+                self._stop(event.index or 0, events)
+            case "message_start":
+                message = event.message or WireMessage()
+                self.usage = read_usage(message.usage) if message.usage else None
+                events.append(
+                    AnswerStarted(message.id or "", message.model or "", usage=self.usage)
+                )
+            case "message_delta":
+                self._message_delta(event)
+            case "message_stop":
+                self._end_answer(events)
+            case "error":
+                self.failure = read_stream_error(event.error, data)
+                raise self.failure
+            case _:
+                pass
+
+    def _begin(self, index: int, block: Block, events: list[Event]) -> None:
+        opened = _OpenBlock(block.type, block.id or "", block.name or "", self._calls)
+        self._blocks[index] = opened
+        match block.type:
+            case "tool_use":
+                self._calls += 1
+                opened.initial = arguments_of(block)
+                events.append(ToolCallStarted(opened.call, opened.id, opened.name))
+            case "text" if block.text:
+                events.append(TextDelta(block.text))
+            case "thinking" if block.thinking:
+                events.append(ThinkingDelta(block.thinking))
+            case "redacted_thinking":
+                events.append(RedactedThinking(block.data or ""))
+            case _:
+                pass
+
+    def _delta(self, index: int, delta: _Delta, events: list[Event]) -> None:
+        match delta.type:
+            case "text_delta":
+                if delta.text:
+                    events.append(TextDelta(delta.text))
+            case "input_json_delta":
+                block = self._blocks.get(index)
+                if block is not None and block.kind == "tool_use" and delta.partial_json:
+                    block.pieces.append(delta.partial_json)
+                    events.append(ToolCallDelta(block.call, delta.partial_json))
+            case "thinking_delta":
+                if delta.thinking:
+                    events.append(ThinkingDelta(delta.thinking))
+            case "signature_delta":
+                block = self._blocks.get(index)
+                if block is not None:
+                    block.signature += delta.signature or ""
+            case _:
+                pass
+
+    def _stop(self, index: int, events: list[Event]) -> None:
+        block = self._blocks.pop(index, None)
+        if block is None:
+            return
+        if block.kind == "tool_use":
+            arguments = "".join(block.pieces) or block.initial
+            events.append(ToolCallSealed(block.call, block.id, block.name, arguments))
+        elif block.kind == "thinking":
+            events.append(ThinkingSealed(block.signature))
+
+    def _message_delta(self, event: _Event) -> None:
+        if event.usage is not None:
+            self.usage = read_usage(event.usage, self.usage)
+        if event.delta is not None and event.delta.stop_reason:
+            reason = read_stop_reason(event.delta.stop_reason)
+            self._finished = Finished(reason, None, event.delta.stop_sequence)
+
+    def _end_answer(self, events: list[Event]) -> None:
+        if self.complete:
+            return
+        for index in sorted(self._blocks):
+            self._stop(index, events)
+        told = self._finished or Finished(read_stop_reason(None))
+        self.complete = True
+        self.finish = told.reason.value
+        events.append(Finished(told.reason, self.usage, told.stop_sequence))
+
+
+_TEXT_HEAD = b'event: content_block_delta\ndata: {"type":"content_block_delta","index":'
+_TEXT_MIDDLE = b',"delta":{"type":"text_delta","text":'
+
+
+class MessagesWriter:
+    """Neutral events in, Messages events out."""
+
+    def __init__(self, request: ChatRequest) -> None:
+        """Write for the client of ``request``."""
+        self._request = request
+        self._sequencer = BlockSequencer()
+        self._index = -1
+        self._open = ""
+        """The type of the open block, "" when none is."""
+        self._text_head = b""
+        self._started = False
+        self._arguments_sent = False
+
+    def write(self, event: Event) -> bytes:
+        """The events' bytes, blocks opened and closed around them."""
+        if isinstance(event, Frames):
+            return event.data
+        if isinstance(event, Progress):
+            return comment_frame(event.text)
+        if type(event) is TextDelta and self._open == "text":
+            return self._text_head + json_text.encode(event.text) + b"}}\n\n"
+        return b"".join([self._write(ready) for ready in self._sequencer.order(event)])
+
+    def fail(self, error: GatewayError) -> bytes:
+        """The error as the official client raises it; nothing follows it."""
+        return _frame(anthropic_error(error, ""))
+
+    def end(self) -> bytes:
+        """Nothing: ``message_stop`` has ended the stream."""
+        return b""
+
+    def _write(self, event: Event) -> bytes:  # noqa: C901, PLR0911 (one arm an event)
+        match event:
+            case AnswerStarted():
+                return self._start(event)
+            case TextDelta(text) | RefusalDelta(text):
+                return self._enter("text", {"type": "text", "text": ""}) + (
+                    self._text_head + json_text.encode(text) + b"}}\n\n"
+                )
+            case ThinkingDelta(text):
+                block = {"type": "thinking", "thinking": "", "signature": ""}
+                return self._enter("thinking", block) + self._delta(
+                    {"type": "thinking_delta", "thinking": text}
+                )
+            case ThinkingSealed(signature):
+                return self._seal_thinking(signature)
+            case RedactedThinking(data):
+                block = {"type": "redacted_thinking", "data": data}
+                return self._close() + self._enter("redacted_thinking", block) + self._close()
+            case ToolCallStarted(_, call_id, name):
+                self._arguments_sent = False
+                block_: dict[str, object] = {
+                    "type": "tool_use",
+                    "id": call_id,
+                    "name": name,
+                    "input": {},
+                }
+                return self._close() + self._enter("tool_use", block_)
+            case ToolCallDelta(_, arguments):
+                self._arguments_sent = True
+                return self._delta({"type": "input_json_delta", "partial_json": arguments})
+            case ToolCallSealed(_, _, _, arguments):
+                late = b""
+                if not self._arguments_sent:
+                    late = self._delta({"type": "input_json_delta", "partial_json": arguments})
+                return late + self._close()
+            case Finished():
+                return self._finish(event)
+            case _:
+                return b""
+
+    def _start(self, started: AnswerStarted) -> bytes:
+        self._started = True
+        message = {
+            "id": answer_id(started.id, ID_PREFIX),
+            "type": "message",
+            "role": "assistant",
+            "model": started.model or self._request.model,
+            "content": [],
+            "stop_reason": None,
+            "stop_sequence": None,
+            "usage": write_usage(started.usage or Usage()),
+        }
+        return _frame({"type": "message_start", "message": message})
+
+    def _enter(self, kind: str, block: object) -> bytes:
+        """Open a block unless one of this kind is open."""
+        if self._open == kind:
+            return b""
+        opening = b"" if self._started else self._start(AnswerStarted("", ""))
+        opening += self._close()
+        self._index += 1
+        self._open = kind
+        if kind == "text":
+            self._text_head = _TEXT_HEAD + str(self._index).encode() + _TEXT_MIDDLE
+        return opening + _frame(
+            {"type": "content_block_start", "index": self._index, "content_block": block}
+        )
+
+    def _delta(self, delta: dict[str, object]) -> bytes:
+        return _frame({"type": "content_block_delta", "index": self._index, "delta": delta})
+
+    def _close(self) -> bytes:
+        if not self._open:
+            return b""
+        self._open = ""
+        return _frame({"type": "content_block_stop", "index": self._index})
+
+    def _seal_thinking(self, signature: str) -> bytes:
+        written = b""
+        if self._open != "thinking":
+            block = {"type": "thinking", "thinking": "", "signature": ""}
+            written = self._enter("thinking", block)
+        if signature:
+            written += self._delta({"type": "signature_delta", "signature": signature})
+        return written + self._close()
+
+    def _finish(self, finished: Finished) -> bytes:
+        start = b"" if self._started else self._start(AnswerStarted("", ""))
+        delta = {
+            "stop_reason": write_stop_reason(finished.reason),
+            "stop_sequence": finished.stop_sequence,
+        }
+        usage = write_usage(finished.usage or Usage())
+        return (
+            start
+            + self._close()
+            + _frame({"type": "message_delta", "delta": delta, "usage": usage})
+            + _frame({"type": "message_stop"})
+        )
+
+
+def _frame(event: dict[str, object]) -> bytes:
+    return event_frame(str(event["type"]).encode(), json_text.encode(event))

@@ -1,0 +1,364 @@
+"""Write the neutral conversation as an Anthropic Messages request.
+
+System messages before the first turn become ``system``; later ones stay where they are as ``role: system``
+messages. Tool results and the user message behind them share one user message, as the API demands. Reasoning
+of another vendor has no signature here and is left out by name.
+"""
+
+from __future__ import annotations
+
+from app.domain.chat import (
+    CacheMark,
+    Conversation,
+    Dialect,
+    DocumentPart,
+    ImagePart,
+    Message,
+    RedactedThinkingPart,
+    RefusalPart,
+    Role,
+    TextPart,
+    ThinkingPart,
+    Tool,
+    ToolCallPart,
+    ToolResultPart,
+)
+from app.domain.models import Model
+from app.errors import BadRequest
+from app.wire import json_text
+from app.wire.spelling import refuse, refuse_in
+
+_TTLS = frozenset({"5m", "1h"})
+_TIERS = {"default": "standard_only", "standard_only": "standard_only"}
+_CHOICES = {"auto": "auto", "required": "any", "none": "none", "named": "tool"}
+_BUDGET_TOKENS = {
+    "minimal": 1024,
+    "low": 2048,
+    "medium": 8192,
+    "high": 16384,
+    "xhigh": 32768,
+    "max": 49152,
+}
+"""OpenAI's words for models that take a budget; Anthropic's least is 1,024."""
+_LEAST_BUDGET_TOKENS = 1024
+_MINIMAL = {"minimal": "low"}
+
+Body = dict[str, object]
+
+
+def write(
+    conversation: Conversation, model: Model, *, stream: bool
+) -> tuple[Body, tuple[str, ...]]:
+    """The request body and the names of what was left out; raises ``Unsupported``."""
+    return _Writer(conversation, model).body(stream=stream)
+
+
+class _Writer:
+    """Holds what every part of one request needs to know."""
+
+    def __init__(self, conversation: Conversation, model: Model) -> None:
+        self._conversation = conversation
+        self._model = model
+        self._target = model.label
+        self._dropped: dict[str, None] = dict.fromkeys(conversation.hints)
+
+    def body(self, *, stream: bool) -> tuple[Body, tuple[str, ...]]:
+        conversation = self._conversation
+        body: Body = {"model": self._model.upstream_model, "max_tokens": self._max_tokens()}
+        leading = 0
+        for message in conversation.messages:
+            if message.role is not Role.SYSTEM:
+                break
+            leading += 1
+        self._system(body, conversation.messages[:leading])
+        body["messages"] = self._messages(conversation.messages[leading:])
+        if not body["messages"]:
+            raise BadRequest(f"A request to {self._target} needs a user message.", param="messages")
+        self._sampling(body)
+        self._thinking(body)
+        self._tools(body)
+        self._format(body)
+        if conversation.user:
+            body["metadata"] = {"user_id": conversation.user}
+        if conversation.metadata:
+            self._dropped["metadata"] = None
+        if conversation.service_tier:
+            tier = _TIERS.get(conversation.service_tier)
+            if tier is None:
+                raise refuse(conversation, "service_tier", self._target)
+            body["service_tier"] = tier
+        if stream:
+            body["stream"] = True
+        return body, tuple(self._dropped)
+
+    def _max_tokens(self) -> int:
+        limit = self._conversation.sampling.max_tokens
+        return self._model.abilities.default_max_tokens if limit is None else limit
+
+    # ------------------------------------------------------------ messages
+    def _system(self, body: Body, messages: tuple[Message, ...]) -> None:
+        blocks = [block for message in messages for block in self._blocks(message)]
+        if blocks:
+            body["system"] = _plain(blocks)
+
+    def _messages(self, messages: tuple[Message, ...]) -> list[Body]:
+        written: list[Body] = []
+        after_results = False
+        for message in messages:
+            role = "user" if message.role is Role.TOOL else message.role.value
+            blocks = self._blocks(message)
+            if after_results and role == "user":
+                last = written[-1]["content"]
+                assert isinstance(last, list)  # noqa: S101 (results are always written as a list)
+                last.extend(blocks)
+            else:
+                content: object = blocks if message.role is Role.TOOL else _plain(blocks)
+                written.append({"role": role, "content": content})
+            after_results = message.role is Role.TOOL
+        return written
+
+    def _blocks(self, message: Message) -> list[Body]:
+        if message.name:
+            raise refuse_in(message, "name", self._target)
+        blocks: list[Body] = []
+        for part in message.parts:
+            block = self._block(part, message)
+            if block is not None:
+                blocks.append(block)
+        return blocks
+
+    def _block(self, part: object, message: Message) -> Body | None:
+        match part:
+            case TextPart(text, cache):
+                return self._text(text, cache)
+            case ImagePart():
+                return self._image(part, message)
+            case DocumentPart():
+                return self._document(part, message)
+            case ToolCallPart():
+                return self._call(part, message)
+            case ToolResultPart():
+                return self._result(part, message)
+            case RefusalPart(text):
+                return self._text(text, None)
+            case ThinkingPart(text, signature):
+                if signature and self._conversation.source is not Dialect.RESPONSES:
+                    return {"type": "thinking", "thinking": text, "signature": signature}
+                self._dropped["reasoning"] = None
+                return None
+            case RedactedThinkingPart(data):
+                if self._conversation.source is Dialect.RESPONSES:
+                    self._dropped["reasoning"] = None
+                    return None
+                return {"type": "redacted_thinking", "data": data}
+            case _:
+                raise refuse_in(message, "content", self._target)
+
+    def _text(self, text: str, mark: CacheMark | None) -> Body | None:
+        # The API refuses empty text blocks, and an empty text says nothing.
+        return self._marked({"type": "text", "text": text}, mark) if text else None
+
+    def _marked(self, block: Body, mark: CacheMark | None) -> Body:
+        if mark is not None:
+            if self._model.abilities.cache_breakpoints == "anthropic":
+                control: Body = {"type": "ephemeral"}
+                if mark.ttl in _TTLS:
+                    control["ttl"] = mark.ttl
+                block["cache_control"] = control
+            else:
+                self._dropped["cache_control"] = None
+        return block
+
+    def _image(self, part: ImagePart, message: Message) -> Body:
+        if not self._model.abilities.images:
+            raise refuse_in(message, "content", self._target, "the model takes no images")
+        if part.detail not in {"", "auto"}:
+            self._dropped["image_url.detail"] = None
+        source: Body
+        if part.url:
+            source = {"type": "url", "url": part.url}
+        else:
+            source = {"type": "base64", "media_type": part.media_type, "data": part.data}
+        return self._marked({"type": "image", "source": source}, part.cache)
+
+    def _document(self, part: DocumentPart, message: Message) -> Body:
+        if not self._model.abilities.documents:
+            raise refuse_in(message, "content", self._target, "the model takes no documents")
+        source: Body
+        if part.url:
+            source = {"type": "url", "url": part.url}
+        elif part.file_id:
+            if self._conversation.source is not Dialect.MESSAGES:
+                raise refuse_in(
+                    message, "content", self._target, "the file id belongs to another vendor"
+                )
+            source = {"type": "file", "file_id": part.file_id}
+        elif part.media_type == "application/pdf":
+            source = {"type": "base64", "media_type": part.media_type, "data": part.data}
+        elif part.media_type == "text/plain" and self._conversation.source is Dialect.MESSAGES:
+            source = {"type": "text", "media_type": part.media_type, "data": part.data}
+        else:
+            raise refuse_in(
+                message, "content", self._target, f"it takes no '{part.media_type}' documents"
+            )
+        block: Body = {"type": "document", "source": source}
+        if part.title:
+            block["title"] = part.title
+        return self._marked(block, part.cache)
+
+    def _call(self, part: ToolCallPart, message: Message) -> Body:
+        arguments = json_text.decode_arguments(part.arguments)
+        if arguments is None:
+            raise BadRequest(
+                f"The arguments of tool call '{part.name}' in {message.origin or 'messages'} are not a "
+                f"JSON object, which {self._target} demands.",
+                param=f"{message.origin or 'messages'}.tool_calls",
+            )
+        block: Body = {"type": "tool_use", "id": part.id, "name": part.name, "input": arguments}
+        return self._marked(block, part.cache)
+
+    def _result(self, part: ToolResultPart, message: Message) -> Body:
+        block: Body = {"type": "tool_result", "tool_use_id": part.call_id}
+        blocks = [
+            block for inner in part.parts if (block := self._block(inner, message)) is not None
+        ]
+        if blocks:
+            block["content"] = _plain(blocks)
+        if part.is_error:
+            block["is_error"] = True
+        return self._marked(block, part.cache)
+
+    # ------------------------------------------------------------ parameters
+    def _sampling(self, body: Body) -> None:
+        conversation, sampling = self._conversation, self._conversation.sampling
+        for name in ("seed", "frequency_penalty", "presence_penalty", "verbosity"):
+            value = getattr(sampling, name)
+            if value is None or (name.endswith("penalty") and value == 0):
+                continue
+            if name == "verbosity" and value == "medium":
+                continue
+            raise refuse(conversation, name, self._target)
+        for name in ("temperature", "top_p"):
+            value = getattr(sampling, name)
+            if value is None:
+                continue
+            if self._model.abilities.temperature:
+                if value > 1:
+                    raise refuse(conversation, name, self._target, "it must be at most 1")
+                body[name] = value
+            elif value != 1:
+                raise refuse(conversation, name, self._target, "the model fixes it")
+        if sampling.top_k is not None:
+            body["top_k"] = sampling.top_k
+        if sampling.stop:
+            body["stop_sequences"] = list(sampling.stop)
+
+    def _thinking(self, body: Body) -> None:
+        sampling, kind = self._conversation.sampling, self._model.abilities.thinking
+        if sampling.thinking_budget_tokens is not None:
+            self._told_budget(body, sampling.thinking_budget_tokens)
+        elif sampling.adaptive_thinking and kind in {"adaptive", "effort"}:
+            body["thinking"] = {"type": "adaptive"}
+        effort = sampling.effort
+        if effort is None:
+            return
+        if effort == "none":
+            if kind != "none" and "thinking" not in body:
+                body["thinking"] = {"type": "disabled"}
+        elif kind in {"effort", "adaptive"}:
+            body["output_config"] = {"effort": _MINIMAL.get(effort, effort)}
+            if kind == "adaptive" and "thinking" not in body:
+                body["thinking"] = {"type": "adaptive"}
+        elif kind == "budget":
+            if "thinking" not in body:
+                self._give_budget(body, _BUDGET_TOKENS[effort])
+        else:
+            raise refuse(self._conversation, "effort", self._target, "the model does not think")
+
+    def _told_budget(self, body: Body, budget: int) -> None:
+        kind = self._model.abilities.thinking
+        if budget == 0:
+            if kind != "none":
+                body["thinking"] = {"type": "disabled"}
+        elif kind == "none":
+            raise refuse(
+                self._conversation,
+                "thinking_budget_tokens",
+                self._target,
+                "the model does not think",
+            )
+        elif kind == "budget":
+            body["thinking"] = {"type": "enabled", "budget_tokens": budget}
+        else:
+            # These models take no budget any more: they decide themselves.
+            body["thinking"] = {"type": "adaptive"}
+            self._dropped["thinking.budget_tokens"] = None
+
+    def _give_budget(self, body: Body, budget: int) -> None:
+        """Think within a limit of the answer that the caller set for itself."""
+        limit = self._max_tokens()
+        if limit <= _LEAST_BUDGET_TOKENS:
+            raise refuse(
+                self._conversation,
+                "effort",
+                self._target,
+                f"thinking needs a limit of more than {_LEAST_BUDGET_TOKENS} tokens",
+            )
+        budget = max(_LEAST_BUDGET_TOKENS, min(budget, limit // 2))
+        body["thinking"] = {"type": "enabled", "budget_tokens": budget}
+
+    def _tools(self, body: Body) -> None:
+        conversation = self._conversation
+        if not conversation.tools:
+            return
+        if not self._model.abilities.tools:
+            raise refuse(conversation, "tools", self._target, "the model takes no tools")
+        body["tools"] = [self._tool(tool) for tool in conversation.tools]
+        choice, parallel = conversation.tool_choice, conversation.parallel_tool_calls
+        if choice is None and parallel is None:
+            return
+        written: Body = {"type": _CHOICES[choice.mode if choice else "auto"]}
+        if choice is not None and choice.mode == "named":
+            written["name"] = choice.name
+        if parallel is not None and written["type"] != "none":
+            written["disable_parallel_tool_use"] = not parallel
+        body["tool_choice"] = written
+
+    def _tool(self, tool: Tool) -> Body:
+        written: Body = {"name": tool.name}
+        if tool.description:
+            written["description"] = tool.description
+        # A function without parameters: this API wants the empty object's schema said aloud.
+        written["input_schema"] = (
+            {"type": "object", "properties": {}} if not tool.parameters else dict(tool.parameters)
+        )
+        if tool.strict is not None:
+            written["strict"] = tool.strict
+        return self._marked(written, tool.cache)
+
+    def _format(self, body: Body) -> None:
+        output = self._conversation.json_output
+        if output is None:
+            return
+        if output.schema is None:
+            raise refuse(
+                self._conversation, "json_output", self._target, "it takes a JSON schema only"
+            )
+        if not self._model.abilities.structured_output:
+            raise refuse(
+                self._conversation, "json_output", self._target, "the model takes no schema"
+            )
+        schema = dict(output.schema)
+        if output.description:
+            # The API has no field for it beside the schema; the schema's own is read by the model.
+            schema.setdefault("description", output.description)
+        config = body.get("output_config")
+        effort = config if isinstance(config, dict) else {}
+        body["output_config"] = {**effort, "format": {"type": "json_schema", "schema": schema}}
+
+
+def _plain(blocks: list[Body]) -> object:
+    """One unmarked text block as a plain string."""
+    if len(blocks) == 1 and blocks[0].keys() == {"type", "text"}:
+        return blocks[0]["text"]
+    return blocks

@@ -1,0 +1,18 @@
+"""The codecs by dialect: stateless objects, made once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from app.domain.chat import Dialect
+from app.ports import Codec
+from app.wire.anthropic_messages import AnthropicMessagesCodec
+from app.wire.openai_chat import OpenAIChatCodec
+
+CODECS: Mapping[Dialect, Codec] = MappingProxyType(
+    {
+        Dialect.CHAT: OpenAIChatCodec(),
+        Dialect.MESSAGES: AnthropicMessagesCodec(),
+    }
+)
