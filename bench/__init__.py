@@ -1,0 +1,1 @@
+"""The benchmarks: what Slipstream costs and saves, measured beside the alternatives."""

@@ -1,0 +1,1 @@
+"""The bare Python proxies that people write first."""
