@@ -30,6 +30,11 @@ class Pace:
             return 0.0
         return tokens * self.token_s * self.rng.lognormvariate(0, self.jitter)
 
+    @property
+    def is_instant(self) -> bool:
+        """Whether nothing is ever waited for."""
+        return self.first_token_s == 0 and self.token_s == 0
+
 
 class Script:
     """Draws the pace and the luck of every request, from `seed`."""
@@ -49,7 +54,10 @@ class Script:
 
     def pace(self, profile: ModelProfile, use: CacheUse) -> Pace:
         """The times of one request whose prompt was partly found in the cache."""
-        rng = Random(self._rng.getrandbits(64))  # noqa: S311  # a script, not a secret
+        seed = self._rng.getrandbits(64)
+        if self._time_scale == 0:
+            return Pace(0.0, 0.0, 0.0, self._rng)
+        rng = Random(seed)  # noqa: S311  # a script, not a secret
         is_late = rng.random() < profile.tail_probability
         first_s = profile.first_token_s * rng.lognormvariate(0, profile.jitter)
         if is_late:

@@ -117,6 +117,12 @@ class Delivery:
             *headers,
         ]
         await self._strike_before_headers(all_headers, b"text/event-stream; charset=utf-8")
+        if self._fault is None and pace.is_instant:
+            on_first()
+            await self.begin(all_headers)
+            body = b"".join([frame.data for frame in frames])
+            await self._send({"type": "http.response.body", "body": body, "more_body": False})
+            return
         writer = _Writer(self, all_headers, pace, on_first)
         strike_at = self._fault.number if self._fault and self._fault.kind in _MID_STREAM else -1
         for frame in frames:
@@ -250,7 +256,7 @@ class _Writer:
             counted = frame.tokens if self._has_token else frame.tokens - 1
             self._has_token = True
             self._due_s += self._pace.gap_s(counted) if counted else 0.0
-        delay_s = self._due_s - self._now() if self._pace.token_s or self._pace.first_token_s else 0
+        delay_s = 0.0 if self._pace.is_instant else self._due_s - self._now()
         if delay_s > _SHORTEST_WAIT_S:
             await self.flush()
             await self._delivery.wait(delay_s)

@@ -86,12 +86,13 @@ class Question:
 
     @property
     def tool_results(self) -> tuple[Entry, ...]:
-        """The tool results that the conversation ends with, in order; often none."""
+        """The tool results since the assistant spoke last, in order; often none."""
         found: list[Entry] = []
         for entry in reversed(self.entries):
-            if entry.kind != "tool_result":
+            if entry.role == "assistant":
                 break
-            found.append(entry)
+            if entry.kind == "tool_result":
+                found.append(entry)
         return tuple(reversed(found))
 
     @property
