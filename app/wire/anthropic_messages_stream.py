@@ -162,7 +162,7 @@ class MessagesReader:
         self._finished: Finished | None = None
 
     def feed(self, data: bytes) -> Sequence[Event]:
-        """Give the events that became whole; raises as ``StreamReader`` says."""
+        """Give the events that became whole; an error event is kept in ``failure``."""
         frames = self._splitter.feed(data)
         return self._read(frames) if frames else ()
 
@@ -174,6 +174,8 @@ class MessagesReader:
     def _read(self, frames: bytes) -> list[Event]:
         events: list[Event] = []
         for event in read_events(frames):
+            if self.failure is not None:
+                break
             if event.data and event.data != b"[DONE]":
                 self._event(_decode(event.data), event.data, events)
         return events
@@ -200,7 +202,6 @@ class MessagesReader:
                 self._end_answer(events)
             case "error":
                 self.failure = read_stream_error(event.error, data)
-                raise self.failure
             case _:
                 pass
 
@@ -347,7 +348,7 @@ class MessagesWriter:
 
     def _start(self, started: AnswerStarted) -> bytes:
         self._started = True
-        message = {
+        message: dict[str, object] = {
             "id": answer_id(started.id, ID_PREFIX),
             "type": "message",
             "role": "assistant",

@@ -142,14 +142,12 @@ class _Writer:
             case RefusalPart(text):
                 return self._text(text, None)
             case ThinkingPart(text, signature):
-                if signature and self._conversation.source is not Dialect.RESPONSES:
+                if signature:
                     return {"type": "thinking", "thinking": text, "signature": signature}
+                # Another vendor's reasoning: the API takes none that it has not signed.
                 self._dropped["reasoning"] = None
                 return None
             case RedactedThinkingPart(data):
-                if self._conversation.source is Dialect.RESPONSES:
-                    self._dropped["reasoning"] = None
-                    return None
                 return {"type": "redacted_thinking", "data": data}
             case _:
                 raise refuse_in(message, "content", self._target)
@@ -218,15 +216,14 @@ class _Writer:
         return self._marked(block, part.cache)
 
     def _result(self, part: ToolResultPart, message: Message) -> Body:
-        block: Body = {"type": "tool_result", "tool_use_id": part.call_id}
-        blocks = [
-            block for inner in part.parts if (block := self._block(inner, message)) is not None
-        ]
+        written: Body = {"type": "tool_result", "tool_use_id": part.call_id}
+        inner = [self._block(piece, message) for piece in part.parts]
+        blocks = [block for block in inner if block is not None]
         if blocks:
-            block["content"] = _plain(blocks)
+            written["content"] = _plain(blocks)
         if part.is_error:
-            block["is_error"] = True
-        return self._marked(block, part.cache)
+            written["is_error"] = True
+        return self._marked(written, part.cache)
 
     # ------------------------------------------------------------ parameters
     def _sampling(self, body: Body) -> None:

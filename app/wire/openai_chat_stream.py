@@ -204,7 +204,7 @@ class ChatReader:
         self._by_upstream_index: dict[int, _Call] = {}
 
     def feed(self, data: bytes) -> Sequence[Event]:
-        """Give the events that became whole; raises as ``StreamReader`` says."""
+        """Give the events that became whole; an error event is kept in ``failure``."""
         frames = self._splitter.feed(data)
         return self._read(frames) if frames else ()
 
@@ -218,6 +218,8 @@ class ChatReader:
     def _read(self, frames: bytes) -> list[Event]:
         events: list[Event] = []
         for event in read_events(frames):
+            if self.failure is not None:
+                break
             if event.data.strip() == _DONE:
                 events.extend(self._finish())
             elif event.data:
@@ -227,7 +229,7 @@ class ChatReader:
     def _chunk(self, chunk: _Chunk, data: bytes, events: list[Event]) -> None:
         if chunk.error:
             self.failure = read_stream_error(chunk.error, data)
-            raise self.failure
+            return
         if not self._started and (chunk.choices or chunk.id):
             self._started = True
             events.append(AnswerStarted(chunk.id or "", chunk.model or "", int(chunk.created or 0)))
@@ -317,12 +319,16 @@ class ChatReader:
         events.extend(call.seal() for call in self._calls if not call.sealed)
 
     def _finish(self) -> list[Event]:
-        if self._ended or not self._word:
+        if self._ended or not self._word or self.failure is not None:
             return []
         self._ended = True
+        try:
+            reason = read_finish(self._word, called=bool(self._calls), refused=self._refused)
+        except UpstreamClosed as exc:
+            self.failure = exc
+            return []
         events: list[Event] = []
         self._seal_all(events)
-        reason = read_finish(self._word, called=bool(self._calls), refused=self._refused)
         self.finish = reason.value
         self.complete = True
         events.append(Finished(reason, self.usage))
