@@ -246,7 +246,7 @@ def _ending(answer: Answer) -> dict[str, object]:
 
 def _usage(answer: Answer, output_tokens: int) -> dict[str, object]:
     written = answer.use.written_tokens
-    return {
+    usage: dict[str, object] = {
         "input_tokens": answer.use.uncached_tokens,
         "cache_creation_input_tokens": answer.use.all_written_tokens,
         "cache_read_input_tokens": answer.use.read_tokens,
@@ -257,6 +257,9 @@ def _usage(answer: Answer, output_tokens: int) -> dict[str, object]:
         "output_tokens": output_tokens,
         "service_tier": "standard",
     }
+    if answer.reasoning_tokens and output_tokens >= answer.output_tokens:
+        usage["output_tokens_details"] = {"thinking_tokens": answer.reasoning_tokens}
+    return usage
 
 
 def _delta_usage(answer: Answer) -> dict[str, object]:
