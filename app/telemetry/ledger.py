@@ -139,7 +139,7 @@ class Ledger:
         if len(turn.tools) > 1:
             self._book_tools(period, turn)
 
-    def report(self, window_s: float | None = None) -> dict[str, object]:
+    def savings(self, window_s: float | None = None) -> dict[str, object]:
         """The body of ``GET /v1/savings``: whole minutes that reach into the last ``window_s``,
         None = all.
         """

@@ -39,7 +39,7 @@ def ledger(clock: Clock) -> Ledger:
 def saved(
     ledger: Ledger, technique: str, window_s: float | None = None
 ) -> tuple[int, float, float]:
-    report = ledger.report(window_s)
+    report = ledger.savings(window_s)
     part = cast("dict[str, dict[str, float]]", report["by_technique"])[technique]
     return int(part["turns"]), part["saved_usd"], part["saved_s"]
 
@@ -110,7 +110,7 @@ def test_a_turn_that_failed_is_spent_and_claims_nothing(
     ledger: Ledger, changes: dict[str, object]
 ) -> None:
     ledger.record(a_turn(cost_usd=0.25, **changes))
-    report = ledger.report()
+    report = ledger.savings()
     assert (report["turns"], report["spent_usd"], report["saved_usd"]) == (1, 0.25, 0)
 
 
@@ -130,14 +130,14 @@ def test_memory_is_bounded_by_the_minutes_of_a_day(ledger: Ledger, clock: Clock)
         ledger.record(a_hit(avoided_cost_usd=1.0))
         clock.now += 60
     assert len(ledger._minutes) == 24 * 60
-    assert ledger.report()["saved_usd"] == 2000.0
+    assert ledger.savings()["saved_usd"] == 2000.0
 
 
 def test_a_clock_that_jumps_back_does_not_lose_a_turn(ledger: Ledger, clock: Clock) -> None:
     ledger.record(a_turn())
     clock.now -= 300
     ledger.record(a_turn())
-    assert ledger.report(window_s=3600)["turns"] == 2
+    assert ledger.savings(window_s=3600)["turns"] == 2
 
 
 def test_what_was_saved_is_also_a_metric() -> None:
@@ -147,4 +147,4 @@ def test_what_was_saved_is_also_a_metric() -> None:
 
 
 def test_every_technique_is_in_every_report(ledger: Ledger) -> None:
-    assert tuple(cast("dict[str, object]", ledger.report(60)["by_technique"])) == TECHNIQUES
+    assert tuple(cast("dict[str, object]", ledger.savings(60)["by_technique"])) == TECHNIQUES

@@ -1,0 +1,171 @@
+// The page: wires the form, the conversation, the list of requests and the banners together.
+
+import { keepKey, key, read, readiness } from "./gateway.js";
+import { Recent } from "./recent.js";
+import { Turn } from "./turn.js";
+import { seconds, usd } from "./words.js";
+
+const at = (id) => document.getElementById(id);
+const form = at("composer");
+const question = at("question");
+const turnsBox = at("turns");
+const recent = new Recent({ list: at("requests"), empty: at("recent-empty"), legend: at("legend") });
+const turns = [];
+let endpoints = new Set();
+let running = null;
+
+async function ask(text) {
+  at("welcome").hidden = true;
+  const turn = new Turn(text, endpoints);
+  const messages = at("follow-up").checked ? turns.filter((t) => t.done).flatMap(said) : [];
+  turns.push(turn);
+  turnsBox.append(turn.element);
+  turn.element.scrollIntoView({ block: "start" });
+  busy(turn);
+  const request = { model: at("model").value, messages: [...messages, { role: "user", content: text }] };
+  const following = follow(turn);
+  const sentence = await turn.run(request, { cache: at("cache-mode").value, tier: at("tier").value });
+  following.disconnect();
+  busy(null);
+  at("announce").textContent = sentence;
+  recent.refresh();
+  savings();
+}
+
+function said(turn) {
+  return [
+    { role: "user", content: turn.question },
+    { role: "assistant", content: turn.text.data },
+  ];
+}
+
+// Keep the newest words in sight, unless the reader has scrolled up.
+function follow(turn) {
+  const watcher = new ResizeObserver(() => {
+    const below = turnsBox.scrollHeight - turnsBox.scrollTop - turnsBox.clientHeight;
+    if (below < 160) turnsBox.scrollTop = turnsBox.scrollHeight;
+  });
+  watcher.observe(turn.element);
+  return watcher;
+}
+
+function busy(turn) {
+  running = turn;
+  at("send").disabled = turn !== null;
+  at("stop").hidden = turn === null;
+  at("announce").textContent = turn ? "Waiting for the answer." : "";
+}
+
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  const text = question.value.trim();
+  if (!text || running) return;
+  question.value = "";
+  at("options").open = false;
+  ask(text);
+});
+
+question.addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+    event.preventDefault();
+    form.requestSubmit();
+  }
+});
+
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "Escape") return;
+  if (at("options").open) {
+    at("options").open = false;
+    at("options").querySelector("summary").focus();
+  } else if (running) {
+    running.stop();
+    question.focus();
+  }
+});
+
+at("stop").addEventListener("click", () => {
+  running?.stop();
+  question.focus();
+});
+
+for (const example of document.querySelectorAll(".example")) {
+  example.addEventListener("click", () => {
+    if (running) return;
+    ask(example.textContent);
+    question.focus();
+  });
+}
+
+document.addEventListener("click", (event) => {
+  if (!at("options").contains(event.target)) at("options").open = false;
+});
+
+at("key").value = key();
+at("key").addEventListener("change", (event) => {
+  keepKey(event.target.value.trim());
+  start();
+});
+
+async function models() {
+  const found = await read("v1/models");
+  if (!found) return;
+  const chosen = at("model").value;
+  const names = found.data.map((model) => model.id);
+  if (!names.includes("auto")) names.unshift("auto");
+  names.sort((a, b) => (b === "auto") - (a === "auto"));
+  at("model").replaceChildren(...names.map((name) => new Option(name, name, false, name === chosen)));
+}
+
+async function savings() {
+  const found = await read("v1/savings?window_s=3600");
+  if (!found || !found.turns) return;
+  const part = document.createElement("strong");
+  part.textContent = `${seconds(Math.max(0, found.saved_s))} and ${usd(Math.max(0, found.saved_usd))}`;
+  at("savings").replaceChildren(`Last hour: ${found.turns} ${found.turns === 1 ? "turn" : "turns"}, saved `, part);
+  at("savings").hidden = false;
+}
+
+function banner(text, kind = "") {
+  at("banner").textContent = text;
+  at("banner").dataset.kind = kind;
+  at("banner").hidden = !text;
+}
+
+async function ready() {
+  const state = await readiness();
+  if (state === null) banner("The gateway does not answer.", "bad");
+  else if (!state.ready) banner("The gateway is not ready yet: it is warming up, or draining before a stop.");
+  else if (state.simulated) {
+    banner("No provider key is set, so a simulated provider answers: its words are made up, its streaming and timing are real.");
+  } else banner("");
+  if (state === null || !state.ready) setTimeout(ready, 1500);
+}
+
+async function known() {
+  const found = await read("openapi.json");
+  if (found) endpoints = new Set(Object.keys(found.paths));
+}
+
+const THEMES = ["auto", "light", "dark"];
+function theme(name) {
+  if (name === "auto") delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = name;
+  localStorage.setItem("slipstream-theme", name);
+  at("theme").textContent = `Theme: ${name}`;
+}
+at("theme").addEventListener("click", () => {
+  const now = localStorage.getItem("slipstream-theme") ?? "auto";
+  theme(THEMES[(THEMES.indexOf(now) + 1) % THEMES.length]);
+});
+theme(localStorage.getItem("slipstream-theme") ?? "auto");
+
+function start() {
+  ready();
+  models();
+  savings();
+  known();
+}
+
+start();
+recent.start();
+question.focus();

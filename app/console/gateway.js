@@ -1,0 +1,128 @@
+// Calls of the gateway, all of this page's own origin. Paths are relative, so a prefix in front works.
+
+const KEY = "slipstream-key";
+
+export function key() {
+  return sessionStorage.getItem(KEY) ?? "";
+}
+
+export function keepKey(value) {
+  if (value) sessionStorage.setItem(KEY, value);
+  else sessionStorage.removeItem(KEY);
+}
+
+function headers(more = {}) {
+  const found = { ...more };
+  if (key()) found.authorization = `Bearer ${key()}`;
+  return found;
+}
+
+// A JSON value, or null when the endpoint is not there, not ready or not allowed.
+export async function read(path) {
+  try {
+    const response = await fetch(path, { headers: headers(), cache: "no-store" });
+    return response.ok ? await response.json() : null;
+  } catch {
+    return null;
+  }
+}
+
+export async function post(path, body) {
+  const response = await fetch(path, {
+    method: "POST",
+    headers: headers({ "content-type": "application/json" }),
+    body: JSON.stringify(body),
+  });
+  return response.ok;
+}
+
+// The state of the gateway also where it answers 503 while it warms up.
+export async function readiness() {
+  try {
+    const response = await fetch("readyz", { cache: "no-store" });
+    return { ready: response.ok, ...(await response.json().catch(() => ({}))) };
+  } catch {
+    return null;
+  }
+}
+
+export class Refused extends Error {
+  constructor(message, status, code) {
+    super(message);
+    this.status = status;
+    this.code = code;
+  }
+}
+
+async function refusal(response) {
+  const text = await response.text().catch(() => "");
+  let error = null;
+  try {
+    error = JSON.parse(text).error;
+  } catch {
+    // Not JSON: a proxy between, most likely; its page is of no use here.
+  }
+  return new Refused(error?.message ?? "", response.status, error?.code ?? error?.type ?? "");
+}
+
+// Split an SSE body into frames: {data} or {comment}. Bytes may be cut anywhere.
+export async function* frames(body) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let held = "";
+  let data = [];
+  for (;;) {
+    const { value, done } = await reader.read();
+    held += done ? "\n\n" : value;
+    // A lone CR at the end may be the first half of CRLF: wait for the next piece.
+    const usable = !done && held.endsWith("\r") ? held.length - 1 : held.length;
+    const lines = held.slice(0, usable).split(/\r\n|\n|\r/);
+    held = lines.pop() + held.slice(usable);
+    for (const line of lines) {
+      if (line === "") {
+        if (data.length) yield { data: data.join("\n") };
+        data = [];
+      } else if (line.startsWith(":")) {
+        yield { comment: line.slice(1).trim() };
+      } else if (line.startsWith("data:")) {
+        data.push(line.slice(line[5] === " " ? 6 : 5));
+      }
+    }
+    if (done) return;
+  }
+}
+
+// Ask and stream. `on` is told: headers(response), text(delta), thinking(delta), note(text), usage(u), finish(word).
+export async function chat(request, options, on, signal) {
+  const more = { "content-type": "application/json" };
+  if (options.cache) more["x-slipstream-cache"] = options.cache;
+  if (options.tier) more["x-slipstream-tier"] = options.tier;
+  const response = await fetch("v1/chat/completions", {
+    method: "POST",
+    headers: headers(more),
+    body: JSON.stringify({ ...request, stream: true, stream_options: { include_usage: true } }),
+    signal,
+  });
+  on.headers(response);
+  if (!response.ok) throw await refusal(response);
+  let ended = false;
+  for await (const frame of frames(response.body)) {
+    if (frame.comment !== undefined) {
+      if (frame.comment && !/^(keep-?alive|ping)$/i.test(frame.comment)) on.note(frame.comment);
+      continue;
+    }
+    if (frame.data === "[DONE]") {
+      ended = true;
+      continue;
+    }
+    const chunk = JSON.parse(frame.data);
+    if (chunk.error) throw new Refused(chunk.error.message, 0, chunk.error.code ?? chunk.error.type ?? "");
+    const choice = chunk.choices?.[0];
+    const thinking = choice?.delta?.reasoning_content ?? choice?.delta?.reasoning;
+    if (thinking) on.thinking(thinking);
+    const text = choice?.delta?.content ?? choice?.delta?.refusal;
+    if (text) on.text(text);
+    if (choice?.finish_reason) on.finish(choice.finish_reason);
+    if (chunk.usage) on.usage(chunk.usage);
+  }
+  if (!ended) throw new Refused("The stream ended without its closing mark.", 0, "stream_cut");
+}

@@ -1,0 +1,167 @@
+// One request's time, drawn: live from what this page sees, then from the gateway's own trace.
+
+import { make, ms } from "./words.js";
+
+export const STAGES = ["lanes", "cache", "embed", "classifier", "router", "upstream", "tools", "synthesis", "stream"];
+
+// "lanes;dur=0.02, cache;dur=0.31" -> [{stage, duration}], `total` left out.
+export function serverTiming(header) {
+  if (!header) return [];
+  return header
+    .split(",")
+    .map((entry) => {
+      const [name, ...parameters] = entry.trim().split(";");
+      const duration = parameters.map((p) => p.trim()).find((p) => p.startsWith("dur="));
+      return { stage: name, duration: duration ? Number(duration.slice(4)) : NaN };
+    })
+    .filter((entry) => entry.stage !== "total" && Number.isFinite(entry.duration));
+}
+
+// A round step for about four ticks below `total`.
+function step(total) {
+  const rough = total / 4;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  return [1, 2, 5, 10].map((n) => n * power).find((n) => n >= rough);
+}
+
+export class Waterfall {
+  constructor() {
+    this.rows = make("ol");
+    this.ticks = make("div", { class: "ticks" });
+    this.first = make("i", { hidden: true });
+    this.element = make(
+      "div",
+      { class: "waterfall", role: "group", "aria-label": "Where the time went" },
+      this.rows,
+      make("div", { class: "first", "aria-hidden": "true" }, this.first),
+      make("div", { class: "scale", "aria-hidden": "true" }, make("span"), this.ticks, make("span")),
+    );
+    this.spans = [];
+    this.firstToken = null;
+  }
+
+  // Draw spans [{stage, start, duration, detail, parent}] in ms over a total in ms.
+  draw(spans, total, firstToken = null) {
+    this.spans = spans;
+    this.firstToken = firstToken;
+    this.rows.replaceChildren(...spans.map((span) => this.row(span)));
+    this.scale(total);
+  }
+
+  row(span) {
+    const bar = make("div", { class: "bar", "data-stage": span.stage });
+    const detail = make("span", { class: "detail", text: span.detail ?? "" });
+    const track = make("div", { class: "track", title: span.detail || null, "aria-hidden": "true" }, bar, detail);
+    const number = make("span", { class: "ms" });
+    const name = make("span", { class: "stage", "data-depth": this.depth(span), text: span.stage });
+    span.parts = { bar, detail, number };
+    const note = make("span", { class: "unseen", text: span.detail ? ` (${span.detail})` : "" });
+    return make("li", { "data-stage": span.stage }, name, track, number, note);
+  }
+
+  depth(span) {
+    let depth = 0;
+    for (let at = span; at && typeof at.parent === "number" && depth < 2; depth += 1) at = this.spans[at.parent];
+    return depth;
+  }
+
+  // Set every bar to its place on a scale of `total` ms.
+  scale(total) {
+    const full = Math.max(total, 0.001);
+    for (const { start, duration, parts } of this.spans) {
+      const left = Math.min(100, (start / full) * 100);
+      const width = Math.min(100 - left, (duration / full) * 100);
+      parts.bar.style.left = `min(${left}%, 100% - 3px)`;
+      parts.bar.style.width = `${width}%`;
+      parts.number.textContent = ms(duration);
+      this.place(parts.detail, left, width);
+    }
+    this.first.hidden = this.firstToken === null;
+    if (this.firstToken !== null) this.first.style.left = `${Math.min(100, (this.firstToken / full) * 100)}%`;
+    const every = step(full);
+    const marks = [];
+    for (let at = 0; at < full * 0.97 && marks.length < 6; at += every) {
+      const mark = make("span", { text: at === 0 ? "0" : ms(at) });
+      mark.style.left = `${(at / full) * 100}%`;
+      marks.push(mark);
+    }
+    this.ticks.replaceChildren(...marks);
+  }
+
+  // The detail stands where the track is free: after the bar, before it, or not at all.
+  place(detail, left, width) {
+    const after = 100 - left - width;
+    detail.hidden = Math.max(after, left) < 25;
+    if (after >= left) {
+      detail.style.left = `${left + width}%`;
+      detail.style.right = "auto";
+    } else {
+      detail.style.left = "auto";
+      detail.style.right = `${100 - left}%`;
+    }
+  }
+
+  trace(trace) {
+    const spans = trace.spans.map((span) => ({
+      stage: span.stage,
+      start: span.start_ms,
+      duration: span.duration_ms,
+      detail: span.detail,
+      parent: span.parent,
+    }));
+    this.draw(spans, trace.total_ms, trace.ttft_ms);
+  }
+}
+
+// The same, while it happens: a waiting bar that grows, the stages once the headers tell them, the stream.
+export class LiveWaterfall extends Waterfall {
+  constructor() {
+    super();
+    this.started = performance.now();
+    this.ended = null;
+    this.draw([{ stage: "waiting", start: 0, duration: 0 }], 1);
+    const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    const tick = () => {
+      if (this.ended !== null) return;
+      this.grow();
+      if (still) setTimeout(tick, 250);
+      else requestAnimationFrame(tick);
+    };
+    tick();
+  }
+
+  now() {
+    return (this.ended ?? performance.now()) - this.started;
+  }
+
+  // The headers tell what the gateway did until now; its stages are laid end to end up to this moment.
+  headers(timing) {
+    const at = this.now();
+    const spent = timing.reduce((sum, entry) => sum + entry.duration, 0);
+    let start = Math.max(0, at - spent);
+    const spans = timing.map((entry) => {
+      const span = { stage: entry.stage, start, duration: entry.duration };
+      start += entry.duration;
+      return span;
+    });
+    if (!spans.length) spans.push({ stage: "waiting", start: 0, duration: at });
+    this.draw([...spans, { stage: "stream", start: at, duration: 0 }], at, this.firstToken);
+  }
+
+  token() {
+    this.firstToken ??= this.now();
+  }
+
+  grow() {
+    const at = this.now();
+    const last = this.spans.at(-1);
+    last.duration = Math.max(0, at - last.start);
+    this.scale(at);
+  }
+
+  end() {
+    if (this.ended !== null) return;
+    this.ended = performance.now();
+    this.grow();
+  }
+}
