@@ -1,0 +1,82 @@
+"""OpenAI Responses: the codec, whose parts stand in the files beside it.
+
+Inwards it is whole. Outwards to an upstream it only passes through: a request of another dialect that is meant
+for OpenAI's models is written as Chat Completions, which serves the same models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from app.domain.chat import ChatRequest, Conversation, Dialect, Json
+from app.domain.decisions import PromptView
+from app.domain.events import Answer
+from app.domain.models import Model
+from app.errors import GatewayError, Unsupported, UpstreamStatus
+from app.wire import json_text, openai_responses_answer, openai_responses_request
+from app.wire.failures import openai_error, read_error_answer
+from app.wire.openai_responses_read import ResponsesPassthrough, ResponsesReader
+from app.wire.openai_responses_stream import ResponsesWriter
+
+
+class OpenAIResponsesCodec:
+    """Responses, inwards and passed through; stateless."""
+
+    dialect = Dialect.RESPONSES
+    path = "/responses"
+
+    def check(self, body: Json) -> None:
+        """Refuse what no server of this dialect could take."""
+        openai_responses_request.check(body)
+
+    def view(self, body: Json) -> PromptView:
+        """What the classifier may look at."""
+        return openai_responses_request.view(body)
+
+    def read(self, body: Json) -> Conversation:
+        """The neutral reading."""
+        return openai_responses_request.read(body)
+
+    def write(
+        self,
+        conversation: Conversation,  # noqa: ARG002 (the port's signature)
+        model: Model,
+        *,
+        stream: bool,  # noqa: ARG002 (the port's signature)
+    ) -> tuple[dict[str, object], tuple[str, ...]]:
+        """Nothing: raises ``Unsupported``, because other dialects reach these models by Chat Completions."""
+        raise Unsupported(
+            f"Model '{model.name}' is configured for the Responses API, which only takes requests of its own "
+            "dialect. Ask it through /v1/responses, or configure its provider for Chat Completions.",
+            param="model",
+        )
+
+    def read_answer(self, body: bytes) -> Answer:
+        """A whole JSON answer."""
+        return openai_responses_answer.read_answer(body)
+
+    def write_answer(self, answer: Answer, request: ChatRequest) -> bytes:
+        """A whole JSON answer for the client."""
+        return openai_responses_answer.write_answer(answer, request)
+
+    def reader(self) -> ResponsesReader:
+        """A reader that gives neutral events."""
+        return ResponsesReader()
+
+    def passthrough(self, *, hide_usage: bool) -> ResponsesPassthrough:  # noqa: ARG002 (usage is always in the last event)
+        """A reader that gives ``Frames`` untouched."""
+        return ResponsesPassthrough()
+
+    def writer(self, request: ChatRequest) -> ResponsesWriter:
+        """A writer of the stream that the client reads."""
+        return ResponsesWriter(request)
+
+    def read_error(
+        self, status: int, body: bytes, headers: Mapping[bytes, bytes]
+    ) -> UpstreamStatus:
+        """An upstream's error answer."""
+        return read_error_answer(status, body, headers)
+
+    def write_error(self, error: GatewayError, request_id: str) -> bytes:  # noqa: ARG002 (the dialect has no place for it)
+        """The error body in OpenAI's shape; the request id travels in its header."""
+        return json_text.encode({"error": openai_error(error)})

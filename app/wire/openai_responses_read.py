@@ -1,0 +1,253 @@
+"""Responses streams, inwards: forward them untouched, or read them into neutral events.
+
+A tool call is sealed at ``response.function_call_arguments.done``, or with its item where a server leaves that
+event out. Events and items of unknown types are skipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from app.domain.events import (
+    AnswerStarted,
+    Event,
+    Finished,
+    RedactedThinking,
+    RefusalDelta,
+    TextDelta,
+    ThinkingDelta,
+    ThinkingSealed,
+    ToolCallDelta,
+    ToolCallSealed,
+    ToolCallStarted,
+)
+from app.domain.usage import Usage
+from app.errors import UpstreamError, UpstreamProtocol
+from app.wire.failures import read_stream_error
+from app.wire.openai_responses_answer import WireItem, WireResponse, read_status, read_usage
+from app.wire.passthrough import PassthroughReader
+from app.wire.reasoning_seal import open_seal
+from app.wire.sse import FrameSplitter, read_events
+
+
+class _Event(msgspec.Struct):
+    type: str | None = None
+    delta: object = None
+    output_index: int | None = None
+    summary_index: int | None = None
+    arguments: str | None = None
+    item: WireItem | None = None
+    response: WireResponse | None = None
+    error: object = None
+    code: object = None
+    message: str | None = None
+    param: str | None = None
+
+
+_EVENT = msgspec.json.Decoder(_Event)
+_FAILURES = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_ENDINGS = frozenset({"response.completed", "response.incomplete", "response.failed"})
+
+
+def _decode(data: bytes) -> _Event:
+    try:
+        return _EVENT.decode(data)
+    except _FAILURES as exc:
+        raise UpstreamProtocol(
+            "The upstream sent an event that is not of the Responses API."
+        ) from exc
+
+
+def _failure(event: _Event, data: bytes) -> UpstreamError:
+    if event.response is not None and event.response.error is not None:
+        return read_stream_error(event.response.error, data)
+    if event.error is not None:
+        return read_stream_error(event.error, data)
+    told = {"message": event.message, "code": event.code, "param": event.param}
+    return read_stream_error(told, data)
+
+
+def _finish_of(response: WireResponse) -> str:
+    kinds = {item.type for item in response.output or ()}
+    pieces = {piece.type for item in response.output or () for piece in item.content or ()}
+    called, refused = "function_call" in kinds, "refusal" in pieces
+    return read_status(response, called=called, refused=refused).value
+
+
+class ResponsesPassthrough(PassthroughReader):
+    """Forward events untouched."""
+
+    __slots__ = ("_usage_told",)
+
+    def __init__(self) -> None:
+        """Start before the first byte."""
+        super().__init__()
+        self._usage_told: Usage | None = None
+
+    def _look(self, frames: bytes) -> bytes:
+        # Deltas, which are nearly every event, have none of these marks.
+        if (
+            b'"response.completed"' in frames
+            or b'"response.incomplete"' in frames
+            or b'"response.failed"' in frames
+            or b'"error"' in frames
+        ):
+            self._learn(frames)
+        return frames
+
+    def _learn(self, frames: bytes) -> None:
+        for event in read_events(frames):
+            try:
+                told = _EVENT.decode(event.data)
+            except _FAILURES:
+                continue
+            if (
+                told.type in _ENDINGS
+                and told.response is not None
+                and told.response.usage is not None
+            ):
+                self._usage_told = read_usage(told.response.usage)
+            if told.type in {"error", "response.failed"} or (told.type is None and told.error):
+                self.failure = _failure(told, event.data)
+                self.complete = False
+            elif told.type in _ENDINGS:
+                self.complete = self.failure is None
+                if told.response is not None:
+                    self.finish = _finish_of(told.response)
+
+    def _usage(self) -> Usage | None:
+        return self._usage_told
+
+
+@dataclass(slots=True)
+class _Call:
+    index: int
+    id: str
+    name: str
+    pieces: list[str] = field(default_factory=list)
+    sealed: bool = False
+
+
+class ResponsesReader:
+    """Bytes of a Responses stream in, neutral events out."""
+
+    def __init__(self) -> None:
+        """Start before the first byte."""
+        self._splitter = FrameSplitter()
+        self.complete = False
+        self.usage: Usage | None = None
+        self.finish = ""
+        self.failure: UpstreamError | None = None
+        self._calls: dict[int, _Call] = {}
+        self._refused = False
+        self._started = False
+        self._summaries: dict[int, int] = {}
+
+    def feed(self, data: bytes) -> Sequence[Event]:
+        """Give the events that became whole; an error event is kept in ``failure``."""
+        frames = self._splitter.feed(data)
+        return self._read(frames) if frames else ()
+
+    def end(self) -> Sequence[Event]:
+        """The upstream closed: read a last event that lacks its blank line."""
+        rest = self._splitter.rest()
+        return self._read(rest) if rest.strip() else ()
+
+    def _read(self, frames: bytes) -> list[Event]:
+        events: list[Event] = []
+        for event in read_events(frames):
+            if self.failure is not None:
+                break
+            if event.data and event.data != b"[DONE]":
+                self._event(_decode(event.data), event.data, events)
+        return events
+
+    def _event(self, event: _Event, data: bytes, events: list[Event]) -> None:
+        match event.type:
+            case "response.output_text.delta":
+                self._text(event, events)
+            case "response.function_call_arguments.delta":
+                self._arguments(event, events)
+            case "response.function_call_arguments.done":
+                self._seal(event.output_index or 0, event.arguments, events)
+            case "response.reasoning_summary_text.delta" | "response.reasoning_text.delta":
+                self._reasoning(event, events)
+            case "response.refusal.delta" if isinstance(event.delta, str):
+                self._refused = True
+                events.append(RefusalDelta(event.delta))
+            case "response.output_item.added" if event.item is not None:
+                self._added(event.output_index or 0, event.item, events)
+            case "response.output_item.done" if event.item is not None:
+                self._done(event.output_index or 0, event.item, events)
+            case "response.created" | "response.in_progress" | "response.queued":
+                self._start(event.response, events)
+            case "response.completed" | "response.incomplete":
+                self._finish(event.response or WireResponse(), events)
+            case "response.failed" | "error":
+                self.failure = _failure(event, data)
+            case None if event.error is not None:
+                self.failure = _failure(event, data)
+            case _:
+                pass
+
+    def _start(self, response: WireResponse | None, events: list[Event]) -> None:
+        if self._started:
+            return
+        self._started = True
+        told = response or WireResponse()
+        events.append(AnswerStarted(told.id or "", told.model or "", int(told.created_at or 0)))
+
+    def _text(self, event: _Event, events: list[Event]) -> None:
+        if isinstance(event.delta, str) and event.delta:
+            events.append(TextDelta(event.delta))
+
+    def _arguments(self, event: _Event, events: list[Event]) -> None:
+        call = self._calls.get(event.output_index or 0)
+        if call is not None and not call.sealed and isinstance(event.delta, str) and event.delta:
+            call.pieces.append(event.delta)
+            events.append(ToolCallDelta(call.index, event.delta))
+
+    def _reasoning(self, event: _Event, events: list[Event]) -> None:
+        if not isinstance(event.delta, str) or not event.delta:
+            return
+        output, part = event.output_index or 0, event.summary_index or 0
+        if self._summaries.setdefault(output, part) != part:
+            self._summaries[output] = part
+            events.append(ThinkingDelta("\n\n"))
+        events.append(ThinkingDelta(event.delta))
+
+    def _added(self, output: int, item: WireItem, events: list[Event]) -> None:
+        if item.type == "function_call":
+            call = _Call(len(self._calls), item.call_id or item.id or "", item.name or "")
+            self._calls[output] = call
+            events.append(ToolCallStarted(call.index, call.id, call.name))
+
+    def _done(self, output: int, item: WireItem, events: list[Event]) -> None:
+        if item.type == "function_call":
+            self._seal(output, item.arguments, events)
+        elif item.type == "reasoning":
+            signature, redacted = open_seal(item.encrypted_content)
+            events.append(RedactedThinking(redacted) if redacted else ThinkingSealed(signature))
+
+    def _seal(self, output: int, arguments: str | None, events: list[Event]) -> None:
+        call = self._calls.get(output)
+        if call is not None and not call.sealed:
+            call.sealed = True
+            whole = arguments or "".join(call.pieces) or "{}"
+            events.append(ToolCallSealed(call.index, call.id, call.name, whole))
+
+    def _finish(self, response: WireResponse, events: list[Event]) -> None:
+        if self.complete:
+            return
+        self._start(response, events)
+        for output in sorted(self._calls):
+            self._seal(output, None, events)
+        if response.usage is not None:
+            self.usage = read_usage(response.usage)
+        reason = read_status(response, called=bool(self._calls), refused=self._refused)
+        self.finish = reason.value
+        self.complete = True
+        events.append(Finished(reason, self.usage))

@@ -1,0 +1,389 @@
+"""OpenAI Responses requests: check them, look at them, read them into the neutral conversation.
+
+A turn of the assistant is a run of items here (reasoning, a message, function calls); the neutral form joins
+such a run into one message, and a run of function outputs likewise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from app.domain.chat import (
+    Conversation,
+    Dialect,
+    DocumentPart,
+    ImagePart,
+    Json,
+    JsonOutput,
+    Message,
+    Part,
+    RedactedThinkingPart,
+    RefusalPart,
+    Role,
+    Sampling,
+    TextPart,
+    ThinkingPart,
+    Tool,
+    ToolCallPart,
+    ToolChoice,
+    ToolResultPart,
+)
+from app.domain.decisions import PromptView
+from app.errors import BadRequest
+from app.wire import fields
+from app.wire.data_url import read_data_url
+from app.wire.fields import cannot_carry, objects, refuse_unknown
+from app.wire.openai_chat_request import EFFORTS, VERBOSITIES, read_breakpoint, read_image
+from app.wire.openai_chat_view import has_images, text_of
+from app.wire.reasoning_seal import open_seal
+
+_ROLES = {
+    "system": Role.SYSTEM,
+    "developer": Role.SYSTEM,
+    "user": Role.USER,
+    "assistant": Role.ASSISTANT,
+}
+_FORMATS = frozenset({"text", "json_object", "json_schema"})
+_CARRIED = frozenset(
+    {
+        "model", "input", "instructions", "max_output_tokens", "stream", "temperature", "top_p",
+        "tools", "tool_choice", "parallel_tool_calls", "text", "reasoning", "user",
+        "safety_identifier", "metadata", "service_tier", "truncation", "include", "stream_options",
+    }
+)  # fmt: skip
+_HINTS = ("prompt_cache_key", "prompt_cache_retention", "prompt_cache_options", "store")
+_INCLUDABLE = "reasoning.encrypted_content"
+
+
+def check(body: Json) -> None:
+    """Refuse what no server of this dialect could take."""
+    fields.check_envelope(body)
+    said = body.get("input")
+    if isinstance(said, str):
+        if not said:
+            raise BadRequest("'input' must not be empty.", param="input")
+    elif said is not None or not (body.get("previous_response_id") or body.get("prompt")):
+        if not isinstance(said, list):
+            raise BadRequest("'input' must be a string or an array.", param="input")
+        if not said:
+            raise BadRequest("'input' must not be empty.", param="input")
+        for path, item in objects(said, "input"):
+            _check_item(item, path)
+    fields.optional_number(body, "temperature", 0, 2)
+    fields.optional_number(body, "top_p", 0, 1)
+    fields.optional_int(body, "max_output_tokens", 1)
+    fields.optional_bool(body, "parallel_tool_calls")
+    for path, tool in objects(fields.optional_list(body, "tools"), "tools"):
+        if fields.text_at(tool, "type", path) == "function":
+            fields.text_at(tool, "name", path)
+            if tool.get("parameters") is not None:
+                fields.as_object(tool.get("parameters"), f"{path}.parameters")
+    for name in ("text", "reasoning", "metadata"):
+        if body.get(name) is not None:
+            fields.as_object(body.get(name), name)
+    instructions = body.get("instructions")
+    if instructions is not None:
+        fields.as_text(instructions, "instructions")
+
+
+def _check_item(item: Json, path: str) -> None:
+    kind = item.get("type", "message")
+    if kind == "message":
+        fields.one_of(item.get("role"), _ROLES, f"{path}.role")
+        content = item.get("content")
+        if isinstance(content, str):
+            return
+        if not isinstance(content, list):
+            raise BadRequest(
+                f"'{path}.content' must be a string or an array.", param=f"{path}.content"
+            )
+        for where, part in objects(content, f"{path}.content"):
+            fields.text_at(part, "type", where)
+    elif kind == "function_call":
+        for name in ("call_id", "name", "arguments"):
+            fields.text_at(item, name, path)
+    elif kind == "function_call_output":
+        fields.text_at(item, "call_id", path)
+    elif not isinstance(kind, str):
+        raise fields.bad_type(f"{path}.type", str)
+
+
+def view(body: Json) -> PromptView:
+    """A cheap view of a body that passed ``check``; never raises on one."""
+    said = body.get("input")
+    items = [item for item in said if isinstance(item, Mapping)] if isinstance(said, list) else []
+    text = said if isinstance(said, str) else ""
+    systems = [body["instructions"]] if isinstance(body.get("instructions"), str) else []
+    turns, total, images = int(bool(text)), len(text) + sum(map(len, map(str, systems))), False
+    for item in items:
+        spoken = text_of(item.get("content"))
+        total += len(spoken)
+        images = images or has_images(item.get("content"))
+        match item.get("role"):
+            case "user":
+                text, turns = spoken, turns + 1
+            case "assistant":
+                turns += 1
+            case "system" | "developer":
+                systems.append(spoken)
+            case _:
+                pass
+    limit = body.get("max_output_tokens")
+    config = body.get("text")
+    form = config.get("format") if isinstance(config, Mapping) else None
+    tools = body.get("tools")
+    names = (
+        [tool.get("name") for tool in tools if isinstance(tool, Mapping)]
+        if isinstance(tools, list)
+        else []
+    )
+    return PromptView(
+        text=text,
+        system="\n\n".join(str(system) for system in systems),
+        turns=max(turns, 1),
+        total_chars=total,
+        tool_names=tuple(name for name in names if isinstance(name, str)),
+        has_images=images,
+        wants_json=isinstance(form, Mapping) and form.get("type") in {"json_object", "json_schema"},
+        max_tokens=limit if isinstance(limit, int) else None,
+        after_tool_result=bool(items) and items[-1].get("type") == "function_call_output",
+    )
+
+
+def read(body: Json) -> Conversation:
+    """The neutral reading of a body that passed ``check``."""
+    refuse_unknown(body, _CARRIED | {*_HINTS}, "")
+    if body.get("truncation") not in {None, "disabled"}:
+        raise cannot_carry("truncation")
+    hints = [name for name in _HINTS if body.get(name) is not None]
+    for index, wanted in enumerate(fields.optional_list(body, "include")):
+        if wanted != _INCLUDABLE:
+            raise cannot_carry(f"include[{index}]")
+        hints.append("include")
+    output, verbosity = _read_text_config(body)
+    metadata = body.get("metadata")
+    tier = fields.optional_text(body, "service_tier", "")
+    user = fields.optional_text(body, "safety_identifier", "")
+    return Conversation(
+        messages=_read_messages(body, hints),
+        tools=tuple(_read_tools(body)),
+        tool_choice=_read_tool_choice(body),
+        parallel_tool_calls=fields.optional_bool(body, "parallel_tool_calls"),
+        json_output=output,
+        sampling=Sampling(
+            temperature=fields.optional_number(body, "temperature", 0, 2),
+            top_p=fields.optional_number(body, "top_p", 0, 1),
+            max_tokens=fields.optional_int(body, "max_output_tokens", 1),
+            effort=_read_reasoning(body, hints),
+            verbosity=verbosity,
+        ),
+        user=user or fields.optional_text(body, "user", ""),
+        metadata=None if not metadata else fields.as_object(metadata, "metadata"),
+        service_tier="" if tier == "auto" else tier,
+        hints=tuple(dict.fromkeys(hints)),
+        source=Dialect.RESPONSES,
+    )
+
+
+def _read_reasoning(body: Json, hints: list[str]) -> str | None:
+    reasoning = body.get("reasoning")
+    if reasoning is None:
+        return None
+    obj = fields.as_object(reasoning, "reasoning")
+    refuse_unknown(obj, {"effort", "summary", "generate_summary"}, "reasoning")
+    if obj.get("summary") is not None or obj.get("generate_summary") is not None:
+        # Whatever reasoning the target shows is shown as the summary.
+        hints.append("reasoning.summary")
+    effort = obj.get("effort")
+    return None if effort is None else fields.one_of(effort, EFFORTS, "reasoning.effort")
+
+
+def _read_text_config(body: Json) -> tuple[JsonOutput | None, str | None]:
+    config = body.get("text")
+    if config is None:
+        return None, None
+    obj = fields.as_object(config, "text")
+    refuse_unknown(obj, {"format", "verbosity"}, "text")
+    verbosity = obj.get("verbosity")
+    word = None if verbosity is None else fields.one_of(verbosity, VERBOSITIES, "text.verbosity")
+    form = obj.get("format")
+    if form is None:
+        return None, word
+    inner = fields.as_object(form, "text.format")
+    kind = fields.one_of(inner.get("type"), _FORMATS, "text.format.type")
+    if kind == "text":
+        return None, word
+    if kind == "json_object":
+        return JsonOutput(), word
+    refuse_unknown(inner, {"type", "name", "schema", "strict", "description"}, "text.format")
+    return JsonOutput(
+        schema=fields.as_object(inner.get("schema"), "text.format.schema"),
+        name=fields.optional_text(inner, "name", "text.format"),
+        strict=fields.optional_bool(inner, "strict", "text.format"),
+        description=fields.optional_text(inner, "description", "text.format"),
+    ), word
+
+
+def _read_tools(body: Json) -> list[Tool]:
+    tools: list[Tool] = []
+    for path, tool in objects(fields.optional_list(body, "tools"), "tools"):
+        kind = fields.text_at(tool, "type", path)
+        if kind != "function":
+            raise cannot_carry(f"{path}.type", why=f"a '{kind}' tool runs on its vendor's side")
+        refuse_unknown(tool, {"type", "name", "description", "parameters", "strict"}, path)
+        parameters = tool.get("parameters")
+        tools.append(
+            Tool(
+                name=fields.text_at(tool, "name", path),
+                description=fields.optional_text(tool, "description", path),
+                parameters=None
+                if parameters is None
+                else fields.as_object(parameters, f"{path}.parameters"),
+                strict=fields.optional_bool(tool, "strict", path),
+            )
+        )
+    return tools
+
+
+def _read_tool_choice(body: Json) -> ToolChoice | None:
+    choice = body.get("tool_choice")
+    if choice is None:
+        return None
+    if isinstance(choice, str):
+        return ToolChoice(fields.one_of(choice, {"auto", "none", "required"}, "tool_choice"))
+    obj = fields.as_object(choice, "tool_choice")
+    if obj.get("type") != "function":
+        raise cannot_carry("tool_choice.type")
+    return ToolChoice("named", fields.text_at(obj, "name", "tool_choice"))
+
+
+def _read_messages(body: Json, hints: list[str]) -> tuple[Message, ...]:
+    messages: list[Message] = []
+    instructions = fields.optional_text(body, "instructions", "")
+    if instructions:
+        messages.append(Message(Role.SYSTEM, (TextPart(instructions),), origin="instructions"))
+    said = body.get("input")
+    if isinstance(said, str):
+        return (*messages, Message(Role.USER, (TextPart(said),), origin="input"))
+    joined = False
+    for path, item in objects(fields.as_list(said, "input"), "input"):
+        role, parts = _read_item(item, path, hints)
+        last = messages[-1] if messages else None
+        # Only the item forms of one turn are joined; the instructions stay by themselves.
+        if (
+            joined
+            and last is not None
+            and last.role is role
+            and role in {Role.ASSISTANT, Role.TOOL}
+        ):
+            messages[-1] = Message(role, (*last.parts, *parts), origin=last.origin)
+        else:
+            messages.append(Message(role, tuple(parts), origin=path))
+        joined = True
+    return tuple(messages)
+
+
+def _read_item(item: Json, path: str, hints: list[str]) -> tuple[Role, list[Part]]:
+    kind = item.get("type", "message")
+    match kind:
+        case "message":
+            refuse_unknown(item, {"type", "role", "content", "id", "status", "phase"}, path)
+            if item.get("phase") is not None:
+                hints.append("input[].phase")
+            role = _ROLES[fields.one_of(item.get("role"), _ROLES, f"{path}.role")]
+            return role, _read_content(item.get("content"), f"{path}.content", hints)
+        case "function_call":
+            known = {"type", "call_id", "name", "arguments", "id", "status"}
+            refuse_unknown(item, known, path)
+            call_id, name = (
+                fields.text_at(item, "call_id", path),
+                fields.text_at(item, "name", path),
+            )
+            return Role.ASSISTANT, [
+                ToolCallPart(call_id, name, fields.text_at(item, "arguments", path))
+            ]
+        case "function_call_output":
+            refuse_unknown(item, {"type", "call_id", "output", "id", "status"}, path)
+            return Role.TOOL, [_read_output(item, path, hints)]
+        case "reasoning":
+            return Role.ASSISTANT, _read_reasoning_item(item)
+        case _:
+            raise cannot_carry(f"{path}.type", why=f"a '{kind}' item has no counterpart")
+
+
+def _read_reasoning_item(item: Json) -> list[Part]:
+    """Reasoning of ours comes back whole; another vendor's is text that the target may leave out."""
+    texts: list[str] = []
+    for name in ("summary", "content"):
+        pieces = item.get(name)
+        if isinstance(pieces, list):
+            texts.extend(
+                str(piece.get("text", "")) for piece in pieces if isinstance(piece, Mapping)
+            )
+    signature, redacted = open_seal(item.get("encrypted_content"))
+    if redacted:
+        return [RedactedThinkingPart(redacted)]
+    return [ThinkingPart("\n\n".join(texts), signature)]
+
+
+def _read_output(item: Json, path: str, hints: list[str]) -> ToolResultPart:
+    call_id = fields.text_at(item, "call_id", path)
+    parts: list[TextPart | ImagePart | DocumentPart] = []
+    for part in _read_content(item.get("output"), f"{path}.output", hints):
+        if not isinstance(part, TextPart | ImagePart | DocumentPart):
+            raise cannot_carry(f"{path}.output")
+        parts.append(part)
+    return ToolResultPart(call_id, tuple(parts))
+
+
+def _read_content(content: object, path: str, hints: list[str]) -> list[Part]:
+    if isinstance(content, str):
+        return [TextPart(content)]
+    parts = objects(fields.as_list(content, path), path)
+    return [_read_part(part, where, hints) for where, part in parts]
+
+
+def _read_part(part: Json, path: str, hints: list[str]) -> Part:
+    kind = fields.text_at(part, "type", path)
+    mark = read_breakpoint(part, path)
+    match kind:
+        case "input_text" | "output_text" | "text":
+            known = {"type", "text", "annotations", "logprobs", "prompt_cache_breakpoint"}
+            refuse_unknown(part, known, path)
+            if part.get("annotations"):
+                hints.append("input[].content[].annotations")
+            return TextPart(fields.text_at(part, "text", path), mark)
+        case "refusal":
+            return RefusalPart(fields.text_at(part, "refusal", path))
+        case "input_image":
+            refuse_unknown(part, {"type", "image_url", "detail", "prompt_cache_breakpoint"}, path)
+            url = fields.text_at(part, "image_url", path)
+            detail = fields.optional_text(part, "detail", path)
+            return read_image(url, detail, mark, f"{path}.image_url")
+        case "input_file":
+            known = {
+                "type",
+                "file_data",
+                "file_id",
+                "file_url",
+                "filename",
+                "prompt_cache_breakpoint",
+            }
+            refuse_unknown(part, known, path)
+            return _read_file(part, path)
+        case _:
+            raise cannot_carry(f"{path}.type", why=f"'{kind}' content has no counterpart")
+
+
+def _read_file(part: Json, path: str) -> DocumentPart:
+    mark = read_breakpoint(part, path)
+    title = fields.optional_text(part, "filename", path)
+    url = fields.optional_text(part, "file_url", path)
+    file_id = fields.optional_text(part, "file_id", path)
+    if url or file_id:
+        return DocumentPart(url=url, file_id="" if url else file_id, title=title, cache=mark)
+    data = fields.text_at(part, "file_data", path)
+    media_type = "application/pdf"
+    if data.startswith("data:"):
+        media_type, data = read_data_url(data, f"{path}.file_data")
+    return DocumentPart(media_type=media_type, data=data, title=title, cache=mark)
