@@ -84,7 +84,7 @@ def _serve_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _serve(options: argparse.Namespace) -> int:
     settings = _checked(options.config)
-    from app.main import serve  # The web server: only this command needs it.
+    from app.server import serve  # The web server: only this command needs it.
 
     server = settings.server
     host = options.host or server.host
@@ -139,8 +139,7 @@ def _simulate_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _simulate(options: argparse.Namespace) -> int:
-    from app.providers.simulator.profile import SimulatorSettings
-    from app.providers.simulator.server import run
+    from app.providers.simulator import SimulatorSettings, run
 
     settings = SimulatorSettings(
         seed=options.seed, time_scale=options.time_scale, fault_rates=dict(options.fault)

@@ -154,6 +154,8 @@ class UpstreamError(GatewayError):
     status = 502
     code = "upstream_error"
     retryable = True
+    said = False
+    """The client has already been told, by the upstream's own in-stream error frame."""
 
 
 class UpstreamStatus(UpstreamError):

@@ -16,7 +16,7 @@ from app.domain.decisions import PromptView
 from app.domain.events import Answer, Emit, Event
 from app.domain.models import Model
 from app.domain.usage import Usage
-from app.errors import GatewayError, UpstreamStatus
+from app.errors import GatewayError, UpstreamError, UpstreamStatus
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
@@ -104,17 +104,27 @@ class Provider(Protocol):
 class StreamReader(Protocol):
     """Bytes of an upstream's SSE stream in, events out (sans-IO).
 
-    ``feed`` takes bytes split anywhere. An error event of the dialect raises ``UpstreamStatus`` or
-    ``UpstreamClosed``; malformed data raises ``UpstreamProtocol``. ``complete`` turns true with the dialect's own
-    ending; a stream that closes without it was cut.
+    ``feed`` takes bytes split anywhere. An in-stream error of the dialect is kept in ``failure`` (a pass-through
+    reader forwards its frame as well); malformed data raises ``UpstreamProtocol``. ``complete`` turns true with
+    the dialect's own ending; a stream that closes without it was cut.
     """
 
     complete: bool
-    usage: Usage | None
     finish: str
+    """The neutral finish reason, "" while unknown."""
+    failure: UpstreamError | None
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the upstream has told of usage so far."""
+        ...
 
     def feed(self, data: bytes) -> Sequence[Event]:
         """Take bytes in, give the events that became whole."""
+        ...
+
+    def end(self) -> Sequence[Event]:
+        """The upstream closed: give what its last bytes still hold."""
         ...
 
 
@@ -153,7 +163,9 @@ class Codec(Protocol):
         """The neutral reading; raises ``Unsupported`` for a field that no other dialect can carry."""
         ...
 
-    def write(self, conversation: Conversation, model: Model, *, stream: bool) -> tuple[dict[str, object], tuple[str, ...]]:
+    def write(
+        self, conversation: Conversation, model: Model, *, stream: bool
+    ) -> tuple[dict[str, object], tuple[str, ...]]:
         """The body for an upstream of this dialect and the hints that were dropped; raises ``Unsupported``."""
         ...
 
@@ -177,7 +189,9 @@ class Codec(Protocol):
         """A writer of the stream that the client of ``request`` reads."""
         ...
 
-    def read_error(self, status: int, body: bytes, headers: Mapping[bytes, bytes]) -> UpstreamStatus:
+    def read_error(
+        self, status: int, body: bytes, headers: Mapping[bytes, bytes]
+    ) -> UpstreamStatus:
         """An upstream's error answer of this dialect, neutral kind and message included."""
         ...
 

@@ -1,0 +1,54 @@
+"""How administrative routes reach what ``bootstrap`` built, and who may use them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from app.api.auth import Caller
+from app.api.inference import Edge
+from app.telemetry.telemetry import Telemetry
+
+
+@dataclass(slots=True)
+class Readiness:
+    """What ``/readyz`` says."""
+
+    ready: bool = False
+    draining: bool = False
+    simulated: bool = False
+    degraded: dict[str, str] = field(default_factory=dict)
+    """What works less well than it should, and why: name to reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Everything the administrative routes use; kept on ``app.state``."""
+
+    edge: Edge
+    telemetry: Telemetry
+    readiness: Readiness
+    agents: tuple[str, ...] = ()
+
+
+def context_of(request: Request) -> Context:
+    """The context of the application that serves ``request``."""
+    context: Context = request.app.state.context
+    return context
+
+
+def caller_of(request: Request) -> Caller:
+    """Who calls; raises ``Unauthenticated`` where a key is required and missing."""
+    authenticator = context_of(request).edge.authenticator
+    headers = request.headers
+    authorization, api_key = headers.get("authorization"), headers.get("x-api-key")
+    return authenticator.caller(
+        None if authorization is None else authorization.encode("latin-1"),
+        None if api_key is None else api_key.encode("latin-1"),
+    )
+
+
+InContext = Annotated[Context, Depends(context_of)]
+AsCaller = Annotated[Caller, Depends(caller_of)]

@@ -1,0 +1,283 @@
+"""The inference endpoints, as pure ASGI: wire format in, ``ChatRequest`` and ``Turn`` out, ``TurnResponse`` on.
+
+They stand inside the FastAPI application but below its machinery: at 40 us a request, validation by pydantic and
+a stack of middlewares would be most of the bill (measured in the decisions' ADR 0001).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import msgspec
+from starlette.types import Receive, Scope, Send
+
+from app.api.auth import Authenticator
+from app.api.outlet import Outlet, outlet_of
+from app.api.response import Answering, Pulse, Recorder, TurnResponse, retry_after
+from app.domain.chat import ChatRequest, Dialect
+from app.domain.deadline import Deadline
+from app.domain.decisions import CacheMode, Tier
+from app.errors import (
+    BadRequest,
+    ClientError,
+    GatewayError,
+    MethodNotAllowed,
+    Overloaded,
+    TooLarge,
+)
+from app.pipeline.gateway import Gateway, Turn
+from app.telemetry.timeline import Timeline
+
+_Choice = TypeVar("_Choice", CacheMode, Tier)
+_decode = msgspec.json.Decoder().decode
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}")
+_USER = re.compile(r"[\x20-\x7e]{1,256}")
+_MAX_TAGS = 16
+_MAX_DEADLINE_MS = 3_600_000
+_WANTED = frozenset(
+    {
+        b"authorization",
+        b"x-api-key",
+        b"x-request-id",
+        b"content-length",
+        b"x-slipstream-cache",
+        b"x-slipstream-tier",
+        b"x-slipstream-user",
+        b"x-slipstream-tags",
+        b"x-slipstream-deadline-ms",
+    }
+)
+_FORWARDED = frozenset(
+    {
+        b"anthropic-version",
+        b"anthropic-beta",
+        b"openai-beta",
+        b"openai-organization",
+        b"openai-project",
+    }
+)
+_NOT_JSON = "the body is not valid JSON"
+
+
+class InFlight:
+    """How many requests this worker is answering, against how many it may."""
+
+    def __init__(self, most: int) -> None:
+        """Allow ``most`` at once."""
+        self.now = 0
+        self.most = most
+        self.draining = False
+        """A shutdown has begun: new requests go elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """What the inference endpoints share; filled in ``bootstrap``."""
+
+    gateway: Gateway
+    authenticator: Authenticator
+    recorder: Recorder
+    pulse: Pulse
+    in_flight: InFlight
+    max_body_bytes: int
+    answering: Answering
+    clock: Callable[[], float] = time.monotonic
+
+
+class Inference:
+    """One inference endpoint of one dialect."""
+
+    def __init__(self, dialect: Dialect, edge: Edge) -> None:
+        """Serve ``dialect`` with what ``edge`` holds."""
+        self._dialect = dialect
+        self._edge = edge
+        self._codec = edge.gateway.codecs[dialect]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; every failure is told in the dialect's own form."""
+        timeline = Timeline()
+        outlet = outlet_of(scope, receive, send)
+        headers, forwarded = read_headers(scope["headers"])
+        request_id = request_id_of(headers.get(b"x-request-id"))
+        edge = self._edge
+        try:
+            if scope["method"] != "POST":
+                message = f"{scope['path']} takes POST, not {scope['method']}"
+                raise MethodNotAllowed(message)  # noqa: TRY301 - told below like every other failure
+            if edge.in_flight.now >= edge.in_flight.most:
+                message = f"{edge.in_flight.most} requests are being answered: come back shortly"
+                raise Overloaded(message, retry_after_s=1)  # noqa: TRY301 - as above
+            caller = edge.authenticator.caller(
+                headers.get(b"authorization"), headers.get(b"x-api-key")
+            )
+            raw = await read_body(
+                outlet, receive, headers.get(b"content-length"), edge.max_body_bytes
+            )
+            request = self._request(raw, forwarded)
+            turn = self._turn(headers, request_id, caller.tenant, timeline)
+        except ClientLeft:
+            return
+        except GatewayError as error:
+            await self.refuse(error, request_id, outlet)
+            return
+        response = TurnResponse(
+            request, edge.gateway, turn, outlet, edge.pulse, edge.recorder, edge.answering
+        )
+        edge.in_flight.now += 1
+        try:
+            await response.run()
+        finally:
+            edge.in_flight.now -= 1
+
+    async def refuse(self, error: GatewayError, request_id: str, outlet: Outlet) -> None:
+        """Answer with ``error`` before any turn began."""
+        head = b"content-type: application/json\r\nx-request-id: %s\r\n%s" % (
+            request_id.encode("latin-1"),
+            retry_after(error),
+        )
+        if isinstance(error, MethodNotAllowed):
+            head += b"allow: POST\r\n"
+        if isinstance(error, TooLarge):
+            head += b"connection: close\r\n"
+        await outlet.respond(error.status, head, self._codec.write_error(error, request_id))
+
+    def _request(self, raw: bytes, forwarded: Sequence[tuple[bytes, bytes]]) -> ChatRequest:
+        """Read the body; raises ``BadRequest`` naming the field."""
+        body = parse(raw)
+        self._codec.check(body)
+        options = body.get("stream_options")
+        include_usage = isinstance(options, dict) and options.get("include_usage") is True
+        return ChatRequest(
+            self._dialect,
+            str(body["model"]),
+            body.get("stream") is True,
+            body,
+            raw,
+            include_usage,
+            tuple(forwarded),
+        )
+
+    def _turn(
+        self, headers: dict[bytes, bytes], request_id: str, tenant: str, timeline: Timeline
+    ) -> Turn:
+        """Read the caller's wishes from the headers; raises ``BadRequest`` naming the header."""
+        turn = Turn(request_id, tenant, timeline, _NO_DEADLINE, time.time())
+        if len(headers) > 1:
+            read_wishes(turn, headers, self._edge.clock)
+        return turn
+
+
+_NO_DEADLINE = Deadline(None)
+
+
+class ClientLeft(ClientError):
+    """The client's connection ended before the request was whole: there is nobody to answer."""
+
+
+def read_headers(
+    headers: Sequence[tuple[bytes, bytes]],
+) -> tuple[dict[bytes, bytes], list[tuple[bytes, bytes]]]:
+    """The headers that mean something to the gateway, and those that travel on to the vendor."""
+    found: dict[bytes, bytes] = {}
+    forwarded: list[tuple[bytes, bytes]] = []
+    for header in headers:
+        name = header[0]
+        if name in _WANTED:
+            found[name] = header[1]
+        elif name in _FORWARDED:
+            forwarded.append(header)
+    return found, forwarded
+
+
+def request_id_of(presented: bytes | None) -> str:
+    """The caller's own request id if it is well formed, else a new one."""
+    if presented is not None and _REQUEST_ID.fullmatch(presented):
+        return presented.decode("ascii")
+    return "req_" + os.urandom(12).hex()
+
+
+async def read_body(
+    outlet: Outlet, receive: Receive, content_length: bytes | None, most: int
+) -> bytes:
+    """The whole request body; raises ``TooLarge`` before more than ``most`` bytes are held."""
+    if content_length is not None and content_length.isdigit() and int(content_length) > most:
+        raise _too_large(most)
+    whole = getattr(outlet, "whole_body", None)
+    if whole is not None and (body := whole()) is not None:
+        if len(body) > most:
+            raise _too_large(most)
+        return bytes(body)
+    pieces: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientLeft("the client left before its request was whole")
+        piece: bytes = message.get("body", b"")
+        size += len(piece)
+        if size > most:
+            raise _too_large(most)
+        pieces.append(piece)
+        if not message.get("more_body"):
+            return b"".join(pieces)
+
+
+def _too_large(most: int) -> TooLarge:
+    return TooLarge(
+        f"the body is larger than {most} bytes: send less, or raise server.max_body_bytes"
+    )
+
+
+def parse(raw: bytes) -> dict[str, object]:
+    """The body as a JSON object; raises ``BadRequest``."""
+    try:
+        body = _decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise BadRequest(f"{_NOT_JSON}: {exc}", code="invalid_json") from exc
+    if not isinstance(body, dict):
+        kind = type(body).__name__
+        raise BadRequest(f"the body must be a JSON object, not {kind}", code="invalid_json")
+    return body
+
+
+def read_wishes(turn: Turn, headers: dict[bytes, bytes], clock: Callable[[], float]) -> None:
+    """Fill in what the ``x-slipstream-*`` headers ask for."""
+    if (value := headers.get(b"x-slipstream-cache")) is not None:
+        turn.cache_mode = _choice(CacheMode, value, "x-slipstream-cache")
+    if (value := headers.get(b"x-slipstream-tier")) is not None:
+        turn.tier = _choice(Tier, value, "x-slipstream-tier")
+    if (value := headers.get(b"x-slipstream-user")) is not None:
+        user = value.decode("latin-1")
+        if not _USER.fullmatch(user):
+            message = "x-slipstream-user must be 1 to 256 printable ASCII characters"
+            raise BadRequest(message, param="x-slipstream-user")
+        turn.user = user
+    if (value := headers.get(b"x-slipstream-tags")) is not None:
+        tags = [tag.strip() for tag in value.decode("latin-1").split(",")]
+        if len(tags) > _MAX_TAGS or not all(_USER.fullmatch(tag) for tag in tags):
+            message = (
+                f"x-slipstream-tags must be at most {_MAX_TAGS} comma-separated printable words"
+            )
+            raise BadRequest(message, param="x-slipstream-tags")
+        turn.tags = tuple(tags)
+    if (value := headers.get(b"x-slipstream-deadline-ms")) is not None:
+        if not value.isdigit() or not 0 < int(value) <= _MAX_DEADLINE_MS:
+            message = (
+                f"x-slipstream-deadline-ms must be a whole number from 1 to {_MAX_DEADLINE_MS}"
+            )
+            raise BadRequest(message, param="x-slipstream-deadline-ms")
+        turn.deadline = Deadline.after(clock(), int(value) / 1000)
+
+
+def _choice(kind: type[_Choice], value: bytes, header: str) -> _Choice:
+    try:
+        return kind(value.decode("latin-1").strip().lower())
+    except ValueError:
+        known = ", ".join(kind)
+        message = f"{header} must be one of {known}"
+        raise BadRequest(message, param=header) from None

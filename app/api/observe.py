@@ -1,0 +1,65 @@
+"""Traces, savings, metrics and health."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from app.api.context import AsCaller, InContext
+from app.errors import NotFound
+
+router = APIRouter(tags=["observability"])
+_METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+@router.get("/v1/traces")
+async def traces(
+    context: InContext, caller: AsCaller, limit: Annotated[int, Query(ge=1, le=1000)] = 50
+) -> dict[str, object]:
+    """The waterfalls of the newest requests, newest first."""
+    return {"traces": context.telemetry.traces.latest(limit, caller.tenant)}
+
+
+@router.get("/v1/traces/{request_id}")
+async def trace(context: InContext, caller: AsCaller, request_id: str) -> dict[str, object]:
+    """The waterfall of one request, by its ``x-request-id``."""
+    found = context.telemetry.traces.get(request_id, caller.tenant)
+    if found is None:
+        message = f"no recent request {request_id[:128]!r}: only the newest are remembered"
+        raise NotFound(message)
+    return found
+
+
+@router.get("/v1/savings")
+async def savings(
+    context: InContext, _: AsCaller, window_s: Annotated[int | None, Query(ge=1, le=86_400)] = None
+) -> dict[str, object]:
+    """Time and money saved, by technique, against the same traffic without it."""
+    return context.telemetry.ledger.savings(window_s)
+
+
+@router.get("/metrics")
+async def metrics(context: InContext) -> Response:
+    """Prometheus' text format."""
+    return Response(await context.telemetry.metrics.render(), media_type=_METRICS_TYPE)
+
+
+@router.get("/livez")
+async def livez() -> Response:
+    """Say that the process runs."""
+    return PlainTextResponse("ok\n")
+
+
+@router.get("/readyz")
+async def readyz(context: InContext) -> Response:
+    """Say whether new requests are welcome: 503 while warming or draining."""
+    readiness = context.readiness
+    ready = readiness.ready and not readiness.draining
+    body = {
+        "status": "ready" if ready else "draining" if readiness.draining else "warming",
+        "simulated": readiness.simulated,
+        "degraded": readiness.degraded,
+    }
+    return JSONResponse(body, 200 if ready else 503)

@@ -1,0 +1,125 @@
+"""Where a response goes: the native outlet of our own server class, or any ASGI server's ``send``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from starlette.types import Receive, Scope, Send
+
+
+class Outlet(Protocol):
+    """Writes one response. ``head`` is header lines, each with its CRLF, without the status line.
+
+    Writing to a client that has left does nothing; ``abort`` is called once when it leaves.
+    """
+
+    abort: Callable[[], None] | None
+
+    @property
+    def gone(self) -> bool:
+        """The client has left."""
+        ...
+
+    async def respond(self, status: int, head: bytes, body: bytes) -> None:
+        """Send a complete response."""
+        ...
+
+    async def begin(self, status: int, head: bytes, first: bytes) -> None:
+        """Begin a streamed response."""
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """Send more; awaiting it is the back-pressure."""
+        ...
+
+    async def end(self, data: bytes = b"") -> None:
+        """Send the last bytes and end the response."""
+        ...
+
+    def beat(self, data: bytes) -> None:
+        """Send a sign of life without waiting, if that is possible now."""
+        ...
+
+    def break_off(self) -> None:
+        """End the connection without ending the response."""
+        ...
+
+
+class BrokenOff(Exception):  # noqa: N818 - an event, not an error: it tells the server to cut the connection
+    """Raised out of the application so that an ASGI server cuts the connection."""
+
+
+class AsgiOutlet:
+    """An outlet over plain ASGI: correct under every server, with one more task per request."""
+
+    abort: Callable[[], None] | None = None
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        """Write through ``send``; hear of a client's leaving through ``receive``."""
+        self._receive, self._send = receive, send
+        self._gone = False
+        self._beating: asyncio.Task[None] | None = None
+
+    @property
+    def gone(self) -> bool:
+        """The client has left."""
+        return self._gone
+
+    async def watch(self) -> None:
+        """Wait for the client to leave; run it beside the response and cancel it after."""
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                break
+        self._gone = True
+        if self.abort is not None:
+            self.abort()
+
+    async def respond(self, status: int, head: bytes, body: bytes) -> None:
+        """Send a complete response."""
+        await self._start(status, head + b"content-length: %d\r\n" % len(body))
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def begin(self, status: int, head: bytes, first: bytes) -> None:
+        """Begin a streamed response."""
+        await self._start(status, head)
+        if first:
+            await self.write(first)
+
+    async def _start(self, status: int, head: bytes) -> None:
+        lines = (line.partition(b": ") for line in head.split(b"\r\n") if line)
+        headers = [(name, value) for name, _, value in lines]
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def write(self, data: bytes) -> None:
+        """Send more; awaiting it is the back-pressure."""
+        if self._beating is not None:
+            await self._beating  # two sends at once would be the server's to sort out
+            self._beating = None
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def end(self, data: bytes = b"") -> None:
+        """Send the last bytes and end the response."""
+        if self._beating is not None:
+            await self._beating
+        await self._send({"type": "http.response.body", "body": data, "more_body": False})
+
+    def beat(self, data: bytes) -> None:
+        """Send a sign of life from a task of its own: only the response's own task could await it."""
+        if self._beating is None or self._beating.done():
+            self._beating = asyncio.get_running_loop().create_task(self._beat(data))
+
+    async def _beat(self, data: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    def break_off(self) -> None:
+        """Cut the connection: the server does so when the application raises."""
+        raise BrokenOff
+
+
+def outlet_of(scope: Scope, receive: Receive, send: Send) -> Outlet:
+    """The best outlet that this server offers."""
+    native: Outlet | None = (scope.get("extensions") or {}).get("slipstream")
+    return AsgiOutlet(receive, send) if native is None else native

@@ -1,0 +1,82 @@
+"""Errors of the administrative endpoints as RFC 9457 problem details; the one place where they are mapped."""
+
+from __future__ import annotations
+
+import logging
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from app.api.response import retry_after
+from app.errors import GatewayError
+
+_log = logging.getLogger("slipstream.api")
+_TYPE = "application/problem+json"
+_UNPROCESSABLE = 422
+_NOT_FOUND = 404
+
+
+def install(app: FastAPI) -> None:
+    """Answer every failure of ``app``'s routes with problem details."""
+    app.add_exception_handler(GatewayError, _gateway_error)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _fault)
+
+
+def problem(
+    status: int, code: str, detail: str, headers: dict[str, str] | None = None, **more: object
+) -> JSONResponse:
+    """A problem document."""
+    body = {
+        "type": f"urn:slipstream:{code}",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "code": code,
+        "detail": detail,
+        **more,
+    }
+    return JSONResponse(body, status, headers, media_type=_TYPE)
+
+
+async def _gateway_error(_: Request, error: Exception) -> JSONResponse:
+    if not isinstance(error, GatewayError):
+        raise error
+    line = retry_after(error).decode()
+    headers = {"retry-after": line.partition(": ")[2].strip()} if line else None
+    return problem(
+        error.status,
+        error.code,
+        error.message,
+        headers,
+        **({"param": error.param} if error.param else {}),
+    )
+
+
+async def _invalid(_: Request, error: Exception) -> JSONResponse:
+    if not isinstance(error, RequestValidationError):
+        raise error
+    faults = [
+        {"where": ".".join(str(part) for part in fault["loc"]), "why": fault["msg"]}
+        for fault in error.errors()
+    ]
+    detail = "; ".join(f"{fault['where']}: {fault['why']}" for fault in faults[:5])
+    return problem(_UNPROCESSABLE, "invalid_request", detail, errors=faults)
+
+
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
+    if not isinstance(error, HTTPException):
+        raise error
+    detail = str(error.detail)
+    if error.status_code == _NOT_FOUND:
+        detail = f"there is nothing at {request.url.path[:200]}: /openapi.json lists what there is"
+    code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
+    return problem(error.status_code, code, detail, dict(error.headers or {}))
+
+
+async def _fault(request: Request, error: Exception) -> JSONResponse:
+    _log.error("request_failed", extra={"path": request.url.path}, exc_info=error)
+    return problem(500, "internal_error", "the gateway failed; its log holds the cause")

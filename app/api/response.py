@@ -1,0 +1,379 @@
+"""``TurnResponse``: the one owner of a request's life, from the first stage to the last byte.
+
+* The status line goes out with the first event, so a failure before it gets its true 4xx or 5xx; a failure after
+  it goes into the stream in the dialect's own form.
+* A client that leaves, at any moment, cancels all work for it: the outlet calls ``_left`` the moment the
+  connection ends. It counts as 499. The exception: others follow the same flight, and it goes on for them.
+* Ten seconds of silence in a stream are filled with an SSE comment, also before the upstream has answered at all
+  (that comment fixes the status at 200: from then on a failure is an in-stream one).
+* Whatever happens, the turn is settled once: one ``TurnRecord`` for metrics, trace, ledger and log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Protocol
+
+from app.api.outlet import AsgiOutlet, Outlet
+from app.domain.chat import ChatRequest
+from app.domain.decisions import CacheOutcome
+from app.domain.events import AnswerBuilder, Emit, Event, Frames, Progress, Whole
+from app.domain.replay import replay
+from app.domain.turn_record import DisconnectWindow, TurnRecord
+from app.errors import DeadlineExceeded, GatewayError, UpstreamError, UpstreamStatus
+from app.pipeline.gateway import Gateway, Turn
+from app.ports import Codec, StreamWriter
+
+CLIENT_LEFT = 499
+_OK = 200
+_COMMENT = b": keep-alive\n\n"
+_STREAM_TYPE = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\n"
+_JSON_TYPE = b"content-type: application/json\r\n"
+_log = logging.getLogger("slipstream.turn")
+
+
+class Recorder(Protocol):
+    """Takes the record of a finished turn; must neither block nor raise."""
+
+    def settle(self, record: TurnRecord) -> None:
+        """Keep what is to be kept of one turn."""
+        ...
+
+
+class Answering(Protocol):
+    """The pipeline: ``app.pipeline.turn.answer`` or an agent's run."""
+
+    async def __call__(
+        self, request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit
+    ) -> None:
+        """Answer through ``emit``."""
+        ...
+
+
+class TurnResponse:
+    """One request being answered."""
+
+    def __init__(  # noqa: PLR0913 - the owner of a request's life meets everybody
+        self,
+        request: ChatRequest,
+        gateway: Gateway,
+        turn: Turn,
+        outlet: Outlet,
+        pulse: Pulse,
+        recorder: Recorder,
+        answering: Answering,
+    ) -> None:
+        """Prepare; nothing runs before ``run``."""
+        self._request, self._gateway, self._turn = request, gateway, turn
+        self._outlet, self._pulse, self._recorder = outlet, pulse, recorder
+        self._answering = answering
+        self._codec: Codec = gateway.codecs[request.dialect]
+        self._writer: StreamWriter | None = None
+        self._builder: AnswerBuilder | None = None
+        self._whole: bytes | None = None
+        self._began = False
+        self._left_by_client = False
+        self._expired = False
+        self._status = _OK
+        self._code = ""
+        self._first_event_ns = 0
+        self._task: asyncio.Task[object] | None = None
+        self._beginning: asyncio.Task[None] | None = None
+        self.last_write_s = 0.0
+        """Loop time of the last byte, for the pulse."""
+
+    async def run(self) -> None:
+        """Answer the request to its end; returns when the response is complete or the client has left."""
+        loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        turn, outlet = self._turn, self._outlet
+        turn.cancel = self._task.cancel if self._task is not None else turn.cancel
+        outlet.abort = self._left
+        watcher = loop.create_task(outlet.watch()) if isinstance(outlet, AsgiOutlet) else None
+        left_s = turn.deadline.left_s(loop.time())
+        timer = None if left_s is None else loop.call_later(left_s, self._expire)
+        self.last_write_s = loop.time()
+        if self._request.stream:
+            self._pulse.add(self)
+        try:
+            await self._answer()
+        finally:
+            self._pulse.discard(self)
+            outlet.abort = None
+            if timer is not None:
+                timer.cancel()
+            if watcher is not None:
+                watcher.cancel()
+            self._settle()
+
+    async def _answer(self) -> None:
+        try:
+            await self._answering(self._request, self._gateway, self._turn, self._emit)
+            await self._finish()
+        except GatewayError as error:
+            await self._fail(error)
+        except asyncio.CancelledError:
+            if self._expired:
+                _uncancel()
+                message = (
+                    "the deadline of x-slipstream-deadline-ms passed before the answer was whole"
+                )
+                await self._fail(DeadlineExceeded(message))
+            elif self._left_by_client:
+                _uncancel()
+            else:
+                self._code = "cancelled"
+                raise
+        except (
+            Exception
+        ):  # the process edge: a fault of ours must not reach the client as a traceback
+            _log.exception("turn_failed", extra={"request_id": self._turn.request_id})
+            await self._fail(
+                GatewayError("the gateway failed; the request id finds the cause in its log")
+            )
+
+    async def _emit(self, event: Event) -> None:
+        """Write one event; the back-pressure of a slow client unless others are waiting behind this one."""
+        data = self._encode(event)
+        if self._outlet.gone or not data:
+            return
+        if not self._first_event_ns and not isinstance(event, Progress):
+            self._first_event_ns = self._turn.timeline.now_ns()
+        self.last_write_s = self._pulse.now_s
+        if not self._began:
+            self._began = True
+            await self._outlet.begin(_OK, self._head(_STREAM_TYPE), data)
+            return
+        if self._beginning is not None:
+            await self._after_beginning()
+        flight = self._turn.flight
+        if flight is not None and flight.followers:
+            self._outlet.beat(data)  # never waits: the followers' pace is not this client's
+        else:
+            await self._outlet.write(data)
+
+    def _encode(self, event: Event) -> bytes:
+        """The bytes of an event in a stream; nothing in a JSON answer, which is written whole at the end."""
+        if not self._request.stream:
+            if isinstance(event, Whole):
+                self._whole = event.body
+            else:
+                self._builder = self._builder or AnswerBuilder()
+                self._builder.add(event)
+            return b""
+        if isinstance(event, Frames):
+            return event.data
+        if isinstance(event, Progress):
+            return b": %s\n\n" % event.text.replace("\n", " ").replace("\r", " ").encode()
+        writer = self._writer = self._writer or self._codec.writer(self._request)
+        if isinstance(event, Whole):  # an upstream that answered a stream request whole
+            return b"".join(map(writer.write, replay(self._codec.read_answer(event.body))))
+        return writer.write(event)
+
+    async def _finish(self) -> None:
+        if self._request.stream:
+            last = b"" if self._writer is None else self._writer.end()
+            await self._after_beginning()
+            if self._began:
+                await self._outlet.end(last)
+            else:
+                await self._outlet.begin(_OK, self._head(_STREAM_TYPE), b"")
+                await self._outlet.end(last)
+            return
+        body = self._whole
+        if body is None:
+            answer = None if self._builder is None else self._builder.answer()
+            if answer is None:
+                message = "the answer ended before it was whole"
+                await self._fail(GatewayError(message, code="incomplete_answer"))
+                return
+            body = self._codec.write_answer(answer, self._request)
+        self._first_event_ns = self._turn.timeline.now_ns()
+        self._began = True
+        await self._outlet.respond(_OK, self._head(_JSON_TYPE), body)
+
+    async def _fail(self, error: GatewayError) -> None:
+        """Say ``error`` in the dialect's own form: with its status before the first byte, in the stream after."""
+        self._status, self._code = error.status, error.code
+        if self._outlet.gone:
+            return
+        if self._began:
+            await self._after_beginning()
+            if isinstance(error, UpstreamError) and error.said:
+                await self._outlet.end()
+                return
+            writer = self._writer or self._codec.writer(self._request)
+            await self._outlet.end(writer.fail(error))
+            return
+        call = self._turn.call
+        native = call is not None and call.native is not None
+        if isinstance(error, UpstreamStatus) and error.body and native:
+            content_type = b"content-type: %s\r\n" % error.content_type
+            body = error.body
+        else:
+            content_type, body = _JSON_TYPE, self._codec.write_error(error, self._turn.request_id)
+        await self._outlet.respond(
+            error.status, self._head(content_type) + retry_after(error), body
+        )
+
+    def _head(self, content_type: bytes) -> bytes:
+        """The response's header lines; every value is ours or was checked when it came in."""
+        turn = self._turn
+        model = turn.model.label if turn.model is not None else ""
+        if turn.cache is CacheOutcome.LANE:
+            model = "slipstream/lane"
+        head = b"%sx-request-id: %s\r\nx-slipstream-cache: %s\r\nserver-timing: %s\r\n" % (
+            content_type,
+            turn.request_id.encode("latin-1"),
+            turn.cache.value.encode(),
+            turn.timeline.server_timing(),
+        )
+        if model:
+            head += b"x-slipstream-model: %s\r\n" % model.encode("latin-1", "replace")
+        if turn.answered_tier:
+            head += b"x-slipstream-tier: %s\r\n" % turn.answered_tier.encode()
+        if turn.reason:
+            head += b"x-slipstream-reason: %s\r\n" % _one_line(turn.reason)
+        call = turn.call
+        if call is not None:
+            if call.dropped:
+                head += b"x-slipstream-dropped: %s\r\n" % _one_line(", ".join(call.dropped))
+            if call.response_headers:
+                head += b"".join(b"%s: %s\r\n" % header for header in call.response_headers)
+        return head
+
+    def pulse(self, now_s: float) -> None:
+        """Fill the silence: a comment to the client, after the head if that has not gone out yet."""
+        self.last_write_s = now_s
+        if self._began:
+            self._outlet.beat(_COMMENT)
+        elif self._beginning is None:
+            self._began = True
+            self._beginning = asyncio.get_running_loop().create_task(
+                self._outlet.begin(_OK, self._head(_STREAM_TYPE), _COMMENT)
+            )
+
+    async def _after_beginning(self) -> None:
+        """Wait until a head that the pulse sent is out: nothing may overtake it."""
+        if self._beginning is not None:
+            await self._beginning
+            self._beginning = None
+
+    def _left(self) -> None:
+        """The client's connection has ended."""
+        self._left_by_client = True
+        flight = self._turn.flight
+        if flight is not None and not flight.done and flight.leader_left():
+            return
+        self._turn.cancel()
+
+    def _expire(self) -> None:
+        self._expired = True
+        self._turn.cancel()
+
+    def _window(self) -> DisconnectWindow:
+        if not self._left_by_client:
+            return ""
+        if not self._request.stream:
+            return "json"
+        timing = self._turn.upstream
+        if timing is None or not timing.headers_ns:
+            return "before_headers"
+        return "mid_stream" if self._first_event_ns else "before_first_token"
+
+    def _settle(self) -> None:
+        turn, request, timeline = self._turn, self._request, self._turn.timeline
+        now_ns = timeline.now_ns()
+        total_ns = now_ns - timeline.started_ns
+        if request.stream and self._first_event_ns:
+            timeline.mark("stream", self._first_event_ns, now_ns)
+        timeline.settle()
+        model = turn.model
+        hit = turn.cache in {CacheOutcome.EXACT, CacheOutcome.SEMANTIC, CacheOutcome.COALESCED}
+        upstream_s = turn.upstream_ns / 1e9
+        left = self._left_by_client
+        self._recorder.settle(
+            TurnRecord(
+                request_id=turn.request_id,
+                dialect=request.dialect.value,
+                status=CLIENT_LEFT if left else self._status,
+                total_s=total_ns / 1e9,
+                started_unix_s=turn.started_unix_s,
+                code="client_left" if left else self._code,
+                stream=request.stream,
+                tenant=turn.tenant,
+                requested_model=request.model,
+                model=model.name if model is not None else "",
+                provider=model.provider if model is not None else "",
+                tier=turn.answered_tier,
+                routed=turn.routed,
+                band=turn.band,
+                complexity=turn.score,
+                cache=turn.cache.value,
+                cache_reason=turn.cache_reason,
+                cache_entry=turn.entry_id,
+                reason=turn.reason,
+                finish=turn.finish,
+                ttft_s=timeline.since_start_s(self._first_event_ns)
+                if self._first_event_ns
+                else None,
+                upstream_s=upstream_s,
+                overhead_s=None if left or not turn.attempts else total_ns / 1e9 - upstream_s,
+                usage=turn.usage,
+                output_tokens_seen=turn.tokens_streamed,
+                cost_usd=turn.cost_usd,
+                avoided_cost_usd=turn.saved_usd if hit else None,
+                disconnect=self._window(),
+                attempts=turn.attempts,
+                times=timeline,
+            )
+        )
+
+
+class Pulse:
+    """Keeps silent streams alive: one timer for all of them, not one each."""
+
+    def __init__(self, silence_s: float) -> None:
+        """Fill a silence of ``silence_s`` seconds; ``run`` must be running."""
+        self._silence_s = silence_s
+        self._streams: set[TurnResponse] = set()
+        self.now_s = 0.0
+        """Loop time, coarse: as of the last look (a quarter of a second at most)."""
+
+    def add(self, stream: TurnResponse) -> None:
+        """Watch over ``stream``."""
+        self._streams.add(stream)
+
+    def discard(self, stream: TurnResponse) -> None:
+        """Stop watching over ``stream``."""
+        self._streams.discard(stream)
+
+    async def run(self) -> None:
+        """Look at all streams four times a silence's length; runs until cancelled."""
+        loop = asyncio.get_running_loop()
+        step_s = min(0.25, self._silence_s / 4)
+        while True:
+            self.now_s = now_s = loop.time()
+            for stream in list(self._streams):
+                if now_s - stream.last_write_s >= self._silence_s:
+                    stream.pulse(now_s)
+            await asyncio.sleep(step_s)
+
+
+def retry_after(error: GatewayError) -> bytes:
+    """The ``retry-after`` header line where the error says when to come back, in whole seconds."""
+    if error.retry_after_s is None:
+        return b"retry-after: 1\r\n" if error.status == 503 else b""  # noqa: PLR2004 - the contract: always on 503
+    return b"retry-after: %d\r\n" % max(0, -int(-error.retry_after_s // 1))
+
+
+def _one_line(text: str) -> bytes:
+    return "".join(c if " " <= c <= "~" else "?" for c in text).encode("ascii")
+
+
+def _uncancel() -> None:
+    """This task was cancelled by ourselves and lives on to say so."""
+    task = asyncio.current_task()
+    if task is not None:
+        task.uncancel()

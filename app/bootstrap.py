@@ -1,0 +1,216 @@
+"""The composition root: the only file that names concrete classes.
+
+``open_gateway`` builds everything from the settings, in the order in which it depends on each other, and takes it
+down in reverse. Nothing else in the program constructs a collaborator.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+
+from app import __version__
+from app.api.auth import Authenticator, Key, digest
+from app.api.context import Context, Readiness
+from app.api.inference import Edge, InFlight
+from app.api.response import Pulse
+from app.cache.coalesce import Flights
+from app.cache.exact import ExactCache
+from app.classify.classifier import Classifier
+from app.domain.chat import Dialect
+from app.domain.decisions import Tier
+from app.domain.models import Model
+from app.domain.usage import Price
+from app.lanes.builtin import built_in_rules
+from app.lanes.rules import Lanes
+from app.operator_lanes import rule_of
+from app.pipeline.gateway import Gateway
+from app.pipeline.turn import answer
+from app.ports import Headers, Provider
+from app.providers.profiles import abilities
+from app.providers.sdk import SdkProvider
+from app.providers.wire import WireOptions, WireProvider
+from app.routing.load import Load
+from app.routing.router import Router
+from app.routing.score import RoutePolicy
+from app.routing.threshold import FastShareTracker
+from app.settings import ModelSettings, ProviderSettings, Settings
+from app.telemetry.ledger import Ledger
+from app.telemetry.log import LogWriter, configure
+from app.telemetry.metrics import Metrics
+from app.telemetry.telemetry import Telemetry
+from app.telemetry.traces import TraceRing
+from app.upstream import Origin, Pool, PoolLimits, Timeouts
+from app.wire.codecs import CODECS
+
+_ANTHROPIC_VERSION = b"2023-06-01"
+_NO_KEY = "none"
+
+
+@asynccontextmanager
+async def open_gateway(settings: Settings, *, simulated: bool = False) -> AsyncIterator[Context]:
+    """Build the gateway, start what runs beside requests, and close it all at the end."""
+    async with AsyncExitStack() as stack:
+        models = {model.name: _model(model, settings) for model in settings.models}
+        telemetry = _telemetry(settings, models, stack)
+        providers = {
+            name: _provider(name, provider) for name, provider in settings.providers.items()
+        }
+        for provider in providers.values():
+            stack.push_async_callback(provider.aclose)
+        gateway = _gateway(settings, models, providers)
+        pulse = Pulse(settings.server.sse_comment_s)
+        edge = Edge(
+            gateway=gateway,
+            authenticator=_authenticator(settings),
+            recorder=telemetry,
+            pulse=pulse,
+            in_flight=InFlight(settings.server.max_inflight_requests),
+            max_body_bytes=settings.server.max_body_bytes,
+            answering=answer,
+        )
+        await _beside(stack, pulse)
+        telemetry.start()
+        stack.callback(telemetry.stop)
+        for provider in providers.values():
+            await provider.start()
+        readiness = Readiness(ready=True, simulated=simulated)
+        agents = tuple(agent.name for agent in settings.agents)
+        yield Context(edge=edge, telemetry=telemetry, readiness=readiness, agents=agents)
+
+
+async def _beside(stack: AsyncExitStack, pulse: Pulse) -> None:
+    """Run the pulse until the end."""
+    task = asyncio.get_running_loop().create_task(pulse.run(), name="pulse")
+
+    async def stop() -> None:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+    stack.push_async_callback(stop)
+    await asyncio.sleep(0)  # its first look sets the coarse clock
+
+
+def _telemetry(settings: Settings, models: dict[str, Model], stack: AsyncExitStack) -> Telemetry:
+    wanted = settings.telemetry
+    human = {"auto": None, "json": False, "text": True}[wanted.log_format]
+    log = LogWriter(sys.stderr, human=human)
+    log.start()
+    stack.callback(log.close)
+    configure(log, {"debug": 10, "info": 20, "warning": 30, "error": 40}[wanted.log_level])
+    metrics = Metrics(models, (tool.name for tool in settings.tools))
+    return Telemetry(
+        metrics=metrics,
+        traces=TraceRing(max(1, wanted.trace_ring)),
+        ledger=Ledger(models.values(), metrics),
+        log=log,
+    )
+
+
+def _gateway(
+    settings: Settings, models: dict[str, Model], providers: dict[str, Provider]
+) -> Gateway:
+    exact = settings.cache.exact
+    fast = [model for model in models.values() if model.tier is Tier.FAST]
+    windows = [model.context_tokens for model in fast if model.context_tokens is not None]
+    policy = RoutePolicy(
+        fast_context_tokens=min(windows) if windows else None,
+        fast_sees_images=any(model.abilities.images for model in fast),
+    )
+    return Gateway(
+        models=models,
+        tiers={tier: [m for m in models.values() if m.tier is tier] for tier in Tier},
+        providers=providers,
+        codecs=CODECS,
+        lanes=_lanes(settings),
+        exact=ExactCache(ttl_s=exact.ttl_s, max_bytes=exact.max_bytes) if exact.enabled else None,
+        classifier=Classifier(),
+        router=Router(policy, FastShareTracker(settings.routing.fast_share)),
+        load=Load(models),
+        flights=Flights(),
+    )
+
+
+def _lanes(settings: Settings) -> Lanes | None:
+    if not settings.lanes.enabled:
+        return None
+    return Lanes([*map(rule_of, settings.lanes.rules), *built_in_rules()])
+
+
+def _authenticator(settings: Settings) -> Authenticator:
+    keys = [
+        Key(digest(key.key.get_secret_value()), key.tenant, key.name, key.requests_per_minute)
+        for key in settings.auth.keys
+    ]
+    return Authenticator(keys, required=settings.auth.required)
+
+
+def _model(model: ModelSettings, settings: Settings) -> Model:
+    price = model.price
+    corrections = model.abilities.model_dump(exclude_none=True)
+    return Model(
+        name=model.name,
+        provider=model.provider,
+        upstream_model=model.model,
+        tier=model.tier,
+        price=Price(price.input, price.output, price.cached_input, price.cache_write),
+        abilities=abilities(settings.providers[model.provider].kind, model.model, corrections),
+        context_tokens=model.context_tokens,
+    )
+
+
+def _provider(name: str, provider: ProviderSettings) -> Provider:
+    """The way to one upstream. Policies on calls (limits, hedges) will wrap it here, each with its reason."""
+    if provider.transport == "sdk":
+        return SdkProvider(name, provider, CODECS)
+    origin, path = Origin.parse(provider.base_url)
+    timeouts = Timeouts(
+        connect_s=provider.connect_timeout_s,
+        tls_s=provider.connect_timeout_s,
+        first_byte_s=provider.first_byte_timeout_s,
+        between_bytes_s=provider.between_bytes_timeout_s,
+        total_s=provider.total_timeout_s,
+    )
+    limits = PoolLimits(
+        max_connections=provider.max_connections,
+        max_idle=provider.max_connections,
+        warm=min(provider.warm_connections, provider.max_connections),
+    )
+    return WireProvider(
+        _wire_options(name, provider, path), Pool(origin, limits, timeouts), timeouts, CODECS
+    )
+
+
+def _wire_options(name: str, provider: ProviderSettings, path: bytes) -> WireOptions:
+    key = provider.api_key.get_secret_value()
+    headers = [(b"user-agent", b"slipstream/" + __version__.encode())]
+    headers += [(k.lower().encode(), v.encode("latin-1")) for k, v in provider.headers.items()]
+    if provider.kind == "anthropic":
+        headers.append((b"anthropic-version", _ANTHROPIC_VERSION))
+        if key != _NO_KEY:
+            headers.append((b"x-api-key", key.encode()))
+        path = path if path.endswith(b"/v1") else path + b"/v1"
+        dialects, fallback = frozenset({Dialect.MESSAGES}), Dialect.MESSAGES
+    else:
+        if key != _NO_KEY:
+            headers.append((b"authorization", b"Bearer " + key.encode()))
+        native = {Dialect.CHAT} | (
+            {Dialect.RESPONSES} if provider.responses != "translate" else set()
+        )
+        dialects, fallback = frozenset(native), Dialect.CHAT
+    return WireOptions(
+        name=name,
+        dialects=dialects,
+        fallback=fallback,
+        base_path=path,
+        headers=_unique(headers),
+        responses_may_lack=provider.responses == "auto",
+    )
+
+
+def _unique(headers: Sequence[tuple[bytes, bytes]]) -> Headers:
+    """The last of each name: the operator's own replace ours, keys excepted (they come last)."""
+    return tuple(dict(headers).items())

@@ -1,0 +1,126 @@
+"""Single flight: identical requests in flight share one upstream call, and a late one joins the running stream.
+
+The first request (the leader) runs the call in its own task and writes every event into its ``Flight``. A later
+identical request (a follower) reads what was already said and then the live rest. So a request that nobody
+joins pays for one list and one dict entry, and no task or queue of its own.
+
+Who may leave: the leader's client may, the call goes on for the followers; the last one to leave ends it. A
+failure goes to all. A leader whose client reads slowly does not slow the others: while there are followers its
+back-pressure is not waited for, and the answer is kept in memory for them anyway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from app.domain.chat import Dialect
+from app.domain.events import Emit, Event
+from app.errors import GatewayError, UpstreamClosed
+
+
+@dataclass(slots=True)
+class Flight:
+    """One running call; owned by the leader's task, read by followers of the same event loop."""
+
+    dialect: Dialect
+    """The dialect of the leader's ``Frames`` and ``Whole``."""
+    streamed: bool
+    usage_shown: bool
+    """Chat dialect: the usage chunk is among the frames."""
+    cancel: Callable[[], object]
+    """Ends the leader's task."""
+    leader: object = None
+    """The leader's turn: what followers say about model, tier and reason."""
+    events: list[Event] = field(default_factory=list)
+    followers: int = 0
+    leader_gone: bool = False
+    done: bool = False
+    error: GatewayError | None = None
+    _news: list[asyncio.Future[None]] = field(default_factory=list)
+
+    def finish(self, error: GatewayError | None) -> None:
+        """The call is over, whole (None) or failed."""
+        self.done = True
+        self.error = error
+        if self._news:
+            self._wake()
+
+    def leader_left(self) -> bool:
+        """The leader's client has left. True: go on for the followers; False: nobody is waiting, stop."""
+        self.leader_gone = True
+        return self.followers > 0
+
+    def recording(self, emit: Emit) -> Emit:
+        """The leader's ``emit``: keeps every event, and hands it on while the leader's client is there."""
+
+        async def record(event: Event) -> None:
+            self.events.append(event)
+            if self._news:
+                self._wake()
+            if not self.leader_gone:
+                await emit(event)
+
+        return record
+
+    async def follow(self, emit: Emit) -> None:
+        """Hand on everything that was and will be said; raises the call's failure after what came before it.
+
+        Leaving in any way counts as leaving the flight; the last one out ends the call.
+        """
+        self.followers += 1
+        seen = 0
+        try:
+            while True:
+                while seen < len(self.events):
+                    seen += 1
+                    await emit(self.events[seen - 1])
+                if self.done:
+                    break
+                news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                self._news.append(news)
+                await news
+        finally:
+            self.followers -= 1
+            if self.followers == 0 and self.leader_gone and not self.done:
+                self.cancel()
+        if self.error is not None:
+            raise self.error
+
+    def _wake(self) -> None:
+        news, self._news = self._news, []
+        for future in news:
+            if not future.done():
+                future.set_result(None)
+
+
+class Flights:
+    """The running calls by exact key; one event loop owns it."""
+
+    def __init__(self) -> None:
+        """Start with nothing in flight."""
+        self._flights: dict[bytes, Flight] = {}
+
+    def __len__(self) -> int:
+        """How many calls can be joined now."""
+        return len(self._flights)
+
+    def running(self, key: bytes) -> Flight | None:
+        """The flight to join, if there is one."""
+        return self._flights.get(key)
+
+    def lead(self, key: bytes, flight: Flight) -> None:
+        """Let others find ``flight`` from now on."""
+        self._flights[key] = flight
+
+    def land(self, key: bytes, flight: Flight, error: BaseException | None) -> None:
+        """``flight`` is over: nobody can join it any more, and its followers hear how it ended."""
+        if self._flights.get(key) is flight:
+            del self._flights[key]
+        if error is None or isinstance(error, GatewayError):
+            flight.finish(error)
+        else:
+            flight.finish(
+                UpstreamClosed("the shared upstream call was stopped: send the request again")
+            )

@@ -1,0 +1,173 @@
+"""The exact cache in process: whole answers by key, bounded in bytes and in time.
+
+An answer is kept as it came (the upstream's bytes and their dialect) and read into its neutral form only when
+somebody asks for it: most answers are never asked for twice, so a miss pays for nothing but a dict entry. What
+was rendered for one kind of client is remembered beside it, so that a second hit costs one look-up.
+
+Least recently used entries leave first. Not thread-safe: one event loop owns it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from app.domain.chat import Dialect
+from app.domain.events import Answer
+from app.domain.usage import Usage
+
+_ENTRY_OVERHEAD_BYTES = 600
+
+
+@dataclass(slots=True)
+class CachedAnswer:
+    """One entry; owned by the cache, read by the pipeline."""
+
+    id: str
+    """Names the entry towards operators: the first 16 bytes of the key, in hex."""
+    dialect: Dialect
+    streamed: bool
+    usage_shown: bool
+    """Chat dialect, streamed: the usage chunk is among the frames."""
+    pieces: tuple[bytes, ...]
+    """The upstream's bytes: SSE frames when ``streamed``, else one JSON body. Empty once only ``answer`` is kept."""
+    model: str
+    """The configured model's name that answered."""
+    tier: str
+    tenant: str
+    stored_at_s: float
+    expires_at_s: float
+    request_id: str
+    tags: tuple[str, ...] = ()
+    usage: Usage | None = None
+    cost_usd: float = 0.0
+    upstream_s: float = 0.0
+    """What the answer took upstream: the time that a hit saves."""
+    answer: Answer | None = None
+    judged: bool = False
+    """The cacheability gate has judged the question behind this entry."""
+    rendered: dict[tuple[Dialect, bool, bool], bytes] = field(default_factory=dict)
+    hits: int = 0
+    size_bytes: int = 0
+
+
+class ExactCache:
+    """Whole answers by exact key; ``max_bytes`` bounds what is kept."""
+
+    def __init__(
+        self,
+        *,
+        ttl_s: float,
+        max_bytes: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Start empty; ``clock`` gives seconds on any monotonic scale."""
+        self._ttl_s = ttl_s
+        self._max_bytes = max_bytes
+        self._clock = clock
+        self._entries: OrderedDict[bytes, CachedAnswer] = OrderedDict()
+        self._keys_by_id: dict[str, bytes] = {}
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        """How many entries are kept, expired ones that nobody asked for included."""
+        return len(self._entries)
+
+    @property
+    def size_bytes(self) -> int:
+        """An estimate of the memory held."""
+        return self._bytes
+
+    @property
+    def ttl_s(self) -> float:
+        """How long an entry lives unless its question's class says less."""
+        return self._ttl_s
+
+    def get(self, key: bytes) -> CachedAnswer | None:
+        """The live entry of ``key``; an expired one is removed and counts as absent."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        if self._clock() >= entry.expires_at_s:
+            self._drop(key)
+            return None
+        self._entries.move_to_end(key)
+        return entry
+
+    def put(self, key: bytes, entry: CachedAnswer) -> None:
+        """Keep ``entry``; replaces an older one. An entry larger than an eighth of the room is not kept."""
+        entry.stored_at_s = self._clock()
+        entry.expires_at_s = entry.stored_at_s + self._ttl_s
+        entry.size_bytes = _ENTRY_OVERHEAD_BYTES + sum(map(len, entry.pieces))
+        if entry.size_bytes > self._max_bytes // 8:
+            return
+        if key in self._entries:
+            self._drop(key)
+        self._entries[key] = entry
+        self._keys_by_id[entry.id] = key
+        self._bytes += entry.size_bytes
+        while self._bytes > self._max_bytes:
+            self._drop(next(iter(self._entries)))
+
+    def shorten(self, key: bytes, ttl_s: float) -> bool:
+        """Let the entry live ``ttl_s`` from when it was stored; False when it is thereby gone."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return False
+        entry.expires_at_s = min(entry.expires_at_s, entry.stored_at_s + ttl_s)
+        if self._clock() >= entry.expires_at_s:
+            self._drop(key)
+            return False
+        return True
+
+    def by_id(self, entry_id: str) -> CachedAnswer | None:
+        """The live entry that operators know as ``entry_id``."""
+        key = self._keys_by_id.get(entry_id)
+        return None if key is None else self.get(key)
+
+    def grow(self, entry: CachedAnswer, extra_bytes: int) -> None:
+        """Account for bytes that were rendered and kept beside an entry."""
+        if self._keys_by_id.get(entry.id) is not None:
+            entry.size_bytes += extra_bytes
+            self._bytes += extra_bytes
+
+    def remove(self, entry_id: str) -> bool:
+        """Forget one entry; say whether it was there."""
+        key = self._keys_by_id.get(entry_id)
+        if key is None:
+            return False
+        self._drop(key)
+        return True
+
+    def invalidate(
+        self,
+        *,
+        tenant: str | None = None,
+        model: str | None = None,
+        tags: Iterable[str] = (),
+        everything: bool = False,
+    ) -> int:
+        """Forget every entry that matches all that is given; in force for the very next ``get``.
+
+        ``tenant`` narrows any of the others. With nothing but a tenant, all of that tenant's entries go.
+        """
+        wanted = frozenset(tags)
+        if not (everything or wanted or model or tenant):
+            return 0
+        doomed = [
+            key
+            for key, entry in self._entries.items()
+            if (tenant is None or entry.tenant == tenant)
+            and (model is None or entry.model == model)
+            and (not wanted or wanted.intersection(entry.tags))
+        ]
+        for key in doomed:
+            self._drop(key)
+        return len(doomed)
+
+    def _drop(self, key: bytes) -> None:
+        entry = self._entries.pop(key)
+        self._keys_by_id.pop(entry.id, None)
+        self._bytes -= entry.size_bytes

@@ -1,0 +1,202 @@
+"""The cache key: pure, and the whole safety of the cache.
+
+Two requests may share an answer only if everything that can change the answer is equal. So the key covers the
+tenant, the user scope, the model asked for, the tier forced, and the whole body except an explicit list of
+fields that cannot change an answer's content (``_IGNORED``). A field that this program has never heard of is
+part of the key: forgetting one makes a miss, never a wrong hit.
+
+The same question in another dialect has the same key where the reading is certain: plain text messages and
+the common sampling fields are brought to one form (``_common``). Whatever is not plain is kept in its own
+dialect's form, tagged with the dialect, so it can only meet itself.
+
+Byte-stable across processes, machines and orders of keys: JSON with sorted keys, hashed with BLAKE2b.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import orjson
+
+from app.domain.chat import Dialect, Json
+from app.errors import BadRequest
+
+KEY_VERSION = 1
+"""Part of every key: raise it when the meaning of a key changes, so that old entries are never found."""
+
+_IGNORED = frozenset(
+    {
+        "model",  # the scope names it: an alias and what it stands for must not differ
+        "stream",
+        "stream_options",
+        "metadata",
+        "store",
+        "user",  # the vendor's abuse label; isolation is by tenant and x-slipstream-user
+        "safety_identifier",
+        "service_tier",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "prompt_cache_options",
+    },
+)
+_SYSTEM_ROLES = frozenset({"system", "developer"})
+_COMMON = {
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "max_tokens": "max_tokens",
+    "max_completion_tokens": "max_tokens",
+    "max_output_tokens": "max_tokens",
+    "stop": "stop",
+    "stop_sequences": "stop",
+}
+_TEXT_TYPES = frozenset({"text", "input_text", "output_text"})
+
+
+@dataclass(frozen=True, slots=True)
+class CacheScope:
+    """Who may share an answer, and for what was asked."""
+
+    tenant: str
+    user: str
+    """The ``x-slipstream-user`` of the request; "" shares within the tenant."""
+    model: str
+    """As asked: ``auto`` or a configured name."""
+    tier: str = ""
+    """The tier that the caller forced, or ""."""
+    epoch: int = 0
+    """The invalidation epoch in force: raising it makes every older entry unreachable."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheKey:
+    """``digest`` identifies the request; ``partition`` everything of it but the last user turn's text."""
+
+    digest: bytes
+    """32 bytes."""
+
+
+def exact_key(scope: CacheScope, dialect: Dialect, body: Json) -> CacheKey:
+    """Hash what decides the answer to ``body``; the same bytes in every process.
+
+    Raises ``BadRequest`` for numbers that JSON here cannot carry (integers beyond 64 bits).
+    """
+    document = [
+        KEY_VERSION,
+        scope.tenant,
+        scope.user,
+        scope.model,
+        scope.tier,
+        scope.epoch,
+        *_content(dialect, body),
+    ]
+    try:
+        encoded = orjson.dumps(document, option=orjson.OPT_SORT_KEYS)
+    except TypeError as exc:
+        message = (
+            "the body holds a number that cannot be represented: use integers of at most 64 bits"
+        )
+        raise BadRequest(message) from exc
+    return CacheKey(blake2b(encoded, digest_size=32).digest())
+
+
+def _content(dialect: Dialect, body: Json) -> list[object]:
+    """Bring the body to one form across dialects where that is certain, else keep it as it is, tagged."""
+    common: dict[str, object] = {}
+    own: dict[str, object] = {}
+    messages: object = None
+    for name, value in body.items():
+        if name in _IGNORED or value is None:
+            continue
+        if name in ("messages", "input", "system", "instructions"):
+            messages = True
+        elif name in _COMMON:
+            _put_common(common, own, name, value)
+        else:
+            own[name] = value
+    if messages is None:
+        return [dialect.value, own, common]
+    plain = _plain_turns(dialect, body)
+    if plain is None:
+        for name in ("messages", "input", "system", "instructions"):
+            if body.get(name) is not None:
+                own[name] = body[name]
+        return [dialect.value, own, common]
+    tag = dialect.value if own else ""
+    return [tag, own, common, plain]
+
+
+def _put_common(
+    common: dict[str, object], own: dict[str, object], name: str, value: object
+) -> None:
+    shared = _COMMON[name]
+    if shared == "stop" and isinstance(value, str):
+        value = [value]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        value = float(value)
+    if shared in common:  # two spellings of one field: keep both, apart from every ordinary request
+        own[name] = value
+    else:
+        common[shared] = value
+
+
+def _plain_turns(dialect: Dialect, body: Json) -> list[list[str]] | None:
+    """``[[role, text], ...]`` when every message is plain text, else None."""
+    turns: list[list[str]] = []
+    source: object
+    if dialect is Dialect.RESPONSES:
+        if body.get("instructions") is not None and not _add(turns, "system", body["instructions"]):
+            return None
+        source = body.get("input")
+        if isinstance(source, str):
+            turns.append(["user", source])
+            return turns
+    else:
+        if (
+            dialect is Dialect.MESSAGES
+            and body.get("system") is not None
+            and not _add(turns, "system", body["system"])
+        ):
+            return None
+        source = body.get("messages")
+    if not isinstance(source, list):
+        return None
+    for message in source:
+        if not isinstance(message, Mapping):
+            return None
+        role = message.get("role")
+        if not isinstance(role, str) or not _only_text_message(message):
+            return None
+        if not _add(turns, "system" if role in _SYSTEM_ROLES else role, message.get("content")):
+            return None
+    return turns
+
+
+def _only_text_message(message: Mapping[str, object]) -> bool:
+    for name in message:
+        if name == "role" or name == "content":
+            continue
+        if name == "type" and message[name] == "message":
+            continue
+        return False
+    return True
+
+
+def _add(turns: list[list[str]], role: str, content: object) -> bool:
+    """Append the text of ``content``; False when it is anything but plain text.
+
+    Several text blocks are kept apart (a separator that JSON text cannot hold unescaped would be a guess):
+    only a string, or a list of exactly one plain text block, is brought to the common form.
+    """
+    if isinstance(content, str):
+        turns.append([role, content])
+        return True
+    if isinstance(content, list) and len(content) == 1:
+        block = content[0]
+        if isinstance(block, Mapping) and len(block) == 2 and block.get("type") in _TEXT_TYPES:  # noqa: PLR2004 - type and text
+            text = block.get("text")
+            if isinstance(text, str):
+                turns.append([role, text])
+                return True
+    return False

@@ -1,0 +1,128 @@
+"""The application: routes, middlewares, lifespan; nothing else.
+
+The inference endpoints are pure ASGI and are found by one look into a dict, before FastAPI's router; everything
+else (administration, the console, the OpenAPI document) is FastAPI's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+from fastapi import FastAPI
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app import __version__
+from app.api import cache, models, observe, problems
+from app.api.count_tokens import CountTokens
+from app.api.inference import Inference, read_headers, request_id_of
+from app.api.openapi import describe_inference
+from app.bootstrap import open_gateway
+from app.domain.chat import Dialect
+from app.settings import Settings
+
+_CONSOLE = Path(__file__).parent / "console"
+_CONSOLE_POLICY = (
+    b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"
+    b" font-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_INFERENCE = {
+    "/v1/chat/completions": Dialect.CHAT,
+    "/v1/responses": Dialect.RESPONSES,
+    "/v1/messages": Dialect.MESSAGES,
+}
+
+
+class SlipstreamApp(FastAPI):
+    """FastAPI, with the inference endpoints in front of its router."""
+
+    hot: dict[str, ASGIApp]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve an inference endpoint at once, everything else as FastAPI does."""
+        if scope["type"] == "http":
+            endpoint = self.hot.get(scope["path"])
+            if endpoint is not None:
+                await endpoint(scope, receive, send)
+                return
+        await super().__call__(scope, receive, send)
+
+
+def create_app(settings: Settings, *, simulated: bool = False) -> FastAPI:
+    """The whole application; ``simulated`` says that the models behind it are not real."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with open_gateway(settings, simulated=simulated) as context:
+            app.state.context = context
+            hot: dict[str, ASGIApp] = {
+                path: Inference(dialect, context.edge)
+                for path, dialect in _INFERENCE.items()
+                if dialect in context.edge.gateway.codecs
+            }
+            hot["/v1/messages/count_tokens"] = CountTokens(context.edge)
+            app.hot = hot  # type: ignore[attr-defined]
+            yield
+            context.readiness.draining = True
+
+    docs = settings.server.docs_enabled
+    app = SlipstreamApp(
+        title="Slipstream",
+        version=__version__,
+        description="A latency-optimizing agent gateway.",
+        lifespan=lifespan,
+        docs_url="/docs" if docs else None,
+        redoc_url=None,
+        openapi_url="/openapi.json" if docs else None,
+    )
+    app.hot = {}
+    problems.install(app)
+    for part in (models, cache, observe):
+        app.include_router(part.router)
+    app.openapi = partial(describe_inference, app, app.openapi)  # type: ignore[method-assign]
+    app.router.routes.append(Route("/", _console_page, include_in_schema=False))
+    app.mount("/console", StaticFiles(directory=_CONSOLE), name="console")
+    app.add_middleware(Admin)
+    return app
+
+
+async def _console_page(_: object) -> Response:
+    page = (_CONSOLE / "index.html").read_bytes()
+    return Response(page, media_type="text/html")
+
+
+class Admin:
+    """Pure ASGI: gives every administrative answer its request id and the console its policy."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Wrap ``app``."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Add the headers to the response's start."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        found, _ = read_headers(scope["headers"])
+        request_id = request_id_of(found.get(b"x-request-id")).encode("ascii")
+        console = scope["path"] == "/" or scope["path"].startswith("/console/")
+
+        async def add(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = [*message.get("headers", ()), (b"x-request-id", request_id)]
+                if console:
+                    headers.append((b"content-security-policy", _CONSOLE_POLICY))
+                    headers.append((b"cache-control", b"no-cache"))
+                headers.append((b"x-content-type-options", b"nosniff"))
+                message = {**message, "headers": headers}
+            await send(message)
+
+        await self._app(scope, receive, add)
+
+
+__all__ = ["create_app"]

@@ -1,0 +1,133 @@
+"""Ask a model: try the candidates in order until one begins to answer, and account for what it cost.
+
+Retries and fallbacks happen only before the first event: from then on the client has seen a part of the answer,
+and nothing shown is silently replaced. A provider's refusal that another try cannot change (a 400, a 401) is the
+client's to see at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from app.domain.chat import ChatRequest
+from app.domain.events import Emit
+from app.domain.models import Model
+from app.errors import (
+    DeadlineExceeded,
+    GatewayError,
+    Unsupported,
+    UpstreamError,
+    UpstreamStatus,
+    UpstreamTimeout,
+)
+from app.pipeline.gateway import Gateway, Turn
+from app.ports import ModelCall
+
+_RATE_LIMITED = 429
+_SERVER_ERROR = 500
+
+
+async def converse(
+    request: ChatRequest, gateway: Gateway, turn: Turn, candidates: Sequence[Model], emit: Emit
+) -> None:
+    """Stream the answer of the first candidate that begins to answer; raises the last failure."""
+    calls, unsupported = _calls(request, gateway, turn, candidates)
+    if not calls:
+        assert unsupported is not None  # noqa: S101 - no candidate is left out for another reason
+        raise unsupported
+    if len(calls) == 1:
+        calls.append(
+            replace(calls[0])
+        )  # the same deployment once more, if it failed before a word was said
+    failure: GatewayError | None = None
+    for attempt, call in enumerate(calls[: gateway.max_attempts]):
+        if failure is not None and not _worth_another_try(
+            failure, calls[attempt - 1], call, gateway
+        ):
+            break
+        try:
+            await _run(call, gateway, turn, emit)
+        except UpstreamError as error:
+            if call.timing.first_event_ns:
+                raise
+            failure = error
+        else:
+            return
+    assert failure is not None  # noqa: S101 - the loop ran at least once without success
+    raise failure
+
+
+def _calls(
+    request: ChatRequest, gateway: Gateway, turn: Turn, candidates: Sequence[Model]
+) -> tuple[list[ModelCall], Unsupported | None]:
+    """A call for each candidate that can carry the request, and why one cannot."""
+    calls: list[ModelCall] = []
+    unsupported: Unsupported | None = None
+    conversation = None
+    for model in candidates:
+        call = ModelCall(model, request.stream, turn.deadline, request_id=turn.request_id)
+        if request.dialect in gateway.providers[model.provider].dialects():
+            call.native = request
+        else:
+            try:
+                conversation = conversation or gateway.codecs[request.dialect].read(request.body)
+            except Unsupported as error:
+                unsupported = unsupported or error
+                continue
+            call.conversation = conversation
+        calls.append(call)
+    return calls, unsupported
+
+
+def _worth_another_try(
+    failure: GatewayError, failed: ModelCall, candidate: ModelCall, gateway: Gateway
+) -> bool:
+    """Whether asking ``candidate`` may end better, and the retry budget allows it."""
+    if isinstance(failure, UpstreamTimeout) and failure.phase == "total":
+        return False
+    elsewhere = candidate.model.name != failed.model.name
+    if isinstance(failure, UpstreamStatus):
+        if failure.status == _RATE_LIMITED and not elsewhere:
+            return False
+        if failure.status < _SERVER_ERROR and failure.status != _RATE_LIMITED:
+            return False
+    return gateway.retry_budget.take()
+
+
+async def _run(call: ModelCall, gateway: Gateway, turn: Turn, emit: Emit) -> None:
+    """Run one call; settle its time, tokens and money whatever happens."""
+    model, timing, load = call.model, call.timing, gateway.load
+    if turn.deadline.passed(gateway.clock()):
+        message = "the deadline passed before a model could be asked: allow more time in x-slipstream-deadline-ms"
+        raise DeadlineExceeded(message)
+    turn.model, turn.upstream, turn.call = model, timing, call
+    turn.attempts += 1
+    gateway.retry_budget.deposit()
+    load.begin(model.name)
+    ok: bool | None = None
+    span = turn.timeline.stage("upstream", model.label)
+    try:
+        await gateway.providers[model.provider].stream(call, emit)
+        ok = True
+    except UpstreamStatus as error:
+        ok = False if error.transient else None
+        raise
+    except UpstreamError:
+        ok = False
+        raise
+    finally:
+        span.end()
+        took_ns = span.end_ns - span.start_ns
+        turn.upstream_ns += took_ns
+        first_ns = timing.first_event_ns
+        load.end(
+            model.name,
+            ok=ok,
+            ttft_s=(first_ns - span.start_ns) / 1e9 if first_ns else None,
+            total_s=took_ns / 1e9,
+        )
+        turn.usage, turn.finish, turn.complete = call.usage, call.finish, call.complete
+        turn.tokens_streamed, turn.vendor_headers = call.tokens_streamed, call.response_headers
+        if call.usage is not None:
+            turn.cost_usd += model.price.cost_usd(call.usage)

@@ -1,0 +1,98 @@
+"""What a turn works with: every collaborator by name, and the turn itself.
+
+``Gateway`` lives as long as the process; ``bootstrap`` fills it. ``Turn`` lives as long as one request: it
+carries the caller's wishes in, and what is to be said about the answer (model, tier, reason ...) out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from app.cache.coalesce import Flight, Flights
+from app.cache.exact import ExactCache
+from app.classify.classifier import Classifier
+from app.domain.chat import Dialect
+from app.domain.deadline import Deadline
+from app.domain.decisions import CacheMode, CacheOutcome, Classification, Tier
+from app.domain.models import Model
+from app.domain.usage import Usage
+from app.lanes.rules import Lanes
+from app.ports import CallTiming, Codec, ModelCall, Provider
+from app.routing.budget import RetryBudget
+from app.routing.load import Load
+from app.routing.router import Router
+from app.telemetry.timeline import Timeline
+
+
+def _nothing() -> None:
+    """Cancel nothing: a turn that no task runs yet."""
+
+
+@dataclass(slots=True)
+class Turn:
+    """One request's life: what the caller wished, and what is said about the answer."""
+
+    request_id: str
+    tenant: str
+    timeline: Timeline
+    deadline: Deadline
+    started_unix_s: float
+    user: str = ""
+    cache_mode: CacheMode = CacheMode.DEFAULT
+    tier: Tier | None = None
+    tags: tuple[str, ...] = ()
+
+    # What the response headers, the trace and the metrics say.
+    cache: CacheOutcome = CacheOutcome.MISS
+    cache_reason: str = ""
+    model: Model | None = None
+    answered_tier: str = ""
+    reason: str = ""
+    band: str = ""
+    score: float | None = None
+    threshold: float | None = None
+    dropped: tuple[str, ...] = ()
+    vendor_headers: tuple[tuple[bytes, bytes], ...] = ()
+    usage: Usage | None = None
+    cost_usd: float = 0.0
+    saved_usd: float = 0.0
+    saved_s: float = 0.0
+    finish: str = ""
+    upstream: CallTiming | None = None
+    call: ModelCall | None = None
+    """The upstream call under way or last made."""
+    upstream_ns: int = 0
+    attempts: int = 0
+    entry_id: str = ""
+    complete: bool = False
+    """The upstream ended the answer in its dialect's own way."""
+    tokens_streamed: int = 0
+    routed: bool = False
+    """The router's score decided, neither the caller nor a hard rule."""
+    classification: Classification | None = None
+    flight: Flight | None = None
+    """The flight that this turn leads: while others follow it, its client may leave without ending it."""
+    cancel: Callable[[], object] = _nothing
+    """Ends this turn's task."""
+
+
+@dataclass(slots=True)
+class Gateway:
+    """Every collaborator of the pipeline; filled in one place, ``bootstrap``."""
+
+    models: Mapping[str, Model]
+    tiers: Mapping[Tier, Sequence[Model]]
+    providers: Mapping[str, Provider]
+    codecs: Mapping[Dialect, Codec]
+    lanes: Lanes | None
+    exact: ExactCache | None
+    classifier: Classifier
+    router: Router
+    load: Load
+    flights: Flights
+    clock: Callable[[], float] = time.monotonic
+    retry_budget: RetryBudget = field(default_factory=RetryBudget)
+    max_attempts: int = 2
+    """Upstream calls tried for one request before the failure is the client's to see."""

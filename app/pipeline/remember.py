@@ -1,0 +1,232 @@
+"""What the pipeline does with the cache: serve a kept answer, join a running one, keep a new one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import TracebackType
+
+from app.cache.coalesce import Flight
+from app.cache.exact import CachedAnswer
+from app.domain.chat import ChatRequest, Dialect
+from app.domain.decisions import CacheOutcome
+from app.domain.events import (
+    Answer,
+    AnswerBuilder,
+    Emit,
+    Event,
+    FinishReason,
+    Frames,
+    Whole,
+)
+from app.domain.replay import replay
+from app.errors import UpstreamClosed, UpstreamError, UpstreamProtocol
+from app.pipeline.gateway import Gateway, Turn
+from app.ports import Codec
+
+
+def may_serve(
+    entry: CachedAnswer, key: bytes, request: ChatRequest, gateway: Gateway, turn: Turn
+) -> bool:
+    """Whether the question behind ``entry`` is of a kind whose answer may be kept, and still may.
+
+    The gate is asked at the first hit rather than when the answer is stored: most answers are never asked for
+    twice, and the same text is judged the same at either time.
+    """
+    if entry.judged or gateway.exact is None:
+        return True
+    entry.judged = True
+    classification = gateway.classifier.classify(gateway.codecs[request.dialect].view(request.body))
+    if classification.ttl_s is None or gateway.exact.shorten(key, classification.ttl_s):
+        return True
+    turn.cache_reason = classification.cacheability.value
+    return False
+
+
+async def tell(
+    entry: CachedAnswer, request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit
+) -> None:
+    """Tell a kept answer in the form that this client asked for."""
+    entry.hits += 1
+    turn.cache, turn.cache_reason = CacheOutcome.EXACT, "exact"
+    turn.reason = "the same request was answered before"
+    turn.model = gateway.models.get(entry.model)
+    turn.answered_tier, turn.entry_id = entry.tier, entry.id
+    turn.usage, turn.saved_usd, turn.saved_s = entry.usage, entry.cost_usd, entry.upstream_s
+    turn.complete = True
+    form = (request.dialect, request.stream, request.include_usage)
+    rendered = entry.rendered.get(form)
+    if rendered is None:
+        rendered = _render(entry, request, gateway)
+        entry.rendered[form] = rendered
+        if gateway.exact is not None and len(entry.pieces) != 1:
+            gateway.exact.grow(entry, len(rendered))
+    await emit(Frames(rendered) if request.stream else Whole(rendered))
+
+
+def _render(entry: CachedAnswer, request: ChatRequest, gateway: Gateway) -> bytes:
+    same_form = entry.dialect is request.dialect and entry.streamed is request.stream
+    if (
+        same_form
+        and entry.pieces
+        and (not request.stream or entry.usage_shown is request.include_usage)
+    ):
+        return b"".join(entry.pieces)
+    if entry.answer is None:
+        entry.answer = read_whole(
+            gateway.codecs[entry.dialect], entry.pieces, streamed=entry.streamed
+        )
+        if entry.usage is not None:
+            entry.answer = replace(entry.answer, usage=entry.usage)
+    codec = gateway.codecs[request.dialect]
+    if not request.stream:
+        return codec.write_answer(entry.answer, request)
+    writer = codec.writer(request)
+    return b"".join([*(writer.write(event) for event in replay(entry.answer)), writer.end()])
+
+
+def read_whole(codec: Codec, pieces: tuple[bytes, ...], *, streamed: bool) -> Answer:
+    """Read an upstream's bytes into the neutral answer; raises ``UpstreamProtocol`` when they hold none."""
+    if not streamed:
+        return codec.read_answer(b"".join(pieces))
+    builder, reader = AnswerBuilder(), codec.reader()
+    for piece in pieces:
+        for event in reader.feed(piece):
+            builder.add(event)
+    for event in reader.end():
+        builder.add(event)
+    answer = builder.answer()
+    if answer is None:
+        message = "the upstream's stream holds no whole answer"
+        raise UpstreamProtocol(message)
+    return answer
+
+
+async def follow(
+    flight: Flight, request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit
+) -> None:
+    """Join a running identical request: what it already said, then the live rest, in this client's form."""
+    turn.cache, turn.cache_reason = CacheOutcome.COALESCED, "in_flight"
+    turn.reason = "joined an identical request in flight"
+    same_form = (
+        flight.dialect is request.dialect
+        and flight.streamed is request.stream
+        and (not request.stream or flight.usage_shown is request.include_usage)
+    )
+    translated = emit if same_form else _translating(gateway.codecs[flight.dialect], emit)
+
+    async def hand_on(event: Event) -> None:
+        _say_as_leader(flight, turn)
+        await translated(event)
+
+    try:
+        with turn.timeline.stage("upstream", "joined"):
+            await flight.follow(hand_on)
+    except UpstreamError as error:
+        if error.said and not same_form:  # the frame that said so was of another form
+            raise UpstreamClosed(error.message, code=error.code) from error
+        raise
+    _say_as_leader(flight, turn)
+    turn.complete = True
+    if isinstance(flight.leader, Turn):
+        turn.usage, turn.saved_usd = flight.leader.usage, flight.leader.cost_usd
+        turn.finish = flight.leader.finish
+
+
+def _say_as_leader(flight: Flight, turn: Turn) -> None:
+    if turn.model is None and isinstance(flight.leader, Turn):
+        turn.model, turn.answered_tier = flight.leader.model, flight.leader.answered_tier
+
+
+def _translating(codec: Codec, emit: Emit) -> Emit:
+    """An ``emit`` that reads opaque frames into neutral events first."""
+    reader = codec.reader()
+
+    async def hand_on(event: Event) -> None:
+        match event:
+            case Frames(data):
+                for read in reader.feed(data):
+                    await emit(read)
+            case Whole(body):
+                for told in replay(codec.read_answer(body)):
+                    await emit(told)
+            case _:
+                await emit(event)
+
+    return hand_on
+
+
+def joinable(flight: Flight, request: ChatRequest) -> bool:
+    """Whether what ``flight`` says holds all that ``request`` must be told (the usage chunk may be missing)."""
+    if flight.dialect is Dialect.CHAT and flight.streamed and not flight.usage_shown:
+        return request.dialect is Dialect.CHAT and request.stream and not request.include_usage
+    return True
+
+
+class keep:  # noqa: N801 - reads as a verb: ``with keep(...) as flight``
+    """Lead a flight; when the answer came whole, keep it.
+
+    Only whole, successful answers are kept: never one that was cut, refused, filtered, failed or cancelled.
+    """
+
+    def __init__(self, key: bytes, request: ChatRequest, gateway: Gateway, turn: Turn) -> None:
+        self._key, self._request, self._gateway, self._turn = key, request, gateway, turn
+        self._flight = Flight(
+            request.dialect, request.stream, request.include_usage, turn.cancel, turn
+        )
+
+    def __enter__(self) -> Flight:
+        self._turn.flight = self._flight
+        self._gateway.flights.lead(self._key, self._flight)
+        return self._flight
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._gateway.flights.land(self._key, self._flight, error)
+        if error is None and self._gateway.exact is not None and _whole(self._turn):
+            self._gateway.exact.put(self._key, self._entry())
+
+    def _entry(self) -> CachedAnswer:
+        turn, request, flight = self._turn, self._request, self._flight
+        pieces: list[bytes] = []
+        builder: AnswerBuilder | None = None
+        for event in flight.events:
+            match event:
+                case Frames(data):
+                    pieces.append(data)
+                case Whole(body):
+                    pieces.append(body)
+                case _:
+                    builder = builder or AnswerBuilder()
+                    builder.add(event)
+        judged = turn.classification
+        entry = CachedAnswer(
+            id=self._key[:16].hex(),
+            dialect=request.dialect,
+            streamed=request.stream,
+            usage_shown=request.include_usage,
+            pieces=tuple(pieces),
+            model=turn.model.name if turn.model else "",
+            tier=turn.answered_tier,
+            tenant=turn.tenant,
+            stored_at_s=0.0,
+            expires_at_s=0.0,
+            request_id=turn.request_id,
+            tags=turn.tags,
+            usage=turn.usage,
+            cost_usd=turn.cost_usd,
+            upstream_s=turn.upstream_ns / 1e9,
+            answer=None if builder is None else builder.answer(),
+        )
+        if judged is not None and judged.ttl_s is None:
+            entry.judged = True
+        return entry
+
+
+def _whole(turn: Turn) -> bool:
+    if not turn.complete:
+        return False
+    return turn.finish == "" or FinishReason(turn.finish).complete

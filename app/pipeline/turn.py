@@ -1,0 +1,148 @@
+"""One turn, top to bottom as in the picture: lanes, cache, classifier, router, model, stream.
+
+``answer`` is the diagram. It pushes events to ``emit`` and returns when the answer is whole; it raises a
+``GatewayError`` when there is none, or when it broke off. Cancelled at any moment, it stops all upstream work.
+"""
+
+from __future__ import annotations
+
+from app.cache.exact import CachedAnswer
+from app.cache.key import CacheScope, exact_key
+from app.domain.chat import ChatRequest
+from app.domain.decisions import CacheMode, CacheOutcome, PromptView, Tier
+from app.domain.events import Emit
+from app.domain.models import Model
+from app.domain.replay import answer_of_text, replay
+from app.errors import CacheOnlyMiss, NotFound
+from app.pipeline.converse import converse
+from app.pipeline.gateway import Gateway, Turn
+from app.pipeline.remember import follow, joinable, keep, may_serve, tell
+
+AUTO = "auto"
+"""The model name that asks the router to choose."""
+
+
+async def answer(request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit) -> None:
+    """Answer ``request`` through ``emit``, from the cheapest source that may answer it."""
+    timeline = turn.timeline
+    named = gateway.models.get(request.model)
+    if named is None and request.model != AUTO:
+        raise NotFound(
+            _unknown_model(request.model, gateway), code="model_not_found", param="model"
+        )
+    view = None if named else gateway.codecs[request.dialect].view(request.body)
+
+    if view is not None and gateway.lanes is not None and _plain_question(view, turn):
+        with timeline.stage("lanes"):
+            lane = gateway.lanes.match(view.text)
+        if lane is not None:
+            turn.cache, turn.reason = CacheOutcome.LANE, f"lane {lane.rule}"
+            text = answer_of_text(
+                lane.text,
+                answer_id=turn.request_id,
+                model=f"lane/{lane.rule}",
+                created_s=int(turn.started_unix_s),
+            )
+            for event in replay(text):
+                await emit(event)
+            return
+
+    with timeline.stage("cache"):
+        key = _cache_key(request, gateway, turn)
+        entry = _look_up(key, request, gateway, turn)
+    if entry is not None:
+        await tell(entry, request, gateway, turn, emit)
+        return
+    if turn.cache_mode is CacheMode.ONLY:
+        message = (
+            "nothing is cached for this request, and x-slipstream-cache: only asks for nothing else"
+        )
+        raise CacheOnlyMiss(message)
+    flight = (
+        None
+        if key is None or turn.cache_mode is CacheMode.REFRESH
+        else gateway.flights.running(key)
+    )
+    if flight is not None and joinable(flight, request):
+        await follow(flight, request, gateway, turn, emit)
+        return
+
+    candidates = [named] if named else _route(view or PromptView(""), request, gateway, turn)
+    if named is not None:
+        turn.answered_tier, turn.reason = named.tier.value, "model named by the caller"
+
+    if key is None:
+        await converse(request, gateway, turn, candidates, emit)
+        return
+    with keep(key, request, gateway, turn) as led:
+        await converse(request, gateway, turn, candidates, led.recording(emit))
+
+
+def _route(view: PromptView, request: ChatRequest, gateway: Gateway, turn: Turn) -> list[Model]:
+    """Choose the tier, then the order in which its deployments are tried."""
+    with turn.timeline.stage("classifier"):
+        classification = gateway.classifier.classify(view)
+    turn.classification = classification
+    with turn.timeline.stage("router"):
+        decision = gateway.router.decide(classification, view, turn.tenant, turn.tier)
+        turn.answered_tier, turn.reason, turn.band = (
+            decision.tier.value,
+            decision.reason,
+            decision.band,
+        )
+        turn.score, turn.threshold, turn.routed = (
+            decision.score,
+            decision.threshold,
+            not decision.forced,
+        )
+        models = gateway.tiers[decision.tier] or gateway.tiers[_other(decision.tier)]
+        return gateway.load.order(
+            models, lambda model: request.dialect in gateway.providers[model.provider].dialects()
+        )
+
+
+def _other(tier: Tier) -> Tier:
+    return Tier.POWERFUL if tier is Tier.FAST else Tier.FAST
+
+
+def _plain_question(view: PromptView, turn: Turn) -> bool:
+    """Whether a lane may answer: one user turn, nothing that would bend the answer's form, nothing forced."""
+    return (
+        view.turns == 1
+        and not view.system
+        and not view.tool_names
+        and not view.has_images
+        and not view.wants_json
+        and turn.tier is None
+        and turn.cache_mode in {CacheMode.DEFAULT, CacheMode.ONLY}
+    )
+
+
+def _cache_key(request: ChatRequest, gateway: Gateway, turn: Turn) -> bytes | None:
+    if gateway.exact is None or turn.cache_mode is CacheMode.BYPASS:
+        turn.cache = CacheOutcome.BYPASS
+        turn.cache_reason = "disabled" if gateway.exact is None else "asked"
+        return None
+    tier = "" if turn.tier is None else turn.tier.value
+    scope = CacheScope(turn.tenant, turn.user, request.model, tier)
+    return exact_key(scope, request.dialect, request.body).digest
+
+
+def _look_up(
+    key: bytes | None, request: ChatRequest, gateway: Gateway, turn: Turn
+) -> CachedAnswer | None:
+    if key is None or gateway.exact is None:
+        return None
+    if turn.cache_mode is CacheMode.REFRESH:
+        turn.cache_reason = "refresh"
+        return None
+    entry = gateway.exact.get(key)
+    if entry is None:
+        turn.cache_reason = "absent"
+        return None
+    return entry if may_serve(entry, key, request, gateway, turn) else None
+
+
+def _unknown_model(name: str, gateway: Gateway) -> str:
+    known = ", ".join([AUTO, *sorted(gateway.models)][:12])
+    return f"the model {name[:80]!r} is not configured: use one of {known}"
