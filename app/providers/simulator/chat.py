@@ -132,7 +132,7 @@ class ChatDialect:
         """The JSON body of an error status."""
         return openai_error(error)
 
-    def error_frame(self, message: str, request_id: str) -> bytes:  # noqa: ARG002
+    def error_frame(self, message: str, request_id: str, number: int) -> bytes:  # noqa: ARG002
         """An error within a stream that has begun."""
         error = {"message": message, "type": "server_error", "param": None, "code": "server_error"}
         return sse_data({"error": error})

@@ -108,7 +108,7 @@ class Delivery:
         frames: Iterator[Frame],
         pace: Pace,
         on_first: Callable[[], None],
-        error_frame: Callable[[], bytes],
+        error_frame: Callable[[int], bytes],
     ) -> None:
         """Send events as they fall due. `on_first` is called when the prompt has been read."""
         all_headers = [
@@ -171,9 +171,9 @@ class Delivery:
             await self.document(200, _without_type(headers), b"", content_type)
             raise FaultStruckError
 
-    async def _strike(self, kind: FaultKind, error_frame: Callable[[], bytes]) -> None:
+    async def _strike(self, kind: FaultKind, error_frame: Callable[[int], bytes]) -> None:
         if kind is FaultKind.ERROR_EVENT:
-            await self._write(error_frame())
+            await self._write(error_frame(self.progress.events))
         if kind in (FaultKind.ERROR_EVENT, FaultKind.TRUNCATED):
             await self._finish()
             return

@@ -100,8 +100,8 @@ class Dialect(Protocol):
         """The JSON body of an error status."""
         ...
 
-    def error_frame(self, message: str, request_id: str) -> bytes:
-        """An error within a stream that has begun."""
+    def error_frame(self, message: str, request_id: str, number: int) -> bytes:
+        """An error within a stream that has begun; `number` events came before it."""
         ...
 
 

@@ -133,7 +133,7 @@ class MessagesDialect:
         kind = _ERROR_TYPES.get(error.kind, "invalid_request_error")
         return dumps(_error(kind, error.message, request_id))
 
-    def error_frame(self, message: str, request_id: str) -> bytes:
+    def error_frame(self, message: str, request_id: str, number: int) -> bytes:  # noqa: ARG002
         """An error within a stream that has begun."""
         return sse_event(_error("overloaded_error", message, request_id))
 

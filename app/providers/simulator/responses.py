@@ -132,12 +132,12 @@ class ResponsesDialect:
         """The JSON body of an error status."""
         return openai_error(error)
 
-    def error_frame(self, message: str, request_id: str) -> bytes:  # noqa: ARG002
+    def error_frame(self, message: str, request_id: str, number: int) -> bytes:  # noqa: ARG002
         """An error within a stream that has begun."""
         return sse_event(
             {
                 "type": "error",
-                "sequence_number": 1_000_000,
+                "sequence_number": number,
                 "code": "server_error",
                 "message": message,
                 "param": None,

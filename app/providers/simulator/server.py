@@ -220,7 +220,9 @@ class Simulator:
             dialect.frames(answer),
             pace,
             on_first,
-            lambda: dialect.error_frame("Overloaded; this is simulated.", f"req_{arrival.serial}"),
+            lambda number: dialect.error_frame(
+                "Overloaded; this is simulated.", f"req_{arrival.serial}", number
+            ),
         )
 
     def _fault(self, arrival: _Arrival, choice: ModelChoice) -> Fault | None:
