@@ -39,6 +39,8 @@ class Origin:
         >>> Origin.parse("https://api.example.com/v1/")
         (Origin(scheme='https', host='api.example.com', port=443), b'/v1')
         """
+        if not (url.isascii() and url.isprintable()):
+            raise ValueError("a base URL is visible ASCII")  # urlsplit drops line ends silently.
         parts = urllib.parse.urlsplit(url)
         if parts.username or parts.query or parts.fragment:
             raise ValueError("a base URL has no user, query or fragment")

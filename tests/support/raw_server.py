@@ -15,6 +15,9 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
+LIMIT_BYTES = 64 << 20
+"""Unread request bytes beyond which a peer stops reading (and could not see the other side go)."""
+
 PATIENCE_S = 10.0
 """How long a test waits for what must happen before it fails; never how long it takes."""
 
@@ -75,14 +78,37 @@ class Peer:
         self.writer.transport.abort()
 
     async def wait_gone(self) -> None:
-        """Read on and return when the other side has hung up (FIN or RST)."""
+        """Return when the other side has hung up (FIN or RST)."""
         async with asyncio.timeout(PATIENCE_S):
-            while not self.gone.is_set():
-                try:
-                    if not await self.reader.read(65536):
-                        self.gone.set()
-                except OSError:
-                    self.gone.set()
+            await self.gone.wait()
+
+
+class _Protocol(asyncio.StreamReaderProtocol):
+    """Streams, plus the moment when the other side hangs up, whoever reads then."""
+
+    def __init__(
+        self, accept: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Peer]
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(limit=LIMIT_BYTES, loop=loop)
+        super().__init__(reader, self._accepted, loop=loop)
+        self._accept = accept
+        self._peer: Peer | None = None
+
+    def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._peer = self._accept(reader, writer)
+
+    def eof_received(self) -> bool:
+        """FIN."""
+        if self._peer is not None:
+            self._peer.gone.set()
+        return bool(super().eof_received())
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """RST, or the end of both sides."""
+        if self._peer is not None:
+            self._peer.gone.set()
+        super().connection_lost(exc)
 
 
 Script = Callable[[Peer], Awaitable[None]]
@@ -97,42 +123,57 @@ class RawServer:
         self.peers: list[Peer] = []
         self.accepted: asyncio.Queue[Peer] = asyncio.Queue()
         self.port = 0
-        self.errors: list[BaseException] = []
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def peer(self) -> Peer:
         """The next connection that was accepted and not yet asked for."""
         async with asyncio.timeout(PATIENCE_S):
             return await self.accepted.get()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Peer:
+        """Run the script for a new connection."""
         peer = Peer(len(self.peers), reader, writer)
         self.peers.append(peer)
         self.accepted.put_nowait(peer)
-        try:
+        self._tasks.append(asyncio.create_task(self._serve(peer)))
+        return peer
+
+    async def _serve(self, peer: Peer) -> None:
+        # The other side may hang up in the middle of the script: that is what many tests want.
+        with contextlib.suppress(asyncio.IncompleteReadError, OSError):
             await self._script(peer)
-        except (asyncio.IncompleteReadError, OSError):
-            peer.gone.set()
-        except Exception as exc:  # noqa: BLE001 (an edge: shown when the server closes)
-            self.errors.append(exc)
+
+    async def aclose(self) -> None:
+        """End all scripts and connections; raise what a script raised unexpectedly."""
+        for peer in self.peers:
+            peer.writer.transport.abort()
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        for task in self._tasks:
+            if not task.cancelled():
+                task.result()
 
 
 @contextlib.asynccontextmanager
 async def raw_server(
-    script: Script, *, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"
+    script: Script,
+    *,
+    tls: ssl.SSLContext | None = None,
+    host: str = "127.0.0.1",
+    port: int = 0,
 ) -> AsyncIterator[RawServer]:
     """Serve ``script`` on a free port; raise at the end what a script raised unexpectedly."""
     server = RawServer(script)
-    listener = await asyncio.start_server(server._serve, host, 0, ssl=tls, limit=1 << 20)
+    loop = asyncio.get_running_loop()
+    listener = await loop.create_server(lambda: _Protocol(server.accept), host, port, ssl=tls)
     server.port = listener.sockets[0].getsockname()[1]
     try:
         yield server
     finally:
         listener.close()
-        for peer in server.peers:
-            peer.writer.transport.abort()
-        await asyncio.sleep(0)
-    for error in server.errors:
-        raise error
+        await server.aclose()
 
 
 async def idle(_: Peer) -> None:

@@ -1,0 +1,181 @@
+"""Over TLS the host is who it says it is, the handshake is timed, and nothing else changes."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+
+import pytest
+import trustme
+
+from app.errors import UpstreamClosed, UpstreamRefused, UpstreamTimeout
+from app.upstream import Origin, Pool, PoolLimits, Timeouts
+from tests.support.raw_server import Peer, RawServer, idle, raw_server
+from tests.unit.upstream.conftest import LONG, settle
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+def serving(authority: trustme.CA, name: str, *protocols: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(name).configure_cert(context)
+    if protocols:
+        context.set_alpn_protocols(list(protocols))
+    return context
+
+
+def trusting(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    authority.configure_trust(context)
+    return context
+
+
+async def echo(peer: Peer) -> None:
+    while True:
+        request = await peer.request()
+        await peer.answer(request.body)
+
+
+def pool_to(server: RawServer, context: ssl.SSLContext | None, host: str = "localhost") -> Pool:
+    return Pool(Origin("https", host, server.port), PoolLimits(), LONG, context)
+
+
+async def call(pool: Pool, body: bytes = b"x") -> bytes:
+    return await (await pool.request(path=b"/", headers=[], body=body)).read_all(1 << 24)
+
+
+async def test_the_handshake_is_timed_once_and_the_connection_reused(authority: trustme.CA):
+    names: list[str | None] = []
+    context = serving(authority, "localhost", "h2", "http/1.1")
+    context.sni_callback = lambda _socket, name, _context: names.append(name)
+    async with raw_server(echo, tls=context, host="localhost") as server:
+        pool = pool_to(server, trusting(authority))
+        first = await pool.request(path=b"/", headers=[], body=b"1")
+        assert await first.read_all(10) == b"1"
+        second = await pool.request(path=b"/", headers=[], body=b"2")
+        assert await second.read_all(10) == b"2"
+        assert first.timing.connected < first.timing.tls <= first.timing.sent
+        assert second.timing.reused
+        assert second.timing.tls == 0
+        assert names == ["localhost"]
+        await pool.aclose()
+
+
+async def test_bodies_of_any_size_survive(authority: trustme.CA):
+    async with raw_server(echo, tls=serving(authority, "localhost"), host="localhost") as server:
+        pool = pool_to(server, trusting(authority))
+        for size in (0, 1, 16_384, 65_536, 65_537, 3_000_000):
+            body = bytes(size)
+            assert await call(pool, body) == body
+        assert len(server.peers) == 1
+        await pool.aclose()
+
+
+async def test_a_certificate_for_another_host_is_refused(authority: trustme.CA):
+    context = serving(authority, "elsewhere.test")
+    async with raw_server(echo, tls=context, host="localhost") as server:
+        pool = pool_to(server, trusting(authority))
+        with pytest.raises(UpstreamRefused) as caught:
+            await call(pool)
+        assert "tls" in str(caught.value)
+        assert isinstance(caught.value.__cause__, ssl.SSLCertVerificationError)
+        assert pool.stats.open == 0
+        await pool.aclose()
+
+
+async def test_a_certificate_of_an_unknown_authority_is_refused(authority: trustme.CA):
+    context = serving(trustme.CA(), "localhost")
+    async with raw_server(echo, tls=context, host="localhost") as server:
+        for trust in (trusting(authority), None):
+            pool = pool_to(server, trust)
+            with pytest.raises(UpstreamRefused):
+                await call(pool)
+            await pool.aclose()
+
+
+async def test_an_address_is_verified_too(authority: trustme.CA):
+    async with raw_server(echo, tls=serving(authority, "127.0.0.1")) as server:
+        pool = pool_to(server, trusting(authority), "127.0.0.1")
+        assert await call(pool) == b"x"
+        await pool.aclose()
+
+
+async def test_plain_http_behind_an_https_origin_is_refused(authority: trustme.CA):
+    async def plain(peer: Peer) -> None:
+        await peer.send(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")
+
+    async with raw_server(plain, host="localhost") as server:
+        pool = pool_to(server, trusting(authority))
+        with pytest.raises(UpstreamRefused):
+            await call(pool)
+        await pool.aclose()
+
+
+async def test_a_handshake_that_hangs_has_its_own_limit(authority: trustme.CA):
+    async with raw_server(idle, host="localhost") as server:
+        short = Timeouts(5, 0.05, 5, 5, 10)
+        pool = Pool(
+            Origin("https", "localhost", server.port), PoolLimits(), short, trusting(authority)
+        )
+        with pytest.raises(UpstreamTimeout) as caught:
+            await call(pool)
+        assert caught.value.phase == "tls"
+        await server.peers[0].wait_gone()
+        assert pool.stats.open == 0
+        await pool.aclose()
+
+
+async def test_leaving_closes_the_socket_under_the_tls(authority: trustme.CA):
+    async with raw_server(idle, tls=serving(authority, "localhost"), host="localhost") as server:
+        pool = pool_to(server, trusting(authority))
+        task = asyncio.get_running_loop().create_task(call(pool))
+        peer = await server.peer()
+        await peer.request()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await peer.wait_gone()
+        assert pool.stats.open == 0
+        await pool.aclose()
+
+
+async def test_a_truncated_body_is_an_error_over_tls_too(authority: trustme.CA):
+    async def cut(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhello")
+        peer.reset()
+
+    async with raw_server(cut, tls=serving(authority, "localhost"), host="localhost") as server:
+        pool = pool_to(server, trusting(authority))
+        with pytest.raises(UpstreamClosed):
+            await call(pool)
+        await pool.aclose()
+
+
+async def test_an_idle_connection_whose_peer_leaves_is_dropped(authority: trustme.CA):
+    async with raw_server(echo, tls=serving(authority, "localhost"), host="localhost") as server:
+        pool = pool_to(server, trusting(authority))
+        await call(pool)
+        server.peers[0].close()
+        await settle(pool, open=0)
+        assert await call(pool) == b"x"
+        assert len(server.peers) == 2
+        await pool.aclose()
+
+
+async def test_warm_connections_have_their_handshake_behind_them(authority: trustme.CA):
+    async with raw_server(echo, tls=serving(authority, "localhost"), host="localhost") as server:
+        pool = Pool(
+            Origin("https", "localhost", server.port), PoolLimits(warm=1), LONG, trusting(authority)
+        )
+        await pool.start()
+        await settle(pool, idle=1)
+        exchange = await pool.request(path=b"/", headers=[], body=b"x")
+        assert exchange.timing.reused
+        assert exchange.timing.tls == 0
+        assert await exchange.read_all(10) == b"x"
+        await pool.aclose()
