@@ -1,7 +1,7 @@
 """Anthropic Messages requests: check them, look at them, read them into the neutral conversation.
 
-One user message may hold tool results and text. The neutral form keeps tool results in messages of their own,
-so such a message is cut into runs, in order; writing joins them again.
+One user message may hold tool results and text. The neutral form keeps tool results in messages of
+their own, so such a message is cut into runs, in order; writing joins them again.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """Anthropic Messages streams: forward them, read them, write them.
 
-Reading: a tool call is sealed at its ``content_block_stop``. Usage is cumulative: ``message_delta`` overwrites what
-``message_start`` told. Blocks and events of unknown types are skipped; ``ping`` says nothing.
+Reading: a tool call is sealed at its ``content_block_stop``. Usage is cumulative:
+``message_delta`` overwrites what ``message_start`` told. Blocks and events of unknown types are
+skipped; ``ping`` says nothing.
 
-Writing: blocks come one after the other with a growing ``index``; a call that begins while another is open
-waits in ``BlockSequencer``.
+Writing: blocks come one after the other with a growing ``index``; a call that begins while another
+is open waits in ``BlockSequencer``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Write the neutral conversation as an Anthropic Messages request.
 
-System messages before the first turn become ``system``; later ones stay where they are as ``role: system``
-messages. Tool results and the user message behind them share one user message, as the API demands. Reasoning
-of another vendor has no signature here and is left out by name.
+System messages before the first turn become ``system``; later ones stay where they are as ``role:
+system`` messages. Tool results and the user message behind them share one user message, as the API
+demands. Reasoning of another vendor has no signature here and is left out by name.
 """
 
 from __future__ import annotations

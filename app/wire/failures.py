@@ -1,7 +1,7 @@
 """Errors in the two vendors' shapes: read an upstream's, write the client's.
 
-The neutral kinds are those of ``UpstreamStatus``: ``invalid_request``, ``authentication``, ``permission``,
-``not_found``, ``too_large``, ``rate_limit``, ``overloaded``, ``server``.
+The neutral kinds are those of ``UpstreamStatus``: ``invalid_request``, ``authentication``,
+``permission``, ``not_found``, ``too_large``, ``rate_limit``, ``overloaded``, ``server``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """JSON in and out at the wire's edge: one place that says what a failure means.
 
-msgspec decodes and encodes integers of any size, so numbers in tool arguments survive; orjson would refuse them.
+msgspec decodes and encodes integers of any size, so numbers in tool arguments survive; orjson
+would refuse them.
 """
 
 from __future__ import annotations

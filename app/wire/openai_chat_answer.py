@@ -1,7 +1,8 @@
 """Whole Chat Completions answers, read and written, with usage and finish reasons.
 
-``reasoning_content`` is the field in which OpenAI-compatible servers show reasoning; official clients keep it
-as an extra field. A reasoning block's signature has no place in this dialect and stays behind.
+``reasoning_content`` is the field in which OpenAI-compatible servers show reasoning; official
+clients keep it as an extra field. A reasoning block's signature has no place in this dialect and
+stays behind.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from app.domain.chat import (
 from app.errors import BadRequest
 from app.wire import fields
 from app.wire.data_url import read_data_url
-from app.wire.fields import cannot_carry, objects, refuse_unknown, says_something
+from app.wire.fields import cannot_carry, objects, refuse_unknown
 
 ROLES = {
     "system": Role.SYSTEM,

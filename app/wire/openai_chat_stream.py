@@ -1,12 +1,14 @@
 """Chat Completions streams: forward them, read them, write them.
 
-A tool call is sealed when the next ``index`` begins (and its arguments are complete JSON) or at the
-``finish_reason``. The neutral ``Finished`` waits for usage, which comes after the ``finish_reason``: it is given
-with the usage-only chunk, with ``[DONE]``, or when the stream ends, whichever is first.
+A tool call is sealed when the next ``index`` begins (and its arguments are complete JSON) or at
+the ``finish_reason``. The neutral ``Finished`` waits for usage, which comes after the
+``finish_reason``: it is given with the usage-only chunk, with ``[DONE]``, or when the stream ends,
+whichever is first.
 
-Tolerated, because servers in the wild do it: no ``index`` in a tool call's piece, the same index for several
-calls, no id, no ``[DONE]``, a ``finish_reason`` before the last delta or twice, usage in the last chunk with
-choices, ``reasoning_content`` or ``reasoning`` deltas, unknown events and fields.
+Tolerated, because servers in the wild do it: no ``index`` in a tool call's piece, the same index
+for several calls, no id, no ``[DONE]``, a ``finish_reason`` before the last delta or twice, usage
+in the last chunk with choices, ``reasoning_content`` or ``reasoning`` deltas, unknown events and
+fields.
 """
 
 from __future__ import annotations

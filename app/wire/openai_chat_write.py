@@ -1,10 +1,11 @@
 """Write the neutral conversation as a Chat Completions request.
 
-What gets lost is never lost silently. Content that this dialect has no word for is refused with the caller's
-own name of the field. Only what makes things faster, labels them, or is meaningless to another vendor (a
-reasoning block's signature) is left out, and its name is returned.
+What gets lost is never lost silently. Content that this dialect has no word for is refused with
+the caller's own name of the field. Only what makes things faster, labels them, or is meaningless
+to another vendor (a reasoning block's signature) is left out, and its name is returned.
 
-An erroneous tool result has no flag here, so its text begins with ``Error:``, which models understand.
+An erroneous tool result has no flag here, so its text begins with ``Error:``, which models
+understand.
 """
 
 from __future__ import annotations

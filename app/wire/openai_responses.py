@@ -1,7 +1,7 @@
 """OpenAI Responses: the codec, whose parts stand in the files beside it.
 
-Inwards it is whole. Outwards to an upstream it only passes through: a request of another dialect that is meant
-for OpenAI's models is written as Chat Completions, which serves the same models.
+Inwards it is whole. Outwards to an upstream it only passes through: a request of another dialect
+that is meant for OpenAI's models is written as Chat Completions, which serves the same models.
 """
 
 from __future__ import annotations

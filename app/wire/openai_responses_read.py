@@ -1,7 +1,7 @@
 """Responses streams, inwards: forward them untouched, or read them into neutral events.
 
-A tool call is sealed at ``response.function_call_arguments.done``, or with its item where a server leaves that
-event out. Events and items of unknown types are skipped.
+A tool call is sealed at ``response.function_call_arguments.done``, or with its item where a server
+leaves that event out. Events and items of unknown types are skipped.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """OpenAI Responses requests: check them, look at them, read them into the neutral conversation.
 
-A turn of the assistant is a run of items here (reasoning, a message, function calls); the neutral form joins
-such a run into one message, and a run of function outputs likewise.
+A turn of the assistant is a run of items here (reasoning, a message, function calls); the neutral
+form joins such a run into one message, and a run of function outputs likewise.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Responses streams, outwards: neutral events in, typed events with a sequence number out.
 
-Items follow one another as their blocks do (``BlockSequencer`` sees to it), and the last event holds the whole
-response object, put together from the same items.
+Items follow one another as their blocks do (``BlockSequencer`` sees to it), and the last event
+holds the whole response object, put together from the same items.
 """
 
 from __future__ import annotations

@@ -1,13 +1,16 @@
-"""Forward a stream to a client of its own dialect, and learn the little that the gateway must know.
+"""Forward a stream to a client of its own dialect, and learn the little that the gateway must
+know.
 
-Theory of operation: per chunk only a few byte searches run, for marks that stand in the rare frames (the end,
-usage, an error). A mark found is a suspicion, not a fact: the frames of that chunk are then parsed, so that
-text that merely looks like a mark never counts. JSON cannot hold a raw line end or an unescaped quote inside
-a string, which makes false suspicions rare. Usage is kept as bytes and parsed when somebody asks.
+Theory of operation: per chunk only a few byte searches run, for marks that stand in the rare
+frames (the end, usage, an error). A mark found is a suspicion, not a fact: the frames of that
+chunk are then parsed, so that text that merely looks like a mark never counts. JSON cannot hold a
+raw line end or an unescaped quote inside a string, which makes false suspicions rare. Usage is
+kept as bytes and parsed when somebody asks.
 
-An error frame of the upstream is forwarded as it came, because it is the client's own dialect; ``failure``
-then says what it was, and ``complete`` stays false, so that nothing broken is ever cached or retried
-silently. A provider that has not emitted anything yet may raise ``failure`` instead of forwarding it.
+An error frame of the upstream is forwarded as it came, because it is the client's own dialect;
+``failure`` then says what it was, and ``complete`` stays false, so that nothing broken is ever
+cached or retried silently. A provider that has not emitted anything yet may raise ``failure``
+instead of forwarding it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Carry a signed reasoning block through the Responses dialect and back.
 
-Anthropic demands its signed blocks back in a tool loop. A Responses client keeps ``encrypted_content`` and sends
-it back unread, so the signature travels in there, behind a mark that tells it from OpenAI's own ciphertext.
+Anthropic demands its signed blocks back in a tool loop. A Responses client keeps
+``encrypted_content`` and sends it back unread, so the signature travels in there, behind a mark
+that tells it from OpenAI's own ciphertext.
 """
 
 from __future__ import annotations

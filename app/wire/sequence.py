@@ -1,8 +1,9 @@
 """Put interleaved events into an order that dialects with one open block at a time can say.
 
-Parallel tool calls may interleave in the neutral stream. Anthropic's and the Responses dialect write one
-block after the other. While a call is open, what belongs elsewhere waits; when the call is sealed, what
-waited follows. Upstreams hardly ever interleave, so the queue is empty in practice and nothing is delayed.
+Parallel tool calls may interleave in the neutral stream. Anthropic's and the Responses dialect
+write one block after the other. While a call is open, what belongs elsewhere waits; when the call
+is sealed, what waited follows. Upstreams hardly ever interleave, so the queue is empty in practice
+and nothing is delayed.
 """
 
 from __future__ import annotations

@@ -1,16 +1,17 @@
 """Server-sent events, sans-IO: cut a byte stream into frames, read frames, write frames.
 
-A *frame* is everything up to and including a blank line; lines end in LF, CRLF or CR, in any mixture.
+A *frame* is everything up to and including a blank line; lines end in LF, CRLF or CR, in any
+mixture.
 
-Goals, in this order: never change a byte of what is forwarded; give the same bytes however the stream was
-split; cost about a microsecond for the usual chunk, which is one token's whole frame.
+Goals, in this order: never change a byte of what is forwarded; give the same bytes however the
+stream was split; cost about a microsecond for the usual chunk, which is one token's whole frame.
 
-Plan: the usual chunk ends in a blank line and nothing was left over, so it is given back as the very same
-object. Otherwise only the last three bytes kept and the new bytes are searched, so a frame that arrives in
-many pieces costs linear time.
+Plan: the usual chunk ends in a blank line and nothing was left over, so it is given back as the
+very same object. Otherwise only the last three bytes kept and the new bytes are searched, so a
+frame that arrives in many pieces costs linear time.
 
-Invariants: what was given back plus what is kept is what was fed; what was given back ends at a frame's end;
-what is kept never exceeds ``MAX_FRAME_BYTES`` by more than one feed.
+Invariants: what was given back plus what is kept is what was fed; what was given back ends at a
+frame's end; what is kept never exceeds ``MAX_FRAME_BYTES`` by more than one feed.
 """
 
 from __future__ import annotations
@@ -131,8 +132,7 @@ def read_events(frames: bytes) -> list[ServerEvent]:
     events: list[ServerEvent] = []
     name = ""
     data: list[bytes] = []
-    if frames.startswith(_BOM):
-        frames = frames[len(_BOM) :]
+    frames = frames.removeprefix(_BOM)
     for line in frames.split(b"\n") if b"\r" not in frames else _LINE.split(frames):
         if line.startswith(b"data:"):
             data.append(line[6:] if line[5:6] == b" " else line[5:])

@@ -1,0 +1,199 @@
+"""What readers and writers promise for every answer, every split and every garbage."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.domain.chat import Dialect
+from app.domain.events import Frames, ThinkingBlock
+from app.errors import GatewayError
+from app.wire.codecs import CODECS
+from tests.wire.samples import answers, events_of, fold, json_values, request
+
+dialects = st.sampled_from(list(Dialect))
+
+
+def write_stream(dialect, answer, pieces=2):
+    writer = CODECS[dialect].writer(request(dialect))
+    return b"".join(writer.write(event) for event in events_of(answer, pieces)) + writer.end()
+
+
+def expected(dialect, answer):
+    """What is left of ``answer`` after ``dialect``, which is all but what it has no word for."""
+    blocks = answer.blocks
+    if dialect is Dialect.CHAT:
+        blocks = tuple(
+            ThinkingBlock(block.text) if isinstance(block, ThinkingBlock) else block
+            for block in blocks
+        )
+    prefix = {"openai_chat": "chatcmpl-", "openai_responses": "resp_", "anthropic_messages": "msg_"}
+    created = 0 if dialect is Dialect.MESSAGES else answer.created_s
+    return dataclasses.replace(answer, id=prefix[dialect] + "1", blocks=blocks, created_s=created)
+
+
+@given(dialects, answers(), st.integers(1, 5))
+def test_a_written_stream_reads_as_the_same_answer(dialect, answer, pieces):
+    reader = CODECS[dialect].reader()
+    events = [*reader.feed(write_stream(dialect, answer, pieces)), *reader.end()]
+    assert fold(events) == expected(dialect, answer)
+    assert reader.complete
+    assert reader.usage == answer.usage
+    assert reader.finish == answer.finish.value
+    assert reader.failure is None
+
+
+@given(dialects, answers())
+def test_a_written_whole_answer_reads_as_the_same_answer(dialect, answer):
+    codec = CODECS[dialect]
+    body = codec.write_answer(answer, request(dialect))
+    assert codec.read_answer(body) == expected(dialect, answer)
+
+
+@given(dialects, answers(), st.lists(st.integers(0, 10**6), max_size=6))
+def test_events_do_not_depend_on_how_the_bytes_were_split(dialect, answer, cuts):
+    data = write_stream(dialect, answer)
+    whole = CODECS[dialect].reader()
+    expected_events = [*whole.feed(data), *whole.end()]
+    marks = sorted({cut % (len(data) + 1) for cut in cuts})
+    reader = CODECS[dialect].reader()
+    events = []
+    for begin, end in zip([0, *marks], [*marks, len(data)], strict=True):
+        events.extend(reader.feed(data[begin:end]))
+    events.extend(reader.end())
+    assert events == expected_events
+
+
+@given(dialects, answers(), st.integers(1, 7), st.booleans())
+def test_pass_through_forwards_every_byte_and_learns_the_same_however_split(
+    dialect, answer, step, hide
+):
+    data = write_stream(dialect, answer)
+    reader = CODECS[dialect].passthrough(hide_usage=False)
+    frames = [event for i in range(0, len(data), step) for event in reader.feed(data[i : i + step])]
+    frames.extend(reader.end())
+    assert all(isinstance(event, Frames) for event in frames)
+    assert b"".join(event.data for event in frames) == data
+    assert reader.complete
+    assert reader.failure is None
+    assert reader.usage == answer.usage
+    assert reader.finish == answer.finish.value
+    whole = CODECS[dialect].passthrough(hide_usage=False).feed(data)
+    assert sum(event.count for event in frames) == sum(event.count for event in whole)
+
+
+@given(answers(), st.integers(1, 7))
+def test_hiding_usage_removes_the_usage_chunk_and_nothing_else(answer, step):
+    data = write_stream(Dialect.CHAT, answer)
+    frames = data.split(b"\n\n")
+    kept = [frame for frame in frames if b'"choices":[]' not in frame]
+    assert len(kept) == len(frames) - 1
+    reader = CODECS[Dialect.CHAT].passthrough(hide_usage=True)
+    out = [event for i in range(0, len(data), step) for event in reader.feed(data[i : i + step])]
+    assert b"".join(event.data for event in out) == b"\n\n".join(kept)
+    assert reader.usage == answer.usage
+    assert reader.complete
+
+
+@given(dialects, answers(), st.integers(0, 10**6))
+def test_a_cut_stream_is_never_complete(dialect, answer, where):
+    data = write_stream(dialect, answer)
+    # Chat is whole with its finish reason; what follows is only usage and the terminator.
+    limit = data.rfind(b'"finish_reason":"') if dialect is Dialect.CHAT else len(data) - 2
+    cut = where % limit
+    for reader in (CODECS[dialect].reader(), CODECS[dialect].passthrough(hide_usage=False)):
+        try:
+            reader.feed(data[:cut])
+            reader.end()
+        except GatewayError:
+            pass
+        assert not reader.complete
+
+
+garbage_events = st.lists(
+    st.one_of(
+        st.binary(max_size=40),
+        json_values.map(lambda value: json.dumps(value).encode()),
+        st.fixed_dictionaries(
+            {
+                "type": st.sampled_from(
+                    [
+                        "message_start",
+                        "content_block_start",
+                        "content_block_delta",
+                        "content_block_stop",
+                        "message_delta",
+                        "message_stop",
+                        "error",
+                        "response.created",
+                        "response.output_item.added",
+                        "response.function_call_arguments.delta",
+                        "response.function_call_arguments.done",
+                        "response.completed",
+                        "response.failed",
+                    ]
+                )
+            },
+            optional={
+                name: json_values
+                for name in (
+                    "index",
+                    "delta",
+                    "content_block",
+                    "message",
+                    "usage",
+                    "error",
+                    "item",
+                    "response",
+                )
+            },
+        ).map(lambda value: json.dumps(value).encode()),
+        st.fixed_dictionaries(
+            {},
+            optional={
+                name: json_values
+                for name in ("id", "choices", "usage", "error", "model", "created")
+            },
+        ).map(lambda value: json.dumps(value).encode()),
+    ),
+    max_size=6,
+).map(lambda items: b"".join(b"data: " + item + b"\n\n" for item in items))
+
+
+@given(dialects, garbage_events)
+def test_garbage_from_an_upstream_raises_nothing_but_our_own_errors(dialect, data):
+    for reader in (CODECS[dialect].reader(), CODECS[dialect].passthrough(hide_usage=True)):
+        try:
+            reader.feed(data)
+            reader.end()
+            reader.usage  # noqa: B018 (it parses)
+        except GatewayError:
+            pass
+
+
+@given(dialects, st.binary(max_size=60) | json_values.map(lambda value: json.dumps(value).encode()))
+def test_a_garbage_answer_raises_nothing_but_our_own_errors(dialect, body):
+    with pytest.raises(GatewayError):
+        raise_or_read(dialect, body)
+
+
+def raise_or_read(dialect, body):
+    CODECS[dialect].read_answer(body)
+    raise GatewayError("it was an answer after all")
+
+
+@given(
+    dialects,
+    st.integers(100, 599),
+    st.binary(max_size=60) | json_values.map(lambda v: json.dumps(v).encode()),
+)
+def test_any_error_body_becomes_an_error_with_its_status_kept(dialect, status, body):
+    error = CODECS[dialect].read_error(status, body, {})
+    assert error.status == status
+    assert error.message
+    for target in CODECS.values():
+        json.loads(target.write_error(error, "req_1"))
