@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Literal
+from typing import Literal, get_args
 from urllib.parse import parse_qsl
 
 from app.providers.simulator.errors import RefusedError
@@ -107,12 +107,17 @@ def built_in_profiles(**changes: Mapping[str, object]) -> dict[str, ModelProfile
 
 def changed(profile: ModelProfile, options: Mapping[str, str]) -> ModelProfile:
     """`profile` with options read from text. Raises `ValueError` naming what is wrong."""
-    numbers = {f.name: f.type for f in fields(ModelProfile) if f.type in ("float", "int")}
-    chosen: dict[str, float] = {}
+    kinds = {f.name: f.type for f in fields(ModelProfile) if f.name != "name"}
+    chosen: dict[str, object] = {}
     for name, value in options.items():
-        if name not in numbers:
-            raise ValueError(f"unknown model option {name!r}; known: {', '.join(sorted(numbers))}")
-        chosen[name] = int(value) if numbers[name] == "int" else float(value)
+        if name not in kinds:
+            raise ValueError(f"unknown model option {name!r}; known: {', '.join(sorted(kinds))}")
+        if kinds[name] == "ImplicitCache":
+            if value not in get_args(ImplicitCache):
+                raise ValueError(f"{name} must be one of {get_args(ImplicitCache)}, not {value!r}")
+            chosen[name] = value
+        else:
+            chosen[name] = int(value) if kinds[name] == "int" else float(value)
     return replace(profile, **chosen)  # type: ignore[arg-type]
 
 
