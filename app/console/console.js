@@ -20,14 +20,14 @@ async function ask(text) {
   const messages = at("follow-up").checked ? turns.filter((t) => t.done).flatMap(said) : [];
   turns.push(turn);
   turnsBox.append(turn.element);
-  turn.element.scrollIntoView({ block: "start" });
   busy(turn);
   const request = { model: at("model").value, messages: [...messages, { role: "user", content: text }] };
-  const following = follow(turn);
-  const sentence = await turn.run(request, { cache: at("cache-mode").value, tier: at("tier").value });
-  following.disconnect();
+  const unfollow = follow(turn);
+  await turn.run(request, { cache: at("cache-mode").value, tier: at("tier").value });
   busy(null);
-  at("announce").textContent = sentence;
+  const sentence = await turn.settle();
+  requestAnimationFrame(() => requestAnimationFrame(unfollow));
+  if (!running) at("announce").textContent = sentence;
   recent.refresh();
   savings();
 }
@@ -39,20 +39,34 @@ function said(turn) {
   ];
 }
 
-// Keep the newest words in sight, unless the reader has scrolled up.
+// Keep the newest words in sight until the reader scrolls up; gives the way to end it.
 function follow(turn) {
+  let pinned = true;
+  let last = 0;
+  // Only a reader scrolls upwards; growing text never does.
+  const look = () => {
+    const now = turnsBox.scrollTop + window.scrollY;
+    const near = turn.element.getBoundingClientRect().bottom < form.getBoundingClientRect().top + 60;
+    pinned = near || (pinned && now >= last);
+    last = now;
+  };
   const watcher = new ResizeObserver(() => {
-    const below = turnsBox.scrollHeight - turnsBox.scrollTop - turnsBox.clientHeight;
-    if (below < 160) turnsBox.scrollTop = turnsBox.scrollHeight;
+    if (pinned) turn.element.scrollIntoView({ block: "end" });
   });
   watcher.observe(turn.element);
-  return watcher;
+  for (const scroller of [turnsBox, window]) scroller.addEventListener("scroll", look);
+  return () => {
+    watcher.disconnect();
+    for (const scroller of [turnsBox, window]) scroller.removeEventListener("scroll", look);
+  };
 }
 
 function busy(turn) {
   running = turn;
-  at("send").disabled = turn !== null;
+  const lost = turn === null && document.activeElement === at("stop");
+  at("send").hidden = turn !== null;
   at("stop").hidden = turn === null;
+  if (turn !== null || lost) question.focus();
   at("announce").textContent = turn ? "Waiting for the answer." : "";
 }
 

@@ -12,7 +12,7 @@ export class Recent {
     this.empty = empty;
     this.rows = new Map();
     const key = (stage) => make("span", {}, make("i", { "data-stage": stage }), stage);
-    legend.replaceChildren(...STAGES.map(key));
+    legend.replaceChildren(...STAGES.map(key), make("span", {}, make("i", { class: "dash" }), "first word"));
   }
 
   start() {
@@ -64,8 +64,12 @@ export class Recent {
     button.addEventListener("click", () => {
       const open = button.getAttribute("aria-expanded") === "true";
       button.setAttribute("aria-expanded", String(!open));
-      if (open) opened.remove();
-      else row.append((opened = this.opened(trace)));
+      if (open) opened.element.remove();
+      else {
+        opened = this.opened(trace);
+        row.append(opened.element);
+        opened.waterfall.trace(trace);
+      }
     });
     return row;
   }
@@ -84,7 +88,6 @@ export class Recent {
 
   opened(trace) {
     const waterfall = new Waterfall();
-    waterfall.trace(trace);
     const facts = [
       ["request", trace.request_id],
       ["asked for", trace.requested_model],
@@ -94,6 +97,7 @@ export class Recent {
       ["first word", trace.ttft_ms === null ? "" : ms(trace.ttft_ms)],
       ["tokens", tokens(trace.usage)],
       ["cost", usd(trace.cost_usd)],
+      ["saved", trace.avoided_cost_usd ? usd(trace.avoided_cost_usd) : ""],
       ["gateway's own time", trace.overhead_ms === null ? "" : ms(trace.overhead_ms)],
       ["tries", trace.attempts > 1 ? String(trace.attempts) : ""],
       ["error", trace.status === 200 && !trace.code ? "" : `${trace.status} ${trace.code ?? ""}: ${status(trace.status === 200 ? 502 : trace.status)}`],
@@ -103,6 +107,7 @@ export class Recent {
     const rows = facts
       .filter(([, value]) => value)
       .map(([name, value]) => make("div", {}, make("dt", { text: name }), make("dd", { text: value })));
-    return make("div", { class: "opened" }, waterfall.element, make("dl", { class: "facts" }, ...rows));
+    const element = make("div", { class: "opened" }, waterfall.element, make("dl", { class: "facts" }, ...rows));
+    return { element, waterfall };
   }
 }

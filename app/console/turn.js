@@ -38,7 +38,7 @@ export class Turn {
     this.stopping.abort();
   }
 
-  // Ask; resolves when the answer is whole, stopped or failed. Gives one sentence for the screen reader.
+  // Ask; resolves when the answer is whole, stopped or failed.
   async run(request, options) {
     this.waterfall = new LiveWaterfall();
     this.element.append(make("div", { class: "account" }, this.waterfall.element, this.facts, this.reason, this.verdict));
@@ -53,6 +53,10 @@ export class Turn {
     this.answer.setAttribute("aria-busy", "false");
     this.answer.hidden = !this.text.data;
     this.show();
+  }
+
+  // Take the gateway's own account in; gives one sentence for the screen reader.
+  async settle() {
     await this.refine();
     this.offerVerdict();
     return this.sentence();
@@ -120,7 +124,8 @@ export class Turn {
       return;
     }
     const lead = this.text.data ? "The answer broke off." : status(error.status);
-    this.say(`${lead} ${error.message}`.trim(), error.code);
+    const message = error.message.charAt(0).toUpperCase() + error.message.slice(1);
+    this.say(`${lead} ${message}`.trim(), error.code);
   }
 
   say(text, code = "") {
@@ -156,6 +161,7 @@ export class Turn {
     if (this.waterfall.ended !== null) add("total", ms(trace?.total_ms ?? this.waterfall.now()));
     add("tokens", tokens(trace?.usage ?? this.usage));
     if (trace) add("cost", usd(trace.cost_usd));
+    if (trace?.avoided_cost_usd) add("saved", usd(trace.avoided_cost_usd));
     if (trace?.overhead_ms !== null && trace?.overhead_ms !== undefined) add("gateway's own time", ms(trace.overhead_ms));
     this.facts.replaceChildren(...rows);
     const reason = trace?.reason || told.reason;

@@ -17,11 +17,11 @@ export function serverTiming(header) {
     .filter((entry) => entry.stage !== "total" && Number.isFinite(entry.duration));
 }
 
-// A round step for about four ticks below `total`.
-function step(total) {
-  const rough = total / 4;
+// A round step that puts about `count` ticks below `total`.
+function step(total, count) {
+  const rough = total / count;
   const power = 10 ** Math.floor(Math.log10(rough));
-  return [1, 2, 5, 10].map((n) => n * power).find((n) => n >= rough);
+  return [1, 2, 2.5, 5, 10].map((n) => n * power).find((n) => n >= rough);
 }
 
 export class Waterfall {
@@ -78,7 +78,7 @@ export class Waterfall {
     }
     this.first.hidden = this.firstToken === null;
     if (this.firstToken !== null) this.first.style.left = `${Math.min(100, (this.firstToken / full) * 100)}%`;
-    const every = step(full);
+    const every = step(full, Math.max(2, Math.min(6, (this.ticks.clientWidth || 300) / 80)));
     const marks = [];
     for (let at = 0; at < full * 0.97 && marks.length < 6; at += every) {
       const mark = make("span", { text: at === 0 ? "0" : ms(at) });
