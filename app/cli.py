@@ -144,8 +144,12 @@ def _simulate(options: argparse.Namespace) -> int:
     settings = SimulatorSettings(
         seed=options.seed, time_scale=options.time_scale, fault_rates=dict(options.fault)
     )
-    run(options.host, options.port, settings)
+    run(options.host, options.port, settings, on_start=_simulating)
     return DONE
+
+
+def _simulating(base_url: str) -> None:
+    print(f"Simulated upstream on {base_url}", file=sys.stderr, flush=True)
 
 
 COMMANDS: tuple[Command, ...] = (

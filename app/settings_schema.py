@@ -325,8 +325,8 @@ class SimulatorSettings(Section):
     """The simulated upstream that the gateway starts beside itself."""
 
     start: bool = False
-    """Whether to start it. The embedded default does where no vendor's key is set; a file must ask
-    for it.
+    """Whether to start it. It is started all the same where no key is set and every provider's `base_url` is
+    its address; one that already listens there is used as it is.
     """
     host: str = "127.0.0.1"
     """Address that it listens on."""
