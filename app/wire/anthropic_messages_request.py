@@ -103,7 +103,7 @@ def _check_content(content: object, path: str) -> None:
 
 def _check_tools(body: Json) -> None:
     for path, tool in objects(fields.optional_list(body, "tools"), "tools"):
-        if tool.get("type") in {None, "custom"}:
+        if tool.get("type") in (None, "custom"):
             fields.text_at(tool, "name", path)
             fields.as_object(tool.get("input_schema"), f"{path}.input_schema")
     choice = body.get("tool_choice")
@@ -217,7 +217,7 @@ def _read_tools(body: Json, hints: list[str]) -> list[Tool]:
     tools: list[Tool] = []
     for path, tool in objects(fields.optional_list(body, "tools"), "tools"):
         kind = tool.get("type")
-        if kind not in {None, "custom"}:
+        if kind not in (None, "custom"):
             raise cannot_carry(f"{path}.type", why=f"'{kind}' runs on its vendor's side")
         known = {
             "type", "name", "description", "input_schema", "strict", "cache_control",

@@ -150,7 +150,7 @@ def _check_format(form: Json) -> None:
 def read(body: Json) -> Conversation:
     """The neutral reading of a body that passed ``check``."""
     refuse_unknown(body, _CARRIED | {*_HINTS, "store"}, "")
-    if body.get("n") not in {None, 1}:
+    if body.get("n") not in (None, 1):
         raise cannot_carry("n", why="one answer a request")
     if body.get("modalities") not in (None, [], ["text"]):
         raise cannot_carry("modalities")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from app.domain.chat import Json
 from app.domain.decisions import PromptView
 
-_IMAGE_TYPES = frozenset({"image_url", "input_image", "image"})
+_IMAGE_TYPES = ("image_url", "input_image", "image")
 
 
 def view(body: Json) -> PromptView:
@@ -41,7 +41,7 @@ def view(body: Json) -> PromptView:
         total_chars=total,
         tool_names=_tool_names(body.get("tools")),
         has_images=images,
-        wants_json=isinstance(form, Mapping) and form.get("type") in {"json_object", "json_schema"},
+        wants_json=isinstance(form, Mapping) and form.get("type") in ("json_object", "json_schema"),
         max_tokens=limit if isinstance(limit, int) else None,
         after_tool_result=bool(items) and items[-1].get("role") == "tool",
     )

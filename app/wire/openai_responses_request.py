@@ -144,7 +144,7 @@ def view(body: Json) -> PromptView:
         total_chars=total,
         tool_names=tuple(name for name in names if isinstance(name, str)),
         has_images=images,
-        wants_json=isinstance(form, Mapping) and form.get("type") in {"json_object", "json_schema"},
+        wants_json=isinstance(form, Mapping) and form.get("type") in ("json_object", "json_schema"),
         max_tokens=limit if isinstance(limit, int) else None,
         after_tool_result=bool(items) and items[-1].get("type") == "function_call_output",
     )
@@ -153,7 +153,7 @@ def view(body: Json) -> PromptView:
 def read(body: Json) -> Conversation:
     """The neutral reading of a body that passed ``check``."""
     refuse_unknown(body, _CARRIED | {*_HINTS}, "")
-    if body.get("truncation") not in {None, "disabled"}:
+    if body.get("truncation") not in (None, "disabled"):
         raise cannot_carry("truncation")
     hints = [name for name in _HINTS if body.get(name) is not None]
     for index, wanted in enumerate(fields.optional_list(body, "include")):
