@@ -26,6 +26,7 @@ from app.providers.simulator.fields import (
     integer,
     missing,
     optional_object,
+    optional_text,
     stop_strings,
 )
 from app.providers.simulator.messages_prompt import LOOK_BACK, read_prompt
@@ -149,14 +150,14 @@ def _error(kind: str, message: str, request_id: str) -> dict[str, object]:
 def _read_thinking(body: JsonObject, limit: int) -> int:
     """How many tokens the model thinks. Raises `RefusedError` for a budget that cannot be."""
     thinking = optional_object(body, "thinking")
-    effort = optional_object(body, "output_config").get("effort")
+    effort = optional_text(optional_object(body, "output_config"), "effort")
     if effort is not None and effort not in _EFFORTS:
         raise RefusedError(f"output_config.effort: Input should be one of {', '.join(_EFFORTS)}")
     kind = thinking.get("type", "disabled")
     if kind in ("disabled", "between_tools"):
         return 0
     if kind == "adaptive":
-        return _EFFORTS[str(effort)] if effort is not None else _MOST_THINKING
+        return _EFFORTS[effort] if effort is not None else _MOST_THINKING
     if kind != "enabled":
         raise RefusedError(
             "thinking.type: Input should be 'adaptive', 'between_tools', 'disabled' or 'enabled'"

@@ -167,10 +167,11 @@ def read_tool_choice(value: object, tools: Sequence[Tool], *, parallel: bool) ->
         return ToolChoice(cast("ChoiceMode", mode), "", parallel)
     choice = as_object(value, "tool_choice")
     function = choice.get("function", choice)
-    name = as_object(function, "tool_choice.function").get("name")
+    found = as_object(function, "tool_choice.function").get("name")
+    name = as_text(found, "tool_choice.name")
     if name not in {tool.name for tool in tools}:
         raise RefusedError(f"Tool choice '{name}' not found in 'tools'.", param="tool_choice")
-    return ToolChoice("named", as_text(name, "tool_choice.name"), parallel)
+    return ToolChoice("named", name, parallel)
 
 
 def read_effort(value: object, path: str) -> int:
