@@ -28,11 +28,11 @@ import select
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol, cast
 
 from app.errors import UpstreamClosed, UpstreamError, UpstreamProtocol, UpstreamTimeout
-from app.upstream.http1 import Header, ResponseReader
+from app.upstream.http1 import Header, ResponseReader, find_header, split_head
 
 MAX_UNREAD_BYTES: Final = 256 * 1024
 """Unread response bytes beyond which reading from the socket pauses."""
@@ -64,6 +64,15 @@ class Timeouts:
     between_bytes_s: float
     total_s: float
     queue_s: float | None = None
+    first_byte_ns: int = field(init=False, repr=False, compare=False)
+    between_bytes_ns: int = field(init=False, repr=False, compare=False)
+    total_ns: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # What each call needs, in the unit of its clock.
+        for name in ("first_byte", "between_bytes", "total"):
+            limit_s: float = getattr(self, f"{name}_s")
+            object.__setattr__(self, f"{name}_ns", int(limit_s * _NS_PER_S))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +115,8 @@ class Exchange:
     __slots__ = (
         "_conn",
         "_error",
+        "_head",
+        "_headers",
         "_loop",
         "_rest",
         "_waiter",
@@ -113,7 +124,6 @@ class Exchange:
         "connected_ns",
         "ended_ns",
         "first_byte_ns",
-        "headers",
         "queued_ns",
         "replayed",
         "reused",
@@ -132,12 +142,24 @@ class Exchange:
         self._rest = b""
         self._waiter: asyncio.Future[None] | None = None
         self.status = 0
-        self.headers: tuple[Header, ...] = ()
-        self.between_ns = int(timeouts.between_bytes_s * _NS_PER_S)
-        self.total_at_ns = now + int(timeouts.total_s * _NS_PER_S)
+        self._head = b""
+        self._headers: tuple[Header, ...] | None = None
+        self.between_ns = timeouts.between_bytes_ns
+        self.total_at_ns = now + timeouts.total_ns
         self.queued_ns = now
         self.connected_ns = self.tls_ns = self.sent_ns = self.first_byte_ns = self.ended_ns = 0
         self.reused = self.replayed = False
+
+    @property
+    def headers(self) -> tuple[Header, ...]:
+        """All headers: names in lower case, order and repeats kept. Split when first asked for."""
+        if self._headers is None:
+            self._headers = split_head(self._head)
+        return self._headers
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first value of ``name`` (given in lower case); cheaper than ``headers`` for a few."""
+        return find_header(self._head, name)
 
     @property
     def timing(self) -> Timing:
@@ -225,6 +247,12 @@ class Exchange:
         self._conn = conn
         self._error = None
         self.ended_ns = 0
+
+    def begin(self, status: int, head: bytes) -> None:
+        """For the connection: the response's head is there."""
+        self.status = status
+        self._head = head
+        self.wake()
 
     def detach(self, rest: bytes, error: UpstreamError | None) -> None:
         """For the connection: nothing more will come; ``rest`` is the unread body."""
@@ -376,11 +404,8 @@ class Connection(asyncio.Protocol):
         if not reader.head_complete:
             return
         if not exchange.status:
-            exchange.status = reader.status
-            exchange.headers = reader.headers
+            exchange.begin(reader.status, reader.head)
             self._phase = "between_bytes"
-            if not reader.complete:
-                exchange.wake()
         if reader.complete:
             self._finish(exchange, now)
             return

@@ -18,7 +18,9 @@ chunked``, HTTP/2.0 in a status line, status 000, and blank lines between messag
 here.
 
 Measured (2026-11-21, AMD EPYC, Python 3.11): a fresh ``HttpResponseParser`` costs 1.0 us, so one is
-kept per connection and replaced only after a HEAD, the one message it cannot be told about.
+kept per connection and replaced only after a HEAD, the one message it cannot be told about. Nine
+headers through callbacks cost 4 us, as tuples 2 us; what is needed of them is found in the head for
+0.3 us each, so they are split only for who asks.
 """
 
 from __future__ import annotations
@@ -44,6 +46,9 @@ MAX_CHUNK_OVERHEAD_BYTES: Final = 64 * 1024
 """Chunk extensions, padding zeros and trailers without a single body byte between them."""
 
 _HEAD_END: Final = b"\r\n\r\n"
+_BLANKS: Final = b" \t"
+_LENGTH_FIELD: Final = b"\r\ncontent-length:"
+_CODING_FIELD: Final = b"\r\ntransfer-encoding:"
 _TAIL_BYTES: Final = len(_HEAD_END) + 1
 _H: Final = ord("H")
 _LINE_ENDS: Final = frozenset(b"\r\n")
@@ -60,12 +65,40 @@ _CHUNKED: Final = 2
 _UNTIL_EOF: Final = 3
 
 
+def split_head(head: bytes) -> tuple[Header, ...]:
+    """The headers of a ``ResponseReader.head``: names in lower case, order and repeats kept."""
+    return tuple(
+        [
+            (name.lower(), value.strip(_BLANKS))
+            for name, _, value in [line.partition(b":") for line in head.split(b"\r\n")[1:]]
+        ]
+    )
+
+
+def find_header(head: bytes, name: bytes) -> bytes | None:
+    """The first value of the header ``name`` (given in lower case) of a ``ResponseReader.head``."""
+    field = b"\r\n%b:" % name
+    return _value_at(head, head.lower().find(field), field)
+
+
+def _value_at(head: bytes, at: int, field: bytes) -> bytes | None:
+    """The value that follows ``field`` (CR LF name colon) at ``at``; None where that is -1.
+
+    A search is exact because llhttp has accepted the head: CR and LF only ever end a line there,
+    and a name is followed by its colon at once.
+    """
+    if at < 0:
+        return None
+    start = at + len(field)
+    end = head.find(b"\r\n", start)
+    return (head[start:] if end < 0 else head[start:end]).strip(_BLANKS)
+
+
 class _Callbacks:
     """What llhttp calls: it collects and decides nothing."""
 
     __slots__ = (
         "head_done",
-        "headers",
         "keep_alive",
         "message_done",
         "on_body",
@@ -74,7 +107,6 @@ class _Callbacks:
     )
 
     def __init__(self) -> None:
-        self.headers: list[Header] = []
         self.pieces: list[bytes] = []
         # The parser appends to the list by itself: no Python frame for a piece of body.
         self.on_body = self.pieces.append
@@ -87,11 +119,6 @@ class _Callbacks:
         if self.message_done:
             # Stops the parser at once: nothing of a second message enters our state.
             raise ValueError("bytes after the end of the response")
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        # Trailers are dropped: nothing that we forward may come after the head.
-        if not self.head_done:
-            self.headers.append((name.lower(), value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
         self.head_done = True
@@ -109,9 +136,9 @@ class ResponseReader:
     result), and ``feed_eof`` when the peer has closed its side. After a raise the reader, like its
     connection, is dead.
 
-    ``status`` and ``headers`` (names in lower case, order kept) are valid once ``head_complete`` is
-    true; ``pieces`` holds the body that was not taken yet; ``complete`` says that the message has
-    ended.
+    ``status`` and ``head`` (for ``split_head`` and ``find_header``) are valid once
+    ``head_complete`` is true; ``pieces`` holds the body that was not taken yet; ``complete`` says
+    that the message has ended.
     """
 
     __slots__ = (
@@ -128,8 +155,8 @@ class ResponseReader:
         "_where",
         "complete",
         "excess",
+        "head",
         "head_complete",
-        "headers",
         "pieces",
         "status",
     )
@@ -144,7 +171,7 @@ class ResponseReader:
 
     def _reset(self) -> None:
         self.status = 0
-        self.headers: tuple[Header, ...] = ()
+        self.head = b""
         self.head_complete = False
         self.complete = False
         self.excess = False
@@ -165,7 +192,6 @@ class ResponseReader:
             self.pieces = self._calls.pieces
         self._reset()
         calls = self._calls
-        calls.headers = []
         calls.pieces.clear()
         calls.head_done = False
         calls.message_done = False
@@ -233,7 +259,7 @@ class ResponseReader:
                 self._plain_version = data.startswith(b"HTTP/1.1 ")
             carry = self._carry
             joined = carry + data if carry else data
-            end = joined.find(_HEAD_END)
+            end = joined.find(_HEAD_END, max(0, len(carry) - len(_HEAD_END) + 1))
             stop = len(data) if end < 0 else end + len(_HEAD_END) - len(carry)
             self._head_bytes += stop
             if self._head_bytes > MAX_HEAD_BYTES:
@@ -242,21 +268,20 @@ class ResponseReader:
             if self._calls.head_done != (end >= 0):
                 raise self._malformed("its head does not end where it should")
             if end < 0:
-                self._carry = joined[1 - len(_HEAD_END) :]
+                self._carry = joined
                 return b""
             data = data[stop:]
-            if self._end_head():
+            if self._end_head(joined[:end]):
                 break
         if self.complete and data:
             self.excess = True
             return b""
         return data
 
-    def _end_head(self) -> bool:
+    def _end_head(self, head: bytes) -> bool:
         """Check the head; true if it is the final one, false after a 1xx."""
         calls = self._calls
-        headers = calls.headers
-        if len(headers) > MAX_HEADERS:
+        if head.count(b"\r\n") > MAX_HEADERS:
             raise self._too_large(f"it has more than {MAX_HEADERS} headers")
         version = "1.1" if self._plain_version else calls.parser.get_http_version()
         if version not in {"1.1", "1.0"}:
@@ -268,9 +293,9 @@ class ResponseReader:
             self._skip_interim(status)
             return False
         self.status = status
-        self.headers = tuple(headers)
+        self.head = head
         self.head_complete = True
-        self._frame(status, version)
+        self._frame(head.lower(), status, version)
         return True
 
     def _skip_interim(self, status: int) -> None:
@@ -283,23 +308,24 @@ class ResponseReader:
         calls = self._calls
         if not calls.message_done:
             raise self._framing_error(f"the parser expects a body after {status}")
-        calls.headers = []
         calls.head_done = calls.message_done = False
         self._carry = b""
         self._head_bytes = 0
 
-    def _frame(self, status: int, version: str) -> None:
+    def _frame(self, head: bytes, status: int, version: str) -> None:
         """Decide how the body ends (RFC 9112 section 6.3); refuse what can be read in two ways."""
         calls = self._calls
-        fields = dict(self.headers)
-        length = fields.get(b"content-length")
-        if b"transfer-encoding" in fields:
-            codings = [value for name, value in self.headers if name == b"transfer-encoding"]
+        length = _value_at(head, head.find(_LENGTH_FIELD), _LENGTH_FIELD)
+        coding_at = head.find(_CODING_FIELD)
+        if coding_at >= 0:
             if length is not None:
                 raise self._framing_error("it has both Content-Length and Transfer-Encoding")
             if version == "1.0":
                 raise self._framing_error("HTTP/1.0 has no Transfer-Encoding")
-            if len(codings) > 1 or codings[0].lower() != b"chunked":
+            if (
+                head.find(_CODING_FIELD, coding_at + 1) >= 0
+                or _value_at(head, coding_at, _CODING_FIELD) != b"chunked"
+            ):
                 raise self._framing_error("its Transfer-Encoding is not just 'chunked'")
             self._framing = _CHUNKED
         elif length is not None:

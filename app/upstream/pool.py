@@ -125,7 +125,6 @@ class Pool:
         """
         within = timeouts or self._timeouts
         head = self._writer.head(method, path, headers, len(body))
-        first_byte_ns = int(within.first_byte_s * _NS_PER_S)
         exchange = Exchange(self._loop or self._bind(), within)
         conn = self._pop_idle()
         if conn is None:
@@ -133,7 +132,7 @@ class Pool:
         else:
             exchange.reused = True
         while True:
-            conn.send(exchange, head, body, method, first_byte_ns)
+            conn.send(exchange, head, body, method, within.first_byte_ns)
             error = await exchange.head_arrived()
             if error is None:
                 return exchange
@@ -400,7 +399,7 @@ class Pool:
     async def _open_warm(self) -> None:
         while self._slots < self._limits.warm:
             self._slots += 1
-            total_at_ns = time.monotonic_ns() + int(self._timeouts.total_s * _NS_PER_S)
+            total_at_ns = time.monotonic_ns() + self._timeouts.total_ns
             try:
                 conn = await self._open_connection(self._timeouts, total_at_ns)
             except UpstreamError:

@@ -1,12 +1,11 @@
 """Writes request heads: never a byte that could end a header early or begin a second request.
 
 A call costs about 2 us for six headers: names are checked once and remembered, values are checked
-together by counting line ends in the finished block.
+together, by counting the line ends in the joined block.
 """
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Sequence
 from typing import Final
@@ -36,31 +35,23 @@ _OWNED: Final = frozenset(
 )
 
 
-@functools.lru_cache(maxsize=256)
-def _name_problem(name: bytes) -> str:
-    """Why ``name`` may not be sent, or ``""``; cached: the same names come with each call."""
-    if not _TOKEN.fullmatch(name):
-        return "is not a header name"
-    if name.lower() in _OWNED:
-        return "belongs to the connection and is set by it"
-    return ""
-
-
-@functools.lru_cache(maxsize=64)
-def _target_ok(path: bytes) -> bool:
-    return _TARGET.fullmatch(path) is not None
+# Paths and header names are few and come with each call; what a caller makes up anew each time is
+# checked each time instead of remembered.
+_MAX_KNOWN: Final = 256
 
 
 class RequestWriter:
-    """Writes request heads for one origin; what never changes is formatted once."""
+    """Writes request heads for one origin; what never changes is checked and formatted once."""
 
-    __slots__ = ("_middle",)
+    __slots__ = ("_host", "_known_names", "_starts")
 
     def __init__(self, host: bytes) -> None:
         """``host`` is the Host header: the name, and the port unless it is the scheme's own."""
         if not _HOST.fullmatch(host):
             raise _refused_header("host", "is not a host")
-        self._middle = b" HTTP/1.1\r\nhost: " + host
+        self._host = host
+        self._known_names: set[bytes] = set()
+        self._starts: dict[tuple[bytes, bytes], bytes] = {}
 
     def head(
         self, method: bytes, path: bytes, headers: Sequence[Header], content_length: int
@@ -68,26 +59,41 @@ class RequestWriter:
         """The bytes from the method to the blank line; ``content_length`` is in bytes.
 
         Raises GatewayError (``invalid_upstream_header``), which names the header and never its
-        value, for CR, LF or NUL anywhere, a name that is no token, and the headers that this writer
+        value, for CR, LF or NUL anywhere, a name that is no token, and headers that this writer
         owns.
         """
-        if method not in _METHODS:
-            raise _refused_header("method", "is not one that can be sent")
-        if not _target_ok(path):
-            raise _refused_header("path", "must begin with / and hold visible ASCII only")
-        lines = [method + b" " + path + self._middle]
-        for name, value in headers:
-            if problem := _name_problem(name):
-                raise _refused_header(ascii(name)[2:-1], problem)
-            lines.append(name + b": " + value)
-        lines.append(b"content-length: %d\r\n\r\n" % content_length)
-        head = b"\r\n".join(lines)
+        start = self._starts.get((method, path)) or self._start(method, path)
+        if not self._known_names.issuperset([name for name, _ in headers]):
+            self._check_names(headers)
+        fields = b"".join([b"%b: %b\r\n" % field for field in headers])
         # One count over the joined block instead of one search per value: any CR or LF beyond those
         # that we put there ourselves came in with a value.
-        own = len(lines) + 2
-        if head.count(b"\n") != own or head.count(b"\r") != own or b"\0" in head:
+        count = len(headers)
+        if fields.count(b"\n") != count or fields.count(b"\r") != count or b"\0" in fields:
             raise _refused_header(_culprit(headers), "has a value with CR, LF or NUL")
-        return head
+        return b"%b%bcontent-length: %d\r\n\r\n" % (start, fields, content_length)
+
+    def _start(self, method: bytes, path: bytes) -> bytes:
+        """The request line and the Host header."""
+        if method not in _METHODS:
+            raise _refused_header("method", "is not one that can be sent")
+        if not _TARGET.fullmatch(path):
+            raise _refused_header("path", "must begin with / and hold visible ASCII only")
+        start = b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (method, path, self._host)
+        if len(self._starts) < _MAX_KNOWN:
+            self._starts[method, path] = start
+        return start
+
+    def _check_names(self, headers: Sequence[Header]) -> None:
+        for name, _ in headers:
+            if not _TOKEN.fullmatch(name):
+                raise _refused_header(ascii(name)[2:-1], "is not a header name")
+            if name.lower() in _OWNED:
+                raise _refused_header(
+                    name.decode("ascii"), "belongs to the connection and is set by it"
+                )
+            if len(self._known_names) < _MAX_KNOWN:
+                self._known_names.add(name)
 
 
 def build_head(
