@@ -73,6 +73,8 @@ class _Event(msgspec.Struct):
     request_id: str | None = None
 
 
+_LINES = 3
+"""Line ends of a frame of one ``event`` and one ``data`` line."""
 _EVENT = msgspec.json.Decoder(_Event)
 _FAILURES = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -95,6 +97,9 @@ class MessagesPassthrough(PassthroughReader):
         """Start before the first byte."""
         super().__init__()
         self._usage_frames: list[bytes] = []
+
+    def _ordinary(self, frames: bytes) -> bool:
+        return frames.startswith(b"event: content_block_delta\n") and frames.count(b"\n") == _LINES
 
     def _look(self, frames: bytes) -> bytes:
         # The rare events; a block delta, which is nearly every event, has none of these marks.

@@ -114,6 +114,16 @@ class ChatPassthrough(PassthroughReader):
         self._hide_usage = hide_usage
         self._usage_frames = b""
 
+    def _ordinary(self, frames: bytes) -> bool:
+        # Two searches of the chunk: it goes on, and tells no usage. A chunk that goes on is no error either;
+        # should a server say both, its stream lacks an ending and is not complete in any case.
+        return (
+            frames.find(b"\n") == len(frames) - 2
+            and b'"finish_reason":null' in frames
+            and b'"usage":{' not in frames
+            and frames.startswith(b"data:")
+        )
+
     def _look(self, frames: bytes) -> bytes:
         if b'"finish_reason"' in frames:
             found = _FINISH_WORD.findall(frames)

@@ -47,6 +47,8 @@ class _Event(msgspec.Struct):
     param: str | None = None
 
 
+_LINES = 3
+"""Line ends of a frame of one ``event`` and one ``data`` line."""
 _EVENT = msgspec.json.Decoder(_Event)
 _FAILURES = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _ENDINGS = frozenset({"response.completed", "response.incomplete", "response.failed"})
@@ -86,6 +88,11 @@ class ResponsesPassthrough(PassthroughReader):
         """Start before the first byte."""
         super().__init__()
         self._usage_told: Usage | None = None
+
+    def _ordinary(self, frames: bytes) -> bool:
+        if not frames.startswith(b"event: response.") or frames.count(b"\n") != _LINES:
+            return False
+        return frames.startswith(b".delta", frames.find(b"\n") - len(b".delta"))
 
     def _look(self, frames: bytes) -> bytes:
         # Deltas, which are nearly every event, have none of these marks.

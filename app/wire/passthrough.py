@@ -42,6 +42,8 @@ class PassthroughReader:
     def feed(self, data: bytes) -> Sequence[Event]:
         """Give the complete frames that ``data`` completes, untouched."""
         frames = self._splitter.feed(data)
+        if self._ordinary(frames):
+            return (Frames(frames),)
         if not frames:
             return ()
         frames = self._look(frames)
@@ -61,6 +63,10 @@ class PassthroughReader:
     def usage(self) -> Usage | None:
         """What the upstream has told of usage so far; parsed at each access."""
         return self._usage()
+
+    @abstractmethod
+    def _ordinary(self, frames: bytes) -> bool:
+        """Say whether this is exactly one frame, a delta that tells nothing else; cheap, and False in doubt."""
 
     @abstractmethod
     def _look(self, frames: bytes) -> bytes:

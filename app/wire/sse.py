@@ -64,9 +64,6 @@ class FrameSplitter:
             tail += data
             return b""
         cut = end - len(overlap)
-        if cut < 0:
-            # Cannot happen: a frame end inside what is kept would have been given back before.
-            cut = 0
         whole = bytes(tail) + data[:cut]
         self._tail = bytearray(data[cut:])
         return whole
@@ -124,30 +121,46 @@ class ServerEvent(NamedTuple):
 
 
 def read_events(frames: bytes) -> list[ServerEvent]:
-    """The events of complete frames; comments, ``id`` and ``retry`` are skipped, events without data too."""
-    if frames.startswith(b"data: ") and frames.endswith(b"\n\n") and b"\r" not in frames:
-        inner = frames[6:-2]
-        if b"\n" not in inner:
-            return [ServerEvent("", inner)]
+    """The events of complete frames; comments, ``id`` and ``retry`` are skipped, and events without data."""
+    payload = _only_payload(frames)
+    if payload is not None:
+        return [payload]
     events: list[ServerEvent] = []
     name = ""
     data: list[bytes] = []
     frames = frames.removeprefix(_BOM)
-    for line in frames.split(b"\n") if b"\r" not in frames else _LINE.split(frames):
+    # A missing last blank line ends the last event all the same: the stream closed behind it.
+    lines = frames.split(b"\n") if b"\r" not in frames else _LINE.split(frames)
+    for line in [*lines, b""]:
         if line.startswith(b"data:"):
             data.append(line[6:] if line[5:6] == b" " else line[5:])
         elif line.startswith(b"event:"):
             name = line[6:].strip().decode("utf-8", "replace")
-        elif not line:
-            if data:
-                events.append(ServerEvent(name, data[0] if len(data) == 1 else b"\n".join(data)))
-                data = []
-            name = ""
         elif line == b"data":
             data.append(b"")
-    if data:
-        events.append(ServerEvent(name, b"\n".join(data)))
+        elif not line:
+            if data:
+                events.append(ServerEvent(name, b"\n".join(data)))
+            name, data = "", []
     return events
+
+
+def _only_payload(frames: bytes) -> ServerEvent | None:
+    """The event of a single frame of one ``data`` line, perhaps behind one ``event`` line: nearly every one."""
+    end = len(frames) - 2
+    first = frames.find(b"\n")
+    if b"\r" in frames:
+        return None
+    if first == end and frames.startswith(b"data: ") and frames[-1:] == b"\n":
+        return ServerEvent("", frames[6:-2])
+    if (
+        frames.startswith(b"event: ")
+        and frames.startswith(b"data: ", first + 1)
+        and frames.find(b"\n", first + 1) == end
+        and frames[-1:] == b"\n"
+    ):
+        return ServerEvent(frames[7:first].decode("utf-8", "replace"), frames[first + 7 : -2])
+    return None
 
 
 def data_frame(data: bytes) -> bytes:
