@@ -133,9 +133,13 @@ async function models() {
 async function savings() {
   const found = await read("v1/savings?window_s=3600");
   if (!found || !found.turns) return;
+  const saved = [];
+  if (found.saved_s >= 0.001) saved.push(seconds(found.saved_s));
+  if (found.saved_usd > 0) saved.push(usd(found.saved_usd));
+  const count = `Last hour: ${found.turns} ${found.turns === 1 ? "turn" : "turns"}`;
   const part = document.createElement("strong");
-  part.textContent = `${seconds(Math.max(0, found.saved_s))} and ${usd(Math.max(0, found.saved_usd))}`;
-  at("savings").replaceChildren(`Last hour: ${found.turns} ${found.turns === 1 ? "turn" : "turns"}, saved `, part);
+  part.textContent = saved.join(" and ");
+  at("savings").replaceChildren(saved.length ? `${count}, saved ` : count, part);
   at("savings").hidden = false;
 }
 

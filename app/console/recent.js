@@ -6,6 +6,10 @@ import { STAGES, Waterfall } from "./waterfall.js";
 
 const EVERY_MS = 4000;
 
+function cacheWords({ outcome: word, reason }) {
+  return [outcome(word), reason === word ? "" : reason?.replaceAll("_", " ")].filter(Boolean).join(": ");
+}
+
 export class Recent {
   constructor({ list, empty, legend }) {
     this.list = list;
@@ -93,7 +97,7 @@ export class Recent {
       ["asked for", trace.requested_model],
       ["answered by", trace.provider && trace.model ? `${trace.provider}/${trace.model}` : trace.model],
       ["tier", trace.tier],
-      ["cache", [outcome(trace.cache.outcome), trace.cache.reason].filter(Boolean).join(": ")],
+      ["cache", cacheWords(trace.cache)],
       ["first word", trace.ttft_ms === null ? "" : ms(trace.ttft_ms)],
       ["tokens", tokens(trace.usage)],
       ["cost", usd(trace.cost_usd)],

@@ -40,6 +40,7 @@ export function outcome(word) {
 export function tokens(usage) {
   if (!usage) return "";
   const prompt = usage.input_tokens + usage.cached_tokens + usage.cache_write_tokens;
+  if (prompt + usage.output_tokens === 0) return "";
   const cached = usage.cached_tokens ? ` (${usage.cached_tokens} cached)` : "";
   return `${prompt}${cached} in, ${usage.output_tokens} out`;
 }

@@ -119,7 +119,8 @@ async def test_progress_is_shown_until_the_first_word(page: Page, served: Consol
         """async () => {
           const { frames } = await import('./console/gateway.js');
           const found = [];
-          const cut = [': Looking', ' up\\r', '\\n\\r\\ndata: {"a"', ':1}\\r\\n\\r\\nda', 'ta: x\\ndata: y\\n\\n: z'];
+          const cut = [': Looking', ' up\\r', '\\n\\r\\ndata: {"a"', ':1}\\r\\n\\r\\nda',
+            'ta: x\\ndata: y\\n\\n: z'];
           const body = new ReadableStream({ start(c) {
             for (const piece of cut) c.enqueue(new TextEncoder().encode(piece));
             c.close();
