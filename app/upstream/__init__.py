@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.upstream.connection import Exchange, Timeouts, Timing
+from app.upstream.exchange import Exchange, Timeouts, Timing
 from app.upstream.origin import Origin, PoolLimits, PoolStats
 from app.upstream.pool import Pool
 

@@ -45,6 +45,7 @@ MAX_INTERIM: Final = 8
 MAX_CHUNK_OVERHEAD_BYTES: Final = 64 * 1024
 """Chunk extensions, padding zeros and trailers without a single body byte between them."""
 
+_FEW_HEADERS_BYTES: Final = MAX_HEADERS * len(b"a:\r\n")
 _HEAD_END: Final = b"\r\n\r\n"
 _BLANKS: Final = b" \t"
 _LENGTH_FIELD: Final = b"\r\ncontent-length:"
@@ -145,7 +146,6 @@ class ResponseReader:
         "_calls",
         "_carry",
         "_framing",
-        "_head_bytes",
         "_interim",
         "_method_is_head",
         "_overhead_bytes",
@@ -178,7 +178,6 @@ class ResponseReader:
         self._carry = b""
         self._tail = b""
         self._framing = _NONE
-        self._head_bytes = 0
         self._interim = 0
         self._overhead_bytes = 0
         self._remaining_bytes = 0
@@ -200,7 +199,7 @@ class ResponseReader:
     @property
     def started(self) -> bool:
         """Whether a byte of this response, also of an interim one, has arrived."""
-        return self._head_bytes > 0 or self._interim > 0
+        return bool(self._carry) or self._interim > 0 or self.head_complete
 
     @property
     def reusable(self) -> bool:
@@ -253,24 +252,23 @@ class ResponseReader:
     def _feed_heads(self, data: bytes) -> bytes:
         """Read heads (1xx, then the final one) and return the body bytes that follow."""
         while data:
-            if not self._head_bytes:
+            if not self._carry:
                 if data[0] != _H:
                     raise self._malformed("it does not begin with HTTP/")
                 self._plain_version = data.startswith(b"HTTP/1.1 ")
             carry = self._carry
             joined = carry + data if carry else data
-            end = joined.find(_HEAD_END, max(0, len(carry) - len(_HEAD_END) + 1))
-            stop = len(data) if end < 0 else end + len(_HEAD_END) - len(carry)
-            self._head_bytes += stop
-            if self._head_bytes > MAX_HEAD_BYTES:
+            end = joined.find(_HEAD_END, max(0, len(carry) - len(_HEAD_END)))
+            stop = len(joined) if end < 0 else end + len(_HEAD_END)
+            if stop > MAX_HEAD_BYTES:
                 raise self._too_large(f"its head is larger than {MAX_HEAD_BYTES} bytes")
-            self._parse(data[:stop])
+            self._parse(joined[len(carry) : stop])
             if self._calls.head_done != (end >= 0):
                 raise self._malformed("its head does not end where it should")
             if end < 0:
                 self._carry = joined
                 return b""
-            data = data[stop:]
+            data = joined[stop:]
             if self._end_head(joined[:end]):
                 break
         if self.complete and data:
@@ -281,7 +279,7 @@ class ResponseReader:
     def _end_head(self, head: bytes) -> bool:
         """Check the head; true if it is the final one, false after a 1xx."""
         calls = self._calls
-        if head.count(b"\r\n") > MAX_HEADERS:
+        if len(head) > _FEW_HEADERS_BYTES and head.count(b"\n") > MAX_HEADERS:
             raise self._too_large(f"it has more than {MAX_HEADERS} headers")
         version = "1.1" if self._plain_version else calls.parser.get_http_version()
         if version not in {"1.1", "1.0"}:
@@ -310,7 +308,6 @@ class ResponseReader:
             raise self._framing_error(f"the parser expects a body after {status}")
         calls.head_done = calls.message_done = False
         self._carry = b""
-        self._head_bytes = 0
 
     def _frame(self, head: bytes, status: int, version: str) -> None:
         """Decide how the body ends (RFC 9112 section 6.3); refuse what can be read in two ways."""

@@ -31,7 +31,8 @@ from collections.abc import Awaitable, Sequence
 from typing import Final, TypeVar
 
 from app.errors import UpstreamClosed, UpstreamError, UpstreamRefused, UpstreamTimeout
-from app.upstream.connection import Connection, Exchange, Timeouts
+from app.upstream.connection import Connection
+from app.upstream.exchange import Exchange, Timeouts
 from app.upstream.http1 import Header
 from app.upstream.origin import Origin, PoolLimits, PoolStats
 from app.upstream.request_head import RequestWriter

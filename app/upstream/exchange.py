@@ -1,0 +1,229 @@
+"""One request and its response, as the caller sees it, and the limits and marks of its time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from app.errors import UpstreamClosed, UpstreamError, UpstreamProtocol
+from app.upstream.http1 import Header, find_header, split_head
+
+_NS_PER_S: Final = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long each phase of a call may take, in seconds.
+
+    ``first_byte_s`` runs from the request's last write to the complete head of the final response,
+    so that a dribbled head does not stretch it. ``between_bytes_s`` is the longest silence within a
+    body; it rests while the consumer does not read. ``queue_s`` bounds the wait for a free
+    connection (``None``: only ``total_s`` does). ``total_s`` spans everything, from the call to the
+    last byte.
+    """
+
+    connect_s: float
+    tls_s: float
+    first_byte_s: float
+    between_bytes_s: float
+    total_s: float
+    queue_s: float | None = None
+    first_byte_ns: int = field(init=False, repr=False, compare=False)
+    between_bytes_ns: int = field(init=False, repr=False, compare=False)
+    total_ns: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # What each call needs, in the unit of its clock.
+        for name in ("first_byte", "between_bytes", "total"):
+            limit_s: float = getattr(self, f"{name}_s")
+            object.__setattr__(self, f"{name}_ns", int(limit_s * _NS_PER_S))
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Marks on the monotonic clock, in nanoseconds; 0 for what did not happen (yet).
+
+    ``connected`` and ``tls`` are 0 on a reused (or warmed) connection. ``replayed`` says that a
+    first try on an idle connection met its closing and that the request was sent a second time (see
+    ``Pool``).
+    """
+
+    queued: int
+    connected: int
+    tls: int
+    sent: int
+    first_byte: int
+    ended: int
+    reused: bool
+    replayed: bool
+
+
+class Carrier(Protocol):
+    """What an exchange needs of the connection that carries it."""
+
+    def take(self) -> bytes:
+        """The body bytes that have come since the last call."""
+
+    def abort(self, error: UpstreamError | None = None) -> None:
+        """Close the socket now; the exchange ends with ``error``."""
+
+
+class Exchange:
+    """One request and its response, from the moment the response's head is there.
+
+    Belongs to one task at a time. If that task is cancelled inside ``read`` the socket is closed
+    before the cancellation goes on. Whoever stops reading before the end must call ``abort``; until
+    then the connection is occupied, at most for ``Timeouts.total_s``.
+    """
+
+    __slots__ = (
+        "_conn",
+        "_error",
+        "_head",
+        "_headers",
+        "_loop",
+        "_rest",
+        "_waiter",
+        "between_ns",
+        "connected_ns",
+        "ended_ns",
+        "first_byte_ns",
+        "queued_ns",
+        "replayed",
+        "reused",
+        "sent_ns",
+        "status",
+        "tls_ns",
+        "total_at_ns",
+    )
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, timeouts: Timeouts) -> None:
+        """Start the clock of the call; the pool does the rest."""
+        now = time.monotonic_ns()
+        self._loop = loop
+        self._conn: Carrier | None = None
+        self._error: UpstreamError | None = None
+        self._rest = b""
+        self._waiter: asyncio.Future[None] | None = None
+        self.status = 0
+        self._head = b""
+        self._headers: tuple[Header, ...] | None = None
+        self.between_ns = timeouts.between_bytes_ns
+        self.total_at_ns = now + timeouts.total_ns
+        self.queued_ns = now
+        self.connected_ns = self.tls_ns = self.sent_ns = self.first_byte_ns = self.ended_ns = 0
+        self.reused = self.replayed = False
+
+    @property
+    def headers(self) -> tuple[Header, ...]:
+        """All headers: names in lower case, order and repeats kept. Split when first asked for."""
+        if self._headers is None:
+            self._headers = split_head(self._head)
+        return self._headers
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first value of ``name`` (given in lower case); cheaper than ``headers`` for a few."""
+        return find_header(self._head, name)
+
+    @property
+    def timing(self) -> Timing:
+        """The marks so far; complete once ``read`` has returned ``b""``."""
+        return Timing(
+            queued=self.queued_ns,
+            connected=self.connected_ns,
+            tls=self.tls_ns,
+            sent=self.sent_ns,
+            first_byte=self.first_byte_ns,
+            ended=self.ended_ns,
+            reused=self.reused,
+            replayed=self.replayed,
+        )
+
+    async def read(self) -> bytes:
+        """All that arrived since the last call, joined; waits for a byte; ``b""`` at the end.
+
+        What arrived before a failure is returned first. Raises UpstreamClosed (truncated, reset,
+        aborted), UpstreamProtocol, UpstreamTimeout (``between_bytes``, ``total``). Cancelled: the
+        socket is closed.
+        """
+        while True:
+            conn = self._conn
+            data = conn.take() if conn is not None else self._rest
+            if data:
+                if conn is None:
+                    self._rest = b""
+                return data
+            if conn is None:
+                if self._error is not None:
+                    raise self._error
+                return b""
+            await self._wait()
+
+    async def read_all(self, limit_bytes: int) -> bytes:
+        """The rest of the body; above ``limit_bytes``: socket closed, UpstreamProtocol raised."""
+        pieces: list[bytes] = []
+        size_bytes = 0
+        while data := await self.read():
+            size_bytes += len(data)
+            if size_bytes > limit_bytes:
+                self.abort()
+                raise UpstreamProtocol(
+                    f"The upstream's answer is larger than {limit_bytes} bytes; it was cut off",
+                    code="upstream_oversize",
+                )
+            pieces.append(data)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def abort(self) -> None:
+        """Close the socket now and drop what was not read; no effect after the end. Idempotent."""
+        conn = self._conn
+        if conn is not None:
+            conn.abort(UpstreamClosed("The exchange was aborted by this side", code="aborted"))
+            self._rest = b""
+
+    async def head_arrived(self) -> UpstreamError | None:
+        """For the pool: wait until the head is there (None) or the exchange has failed (why)."""
+        while not self.status and self._error is None:
+            await self._wait()
+        return self._error if not self.status else None
+
+    async def _wait(self) -> None:
+        if self._waiter is not None:
+            raise RuntimeError("an Exchange is read by one task at a time")
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        except BaseException:
+            # Cancelled, or the loop is going down: nobody will read on, so the upstream must stop.
+            self.abort()
+            raise
+        finally:
+            self._waiter = None
+
+    def wake(self) -> None:
+        """For the connection: something changed."""
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def attach(self, conn: Carrier) -> None:
+        """For the connection: the request is about to be sent on it."""
+        self._conn = conn
+        self._error = None
+        self.ended_ns = 0
+
+    def begin(self, status: int, head: bytes) -> None:
+        """For the connection: the response's head is there."""
+        self.status = status
+        self._head = head
+        self.wake()
+
+    def detach(self, rest: bytes, error: UpstreamError | None) -> None:
+        """For the connection: nothing more will come; ``rest`` is the unread body."""
+        self._conn = None
+        self._rest = rest
+        self._error = error
+        self.ended_ns = time.monotonic_ns()
+        self.wake()
