@@ -81,8 +81,8 @@ class ProviderSettings(Section):
     """The upstream's key; `none` for servers that need none. Write `${NAME}`, never the key itself.
     """
     transport: Literal["wire", "sdk"] = "wire"
-    """`wire`: our own warm pool (measured 0.13 ms a call). `sdk`: the vendor's package (1 ms), for
-    whatever wire does not speak.
+    """`wire`: our own warm pool. `sdk`: the vendor's package, for what wire does not speak, at about
+    ten times the cost a call (docs/decisions/0001).
     """
     responses: Literal["auto", "native", "translate"] = "auto"
     """Responses API of an `openai` upstream: `native` forwards, `translate` uses Chat Completions,
@@ -287,8 +287,7 @@ class KeySettings(Section):
     """A client's key for this gateway."""
 
     key: Annotated[SecretStr, Field(min_length=1)]
-    """The key itself. Write `${NAME}`; `slipstream keys` makes keys that are stored only as hashes.
-    """
+    """The key itself. Write `${NAME}`, so that it stands in no file."""
     tenant: Name
     """Whose it is: cached answers, limits and costs are kept apart by tenant."""
     name: str = ""
