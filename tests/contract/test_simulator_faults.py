@@ -13,7 +13,12 @@ import orjson
 import pytest
 from openai import AsyncOpenAI
 
-from app.providers.simulator import SimulatorSettings, expected_answer, running_simulator
+from app.providers.simulator import (
+    SimulatorSettings,
+    built_in_profiles,
+    expected_answer,
+    running_simulator,
+)
 from app.providers.simulator.faults import FaultKind
 
 pytestmark = pytest.mark.anyio
@@ -170,8 +175,13 @@ async def test_garbage_and_emptiness_come_with_status_200(http, stream):
 @pytest.mark.parametrize("dialect", PATHS)
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_drip_is_the_right_answer_in_tiny_pieces(http, dialect, stream):
-    whole = await http.post(PATHS[dialect], json=body_for(dialect, stream=stream))
-    dripped = await ask(http, dialect, "drip", stream=stream)
+    model = "sim-fast?answer_tokens=1"
+    whole = await http.post(PATHS[dialect], json=body_for(dialect, stream=stream, model=model))
+    dripped = await http.post(
+        PATHS[dialect],
+        json=body_for(dialect, stream=stream, model=model),
+        headers={"x-sim-fault": "drip"},
+    )
     # Ids and times differ from one answer to the next; the lengths do not.
     assert len(dripped.content) == len(whole.content)
 
@@ -262,6 +272,26 @@ async def test_random_faults_follow_the_seed():
     assert first == await statuses(1)
     assert first != await statuses(2)
     assert set(first) == {200, 500}
+
+
+async def test_a_model_above_its_capacity_answers_429_until_one_has_left():
+    settings = SimulatorSettings(
+        time_scale=100, profiles=built_in_profiles(sim_fast={"capacity": 1})
+    )
+    async with (
+        running_simulator(settings) as url,
+        httpx2.AsyncClient(base_url=url) as http,
+        asyncio.TaskGroup() as group,
+    ):
+        slow = group.create_task(http.post(PATHS["chat"], json=body_for("chat")))
+        while (await http.get("/sim/stats")).json()["in_flight"] == 0:
+            pass
+        refused = await http.post(PATHS["chat"], json=body_for("chat"))
+        assert refused.status_code == 429
+        slow.cancel()
+        await settled(http)
+        with pytest.raises(httpx2.TimeoutException):
+            await http.post(PATHS["chat"], json=body_for("chat"), timeout=0.1)
 
 
 async def test_bodies_are_kept_only_when_asked_for(http):

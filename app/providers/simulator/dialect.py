@@ -49,6 +49,8 @@ class Call:
     answers: int = 1
     is_warm_up: bool = False
     """Read the prompt into the cache and generate nothing."""
+    conversation: Sequence[JsonObject] = ()
+    """All input items, for a dialect that keeps conversations."""
 
 
 @dataclass(frozen=True, slots=True)

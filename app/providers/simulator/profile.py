@@ -44,6 +44,8 @@ class ModelProfile:
     """How many times later such a first token is."""
     cache_minimum_tokens: int = 1_024
     implicit_cache: ImplicitCache = "every_block"
+    capacity: int = 0
+    """How many requests it answers at once; more are answered 429. 0: as many as come."""
     context_tokens: int = 200_000
     output_limit_tokens: int = 32_000
 

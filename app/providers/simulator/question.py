@@ -7,7 +7,6 @@ changes a message, a tool call or an image, the answer changes and the test sees
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -19,8 +18,6 @@ from app.providers.simulator.profile import ModelProfile
 Role = Literal["system", "user", "assistant"]
 EntryKind = Literal["text", "media", "tool_call", "tool_result"]
 ChoiceMode = Literal["none", "auto", "required", "named"]
-
-_SPACES = re.compile(r"\s+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +100,7 @@ class Question:
 
 def normalised(text: str) -> str:
     """`text` with each run of white space as one space, and none at the ends."""
-    return _SPACES.sub(" ", text).strip()
+    return " ".join(text.split())
 
 
 def conversation_digest(model: str, entries: Sequence[Entry]) -> bytes:

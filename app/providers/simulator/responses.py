@@ -77,7 +77,8 @@ class ResponsesDialect:
         instructions = optional_text(body, "instructions")
         if instructions:
             prompt.add(Entry("system", "text", instructions))
-        read_items(prompt, self._conversation(body))
+        conversation = self._conversation(body)
+        read_items(prompt, conversation)
         parallel = flag(body, "parallel_tool_calls", default=True)
         reasoning = optional_object(body, "reasoning")
         question = Question(
@@ -99,6 +100,7 @@ class ResponsesDialect:
             shared.cache_rules(body, prompt, choice.profile),
             shared.cache_scope(body, "text", "reasoning"),
             is_warm_up=options.get("prewarm") is True or body.get("generate") is False,
+            conversation=conversation,
         )
 
     def document(self, answer: Answer) -> bytes:
@@ -159,10 +161,9 @@ class ResponsesDialect:
         return [*self._kept[previous], *items]
 
     def _keep(self, answer: Answer, output: Sequence[JsonObject]) -> None:
-        body = answer.call.body
-        if body.get("store") is False:
+        if answer.call.body.get("store") is False:
             return
-        self._kept[_response_id(answer)] = [*self._conversation(body), *output]
+        self._kept[_response_id(answer)] = [*answer.call.conversation, *output]
         while len(self._kept) > _KEPT_RESPONSES:
             self._kept.popitem(last=False)
 

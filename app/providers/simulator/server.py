@@ -14,7 +14,7 @@ Nothing of a prompt is logged.
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import cast
@@ -79,6 +79,7 @@ class Simulator:
         self._script = Script(settings.seed, settings.time_scale)
         self._scripted_faults: deque[str | None] = deque()
         self._serial = 0
+        self._busy: Counter[str] = Counter()
         messages = MessagesDialect()
         self._messages = messages
         self._dialects: Mapping[str, Dialect] = {
@@ -160,7 +161,7 @@ class Simulator:
             drip_gap_s = self.settings.drip_gap_s * self.settings.time_scale
             delivery = Delivery(scope, receive, send, fault, drip_gap_s)
             answer = self._answer(dialect, arrival, body, choice, fault)
-            await self._deliver(dialect, arrival, answer, delivery)
+            await self._deliver_in_turn(dialect, arrival, answer, delivery)
             self.stats.completed += 1
         except RefusedError as error:
             self.stats.refused[error.status] += 1
@@ -199,6 +200,24 @@ class Simulator:
         refuse = fault is not None and fault.kind is FaultKind.REFUSAL
         replies = _replies(call, refuse=refuse)
         return Answer(call, replies, use, arrival.serial, int(self._wall()))
+
+    async def _deliver_in_turn(
+        self, dialect: Dialect, arrival: _Arrival, answer: Answer, delivery: Delivery
+    ) -> None:
+        """Deliver within the model's capacity. Raises `RefusedError` (429) above it."""
+        profile = answer.call.choice.profile
+        busy = self._busy
+        if profile.capacity and busy[profile.name] >= profile.capacity:
+            raise RefusedError(
+                f"Rate limit reached for {profile.name}: {profile.capacity} requests at once.",
+                status=429,
+                kind="rate_limited",
+            )
+        busy[profile.name] += 1
+        try:
+            await self._deliver(dialect, arrival, answer, delivery)
+        finally:
+            busy[profile.name] -= 1
 
     async def _deliver(
         self, dialect: Dialect, arrival: _Arrival, answer: Answer, delivery: Delivery
