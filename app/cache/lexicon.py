@@ -1,0 +1,219 @@
+"""Closed word classes that the guards and the pair features look words up in.
+
+They are lists, not models, because each entry can be read, argued about and corrected by the
+person who found a wrong hit. Everything here is lower case; the lists are English, as the
+default encoder is.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+NEGATIONS: Final = frozenset(
+    "not no never none nobody nothing neither nor without cannot cant dont doesnt didnt isnt arent "
+    "wasnt werent wont wouldnt shouldnt couldnt hasnt havent hadnt aint unable can't don't doesn't "
+    "didn't isn't aren't wasn't weren't won't wouldn't shouldn't couldn't hasn't haven't hadn't "
+    "ain't n't no-one except unless".split()
+)
+
+STOP_WORDS: Final = frozenset(
+    "a an the of in on at to for from by with and or is are was were be been being am do does did "
+    "i me my mine we us our you your it its he him his she her they them their this that these "
+    "those there here what which who whom whose when where why how can could would will shall "
+    "should may might must have has had please tell show give list find get need want like just "
+    "about as if so than then too also any some all".split()
+)
+
+# Words that change nothing in what is asked for: their presence on one side is no evidence.
+FILLERS: Final = frozenset(
+    "please kindly hey hi hello ok okay thanks thank actually really basically just simply indeed "
+    "truly literally currently well so um uh now".split()
+)
+
+# Each line: words of one side | words of the other. Symmetric.
+_OPPOSITES: Final = """
+more | less fewer
+most | least fewest
+before | after
+earlier sooner | later
+earliest first | latest last
+on | off
+open opened opening | close closed closing shut
+up | down
+in | out
+near close | far
+into | from
+to | from
+start starts started starting begin begins began enable enabled resume | stop stops stopped stopping end ends ended quit disable disabled pause
+increase increases increased increasing raise raises raised add adds added adding gain gains | decrease decreases decreased decreasing reduce reduces reduced lower lowers lowered remove removes removed removing delete lose loses subtract
+high higher highest | low lower lowest
+big bigger biggest large larger largest | small smaller smallest little tiny
+long longer longest | short shorter shortest
+tall taller tallest | short shorter shortest
+many | few
+maximum max | minimum min
+over above exceeding | under below beneath
+hot hotter hottest warm | cold colder coldest cool
+fast faster fastest quick quicker quickest | slow slower slowest
+old older oldest | new newer newest young younger youngest
+rich richer richest wealthy | poor poorer poorest
+good better best great | bad worse worst terrible awful
+right correct | wrong incorrect
+left | right
+true | false
+cheap cheaper cheapest inexpensive | expensive costly pricey dearest
+easy easier easiest simple | hard harder hardest difficult
+early | late
+buy buys bought buying purchase | sell sells sold selling
+win wins won | lose loses lost
+love loves loved like likes liked | hate hates hated dislike dislikes
+accept accepts accepted approve approves allow allows allowed permit | reject rejects rejected deny denies denied forbid forbidden ban refuse
+push pushes | pull pulls
+send sends sent sending | receive receives received receiving
+lend lends | borrow borrows
+teach teaches | learn learns
+import imports importing | export exports exporting
+upload uploads | download downloads
+encrypt | decrypt
+encode | decode
+install installs | uninstall uninstalls
+lock locks | unlock unlocks
+mute | unmute
+connect connects | disconnect disconnects
+arrive arrives arriving arrival arrivals land lands landing | depart departs departing departure departures leave leaves leaving
+deposit deposits | withdraw withdraws withdrawal
+credit credits | debit debits
+always | never
+all every everyone everybody everything | none nobody nothing
+with | without
+inside indoor indoors | outside outdoor outdoors
+north northern | south southern
+east eastern | west western
+morning am | evening night pm
+day daytime | night nighttime
+today | tomorrow yesterday tonight
+tomorrow | yesterday
+domestic local | international foreign
+public | private
+legal | illegal
+safe | unsafe dangerous
+healthy | unhealthy
+possible | impossible
+happy happier | sad unhappy sadder
+strong stronger strongest | weak weaker weakest
+optimistic | pessimistic
+positive | negative
+hopeful | hopeless
+careful | careless
+useful | useless
+patient | impatient
+polite | impolite rude
+honest | dishonest
+active | passive inactive
+visible | invisible
+religious | secular atheist
+conservative | liberal progressive
+introverted | extroverted
+specific | vague general
+humble modest | arrogant proud
+smart intelligent clever | stupid dumb
+brave | cowardly
+generous | stingy selfish
+organized organised | disorganized disorganised messy
+male man men boy boys | female woman women girl girls
+father dad husband brother son | mother mum mom wife sister daughter
+single | married
+alive | dead
+empty | full
+wet | dry
+clean | dirty
+light lighter | dark darker heavy heavier
+increase | decrease
+profit profits | loss losses
+success succeed succeeds | failure fail fails
+ascending | descending
+horizontal | vertical
+lossless | lossy
+synchronous sync | asynchronous async
+oneway one-way | roundtrip round-trip
+"""
+
+
+def _opposites() -> dict[str, frozenset[str]]:
+    table: dict[str, set[str]] = {}
+    for line in _OPPOSITES.strip().splitlines():
+        left, right = (side.split() for side in line.split("|"))
+        for word in left:
+            table.setdefault(word, set()).update(right)
+        for word in right:
+            table.setdefault(word, set()).update(left)
+    return {word: frozenset(others) for word, others in table.items()}
+
+
+OPPOSITES: Final = _opposites()
+
+# Prefixes that turn a word into its opposite; checked when the rest is a word of the other side.
+NEGATING_PREFIXES: Final = ("un", "in", "im", "ir", "il", "dis", "non", "anti", "de", "mis")
+
+NUMBER_WORDS: Final = {
+    "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7,
+    "eight": 8, "nine": 9, "ten": 10, "eleven": 11, "twelve": 12, "thirteen": 13, "fourteen": 14,
+    "fifteen": 15, "sixteen": 16, "seventeen": 17, "eighteen": 18, "nineteen": 19, "twenty": 20,
+    "thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80,
+    "ninety": 90, "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9,
+    "second": 2, "third": 3, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7,
+    "eighth": 8, "ninth": 9, "tenth": 10, "twice": 2, "half": 0.5, "dozen": 12,
+}  # fmt: skip
+
+DATES: Final = frozenset(
+    "monday tuesday wednesday thursday friday saturday sunday mon tue tues wed thu thurs fri sat "
+    "sun january february march april june july august september october november december jan "
+    "feb mar apr jun jul aug sep sept oct nov dec today tomorrow yesterday tonight weekend noon "
+    "midnight morning afternoon evening".split()
+)
+
+UNITS: Final = frozenset(
+    "km kilometer kilometers kilometre kilometres mile miles meter meters metre metres cm mm inch "
+    "inches feet foot yard yards kg kilogram kilograms gram grams g lb lbs pound pounds ounce "
+    "ounces oz ton tons liter liters litre litres ml gallon gallons second seconds minute minutes "
+    "hour hours day days week weeks month months year years celsius fahrenheit kelvin dollar "
+    "dollars usd euro euros eur gbp yen jpy rupee rupees inr kb mb gb tb percent".split()
+)
+
+COMPARATORS: Final = frozenset("more less most least fewer fewest greater than".split())
+
+# A state in time: is / used to be / becoming / will be / before / after.
+TIME_STATES: Final = {
+    "used": "past", "was": "past", "were": "past", "did": "past", "had": "past", "former": "past",
+    "previously": "past", "formerly": "past", "ex": "past",
+    "become": "becoming", "becoming": "becoming", "became": "becoming", "becomes": "becoming",
+    "will": "future", "going": "future", "gonna": "future", "future": "future", "soon": "future",
+    "still": "still", "already": "already", "yet": "yet", "again": "again",
+}  # fmt: skip
+
+QUESTION_GROUPS: Final = {
+    "what": "what", "which": "what", "whats": "what", "what's": "what",
+    "who": "who", "whom": "who", "whose": "who", "when": "when", "where": "where", "why": "why",
+    "how": "how", "is": "polar", "are": "polar", "was": "polar", "were": "polar", "do": "polar",
+    "does": "polar", "did": "polar", "can": "polar", "could": "polar", "should": "polar",
+    "would": "polar", "will": "polar", "has": "polar", "have": "polar",
+}  # fmt: skip
+
+# Relations that hold both ways: swapping the two names changes nothing.
+SYMMETRIC_RELATIONS: Final = frozenset(
+    "married engaged dating related same similar identical equal equivalent friends friend "
+    "divorced different between neighbors neighbours siblings cousins sibling cousin bound close "
+    "next versus vs and or both together compare compared comparison difference distance linked "
+    "connected tied allied partners partner adjacent parallel meeting talking speaking chatting "
+    "wed separated apart intersect intersects resemble resembles match matches acquaintance "
+    "acquaintances colleague colleagues coworker coworkers roommate roommates teammate teammates "
+    "classmate classmates spouse spouses twin twins ally allies rival rivals".split()
+)
+
+PRONOUNS: Final = {
+    "he": "m", "him": "m", "his": "m", "himself": "m",
+    "she": "f", "her": "f", "hers": "f", "herself": "f",
+    "they": "p", "them": "p", "their": "p", "theirs": "p", "it": "n", "its": "n",
+    "i": "1", "me": "1", "my": "1", "mine": "1", "we": "1p", "us": "1p", "our": "1p",
+    "you": "2", "your": "2", "yours": "2",
+}  # fmt: skip

@@ -1,0 +1,231 @@
+"""What the guards and pair features need to know of one text, computed once a text.
+
+A cached question is compared with many later ones, so everything that depends on one side alone
+(words, stems, numbers, names, prepositions, polarity words) is analysed here when it is stored or
+asked, and a comparison only intersects small sets. About 25 us for a text of twelve words.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+from app.cache.lexicon import (
+    DATES,
+    FILLERS,
+    NEGATIONS,
+    NUMBER_WORDS,
+    PRONOUNS,
+    QUESTION_GROUPS,
+    STOP_WORDS,
+    TIME_STATES,
+    UNITS,
+)
+
+_WORD: Final = re.compile(
+    r"[$€£#]?\d[\d,]*(?:\.\d+)?(?:[:/\-]\d+)*[a-z%°]*"  # numbers, times, dates, 30%, 5kg
+    r"|[a-z]+(?:['’][a-z]+)*(?:[\-_./@][a-z0-9]+)*\d*[a-z\d]*"  # words, ids, e-mail, paths
+    r"|[+\-*/=<>]",
+    re.IGNORECASE,
+)
+_DIGITS: Final = re.compile(r"\d")
+_PLAIN_NUMBER: Final = re.compile(r"[$€£#]?(\d[\d,]*(?:\.\d+)?)(st|nd|rd|th|am|pm|[kmb%°])?$")
+_DIRECTION: Final = frozenset(
+    "from to into onto before after until till since by than over under above below via through "
+    "with without at in on for against toward towards between near of about around within "
+    "outside inside off".split()
+)
+_BE: Final = frozenset("is are was were be been being get got gets getting".split())
+_IRREGULAR: Final = {
+    "sold": "sell", "bought": "buy", "left": "leave", "told": "tell", "taken": "take",
+    "took": "take", "given": "give", "gave": "give", "seen": "see", "saw": "see", "known": "know",
+    "knew": "know", "written": "write", "wrote": "write", "eaten": "eat", "ate": "eat",
+    "beaten": "beat", "broken": "break", "broke": "break", "chosen": "choose", "chose": "choose",
+    "driven": "drive", "drove": "drive", "found": "find", "held": "hold", "kept": "keep",
+    "lost": "lose", "made": "make", "met": "meet", "paid": "pay", "sent": "send", "shot": "shoot",
+    "stolen": "steal", "stole": "steal", "taught": "teach", "thought": "think", "won": "win",
+    "understood": "understand", "brought": "bring", "caught": "catch", "fought": "fight",
+    "felt": "feel", "heard": "hear", "built": "build", "drawn": "draw", "drew": "draw",
+    "forgotten": "forget", "forgot": "forget", "went": "go", "gone": "go", "done": "do",
+    "said": "say", "ran": "run", "began": "begin", "begun": "begin", "led": "lead", "read": "read",
+    "hidden": "hide", "thrown": "throw", "threw": "throw", "worn": "wear", "wore": "wear",
+    "spent": "spend", "meant": "mean", "flew": "fly", "flown": "fly", "fed": "feed",
+    "people": "person", "children": "child", "men": "man", "women": "woman", "mice": "mouse",
+    "feet": "foot", "cities": "city", "countries": "country", "better": "good", "best": "good",
+    "remembered": "remember", "believed": "believe", "used": "use",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class TextView:
+    """One text, analysed. Word positions count words, not characters."""
+
+    text: str
+    words: tuple[str, ...]
+    stems: tuple[str, ...]
+    content: frozenset[str]  # stems that are neither stop words nor fillers
+    stem_set: frozenset[str]
+    bigrams: frozenset[tuple[str, str]]
+    trigrams: frozenset[str]  # character trigrams of the squeezed text
+    numbers: frozenset[str]  # canonical: "3", "1000", "7:30", "30%"
+    ids: frozenset[str]  # words mixing letters and digits, or with - _ / @ inside and digits
+    names: frozenset[str]  # capitalised words inside a sentence, lower-cased
+    dates: frozenset[str]
+    units: frozenset[str]
+    negations: int
+    pronouns: tuple[str, ...]  # gender or person classes, in order
+    third_persons: int
+    states: frozenset[str]
+    question: str
+    governors: dict[str, str]  # content stem -> the preposition that governs it
+    passive_at: int  # position of the "by" of a passive, or -1
+    has_and: bool
+    has_or: bool
+    has_if: bool
+    cased: bool  # the text uses capitals, so missing names mean no names
+
+
+def _squeeze(word: str) -> str:
+    return word.replace("’", "'").lower()
+
+
+@lru_cache(maxsize=65_536)
+def stem(word: str) -> str:
+    """A light stem: plural, tense and adverb endings off, irregular forms by table."""
+    known = _IRREGULAR.get(word)
+    if known is not None:
+        return known
+    if _DIGITS.search(word):
+        return word
+    base = word.removesuffix("'s").removesuffix("'")
+    size = len(base)
+    if size > 4 and base.endswith("ies"):
+        return base[:-3] + "y"
+    if size > 5 and base.endswith("ing"):
+        base = base[:-3]
+    elif size > 4 and base.endswith("ed"):
+        base = base[:-2]
+    elif size > 4 and base.endswith("ly"):
+        base = base[:-2]
+    elif size > 4 and base.endswith(("ses", "xes", "zes", "ches", "shes")):
+        base = base[:-2]
+    elif size > 3 and base.endswith("s") and not base.endswith(("ss", "us", "is")):
+        base = base[:-1]
+    if len(base) > 4 and base[-1] == base[-2] and base[-1] not in "sle":
+        base = base[:-1]
+    return base[:-1] if len(base) > 4 and base.endswith("e") else base
+
+
+def _number(word: str) -> str | None:
+    value = NUMBER_WORDS.get(word)
+    if value is not None:
+        return f"{value:g}"
+    match = _PLAIN_NUMBER.match(word)
+    if match is None:
+        return word if word[:1].isdigit() and not any(c.isalpha() for c in word) else None
+    suffix = match.group(2) or ""
+    digits = match.group(1).replace(",", "")
+    digits = f"{float(digits):g}" if len(digits) < 16 else digits  # noqa: PLR2004 - float64's digits
+    return digits + (suffix if suffix in {"am", "pm", "%", "°", "k", "m", "b"} else "")
+
+
+def _is_id(word: str) -> bool:
+    if not _DIGITS.search(word):
+        return False
+    return any(c.isalpha() for c in word) and _PLAIN_NUMBER.match(word) is None
+
+
+def _names(raw: list[str], starts: set[int], lowered: list[str]) -> frozenset[str]:
+    found = set()
+    for i, word in enumerate(raw):
+        if word[0].isupper() and i not in starts and lowered[i] not in STOP_WORDS:
+            found.add(lowered[i].removesuffix("'s"))
+        elif word[0].isupper() and i in starts and lowered[i] not in QUESTION_GROUPS:
+            # A sentence's first word counts only when the next one is capitalised too.
+            if i + 1 < len(raw) and raw[i + 1][0].isupper() and lowered[i] not in STOP_WORDS:
+                found.add(lowered[i].removesuffix("'s"))
+    return frozenset(found)
+
+
+def _governors(words: list[str], stems: list[str]) -> dict[str, str]:
+    governed: dict[str, str] = {}
+    current, age = "", 0
+    for word, base in zip(words, stems, strict=True):
+        if word in _DIRECTION:
+            current, age = word, 0
+            continue
+        age += 1
+        if word not in STOP_WORDS and base not in governed:
+            governed[base] = current if age <= 3 else ""  # noqa: PLR2004 - "to the old town"
+    return governed
+
+
+def _passive_at(words: list[str]) -> int:
+    for i, word in enumerate(words):
+        if word == "by" and i >= 2:  # noqa: PLR2004 - a be-form and a participle come before
+            participle = words[i - 1]
+            ends = participle.endswith(("ed", "en", "wn", "ught", "t", "d")) or participle in _IRREGULAR
+            if ends and any(w in _BE for w in words[:i]):
+                return i
+    return -1
+
+
+def _question(words: list[str]) -> str:
+    for word in words[:4]:
+        group = QUESTION_GROUPS.get(word)
+        if group is not None:
+            return group
+    return "none"
+
+
+def _states(words: list[str]) -> frozenset[str]:
+    found = {TIME_STATES[w] for w in words if w in TIME_STATES}
+    joined = f" {' '.join(words)} "
+    if " use to " in joined or " used to " in joined:
+        found.add("formerly")
+    return frozenset(found)
+
+
+def view(text: str) -> TextView:
+    """Analyse one text. Pure; the same text always gives an equal view."""
+    raw: list[str] = []
+    starts: set[int] = set()
+    end = 0
+    for match in _WORD.finditer(text):
+        gap = text[end : match.start()]
+        if not raw or any(c in ".?!:\n" for c in gap):
+            starts.add(len(raw))
+        raw.append(match.group())
+        end = match.end()
+    words = [_squeeze(w) for w in raw]
+    stems = [stem(w) for w in words]
+    compact = f" {' '.join(words)} "
+    return TextView(
+        text=text,
+        words=tuple(words),
+        stems=tuple(stems),
+        content=frozenset(
+            s for s, w in zip(stems, words, strict=True) if w not in STOP_WORDS and w not in FILLERS
+        ),
+        stem_set=frozenset(stems),
+        bigrams=frozenset(zip(stems, stems[1:], strict=False)),
+        trigrams=frozenset(compact[i : i + 3] for i in range(max(1, len(compact) - 2))),
+        numbers=frozenset(n for n in map(_number, words) if n is not None),
+        ids=frozenset(w for w in words if _is_id(w)),
+        names=_names(raw, starts, words),
+        dates=frozenset(w for w in words if w in DATES),
+        units=frozenset(stem(w) for w in words if w in UNITS),
+        negations=sum(w in NEGATIONS or w.endswith("n't") for w in words),
+        pronouns=tuple(PRONOUNS[w] for w in words if w in PRONOUNS),
+        third_persons=sum(PRONOUNS.get(w) in {"m", "f"} for w in words),
+        states=_states(words),
+        question=_question(words),
+        governors=_governors(words, stems),
+        passive_at=_passive_at(words),
+        has_and="and" in words or "both" in words or "simultaneously" in words,
+        has_or="or" in words or "either" in words,
+        has_if="if" in words or "whether" in words,
+        cased=any(c.isupper() for c in text[1:]) ,
+    )
