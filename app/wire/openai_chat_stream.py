@@ -321,9 +321,12 @@ class ChatReader:
         return self._calls[-1] if self._calls else None
 
     def _seal_complete(self, events: list[Event]) -> None:
-        """The next call begins: the ones before are complete, unless their JSON says otherwise."""
+        """The next call begins: the ones before are complete, unless their JSON says otherwise.
+
+        A call without a piece yet may still get some, so it waits for the finish reason.
+        """
         for call in self._calls:
-            if not call.sealed and json_text.is_json("".join(call.pieces) or "{}"):
+            if not call.sealed and call.pieces and json_text.is_json("".join(call.pieces)):
                 events.append(call.seal())
 
     def _seal_all(self, events: list[Event]) -> None:
