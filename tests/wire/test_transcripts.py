@@ -135,7 +135,9 @@ def test_a_last_frame_without_its_blank_line_is_read_and_forwarded():
 
 
 def test_usage_in_the_last_chunk_with_choices_is_found():
-    data = chat(delta('{"content":"Hi"}'), delta("{}", '"stop"', f',"usage":{transcripts.USAGE}'), "[DONE]")
+    data = chat(
+        delta('{"content":"Hi"}'), delta("{}", '"stop"', f',"usage":{transcripts.USAGE}'), "[DONE]"
+    )
     events, reader = read(Dialect.CHAT, data)
     assert events[-1] == Finished(FinishReason.STOP, USAGE)
     passing = CODECS[Dialect.CHAT].passthrough(hide_usage=True)
@@ -175,7 +177,9 @@ def test_several_calls_numbered_zero_are_told_apart_by_their_ids():
 
 def test_interleaved_calls_are_sealed_only_when_their_json_is_whole():
     data = chat(
-        delta('{"tool_calls":[{"index":0,"id":"a","function":{"name":"f","arguments":"{\\"x\\":"}}]}'),
+        delta(
+            '{"tool_calls":[{"index":0,"id":"a","function":{"name":"f","arguments":"{\\"x\\":"}}]}'
+        ),
         delta('{"tool_calls":[{"index":1,"id":"b","function":{"name":"g","arguments":"{}"}}]}'),
         delta('{"tool_calls":[{"index":0,"function":{"arguments":"1}"}}]}'),
         delta("{}", '"tool_calls"'),
@@ -193,7 +197,11 @@ def test_reasoning_of_compatible_servers_is_read(field):
 
 
 def test_unknown_events_and_fields_are_skipped():
-    data = chat(f'{{{HEAD},"choices":[],"x_status":{{"queue":1}}}}') + b": ping\n\n" + transcripts.CHAT_TEXT
+    data = (
+        chat(f'{{{HEAD},"choices":[],"x_status":{{"queue":1}}}}')
+        + b": ping\n\n"
+        + transcripts.CHAT_TEXT
+    )
     events, _ = read(Dialect.CHAT, data)
     assert len([event for event in events if isinstance(event, TextDelta)]) == 2
     data = typed(("brand_new", '{"type":"brand_new","z":1}')) + transcripts.MESSAGES_TEXT
@@ -221,22 +229,46 @@ def test_text_that_looks_like_a_mark_is_only_text():
 ERRORS = [
     (
         Dialect.CHAT,
-        chat(delta('{"content":"Hi"}'), '{"error":{"message":"slow down","type":"rate_limit_error","code":"rate_limit_exceeded"}}'),
+        chat(
+            delta('{"content":"Hi"}'),
+            '{"error":{"message":"slow down","type":"rate_limit_error","code":"rate_limit_exceeded"}}',
+        ),
         429,
     ),
     (
         Dialect.MESSAGES,
-        typed(("content_block_delta", '{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"Hi"}}'), ("error", '{"type":"error","error":{"type":"overloaded_error","message":"busy"},"request_id":"r"}')),
+        typed(
+            (
+                "content_block_delta",
+                '{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"Hi"}}',
+            ),
+            (
+                "error",
+                '{"type":"error","error":{"type":"overloaded_error","message":"busy"},"request_id":"r"}',
+            ),
+        ),
         503,
     ),
     (
         Dialect.RESPONSES,
-        typed(("response.output_text.delta", '{"type":"response.output_text.delta","delta":"Hi"}'), ("error", '{"type":"error","code":"server_error","message":"oops","param":null,"sequence_number":3}')),
+        typed(
+            ("response.output_text.delta", '{"type":"response.output_text.delta","delta":"Hi"}'),
+            (
+                "error",
+                '{"type":"error","code":"server_error","message":"oops","param":null,"sequence_number":3}',
+            ),
+        ),
         500,
     ),
     (
         Dialect.RESPONSES,
-        typed(("response.output_text.delta", '{"type":"response.output_text.delta","delta":"Hi"}'), ("response.failed", '{"type":"response.failed","sequence_number":4,"response":{"id":"resp_1","status":"failed","output":[],"error":{"code":"rate_limit_exceeded","message":"slow"}}}')),
+        typed(
+            ("response.output_text.delta", '{"type":"response.output_text.delta","delta":"Hi"}'),
+            (
+                "response.failed",
+                '{"type":"response.failed","sequence_number":4,"response":{"id":"resp_1","status":"failed","output":[],"error":{"code":"rate_limit_exceeded","message":"slow"}}}',
+            ),
+        ),
         429,
     ),
 ]
@@ -252,7 +284,9 @@ def test_an_error_inside_a_stream_is_kept_and_what_came_before_is_not_lost(diale
 
 
 @pytest.mark.parametrize(("dialect", "data", "status"), ERRORS)
-def test_pass_through_forwards_an_error_as_it_came_and_never_calls_the_answer_whole(dialect, data, status):
+def test_pass_through_forwards_an_error_as_it_came_and_never_calls_the_answer_whole(
+    dialect, data, status
+):
     reader = CODECS[dialect].passthrough(hide_usage=False)
     ending = {Dialect.CHAT: b"data: [DONE]\n\n"}.get(dialect, b"")
     out = reader.feed(data + ending)
@@ -264,7 +298,10 @@ def test_pass_through_forwards_an_error_as_it_came_and_never_calls_the_answer_wh
 
 def test_a_finish_reason_that_means_broken_is_a_failure():
     data = chat(delta('{"content":"Hi"}'), delta("{}", '"error"'), "[DONE]")
-    for reader in (CODECS[Dialect.CHAT].reader(), CODECS[Dialect.CHAT].passthrough(hide_usage=False)):
+    for reader in (
+        CODECS[Dialect.CHAT].reader(),
+        CODECS[Dialect.CHAT].passthrough(hide_usage=False),
+    ):
         reader.feed(data)
         reader.end()
         assert isinstance(reader.failure, UpstreamClosed)

@@ -39,10 +39,14 @@ CHAT_TEXT = chat(
 
 CHAT_TOOLS = chat(
     delta('{"role":"assistant","content":null}'),
-    delta('{"tool_calls":[{"index":0,"id":"call_a","type":"function","function":{"name":"f","arguments":""}}]}'),
+    delta(
+        '{"tool_calls":[{"index":0,"id":"call_a","type":"function","function":{"name":"f","arguments":""}}]}'
+    ),
     delta('{"tool_calls":[{"index":0,"function":{"arguments":"{\\"x\\":"}}]}'),
     delta('{"tool_calls":[{"index":0,"function":{"arguments":"1}"}}]}'),
-    delta('{"tool_calls":[{"index":1,"id":"call_b","type":"function","function":{"name":"g","arguments":""}}]}'),
+    delta(
+        '{"tool_calls":[{"index":1,"id":"call_b","type":"function","function":{"name":"g","arguments":""}}]}'
+    ),
     delta('{"tool_calls":[{"index":1,"function":{"arguments":"{}"}}]}'),
     delta("{}", '"tool_calls"'),
     "[DONE]",
@@ -55,10 +59,19 @@ MESSAGES_TEXT = typed(
         '"model":"claude-sonnet-5-5","content":[],"stop_reason":null,"stop_sequence":null,'
         '"usage":{"input_tokens":15,"cache_creation_input_tokens":5,"cache_read_input_tokens":100,"output_tokens":1}}}',
     ),
-    ("content_block_start", '{"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}'),
+    (
+        "content_block_start",
+        '{"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}',
+    ),
     ("ping", '{"type": "ping"}'),
-    ("content_block_delta", '{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"Hello"}}'),
-    ("content_block_delta", '{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":" world"}}'),
+    (
+        "content_block_delta",
+        '{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"Hello"}}',
+    ),
+    (
+        "content_block_delta",
+        '{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":" world"}}',
+    ),
     ("content_block_stop", '{"type":"content_block_stop","index":0}'),
     (
         "message_delta",
@@ -75,17 +88,41 @@ MESSAGES_TOOLS = typed(
         '"model":"claude-sonnet-5-5","content":[],"stop_reason":null,"stop_sequence":null,'
         '"usage":{"input_tokens":15,"output_tokens":1}}}',
     ),
-    ("content_block_start", '{"type":"content_block_start","index":0,"content_block":{"type":"thinking","thinking":"","signature":""}}'),
-    ("content_block_delta", '{"type":"content_block_delta","index":0,"delta":{"type":"thinking_delta","thinking":"Hm."}}'),
-    ("content_block_delta", '{"type":"content_block_delta","index":0,"delta":{"type":"signature_delta","signature":"sig"}}'),
+    (
+        "content_block_start",
+        '{"type":"content_block_start","index":0,"content_block":{"type":"thinking","thinking":"","signature":""}}',
+    ),
+    (
+        "content_block_delta",
+        '{"type":"content_block_delta","index":0,"delta":{"type":"thinking_delta","thinking":"Hm."}}',
+    ),
+    (
+        "content_block_delta",
+        '{"type":"content_block_delta","index":0,"delta":{"type":"signature_delta","signature":"sig"}}',
+    ),
     ("content_block_stop", '{"type":"content_block_stop","index":0}'),
-    ("content_block_start", '{"type":"content_block_start","index":1,"content_block":{"type":"tool_use","id":"toolu_1","name":"f","input":{}}}'),
-    ("content_block_delta", '{"type":"content_block_delta","index":1,"delta":{"type":"input_json_delta","partial_json":""}}'),
-    ("content_block_delta", '{"type":"content_block_delta","index":1,"delta":{"type":"input_json_delta","partial_json":"{\\"x\\": 1}"}}'),
+    (
+        "content_block_start",
+        '{"type":"content_block_start","index":1,"content_block":{"type":"tool_use","id":"toolu_1","name":"f","input":{}}}',
+    ),
+    (
+        "content_block_delta",
+        '{"type":"content_block_delta","index":1,"delta":{"type":"input_json_delta","partial_json":""}}',
+    ),
+    (
+        "content_block_delta",
+        '{"type":"content_block_delta","index":1,"delta":{"type":"input_json_delta","partial_json":"{\\"x\\": 1}"}}',
+    ),
     ("content_block_stop", '{"type":"content_block_stop","index":1}'),
-    ("content_block_start", '{"type":"content_block_start","index":2,"content_block":{"type":"tool_use","id":"toolu_2","name":"g","input":{}}}'),
+    (
+        "content_block_start",
+        '{"type":"content_block_start","index":2,"content_block":{"type":"tool_use","id":"toolu_2","name":"g","input":{}}}',
+    ),
     ("content_block_stop", '{"type":"content_block_stop","index":2}'),
-    ("message_delta", '{"type":"message_delta","delta":{"stop_reason":"tool_use","stop_sequence":null},"usage":{"output_tokens":30}}'),
+    (
+        "message_delta",
+        '{"type":"message_delta","delta":{"stop_reason":"tool_use","stop_sequence":null},"usage":{"output_tokens":30}}',
+    ),
     ("message_stop", '{"type":"message_stop"}'),
 )
 
@@ -94,7 +131,9 @@ _RESPONSE = (
     '"error":null,"incomplete_details":null,"parallel_tool_calls":true,"tool_choice":"auto","tools":[]'
 )
 _ITEM = '{"id":"fc_1","type":"function_call","status":"in_progress","call_id":"call_a","name":"f","arguments":""}'
-_DONE_ITEM = _ITEM.replace("in_progress", "completed").replace('"arguments":""', '"arguments":"{\\"x\\":1}"')
+_DONE_ITEM = _ITEM.replace("in_progress", "completed").replace(
+    '"arguments":""', '"arguments":"{\\"x\\":1}"'
+)
 _MESSAGE = '{"id":"msg_1","type":"message","status":"completed","role":"assistant","content":[{"type":"output_text","text":"Hello","annotations":[]}]}'
 
 RESPONSES = typed(
