@@ -57,11 +57,6 @@ class _Saved:
     seconds: float = 0.0
     usd: float = 0.0
 
-    def add(self, seconds: float, usd: float) -> None:
-        self.turns += 1
-        self.seconds += seconds
-        self.usd += usd
-
     def merge(self, other: _Saved) -> None:
         self.turns += other.turns
         self.seconds += other.seconds
@@ -117,18 +112,24 @@ class Ledger:
         self._clock = clock
         self._started_unix_s = clock()
         self._minutes: deque[_Period] = deque(maxlen=KEPT_MINUTES)
-        self._ever = _Period(minute=0)
+        self._current = _Period(minute=-1)
+        self._before = _Period(minute=-1)
+        """Everything up to the current minute."""
         self._calls: dict[str, _Mean] = {}
         self._any_call = _Mean()
-        self._metrics = metrics
+        self._powerful_call = _Mean()
+        self._counters = {
+            technique: (metrics.saved_seconds.child(technique), metrics.saved_cost.child(technique))
+            for technique in TECHNIQUES
+            if metrics is not None
+        }
 
     def record(self, turn: TurnRecord) -> None:
         """Book a finished turn; one that failed or was left claims no saving."""
         period = self._period()
-        for total in (period, self._ever):
-            total.turns += 1
-            total.seconds += turn.total_s
-            total.usd += turn.cost_usd
+        period.turns += 1
+        period.seconds += turn.total_s
+        period.usd += turn.cost_usd
         if turn.status != HTTPStatus.OK or turn.code or turn.disconnect:
             return
         hit = _HITS.get(turn.cache)
@@ -144,7 +145,9 @@ class Ledger:
         None = all.
         """
         if window_s is None:
-            total = self._ever
+            total = _Period(minute=0)
+            total.merge(self._before)
+            total.merge(self._current)
             since = self._started_unix_s
         else:
             since = max(self._clock() - window_s, self._started_unix_s)
@@ -181,7 +184,9 @@ class Ledger:
         mean call.
         """
         model = self._models.get(turn.model)
-        mean = self._calls.get(turn.model) or (self._any_call if technique == "lane" else None)
+        mean = self._calls.get(turn.model)
+        if mean is None and technique == "lane" and self._any_call.calls:
+            mean = self._any_call
         if turn.avoided_cost_usd is not None:
             usd = turn.avoided_cost_usd
         elif model is not None and turn.usage is not None:
@@ -195,14 +200,19 @@ class Ledger:
         """A real call: it teaches the means, and may have been cheaper by the router or the
         vendor's cache.
         """
-        self._calls.setdefault(turn.model, _Mean()).add(turn.upstream_s, turn.cost_usd)
+        mean = self._calls.get(turn.model)
+        if mean is None:
+            mean = self._calls[turn.model] = _Mean()
+        mean.add(turn.upstream_s, turn.cost_usd)
         self._any_call.add(turn.upstream_s, turn.cost_usd)
+        if turn.tier == "powerful":
+            self._powerful_call.add(turn.upstream_s, turn.cost_usd)
         model, usage, powerful = self._models.get(turn.model), turn.usage, self._powerful
         if model is None or usage is None:
             return
         if turn.routed and turn.tier == "fast" and powerful is not None:
-            mean = self._calls.get(powerful.name)
-            seconds = mean.seconds - turn.upstream_s if mean is not None else 0.0
+            known = self._powerful_call
+            seconds = known.seconds - turn.upstream_s if known.calls else 0.0
             self._book(period, "routing", seconds, powerful.price.cost_usd(usage) - turn.cost_usd)
         if usage.cached_tokens or usage.cache_write_tokens:
             plain = Usage(input_tokens=usage.prompt_tokens, output_tokens=usage.output_tokens)
@@ -225,20 +235,26 @@ class Ledger:
             self._book(period, "parallel_tools", overlap_ns / 1e9, 0.0)
 
     def _book(self, period: _Period, technique: Technique, seconds: float, usd: float) -> None:
-        """Credit a technique. A negative difference is booked too: a technique that costs must show
-        it.
-        """
-        for total in (period, self._ever):
-            total.saved.setdefault(technique, _Saved()).add(seconds, usd)
-        if self._metrics is not None:
+        """Credit a technique. A negative difference is booked too: what costs must show it."""
+        part = period.saved.get(technique)
+        if part is None:
+            part = period.saved[technique] = _Saved()
+        part.turns += 1
+        part.seconds += seconds
+        part.usd += usd
+        if self._counters:
             # Counters cannot fall; the ledger's own report has the signed truth.
-            self._metrics.saved_seconds.child(technique).value += max(0.0, seconds)
-            self._metrics.saved_cost.child(technique).value += max(0.0, usd)
+            saved_s, saved_usd = self._counters[technique]
+            if seconds > 0:
+                saved_s.value += seconds
+            if usd > 0:
+                saved_usd.value += usd
 
     def _period(self) -> _Period:
+        """The current minute's totals; a clock that jumps back goes on in the newest minute."""
         minute = int(self._clock() // 60)
-        if self._minutes and self._minutes[-1].minute >= minute:
-            return self._minutes[-1]
-        made = _Period(minute=minute)
-        self._minutes.append(made)
-        return made
+        if minute > self._current.minute:
+            self._before.merge(self._current)
+            self._current = _Period(minute=minute)
+            self._minutes.append(self._current)
+        return self._current

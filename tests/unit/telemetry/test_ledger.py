@@ -69,6 +69,11 @@ def test_a_lane_saves_a_mean_call(ledger: Ledger) -> None:
     assert saved(ledger, "lane") == (1, pytest.approx(0.3), pytest.approx(2.0))
 
 
+def test_a_lane_claims_nothing_while_no_call_is_known(ledger: Ledger) -> None:
+    ledger.record(a_hit(cache="lane", model="", usage=None, total_s=0.5))
+    assert saved(ledger, "lane") == (1, 0.0, 0.0)
+
+
 def test_routing_saves_the_difference_to_the_powerful_price_on_the_same_tokens(
     ledger: Ledger,
 ) -> None:
