@@ -246,11 +246,13 @@ class Simulator:
 
     def _fault(self, arrival: _Arrival, choice: ModelChoice) -> Fault | None:
         """The fault of this request: by header, by model name, by script, or by chance."""
-        # Chance is drawn for every request, so that a scripted one does not shift the others.
+        # Chance is drawn for every request, so that a chosen fault does not shift the others.
         chance = self._script.fault(self.settings.fault_rates)
-        scripted = self._scripted_faults.popleft() if self._scripted_faults else None
-        header = arrival.headers.get(_FAULT_HEADER, b"").decode("latin-1")
-        spec = header or choice.fault or scripted or chance
+        spec: str | None = arrival.headers.get(_FAULT_HEADER, b"").decode("latin-1")
+        spec = spec or choice.fault
+        if not spec and self._scripted_faults:
+            spec = self._scripted_faults.popleft()
+        spec = spec or chance
         return parse_fault(spec) if spec else None
 
     def _check_access(self, arrival: _Arrival, dialect: Dialect) -> None:
