@@ -77,13 +77,13 @@ export class Turn {
         this.show();
       },
       text: (delta) => {
-        this.waterfall.token();
         this.note.hidden = true;
         this.text.appendData(delta);
+        this.word();
       },
       thinking: (delta) => {
-        this.waterfall.token();
         this.thinking(delta);
+        this.word();
       },
       note: (text) => {
         this.note.textContent = text;
@@ -102,6 +102,12 @@ export class Turn {
         if (CUTS[word]) this.say(CUTS[word]);
       },
     };
+  }
+
+  word() {
+    if (this.waterfall.firstToken !== null) return;
+    this.waterfall.token();
+    this.show();
   }
 
   thinking(delta) {

@@ -119,7 +119,7 @@ export class LiveWaterfall extends Waterfall {
     super();
     this.started = performance.now();
     this.ended = null;
-    this.draw([{ stage: "waiting", start: 0, duration: 0 }], 1);
+    this.draw([{ stage: "waiting", start: 0, duration: 0, open: true }], 1);
     const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
     const tick = () => {
       if (this.ended !== null) return;
@@ -140,12 +140,13 @@ export class LiveWaterfall extends Waterfall {
     const spent = timing.reduce((sum, entry) => sum + entry.duration, 0);
     let start = Math.max(0, at - spent);
     const spans = timing.map((entry) => {
-      const span = { stage: entry.stage, start, duration: entry.duration };
+      // The model goes on while its answer streams.
+      const span = { stage: entry.stage, start, duration: entry.duration, open: entry.stage === "upstream" };
       start += entry.duration;
       return span;
     });
     if (!spans.length) spans.push({ stage: "waiting", start: 0, duration: at });
-    this.draw([...spans, { stage: "stream", start: at, duration: 0 }], at, this.firstToken);
+    this.draw([...spans, { stage: "stream", start: at, duration: 0, open: true }], at, this.firstToken);
   }
 
   token() {
@@ -154,8 +155,7 @@ export class LiveWaterfall extends Waterfall {
 
   grow() {
     const at = this.now();
-    const last = this.spans.at(-1);
-    last.duration = Math.max(0, at - last.start);
+    for (const span of this.spans) if (span.open) span.duration = Math.max(0, at - span.start);
     this.scale(at);
   }
 

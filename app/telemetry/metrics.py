@@ -143,7 +143,7 @@ class Metrics:
         )
         self.time_to_first_token = self.histogram(
             "slipstream_time_to_first_token_seconds",
-            "From a request's arrival to the first token given to the client.",
+            "From a request's arrival to the first token given to the client; streams only.",
             ("model",),
             bounds=WAIT_BOUNDS_S,
         )
@@ -322,7 +322,7 @@ class Metrics:
         stages["total"].observe(turn.total_s)
         if turn.overhead_s is not None:
             self._overhead.observe(turn.overhead_s)
-        if turn.ttft_s is not None:
+        if turn.ttft_s is not None and turn.stream:
             bound.first_token.observe(turn.ttft_s)
             self._per_token(turn, turn.ttft_s, bound.per_token)
 
@@ -340,8 +340,8 @@ class Metrics:
             self._discarded.value += turn.discarded_tokens
 
     def _per_token(self, turn: TurnRecord, ttft_s: float, cell: HistogramCell) -> None:
-        """The mean gap of one stream from an upstream; replays and JSON answers have none."""
-        if not turn.stream or not turn.attempts:
+        """The mean gap of one stream from an upstream; a replay has none."""
+        if not turn.attempts:
             return
         tokens = turn.usage.output_tokens if turn.usage is not None else turn.output_tokens_seen
         if tokens > 1 and turn.total_s > ttft_s:

@@ -80,6 +80,8 @@ async def test_the_gap_between_tokens_is_of_upstream_streams_only(metrics: Metri
     name = "slipstream_time_per_output_token_seconds"
     assert await value(metrics, f"{name}_sum", model="small") == pytest.approx(0.01)
     assert await value(metrics, f"{name}_count", model="small") == 1
+    first = "slipstream_time_to_first_token_seconds_count"
+    assert await value(metrics, first, model="small") == 2, "the JSON answer has no first token"
 
 
 async def test_failures_and_leavers_are_counted_by_code_and_moment(metrics: Metrics) -> None:
