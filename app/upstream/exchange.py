@@ -159,7 +159,13 @@ class Exchange:
                 if self._error is not None:
                     raise self._error
                 return b""
-            await self._wait()
+            news = self.changed()
+            try:
+                await news
+            except BaseException:
+                # Cancelled, or the loop goes down: nobody will read on, so the upstream must stop.
+                self.abort()
+                raise
 
     async def read_all(self, limit_bytes: int) -> bytes:
         """The rest of the body; above ``limit_bytes``: socket closed, UpstreamProtocol raised."""
@@ -183,30 +189,25 @@ class Exchange:
             conn.abort(UpstreamClosed("The exchange was aborted by this side", code="aborted"))
             self._rest = b""
 
-    async def head_arrived(self) -> UpstreamError | None:
-        """For the pool: wait until the head is there (None) or the exchange has failed (why)."""
-        while not self.status and self._error is None:
-            await self._wait()
-        return self._error if not self.status else None
+    @property
+    def failure(self) -> UpstreamError | None:
+        """For the pool: why no head has come, or None."""
+        return None if self.status else self._error
 
-    async def _wait(self) -> None:
+    def changed(self) -> asyncio.Future[None]:
+        """A future for the next piece of news; whose wait for it is cancelled must ``abort``."""
         if self._waiter is not None:
             raise RuntimeError("an Exchange is read by one task at a time")
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        except BaseException:
-            # Cancelled, or the loop is going down: nobody will read on, so the upstream must stop.
-            self.abort()
-            raise
-        finally:
-            self._waiter = None
+        waiter = self._waiter = self._loop.create_future()
+        return waiter
 
     def wake(self) -> None:
-        """For the connection: something changed."""
+        """For the connection: there is news."""
         waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        if waiter is not None:
+            self._waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
 
     def attach(self, conn: Carrier) -> None:
         """For the connection: the request is about to be sent on it."""

@@ -59,6 +59,8 @@ _STATUS_MIN: Final = 100
 _STATUS_FINAL_MIN: Final = 200
 _STATUS_MAX: Final = 599
 
+_PARSER_ERRORS: Final = (httptools.HttpParserError, httptools.HttpParserUpgrade)
+
 # How the end of the body is known.
 _NONE: Final = 0
 _LENGTH: Final = 1
@@ -116,12 +118,10 @@ class _Callbacks:
         self.keep_alive = False
         self.parser = httptools.HttpResponseParser(self)
 
-    def on_message_begin(self) -> None:
-        if self.message_done:
-            # Stops the parser at once: nothing of a second message enters our state.
-            raise ValueError("bytes after the end of the response")
-
     def on_headers_complete(self) -> None:
+        if self.message_done:
+            # Stops the parser before anything of a second message can enter our state.
+            raise ValueError("bytes after the end of the response")
         self.head_done = True
         # Asked here because llhttp forgets the answer when the message is complete.
         self.keep_alive = self.parser.should_keep_alive()
@@ -262,7 +262,10 @@ class ResponseReader:
             stop = len(joined) if end < 0 else end + len(_HEAD_END)
             if stop > MAX_HEAD_BYTES:
                 raise self._too_large(f"its head is larger than {MAX_HEAD_BYTES} bytes")
-            self._parse(joined[len(carry) : stop])
+            try:
+                self._calls.parser.feed_data(joined[len(carry) : stop])
+            except _PARSER_ERRORS as exc:
+                self._parser_failed(exc)
             if self._calls.head_done != (end >= 0):
                 raise self._malformed("its head does not end where it should")
             if end < 0:
@@ -351,17 +354,25 @@ class ResponseReader:
             size = self._remaining_bytes
             data = data[:size]
         self._remaining_bytes -= size
-        self._parse(data)
+        calls = self._calls
+        try:
+            calls.parser.feed_data(data)
+        except _PARSER_ERRORS as exc:
+            self._parser_failed(exc)
         self.complete = not self._remaining_bytes
-        if self._calls.message_done != self.complete:
+        if calls.message_done != self.complete:
             raise self._framing_error("its length can be read in two ways")
 
     def _feed_chunked(self, data: bytes) -> None:
         before = len(self.pieces)
         tail = data[-_TAIL_BYTES:]
         self._tail = tail if len(tail) == _TAIL_BYTES else (self._tail + tail)[-_TAIL_BYTES:]
-        self._parse(data)
-        if self._calls.message_done:
+        calls = self._calls
+        try:
+            calls.parser.feed_data(data)
+        except _PARSER_ERRORS as exc:
+            self._parser_failed(exc)
+        if calls.message_done:
             self.complete = True
             # llhttp skips blank lines after a message; for us they are bytes after the end.
             if self._tail[1:] != _HEAD_END or self._tail[0] in _LINE_ENDS:
@@ -375,22 +386,18 @@ class ResponseReader:
         else:
             self._overhead_bytes = 0
 
-    def _parse(self, data: bytes) -> None:
+    def _parser_failed(self, exc: Exception) -> None:
+        """Raise what the parser's failure means; return if it is only about bytes after the end."""
         calls = self._calls
-        try:
-            calls.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as exc:
+        if calls.head_done and calls.parser.get_status_code() == _STATUS_SWITCHING:
             raise self._switching() from exc
-        except httptools.HttpParserError as exc:
-            if calls.head_done and calls.parser.get_status_code() == _STATUS_SWITCHING:
-                raise self._switching() from exc
-            if self.head_complete and calls.message_done:
-                self.excess = True
-                return
-            reason = str(exc)
-            if "Content-Length" in reason or "Transfer-Encoding" in reason:
-                raise self._framing_error(reason) from exc
-            raise self._malformed(reason) from exc
+        if self.head_complete and calls.message_done:
+            self.excess = True
+            return
+        reason = str(exc)
+        if "Content-Length" in reason or "Transfer-Encoding" in reason:
+            raise self._framing_error(reason) from exc
+        raise self._malformed(reason) from exc
 
     # ------------------------------------------------------------------ refusals
 

@@ -134,7 +134,14 @@ class Pool:
             exchange.reused = True
         while True:
             conn.send(exchange, head, body, method, within.first_byte_ns)
-            error = await exchange.head_arrived()
+            news = exchange.changed()
+            try:
+                await news
+            except BaseException:
+                # Cancelled, or the loop goes down: the upstream must stop.
+                exchange.abort()
+                raise
+            error = exchange.failure
             if error is None:
                 return exchange
             if not _was_stale(exchange, error):
