@@ -122,7 +122,7 @@ class Metrics:
         self._models = {name: name for name in models} | {"": "none"}
         self._tools = {name: name for name in tools}
         self._bound: dict[tuple[object, ...], _Bound] = {}
-        self._running = 0
+        self._running: Callable[[], int] = int  # nobody to ask yet: int() is 0
 
         self.requests = self.counter(
             "slipstream_requests_total",
@@ -216,7 +216,7 @@ class Metrics:
             bounds=LAG_BOUNDS_S,
         )
         self.in_flight = self.gauge(
-            "slipstream_in_flight", "Turns being answered now.", read=lambda: float(self._running)
+            "slipstream_in_flight", "Turns being answered now.", read=lambda: float(self._running())
         )
         self.gauge(
             "slipstream_metric_labels_refused",
@@ -275,13 +275,9 @@ class Metrics:
         """
         return self._models.get(model, OTHER)
 
-    def enter(self) -> None:
-        """A turn begins; call ``leave`` exactly once, in a ``finally``."""
-        self._running += 1
-
-    def leave(self) -> None:
-        """A turn is over."""
-        self._running -= 1
+    def follow_in_flight(self, now: Callable[[], int]) -> None:
+        """Read ``slipstream_in_flight`` from whoever admits turns; asked at each scrape."""
+        self._running = now
 
     def upstream_failed(self, provider: str, code: str) -> None:
         """Count one failed upstream call, also one that a retry mended."""

@@ -106,10 +106,12 @@ async def test_tools_are_counted_by_name_and_outcome(metrics: Metrics) -> None:
 
 
 async def test_in_flight_follows_the_turns(metrics: Metrics) -> None:
-    metrics.enter()
-    metrics.enter()
-    metrics.leave()
-    assert await value(metrics, "slipstream_in_flight") == 1
+    assert await value(metrics, "slipstream_in_flight") == 0
+    running = [1, 2]
+    metrics.follow_in_flight(lambda: len(running))
+    assert await value(metrics, "slipstream_in_flight") == 2
+    running.clear()
+    assert await value(metrics, "slipstream_in_flight") == 0
 
 
 async def test_the_page_says_what_prometheus_own_renderer_says(metrics: Metrics) -> None:
