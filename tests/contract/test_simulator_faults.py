@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import ssl
 from collections.abc import AsyncIterator
 
 import anthropic
@@ -22,6 +23,9 @@ from app.providers.simulator import (
 from app.providers.simulator.faults import FaultKind
 
 pytestmark = pytest.mark.anyio
+
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""Loopback speaks plain HTTP; loading the list of authorities would cost 100 ms a client."""
 
 PATHS = {
     "chat": "/v1/chat/completions",
@@ -46,7 +50,7 @@ async def base_url() -> AsyncIterator[str]:
 @pytest.fixture
 async def http(base_url) -> AsyncIterator[httpx2.AsyncClient]:
     headers = {"anthropic-version": "2023-06-01"}
-    async with httpx2.AsyncClient(base_url=base_url, headers=headers) as client:
+    async with httpx2.AsyncClient(verify=NO_TLS, base_url=base_url, headers=headers) as client:
         yield client
 
 
@@ -93,8 +97,18 @@ async def test_a_status_fault_has_the_dialects_error(http, dialect, stream, faul
 
 async def test_the_sdks_raise_their_own_errors(base_url):
     async with (
-        AsyncOpenAI(base_url=f"{base_url}/v1", api_key="x", max_retries=0) as chat,
-        anthropic.AsyncAnthropic(base_url=base_url, api_key="x", max_retries=0) as claude,
+        AsyncOpenAI(
+            base_url=f"{base_url}/v1",
+            api_key="x",
+            max_retries=0,
+            http_client=httpx2.AsyncClient(verify=NO_TLS),
+        ) as chat,
+        anthropic.AsyncAnthropic(
+            base_url=base_url,
+            api_key="x",
+            max_retries=0,
+            http_client=httpx2.AsyncClient(verify=NO_TLS),
+        ) as claude,
     ):
         messages = [{"role": "user", "content": "Hi"}]
         with pytest.raises(openai.RateLimitError):
@@ -220,7 +234,7 @@ async def settled(http):
 async def test_a_peer_that_leaves_while_the_model_thinks_is_noticed(stream):
     async with (
         running_simulator(SimulatorSettings(time_scale=100)) as url,
-        httpx2.AsyncClient(base_url=url) as http,
+        httpx2.AsyncClient(verify=NO_TLS, base_url=url) as http,
     ):
         with pytest.raises(httpx2.TimeoutException):
             await http.post(PATHS["chat"], json=body_for("chat", stream=stream), timeout=0.1)
@@ -263,7 +277,7 @@ async def test_random_faults_follow_the_seed():
         settings = SimulatorSettings(seed=seed, time_scale=0, fault_rates={"500": 0.5})
         async with (
             running_simulator(settings) as url,
-            httpx2.AsyncClient(base_url=url) as http,
+            httpx2.AsyncClient(verify=NO_TLS, base_url=url) as http,
         ):
             replies = [await http.post(PATHS["chat"], json=body_for("chat")) for _ in range(20)]
         return [reply.status_code for reply in replies]
@@ -280,7 +294,7 @@ async def test_a_model_above_its_capacity_answers_429_until_one_has_left():
     )
     async with (
         running_simulator(settings) as url,
-        httpx2.AsyncClient(base_url=url) as http,
+        httpx2.AsyncClient(verify=NO_TLS, base_url=url) as http,
         asyncio.TaskGroup() as group,
     ):
         slow = group.create_task(http.post(PATHS["chat"], json=body_for("chat")))
@@ -298,7 +312,10 @@ async def test_bodies_are_kept_only_when_asked_for(http):
     await http.post(PATHS["chat"], json=body_for("chat"))
     assert (await http.get("/sim/requests")).json() == {"data": []}
     settings = SimulatorSettings(time_scale=0, keep_requests=2)
-    async with running_simulator(settings) as url, httpx2.AsyncClient(base_url=url) as keeping:
+    async with (
+        running_simulator(settings) as url,
+        httpx2.AsyncClient(verify=NO_TLS, base_url=url) as keeping,
+    ):
         for text in ("one", "two", "three"):
             await keeping.post(PATHS["chat"], json=body_for("chat", text=text))
         kept = (await keeping.get("/sim/requests?limit=5")).json()["data"]
@@ -320,7 +337,10 @@ async def test_a_bad_body_is_a_400_and_the_next_request_works(http, path, payloa
 
 async def test_a_body_over_the_limit_is_a_413():
     settings = SimulatorSettings(time_scale=0, max_body_bytes=1_000)
-    async with running_simulator(settings) as url, httpx2.AsyncClient(base_url=url) as http:
+    async with (
+        running_simulator(settings) as url,
+        httpx2.AsyncClient(verify=NO_TLS, base_url=url) as http,
+    ):
         reply = await http.post(PATHS["chat"], json=body_for("chat", text="x" * 2_000))
         assert reply.status_code == 413
         assert (await http.post(PATHS["chat"], json=body_for("chat"))).status_code == 200

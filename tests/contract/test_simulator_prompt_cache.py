@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator
 
 import anthropic
@@ -16,6 +17,9 @@ from app.providers.simulator.profile import SIM_POWERFUL
 from app.providers.simulator.prompt_cache import CacheUse
 
 pytestmark = pytest.mark.anyio
+
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""Loopback speaks plain HTTP; loading the list of authorities would cost 100 ms a client."""
 
 LONG = "All work is measured against the same short list of plain rules. " * 100
 """About 1,600 tokens, above the minimum of 1,024."""
@@ -38,13 +42,20 @@ async def base_url() -> AsyncIterator[str]:
 
 @pytest.fixture
 async def chat(base_url) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=f"{base_url}/v1", api_key="x", max_retries=0) as client:
+    async with AsyncOpenAI(
+        base_url=f"{base_url}/v1",
+        api_key="x",
+        max_retries=0,
+        http_client=httpx2.AsyncClient(verify=NO_TLS),
+    ) as client:
         yield client
 
 
 @pytest.fixture
 async def claude(base_url) -> AsyncIterator[anthropic.AsyncAnthropic]:
-    async with anthropic.AsyncAnthropic(base_url=base_url, api_key="x", max_retries=0) as client:
+    async with anthropic.AsyncAnthropic(
+        base_url=base_url, api_key="x", max_retries=0, http_client=httpx2.AsyncClient(verify=NO_TLS)
+    ) as client:
         yield client
 
 
@@ -126,7 +137,7 @@ async def test_a_fifth_breakpoint_and_a_late_hour_are_refused(claude):
 
 async def test_lifetimes_end_and_reads_restart_them(claude, base_url):
     body = {"system": [text(LONG, mark=EPHEMERAL)]}
-    async with httpx2.AsyncClient(base_url=base_url) as http:
+    async with httpx2.AsyncClient(verify=NO_TLS, base_url=base_url) as http:
         _, written, _ = await ask_claude(claude, **body)
         for _ in range(3):
             await http.post("/sim/clock", json={"advance_s": 299})
@@ -168,7 +179,12 @@ async def test_a_latest_only_model_loses_a_stable_prefix_until_it_is_marked():
 
     async with (
         running_simulator(settings) as url,
-        AsyncOpenAI(base_url=f"{url}/v1", api_key="x", max_retries=0) as chat,
+        AsyncOpenAI(
+            base_url=f"{url}/v1",
+            api_key="x",
+            max_retries=0,
+            http_client=httpx2.AsyncClient(verify=NO_TLS),
+        ) as chat,
     ):
         await ask_chat(chat, messages("One?"))
         assert (await ask_chat(chat, messages("Another?")))[0] == 0
@@ -181,7 +197,12 @@ async def test_cache_keys_and_tenants_are_kept_apart(chat, base_url):
     await ask_chat(chat, user(LONG))
     assert (await ask_chat(chat, user(LONG), prompt_cache_key="k"))[0] == 0
     assert (await ask_chat(chat, user(LONG)))[0] > 1_024
-    async with AsyncOpenAI(base_url=f"{base_url}/v1", api_key="y", max_retries=0) as other:
+    async with AsyncOpenAI(
+        base_url=f"{base_url}/v1",
+        api_key="y",
+        max_retries=0,
+        http_client=httpx2.AsyncClient(verify=NO_TLS),
+    ) as other:
         assert (await ask_chat(other, user(LONG)))[0] == 0
 
 

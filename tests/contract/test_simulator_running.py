@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import ssl
 import sys
 import time
 
@@ -13,6 +14,9 @@ import pytest
 from app.providers.simulator import RunningSimulator, SimulatorSettings, running_simulator
 
 pytestmark = pytest.mark.anyio
+
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""Loopback speaks plain HTTP; loading the list of authorities would cost 100 ms a client."""
 
 BODY = {"model": "sim-fast", "messages": [{"role": "user", "content": "Hi"}]}
 PATH = "/v1/chat/completions"
@@ -24,7 +28,7 @@ run("127.0.0.1", 0, SimulatorSettings(time_scale=0), on_start=lambda url: print(
 
 async def test_leaving_ends_what_is_being_answered_and_every_task():
     before = asyncio.all_tasks()
-    async with httpx2.AsyncClient() as http:
+    async with httpx2.AsyncClient(verify=NO_TLS) as http:
         async with (
             asyncio.TaskGroup() as group,
             running_simulator(SimulatorSettings(time_scale=1_000)) as url,
@@ -50,7 +54,7 @@ async def test_two_simulators_listen_side_by_side():
     async with (
         running_simulator(SimulatorSettings(time_scale=0)) as one,
         running_simulator(SimulatorSettings(time_scale=0)) as other,
-        httpx2.AsyncClient() as http,
+        httpx2.AsyncClient(verify=NO_TLS) as http,
     ):
         await http.post(f"{one}{PATH}", json=BODY)
         assert (await http.get(f"{one}/sim/stats")).json()["requests"] == 1
@@ -74,7 +78,7 @@ async def test_the_prompt_cache_follows_the_clock_that_is_passed_in():
         reply = (await http.post(f"{url}{PATH}", json=body)).json()
         return reply["usage"]["prompt_tokens_details"]["cached_tokens"]
 
-    async with running as url, httpx2.AsyncClient() as http:
+    async with running as url, httpx2.AsyncClient(verify=NO_TLS) as http:
         assert await cached_tokens(http, url) == 0
         now_s = 1_799.0
         assert await cached_tokens(http, url) > 1_024
@@ -89,14 +93,14 @@ async def test_the_program_serves_until_a_signal_and_ends_well(root, number):
     )
     async with asyncio.timeout(30):
         url = (await process.stdout.readline()).decode().strip()
-        async with httpx2.AsyncClient() as http:
+        async with httpx2.AsyncClient(verify=NO_TLS) as http:
             assert (await http.post(f"{url}{PATH}", json=BODY)).status_code == 200
         process.send_signal(number)
         assert await process.wait() == 0
 
 
 async def test_time_passes_at_the_scale_that_was_set():
-    async with httpx2.AsyncClient() as http:
+    async with httpx2.AsyncClient(verify=NO_TLS) as http:
         times_s = []
         for scale in (0.0, 0.5):
             async with running_simulator(SimulatorSettings(time_scale=scale)) as url:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import ssl
 from collections.abc import AsyncIterator
 
 import anthropic
@@ -17,6 +18,9 @@ from app.providers.simulator import SimulatorSettings, expected_answer, running_
 from app.providers.simulator.profile import built_in_profiles
 
 pytestmark = pytest.mark.anyio
+
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""Loopback speaks plain HTTP; loading the list of authorities would cost 100 ms a client."""
 
 QUESTION = "What is the state of INC-4821, and may u-123 close it?"
 FUNCTIONS = [
@@ -81,13 +85,20 @@ async def base_url() -> AsyncIterator[str]:
 
 @pytest.fixture
 async def chat(base_url) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=f"{base_url}/v1", api_key="x", max_retries=0) as client:
+    async with AsyncOpenAI(
+        base_url=f"{base_url}/v1",
+        api_key="x",
+        max_retries=0,
+        http_client=httpx2.AsyncClient(verify=NO_TLS),
+    ) as client:
         yield client
 
 
 @pytest.fixture
 async def claude(base_url) -> AsyncIterator[anthropic.AsyncAnthropic]:
-    async with anthropic.AsyncAnthropic(base_url=base_url, api_key="x", max_retries=0) as client:
+    async with anthropic.AsyncAnthropic(
+        base_url=base_url, api_key="x", max_retries=0, http_client=httpx2.AsyncClient(verify=NO_TLS)
+    ) as client:
         yield client
 
 
@@ -464,7 +475,7 @@ async def test_chat_names_the_field_at_fault(chat, change, status, param):
 )
 async def test_messages_name_the_field_at_fault(base_url, change, word):
     body = {"model": "sim-fast", "max_tokens": 9, "messages": user("Hi"), **change}
-    async with httpx2.AsyncClient(base_url=base_url) as http:
+    async with httpx2.AsyncClient(verify=NO_TLS, base_url=base_url) as http:
         reply = await http.post(
             "/v1/messages", json=body, headers={"anthropic-version": "2023-06-01"}
         )
@@ -479,8 +490,18 @@ async def test_a_key_is_asked_for_only_when_one_is_set(base_url):
     del base_url
     async with (
         running_simulator(SimulatorSettings(time_scale=0, require_key="right")) as url,
-        AsyncOpenAI(base_url=f"{url}/v1", api_key="wrong", max_retries=0) as stranger,
-        anthropic.AsyncAnthropic(base_url=url, api_key="right", max_retries=0) as friend,
+        AsyncOpenAI(
+            base_url=f"{url}/v1",
+            api_key="wrong",
+            max_retries=0,
+            http_client=httpx2.AsyncClient(verify=NO_TLS),
+        ) as stranger,
+        anthropic.AsyncAnthropic(
+            base_url=url,
+            api_key="right",
+            max_retries=0,
+            http_client=httpx2.AsyncClient(verify=NO_TLS),
+        ) as friend,
     ):
         with pytest.raises(openai.AuthenticationError):
             await stranger.chat.completions.create(model="sim-fast", messages=user("Hi"))
