@@ -129,7 +129,7 @@ def write_stop_reason(reason: FinishReason) -> str:
 
 
 def read_answer(body: bytes) -> Answer:
-    """A whole answer; raises ``UpstreamProtocol``, or ``UpstreamStatus`` for an error sent with status 200."""
+    """A whole answer; raises ``UpstreamProtocol``, or ``UpstreamStatus`` for an error with status 200."""
     try:
         message = _MESSAGE.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:

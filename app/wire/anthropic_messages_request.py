@@ -277,7 +277,7 @@ def _read_content(content: object, path: str, hints: list[str]) -> list[Part]:
     return [_read_block(block, where, hints) for where, block in blocks]
 
 
-def _read_block(block: Json, path: str, hints: list[str]) -> Part:
+def _read_block(block: Json, path: str, hints: list[str]) -> Part:  # noqa: PLR0911 (one arm a type)
     kind = fields.text_at(block, "type", path)
     mark = _read_mark(block, path)
     match kind:

@@ -127,7 +127,7 @@ class _Writer:
                 blocks.append(block)
         return blocks
 
-    def _block(self, part: object, message: Message) -> Body | None:
+    def _block(self, part: object, message: Message) -> Body | None:  # noqa: PLR0911 (one arm a part)
         match part:
             case TextPart(text, cache):
                 return self._text(text, cache)
@@ -227,28 +227,34 @@ class _Writer:
 
     # ------------------------------------------------------------ parameters
     def _sampling(self, body: Body) -> None:
-        conversation, sampling = self._conversation, self._conversation.sampling
-        for name in ("seed", "frequency_penalty", "presence_penalty", "verbosity"):
-            value = getattr(sampling, name)
-            if value is None or (name.endswith("penalty") and value == 0):
-                continue
-            if name == "verbosity" and value == "medium":
-                continue
-            raise refuse(conversation, name, self._target)
-        for name in ("temperature", "top_p"):
-            value = getattr(sampling, name)
+        sampling = self._conversation.sampling
+        self._refuse_foreign()
+        for name, value in (("temperature", sampling.temperature), ("top_p", sampling.top_p)):
             if value is None:
                 continue
-            if self._model.abilities.temperature:
-                if value > 1:
-                    raise refuse(conversation, name, self._target, "it must be at most 1")
+            if not self._model.abilities.temperature:
+                if value != 1:
+                    raise refuse(self._conversation, name, self._target, "the model fixes it")
+            elif value > 1:
+                raise refuse(self._conversation, name, self._target, "it must be at most 1")
+            else:
                 body[name] = value
-            elif value != 1:
-                raise refuse(conversation, name, self._target, "the model fixes it")
         if sampling.top_k is not None:
             body["top_k"] = sampling.top_k
         if sampling.stop:
             body["stop_sequences"] = list(sampling.stop)
+
+    def _refuse_foreign(self) -> None:
+        """What only OpenAI has passes where it asks for what happens anyway."""
+        sampling = self._conversation.sampling
+        for name, value, usual in (
+            ("seed", sampling.seed, None),
+            ("frequency_penalty", sampling.frequency_penalty, 0),
+            ("presence_penalty", sampling.presence_penalty, 0),
+            ("verbosity", sampling.verbosity, "medium"),
+        ):
+            if value is not None and value != usual:
+                raise refuse(self._conversation, name, self._target)
 
     def _thinking(self, body: Body) -> None:
         sampling, kind = self._conversation.sampling, self._model.abilities.thinking

@@ -141,7 +141,7 @@ def read_error_answer(
 
 
 def read_stream_error(inner: object, data: bytes = b"") -> UpstreamStatus:
-    """An error that came inside a stream, ``data`` its event; the status is the one that its kind would have had."""
+    """An error inside a stream, ``data`` its event; its status is the one its kind would have had."""
     obj = (
         inner
         if isinstance(inner, Mapping)
@@ -221,7 +221,7 @@ def _kind_by_words(inner: Json) -> str:
 def retry_after_s(
     headers: Mapping[bytes, bytes], now_s: Callable[[], float] = time.time
 ) -> float | None:
-    """Seconds to wait by ``retry-after-ms`` or ``retry-after`` (seconds or a date); None when neither is told."""
+    """Seconds to wait by ``retry-after-ms`` or ``retry-after`` (seconds or a date), else None."""
     milliseconds = _number(headers.get(b"retry-after-ms"))
     if milliseconds is not None:
         return milliseconds / 1000

@@ -163,7 +163,7 @@ def write_finish(reason: FinishReason, *, refused: bool) -> str:
 
 
 def read_answer(body: bytes) -> Answer:
-    """A whole answer; raises ``UpstreamProtocol``, or ``UpstreamStatus`` for an error sent with status 200."""
+    """A whole answer; raises ``UpstreamProtocol``, or ``UpstreamStatus`` for an error with status 200."""
     try:
         completion = _COMPLETION.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:

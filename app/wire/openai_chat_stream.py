@@ -325,9 +325,11 @@ class ChatReader:
 
         A call without a piece yet may still get some, so it waits for the finish reason.
         """
-        for call in self._calls:
-            if not call.sealed and call.pieces and json_text.is_json("".join(call.pieces)):
-                events.append(call.seal())
+        events.extend(
+            call.seal()
+            for call in self._calls
+            if not call.sealed and call.pieces and json_text.is_json("".join(call.pieces))
+        )
 
     def _seal_all(self, events: list[Event]) -> None:
         self._seal_thinking(events)

@@ -206,25 +206,11 @@ class _Writer:
 
     # ------------------------------------------------------------ parameters
     def _sampling(self, body: Body) -> None:
-        conversation, sampling = self._conversation, self._conversation.sampling
+        sampling = self._conversation.sampling
         if sampling.top_k is not None:
-            raise refuse(conversation, "top_k", self._target)
-        if sampling.max_tokens is not None:
-            if sampling.max_tokens == 0:
-                raise refuse(conversation, "max_tokens", self._target, "0 only warms a cache")
-            body[self._model.abilities.max_tokens_field] = sampling.max_tokens
-        for name in ("temperature", "top_p"):
-            value = getattr(sampling, name)
-            if value is None:
-                continue
-            if self._model.abilities.temperature:
-                body[name] = value
-            elif value != 1:
-                raise refuse(conversation, name, self._target, "the model fixes it")
-        if len(sampling.stop) > _MAX_STOPS:
-            raise refuse(conversation, "stop", self._target, f"it takes at most {_MAX_STOPS}")
-        if sampling.stop:
-            body["stop"] = list(sampling.stop)
+            raise refuse(self._conversation, "top_k", self._target)
+        self._limits(body)
+        self._chance(body)
         for name in ("seed", "frequency_penalty", "presence_penalty", "verbosity"):
             value = getattr(sampling, name)
             if value is not None:
@@ -232,6 +218,28 @@ class _Writer:
         effort = self._effort()
         if effort is not None:
             body["reasoning_effort"] = effort
+
+    def _limits(self, body: Body) -> None:
+        """Where the answer ends: after so many tokens, or at these words."""
+        conversation, sampling = self._conversation, self._conversation.sampling
+        if sampling.max_tokens is not None:
+            if sampling.max_tokens == 0:
+                raise refuse(conversation, "max_tokens", self._target, "0 only warms a cache")
+            body[self._model.abilities.max_tokens_field] = sampling.max_tokens
+        if len(sampling.stop) > _MAX_STOPS:
+            raise refuse(conversation, "stop", self._target, f"it takes at most {_MAX_STOPS}")
+        if sampling.stop:
+            body["stop"] = list(sampling.stop)
+
+    def _chance(self, body: Body) -> None:
+        sampling = self._conversation.sampling
+        for name, value in (("temperature", sampling.temperature), ("top_p", sampling.top_p)):
+            if value is None:
+                continue
+            if self._model.abilities.temperature:
+                body[name] = value
+            elif value != 1:
+                raise refuse(self._conversation, name, self._target, "the model fixes it")
 
     def _effort(self) -> str | None:
         sampling = self._conversation.sampling

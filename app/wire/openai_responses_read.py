@@ -189,6 +189,12 @@ class ResponsesReader:
                 self._added(event.output_index or 0, event.item, events)
             case "response.output_item.done" if event.item is not None:
                 self._done(event.output_index or 0, event.item, events)
+            case _:
+                self._turning_point(event, data, events)
+
+    def _turning_point(self, event: _Event, data: bytes, events: list[Event]) -> None:
+        """The events that concern the whole answer: its beginning and its ends."""
+        match event.type:
             case "response.created" | "response.in_progress" | "response.queued":
                 self._start(event.response, events)
             case "response.completed" | "response.incomplete":

@@ -69,6 +69,10 @@ def check(body: Json) -> None:
             raise BadRequest("'input' must not be empty.", param="input")
         for path, item in objects(said, "input"):
             _check_item(item, path)
+    _check_settings(body)
+
+
+def _check_settings(body: Json) -> None:
     fields.optional_number(body, "temperature", 0, 2)
     fields.optional_number(body, "top_p", 0, 1)
     fields.optional_int(body, "max_output_tokens", 1)

@@ -42,7 +42,8 @@ from app.wire.reasoning_seal import seal_redacted, seal_signature
 from app.wire.sequence import BlockSequencer
 from app.wire.sse import comment_frame, event_frame
 
-_TEXT_HEAD = b'event: response.output_text.delta\ndata: {"type":"response.output_text.delta","sequence_number":'
+_TEXT_DELTA = b"response.output_text.delta"
+_TEXT_HEAD = b"event: " + _TEXT_DELTA + b'\ndata: {"type":"' + _TEXT_DELTA + b'","sequence_number":'
 
 
 class ResponsesWriter:

@@ -66,7 +66,7 @@ class PassthroughReader:
 
     @abstractmethod
     def _ordinary(self, frames: bytes) -> bool:
-        """Say whether this is exactly one frame, a delta that tells nothing else; cheap, and False in doubt."""
+        """Say whether this is one frame, a delta that tells nothing else; cheap, False in doubt."""
 
     @abstractmethod
     def _look(self, frames: bytes) -> bytes:

@@ -121,7 +121,7 @@ class ServerEvent(NamedTuple):
 
 
 def read_events(frames: bytes) -> list[ServerEvent]:
-    """The events of complete frames; comments, ``id`` and ``retry`` are skipped, and events without data."""
+    """The events of complete frames; comments, ``id``, ``retry`` and events without data are skipped."""
     payload = _only_payload(frames)
     if payload is not None:
         return [payload]
@@ -146,7 +146,7 @@ def read_events(frames: bytes) -> list[ServerEvent]:
 
 
 def _only_payload(frames: bytes) -> ServerEvent | None:
-    """The event of a single frame of one ``data`` line, perhaps behind one ``event`` line: nearly every one."""
+    """The event of a single frame of one ``data`` line, perhaps behind an ``event`` line: the usual one."""
     end = len(frames) - 2
     first = frames.find(b"\n")
     if b"\r" in frames:

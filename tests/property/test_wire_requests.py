@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain.chat import Conversation, Dialect, Message, Role
-from app.errors import BadRequest, GatewayError, Unsupported
+from app.errors import GatewayError, Unsupported
 from app.wire.codecs import CODECS
 from tests.wire.bodies import BODIES
 from tests.wire.samples import json_values, model, names, texts
@@ -21,8 +21,10 @@ CLAUDE = model(cache_breakpoints="anthropic", thinking="budget", default_max_tok
 
 field_names = st.sampled_from(
     [
-        "model", "messages", "input", "instructions", "max_tokens", "stream", "tools", "tool_choice", "system",
-        "temperature", "stop", "stop_sequences", "response_format", "text", "reasoning", "thinking", "metadata",
+        "model", "messages", "input", "instructions", "max_tokens", "stream", "tools", "tool_choice",
+        "system",
+        "temperature", "stop", "stop_sequences", "response_format", "text", "reasoning", "thinking",
+        "metadata",
         "stream_options", "output_config", "n", "user", "include", "modalities", "service_tier", "verbosity",
         "role", "content", "type", "tool_calls", "function", "name", "arguments", "id", "source", "image_url",
         "url", "call_id", "output", "tool_use_id", "file", "refusal", "parameters", "input_schema", "summary",
@@ -58,26 +60,34 @@ bodies = st.dictionaries(field_names, loose, max_size=8) | st.builds(
 )  # fmt: skip
 
 
+def refusal_of(attempt):
+    """The error that ``attempt`` was refused with, None when it went through."""
+    try:
+        attempt()
+    except GatewayError as refused:
+        return refused
+    return None
+
+
+def translate(codec, body):
+    """Check, look at and read ``body``, and write it for both vendors."""
+    codec.check(body)
+    codec.view(body)
+    conversation = codec.read(body)
+    for target, target_model in ((CHAT, OPENAI), (MESSAGES, CLAUDE)):
+        written, _ = target.write(conversation, target_model, stream=True)
+        msgspec.json.encode(written)
+
+
 @given(st.sampled_from(list(Dialect)), bodies | json_values)
 def test_any_json_is_read_or_refused_with_an_error_of_ours(dialect, body):
-    codec = CODECS[dialect]
-    try:
-        codec.check(body)
-    except BadRequest as refused:
-        assert refused.message
-        return
-    codec.view(body)
-    try:
-        conversation = codec.read(body)
-        for target, target_model in ((CHAT, OPENAI), (MESSAGES, CLAUDE)):
-            written, _ = target.write(conversation, target_model, stream=True)
-            msgspec.json.encode(written)
-    except GatewayError as refused:
+    refused = refusal_of(lambda: translate(CODECS[dialect], body))
+    if refused is not None:
         assert refused.status == 400
-        assert refused.param
+        assert refused.message
+        assert refused.param or not isinstance(body, dict)
 
 
-texts_of_user = texts.map(lambda text: {"role": "user", "content": text})
 marks = st.sampled_from([None, {"type": "ephemeral"}])
 
 
@@ -224,28 +234,13 @@ def test_any_one_wrong_value_in_a_good_request_is_read_or_refused_by_name(dialec
     good = BODIES[dialect]
     path = data.draw(st.sampled_from([path for path in places(good) if path]))
     body = replaced(good, path, data.draw(loose))
-    codec = CODECS[dialect]
-    try:
-        codec.check(body)
-        codec.view(body)
-        conversation = codec.read(body)
-        for target, target_model in ((CHAT, OPENAI), (MESSAGES, CLAUDE)):
-            try:
-                written, _ = target.write(conversation, target_model, stream=True)
-            except GatewayError as refused:
-                assert refused.status == 400
-                assert refused.param
-            else:
-                msgspec.json.encode(written)
-    except BadRequest as refused:
-        assert refused.param
-    except Unsupported as refused:
-        assert refused.param
+    refused = refusal_of(lambda: translate(CODECS[dialect], body))
+    assert refused is None or (refused.status == 400 and refused.param)
 
 
 @given(st.sampled_from(list(Dialect)), st.data(), names.map(lambda name: f"zz_{name}"))
 def test_an_unknown_field_at_the_top_is_never_silently_lost(dialect, data, name):
-    value = data.draw(st.just(True) | st.integers(1, 3) | texts | st.just({"a": 1}))
+    value = data.draw(st.just(1.5) | st.integers(1, 3) | texts | st.just({"a": 1}))
     body = {**BODIES[dialect], name: value}
     CODECS[dialect].check(body)
     with pytest.raises(Unsupported) as refused:

@@ -68,10 +68,8 @@ def test_events_do_not_depend_on_how_the_bytes_were_split(dialect, answer, cuts)
     assert events == expected_events
 
 
-@given(dialects, answers(), st.integers(1, 7), st.booleans())
-def test_pass_through_forwards_every_byte_and_learns_the_same_however_split(
-    dialect, answer, step, hide
-):
+@given(dialects, answers(), st.integers(1, 7))
+def test_pass_through_forwards_every_byte_and_learns_the_same_however_split(dialect, answer, step):
     data = write_stream(dialect, answer)
     reader = CODECS[dialect].passthrough(hide_usage=False)
     frames = [event for i in range(0, len(data), step) for event in reader.feed(data[i : i + step])]
@@ -138,9 +136,8 @@ garbage_events = st.lists(
                     ]
                 )
             },
-            optional={
-                name: json_values
-                for name in (
+            optional=dict.fromkeys(
+                (
                     "index",
                     "delta",
                     "content_block",
@@ -149,15 +146,15 @@ garbage_events = st.lists(
                     "error",
                     "item",
                     "response",
-                )
-            },
+                ),
+                json_values,
+            ),
         ).map(lambda value: json.dumps(value).encode()),
         st.fixed_dictionaries(
             {},
-            optional={
-                name: json_values
-                for name in ("id", "choices", "usage", "error", "model", "created")
-            },
+            optional=dict.fromkeys(
+                ("id", "choices", "usage", "error", "model", "created"), json_values
+            ),
         ).map(lambda value: json.dumps(value).encode()),
     ),
     max_size=6,

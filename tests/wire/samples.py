@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from hypothesis import strategies as st
 
 from app.domain.chat import ChatRequest, Dialect
@@ -54,7 +55,14 @@ def model(**abilities: object) -> Model:
 
 def request(dialect: Dialect, *, include_usage: bool = True, **body: object) -> ChatRequest:
     """A client's request in ``dialect``."""
-    return ChatRequest(dialect, "asked", True, {"model": "asked", **body}, b"", include_usage)
+    return ChatRequest(
+        dialect,
+        "asked",
+        stream=True,
+        body={"model": "asked", **body},
+        raw=b"",
+        include_usage=include_usage,
+    )
 
 
 def events_of(answer: Answer, pieces: int = 2) -> list[Event]:
@@ -106,8 +114,6 @@ def answers(draw: st.DrawFn, *, thinking: bool = True, signed: bool = True) -> A
     calls = draw(
         st.lists(st.tuples(names, st.dictionaries(names, json_values, max_size=3)), max_size=3)
     )
-    import msgspec
-
     for index, (name, arguments) in enumerate(calls):
         text = msgspec.json.encode(arguments).decode()
         blocks.append(ToolCallBlock(f"call_{index}", name, text))

@@ -15,7 +15,10 @@ from app.wire.failures import retry_after_s
 
 CHAT, MESSAGES = CODECS[Dialect.CHAT], CODECS[Dialect.MESSAGES]
 
-OPENAI_BODY = b'{"error":{"message":"Too long.","type":"invalid_request_error","param":"messages","code":"context_length_exceeded"}}'
+OPENAI_BODY = (
+    b'{"error":{"message":"Too long.","type":"invalid_request_error","param":"messages",'
+    b'"code":"context_length_exceeded"}}'
+)
 ANTHROPIC_BODY = (
     b'{"type":"error","error":{"type":"overloaded_error","message":"Busy."},"request_id":"req_9"}'
 )

@@ -43,7 +43,9 @@ def test_reading_never_changes_the_body(dialect):
 
 
 def test_a_chat_request_becomes_a_messages_request():
-    body = without(CHAT, "seed", "frequency_penalty", "presence_penalty", "verbosity", "reasoning_effort")
+    body = without(
+        CHAT, "seed", "frequency_penalty", "presence_penalty", "verbosity", "reasoning_effort"
+    )
     body["messages"] = [without(message, "name") for message in CHAT["messages"]]
     written, dropped = messages.write(chat.read(body), CLAUDE, stream=True)
     assert set(dropped) == {"prompt_cache_key", "store", "metadata", "image_url.detail"}

@@ -1,5 +1,7 @@
 """Streams in the shapes that the vendors document and compatible servers send, written by hand."""
 
+# ruff: noqa: E501, ISC004 (a frame is one line, and a long payload is several strings)
+
 from __future__ import annotations
 
 
