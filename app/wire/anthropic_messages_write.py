@@ -74,6 +74,9 @@ class _Writer:
         body["messages"] = self._messages(conversation.messages[leading:])
         if not body["messages"]:
             raise BadRequest(f"A request to {self._target} needs a user message.", param="messages")
+        last = conversation.messages[-1]
+        if last.role is Role.ASSISTANT and not self._model.abilities.prefill:
+            raise refuse_in(last, "role", self._target, "the model does not continue an answer")
         self._sampling(body)
         self._thinking(body)
         self._tools(body)

@@ -36,7 +36,10 @@ ROLES = {
 }
 EFFORTS = frozenset({"none", "minimal", "low", "medium", "high", "xhigh", "max"})
 VERBOSITIES = frozenset({"low", "medium", "high"})
-_PART_TYPES = frozenset({"text", "image_url", "input_audio", "file", "refusal"})
+_CHECKED_PARTS = frozenset({"text", "image_url", "input_audio", "file", "refusal"})
+# What compatible servers take beside OpenAI's own; it passes through to them unlooked at.
+_FOREIGN_PARTS = frozenset({"video_url", "audio_url", "video", "image", "document_url", "thinking"})
+_PART_TYPES = _CHECKED_PARTS | _FOREIGN_PARTS
 _FORMATS = frozenset({"text", "json_object", "json_schema"})
 _CARRIED = frozenset(
     {
@@ -107,7 +110,7 @@ def _check_part(part: Json, path: str) -> None:
     elif kind == "image_url":
         image = fields.as_object(part.get("image_url"), f"{path}.image_url")
         fields.text_at(image, "url", f"{path}.image_url")
-    else:
+    elif kind in _CHECKED_PARTS:
         fields.as_object(part.get(kind), f"{path}.{kind}")
 
 
@@ -207,12 +210,12 @@ def _read_messages(body: Json, hints: list[str]) -> tuple[Message, ...]:
 def _read_parts(message: Json, path: str, hints: list[str]) -> list[Part]:
     known = {"role", "content", "name"}
     if message.get("role") == "assistant":
-        known |= {"refusal", "tool_calls", "reasoning_content", "annotations"}
+        known |= {"refusal", "tool_calls", "reasoning_content", "reasoning", "annotations"}
         if message.get("annotations"):
             hints.append("messages[].annotations")
     refuse_unknown(message, known, path)
     parts: list[Part] = []
-    reasoning = message.get("reasoning_content")
+    reasoning = message.get("reasoning_content") or message.get("reasoning")
     if isinstance(reasoning, str) and reasoning:
         parts.append(ThinkingPart(reasoning))
     parts.extend(_read_content(message.get("content"), f"{path}.content"))

@@ -114,6 +114,13 @@ class ChatPassthrough(PassthroughReader):
         self._hide_usage = hide_usage
         self._usage_frames = b""
 
+    def end(self) -> Sequence[Event]:
+        """The upstream closed: some servers leave ``[DONE]`` out, so a finish reason is an ending too."""
+        events = super().end()
+        if self.finish and self.failure is None:
+            self.complete = True
+        return events
+
     def _ordinary(self, frames: bytes) -> bool:
         # Two searches of the chunk: it goes on, and tells no usage. A chunk that goes on is no error either;
         # should a server say both, its stream lacks an ending and is not complete in any case.
@@ -367,7 +374,7 @@ class ChatWriter:
         self._role_sent = False
         self._refused = False
         self._open_arguments: dict[int, bool] = {}
-        self._failed = False
+        self._over = False
 
     def write(self, event: Event) -> bytes:  # noqa: C901, PLR0911 (one arm an event)
         """The chunk of one event."""
@@ -375,6 +382,8 @@ class ChatWriter:
             case TextDelta(text):
                 return self._delta(b'{"content":' + json_text.encode(text) + b"}")
             case Frames(data):
+                # The upstream's own frames bring their own ``[DONE]``.
+                self._over = True
                 return data
             case AnswerStarted():
                 return self._start(event)
@@ -406,12 +415,12 @@ class ChatWriter:
 
     def fail(self, error: GatewayError) -> bytes:
         """The error as the official client raises it; nothing follows it."""
-        self._failed = True
+        self._over = True
         return data_frame(json_text.encode({"error": openai_error(error)}))
 
     def end(self) -> bytes:
-        """``[DONE]``, unless the stream failed."""
-        return b"" if self._failed else data_frame(_DONE)
+        """``[DONE]``, unless the stream failed or was forwarded with its own."""
+        return b"" if self._over else data_frame(_DONE)
 
     def _start(self, started: AnswerStarted) -> bytes:
         head = json_text.encode(

@@ -78,6 +78,7 @@ class _Writer:
     # ------------------------------------------------------------ messages
     def _messages(self) -> list[Body]:
         written: list[Body] = []
+        self._refuse_prefill()
         for message in self._conversation.messages:
             match message.role:
                 case Role.TOOL:
@@ -87,6 +88,17 @@ class _Writer:
                 case Role.SYSTEM | Role.USER:
                     written.append(self._said(message))
         return written
+
+    def _refuse_prefill(self) -> None:
+        """Anthropic's models continue an assistant message that stands last; most others begin a new one."""
+        last = self._conversation.messages[-1] if self._conversation.messages else None
+        if (
+            last is not None
+            and last.role is Role.ASSISTANT
+            and self._conversation.source is Dialect.MESSAGES
+            and not self._model.abilities.prefill
+        ):
+            raise refuse_in(last, "role", self._target, "the model does not continue an answer")
 
     def _said(self, message: Message) -> Body:
         parts = [self._input_part(part, message) for part in message.parts]

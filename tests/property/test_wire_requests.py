@@ -16,8 +16,10 @@ from tests.wire.bodies import BODIES
 from tests.wire.samples import json_values, model, names, texts
 
 CHAT, MESSAGES = CODECS[Dialect.CHAT], CODECS[Dialect.MESSAGES]
-OPENAI = model(cache_breakpoints="openai", thinking="effort")
-CLAUDE = model(cache_breakpoints="anthropic", thinking="budget", default_max_tokens=777)
+OPENAI = model(prefill=True, cache_breakpoints="openai", thinking="effort")
+CLAUDE = model(
+    prefill=True, cache_breakpoints="anthropic", thinking="budget", default_max_tokens=777
+)
 
 field_names = st.sampled_from(
     [

@@ -371,6 +371,26 @@ def test_one_message_of_results_and_text_is_cut_in_two_and_joined_again():
     assert dropped == ("thinking.display",)
 
 
+def test_an_answer_to_be_continued_is_refused_where_the_model_would_begin_a_new_one():
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "The answer is"}]
+    conversation = messages.read({"model": "m", "max_tokens": 9, "messages": turns})
+    for target in (chat, messages):
+        with pytest.raises(Unsupported) as refused:
+            target.write(conversation, model(), stream=False)
+        assert refused.value.param == "messages[1].role"
+        written, _ = target.write(conversation, model(prefill=True), stream=False)
+        assert written["messages"][-1] == turns[1]
+
+
+def test_content_of_compatible_servers_passes_the_check_and_is_refused_elsewhere():
+    video = {"type": "video_url", "video_url": {"url": "https://example.com/a.mp4"}}
+    body = {"model": "m", "messages": [{"role": "user", "content": [video]}]}
+    chat.check(body)
+    with pytest.raises(Unsupported) as refused:
+        chat.read(body)
+    assert refused.value.param == "messages[0].content[0].type"
+
+
 def test_the_default_limit_is_sent_where_the_dialect_demands_one():
     body = {"model": "m", "messages": [{"role": "user", "content": "q"}]}
     written, _ = messages.write(chat.read(body), model(default_max_tokens=321), stream=False)

@@ -123,6 +123,17 @@ def test_a_chat_stream_without_done_is_whole_when_it_closes():
     events, reader = read(Dialect.CHAT, chat(delta('{"content":"Hi"}'), delta("{}", '"stop"')))
     assert events[-1] == Finished(FinishReason.STOP, None)
     assert reader.complete
+    passing = CODECS[Dialect.CHAT].passthrough(hide_usage=False)
+    passing.feed(chat(delta('{"content":"Hi"}'), delta("{}", '"stop"')))
+    assert not passing.complete
+    passing.end()
+    assert passing.complete
+
+
+def test_a_forwarded_stream_gets_no_second_terminator():
+    writer = CODECS[Dialect.CHAT].writer(request(Dialect.CHAT))
+    out = writer.write(Frames(transcripts.CHAT_TEXT)) + writer.end()
+    assert out == transcripts.CHAT_TEXT
 
 
 def test_a_last_frame_without_its_blank_line_is_read_and_forwarded():
