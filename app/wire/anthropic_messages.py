@@ -18,6 +18,7 @@ from app.wire import (
 )
 from app.wire.anthropic_messages_stream import MessagesPassthrough, MessagesReader, MessagesWriter
 from app.wire.failures import anthropic_error, read_error_answer
+from app.wire.plain import plain_messages
 
 
 class AnthropicMessagesCodec:
@@ -25,6 +26,10 @@ class AnthropicMessagesCodec:
 
     dialect = Dialect.MESSAGES
     path = "/messages"
+
+    def plain(self, raw: bytes) -> bool:
+        """A cheap yes for an ordinary request."""
+        return plain_messages(raw)
 
     def check(self, body: Json) -> None:
         """Refuse what no server of this dialect could take."""

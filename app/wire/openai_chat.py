@@ -18,6 +18,7 @@ from app.wire import (
 )
 from app.wire.failures import openai_error, read_error_answer
 from app.wire.openai_chat_stream import ChatPassthrough, ChatReader, ChatWriter
+from app.wire.plain import plain_chat
 
 
 class OpenAIChatCodec:
@@ -25,6 +26,10 @@ class OpenAIChatCodec:
 
     dialect = Dialect.CHAT
     path = "/chat/completions"
+
+    def plain(self, raw: bytes) -> bool:
+        """A cheap yes for an ordinary request."""
+        return plain_chat(raw)
 
     def check(self, body: Json) -> None:
         """Refuse what no server of this dialect could take."""

@@ -17,6 +17,7 @@ from app.wire import json_text, openai_responses_answer, openai_responses_reques
 from app.wire.failures import openai_error, read_error_answer
 from app.wire.openai_responses_read import ResponsesPassthrough, ResponsesReader
 from app.wire.openai_responses_stream import ResponsesWriter
+from app.wire.plain import plain_responses
 
 
 class OpenAIResponsesCodec:
@@ -24,6 +25,10 @@ class OpenAIResponsesCodec:
 
     dialect = Dialect.RESPONSES
     path = "/responses"
+
+    def plain(self, raw: bytes) -> bool:
+        """A cheap yes for an ordinary request."""
+        return plain_responses(raw)
 
     def check(self, body: Json) -> None:
         """Refuse what no server of this dialect could take."""

@@ -78,9 +78,14 @@ class ResponsesWriter:
         return b"".join([self._write(ready) for ready in self._sequencer.order(event)])
 
     def fail(self, error: GatewayError) -> bytes:
-        """An ``error`` event, which the official client raises; nothing follows it."""
+        """An ``error`` event; nothing follows it.
+
+        Its fields stand at the top, as the event's type says, and again under ``error``, where the official
+        client looks when it decides to raise.
+        """
         told = openai_error(error)
-        return self._emit("error", {name: told[name] for name in ("code", "message", "param")})
+        flat = {name: told[name] for name in ("code", "message", "param")}
+        return self._emit("error", {**flat, "error": told})
 
     def end(self) -> bytes:
         """Nothing: ``response.completed`` has ended the stream."""

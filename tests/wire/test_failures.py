@@ -127,6 +127,9 @@ def test_a_failing_stream_ends_in_the_dialects_own_error(dialect):
     reader = CODECS[dialect].reader()
     reader.feed(frames)
     reader.end()
+    if dialect is Dialect.RESPONSES:
+        last = json.loads(frames.splitlines()[-2].removeprefix(b"data: "))
+        assert last["error"]["message"] == last["message"] == "Slow."
     assert reader.failure is not None
     assert reader.failure.message == "Slow."
     assert not reader.complete
