@@ -131,8 +131,8 @@ class Connection(asyncio.Protocol):
     def quiet(self) -> bool:
         """Ask the kernel whether an idle connection has heard anything: a byte, an end, an error.
 
-        The loop would tell us too, but perhaps later in this very turn, after the request was
-        risked.
+        The loop would tell us too, but perhaps later in this very turn: after the request was
+        risked, and with what came unasked before it taken for its answer.
         """
         return not self._poll.poll(0)
 

@@ -6,11 +6,11 @@ peer's caches, and the others may age out), else a free slot, else it waits in l
 that becomes free goes straight to the first in line; a slot that becomes free does too, and its new
 owner connects. Nothing polls, and no request walks the pool.
 
-Stale connections. The upstream may close an idle connection at any moment. Three defences, in
-order: we close first (``idle_ttl_s``); an idle connection that hears anything is dropped as it
-happens; one that rested longer than 50 ms is asked for by the kernel before it is used. What
-remains is the race that HTTP/1.1 cannot exclude (RFC 9112 section 9.3.1): the upstream closes while
-our request is on its way.
+Stale connections. The upstream may close an idle connection at any moment, or say something unasked
+on it. Three defences, in order: we close first (``idle_ttl_s``); an idle connection that hears
+anything is dropped as it happens; and right before each use the kernel is asked (0.9 us) whether
+there is something that the loop has not looked at yet. What remains is the race that HTTP/1.1
+cannot exclude (RFC 9112 section 9.3.1): the upstream closes while our request is on its way.
 
 Replay rule. A request is sent a second time if, and only if, all of this holds: the connection had
 been idle (reused or warmed); the peer closed or reset it; not one byte of response had come; it
@@ -38,7 +38,7 @@ from app.upstream.origin import Origin, PoolLimits, PoolStats
 from app.upstream.request_head import RequestWriter
 
 _NS_PER_S: Final = 1_000_000_000
-_ASK_KERNEL_AFTER_NS: Final = 50_000_000
+_LOOKS: Final = 4
 _REPLAY_WINDOW_NS: Final = _NS_PER_S
 _WARM_PAUSE_MIN_S: Final = 0.1
 _WARM_PAUSE_MAX_S: Final = 30.0
@@ -128,10 +128,10 @@ class Pool:
         head = self._writer.head(method, path, headers, len(body))
         exchange = Exchange(self._loop or self._bind(), within)
         conn = self._pop_idle()
-        if conn is None:
-            conn = await self._acquire(exchange, within)
-        else:
+        if conn is not None and conn.quiet():
             exchange.reused = True
+        else:
+            conn = await self._acquire(exchange, within, conn)
         while True:
             conn.send(exchange, head, body, method, within.first_byte_ns)
             news = exchange.changed()
@@ -206,22 +206,24 @@ class Pool:
     # ------------------------------------------------------------------ getting a connection
 
     def _pop_idle(self) -> Connection | None:
-        """The most recently used idle connection that is still good; never awaits."""
+        """The most recently used idle connection that is young enough."""
         idle = self._idle
         while idle:
             conn, _ = idle.popitem()
-            rested_ns = time.monotonic_ns() - conn.idle_since_ns
-            if rested_ns < _ASK_KERNEL_AFTER_NS:
-                return conn
-            if rested_ns < self._idle_ttl_ns and conn.quiet():
+            if time.monotonic_ns() - conn.idle_since_ns < self._idle_ttl_ns:
                 return conn
             conn.abort()
         return None
 
-    async def _acquire(self, exchange: Exchange, within: Timeouts) -> Connection:
-        """An idle connection, a new one, or whatever comes to the first in line."""
+    async def _acquire(
+        self, exchange: Exchange, within: Timeouts, conn: Connection | None
+    ) -> Connection:
+        """A good connection: ``conn``, an idle one, a new one, or what comes to the first in line."""
         first = False
         while True:
+            if conn is not None and await self._good(conn):
+                exchange.reused = True
+                return conn
             self._check_open()
             conn = self._pop_idle()
             if conn is None and self._slots < self._limits.max_connections:
@@ -229,28 +231,48 @@ class Pool:
                 return await self._open_for(exchange, within)
             if conn is None:
                 conn = await self._wait_in_line(exchange, within, first=first)
+                # Should it have gone bad when we get to look: back in line, where we stood.
+                first = True
                 if conn is None:
                     return await self._open_for(exchange, within)
-            if not conn.closed:
-                exchange.reused = True
-                return conn
-            # It was closed between being handed over and now: back in line, where we stood.
-            first = True
+
+    async def _good(self, conn: Connection) -> bool:
+        """Whether ``conn``, which is nobody's, may be used; if not, it is closed."""
+        for _ in range(_LOOKS):
+            if conn.closed:
+                return False
+            if conn.quiet():
+                return True
+            if not conn.tls_ns:
+                break
+            # Perhaps only TLS talking to itself (session tickets after the handshake): let the loop
+            # read it, which closes the connection if it is anything else.
+            try:
+                await asyncio.sleep(0)
+            except asyncio.CancelledError:
+                self._give_back(conn)
+                raise
+        conn.abort()
+        return False
 
     async def _acquire_new(self, exchange: Exchange, within: Timeouts) -> Connection:
         """A connection that nothing was sent on, at the cost of an old one if the pool is full."""
-        self._check_open()
-        if self._slots < self._limits.max_connections:
-            self._slots += 1
-        else:
-            old = next(iter(self._idle), None) or await self._wait_in_line(
-                exchange, within, first=True
-            )
-            if old is not None:
+        while True:
+            self._check_open()
+            if self._slots < self._limits.max_connections:
+                self._slots += 1
+                break
+            old = next(iter(self._idle), None)
+            if old is None:
+                old = await self._wait_in_line(exchange, within, first=True)
+            if old is None:
+                break
+            if not old.closed:
                 # Its slot becomes ours: lost() frees only the slots of connections that it knows.
                 self._open.discard(old)
                 self._idle.pop(old, None)
                 old.abort()
+                break
         return await self._open_for(exchange, within)
 
     async def _wait_in_line(
@@ -345,14 +367,16 @@ class Pool:
         loop = self._bind()
         transport, _ = await self._phase(
             "connect",
-            min(within.connect_s, (total_at_ns - time.monotonic_ns()) / _NS_PER_S),
+            within.connect_s,
+            total_at_ns,
             loop.create_connection(lambda: conn, self.origin.host, self.origin.port),
         )
         if self._ssl is None:
             return
         secured = await self._phase(
             "tls",
-            min(within.tls_s, (total_at_ns - time.monotonic_ns()) / _NS_PER_S),
+            within.tls_s,
+            total_at_ns,
             loop.start_tls(transport, conn, self._ssl, server_hostname=self.origin.host),
         )
         if secured is None:
@@ -362,8 +386,11 @@ class Pool:
         if protocol not in {None, "http/1.1"}:
             raise UpstreamRefused(f"{self._where} insists on {protocol}; only HTTP/1.1 is spoken")
 
-    async def _phase(self, phase: str, limit_s: float, work: Awaitable[_T]) -> _T:
-        """Await ``work`` for ``limit_s``. Connecting is rare enough for asyncio.timeout's 3 us."""
+    async def _phase(self, phase: str, limit_s: float, total_at_ns: int, work: Awaitable[_T]) -> _T:
+        """Await ``work`` within its limit. Connecting is rare enough for asyncio.timeout's 3 us."""
+        left_s = (total_at_ns - time.monotonic_ns()) / _NS_PER_S
+        if left_s < limit_s:
+            phase, limit_s = "total", left_s
         try:
             async with asyncio.timeout(limit_s):
                 return await work
@@ -371,10 +398,8 @@ class Pool:
             raise UpstreamTimeout(
                 f"{self._where} did not answer in time ({phase} timeout)", phase=phase
             ) from exc
-        except OSError as exc:  # DNS, TCP and TLS failures are all OSErrors.
-            raise UpstreamRefused(
-                f"{self._where} cannot be reached ({phase}): {exc.strerror or exc}"
-            ) from exc
+        except (OSError, UnicodeError) as exc:  # TCP and TLS; names that DNS cannot carry.
+            raise UpstreamRefused(f"{self._where} cannot be reached ({phase}): {exc}") from exc
 
     # ------------------------------------------------------------------ upkeep
 

@@ -150,12 +150,10 @@ async def test_an_idle_connection_that_hears_anything_is_dropped_at_once(
         assert pool.stats.replayed_total == 0
 
 
-async def test_the_kernel_is_asked_before_a_rested_connection_is_used(pool_to: MakePool):
+async def test_the_kernel_is_asked_before_a_connection_is_used_again(pool_to: MakePool):
     """The loop has not yet told the connection that its peer has gone; the pool finds out."""
     async with raw_server(echo) as server, pool_to(server) as pool:
         await post(pool)
-        (conn,) = pool._open
-        conn.idle_since_ns -= 1_000_000_000
         # Speak behind the loop's back: the byte is in the kernel before our loop can look.
         sock = socket.socket(
             fileno=socket.dup(server.peers[0].writer.get_extra_info("socket").fileno())
@@ -210,6 +208,32 @@ async def test_a_replay_uses_a_new_connection_even_when_the_pool_is_full(pool_to
             tasks = [group.create_task(post(pool, b"%d" % number)) for number in range(9)]
         assert [task.result() for task in tasks] == [b"%d" % number for number in range(9)]
         assert pool.stats.open <= 3
+
+
+async def test_a_replay_that_is_handed_a_dying_connection_waits_on(pool_to: MakePool):
+    """The full pool stays full: a slot is neither lost nor used twice."""
+
+    async def script(peer: Peer) -> None:
+        if peer.number == 0:
+            await peer.request()
+            await peer.answer(b"")
+            await peer.request()
+            peer.reset()
+        elif peer.number > 1:
+            await echo(peer)
+
+    async with raw_server(script) as server, pool_to(server, max_connections=1) as pool:
+        await post(pool)
+        async with asyncio.TaskGroup() as group:
+            replayed = group.create_task(post(pool, b"replayed"))
+            other = group.create_task(post(pool, b"other"))
+            await settle(pool, replayed_total=1, waiting=1, in_flight=1)
+            (conn,) = pool._open
+            conn.data_received(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+            conn.abort()  # After it was handed to the replay, before that can run.
+        assert (replayed.result(), other.result()) == (b"replayed", b"")
+        assert pool.stats.open == pool._slots == 1
+        assert len(server.peers) == 3
 
 
 async def test_a_request_is_never_replayed_from_a_new_connection(pool_to: MakePool):
@@ -393,8 +417,9 @@ async def test_nobody_listening_is_a_refusal_and_costs_no_slot():
     await pool.aclose()
 
 
-async def test_an_unknown_name_is_a_refusal():
-    pool = Pool(Origin("http", "no-such-host.invalid", 80), PoolLimits(), LONG)
+@pytest.mark.parametrize("name", ["no-such-host.invalid", "a" * 64 + ".test", ".."])
+async def test_an_unknown_name_is_a_refusal(name: str):
+    pool = Pool(Origin("http", name, 80), PoolLimits(), LONG)
     with pytest.raises(UpstreamRefused):
         await post(pool)
     await pool.aclose()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import ssl
 
 import pytest
@@ -12,6 +14,11 @@ from app.errors import UpstreamClosed, UpstreamRefused, UpstreamTimeout
 from app.upstream import Origin, Pool, PoolLimits, Timeouts
 from tests.support.raw_server import Peer, RawServer, idle, raw_server
 from tests.unit.upstream.conftest import LONG, settle
+
+
+@pytest.fixture
+def anyio_backend_options(anyio_backend: tuple[str, dict[str, bool]]) -> dict[str, bool]:
+    return anyio_backend[1]
 
 
 @pytest.fixture(scope="session")
@@ -153,6 +160,38 @@ async def test_a_truncated_body_is_an_error_over_tls_too(authority: trustme.CA):
         pool = pool_to(server, trusting(authority))
         with pytest.raises(UpstreamClosed):
             await call(pool)
+        await pool.aclose()
+
+
+async def test_a_body_without_a_length_ends_only_with_a_tls_goodbye(
+    authority: trustme.CA, anyio_backend_options: dict[str, bool]
+):
+    """Whoever cuts the wire cannot shorten an answer (uvloop; the standard loop cannot tell)."""
+
+    async def end(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(b"HTTP/1.1 200 OK\r\n\r\nhello")
+        await cut.wait()
+        if peer.number == 0:
+            peer.close()
+        else:
+            fd = os.dup(peer.writer.get_extra_info("socket").fileno())
+            with socket.socket(fileno=fd) as behind_the_tls:
+                behind_the_tls.shutdown(socket.SHUT_WR)
+
+    cut = asyncio.Event()
+    async with raw_server(end, tls=serving(authority, "localhost"), host="localhost") as server:
+        pool = pool_to(server, trusting(authority))
+        for whole in (True, False):
+            cut.clear()
+            exchange = await pool.request(path=b"/", headers=[], body=b"")
+            assert await exchange.read() == b"hello"
+            cut.set()
+            if whole or not anyio_backend_options["use_uvloop"]:
+                assert await exchange.read() == b""
+            else:
+                with pytest.raises(UpstreamClosed):
+                    await exchange.read()
         await pool.aclose()
 
 
