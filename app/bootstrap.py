@@ -20,7 +20,7 @@ from app.cache.coalesce import Flights
 from app.cache.exact import ExactCache
 from app.classify.classifier import Classifier
 from app.domain.chat import Dialect
-from app.domain.decisions import Tier
+from app.domain.decisions import PromptView, Tier
 from app.domain.models import Model
 from app.domain.usage import Price
 from app.lanes.builtin import built_in_rules
@@ -30,7 +30,6 @@ from app.pipeline.gateway import Gateway
 from app.pipeline.turn import answer
 from app.ports import Headers, Provider
 from app.providers.profiles import abilities
-from app.providers.sdk import SdkProvider
 from app.providers.wire import WireOptions, WireProvider
 from app.routing.load import Load
 from app.routing.router import Router
@@ -61,16 +60,22 @@ async def open_gateway(settings: Settings, *, simulated: bool = False) -> AsyncI
         for provider in providers.values():
             stack.push_async_callback(provider.aclose)
         gateway = _gateway(settings, models, providers)
+        gateway.on_failure = telemetry.metrics.upstream_failed
         pulse = Pulse(settings.server.sse_comment_s)
+        in_flight = InFlight(settings.server.max_inflight_requests)
+        telemetry.metrics.follow_in_flight(lambda: in_flight.now)
         edge = Edge(
             gateway=gateway,
             authenticator=_authenticator(settings),
             recorder=telemetry,
             pulse=pulse,
-            in_flight=InFlight(settings.server.max_inflight_requests),
+            in_flight=in_flight,
             max_body_bytes=settings.server.max_body_bytes,
             answering=answer,
         )
+        gateway.classifier.classify(
+            PromptView("warm up")
+        )  # its first call compiles patterns: 10 ms
         await _beside(stack, pulse)
         telemetry.start()
         stack.callback(telemetry.stop)
@@ -165,6 +170,8 @@ def _model(model: ModelSettings, settings: Settings) -> Model:
 def _provider(name: str, provider: ProviderSettings) -> Provider:
     """The way to one upstream. Policies on calls (limits, hedges) will wrap it here, each with its reason."""
     if provider.transport == "sdk":
+        from app.providers.sdk import SdkProvider  # the vendors' packages take seconds to load
+
         return SdkProvider(name, provider, CODECS)
     origin, path = Origin.parse(provider.base_url)
     timeouts = Timeouts(

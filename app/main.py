@@ -6,6 +6,7 @@ else (administration, the console, the OpenAPI document) is FastAPI's.
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -86,9 +87,17 @@ def create_app(settings: Settings, *, simulated: bool = False) -> FastAPI:
         app.include_router(part.router)
     app.openapi = partial(describe_inference, app, app.openapi)  # type: ignore[method-assign]
     app.router.routes.append(Route("/", _console_page, include_in_schema=False))
-    app.mount("/console", StaticFiles(directory=_CONSOLE), name="console")
+    app.mount("/console", ConsoleFiles(directory=_CONSOLE), name="console")
     app.add_middleware(Admin)
     return app
+
+
+class ConsoleFiles(StaticFiles):
+    """The console's static files; the package's own Python is none of them."""
+
+    def lookup_path(self, path: str) -> tuple[str, os.stat_result | None]:
+        """Find the file of ``path``."""
+        return ("", None) if path.endswith(".py") else super().lookup_path(path)
 
 
 async def _console_page(_: object) -> Response:

@@ -151,6 +151,10 @@ class Codec(Protocol):
     path: str
     """The path below the provider's base URL: ``/chat/completions``, ``/responses``, ``/messages``."""
 
+    def plain(self, raw: bytes) -> bool:
+        """A cheap yes: ``raw`` is surely a body that ``check`` accepts. No means: ask ``check``."""
+        ...
+
     def check(self, body: Json) -> None:
         """Refuse what no upstream could take: raises ``BadRequest`` with ``param``; cheap."""
         ...

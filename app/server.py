@@ -42,6 +42,7 @@ def serve(settings: Settings, host: str, port: int, workers: int) -> None:
             access_log=False,
             backlog=_BACKLOG,
             server_header=False,
+            proxy_headers=False,
             timeout_keep_alive=75,
             timeout_graceful_shutdown=int(settings.server.shutdown_grace_s),
         )

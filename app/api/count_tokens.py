@@ -21,6 +21,7 @@ from app.domain.models import Model
 from app.errors import GatewayError, MethodNotAllowed, NotFound, Unsupported
 from app.pipeline.turn import AUTO
 from app.ports import ModelCall
+from app.telemetry.timeline import Timeline
 
 _BYTES_PER_TOKEN = 4
 """English prose in JSON, within a fifth of what the vendors count."""
@@ -37,6 +38,7 @@ class CountTokens:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request in the Messages dialect."""
+        timeline = Timeline()
         outlet = outlet_of(scope, receive, send)
         headers, forwarded = read_headers(scope["headers"])
         request_id = request_id_of(headers.get(b"x-request-id"))
@@ -64,7 +66,7 @@ class CountTokens:
         except ClientLeft:
             return
         except GatewayError as error:
-            await self._refuse(error, request_id, outlet)
+            await self._refuse(error, request_id, outlet, timeline)
 
     async def _count(self, request: ChatRequest, request_id: str, outlet: Outlet) -> None:
         gateway = self._edge.gateway

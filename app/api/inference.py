@@ -6,11 +6,11 @@ a stack of middlewares would be most of the bill (measured in the decisions' ADR
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import TypeVar
 
 import msgspec
@@ -22,6 +22,7 @@ from app.api.response import Answering, Pulse, Recorder, TurnResponse, retry_aft
 from app.domain.chat import ChatRequest, Dialect
 from app.domain.deadline import Deadline
 from app.domain.decisions import CacheMode, Tier
+from app.domain.turn_record import TurnRecord
 from app.errors import (
     BadRequest,
     ClientError,
@@ -39,6 +40,7 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}")
 _USER = re.compile(r"[\x20-\x7e]{1,256}")
 _MAX_TAGS = 16
 _MAX_DEADLINE_MS = 3_600_000
+_random_bits = Random().getrandbits  # noqa: S311 - see request_id_of
 _WANTED = frozenset(
     {
         b"authorization",
@@ -123,7 +125,7 @@ class Inference:
         except ClientLeft:
             return
         except GatewayError as error:
-            await self.refuse(error, request_id, outlet)
+            await self.refuse(error, request_id, outlet, timeline)
             return
         response = TurnResponse(
             request, edge.gateway, turn, outlet, edge.pulse, edge.recorder, edge.answering
@@ -134,8 +136,10 @@ class Inference:
         finally:
             edge.in_flight.now -= 1
 
-    async def refuse(self, error: GatewayError, request_id: str, outlet: Outlet) -> None:
-        """Answer with ``error`` before any turn began."""
+    async def refuse(
+        self, error: GatewayError, request_id: str, outlet: Outlet, timeline: Timeline
+    ) -> None:
+        """Answer with ``error`` before any turn began; it is counted and logged like every other."""
         head = b"content-type: application/json\r\nx-request-id: %s\r\n%s" % (
             request_id.encode("latin-1"),
             retry_after(error),
@@ -145,11 +149,23 @@ class Inference:
         if isinstance(error, TooLarge):
             head += b"connection: close\r\n"
         await outlet.respond(error.status, head, self._codec.write_error(error, request_id))
+        self._edge.recorder.settle(
+            TurnRecord(
+                request_id=request_id,
+                dialect=self._dialect,
+                status=error.status,
+                code=error.code,
+                total_s=timeline.elapsed_s(),
+                started_unix_s=time.time(),
+                times=timeline,
+            )
+        )
 
     def _request(self, raw: bytes, forwarded: Sequence[tuple[bytes, bytes]]) -> ChatRequest:
         """Read the body; raises ``BadRequest`` naming the field."""
         body = parse(raw)
-        self._codec.check(body)
+        if not self._codec.plain(raw):
+            self._codec.check(body)
         options = body.get("stream_options")
         include_usage = isinstance(options, dict) and options.get("include_usage") is True
         return ChatRequest(
@@ -198,7 +214,8 @@ def request_id_of(presented: bytes | None) -> str:
     """The caller's own request id if it is well formed, else a new one."""
     if presented is not None and _REQUEST_ID.fullmatch(presented):
         return presented.decode("ascii")
-    return "req_" + os.urandom(12).hex()
+    # Unique, not secret: a system call for randomness costs as much as reading the body.
+    return f"req_{_random_bits(96):024x}"
 
 
 async def read_body(

@@ -33,6 +33,11 @@ _JSON_TYPE = b"content-type: application/json\r\n"
 _log = logging.getLogger("slipstream.turn")
 
 
+_MOST_HEADS = 1024
+Said = tuple[bytes, CacheOutcome, str, str, str]
+"""What the header lines say: content type, cache, model, tier, reason."""
+
+
 class Recorder(Protocol):
     """Takes the record of a finished turn; must neither block nor raise."""
 
@@ -135,23 +140,24 @@ class TurnResponse:
 
     async def _emit(self, event: Event) -> None:
         """Write one event; the back-pressure of a slow client unless others are waiting behind this one."""
-        data = self._encode(event)
-        if self._outlet.gone or not data:
+        data = event.data if type(event) is Frames else self._encode(event)
+        outlet = self._outlet
+        if not data or outlet.gone:
             return
         if not self._first_event_ns and not isinstance(event, Progress):
             self._first_event_ns = self._turn.timeline.now_ns()
         self.last_write_s = self._pulse.now_s
         if not self._began:
             self._began = True
-            await self._outlet.begin(_OK, self._head(_STREAM_TYPE), data)
+            await outlet.begin(_OK, self._head(_STREAM_TYPE), data)
             return
         if self._beginning is not None:
             await self._after_beginning()
         flight = self._turn.flight
         if flight is not None and flight.followers:
-            self._outlet.beat(data)  # never waits: the followers' pace is not this client's
+            outlet.beat(data)  # never waits: the followers' pace is not this client's
         else:
-            await self._outlet.write(data)
+            await outlet.write(data)
 
     def _encode(self, event: Event) -> bytes:
         """The bytes of an event in a stream; nothing in a JSON answer, which is written whole at the end."""
@@ -220,21 +226,19 @@ class TurnResponse:
     def _head(self, content_type: bytes) -> bytes:
         """The response's header lines; every value is ours or was checked when it came in."""
         turn = self._turn
-        model = turn.model.label if turn.model is not None else ""
-        if turn.cache is CacheOutcome.LANE:
-            model = "slipstream/lane"
-        head = b"%sx-request-id: %s\r\nx-slipstream-cache: %s\r\nserver-timing: %s\r\n" % (
-            content_type,
+        model = turn.model
+        name = "" if model is None else model.name
+        said = (content_type, turn.cache, name, turn.answered_tier, turn.reason)
+        lines = self._pulse.heads.get(said)
+        if lines is None:
+            label = "" if model is None else model.label
+            said_lines = _said(content_type, turn.cache, label, turn.answered_tier, turn.reason)
+            lines = self._pulse.remember(said, said_lines)
+        head = b"%sx-request-id: %s\r\nserver-timing: %s\r\n" % (
+            lines,
             turn.request_id.encode("latin-1"),
-            turn.cache.value.encode(),
             turn.timeline.server_timing(),
         )
-        if model:
-            head += b"x-slipstream-model: %s\r\n" % model.encode("latin-1", "replace")
-        if turn.answered_tier:
-            head += b"x-slipstream-tier: %s\r\n" % turn.answered_tier.encode()
-        if turn.reason:
-            head += b"x-slipstream-reason: %s\r\n" % _one_line(turn.reason)
         call = turn.call
         if call is not None:
             if call.dropped:
@@ -296,11 +300,11 @@ class TurnResponse:
         self._recorder.settle(
             TurnRecord(
                 request_id=turn.request_id,
-                dialect=request.dialect.value,
+                dialect=request.dialect,
                 status=CLIENT_LEFT if left else self._status,
                 total_s=total_ns / 1e9,
                 started_unix_s=turn.started_unix_s,
-                code="client_left" if left else self._code,
+                code="" if left else self._code,
                 stream=request.stream,
                 tenant=turn.tenant,
                 requested_model=request.model,
@@ -310,7 +314,7 @@ class TurnResponse:
                 routed=turn.routed,
                 band=turn.band,
                 complexity=turn.score,
-                cache=turn.cache.value,
+                cache=turn.cache,
                 cache_reason=turn.cache_reason,
                 cache_entry=turn.entry_id,
                 reason=turn.reason,
@@ -338,8 +342,17 @@ class Pulse:
         """Fill a silence of ``silence_s`` seconds; ``run`` must be running."""
         self._silence_s = silence_s
         self._streams: set[TurnResponse] = set()
+        self.heads: dict[Said, bytes] = {}
+        """Header lines by what they say: most answers say the same."""
         self.now_s = 0.0
         """Loop time, coarse: as of the last look (a quarter of a second at most)."""
+
+    def remember(self, said: Said, lines: bytes) -> bytes:
+        """Keep ``lines`` for the next answer that says the same; bounded."""
+        if len(self.heads) >= _MOST_HEADS:
+            self.heads.clear()
+        self.heads[said] = lines
+        return lines
 
     def add(self, stream: TurnResponse) -> None:
         """Watch over ``stream``."""
@@ -359,6 +372,19 @@ class Pulse:
                 if now_s - stream.last_write_s >= self._silence_s:
                     stream.pulse(now_s)
             await asyncio.sleep(step_s)
+
+
+def _said(content_type: bytes, cache: CacheOutcome, label: str, tier: str, reason: str) -> bytes:
+    """The header lines that are the same for many answers."""
+    label = "slipstream/lane" if cache is CacheOutcome.LANE else label
+    lines = b"%sx-slipstream-cache: %s\r\n" % (content_type, cache.encode())
+    if label:
+        lines += b"x-slipstream-model: %s\r\n" % _one_line(label)
+    if tier:
+        lines += b"x-slipstream-tier: %s\r\n" % tier.encode()
+    if reason:
+        lines += b"x-slipstream-reason: %s\r\n" % _one_line(reason)
+    return lines
 
 
 def retry_after(error: GatewayError) -> bytes:

@@ -123,9 +123,12 @@ class Finished:
     stop_sequence: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Frames:
-    """Complete SSE frames of the client's dialect, untouched, blank lines included."""
+    """Complete SSE frames of the client's dialect, untouched, blank lines included.
+
+    Nobody changes one. It is not ``frozen`` because one is made for every token, and that triples its cost.
+    """
 
     data: bytes
     count: int = 1

@@ -15,14 +15,13 @@ from app.domain.events import Emit
 from app.domain.models import Model
 from app.errors import (
     DeadlineExceeded,
-    GatewayError,
     Unsupported,
     UpstreamError,
     UpstreamStatus,
     UpstreamTimeout,
 )
 from app.pipeline.gateway import Gateway, Turn
-from app.ports import ModelCall
+from app.ports import CallTiming, ModelCall
 
 _RATE_LIMITED = 429
 _SERVER_ERROR = 500
@@ -36,26 +35,19 @@ async def converse(
     if not calls:
         assert unsupported is not None  # noqa: S101 - no candidate is left out for another reason
         raise unsupported
-    if len(calls) == 1:
-        calls.append(
-            replace(calls[0])
-        )  # the same deployment once more, if it failed before a word was said
-    failure: GatewayError | None = None
-    for attempt, call in enumerate(calls[: gateway.max_attempts]):
-        if failure is not None and not _worth_another_try(
-            failure, calls[attempt - 1], call, gateway
-        ):
-            break
+    call = calls[0]
+    for attempt in range(1, gateway.max_attempts + 1):
         try:
             await _run(call, gateway, turn, emit)
-        except UpstreamError as error:
-            if call.timing.first_event_ns:
+        except UpstreamError as failure:
+            # The next deployment, or the same one once more, if this one failed before a word was said.
+            candidate = calls[attempt] if attempt < len(calls) else _again(call)
+            last = call.timing.first_event_ns or attempt == gateway.max_attempts
+            if last or not _worth_another_try(failure, call, candidate, gateway):
                 raise
-            failure = error
+            call = candidate
         else:
             return
-    assert failure is not None  # noqa: S101 - the loop ran at least once without success
-    raise failure
 
 
 def _calls(
@@ -80,8 +72,12 @@ def _calls(
     return calls, unsupported
 
 
+def _again(call: ModelCall) -> ModelCall:
+    return replace(call, timing=CallTiming(), dropped=(), response_headers=())
+
+
 def _worth_another_try(
-    failure: GatewayError, failed: ModelCall, candidate: ModelCall, gateway: Gateway
+    failure: UpstreamError, failed: ModelCall, candidate: ModelCall, gateway: Gateway
 ) -> bool:
     """Whether asking ``candidate`` may end better, and the retry budget allows it."""
     if isinstance(failure, UpstreamTimeout) and failure.phase == "total":
@@ -98,7 +94,7 @@ def _worth_another_try(
 async def _run(call: ModelCall, gateway: Gateway, turn: Turn, emit: Emit) -> None:
     """Run one call; settle its time, tokens and money whatever happens."""
     model, timing, load = call.model, call.timing, gateway.load
-    if turn.deadline.passed(gateway.clock()):
+    if turn.deadline.at_s is not None and turn.deadline.passed(gateway.clock()):
         message = "the deadline passed before a model could be asked: allow more time in x-slipstream-deadline-ms"
         raise DeadlineExceeded(message)
     turn.model, turn.upstream, turn.call = model, timing, call
@@ -110,11 +106,9 @@ async def _run(call: ModelCall, gateway: Gateway, turn: Turn, emit: Emit) -> Non
     try:
         await gateway.providers[model.provider].stream(call, emit)
         ok = True
-    except UpstreamStatus as error:
-        ok = False if error.transient else None
-        raise
-    except UpstreamError:
-        ok = False
+    except UpstreamError as error:
+        ok = None if isinstance(error, UpstreamStatus) and not error.transient else False
+        gateway.on_failure(model.provider, error.code)
         raise
     finally:
         span.end()

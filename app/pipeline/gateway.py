@@ -30,6 +30,10 @@ def _nothing() -> None:
     """Cancel nothing: a turn that no task runs yet."""
 
 
+def _uncounted(_provider: str, _code: str) -> None:
+    """Count nothing: a gateway without metrics."""
+
+
 @dataclass(slots=True)
 class Turn:
     """One request's life: what the caller wished, and what is said about the answer."""
@@ -94,5 +98,7 @@ class Gateway:
     flights: Flights
     clock: Callable[[], float] = time.monotonic
     retry_budget: RetryBudget = field(default_factory=RetryBudget)
+    on_failure: Callable[[str, str], None] = _uncounted
+    """Told each failed upstream call: the provider's name and the failure's code."""
     max_attempts: int = 2
     """Upstream calls tried for one request before the failure is the client's to see."""

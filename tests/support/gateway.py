@@ -177,6 +177,8 @@ def gateway_process(
                     process.kill()
                     process.wait()
             reader.join(PATIENCE_S)
+            if process.stderr is not None:
+                process.stderr.close()
 
 
 def _read(
