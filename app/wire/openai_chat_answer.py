@@ -26,6 +26,8 @@ from app.wire.failures import read_stream_error
 from app.wire.identity import answer_id, created_s
 
 ID_PREFIX = "chatcmpl-"
+_FAR_FUTURE_S = 2**53
+"""A time beyond is no time: it would not survive JSON."""
 
 _FINISH = {
     "stop": FinishReason.STOP,
@@ -79,7 +81,7 @@ class WireUsage(msgspec.Struct):
 
 class _Function(msgspec.Struct):
     name: str | None = None
-    arguments: str | None = None
+    arguments: object = None
 
 
 class _ToolCall(msgspec.Struct):
@@ -88,7 +90,7 @@ class _ToolCall(msgspec.Struct):
 
 
 class _Message(msgspec.Struct):
-    content: str | None = None
+    content: object = None
     refusal: str | None = None
     tool_calls: list[_ToolCall] | None = None
     reasoning_content: str | None = None
@@ -103,7 +105,7 @@ class _Choice(msgspec.Struct):
 class _Completion(msgspec.Struct):
     id: str | None = None
     model: str | None = None
-    created: float | None = None
+    created: object = None
     choices: list[_Choice] | None = None
     usage: WireUsage | None = None
     error: object = None
@@ -185,7 +187,7 @@ def read_answer(body: bytes) -> Answer:
         blocks=tuple(blocks),
         finish=finish,
         usage=read_usage(completion.usage) if completion.usage else Usage(),
-        created_s=int(completion.created or 0),
+        created_s=read_created(completion.created),
     )
 
 
@@ -194,8 +196,8 @@ def _read_blocks(message: _Message) -> list[AnswerBlock]:
     reasoning = message.reasoning_content or message.reasoning
     if isinstance(reasoning, str) and reasoning:
         blocks.append(ThinkingBlock(reasoning))
-    if message.content:
-        blocks.append(TextBlock(message.content))
+    for thought, text in read_content(message.content):
+        blocks.append(ThinkingBlock(text) if thought else TextBlock(text))
     if message.refusal:
         blocks.append(RefusalBlock(message.refusal))
     for index, call in enumerate(message.tool_calls or ()):
@@ -205,10 +207,39 @@ def _read_blocks(message: _Message) -> list[AnswerBlock]:
             ToolCallBlock(
                 id=call.id or made_call_id(index),
                 name=call.function.name,
-                arguments=call.function.arguments or "{}",
+                arguments=read_arguments(call.function.arguments) or "{}",
             )
         )
     return blocks
+
+
+def read_created(value: object) -> int:
+    """Unix seconds; 0 for what is no number, which some servers send."""
+    return int(value) if isinstance(value, int | float) and 0 <= value < _FAR_FUTURE_S else 0
+
+
+def read_arguments(value: object) -> str:
+    """A call's arguments as JSON text; some servers send the object itself."""
+    if isinstance(value, str):
+        return value
+    return "" if value is None else json_text.encode(value).decode()
+
+
+def read_content(content: object) -> list[tuple[bool, str]]:
+    """(is it reasoning, text) of content that is text or, as Mistral sends it, a list of parts."""
+    if isinstance(content, str):
+        return [(False, content)] if content else []
+    if not isinstance(content, list):
+        return []
+    found: list[tuple[bool, str]] = []
+    for part in content:
+        if not isinstance(part, dict):
+            continue
+        if part.get("type") == "thinking":
+            found.extend((True, text) for _, text in read_content(part.get("thinking")))
+        elif isinstance(part.get("text"), str):
+            found.append((False, part["text"]))
+    return found
 
 
 def made_call_id(index: int) -> str:

@@ -43,6 +43,9 @@ from app.wire.openai_chat_answer import (
     ID_PREFIX,
     WireUsage,
     made_call_id,
+    read_arguments,
+    read_content,
+    read_created,
     read_finish,
     read_usage,
     write_finish,
@@ -59,7 +62,7 @@ _FINISH_WORD = re.compile(rb'"finish_reason"\s*:\s*"([A-Za-z_]{1,32})"')
 
 class _Function(msgspec.Struct):
     name: str | None = None
-    arguments: str | None = None
+    arguments: object = None
 
 
 class _ToolCall(msgspec.Struct):
@@ -69,7 +72,7 @@ class _ToolCall(msgspec.Struct):
 
 
 class _Delta(msgspec.Struct):
-    content: str | None = None
+    content: object = None
     tool_calls: list[_ToolCall] | None = None
     refusal: str | None = None
     reasoning_content: str | None = None
@@ -84,7 +87,7 @@ class _Choice(msgspec.Struct):
 
 class _Chunk(msgspec.Struct):
     id: str | None = None
-    created: float | None = None
+    created: object = None
     model: str | None = None
     choices: list[_Choice] | None = None
     usage: WireUsage | None = None
@@ -251,7 +254,9 @@ class ChatReader:
             return
         if not self._started and (chunk.choices or chunk.id):
             self._started = True
-            events.append(AnswerStarted(chunk.id or "", chunk.model or "", int(chunk.created or 0)))
+            events.append(
+                AnswerStarted(chunk.id or "", chunk.model or "", read_created(chunk.created))
+            )
         for choice in chunk.choices or ():
             # Only one answer was asked for; another index would be mixed into it.
             if choice.index:
@@ -272,8 +277,7 @@ class ChatReader:
             self._thinking = True
             events.append(ThinkingDelta(reasoning))
         if delta.content:
-            self._seal_thinking(events)
-            events.append(TextDelta(delta.content))
+            self._content(delta.content, events)
         if delta.refusal:
             self._seal_thinking(events)
             self._refused = True
@@ -282,6 +286,19 @@ class ChatReader:
             self._seal_thinking(events)
             self._tool_piece(piece, events)
 
+    def _content(self, content: object, events: list[Event]) -> None:
+        if isinstance(content, str):
+            self._seal_thinking(events)
+            events.append(TextDelta(content))
+            return
+        for thought, text in read_content(content):
+            if thought:
+                self._thinking = True
+                events.append(ThinkingDelta(text))
+            else:
+                self._seal_thinking(events)
+                events.append(TextDelta(text))
+
     def _seal_thinking(self, events: list[Event]) -> None:
         if self._thinking:
             self._thinking = False
@@ -289,7 +306,7 @@ class ChatReader:
 
     def _tool_piece(self, piece: _ToolCall, events: list[Event]) -> None:
         call = self._call_of(piece, events)
-        arguments = piece.function.arguments if piece.function else None
+        arguments = read_arguments(piece.function.arguments) if piece.function else ""
         if not arguments:
             return
         if call.sealed:

@@ -208,6 +208,25 @@ def test_reasoning_of_compatible_servers_is_read(field):
     assert events[1:4] == [ThinkingDelta("Hm."), ThinkingSealed(), TextDelta("Hi")]
 
 
+def test_content_in_parts_and_arguments_as_objects_are_read():
+    parts = '[{"type":"thinking","thinking":[{"type":"text","text":"Hm."}]},{"type":"text","text":"Hi"}]'
+    call = '{"index":0,"id":"a","function":{"name":"f","arguments":{"x":1}}}'
+    deltas = [
+        delta(f'{{"content":{parts}}}'),
+        delta(f'{{"tool_calls":[{call}]}}'),
+        delta("{}", '"stop"'),
+    ]
+    events, _ = read(Dialect.CHAT, chat(*deltas))
+    assert events[1:4] == [ThinkingDelta("Hm."), ThinkingSealed(), TextDelta("Hi")]
+    assert ToolCallSealed(0, "a", "f", '{"x":1}') in events
+    message = f'{{"role":"assistant","content":{parts},"tool_calls":[{call}]}}'
+    body = (
+        f'{{"id":"x","created":"today","choices":[{{"message":{message},"finish_reason":"stop"}}]}}'
+    )
+    answer = CODECS[Dialect.CHAT].read_answer(body.encode())
+    assert (answer.text, answer.tool_calls[0].arguments, answer.created_s) == ("Hi", '{"x":1}', 0)
+
+
 def test_unknown_events_and_fields_are_skipped():
     data = (
         chat(f'{{{HEAD},"choices":[],"x_status":{{"queue":1}}}}')
