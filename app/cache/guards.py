@@ -19,12 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from app.cache.lexicon import (
-    NEGATING_PREFIXES,
-    OPPOSITES,
-    STOP_WORDS,
-    SYMMETRIC_RELATIONS,
-)
+from app.cache.lexicon import SYMMETRIC_RELATIONS, opposites_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -84,31 +79,16 @@ def _sides(kind: str, label: str, a: frozenset[str], b: frozenset[str]) -> Diffe
     )
 
 
-def _strip_affix(word: str) -> str | None:
-    for prefix in NEGATING_PREFIXES:
-        if word.startswith(prefix) and len(word) > len(prefix) + _SHORT_WORD:
-            return word[len(prefix) :]
-    return None
-
-
-def _opposed(x: str, y: str) -> bool:
-    if y in OPPOSITES.get(x, ()):
-        return True
-    if _strip_affix(x) == y or _strip_affix(y) == x:
-        return True
-    return (x.endswith("ful") and y == f"{x[:-3]}less") or (
-        y.endswith("ful") and x == f"{y[:-3]}less"
-    )
-
-
 def opposite_pairs(a: TextView, b: TextView) -> list[tuple[str, str]]:
     """Pairs of opposites, one word from each text's unshared words; each word used once."""
-    left = [w for w in dict.fromkeys(a.words) if w not in b.words]
-    right = [w for w in dict.fromkeys(b.words) if w not in a.words]
+    if not (a.reversals & b.word_set) and not (b.reversals & a.word_set):
+        return []
+    left = [w for w in dict.fromkeys(a.words) if w not in b.word_set]
+    right = [w for w in dict.fromkeys(b.words) if w not in a.word_set]
     pairs = []
     for x in left:
         for y in right:
-            if _opposed(x, y):
+            if y in opposites_of(x) or x in opposites_of(y):
                 pairs.append((x, y))
                 right.remove(y)
                 break
@@ -307,6 +287,3 @@ def compare(a: TextView, b: TextView) -> Differences:
             Difference("question", f"question word differs: {a.question} vs {b.question}", veto=False)
         )
     return Differences(tuple(found), reversals, swapped, symmetric)
-
-
-__all__ = ["STOP_WORDS", "Difference", "Differences", "compare", "opposite_pairs"]

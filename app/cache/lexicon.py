@@ -7,6 +7,7 @@ default encoder is.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 NEGATIONS: Final = frozenset(
@@ -154,6 +155,21 @@ OPPOSITES: Final = _opposites()
 
 # Prefixes that turn a word into its opposite; checked when the rest is a word of the other side.
 NEGATING_PREFIXES: Final = ("un", "in", "im", "ir", "il", "dis", "non", "anti", "de", "mis")
+
+_SHORT_REST: Final = 3
+
+
+@lru_cache(maxsize=65_536)
+def opposites_of(word: str) -> frozenset[str]:
+    """Every word that would reverse this one: listed opposites, un-/in-/dis-, -ful/-less."""
+    found = set(OPPOSITES.get(word, ()))
+    for prefix in NEGATING_PREFIXES:
+        if word.startswith(prefix) and len(word) > len(prefix) + _SHORT_REST:
+            found.add(word[len(prefix) :])
+    if word.endswith("ful"):
+        found.add(f"{word[:-3]}less")
+    return frozenset(found)
+
 
 NUMBER_WORDS: Final = {
     "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7,

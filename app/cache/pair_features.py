@@ -10,12 +10,13 @@ so that a pair gets one score.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
 from app.cache.guards import Differences, compare
-from app.cache.lexicon import FILLERS, STOP_WORDS
+from app.cache.lexicon import FILLERS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -73,6 +74,8 @@ LATE_FEATURES: Final = (
     "late_same_piece_mean",
 )
 
+_MOST_SPELLINGS: Final = 9
+
 
 class Rarity(Protocol):
     """How rare a stem is on this traffic, in nats; higher is rarer."""
@@ -88,14 +91,23 @@ def _jaccard(x: frozenset[object], y: frozenset[object]) -> float:
     return shared / total if total else 1.0
 
 
-def _spelling(x: str, y: str) -> float:
-    """Share of character bigrams in common; finds typos and inflections."""
-    if not x or not y:
-        return 0.0
-    left = {x[i : i + 2] for i in range(len(x) - 1)} or {x}
-    right = {y[i : i + 2] for i in range(len(y) - 1)} or {y}
-    shared = len(left & right)
-    return shared / max(len(left), len(right))
+@lru_cache(maxsize=65_536)
+def _letters(word: str) -> frozenset[str]:
+    return frozenset(word[i : i + 2] for i in range(len(word) - 1)) or frozenset((word,))
+
+
+def _spelling(left: list[str], right: list[str]) -> float:
+    """Worst best share of letter bigrams between unmatched words; finds typos and inflections."""
+    if not left or not right:
+        return 1.0
+    if len(left) * len(right) > _MOST_SPELLINGS:
+        return 0.0  # too much is unmatched for spelling to explain it
+    worst = 1.0
+    for x in left:
+        bits = _letters(x)
+        best = max(len(bits & _letters(y)) / max(len(bits), len(_letters(y))) for y in right)
+        worst = min(worst, best)
+    return worst
 
 
 def _order_agreement(a: TextView, b: TextView, shared: frozenset[str]) -> float:
@@ -133,9 +145,6 @@ def pair_features(
     lost = sum(rare_a) + sum(rare_b)
     kept = sum(rarity(s) for s in shared)
     n_a, n_b = len(content_a), len(content_b)
-    spelling = 1.0
-    if n_a and n_b:
-        spelling = min(max(_spelling(x, y) for y in content_b) for x in content_a)
     low, high = sorted((len(a.words), len(b.words)))
     return [
         cosine,
@@ -153,7 +162,7 @@ def pair_features(
         max(n_a, n_b),
         float((n_a == 0) != (n_b == 0)),
         float(n_a == 1 and n_b == 1),
-        spelling,
+        _spelling(content_a, content_b),
         float("number" in kinds),
         float("number_one_sided" in kinds),
         float("id" in kinds),
@@ -210,6 +219,3 @@ def late_features(
         same_worst,
         same_mean,
     ]
-
-
-__all__ = ["FEATURES", "LATE_FEATURES", "STOP_WORDS", "Rarity", "late_features", "pair_features"]

@@ -22,6 +22,7 @@ from app.cache.lexicon import (
     STOP_WORDS,
     TIME_STATES,
     UNITS,
+    opposites_of,
 )
 
 _WORD: Final = re.compile(
@@ -67,6 +68,8 @@ class TextView:
     stems: tuple[str, ...]
     content: frozenset[str]  # stems that are neither stop words nor fillers
     stem_set: frozenset[str]
+    word_set: frozenset[str]
+    reversals: frozenset[str]  # words that would reverse one of this text's
     bigrams: frozenset[tuple[str, str]]
     trigrams: frozenset[str]  # character trigrams of the squeezed text
     numbers: frozenset[str]  # canonical: "3", "1000", "7:30", "30%"
@@ -210,6 +213,8 @@ def view(text: str) -> TextView:
             s for s, w in zip(stems, words, strict=True) if w not in STOP_WORDS and w not in FILLERS
         ),
         stem_set=frozenset(stems),
+        word_set=frozenset(words),
+        reversals=frozenset().union(*map(opposites_of, words)),
         bigrams=frozenset(zip(stems, stems[1:], strict=False)),
         trigrams=frozenset(compact[i : i + 3] for i in range(max(1, len(compact) - 2))),
         numbers=frozenset(n for n in map(_number, words) if n is not None),
