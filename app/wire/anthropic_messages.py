@@ -16,7 +16,8 @@ from app.wire import (
     anthropic_messages_write,
     json_text,
 )
-from app.wire.anthropic_messages_stream import MessagesPassthrough, MessagesReader, MessagesWriter
+from app.wire.anthropic_messages_stream_read import MessagesPassthrough, MessagesReader
+from app.wire.anthropic_messages_stream_write import MessagesWriter
 from app.wire.failures import anthropic_error, read_error_answer
 from app.wire.plain import plain_messages
 

@@ -17,7 +17,8 @@ from app.wire import (
     openai_chat_write,
 )
 from app.wire.failures import openai_error, read_error_answer
-from app.wire.openai_chat_stream import ChatPassthrough, ChatReader, ChatWriter
+from app.wire.openai_chat_stream_read import ChatPassthrough, ChatReader
+from app.wire.openai_chat_stream_write import ChatWriter
 from app.wire.plain import plain_chat
 
 

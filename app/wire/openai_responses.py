@@ -15,8 +15,8 @@ from app.domain.models import Model
 from app.errors import GatewayError, Unsupported, UpstreamStatus
 from app.wire import json_text, openai_responses_answer, openai_responses_request
 from app.wire.failures import openai_error, read_error_answer
-from app.wire.openai_responses_read import ResponsesPassthrough, ResponsesReader
-from app.wire.openai_responses_stream import ResponsesWriter
+from app.wire.openai_responses_stream_read import ResponsesPassthrough, ResponsesReader
+from app.wire.openai_responses_stream_write import ResponsesWriter
 from app.wire.plain import plain_responses
 
 

@@ -1,13 +1,12 @@
-"""Chat Completions streams: forward them, read them, write them.
+"""Chat Completions streams, inwards: forward them untouched, or read them into neutral events.
 
-A tool call is sealed when the next ``index`` begins (and its arguments are complete JSON) or at
-the ``finish_reason``. The neutral ``Finished`` waits for usage, which comes after the
-``finish_reason``: it is given with the usage-only chunk, with ``[DONE]``, or when the stream ends,
-whichever is first.
+A tool call is sealed when the next one begins (and its arguments are complete JSON) or at the
+``finish_reason``. The neutral ``Finished`` waits for usage, which comes after the ``finish_reason``: it is
+given with the usage-only chunk, with ``[DONE]``, or when the stream ends, whichever is first.
 
-Tolerated, because servers in the wild do it: no ``index`` in a tool call's piece, the same index
-for several calls, no id, no ``[DONE]``, a ``finish_reason`` before the last delta or twice, usage
-in the last chunk with choices, ``reasoning_content`` or ``reasoning`` deltas, unknown events and
+Tolerated, because servers in the wild do it: no ``index`` in a tool call's piece, the same index for
+several calls, no id, no ``[DONE]``, a ``finish_reason`` before the last delta or twice, usage in the last
+chunk with choices, ``reasoning_content`` or ``reasoning`` deltas, content in parts, unknown events and
 fields.
 """
 
@@ -19,13 +18,10 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from app.domain.chat import ChatRequest
 from app.domain.events import (
     AnswerStarted,
     Event,
     Finished,
-    Frames,
-    Progress,
     RefusalDelta,
     TextDelta,
     ThinkingDelta,
@@ -35,12 +31,10 @@ from app.domain.events import (
     ToolCallStarted,
 )
 from app.domain.usage import Usage
-from app.errors import GatewayError, UpstreamClosed, UpstreamError, UpstreamProtocol
+from app.errors import UpstreamClosed, UpstreamError, UpstreamProtocol
 from app.wire import json_text
-from app.wire.failures import openai_error, read_stream_error
-from app.wire.identity import answer_id, created_s
+from app.wire.failures import read_stream_error
 from app.wire.openai_chat_answer import (
-    ID_PREFIX,
     WireUsage,
     made_call_id,
     read_arguments,
@@ -48,11 +42,9 @@ from app.wire.openai_chat_answer import (
     read_created,
     read_finish,
     read_usage,
-    write_finish,
-    write_usage,
 )
 from app.wire.passthrough import PassthroughReader
-from app.wire.sse import FrameSplitter, comment_frame, data_frame, read_events, split_frames
+from app.wire.sse import FrameSplitter, read_events, split_frames
 
 _DONE = b"[DONE]"
 _DONE_LINE = re.compile(rb"(?:^|[\r\n])data: ?\[DONE\]")
@@ -374,101 +366,3 @@ class ChatReader:
         self.complete = True
         events.append(Finished(reason, self.usage))
         return events
-
-
-class ChatWriter:
-    """Neutral events in, Chat Completions chunks out.
-
-    The parts of a chunk that never change are printed once, so that a token costs one short JSON string.
-    """
-
-    def __init__(self, request: ChatRequest) -> None:
-        """Write for the client of ``request``."""
-        self._request = request
-        self._head = b""
-        self._tail = b""
-        self._usage_head = b""
-        self._role_sent = False
-        self._refused = False
-        self._open_arguments: dict[int, bool] = {}
-        self._over = False
-
-    def write(self, event: Event) -> bytes:  # noqa: C901, PLR0911 (one arm an event)
-        """The chunk of one event."""
-        match event:
-            case TextDelta(text):
-                return self._delta(b'{"content":' + json_text.encode(text) + b"}")
-            case Frames(data):
-                # The upstream's own frames bring their own ``[DONE]``.
-                self._over = True
-                return data
-            case AnswerStarted():
-                return self._start(event)
-            case ThinkingDelta(text):
-                return self._delta(b'{"reasoning_content":' + json_text.encode(text) + b"}")
-            case ToolCallStarted(index, call_id, name):
-                self._open_arguments[index] = False
-                function = {"name": name, "arguments": ""}
-                return self._tool(
-                    {"index": index, "id": call_id, "type": "function", "function": function}
-                )
-            case ToolCallDelta(index, arguments):
-                self._open_arguments[index] = True
-                return self._tool({"index": index, "function": {"arguments": arguments}})
-            case ToolCallSealed(index, _, _, arguments):
-                if self._open_arguments.pop(index, True):
-                    return b""
-                return self._tool({"index": index, "function": {"arguments": arguments}})
-            case RefusalDelta(text):
-                self._refused = True
-                return self._delta(b'{"refusal":' + json_text.encode(text) + b"}")
-            case Finished():
-                return self._finish(event)
-            case Progress(text):
-                return comment_frame(text)
-            case _:
-                # A reasoning block's signature, or reasoning that only its vendor can read: no field for it.
-                return b""
-
-    def fail(self, error: GatewayError) -> bytes:
-        """The error as the official client raises it; nothing follows it."""
-        self._over = True
-        return data_frame(json_text.encode({"error": openai_error(error)}))
-
-    def end(self) -> bytes:
-        """``[DONE]``, unless the stream failed or was forwarded with its own."""
-        return b"" if self._over else data_frame(_DONE)
-
-    def _start(self, started: AnswerStarted) -> bytes:
-        head = json_text.encode(
-            {
-                "id": answer_id(started.id, ID_PREFIX),
-                "object": "chat.completion.chunk",
-                "created": created_s(started.created_s),
-                "model": started.model or self._request.model,
-            }
-        )
-        self._usage_head = b"data: " + head[:-1] + b',"choices":['
-        self._head = self._usage_head + b'{"index":0,"delta":'
-        usage = b',"usage":null' if self._request.include_usage else b""
-        self._tail = b',"finish_reason":null}]' + usage + b"}\n\n"
-        self._role_sent = True
-        return self._head + b'{"role":"assistant","content":""}' + self._tail
-
-    def _delta(self, delta: bytes) -> bytes:
-        if self._role_sent:
-            return self._head + delta + self._tail
-        return self._start(AnswerStarted("", "")) + self._head + delta + self._tail
-
-    def _tool(self, call: dict[str, object]) -> bytes:
-        return self._delta(b'{"tool_calls":[' + json_text.encode(call) + b"]}")
-
-    def _finish(self, finished: Finished) -> bytes:
-        start = b"" if self._role_sent else self._start(AnswerStarted("", ""))
-        word = write_finish(finished.reason, refused=self._refused).encode()
-        usage = b',"usage":null' if self._request.include_usage else b""
-        last = start + self._head + b'{},"finish_reason":"' + word + b'"}]' + usage + b"}\n\n"
-        if not self._request.include_usage:
-            return last
-        told = json_text.encode(write_usage(finished.usage or Usage()))
-        return last + self._usage_head + b'],"usage":' + told + b"}\n\n"
