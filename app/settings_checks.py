@@ -57,7 +57,7 @@ def _models(source: Source) -> None:
     providers = {str(path[-1]) for path, _ in _entries(source, "providers")}
     for path, model in _entries(source, "models"):
         name, provider = model.get("name"), model.get("provider")
-        if name in _OWN_MODELS:
+        if isinstance(name, str) and name in _OWN_MODELS:
             source.report((*path, "name"), "is the router's own name", "Choose another.", name)
         if isinstance(provider, str) and provider not in providers:
             source.report(

@@ -195,12 +195,8 @@ class ExactCacheSettings(Section):
     """Whether it is read and written."""
     ttl_s: Annotated[int, Field(ge=1)] = 3_600
     """Seconds that an answer is kept, unless its classification says less."""
-    max_entries: Count = 10_000
-    """Answers kept in process, per worker."""
     max_bytes: Count = 64 * 1024 * 1024
     """Bytes kept in process, per worker: 10,000 answers of 6 KiB."""
-    max_entry_bytes: Count = 1024 * 1024
-    """Largest answer in bytes that is kept at all."""
 
 
 class SemanticCacheSettings(Section):
@@ -316,8 +312,6 @@ class TelemetrySettings(Section):
     """`auto`: text on a terminal, JSON elsewhere."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severity that is logged."""
-    log_prompts: bool = False
-    """Whether prompts and answers may stand in the log. Off: they are people's words."""
 
 
 class SimulatorSettings(Section):
