@@ -26,7 +26,7 @@ def launch(rig: Rig) -> Launch:
     stamp = folder / "installed.json"
     if not (program.exists() and stamp.exists() and stamp.read_text() == wanted):
         if not rig.install:
-            raise UnavailableError("not installed: run scripts/bench-setup")
+            raise UnavailableError("not installed, and --no-install was given")
         folder.mkdir(exist_ok=True)
         (folder / "package.json").write_text(wanted)
         run_install([npm, "install", "--no-audit", "--no-fund"], folder)
