@@ -88,7 +88,7 @@ def python_venv(name: str, requirements: Path, rig: Rig) -> Path:
     if stamp.exists() and stamp.read_text() == wanted:
         return folder / "bin"
     if not rig.install:
-        raise UnavailableError(f"not installed, and --no-install was given")
+        raise UnavailableError("not installed, and --no-install was given")
     run_install(["python3", "-m", "venv", "--clear", str(folder)], folder.parent)
     pip = [str(folder / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check"]
     run_install([*pip, "-r", str(requirements)], folder)
