@@ -13,6 +13,7 @@ from app.domain.chat import Conversation, Dialect, Message, Role
 from app.errors import GatewayError, Unsupported
 from app.wire.codecs import CODECS
 from tests.wire.bodies import BODIES
+from tests.wire.mutation import places, replaced
 from tests.wire.samples import json_values, model, names, texts
 
 CHAT, MESSAGES = CODECS[Dialect.CHAT], CODECS[Dialect.MESSAGES]
@@ -209,26 +210,6 @@ def test_the_order_of_keys_in_tool_inputs_and_schemas_is_kept(body):
         for call in message.get("tool_calls", [])
     ]
     assert kept == told
-
-
-def places(value, path=()):
-    """Every place in a JSON value."""
-    yield path
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from places(inner, (*path, key))
-    elif isinstance(value, list):
-        for index, inner in enumerate(value):
-            yield from places(inner, (*path, index))
-
-
-def replaced(value, path, new):
-    """``value`` with ``new`` at ``path``."""
-    if not path:
-        return new
-    copy = dict(value) if isinstance(value, dict) else list(value)
-    copy[path[0]] = replaced(value[path[0]], path[1:], new)
-    return copy
 
 
 @given(st.sampled_from(list(Dialect)), st.data())

@@ -13,6 +13,9 @@ from app.domain.chat import Dialect
 from app.domain.events import Frames, ThinkingBlock
 from app.errors import GatewayError
 from app.wire.codecs import CODECS
+from app.wire.sse import event_frame, read_events
+from tests.wire import transcripts
+from tests.wire.mutation import places, replaced
 from tests.wire.samples import answers, events_of, fold, json_values, request
 
 dialects = st.sampled_from(list(Dialect))
@@ -194,3 +197,50 @@ def test_any_error_body_becomes_an_error_with_its_status_kept(dialect, status, b
     assert error.message
     for target in CODECS.values():
         json.loads(target.write_error(error, "req_1"))
+
+
+GOOD_STREAMS = [
+    (Dialect.CHAT, transcripts.CHAT_TEXT),
+    (Dialect.CHAT, transcripts.CHAT_TOOLS),
+    (Dialect.MESSAGES, transcripts.MESSAGES_TEXT),
+    (Dialect.MESSAGES, transcripts.MESSAGES_TOOLS),
+    (Dialect.RESPONSES, transcripts.RESPONSES),
+]
+
+
+@given(st.sampled_from(GOOD_STREAMS), json_values, st.data())
+def test_any_one_wrong_value_in_a_good_stream_is_survived(good, junk, data):
+    dialect, stream = good
+    events = [(event.event, event.data) for event in read_events(stream)]
+    number = data.draw(st.integers(0, len(events) - 1))
+    name, payload = events[number]
+    if payload != b"[DONE]":
+        value = json.loads(payload)
+        path = data.draw(st.sampled_from(list(places(value))))
+        events[number] = (name, json.dumps(replaced(value, path, junk)).encode())
+    broken = b"".join(event_frame(name.encode(), payload) for name, payload in events)
+    passing = CODECS[dialect].passthrough(hide_usage=False)
+    assert b"".join(event.data for event in passing.feed(broken)) == broken
+    passing.usage  # noqa: B018 (it parses)
+    reader = CODECS[dialect].reader()
+    try:
+        told = [*reader.feed(broken), *reader.end()]
+    except GatewayError:
+        return
+    for target in Dialect:
+        writer = CODECS[target].writer(request(target))
+        again = CODECS[target].reader()
+        again.feed(b"".join(map(writer.write, told)) + writer.end())
+
+
+@given(dialects, answers(), json_values, st.data())
+def test_any_one_wrong_value_in_a_good_answer_is_read_or_refused(dialect, answer, junk, data):
+    value = json.loads(CODECS[dialect].write_answer(answer, request(dialect)))
+    path = data.draw(st.sampled_from(list(places(value))))
+    body = json.dumps(replaced(value, path, junk)).encode()
+    try:
+        told = CODECS[dialect].read_answer(body)
+        for target in Dialect:
+            CODECS[target].write_answer(told, request(target))
+    except GatewayError:
+        pass
