@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 SIMULATOR_PORT = 9100
+SIMULATOR_PORT_VARIABLE = "SLIPSTREAM_SIMULATOR__PORT"
+"""Where the simulator is moved to, the built-in providers follow."""
 
 _OPENAI = "OPENAI_API_KEY"
 _ANTHROPIC = "ANTHROPIC_API_KEY"
@@ -43,17 +45,17 @@ def embedded(env: Mapping[str, str]) -> dict[str, object]:
             _model("claude-opus-5-5", "anthropic", "powerful"),
         ]
     values: dict[str, object] = {"providers": providers, "models": models}
-    return values if models else _simulated()
+    return values if models else _simulated(env.get(SIMULATOR_PORT_VARIABLE) or SIMULATOR_PORT)
 
 
 def _model(name: str, provider: str, tier: str) -> dict[str, object]:
     return {"name": name, "provider": provider, "model": name, "tier": tier}
 
 
-def _simulated() -> dict[str, object]:
-    host = f"http://127.0.0.1:{SIMULATOR_PORT}"
+def _simulated(port: str | int) -> dict[str, object]:
+    host = f"http://127.0.0.1:{port}"
     return {
-        "simulator": {"start": True, "port": SIMULATOR_PORT},
+        "simulator": {"start": True, "port": port},
         "providers": {
             "local": {"kind": "openai", "base_url": f"{host}/v1"},
             "claude": {"kind": "anthropic", "base_url": host},

@@ -150,6 +150,18 @@ class TestEmbeddedDefault:
         assert [model.name for model in settings.models] == ["small", "small2", "large", "large2"]
         assert str(settings.simulator.port) in settings.providers["local"].base_url
 
+    def test_where_the_simulator_is_moved_to_its_providers_follow(self) -> None:
+        settings = load(None, {"SLIPSTREAM_SIMULATOR__PORT": "9177"})
+        assert settings.simulator.port == 9177
+        assert {provider.base_url for provider in settings.providers.values()} == {
+            "http://127.0.0.1:9177/v1",
+            "http://127.0.0.1:9177",
+        }
+
+    def test_a_simulator_cannot_be_moved_to_what_is_no_port(self) -> None:
+        with pytest.raises(SettingsError, match=r"SLIPSTREAM_SIMULATOR__PORT: simulator\.port"):
+            load(None, {"SLIPSTREAM_SIMULATOR__PORT": "here"})
+
     @pytest.mark.parametrize(
         ("variable", "provider"),
         [("OPENAI_API_KEY", "openai"), ("ANTHROPIC_API_KEY", "anthropic")],
