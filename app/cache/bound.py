@@ -1,0 +1,187 @@
+"""The bound: how much evidence there is that hits are right, and when it stops holding.
+
+What is promised. `max_error_rate` e bounds two shares on each route: wrong hits per *request* by
+e, and wrong hits per *hit* by 5 e. (Per request is what users of the route suffer; per hit is what
+a reader of one answer suffers. Bounding one alone is easily gamed: a cache that serves only ten
+hits in a thousand requests keeps 1 % per request with every one of them wrong.) In addition no
+single hit is served whose own probability is below 1 - 20 e (`Limits.floor`).
+
+How it is certified. A route's labelled questions, scored by models that had not seen them, say how
+many of those above a threshold were wrong. The upper confidence bound of both shares (Wilson, on
+the effective number of labels, as audited ones stand for many) must be within the limits; the
+lowest threshold that satisfies both is served. Without enough labels there is no such threshold
+and the route stays in shadow mode.
+
+Hierarchy. A route with few labels borrows strength: other routes' wrong share among their hits
+joins as pseudo-labels, as many as the spread between routes warrants (method of moments, capped).
+Below the route, each entry's own record of right and wrong shrinks towards its score.
+
+When it breaks. Labels keep flowing: every request that was not a hit is one, and a few would-be
+hits are audited. `Drift` is an e-process over them that bets on over-confidence, restarted as a
+CUSUM: under honest probabilities its mean time to a false alarm is at least `ALARM` labels; an
+alarm closes the route at once. A closed route reopens like a new one, on labels since the alarm.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from app.cache.verifier import Calibration
+
+CONFIDENCE: Final = 0.95
+PER_HIT_MULTIPLE: Final = 5.0
+_FLOOR_MULTIPLE: Final = 4.0  # the worst single hit against the mean hit
+_Z: Final = 1.6449  # one-sided 95 %
+_MOST_BORROWED: Final = 40.0
+_LEAST_ROUTES: Final = 3
+ALARM: Final = 1_000.0
+_STAKES: Final = (0.25, 0.5, 0.9)
+_SLACK: Final = 0.1
+_ENTRY_CONCENTRATION: Final = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What is promised: largest shares of wrong hits, per request and per hit, in (0, 1)."""
+
+    per_request: float
+    per_hit: float
+
+    @classmethod
+    def of(cls, max_error_rate: float) -> Limits:
+        """The two limits that one configured rate stands for."""
+        return cls(max_error_rate, min(0.5, PER_HIT_MULTIPLE * max_error_rate))
+
+    @property
+    def floor(self) -> float:
+        """Least probability of a single served hit."""
+        return max(0.5, 1.0 - _FLOOR_MULTIPLE * self.per_hit)
+
+
+@dataclass(frozen=True, slots=True)
+class Borrowed:
+    """Pseudo-labels from other routes: `hits` of them, `wrong` of which were wrong."""
+
+    hits: float = 0.0
+    wrong: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """A certified score from which hits are served, and the evidence for it."""
+
+    score: float
+    labels: int
+    hits: int
+    wrong: int
+    upper_per_request: float
+    upper_per_hit: float
+
+
+def wilson_upper(wrong: float, count: float, z: float = _Z) -> float:
+    """Upper confidence bound of a share, from `wrong` of `count` (both may be fractional)."""
+    if count <= 0:
+        return 1.0
+    share = wrong / count
+    square = z * z
+    centre = share + square / (2 * count)
+    spread = z * math.sqrt(share * (1 - share) / count + square / (4 * count * count))
+    return min(1.0, (centre + spread) / (1 + square / count))
+
+
+def borrow(others: Sequence[tuple[float, float]]) -> Borrowed:
+    """Pseudo-labels from other routes' (hits, wrong); none from fewer than three routes.
+
+    The more alike the routes are, the more each new one may borrow (beta-binomial by moments).
+    """
+    seen = [(h, w) for h, w in others if h > 0]
+    if len(seen) < _LEAST_ROUTES:
+        return Borrowed()
+    hits = sum(h for h, _ in seen)
+    mean = sum(w for _, w in seen) / hits
+    between = sum(h * (w / h - mean) ** 2 for h, w in seen) / hits
+    within = mean * (1 - mean) * len(seen) / hits
+    excess = max(between - within, 1e-6)
+    size = min(_MOST_BORROWED, max(0.0, mean * (1 - mean) / excess - 1))
+    return Borrowed(size, size * mean)
+
+
+def certify(
+    outcomes: Calibration, limits: Limits, borrowed: Borrowed | None = None, z: float = _Z
+) -> Threshold | None:
+    """The lowest threshold whose two upper bounds are within the limits; None without one."""
+    total = float(outcomes.weights.sum())
+    if total <= 0:
+        return None
+    prior = borrowed or Borrowed()
+    order = np.argsort(-outcomes.scores, kind="stable")
+    scores, weights = outcomes.scores[order], outcomes.weights[order]
+    missed = weights * (1 - outcomes.agreed[order])
+    hits, squares, wrong = np.cumsum(weights), np.cumsum(weights**2), np.cumsum(missed)
+    labels = total * total / float((outcomes.weights**2).sum())
+    best: Threshold | None = None
+    # A threshold lies between two different scores; equal scores are served together.
+    ends = np.flatnonzero(np.append(scores[1:] < scores[:-1], True))
+    for end in ends.tolist():
+        if scores[end] < limits.floor:
+            break
+        effective = float(hits[end] ** 2 / squares[end])
+        share = float(wrong[end] / hits[end])
+        per_hit = wilson_upper(share * effective + prior.wrong, effective + prior.hits, z)
+        per_request = wilson_upper(float(wrong[end]) / total * labels, labels, z)
+        if per_hit <= limits.per_hit and per_request <= limits.per_request:
+            best = Threshold(
+                float(scores[end]), round(total), round(float(hits[end])),
+                round(float(wrong[end])), per_request, per_hit,
+            )  # fmt: skip
+    return best
+
+
+@dataclass(slots=True)
+class Drift:
+    """An anytime-valid alarm against over-confidence, over labels in the order they come."""
+
+    wealth: list[float] = field(default_factory=lambda: [1.0] * len(_STAKES))
+
+    @property
+    def evidence(self) -> float:
+        """The mixture's current evidence against the bound; an alarm from `ALARM` on."""
+        return sum(self.wealth) / len(self.wealth)
+
+    def observe(self, probability: float, agreed: bool, weight: float = 1.0) -> bool:
+        """Take one label; True when it raises the alarm.
+
+        `probability`: what the route's calibrated score said before the label was known.
+        """
+        claimed = max(0.0, probability - _SLACK)
+        surprise = claimed - float(agreed)
+        # An audited hit stands for many: it bets its whole stake, once.
+        stakes = _STAKES if weight <= 1 else tuple(max(s, 0.9) for s in _STAKES)
+        self.wealth = [
+            max(1.0, w) * (1 + s * surprise) for w, s in zip(self.wealth, stakes, strict=True)
+        ]
+        return self.evidence >= ALARM
+
+    def reset(self) -> None:
+        """Start anew, after the route was closed."""
+        self.wealth = [1.0] * len(_STAKES)
+
+
+@dataclass(slots=True)
+class EntryRecord:
+    """How often an entry's answer was found right and wrong."""
+
+    right: float = 0.0
+    wrong: float = 0.0
+
+    def shrink(self, probability: float) -> float:
+        """The entry's own probability: its score, moved by its record."""
+        total = _ENTRY_CONCENTRATION + self.right + self.wrong
+        return (probability * _ENTRY_CONCENTRATION + self.right) / total

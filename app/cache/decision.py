@@ -1,0 +1,261 @@
+"""May this cached answer be served? The whole decision, pure: state in, decision out.
+
+How the gateway uses it, per route (a partition's traffic, or any coarser class the lead chooses):
+
+    decision = decide(query, candidates, state, rng)   # < 1 ms for eight candidates
+    if decision.serve: ...replay decision.candidate's answer, nothing to learn...
+    else: ...call the model, compare answers, then...
+        state.learn(query, answer, decision)           # answer: group of agreeing answers
+        if state.refit_due: state.refit()              # seconds of CPU: off the event loop
+
+`answer` names a group: a fresh answer that agrees with a stored one joins that one's group, else
+it starts a group of its own. Who compares is the caller's choice (`app.cache.agreement` has the
+plain comparison). A user's verdict on a served hit goes to `state.feedback`.
+
+A state moves between three modes: ``shadow`` (no certified threshold: nothing is served, every
+request is a label), ``open`` (hits from the threshold on), ``closed`` (an alarm said that the bound
+does not hold any more: as shadow, but old labels are gone). `decision.reasons` are for people.
+
+Randomness (which would-be hits are audited) comes from the `rng` handed in; nothing here reads a
+clock. `app.cache.route_archive` writes a state to bytes and back.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Literal
+
+import numpy as np
+
+from app.cache.bound import Borrowed, Drift, EntryRecord, Limits, Threshold, certify
+from app.cache.verifier import (
+    NEIGHBOURS,
+    Calibration,
+    Question,
+    Rareness,
+    RouteVerifier,
+    Scored,
+    fit_route,
+)
+from app.learn.isotonic import Isotonic
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from random import Random
+
+    from numpy.typing import NDArray
+
+    from app.cache.text_view import TextView
+    from app.learn.gbdt import Gbdt
+
+Mode = Literal["shadow", "open", "closed"]
+
+MEMORY: Final = 4_000  # labelled questions kept a route, newest last
+FIRST_FIT: Final = 120  # labels before the first fit
+_GROWTH: Final = 1.6  # refit when the labels have grown by this factor ...
+_MOST_NEW: Final = 2_000  # ... or by this many
+_KEPT_AFTER_ALARM: Final = 20
+_SAMPLE: Final = 8  # reasons: how many words of a text are quoted
+
+
+@dataclass(frozen=True, slots=True)
+class QueryView:
+    """The question asked: its analysis and its vector, float32[d] of unit length."""
+
+    view: TextView
+    vector: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateView:
+    """A stored question near the one asked. `answer`: the group of agreeing answers it is in."""
+
+    entry: str
+    view: TextView
+    cosine: float
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to do, and why. `serve` and `audit` are never both true.
+
+    `probability`: calibrated chance that the best candidate's answer is right, 0 without one.
+    `bound`: upper confidence bound of the share of wrong hits at the threshold in force, 1 without.
+    `audit`: it would have been a hit; ask the model all the same and `learn` from it.
+    """
+
+    serve: bool
+    audit: bool
+    candidate: CandidateView | None
+    score: float
+    probability: float
+    bound: float
+    reasons: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class RouteState:
+    """Everything one route has learned. Not thread-safe: one owner at a time."""
+
+    limits: Limits
+    audit_rate: float = 0.02
+    prior: Gbdt | None = None
+    borrowed: Borrowed = field(default_factory=Borrowed)
+    questions: deque[Question] = field(default_factory=lambda: deque(maxlen=MEMORY))
+    verifier: RouteVerifier = field(init=False)
+    threshold: Threshold | None = None
+    curve: Isotonic | None = None
+    drift: Drift = field(default_factory=Drift)
+    entries: dict[str, EntryRecord] = field(default_factory=dict)
+    closed: bool = False
+    fitted_at: int = 0  # labels at the last fit
+    labels: int = 0  # labels since the state began, or since the last alarm
+    requests: int = 0
+    hits: int = 0
+    alarms: int = 0
+    audited: int = 0
+    audited_wrong: int = 0
+
+    def __post_init__(self) -> None:
+        self.verifier = RouteVerifier(Rareness({}, 0), self.prior)
+
+    @property
+    def mode(self) -> Mode:
+        """Where the route stands."""
+        if self.closed:
+            return "closed"
+        return "open" if self.threshold is not None else "shadow"
+
+    @property
+    def refit_due(self) -> bool:
+        """Whether enough labels came in since the last fit for another to be worth it."""
+        if self.labels < FIRST_FIT:
+            return False
+        new = self.labels - self.fitted_at
+        return self.fitted_at == 0 or self.labels >= self.fitted_at * _GROWTH or new >= _MOST_NEW
+
+    def learn(self, query: QueryView, answer: str, decision: Decision) -> bool:
+        """Take a fresh answer's group for a question that was not served; True if it closed the route."""
+        weight = 1.0 / self.audit_rate if decision.audit and self.audit_rate > 0 else 1.0
+        self.questions.append(Question(query.view, query.vector, answer, weight))
+        self.labels += 1
+        candidate = decision.candidate
+        if candidate is None:
+            return False
+        agreed = candidate.answer == answer
+        if decision.audit:
+            self._record(candidate.entry, agreed=agreed)
+            self.audited += 1
+            self.audited_wrong += not agreed
+        if self.threshold is None or not self.verifier.fitted:
+            return False
+        if self.drift.observe(decision.probability, agreed, weight):
+            self.close()
+            return True
+        return False
+
+    def feedback(self, entry: str, *, agreed: bool) -> bool:
+        """Take a user's verdict on a served hit; True if it closed the route.
+
+        A wrong verdict counts like a wrong audit. The caller removes the entry itself.
+        """
+        self._record(entry, agreed=agreed)
+        if agreed or self.threshold is None:
+            return False
+        if self.drift.observe(1.0, agreed=False):
+            self.close()
+            return True
+        return False
+
+    def close(self) -> None:
+        """Stop serving, and forget labels older than the last few: the traffic has changed."""
+        recent = list(self.questions)[-_KEPT_AFTER_ALARM:]
+        self.questions.clear()
+        self.questions.extend(recent)
+        self.labels = len(recent)
+        self.fitted_at = 0
+        self.threshold, self.curve = None, None
+        self.closed = True
+        self.alarms += 1
+        self.drift.reset()
+
+    def refit(self) -> None:
+        """Fit the verifier on the labels, and certify a threshold. Seconds of CPU."""
+        verifier, outcomes = fit_route(list(self.questions), self.prior)
+        self.install(verifier, outcomes)
+
+    def install(self, verifier: RouteVerifier, outcomes: Calibration) -> None:
+        """Put a fit (perhaps made elsewhere) into force."""
+        self.verifier = verifier
+        self.threshold = certify(outcomes, self.limits, self.borrowed)
+        self.curve = Isotonic.fit(
+            outcomes.scores, outcomes.agreed, weight=outcomes.weights, prior_weight=1.0
+        )
+        self.fitted_at = self.labels
+        self.closed = self.closed and self.threshold is None
+        self.drift.reset()
+
+    def _record(self, entry: str, *, agreed: bool) -> None:
+        record = self.entries.setdefault(entry, EntryRecord())
+        if agreed:
+            record.right += 1
+        else:
+            record.wrong += 1
+
+
+def decide(
+    query: QueryView, candidates: Sequence[CandidateView], state: RouteState, rng: Random
+) -> Decision:
+    """Decide on one question. `candidates`: nearest first, of the same partition only.
+
+    Counts the request in `state`; changes nothing else.
+    """
+    state.requests += 1
+    near = candidates[:NEIGHBOURS]
+    if not near:
+        return Decision(False, False, None, 0.0, 0.0, 1.0, ("nothing similar is stored",))
+    scored = state.verifier.score(
+        query.view, [c.view for c in near], [c.cosine for c in near], [c.answer for c in near]
+    )
+    allowed = [i for i, s in enumerate(scored) if not s.differences.vetoes]
+    if not allowed:
+        return _vetoed(near, scored)
+    best = max(allowed, key=lambda i: scored[i].probability)
+    return _weigh(near[best], scored[best], state, rng)
+
+
+def _vetoed(near: Sequence[CandidateView], scored: Sequence[Scored]) -> Decision:
+    best = max(range(len(near)), key=lambda i: scored[i].probability)
+    reasons = tuple(d.words for d in scored[best].differences.vetoes)
+    return Decision(False, False, near[best], 0.0, 0.0, 1.0, reasons)
+
+
+def _weigh(candidate: CandidateView, scored: Scored, state: RouteState, rng: Random) -> Decision:
+    score = scored.probability
+    chance = score if state.curve is None else float(state.curve.predict_one(score))
+    notes = tuple(d.words for d in scored.differences.found)
+    threshold = state.threshold
+    if threshold is None:
+        waiting = "closed after an alarm" if state.closed else "shadow mode"
+        why = f"{waiting}: {state.labels} labelled questions certify no threshold yet"
+        return Decision(False, False, candidate, score, chance, 1.0, (why, *notes))
+    bound = threshold.upper_per_hit
+    if score < threshold.score:
+        why = f"score {score:.3f} is below the certified {threshold.score:.3f}"
+        return Decision(False, False, candidate, score, chance, bound, (why, *notes))
+    record = state.entries.get(candidate.entry)
+    if record is not None and record.shrink(score) < state.limits.floor:
+        why = f"this entry was found wrong {record.wrong:g} times, right {record.right:g} times"
+        return Decision(False, False, candidate, score, chance, bound, (why, *notes))
+    why = (
+        f"score {score:.3f} >= {threshold.score:.3f}: of {threshold.hits} labelled questions that"
+        f" scored so, {threshold.wrong} had another answer (wrong per hit <= {bound:.3f}, wrong"
+        f" per request {threshold.upper_per_request:.4f} <= {state.limits.per_request:g} from"
+        f" {threshold.labels} labels)"
+    )
+    if rng.random() < state.audit_rate:
+        return Decision(False, True, candidate, score, chance, bound, (why, "audited", *notes))
+    state.hits += 1
+    return Decision(True, False, candidate, score, chance, bound, (why, *notes))
