@@ -173,6 +173,10 @@ class Codec(Protocol):
         """The body for an upstream of this dialect and the hints that were dropped; raises ``Unsupported``."""
         ...
 
+    def glance(self, body: bytes) -> tuple[Usage, str]:
+        """Usage and neutral finish reason of a whole answer that is passed through; raises ``UpstreamProtocol``."""
+        ...
+
     def read_answer(self, body: bytes) -> Answer:
         """A whole JSON answer; raises ``UpstreamProtocol``."""
         ...
@@ -221,4 +225,12 @@ class KeyValue(Protocol):
 
     async def aclose(self) -> None:
         """Release what it holds; idempotent."""
+        ...
+
+
+class Tool(Protocol):
+    """One way to do what a tool does. Cancelled at any await it stops its own work at once, where that can be stopped."""
+
+    async def call(self, arguments: Json) -> object:
+        """Try once: the result as JSON values or text; raises ``ToolError``. Time limits are the caller's."""
         ...

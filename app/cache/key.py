@@ -14,9 +14,8 @@ Byte-stable across processes, machines and orders of keys: JSON with sorted keys
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from hashlib import blake2b
+from typing import NamedTuple
 
 import orjson
 
@@ -54,8 +53,7 @@ _COMMON = {
 _TEXT_TYPES = frozenset({"text", "input_text", "output_text"})
 
 
-@dataclass(frozen=True, slots=True)
-class CacheScope:
+class CacheScope(NamedTuple):
     """Who may share an answer, and for what was asked."""
 
     tenant: str
@@ -69,28 +67,12 @@ class CacheScope:
     """The invalidation epoch in force: raising it makes every older entry unreachable."""
 
 
-@dataclass(frozen=True, slots=True)
-class CacheKey:
-    """``digest`` identifies the request; ``partition`` everything of it but the last user turn's text."""
-
-    digest: bytes
-    """32 bytes."""
-
-
-def exact_key(scope: CacheScope, dialect: Dialect, body: Json) -> CacheKey:
-    """Hash what decides the answer to ``body``; the same bytes in every process.
+def exact_key(scope: CacheScope, dialect: Dialect, body: Json) -> bytes:
+    """Hash what decides the answer to ``body`` into 32 bytes, the same in every process.
 
     Raises ``BadRequest`` for numbers that JSON here cannot carry (integers beyond 64 bits).
     """
-    document = [
-        KEY_VERSION,
-        scope.tenant,
-        scope.user,
-        scope.model,
-        scope.tier,
-        scope.epoch,
-        *_content(dialect, body),
-    ]
+    document = [KEY_VERSION, *scope, *_content(dialect, body)]
     try:
         encoded = orjson.dumps(document, option=orjson.OPT_SORT_KEYS)
     except TypeError as exc:
@@ -98,7 +80,7 @@ def exact_key(scope: CacheScope, dialect: Dialect, body: Json) -> CacheKey:
             "the body holds a number that cannot be represented: use integers of at most 64 bits"
         )
         raise BadRequest(message) from exc
-    return CacheKey(blake2b(encoded, digest_size=32).digest())
+    return blake2b(encoded, digest_size=32).digest()
 
 
 def _content(dialect: Dialect, body: Json) -> list[object]:
@@ -163,7 +145,7 @@ def _plain_turns(dialect: Dialect, body: Json) -> list[list[str]] | None:
     if not isinstance(source, list):
         return None
     for message in source:
-        if not isinstance(message, Mapping):
+        if not isinstance(message, dict):
             return None
         role = message.get("role")
         if not isinstance(role, str) or not _only_text_message(message):
@@ -173,7 +155,7 @@ def _plain_turns(dialect: Dialect, body: Json) -> list[list[str]] | None:
     return turns
 
 
-def _only_text_message(message: Mapping[str, object]) -> bool:
+def _only_text_message(message: dict[str, object]) -> bool:
     for name in message:
         if name == "role" or name == "content":
             continue
@@ -194,7 +176,7 @@ def _add(turns: list[list[str]], role: str, content: object) -> bool:
         return True
     if isinstance(content, list) and len(content) == 1:
         block = content[0]
-        if isinstance(block, Mapping) and len(block) == 2 and block.get("type") in _TEXT_TYPES:  # noqa: PLR2004 - type and text
+        if isinstance(block, dict) and len(block) == 2 and block.get("type") in _TEXT_TYPES:
             text = block.get("text")
             if isinstance(text, str):
                 turns.append([role, text])

@@ -37,7 +37,13 @@ class FinishReason(StrEnum):
     @property
     def complete(self) -> bool:
         """Say whether the answer is whole: neither cut short, filtered nor refused."""
-        return self in {FinishReason.STOP, FinishReason.STOP_SEQUENCE, FinishReason.TOOL_CALLS}
+        return self in COMPLETE_FINISHES
+
+
+COMPLETE_FINISHES = frozenset(
+    {FinishReason.STOP, FinishReason.STOP_SEQUENCE, FinishReason.TOOL_CALLS}
+)
+"""The endings of whole answers; as strings they compare equal to their words."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ async def converse(
     """Stream the answer of the first candidate that begins to answer; raises the last failure."""
     calls, unsupported = _calls(request, gateway, turn, candidates)
     if not calls:
-        assert unsupported is not None  # noqa: S101 - no candidate is left out for another reason
+        assert unsupported is not None
         raise unsupported
     call = calls[0]
     for attempt in range(1, gateway.max_attempts + 1):

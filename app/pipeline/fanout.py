@@ -219,7 +219,7 @@ class Fanout:
             ending = Ending.DONE
         except asyncio.CancelledError:
             ending = Ending.CANCELLED
-        except Exception as exc:  # noqa: BLE001 - handed on, whole, in the outcome: a failed node is a result
+        except Exception as exc:
             ending, error = Ending.FAILED, exc
         del self._tasks[state.task]  # type: ignore[arg-type]
         if state.outcome is not None:

@@ -10,11 +10,11 @@ from app.cache.exact import CachedAnswer
 from app.domain.chat import ChatRequest, Dialect
 from app.domain.decisions import CacheOutcome
 from app.domain.events import (
+    COMPLETE_FINISHES,
     Answer,
     AnswerBuilder,
     Emit,
     Event,
-    FinishReason,
     Frames,
     Whole,
 )
@@ -30,8 +30,14 @@ def may_serve(
     """Whether the question behind ``entry`` is of a kind whose answer may be kept, and still may.
 
     The gate is asked at the first hit rather than when the answer is stored: most answers are never asked for
-    twice, and the same text is judged the same at either time.
+    twice, and the same text is judged the same at either time. So is what the upstream sent read: its frames went
+    through unread, and one that is broken must not meet anybody else.
     """
+    if entry.readable is None:
+        entry.readable = _readable(entry, gateway)
+    if not entry.readable:
+        turn.cache_reason = "unreadable"
+        return False
     if entry.judged or gateway.exact is None:
         return True
     entry.judged = True
@@ -40,6 +46,16 @@ def may_serve(
         return True
     turn.cache_reason = classification.cacheability.value
     return False
+
+
+def _readable(entry: CachedAnswer, gateway: Gateway) -> bool:
+    if entry.answer is not None or not entry.streamed:
+        return True
+    try:
+        read_whole(gateway.codecs[entry.dialect], entry.pieces, streamed=True)
+    except UpstreamError:
+        return False
+    return True
 
 
 async def tell(
@@ -162,7 +178,7 @@ def joinable(flight: Flight, request: ChatRequest) -> bool:
     return True
 
 
-class keep:  # noqa: N801 - reads as a verb: ``with keep(...) as flight``
+class keep:
     """Lead a flight; when the answer came whole, keep it.
 
     Only whole, successful answers are kept: never one that was cut, refused, filtered, failed or cancelled.
@@ -229,4 +245,4 @@ class keep:  # noqa: N801 - reads as a verb: ``with keep(...) as flight``
 def _whole(turn: Turn) -> bool:
     if not turn.complete:
         return False
-    return turn.finish == "" or FinishReason(turn.finish).complete
+    return turn.finish == "" or turn.finish in COMPLETE_FINISHES

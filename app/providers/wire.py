@@ -209,13 +209,17 @@ class WireProvider:
         self, call: ModelCall, request: Outgoing, exchange: Exchange, emit: Emit
     ) -> None:
         body = await exchange.read_all(_MAX_ANSWER_BYTES)
-        answer = request.codec.read_answer(body)
-        call.usage, call.finish, call.complete = answer.usage, answer.finish.value, True
-        call.tokens_streamed = answer.usage.output_tokens
-        call.timing.first_event_ns = time.monotonic_ns()
         if request.passthrough:
+            call.usage, call.finish = request.codec.glance(body)
+            call.complete = True
+            call.tokens_streamed = call.usage.output_tokens
+            call.timing.first_event_ns = time.monotonic_ns()
             await emit(Whole(body))
             return
+        answer = request.codec.read_answer(body)
+        call.usage, call.finish, call.complete = answer.usage, answer.finish, True
+        call.tokens_streamed = answer.usage.output_tokens
+        call.timing.first_event_ns = time.monotonic_ns()
         for event in replay(answer):
             await emit(event)
 

@@ -30,6 +30,7 @@ import orjson
 import structlog
 
 from app.domain.turn_record import TurnRecord
+from app.telemetry.turn_line import TurnLines
 
 Line = MutableMapping[str, object]
 
@@ -82,6 +83,7 @@ class LogWriter:
         self.dropped = 0
         """Lines lost since the start, because the queue was full or the sink was gone."""
         self._told_dropped = 0
+        self._turns = TurnLines(turn_fields, _iso)
         self._thread = threading.Thread(target=self._run, name="slipstream-log", daemon=True)
 
     def start(self) -> None:
@@ -122,9 +124,11 @@ class LogWriter:
             lines.append(show({"event": "log_lines_dropped", "level": "warning", "lines": lost}))
         for _ in range(min(len(self._queue), 1000)):
             item = self._queue.popleft()
-            lines.append(
-                show(turn_fields(item) if isinstance(item, TurnRecord) else redacted(item))
-            )
+            if isinstance(item, TurnRecord):
+                quick = not self.human
+                lines.append(self._turns.line(item) if quick else human_line(turn_fields(item)))
+            else:
+                lines.append(show(redacted(item)))
         try:
             self._sink.write("".join(lines))
             self._sink.flush()

@@ -8,6 +8,7 @@ from app.domain.chat import ChatRequest, Conversation, Dialect, Json
 from app.domain.decisions import PromptView
 from app.domain.events import Answer
 from app.domain.models import Model
+from app.domain.usage import Usage
 from app.errors import GatewayError, UpstreamStatus
 from app.wire import (
     anthropic_messages_answer,
@@ -54,6 +55,11 @@ class AnthropicMessagesCodec:
         """The request body for a server of this dialect, and what was left out."""
         return anthropic_messages_write.write(conversation, model, stream=stream)
 
+    def glance(self, body: bytes) -> tuple[Usage, str]:
+        """Usage and neutral finish reason of a whole answer."""
+        answer = self.read_answer(body)
+        return answer.usage, answer.finish
+
     def read_answer(self, body: bytes) -> Answer:
         """A whole JSON answer."""
         return anthropic_messages_answer.read_answer(body)
@@ -66,7 +72,7 @@ class AnthropicMessagesCodec:
         """A reader that gives neutral events."""
         return MessagesReader()
 
-    def passthrough(self, *, hide_usage: bool) -> MessagesPassthrough:  # noqa: ARG002 (usage is always part of the stream)
+    def passthrough(self, *, hide_usage: bool) -> MessagesPassthrough:
         """A reader that gives ``Frames`` untouched."""
         return MessagesPassthrough()
 

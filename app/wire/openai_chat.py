@@ -8,6 +8,7 @@ from app.domain.chat import ChatRequest, Conversation, Dialect, Json
 from app.domain.decisions import PromptView
 from app.domain.events import Answer
 from app.domain.models import Model
+from app.domain.usage import Usage
 from app.errors import GatewayError, UpstreamStatus
 from app.wire import (
     json_text,
@@ -50,6 +51,10 @@ class OpenAIChatCodec:
         """The request body for a server of this dialect, and what was left out."""
         return openai_chat_write.write(conversation, model, stream=stream)
 
+    def glance(self, body: bytes) -> tuple[Usage, str]:
+        """Usage and neutral finish reason of a whole answer."""
+        return openai_chat_answer.glance(body)
+
     def read_answer(self, body: bytes) -> Answer:
         """A whole JSON answer."""
         return openai_chat_answer.read_answer(body)
@@ -76,6 +81,6 @@ class OpenAIChatCodec:
         """An upstream's error answer."""
         return read_error_answer(status, body, headers)
 
-    def write_error(self, error: GatewayError, request_id: str) -> bytes:  # noqa: ARG002 (the dialect has no place for it)
+    def write_error(self, error: GatewayError, request_id: str) -> bytes:
         """The error body in OpenAI's shape; the request id travels in its header."""
         return json_text.encode({"error": openai_error(error)})

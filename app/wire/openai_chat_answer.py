@@ -7,6 +7,8 @@ stays behind.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from app.domain.chat import ChatRequest
@@ -162,6 +164,42 @@ def write_finish(reason: FinishReason, *, refused: bool) -> str:
     if reason is FinishReason.REFUSAL and refused:
         return "stop"
     return _FINISH_WORD[reason]
+
+
+class _GlanceMessage(msgspec.Struct):
+    refusal: str | None = None
+    tool_calls: list[object] | None = None
+
+
+class _GlanceChoice(msgspec.Struct):
+    message: _GlanceMessage
+    finish_reason: str | None = None
+
+
+class _Glance(msgspec.Struct):
+    choices: Annotated[list[_GlanceChoice], msgspec.Meta(min_length=1)]
+    usage: WireUsage | None = None
+    error: None = None
+
+
+_GLANCE = msgspec.json.Decoder(_Glance)
+
+
+def glance(body: bytes) -> tuple[Usage, str]:
+    """Usage and neutral finish reason of a whole answer, its text unread; raises as ``read_answer``."""
+    try:
+        seen = _GLANCE.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        answer = read_answer(body)  # says what is wrong, or reads what is unusual
+        return answer.usage, answer.finish
+    choice = seen.choices[0]
+    message = choice.message
+    finish = read_finish(
+        choice.finish_reason or "stop",
+        called=bool(message.tool_calls),
+        refused=bool(message.refusal),
+    )
+    return read_usage(seen.usage) if seen.usage else Usage(), finish
 
 
 def read_answer(body: bytes) -> Answer:

@@ -12,6 +12,7 @@ from app.domain.chat import ChatRequest, Conversation, Dialect, Json
 from app.domain.decisions import PromptView
 from app.domain.events import Answer
 from app.domain.models import Model
+from app.domain.usage import Usage
 from app.errors import GatewayError, Unsupported, UpstreamStatus
 from app.wire import json_text, openai_responses_answer, openai_responses_request
 from app.wire.failures import openai_error, read_error_answer
@@ -44,10 +45,10 @@ class OpenAIResponsesCodec:
 
     def write(
         self,
-        conversation: Conversation,  # noqa: ARG002 (the port's signature)
+        conversation: Conversation,
         model: Model,
         *,
-        stream: bool,  # noqa: ARG002 (the port's signature)
+        stream: bool,
     ) -> tuple[dict[str, object], tuple[str, ...]]:
         """Nothing: raises ``Unsupported``, because other dialects reach these models by Chat Completions."""
         raise Unsupported(
@@ -55,6 +56,11 @@ class OpenAIResponsesCodec:
             "dialect. Ask it through /v1/responses, or configure its provider for Chat Completions.",
             param="model",
         )
+
+    def glance(self, body: bytes) -> tuple[Usage, str]:
+        """Usage and neutral finish reason of a whole answer."""
+        answer = self.read_answer(body)
+        return answer.usage, answer.finish
 
     def read_answer(self, body: bytes) -> Answer:
         """A whole JSON answer."""
@@ -68,7 +74,7 @@ class OpenAIResponsesCodec:
         """A reader that gives neutral events."""
         return ResponsesReader()
 
-    def passthrough(self, *, hide_usage: bool) -> ResponsesPassthrough:  # noqa: ARG002 (usage is always in the last event)
+    def passthrough(self, *, hide_usage: bool) -> ResponsesPassthrough:
         """A reader that gives ``Frames`` untouched."""
         return ResponsesPassthrough()
 
@@ -82,6 +88,6 @@ class OpenAIResponsesCodec:
         """An upstream's error answer."""
         return read_error_answer(status, body, headers)
 
-    def write_error(self, error: GatewayError, request_id: str) -> bytes:  # noqa: ARG002 (the dialect has no place for it)
+    def write_error(self, error: GatewayError, request_id: str) -> bytes:
         """The error body in OpenAI's shape; the request id travels in its header."""
         return json_text.encode({"error": openai_error(error)})
