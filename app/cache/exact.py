@@ -48,6 +48,8 @@ class CachedAnswer:
     answer: Answer | None = None
     judged: bool = False
     """The cacheability gate has judged the question behind this entry."""
+    readable: bool | None = None
+    """Whether ``pieces`` hold a whole answer; None until the first hit."""
     rendered: dict[tuple[Dialect, bool, bool], bytes] = field(default_factory=dict)
     hits: int = 0
     size_bytes: int = 0

@@ -30,8 +30,8 @@ def may_serve(
     """Whether the question behind ``entry`` is of a kind whose answer may be kept, and still may.
 
     The gate is asked at the first hit rather than when the answer is stored: most answers are never asked for
-    twice, and the same text is judged the same at either time. So is what the upstream sent read: its frames went
-    through unread, and one that is broken must not meet anybody else.
+    twice, and the same text is judged the same at either time. Then too what the upstream sent is read: its
+    frames went through unread, and one that is broken must not meet anybody else.
     """
     if entry.readable is None:
         entry.readable = _readable(entry, gateway)

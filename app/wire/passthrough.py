@@ -15,13 +15,18 @@ instead of forwarding it.
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 from collections.abc import Sequence
 
 from app.domain.events import Event, Frames
 from app.domain.usage import Usage
-from app.errors import UpstreamError
-from app.wire.sse import FrameSplitter, count_data_lines
+from app.errors import UpstreamError, UpstreamProtocol
+from app.wire import json_text
+from app.wire.sse import FrameSplitter, count_data_lines, read_events
+
+_FIELD = re.compile(rb"(?:\xef\xbb\xbf)?(?::|data|event|id|retry|[\r\n])")
+"""How a line of an event stream begins."""
 
 
 class PassthroughReader:
@@ -49,12 +54,18 @@ class PassthroughReader:
         frames = self._look(frames)
         if not frames:
             return ()
-        return (Frames(frames, count_data_lines(frames)),)
+        count = count_data_lines(frames)
+        if not count and not _FIELD.match(frames):
+            raise UpstreamProtocol("The upstream's answer is not a stream of events.")
+        return (Frames(frames, count),)
 
     def end(self) -> Sequence[Event]:
-        """The upstream closed: give the last bytes, which may lack their blank line, untouched."""
+        """The upstream closed: give the last bytes, which may lack their blank line, untouched.
+
+        Half an event is dropped: whatever the client is told next would become its other half.
+        """
         rest = self._splitter.rest()
-        if not rest:
+        if not _whole(rest):
             return ()
         rest = self._look(rest)
         return (Frames(rest, count_data_lines(rest)),) if rest else ()
@@ -75,3 +86,12 @@ class PassthroughReader:
     @abstractmethod
     def _usage(self) -> Usage | None:
         """Parse the frames that told usage."""
+
+
+def _whole(rest: bytes) -> bool:
+    """Whether bytes without an end are whole events all the same."""
+    events = read_events(rest)
+    return bool(events) and all(
+        event.data == b"[DONE]" or json_text.is_json(event.data.decode("utf-8", "replace"))
+        for event in events
+    )

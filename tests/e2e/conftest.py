@@ -16,6 +16,7 @@ from anthropic import AsyncAnthropic
 from openai import AsyncOpenAI
 
 from app.providers.simulator import RunningSimulator, SimulatorSettings
+from tests.e2e.asking import Asker
 from tests.e2e.conversations import THINKER
 from tests.support.gateway import Running, configuration, running_gateway
 
@@ -83,6 +84,12 @@ async def anthropic_client(gateway: Running) -> AsyncIterator[AsyncAnthropic]:
         http_client=httpx2.AsyncClient(verify=NO_TLS),
     ) as client:
         yield client
+
+
+@pytest.fixture
+def asker(openai_client: AsyncOpenAI, anthropic_client: AsyncAnthropic) -> Asker:
+    """Asks one plain question in any dialect."""
+    return Asker(openai_client, anthropic_client)
 
 
 @pytest.fixture
