@@ -46,7 +46,7 @@ class CountTokens:
         try:
             if scope["method"] != "POST":
                 message = f"{scope['path']} takes POST, not {scope['method']}"
-                raise MethodNotAllowed(message)  # noqa: TRY301 - told below like every other failure
+                raise MethodNotAllowed(message)
             edge.authenticator.caller(headers.get(b"authorization"), headers.get(b"x-api-key"))
             raw = await read_body(
                 outlet, receive, headers.get(b"content-length"), edge.max_body_bytes

@@ -40,7 +40,7 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}")
 _USER = re.compile(r"[\x20-\x7e]{1,256}")
 _MAX_TAGS = 16
 _MAX_DEADLINE_MS = 3_600_000
-_random_bits = Random().getrandbits  # noqa: S311 - see request_id_of
+_random_bits = Random().getrandbits
 _WANTED = frozenset(
     {
         b"authorization",
@@ -110,10 +110,10 @@ class Inference:
         try:
             if scope["method"] != "POST":
                 message = f"{scope['path']} takes POST, not {scope['method']}"
-                raise MethodNotAllowed(message)  # noqa: TRY301 - told below like every other failure
+                raise MethodNotAllowed(message)
             if edge.in_flight.now >= edge.in_flight.most:
                 message = f"{edge.in_flight.most} requests are being answered: come back shortly"
-                raise Overloaded(message, retry_after_s=1)  # noqa: TRY301 - as above
+                raise Overloaded(message, retry_after_s=1)
             caller = edge.authenticator.caller(
                 headers.get(b"authorization"), headers.get(b"x-api-key")
             )
@@ -164,8 +164,12 @@ class Inference:
     def _request(self, raw: bytes, forwarded: Sequence[tuple[bytes, bytes]]) -> ChatRequest:
         """Read the body; raises ``BadRequest`` naming the field."""
         body = parse(raw)
-        if not self._codec.plain(raw):
-            self._codec.check(body)
+        plain = self._codec.plain(raw)
+        forward = tuple(forwarded)
+        if plain is not None:
+            stream, usage = plain.stream, plain.include_usage
+            return ChatRequest(self._dialect, plain.model, stream, body, raw, usage, forward, plain)
+        self._codec.check(body)
         options = body.get("stream_options")
         include_usage = isinstance(options, dict) and options.get("include_usage") is True
         return ChatRequest(
@@ -175,7 +179,7 @@ class Inference:
             body,
             raw,
             include_usage,
-            tuple(forwarded),
+            forward,
         )
 
     def _turn(

@@ -167,7 +167,10 @@ class GatewayProtocol(HttpToolsProtocol):
                 self.transport.write(_TOO_LARGE_RESPONSE)
                 self.transport.close()
             return
-        super().on_header(name, value)
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """As uvicorn does, with a native outlet in the scope."""

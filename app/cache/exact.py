@@ -25,8 +25,7 @@ _ENTRY_OVERHEAD_BYTES = 600
 class CachedAnswer:
     """One entry; owned by the cache, read by the pipeline."""
 
-    id: str
-    """Names the entry towards operators: the first 16 bytes of the key, in hex."""
+    key: bytes
     dialect: Dialect
     streamed: bool
     usage_shown: bool
@@ -54,6 +53,11 @@ class CachedAnswer:
     hits: int = 0
     size_bytes: int = 0
 
+    @property
+    def id(self) -> str:
+        """Names the entry towards operators: the first 16 bytes of the key, in hex."""
+        return self.key[:16].hex()
+
 
 class ExactCache:
     """Whole answers by exact key; ``max_bytes`` bounds what is kept."""
@@ -70,7 +74,6 @@ class ExactCache:
         self._max_bytes = max_bytes
         self._clock = clock
         self._entries: OrderedDict[bytes, CachedAnswer] = OrderedDict()
-        self._keys_by_id: dict[str, bytes] = {}
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -108,7 +111,6 @@ class ExactCache:
         if key in self._entries:
             self._drop(key)
         self._entries[key] = entry
-        self._keys_by_id[entry.id] = key
         self._bytes += entry.size_bytes
         while self._bytes > self._max_bytes:
             self._drop(next(iter(self._entries)))
@@ -126,18 +128,18 @@ class ExactCache:
 
     def by_id(self, entry_id: str) -> CachedAnswer | None:
         """The live entry that operators know as ``entry_id``."""
-        key = self._keys_by_id.get(entry_id)
+        key = self._key_of(entry_id)
         return None if key is None else self.get(key)
 
     def grow(self, entry: CachedAnswer, extra_bytes: int) -> None:
         """Account for bytes that were rendered and kept beside an entry."""
-        if self._keys_by_id.get(entry.id) is not None:
+        if self._entries.get(entry.key) is entry:
             entry.size_bytes += extra_bytes
             self._bytes += extra_bytes
 
     def remove(self, entry_id: str) -> bool:
         """Forget one entry; say whether it was there."""
-        key = self._keys_by_id.get(entry_id)
+        key = self._key_of(entry_id)
         if key is None:
             return False
         self._drop(key)
@@ -169,7 +171,14 @@ class ExactCache:
             self._drop(key)
         return len(doomed)
 
+    def _key_of(self, entry_id: str) -> bytes | None:
+        """The key behind an operator's id: a walk, because operators ask seldom and answers come often."""
+        try:
+            start = bytes.fromhex(entry_id)
+        except ValueError:
+            return None
+        return next((key for key in self._entries if key[:16] == start), None)
+
     def _drop(self, key: bytes) -> None:
         entry = self._entries.pop(key)
-        self._keys_by_id.pop(entry.id, None)
         self._bytes -= entry.size_bytes

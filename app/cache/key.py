@@ -14,14 +14,18 @@ Byte-stable across processes, machines and orders of keys: JSON with sorted keys
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
-import orjson
+import msgspec
 
-from app.domain.chat import Dialect, Json
+from app.domain.chat import ChatRequest, Dialect, Json
 from app.errors import BadRequest
 
+_encode = msgspec.json.Encoder(order="deterministic").encode
+_NOTHING: dict[str, object] = {}
+_SPOKEN = ("messages", "input", "system", "instructions")
 KEY_VERSION = 1
 """Part of every key: raise it when the meaning of a key changes, so that old entries are never found."""
 
@@ -67,15 +71,20 @@ class CacheScope(NamedTuple):
     """The invalidation epoch in force: raising it makes every older entry unreachable."""
 
 
-def exact_key(scope: CacheScope, dialect: Dialect, body: Json) -> bytes:
-    """Hash what decides the answer to ``body`` into 32 bytes, the same in every process.
+def exact_key(scope: CacheScope, request: ChatRequest) -> bytes:
+    """Hash what decides the answer to ``request`` into 32 bytes, the same in every process.
 
     Raises ``BadRequest`` for numbers that JSON here cannot carry (integers beyond 64 bits).
     """
-    document = [KEY_VERSION, *scope, *_content(dialect, body)]
+    plain = request.plain
+    content: Sequence[object]
+    if plain is not None:
+        content = ("", _NOTHING, *plain[1:5], plain.turns)
+    else:
+        content = _content(request.dialect, request.body)
     try:
-        encoded = orjson.dumps(document, option=orjson.OPT_SORT_KEYS)
-    except TypeError as exc:
+        encoded = _encode((KEY_VERSION, *scope, *content))
+    except (OverflowError, TypeError, ValueError) as exc:
         message = (
             "the body holds a number that cannot be represented: use integers of at most 64 bits"
         )
@@ -83,30 +92,28 @@ def exact_key(scope: CacheScope, dialect: Dialect, body: Json) -> bytes:
     return blake2b(encoded, digest_size=32).digest()
 
 
-def _content(dialect: Dialect, body: Json) -> list[object]:
+def _content(dialect: Dialect, body: Json) -> Sequence[object]:
     """Bring the body to one form across dialects where that is certain, else keep it as it is, tagged."""
     common: dict[str, object] = {}
     own: dict[str, object] = {}
-    messages: object = None
     for name, value in body.items():
-        if name in _IGNORED or value is None:
+        if name in _IGNORED or name in _SPOKEN or value is None:
             continue
-        if name in ("messages", "input", "system", "instructions"):
-            messages = True
-        elif name in _COMMON:
+        if name in _COMMON:
             _put_common(common, own, name, value)
         else:
             own[name] = value
-    if messages is None:
-        return [dialect.value, own, common]
-    plain = _plain_turns(dialect, body)
-    if plain is None:
-        for name in ("messages", "input", "system", "instructions"):
-            if body.get(name) is not None:
-                own[name] = body[name]
-        return [dialect.value, own, common]
+    turns = _plain_turns(dialect, body)
+    if turns is None:
+        own.update((name, body[name]) for name in _SPOKEN if body.get(name) is not None)
     tag = dialect.value if own else ""
-    return [tag, own, common, plain]
+    sampling = (
+        common.get("temperature"),
+        common.get("top_p"),
+        common.get("max_tokens"),
+        common.get("stop"),
+    )
+    return (tag, own, *sampling, turns)
 
 
 def _put_common(
@@ -115,7 +122,7 @@ def _put_common(
     shared = _COMMON[name]
     if shared == "stop" and isinstance(value, str):
         value = [value]
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if shared in ("temperature", "top_p") and type(value) is int:
         value = float(value)
     if shared in common:  # two spellings of one field: keep both, apart from every ordinary request
         own[name] = value
@@ -123,16 +130,16 @@ def _put_common(
         common[shared] = value
 
 
-def _plain_turns(dialect: Dialect, body: Json) -> list[list[str]] | None:
-    """``[[role, text], ...]`` when every message is plain text, else None."""
-    turns: list[list[str]] = []
+def _plain_turns(dialect: Dialect, body: Json) -> list[dict[str, str]] | None:
+    """``[{role, content}, ...]`` when every message is plain text, else None."""
+    turns: list[dict[str, str]] = []
     source: object
     if dialect is Dialect.RESPONSES:
         if body.get("instructions") is not None and not _add(turns, "system", body["instructions"]):
             return None
         source = body.get("input")
         if isinstance(source, str):
-            turns.append(["user", source])
+            turns.append({"role": "user", "content": source})
             return turns
     else:
         if (
@@ -165,20 +172,20 @@ def _only_text_message(message: dict[str, object]) -> bool:
     return True
 
 
-def _add(turns: list[list[str]], role: str, content: object) -> bool:
+def _add(turns: list[dict[str, str]], role: str, content: object) -> bool:
     """Append the text of ``content``; False when it is anything but plain text.
 
     Several text blocks are kept apart (a separator that JSON text cannot hold unescaped would be a guess):
     only a string, or a list of exactly one plain text block, is brought to the common form.
     """
     if isinstance(content, str):
-        turns.append([role, content])
+        turns.append({"role": role, "content": content})
         return True
     if isinstance(content, list) and len(content) == 1:
         block = content[0]
         if isinstance(block, dict) and len(block) == 2 and block.get("type") in _TEXT_TYPES:
             text = block.get("text")
             if isinstance(text, str):
-                turns.append([role, text])
+                turns.append({"role": role, "content": text})
                 return True
     return False

@@ -8,9 +8,10 @@ another dialect's upstream, an agent, a cached answer's key.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 Json = Mapping[str, object]
 """A parsed JSON object; treated as immutable everywhere."""
@@ -209,9 +210,23 @@ class Conversation:
     """The dialect it was read from, so that a refusal names a field as the caller spelled it."""
 
 
-@dataclass(frozen=True, slots=True)
+class PlainRequest(NamedTuple):
+    """A request that is plain text turns and common sampling fields, whatever its dialect."""
+
+    turns: Sequence[object]
+    """In order; each encodes to JSON as ``{"role": ..., "content": ...}``, the system prompt first."""
+    temperature: float | None
+    top_p: float | None
+    max_tokens: int | None
+    stop: tuple[str, ...] | None
+    model: str
+    stream: bool
+    include_usage: bool
+
+
+@dataclass(slots=True)
 class ChatRequest:
-    """A caller's request for one answer."""
+    """A caller's request for one answer. Nobody changes one (not ``frozen``: one is made per request)."""
 
     dialect: Dialect
     model: str
@@ -225,3 +240,5 @@ class ChatRequest:
     """Chat dialect: the caller asked for the usage chunk (``stream_options.include_usage``)."""
     forward_headers: tuple[tuple[bytes, bytes], ...] = ()
     """Vendor headers that travel on to an upstream of the same dialect (``anthropic-beta`` ...)."""
+    plain: PlainRequest | None = None
+    """Its reading where it is surely plain; None where nobody has looked, too."""

@@ -26,7 +26,7 @@ from app.routing.router import Router
 from app.telemetry.timeline import Timeline
 
 
-def _nothing() -> None:
+def nothing() -> None:
     """Cancel nothing: a turn that no task runs yet."""
 
 
@@ -78,7 +78,7 @@ class Turn:
     classification: Classification | None = None
     flight: Flight | None = None
     """The flight that this turn leads: while others follow it, its client may leave without ending it."""
-    cancel: Callable[[], object] = _nothing
+    cancel: Callable[[], object] = nothing
     """Ends this turn's task."""
 
 

@@ -220,7 +220,7 @@ class keep:
                     builder.add(event)
         judged = turn.classification
         entry = CachedAnswer(
-            id=self._key[:16].hex(),
+            key=self._key,
             dialect=request.dialect,
             streamed=request.stream,
             usage_shown=request.include_usage,

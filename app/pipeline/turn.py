@@ -125,7 +125,7 @@ def _cache_key(request: ChatRequest, gateway: Gateway, turn: Turn) -> bytes | No
         return None
     tier = "" if turn.tier is None else turn.tier.value
     scope = CacheScope(turn.tenant, turn.user, request.model, tier)
-    return exact_key(scope, request.dialect, request.body)
+    return exact_key(scope, request)
 
 
 def _look_up(

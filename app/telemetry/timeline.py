@@ -70,7 +70,7 @@ class OpenSpan:
 class Timeline:
     """The spans of one turn. Made when the request arrives; used by one event loop."""
 
-    __slots__ = ("_clock", "_spans", "dropped", "started_ns")
+    __slots__ = ("_clock", "_settled", "_spans", "dropped", "started_ns")
 
     def __init__(self, clock: Clock = perf_counter_ns, started_ns: int | None = None) -> None:
         self._clock = clock
@@ -78,6 +78,7 @@ class Timeline:
         self.dropped = 0
         """Spans that were not kept because there were ``MAX_SPANS`` already."""
         self._spans: list[OpenSpan] = []
+        self._settled: dict[StageName, int] | None = None
 
     def now_ns(self) -> int:
         """The instant on this timeline's clock."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from app.domain.chat import ChatRequest, Conversation, Dialect, Json
+from app.domain.chat import ChatRequest, Conversation, Dialect, Json, PlainRequest
 from app.domain.decisions import PromptView
 from app.domain.events import Answer
 from app.domain.models import Model
@@ -27,8 +27,8 @@ class OpenAIResponsesCodec:
     dialect = Dialect.RESPONSES
     path = "/responses"
 
-    def plain(self, raw: bytes) -> bool:
-        """A cheap yes for an ordinary request."""
+    def plain(self, raw: bytes) -> PlainRequest | None:
+        """The reading of an ordinary request, cheaply."""
         return plain_responses(raw)
 
     def check(self, body: Json) -> None:

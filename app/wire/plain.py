@@ -8,56 +8,59 @@ the codec's ``check``, which takes ten times as long and names the field at faul
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
 
+from app.domain.chat import PlainRequest
+
 _Model = Annotated[str, Meta(min_length=1, max_length=200)]
 _Share = Annotated[float, Meta(ge=0, le=1)]
 _Tokens = Annotated[int, Meta(ge=1, le=1 << 31)]
-_Chat = Literal["system", "developer", "user", "assistant"]
-_Turn = Literal["user", "assistant"]
 
 
-class _ChatMessage(Struct, forbid_unknown_fields=True):
-    role: _Chat
+class Turn(Struct, forbid_unknown_fields=True):
+    """A message of plain text."""
+
+    role: Literal["system", "user", "assistant"]
     content: str
+
+
+class _Said(Struct, forbid_unknown_fields=True):
+    role: Literal["user", "assistant"]
+    content: Annotated[str, Meta(min_length=1)]
 
 
 class _Options(Struct, forbid_unknown_fields=True):
     include_usage: bool = False
 
 
-class _PlainChat(Struct, forbid_unknown_fields=True):
+class _Chat(Struct, forbid_unknown_fields=True):
     model: _Model
-    messages: Annotated[list[_ChatMessage], Meta(min_length=1)]
+    messages: Annotated[list[Turn], Meta(min_length=1)]
     stream: bool = False
     stream_options: _Options | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: _Share | None = None
     max_tokens: _Tokens | None = None
-    max_completion_tokens: _Tokens | None = None
     user: str | None = None
-    stop: str | list[str] | None = None
+    stop: tuple[str, ...] | None = None
 
 
-class _Message(Struct, forbid_unknown_fields=True):
-    role: _Turn
-    content: Annotated[str, Meta(min_length=1)]
-
-
-class _PlainMessages(Struct, forbid_unknown_fields=True):
+class _Messages(Struct, forbid_unknown_fields=True):
     model: _Model
     max_tokens: _Tokens
-    messages: Annotated[list[_Message], Meta(min_length=1)]
+    messages: Annotated[list[_Said], Meta(min_length=1)]
     system: str | None = None
     stream: bool = False
     temperature: _Share | None = None
     top_p: _Share | None = None
+    stop_sequences: tuple[str, ...] | None = None
 
 
-class _PlainResponses(Struct, forbid_unknown_fields=True):
+class _Responses(Struct, forbid_unknown_fields=True):
     model: _Model
     input: Annotated[str, Meta(min_length=1)]
     instructions: str | None = None
@@ -68,29 +71,64 @@ class _PlainResponses(Struct, forbid_unknown_fields=True):
 
 
 _T = TypeVar("_T")
-_CHAT = msgspec.json.Decoder(_PlainChat)
-_MESSAGES = msgspec.json.Decoder(_PlainMessages)
-_RESPONSES = msgspec.json.Decoder(_PlainResponses)
+_CHAT = msgspec.json.Decoder(_Chat)
+_MESSAGES = msgspec.json.Decoder(_Messages)
+_RESPONSES = msgspec.json.Decoder(_Responses)
 
 
-def plain_chat(raw: bytes) -> bool:
-    """Whether ``raw`` is surely a sound Chat Completions request."""
-    return _is(_CHAT, raw)
+def plain_chat(raw: bytes) -> PlainRequest | None:
+    """The reading of ``raw`` if it is surely a sound, plain Chat Completions request."""
+    it = _decoded(_CHAT, raw)
+    if it is None:
+        return None
+    usage = it.stream_options is not None and it.stream_options.include_usage
+    return PlainRequest(
+        it.messages, it.temperature, it.top_p, it.max_tokens, it.stop, it.model, it.stream, usage
+    )
 
 
-def plain_messages(raw: bytes) -> bool:
-    """Whether ``raw`` is surely a sound Messages request."""
-    return _is(_MESSAGES, raw)
+def plain_messages(raw: bytes) -> PlainRequest | None:
+    """The reading of ``raw`` if it is surely a sound, plain Messages request."""
+    it = _decoded(_MESSAGES, raw)
+    if it is None:
+        return None
+    turns = _led(it.system, it.messages)
+    return PlainRequest(
+        turns,
+        it.temperature,
+        it.top_p,
+        it.max_tokens,
+        it.stop_sequences,
+        it.model,
+        it.stream,
+        include_usage=False,
+    )
 
 
-def plain_responses(raw: bytes) -> bool:
-    """Whether ``raw`` is surely a sound Responses request."""
-    return _is(_RESPONSES, raw)
+def plain_responses(raw: bytes) -> PlainRequest | None:
+    """The reading of ``raw`` if it is surely a sound, plain Responses request."""
+    it = _decoded(_RESPONSES, raw)
+    if it is None:
+        return None
+    turns = _led(it.instructions, [Turn("user", it.input)])
+    return PlainRequest(
+        turns,
+        it.temperature,
+        it.top_p,
+        it.max_output_tokens,
+        None,
+        it.model,
+        it.stream,
+        include_usage=False,
+    )
 
 
-def _is(decoder: msgspec.json.Decoder[_T], raw: bytes) -> bool:
+def _led(system: str | None, turns: Sequence[object]) -> Sequence[object]:
+    return turns if system is None else [Turn("system", system), *turns]
+
+
+def _decoded(decoder: msgspec.json.Decoder[_T], raw: bytes) -> _T | None:
     try:
-        decoder.decode(raw)
+        return decoder.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return False
-    return True
+        return None
