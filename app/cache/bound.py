@@ -7,8 +7,8 @@ hits in a thousand requests keeps 1 % per request with every one of them wrong.)
 single hit is served whose own probability is below 1 - 20 e (`Limits.floor`).
 
 How it is certified. A route's labelled questions, scored by models that had not seen them, say how
-many of those above a threshold were wrong. The upper confidence bound of both shares (Wilson, on
-the effective number of labels, as audited ones stand for many) must be within the limits; the
+many of those above a threshold were wrong. The upper confidence bound of both shares (Wilson,
+90 % one-sided) must be within the limits; the
 lowest threshold that satisfies both is served. Without enough labels there is no such threshold
 and the route stays in shadow mode.
 
@@ -35,14 +35,15 @@ if TYPE_CHECKING:
 
     from app.cache.verifier import Calibration
 
-CONFIDENCE: Final = 0.95
+CONFIDENCE: Final = 0.90
 PER_HIT_MULTIPLE: Final = 5.0
 _FLOOR_MULTIPLE: Final = 4.0  # the worst single hit against the mean hit
-_Z: Final = 1.6449  # one-sided 95 %
+_Z: Final = 1.2816  # one-sided, of CONFIDENCE
 _MOST_BORROWED: Final = 40.0
 _LEAST_ROUTES: Final = 3
 ALARM: Final = 1_000.0
 _STAKES: Final = (0.25, 0.5, 0.9)
+_AUDIT_STAKE: Final = 0.9
 _SLACK: Final = 0.1
 _ENTRY_CONCENTRATION: Final = 4.0
 
@@ -114,28 +115,32 @@ def borrow(others: Sequence[tuple[float, float]]) -> Borrowed:
 
 
 def certify(
-    outcomes: Calibration, limits: Limits, borrowed: Borrowed | None = None, z: float = _Z
+    outcomes: Calibration,
+    limits: Limits,
+    borrowed: Borrowed | None = None,
+    *,
+    floor: float | None = None,
 ) -> Threshold | None:
-    """The lowest threshold whose two upper bounds are within the limits; None without one."""
+    """The lowest threshold whose two upper bounds are within the limits; None without one.
+
+    `floor`: least score ever certified, `limits.floor` by default (scores are probabilities).
+    """
+    least = limits.floor if floor is None else floor
     total = float(outcomes.weights.sum())
     if total <= 0:
         return None
     prior = borrowed or Borrowed()
     order = np.argsort(-outcomes.scores, kind="stable")
     scores, weights = outcomes.scores[order], outcomes.weights[order]
-    missed = weights * (1 - outcomes.agreed[order])
-    hits, squares, wrong = np.cumsum(weights), np.cumsum(weights**2), np.cumsum(missed)
-    labels = total * total / float((outcomes.weights**2).sum())
+    hits, wrong = np.cumsum(weights), np.cumsum(weights * (1 - outcomes.agreed[order]))
     best: Threshold | None = None
     # A threshold lies between two different scores; equal scores are served together.
     ends = np.flatnonzero(np.append(scores[1:] < scores[:-1], True))
     for end in ends.tolist():
-        if scores[end] < limits.floor:
+        if scores[end] < least:
             break
-        effective = float(hits[end] ** 2 / squares[end])
-        share = float(wrong[end] / hits[end])
-        per_hit = wilson_upper(share * effective + prior.wrong, effective + prior.hits, z)
-        per_request = wilson_upper(float(wrong[end]) / total * labels, labels, z)
+        per_hit = wilson_upper(float(wrong[end]) + prior.wrong, float(hits[end]) + prior.hits)
+        per_request = wilson_upper(float(wrong[end]), total)
         if per_hit <= limits.per_hit and per_request <= limits.per_request:
             best = Threshold(
                 float(scores[end]), round(total), round(float(hits[end])),
@@ -155,7 +160,7 @@ class Drift:
         """The mixture's current evidence against the bound; an alarm from `ALARM` on."""
         return sum(self.wealth) / len(self.wealth)
 
-    def observe(self, probability: float, agreed: bool, weight: float = 1.0) -> bool:
+    def observe(self, probability: float, *, agreed: bool, audited: bool = False) -> bool:
         """Take one label; True when it raises the alarm.
 
         `probability`: what the route's calibrated score said before the label was known.
@@ -163,7 +168,7 @@ class Drift:
         claimed = max(0.0, probability - _SLACK)
         surprise = claimed - float(agreed)
         # An audited hit stands for many: it bets its whole stake, once.
-        stakes = _STAKES if weight <= 1 else tuple(max(s, 0.9) for s in _STAKES)
+        stakes = tuple(_AUDIT_STAKE for _ in _STAKES) if audited else _STAKES
         self.wealth = [
             max(1.0, w) * (1 + s * surprise) for w, s in zip(self.wealth, stakes, strict=True)
         ]

@@ -53,10 +53,8 @@ Mode = Literal["shadow", "open", "closed"]
 
 MEMORY: Final = 4_000  # labelled questions kept a route, newest last
 FIRST_FIT: Final = 120  # labels before the first fit
-_GROWTH: Final = 1.6  # refit when the labels have grown by this factor ...
+_GROWTH: Final = 2.0  # refit when the labels have grown by this factor ...
 _MOST_NEW: Final = 2_000  # ... or by this many
-_KEPT_AFTER_ALARM: Final = 20
-_SAMPLE: Final = 8  # reasons: how many words of a text are quoted
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +101,10 @@ class RouteState:
     audit_rate: float = 0.02
     prior: Gbdt | None = None
     borrowed: Borrowed = field(default_factory=Borrowed)
-    questions: deque[Question] = field(default_factory=lambda: deque(maxlen=MEMORY))
+    # Labels that count for the bound, and those that are only learned from: each kind pushes out
+    # its own oldest, so that a long open spell cannot erase the evidence it rests on.
+    unbiased: deque[Question] = field(default_factory=lambda: deque(maxlen=MEMORY // 2))
+    biased: deque[Question] = field(default_factory=lambda: deque(maxlen=MEMORY // 2))
     verifier: RouteVerifier = field(init=False)
     threshold: Threshold | None = None
     curve: Isotonic | None = None
@@ -138,8 +139,9 @@ class RouteState:
 
     def learn(self, query: QueryView, answer: str, decision: Decision) -> bool:
         """Take a fresh answer's group for a question that was not served; True if it closed the route."""
-        weight = 1.0 / self.audit_rate if decision.audit and self.audit_rate > 0 else 1.0
-        self.questions.append(Question(query.view, query.vector, answer, weight))
+        unbiased = decision.audit or self.threshold is None
+        kept = self.unbiased if unbiased else self.biased
+        kept.append(Question(query.view, query.vector, answer, unbiased))
         self.labels += 1
         candidate = decision.candidate
         if candidate is None:
@@ -151,7 +153,7 @@ class RouteState:
             self.audited_wrong += not agreed
         if self.threshold is None or not self.verifier.fitted:
             return False
-        if self.drift.observe(decision.probability, agreed, weight):
+        if self.drift.observe(decision.probability, agreed=agreed, audited=decision.audit):
             self.close()
             return True
         return False
@@ -164,17 +166,16 @@ class RouteState:
         self._record(entry, agreed=agreed)
         if agreed or self.threshold is None:
             return False
-        if self.drift.observe(1.0, agreed=False):
+        if self.drift.observe(1.0, agreed=False, audited=True):
             self.close()
             return True
         return False
 
     def close(self) -> None:
-        """Stop serving, and forget labels older than the last few: the traffic has changed."""
-        recent = list(self.questions)[-_KEPT_AFTER_ALARM:]
-        self.questions.clear()
-        self.questions.extend(recent)
-        self.labels = len(recent)
+        """Stop serving, and forget all labels: the traffic or its answers have changed."""
+        self.unbiased.clear()
+        self.biased.clear()
+        self.labels = 0
         self.fitted_at = 0
         self.threshold, self.curve = None, None
         self.closed = True
@@ -183,16 +184,14 @@ class RouteState:
 
     def refit(self) -> None:
         """Fit the verifier on the labels, and certify a threshold. Seconds of CPU."""
-        verifier, outcomes = fit_route(list(self.questions), self.prior)
+        verifier, outcomes = fit_route([*self.unbiased, *self.biased], self.prior)
         self.install(verifier, outcomes)
 
     def install(self, verifier: RouteVerifier, outcomes: Calibration) -> None:
         """Put a fit (perhaps made elsewhere) into force."""
         self.verifier = verifier
         self.threshold = certify(outcomes, self.limits, self.borrowed)
-        self.curve = Isotonic.fit(
-            outcomes.scores, outcomes.agreed, weight=outcomes.weights, prior_weight=1.0
-        )
+        self.curve = Isotonic.fit(outcomes.scores, outcomes.agreed, prior_weight=1.0)
         self.fitted_at = self.labels
         self.closed = self.closed and self.threshold is None
         self.drift.reset()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from app.cache.text_view import TextView
 
 DIMENSIONS: Final = 1 << 14
-_STEPS: Final = 120
+_STEPS: Final = 70
 _RIDGE: Final = 3.0  # per weight, against the summed loss
 _MOST_SUBSTITUTIONS: Final = 2
 _MOST_COUNTED: Final = 6

@@ -1,0 +1,1 @@
+"""The semantic cache's benchmark: streams replayed, near-misses judged, decisions timed."""
