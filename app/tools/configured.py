@@ -1,0 +1,93 @@
+"""From the settings' ``tools`` and ``mcp_servers`` to a registry that can call them."""
+
+from __future__ import annotations
+
+import httpx
+
+from app.domain.tools import Effects, ToolSpec
+from app.errors import ToolError
+from app.ports import Tool
+from app.settings import McpServerSettings, Settings, ToolEffects, ToolSettings
+from app.settings_problems import Problem, SettingsError
+from app.tools.egress import origin_of
+from app.tools.http_tool import HttpCall, HttpTool, read_limit_bytes, tool_client
+from app.tools.mcp import McpOptions, McpServer, McpTool
+from app.tools.python_tool import PythonTool, imported
+from app.tools.registry import Registered, Registry
+
+
+def configured(settings: Settings) -> Registry:
+    """A registry with every configured tool, not yet started; raises ``SettingsError`` naming each
+    that cannot be.
+    """
+    servers = {name: McpServer(_options(name, each)) for name, each in settings.mcp_servers.items()}
+    registry = Registry(servers=servers)
+    client = tool_client()
+    registry.closing.append(client.aclose)
+    problems: list[Problem] = []
+    for index, tool in enumerate(settings.tools):
+        try:
+            way = _way(tool, client, servers)
+        except ToolError as error:
+            path = f"tools[{index}]"
+            problems.append(
+                Problem("the configuration", None, path, tool.name, error.message, "Mend it there.")
+            )
+            continue
+        registry.tools[tool.name] = Registered(_spec(tool), way)
+    if problems:
+        raise SettingsError(problems)
+    return registry
+
+
+def _way(tool: ToolSettings, client: httpx.AsyncClient, servers: dict[str, McpServer]) -> Tool:
+    if tool.http is not None:
+        http = tool.http
+        call = HttpCall(
+            method=http.method,
+            url=http.url,
+            headers=http.headers,
+            body=http.body,
+            result=http.result,
+            max_read_bytes=read_limit_bytes(tool.max_result_bytes),
+        )
+        return HttpTool(call, client)
+    if tool.mcp is not None:
+        return McpTool(servers[tool.mcp.server], tool.mcp.tool)
+    return PythonTool(imported(tool.python or ""))
+
+
+def _spec(tool: ToolSettings) -> ToolSpec:
+    own_host = tool.python is not None or (
+        tool.http is not None and origin_of(tool.http.url).is_loopback
+    )
+    return ToolSpec(
+        name=tool.name,
+        description=tool.description,
+        parameters=tool.parameters,
+        status=tool.status or "",
+        timeout_s=tool.timeout_s,
+        cache_ttl_s=tool.cache_ttl_s,
+        retries=tool.retries,
+        max_concurrency=tool.max_concurrency,
+        max_result_bytes=tool.max_result_bytes,
+        cost_usd=tool.cost_usd,
+        effects=_effects(tool.effects),
+        own_host=own_host,
+    )
+
+
+def _effects(effects: ToolEffects) -> Effects:
+    return Effects(effects.read_only, effects.repeatable, effects.disclosable)
+
+
+def _options(name: str, server: McpServerSettings) -> McpOptions:
+    return McpOptions(
+        name=name,
+        url=server.url or "",
+        headers=server.headers,
+        command=server.command,
+        env=server.env,
+        timeout_s=server.timeout_s,
+        effects=_effects(server.effects),
+    )

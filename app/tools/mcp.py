@@ -1,0 +1,269 @@
+"""The tools of an MCP server, over streamable HTTP or a program's standard input and output.
+
+The client's connection belongs to one task (its cancel scopes must be left where they were
+entered); calls come from any task. A server that dies in mid-call fails that call, and the next one
+connects anew. The list of tools is kept as long as the server's own ``ttlMs`` says, or a minute
+where it does not say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, TypeVar
+
+from app.domain.chat import Json
+from app.domain.tools import Effects, ToolSpec
+from app.errors import ToolError
+
+if TYPE_CHECKING:
+    from mcp import Client
+    from mcp.types import CallToolResult
+
+_DEFAULT_LIST_TTL_S = 60.0
+_MAX_PAGES = 100
+_CONNECTION_CLOSED = -32000
+"""JSON-RPC code with which the client fails what was under way when a connection ended."""
+_LONGEST_REASON_CHARS = 300
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True)
+class McpOptions:
+    """Where a server is and how far it is trusted."""
+
+    name: str
+    url: str = ""
+    headers: Mapping[str, str] | None = None
+    command: tuple[str, ...] = ()
+    env: Mapping[str, str] | None = None
+    timeout_s: float = 10.0
+    effects: Effects = field(default_factory=Effects)
+    max_result_bytes: int = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A tool that the server offers."""
+
+    spec: ToolSpec
+    tool: McpTool
+
+
+class McpServer:
+    """One MCP server; connects when it is first needed, and again after it was lost."""
+
+    def __init__(self, options: McpOptions, clock: Callable[[], float] = time.monotonic) -> None:
+        """Speak to the server of ``options``; nothing happens before ``start``."""
+        self.options = options
+        self._clock = clock
+        self._client: Client | None = None
+        self._owner: asyncio.Task[None] | None = None
+        self._connecting = asyncio.Lock()
+        self._lost = asyncio.Event()
+        self._failure = ""
+        self._listed: tuple[Listed, ...] = ()
+        self._listed_until_s = 0.0
+
+    async def start(self) -> None:
+        """Connect and list, so that the first run need not; a failure is not fatal."""
+        with suppress(ToolError):
+            await self._list()
+
+    async def aclose(self) -> None:
+        """End the connection (and the program); idempotent."""
+        owner, self._owner = self._owner, None
+        if owner is not None:
+            owner.cancel()
+            with suppress(asyncio.CancelledError):
+                await owner
+
+    async def tools(self) -> tuple[Listed, ...]:
+        """What the server offers, from its kept list while that lives; empty while it cannot be reached."""
+        if self._clock() >= self._listed_until_s:
+            try:
+                await self._list()
+            except ToolError:
+                return self._listed
+        return self._listed
+
+    async def call(self, tool: str, arguments: Json) -> object:
+        """Call a tool; raises ``ToolError``."""
+        client = await self._connected()
+        result = await self._guarded(client.call_tool(tool, dict(arguments)))
+        return _value(result)
+
+    async def _list(self) -> None:
+        client = await self._connected()
+        found: list[Listed] = []
+        cursor: str | None = None
+        ttl_s = _DEFAULT_LIST_TTL_S
+        for _ in range(_MAX_PAGES):
+            page = await self._guarded(client.list_tools(cursor=cursor))
+            found += [
+                self._described(tool.name, tool.description, tool.input_schema)
+                for tool in page.tools
+            ]
+            if page.ttl_ms:
+                ttl_s = page.ttl_ms / 1000
+            cursor = page.next_cursor
+            if not cursor:
+                break
+        self._listed, self._listed_until_s = tuple(found), self._clock() + ttl_s
+
+    def _described(
+        self, name: str, description: str | None, schema: Mapping[str, object]
+    ) -> Listed:
+        options = self.options
+        spec = ToolSpec(
+            name=f"{options.name}__{name}",
+            description=description or "",
+            parameters=dict(schema),
+            timeout_s=options.timeout_s,
+            max_result_bytes=options.max_result_bytes,
+            effects=options.effects,
+            own_host=bool(options.command),
+        )
+        return Listed(spec, McpTool(self, name))
+
+    async def _guarded(self, request: Awaitable[_Result]) -> _Result:
+        """Await a request of the client; every way in which it fails is a ``ToolError``."""
+        import anyio  # loaded with mcp, which only configurations with a server load
+        from mcp import MCPError
+        from pydantic import ValidationError
+
+        name = self.options.name
+        try:
+            return await request
+        except MCPError as exc:
+            if exc.code == _CONNECTION_CLOSED:
+                self._lose()
+                raise ToolError(f"the MCP server {name} broke off", code="tool_closed") from exc
+            reason = str(exc.message)[:_LONGEST_REASON_CHARS]
+            raise ToolError(f"{name} refused: {reason}", code="tool_failed") from exc
+        except (anyio.ClosedResourceError, anyio.BrokenResourceError, anyio.EndOfStream) as exc:
+            self._lose()
+            raise ToolError(f"the MCP server {name} broke off", code="tool_closed") from exc
+        except (ValidationError, ValueError) as exc:
+            message = f"{name} answered with something that is not MCP"
+            raise ToolError(message, code="tool_not_data") from exc
+
+    def _lose(self) -> None:
+        """Have the owner close this connection; the next call opens another."""
+        self._client = None
+        self._lost.set()
+
+    async def _connected(self) -> Client:
+        """The live client; connects where there is none, within the server's time limit."""
+        client = self._client
+        if client is not None:
+            return client
+        try:
+            async with asyncio.timeout(self.options.timeout_s), self._connecting:
+                client = self._client or await self._open()
+        except TimeoutError as exc:
+            message = f"the MCP server {self.options.name} did not answer in time"
+            raise ToolError(message, code="tool_timeout") from exc
+        if client is None:
+            raise ToolError(self._failure, code="tool_refused")
+        return client
+
+    async def _open(self) -> Client | None:
+        """Start an owner and wait until it is connected or has failed; the one before has to be gone."""
+        if self._owner is not None:
+            await asyncio.wait({self._owner})
+        loop = asyncio.get_running_loop()
+        opened: asyncio.Future[None] = loop.create_future()
+        owner = self._owner = loop.create_task(self._own(opened), name=f"mcp {self.options.name}")
+        try:
+            await opened
+        except asyncio.CancelledError:
+            owner.cancel()
+            raise
+        return self._client
+
+    async def _own(self, opened: asyncio.Future[None]) -> None:
+        """Hold one connection until it is lost; this task enters and leaves all its scopes."""
+        lost = self._lost = asyncio.Event()
+        try:
+            async with self._opened() as client:
+                self._client = client
+                if not opened.done():
+                    opened.set_result(None)
+                await lost.wait()
+        except Exception as exc:  # noqa: BLE001 - the edge to a foreign process: its failure is told to who waits
+            kind = type(exc).__name__
+            self._failure = f"the MCP server {self.options.name} cannot be used: {kind}"
+        finally:
+            self._client = None
+            if not opened.done():
+                opened.set_result(None)
+
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[Client]:
+        import httpx2  # these four take 0.7 s to load, so only who has an MCP server loads them
+        from mcp import Client, StdioServerParameters
+        from mcp.client.streamable_http import streamable_http_client
+
+        options = self.options
+        if options.command:
+            program = StdioServerParameters(
+                command=options.command[0],
+                args=list(options.command[1:]),
+                env=dict(options.env) if options.env else None,
+            )
+            async with Client(program, cache=None) as client:
+                yield client
+            return
+        async with (
+            httpx2.AsyncClient(
+                headers=dict(options.headers or {}),
+                timeout=httpx2.Timeout(options.timeout_s, read=None),
+                trust_env=False,
+            ) as http,
+            Client(streamable_http_client(options.url, http_client=http), cache=None) as client,
+        ):
+            yield client
+
+
+class McpTool:
+    """One tool of a server; see ``app.ports.Tool`` for its promises."""
+
+    def __init__(self, server: McpServer, name: str) -> None:
+        """Call ``name``, as the server knows it."""
+        self._server = server
+        self._name = name
+
+    async def call(self, arguments: Json) -> object:
+        """Call it once."""
+        return await self._server.call(self._name, arguments)
+
+    async def describe(self, spec: ToolSpec) -> ToolSpec:
+        """``spec`` with the server's own parameters, and its description where the operator gave none."""
+        for listed in await self._server.tools():
+            if listed.spec.name == f"{self._server.options.name}__{self._name}":
+                return replace(
+                    spec,
+                    parameters=listed.spec.parameters,
+                    description=spec.description or listed.spec.description,
+                )
+        return spec
+
+
+def _value(result: CallToolResult) -> object:
+    """What a call gave: its structured content, else its text; pictures and the like are named, not
+    told.
+    """
+    texts = [
+        block.text if block.type == "text" else f"[{block.type} content, not shown]"
+        for block in result.content
+    ]
+    text = "\n".join(texts)
+    if result.is_error:
+        raise ToolError(text[:2000] or "the tool failed and did not say why", code="tool_failed")
+    if result.structured_content is not None:
+        return result.structured_content
+    return text

@@ -1,0 +1,187 @@
+"""Every tool by name, and the one way to call them: validated, limited, retried, kept, cut.
+
+``Registry.call`` gives a ``ToolResult`` or raises a ``ToolError``: whatever a server sends back or
+does not send back, nothing else comes out, but the caller's own cancellation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import jsonschema
+import msgspec
+from jsonschema.exceptions import best_match
+
+from app.domain.chat import Json
+from app.domain.tools import ToolCaller, ToolResult, ToolSpec
+from app.errors import ToolError
+from app.ports import Tool
+from app.tools.mcp import McpServer
+from app.tools.output_cache import OutputCache, call_key
+
+_TRANSIENT = frozenset({"tool_timeout", "tool_refused", "tool_closed", "tool_server_error"})
+_BACKOFF_S = 0.05
+_LONGEST_REASON_CHARS = 300
+ALL = "*"
+"""``<server>__*``: every tool of an MCP server."""
+SEPARATOR = "__"
+
+
+class Registered:
+    """A tool with its description, its schema's validator and its limit."""
+
+    __slots__ = ("_room", "_validator", "spec", "tool")
+
+    def __init__(self, spec: ToolSpec, tool: Tool) -> None:
+        """Offer ``tool`` as ``spec`` describes it."""
+        self.spec = spec
+        self.tool = tool
+        self._validator = jsonschema.Draft202012Validator(
+            {**spec.parameters} if spec.parameters else {"type": "object"}
+        )
+        self._room = asyncio.Semaphore(spec.max_concurrency)
+
+    def check(self, arguments: Json) -> None:
+        """Raise ``ToolError`` saying what is wrong with ``arguments``, in words that a model can act on."""
+        if self._validator.is_valid(arguments):
+            return
+        error = best_match(self._validator.iter_errors(arguments))
+        where = "/".join(str(step) for step in error.absolute_path) if error else ""
+        what = error.message[:_LONGEST_REASON_CHARS] if error else "they do not fit the schema"
+        place = f" at {where}" if where else ""
+        raise ToolError(f"the arguments do not fit{place}: {what}", code="tool_arguments")
+
+    async def try_once(self, arguments: Json) -> object:
+        """One try within the tool's time and concurrency limits."""
+        async with self._room:
+            try:
+                async with asyncio.timeout(self.spec.timeout_s):
+                    return await self.tool.call(arguments)
+            except TimeoutError as exc:
+                message = f"did not answer within {self.spec.timeout_s:g} s"
+                raise ToolError(message, code="tool_timeout") from exc
+
+
+@dataclass(slots=True)
+class Registry:
+    """All tools of the gateway. ``start`` before use, ``aclose`` after; one event loop owns it."""
+
+    tools: dict[str, Registered] = field(default_factory=dict)
+    servers: Mapping[str, McpServer] = field(default_factory=dict)
+    outputs: OutputCache = field(default_factory=OutputCache)
+    closing: list[Callable[[], object]] = field(default_factory=list)
+    jitter: Callable[[], float] = random.random
+
+    async def start(self) -> None:
+        """Connect to the MCP servers; one that is not there now is tried again when it is needed."""
+        for server in self.servers.values():
+            await server.start()
+
+    async def aclose(self) -> None:
+        """Close every connection; idempotent."""
+        for server in self.servers.values():
+            await server.aclose()
+        for close in self.closing:
+            found = close()
+            if asyncio.iscoroutine(found):
+                await found
+
+    async def offered(self, names: Iterable[str]) -> dict[str, Registered]:
+        """The tools that ``names`` stand for, in order; ``<server>__*`` is all of a server's.
+
+        A server that cannot be reached offers nothing: the agent runs with the tools that there are.
+        """
+        found: dict[str, Registered] = {}
+        for name in names:
+            own = self.tools.get(name)
+            if own is not None:
+                found[name] = await self._described(own)
+                continue
+            server_name, _, wanted = name.partition(SEPARATOR)
+            server = self.servers.get(server_name)
+            for listed in () if server is None else await server.tools():
+                if wanted in {ALL, listed.spec.name.partition(SEPARATOR)[2]}:
+                    known = self.tools.get(listed.spec.name)
+                    if known is None or known.spec != listed.spec:
+                        self.tools[listed.spec.name] = Registered(listed.spec, listed.tool)
+                    found[listed.spec.name] = self.tools[listed.spec.name]
+        return found
+
+    async def _described(self, own: Registered) -> Registered:
+        """A configured MCP tool whose parameters the operator left to the server takes the server's."""
+        describe = getattr(own.tool, "describe", None)
+        if describe is None or own.spec.parameters.get("properties"):
+            return own
+        spec = await describe(own.spec)
+        if spec == own.spec:
+            return own
+        self.tools[own.spec.name] = Registered(spec, own.tool)
+        return self.tools[own.spec.name]
+
+    async def call(
+        self, name: str, arguments: Json | str, caller: ToolCaller, *, checked: bool = False
+    ) -> ToolResult:
+        """Call a tool with arguments as JSON text or parsed; raises ``ToolError``."""
+        registered = self.tools.get(name)
+        if registered is None:
+            known = ", ".join(sorted(self.tools)[:12]) or "none"
+            raise ToolError(
+                f"there is no tool {name[:64]!r}; there are: {known}", code="tool_unknown"
+            )
+        parsed = parsed_arguments(arguments) if isinstance(arguments, str) else arguments
+        if not checked:
+            registered.check(parsed)
+        spec = registered.spec
+        key = call_key(name, parsed, caller) if spec.cache_ttl_s else b""
+        if key and (kept := self.outputs.get(key)) is not None:
+            return kept
+        result = _told(await self._tried(registered, parsed), spec.max_result_bytes)
+        if key:
+            self.outputs.put(key, result, spec.cache_ttl_s)
+        return result
+
+    async def _tried(self, registered: Registered, arguments: Json) -> object:
+        spec = registered.spec
+        retries = spec.retries if spec.effects.repeatable else 0
+        for attempt in range(retries + 1):
+            try:
+                return await registered.try_once(arguments)
+            except ToolError as error:
+                if attempt == retries or error.code not in _TRANSIENT:
+                    raise
+            await asyncio.sleep(_BACKOFF_S * 2**attempt * (0.5 + self.jitter()))
+        raise AssertionError  # the last try returned or raised
+
+
+def parsed_arguments(text: str) -> Json:
+    """A call's arguments; raises ``ToolError`` where the text is no JSON object. Empty text is no
+    arguments.
+    """
+    try:
+        value: object = msgspec.json.decode(text) if text.strip() else {}
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as exc:
+        raise ToolError("the arguments are not valid JSON", code="tool_arguments") from exc
+    if not isinstance(value, dict):
+        raise ToolError("the arguments must be a JSON object", code="tool_arguments")
+    return value
+
+
+def _told(value: object, most_bytes: int) -> ToolResult:
+    """A result as the model is told it: text as it is, else JSON; cut with a note where it is too long."""
+    text = value if isinstance(value, str) else _json(value)
+    size = len(text.encode("utf-8", "replace"))
+    if size <= most_bytes:
+        return ToolResult(text, value)
+    kept = text.encode("utf-8", "replace")[:most_bytes].decode("utf-8", "ignore")
+    note = f"\n[cut: this is the beginning, {most_bytes} of {size} bytes]"
+    return ToolResult(kept + note, value, cut=True)
+
+
+def _json(value: object) -> str:
+    try:
+        return msgspec.json.encode(value).decode()
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise ToolError("gave a result that is not JSON", code="tool_not_json") from exc

@@ -1,0 +1,41 @@
+"""A small MCP server for the tests: ``python mcp_server.py stdio`` or ``python mcp_server.py http PORT``."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from mcp.server import MCPServer
+
+server = MCPServer("small")
+
+
+@server.tool()
+def add(a: int, b: int) -> int:
+    """Add two numbers."""
+    return a + b
+
+
+@server.tool()
+def environment(name: str) -> str:
+    """Say an environment variable."""
+    return os.environ.get(name, "")  # noqa: TID251 - a program of its own, asked for what it was given
+
+
+@server.tool()
+def fail() -> str:
+    """Fail."""
+    raise ValueError("as asked")
+
+
+@server.tool()
+def die() -> str:
+    """End the process in mid-call."""
+    os._exit(3)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "stdio":
+        server.run()
+    else:
+        server.run("streamable-http", port=int(sys.argv[2]))

@@ -1,0 +1,125 @@
+"""The tools of real MCP servers, over both transports; also one that dies in mid-call."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from app.domain.tools import ToolCaller
+from app.errors import ToolError
+from app.tools.configured import configured
+from tests.support.gateway import configuration, settings_of
+
+pytestmark = pytest.mark.anyio
+SERVER = str(Path(__file__).parent / "mcp_server.py")
+ANN = ToolCaller("acme", "ann")
+STDIO = {
+    "command": [sys.executable, SERVER, "stdio"],
+    "env": {"GREETING": "hello"},
+    "timeout_s": 30,
+}
+
+
+def registry_of(server: dict[str, object], *tools: dict[str, object]):
+    """A registry over one server named ``small``."""
+    values = configuration("http://127.0.0.1:9", mcp_servers={"small": server}, tools=list(tools))
+    return configured(settings_of(values))
+
+
+async def test_a_program_s_tools_are_offered_and_called() -> None:
+    registry = registry_of(STDIO)
+    await registry.start()
+    try:
+        offered = await registry.offered(["small__*"])
+        assert set(offered) == {"small__add", "small__environment", "small__fail", "small__die"}
+        assert offered["small__add"].spec.parameters["required"] == ["a", "b"]
+        assert (await registry.call("small__add", '{"a": 2, "b": 3}', ANN)).text in {
+            "5",
+            '{"result":5}',
+        }
+        said = await registry.call("small__environment", {"name": "GREETING"}, ANN)
+        assert "hello" in said.text
+        with pytest.raises(ToolError, match="fail"):
+            await registry.call("small__fail", {}, ANN)
+        with pytest.raises(ToolError) as wrong:
+            await registry.call("small__add", {"a": "x"}, ANN)
+        assert wrong.value.code == "tool_arguments"
+    finally:
+        await registry.aclose()
+
+
+async def test_a_server_that_dies_in_mid_call_fails_that_call_and_is_started_anew() -> None:
+    registry = registry_of(STDIO)
+    await registry.start()
+    try:
+        await registry.offered(["small__*"])
+        with pytest.raises(ToolError) as dead:
+            await registry.call("small__die", {}, ANN)
+        assert dead.value.code == "tool_closed"
+        assert "5" in (await registry.call("small__add", {"a": 2, "b": 3}, ANN)).text
+    finally:
+        await registry.aclose()
+
+
+async def test_an_own_name_and_own_effects_for_one_of_a_server_s_tools() -> None:
+    tool = {
+        "name": "sum",
+        "mcp": {"server": "small", "tool": "add"},
+        "effects": {"read_only": True},
+        "cache_ttl_s": 60,
+    }
+    registry = registry_of(STDIO, tool)
+    try:
+        offered = await registry.offered(["sum"])
+        assert offered["sum"].spec.description == "Add two numbers."
+        assert offered["sum"].spec.parameters["required"] == ["a", "b"]
+        await registry.call("sum", {"a": 1, "b": 1}, ANN)
+        assert (await registry.call("sum", {"b": 1, "a": 1}, ANN)).cached
+    finally:
+        await registry.aclose()
+
+
+async def test_a_server_that_is_not_there_offers_nothing_and_fails_typed() -> None:
+    registry = registry_of(
+        {"command": [sys.executable, "-c", "raise SystemExit(4)"], "timeout_s": 20}
+    )
+    await registry.start()
+    try:
+        assert await registry.offered(["small__*"]) == {}
+        with pytest.raises(ToolError) as unknown:
+            await registry.call("small__add", {}, ANN)
+        assert unknown.value.code == "tool_unknown"
+    finally:
+        await registry.aclose()
+
+
+async def test_streamable_http() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, SERVER, "http", str(port), stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        assert process.stderr is not None
+        async with asyncio.timeout(30):
+            while b"running on" not in await process.stderr.readline():
+                pass
+        registry = registry_of({"url": f"http://127.0.0.1:{port}/mcp", "timeout_s": 20})
+        await registry.start()
+        try:
+            assert "small__add" in await registry.offered(["small__*"])
+            assert "5" in (await registry.call("small__add", {"a": 2, "b": 3}, ANN)).text
+            with pytest.raises(ToolError) as dead:
+                await registry.call("small__die", {}, ANN)
+            assert dead.value.code in {"tool_closed", "tool_failed", "tool_refused"}
+        finally:
+            await registry.aclose()
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
