@@ -234,11 +234,3 @@ class Tool(Protocol):
     async def call(self, arguments: Json) -> object:
         """Try once: the result as JSON values or text; raises ``ToolError``. Time limits are the caller's."""
         ...
-
-
-class Tool(Protocol):
-    """One way to do what a tool does. Cancelled at any await it stops its work at once, where that can be."""
-
-    async def call(self, arguments: Json) -> object:
-        """Try once: the result as JSON values or text; raises ``ToolError``. Time limits are the caller's."""
-        ...
