@@ -37,6 +37,7 @@ from app.telemetry.timeline import Timeline
 _Choice = TypeVar("_Choice", CacheMode, Tier)
 _decode = msgspec.json.Decoder().decode
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}")
+_DIGITS = re.compile(rb"[0-9]{1,9}")  # int() of thousands of digits raises
 _USER = re.compile(r"[\x20-\x7e]{1,256}")
 _MAX_TAGS = 16
 _MAX_DEADLINE_MS = 3_600_000
@@ -287,7 +288,7 @@ def read_wishes(turn: Turn, headers: dict[bytes, bytes], clock: Callable[[], flo
             raise BadRequest(message, param="x-slipstream-tags")
         turn.tags = tuple(tags)
     if (value := headers.get(b"x-slipstream-deadline-ms")) is not None:
-        if not value.isdigit() or not 0 < int(value) <= _MAX_DEADLINE_MS:
+        if not _DIGITS.fullmatch(value) or not 0 < int(value) <= _MAX_DEADLINE_MS:
             message = (
                 f"x-slipstream-deadline-ms must be a whole number from 1 to {_MAX_DEADLINE_MS}"
             )

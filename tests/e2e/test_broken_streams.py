@@ -4,6 +4,7 @@ The upstream is a bare socket that plays frames of the simulated vendors and the
 the test says so. Nothing depends on how bytes happen to be gathered.
 """
 
+# ruff: noqa: PLR0917 (a test asks for as many fixtures as its promise has parts)
 from __future__ import annotations
 
 import asyncio

@@ -3,6 +3,7 @@
 Over both kinds of upstream, so that every failure is told both as it came and translated.
 """
 
+# ruff: noqa: PLR0917 (a test asks for as many fixtures as its promise has parts)
 from __future__ import annotations
 
 import anthropic
