@@ -88,7 +88,7 @@ def _options(argv: Sequence[str] | None) -> Options:
     parser = argparse.ArgumentParser(prog="python -m bench.run", description=__doc__.split("\n")[0])
     parser.add_argument("--targets", default="", help=f"comma-separated, of: {', '.join(TARGETS)}")
     parser.add_argument("--scenarios", default="", help=f"of: {', '.join(SCENARIOS)}")
-    parser.add_argument("--rounds", type=int, default=0, help="default 5; quick: 2")
+    parser.add_argument("--rounds", type=int, default=0, help="default 3; quick: 2")
     parser.add_argument("--slice-s", type=float, default=0.0, help="default 1.2; quick: 0.5")
     parser.add_argument(
         "--quick", action="store_true", help="few targets, short slices, 30 seconds"
@@ -107,7 +107,7 @@ def _options(argv: Sequence[str] | None) -> Options:
         targets=targets,
         scenarios=_chosen(parser, "scenario", given.scenarios, SCENARIOS)
         or (QUICK if quick else DEFAULT),
-        rounds=given.rounds or (2 if quick else 5),
+        rounds=given.rounds or (2 if quick else 3),
         slice_s=given.slice_s or (0.5 if quick else 1.2),
         install=not given.no_install,
         strict=given.strict,
