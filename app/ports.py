@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from app.domain.chat import ChatRequest, Conversation, Dialect, Json
+from app.domain.chat import ChatRequest, Conversation, Dialect, Json, PlainRequest
 from app.domain.deadline import Deadline
 from app.domain.decisions import PromptView
 from app.domain.events import Answer, Emit, Event
@@ -151,8 +151,8 @@ class Codec(Protocol):
     path: str
     """The path below the provider's base URL: ``/chat/completions``, ``/responses``, ``/messages``."""
 
-    def plain(self, raw: bytes) -> bool:
-        """A cheap yes: ``raw`` is surely a body that ``check`` accepts. No means: ask ``check``."""
+    def plain(self, raw: bytes) -> PlainRequest | None:
+        """The reading of ``raw`` if it is surely plain and accepted by ``check``. None means: ask ``check``."""
         ...
 
     def check(self, body: Json) -> None:
