@@ -57,10 +57,10 @@ STREAMS = {
     b'event: message_stop\ndata: {"type":"message_stop"}\n\n',
 }
 DOCUMENTS = {
-    "chat": b'{"id":"c","object":"chat.completion","created":1,"model":"m", "x-new":[1.50],"choices":[{"index":0,'
-    b'"message":{"role":"assistant","content":"Hi","x":{}},"finish_reason":"stop"}]}\n',
-    "responses": b'{"id":"r","object":"response","created_at":1,"model":"m","status":"completed", "x-new":1.50,'
-    b'"output":[{"type":"message","id":"i","role":"assistant","status":"completed","content":'
+    "chat": b'{"id":"c","object":"chat.completion","created":1,"model":"m", "x-new":[1.50],'
+    b'"choices":[{"index":0,"message":{"role":"assistant","content":"Hi","x":{}},"finish_reason":"stop"}]}\n',
+    "responses": b'{"id":"r","object":"response","created_at":1,"model":"m","status":"completed", '
+    b'"x-new":1.50,"output":[{"type":"message","id":"i","role":"assistant","status":"completed","content":'
     b'[{"type":"output_text","text":"Hi","annotations":[]}]}]}',
     "messages": b'{"id":"m","type":"message","role":"assistant","model":"m", "x-new":1.50,"content":'
     b'[{"type":"text","text":"Hi"}],"stop_reason":"end_turn","usage":{"input_tokens":1,"output_tokens":1}}',
