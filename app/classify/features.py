@@ -2,7 +2,7 @@
 
 Plan: the text is capped (first 1,100 + last 500 characters: what a question is about stands at its
 ends), split by one regular expression, and each word is looked up once in one dictionary of word
-kinds. Words and word pairs are hashed (crc32) into 2^18 columns for the linear heads; counts and
+kinds. Words and word pairs are hashed (crc32) into 2^16 columns for the linear heads; counts and
 shares make the dense row for the trees. A request of 2,000 tokens costs about 0.2 ms.
 
 Invariant: the features depend on the text and the counts of the request alone, so that what was
@@ -20,19 +20,26 @@ from zlib import crc32
 import numpy as np
 
 from app.domain.decisions import PromptView
+from app.learn.hashed_linear import HASH_BITS, HASH_COLUMNS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 HEAD_CHARS, TAIL_CHARS = 1_100, 500
-HASH_BITS = 18
-_MASK = (1 << HASH_BITS) - 1
+_MASK = HASH_COLUMNS - 1
 _PAIR_MULTIPLIER = np.uint32(0x9E3779B1)
 
-_TOKEN = re.compile(r"[^\W\d_]+|\d+(?:[.,]\d+)*|[^\w\s]")
-_OPTION = re.compile(r"(?m)^\s*\(?[A-E][.):]\s")
-_BULLET = re.compile(r"(?m)^\s*(?:[-*•]|\d{1,2}[.)])\s")
+# Bytes, not characters: hashing needs bytes anyway, and every class below is ASCII.
+_TOKEN = re.compile(rb"[a-z]+|[0-9]+(?:[.,][0-9]+)*|[\x80-\xff]+|[^\sa-z0-9]")
+_CODE = re.compile(
+    r"```|\bdef \w+\(|\bclass \w+[:({]|\bimport \w+|\bfunction\b[^\n]{0,80}\{|==|\bassert |;\s*\n"
+    r"|#include|\bSELECT\b.{1,200}?\bFROM\b"
+)
+_LATEX = re.compile(r"\\[a-zA-Z$]|\$[^$\n]{1,60}\$(?!\d)")
+_OPTION = re.compile(r"\n[ \t]*\(?[A-E][.):]\s")
+_BULLET = re.compile(r"\n[ \t]*(?:[-*•]|\d{1,2}[.)])\s")
 _LONG_WORD_CHARS = 8
+_FEW_BRACKETS = 2
 
 _KINDS: dict[str, str] = {
     "code": """code function python java javascript typescript rust golang sql regex class def import return
@@ -47,6 +54,9 @@ _KINDS: dict[str, str] = {
     "reasoning": """why explain analyze analyse compare evaluate derive infer deduce reason justify prove
         discuss implications consequence trade tradeoff design plan strategy optimize optimise step
         critique hypothesis therefore because argue""",
+    "hard": """prove proof derive rigorous rigorously theorem optimize optimise refactor debug deadlock
+        concurrency distributed scalable architecture complexity tradeoff tradeoffs migrate formal
+        formally""",
     "creative": """write story poem essay song lyrics blog creative dialogue novel speech letter joke
         slogan imagine fictional character""",
     "lookup": """who when where which what whose name capital define definition meaning list year
@@ -62,10 +72,21 @@ _KINDS: dict[str, str] = {
         news price weather status forecast stock score""",
 }
 _KIND_NAMES = tuple(_KINDS)
-_KIND_OF: dict[str, tuple[int, ...]] = {}
-for _at, _words in enumerate(_KINDS.values()):
-    for _word in set(_words.split()):
-        _KIND_OF[_word] = (*_KIND_OF.get(_word, ()), _at)
+
+
+def _kinds_of_words() -> dict[bytes, tuple[int, ...]]:
+    kinds: dict[bytes, tuple[int, ...]] = {}
+    for at, words in enumerate(_KINDS.values()):
+        for word in set(words.encode().split()):
+            kinds[word] = (*kinds.get(word, ()), at)
+    return kinds
+
+
+_KIND_OF = _kinds_of_words()
+_UPPER = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_LOWER = _UPPER.lower()
+_DIGITS = b"0123456789"
+_HIGH = bytes(range(0x80, 0x100))
 
 DENSE_NAMES: tuple[str, ...] = (
     "log_chars",
@@ -87,7 +108,8 @@ DENSE_NAMES: tuple[str, ...] = (
     "other_script_share",
     "options",
     "bullets",
-    "code_fence",
+    "looks_like_code",
+    "looks_like_latex",
     *(f"{name}_share" for name in _KIND_NAMES),
     "turns",
     "log_total_chars",
@@ -104,13 +126,14 @@ KIND_START = DENSE_NAMES.index("code_share")
 class Features:
     """One request as numbers.
 
-    `dense`: float64[DENSE_COLUMNS], named by DENSE_NAMES. `hashed`: distinct column numbers int[k] of
-    its words and word pairs, each below 2^18. `words`: the lowered tokens of the capped text.
+    `dense`: float64[DENSE_COLUMNS], named by DENSE_NAMES. `hashed`: distinct column numbers
+    int[k] of its words and word pairs, each below 2^16. `words`: the lowered tokens, as UTF-8, of the
+    capped text.
     """
 
     dense: NDArray[np.float64]
     hashed: NDArray[np.intp]
-    words: tuple[str, ...]
+    words: tuple[bytes, ...]
     text: str
 
 
@@ -124,9 +147,10 @@ def cap(text: str) -> str:
 def extract(view: PromptView) -> Features:
     """Read a request once. Never raises, whatever the text; bounded by the cap."""
     text = cap(view.text)
-    words = _TOKEN.findall(text.lower())
-    hashes = np.array([crc32(word.encode("utf-8", "replace")) for word in words], dtype=np.uint32)
-    return Features(_dense(view, text, words), _columns(hashes), tuple(words), text)
+    data = text.encode("utf-8", "replace")
+    words = _TOKEN.findall(data.lower())
+    hashes = np.array(list(map(crc32, words)), dtype=np.uint32)
+    return Features(_dense(view, text, data, words), _columns(hashes), tuple(words), text)
 
 
 def _columns(hashes: NDArray[np.uint32]) -> NDArray[np.intp]:
@@ -136,53 +160,52 @@ def _columns(hashes: NDArray[np.uint32]) -> NDArray[np.intp]:
     return np.unique(both & np.uint32(_MASK)).astype(np.intp)
 
 
-def _dense(view: PromptView, text: str, words: list[str]) -> NDArray[np.float64]:
-    chars, count = max(1, len(text)), max(1, len(words))
+def _dense(view: PromptView, text: str, data: bytes, words: list[bytes]) -> NDArray[np.float64]:
+    count = max(1, len(words))
     kinds = [0] * len(_KIND_NAMES)
-    letters = long = numbers = plain = 0
-    for word in words:
-        if word in _KIND_OF:
-            for kind in _KIND_OF[word]:
-                kinds[kind] += 1
-        size = len(word)
-        first = word[0]
-        if first.isalpha():
-            plain += 1
-            letters += size
-            long += size >= _LONG_WORD_CHARS
-        elif first.isdigit():
-            numbers += 1
-    marks = text.count
-    upper = sum(map(str.isupper, text))
+    for found in [_KIND_OF[word] for word in words if word in _KIND_OF]:
+        for kind in found:
+            kinds[kind] += 1
+    sizes = list(map(len, words))
+    upper, digits = _having(data, _UPPER), _having(data, _DIGITS)
+    letters = upper + _having(data, _LOWER)
+    numbers = sum(word[0] in _DIGITS for word in words)
+    log = math.log1p
     return np.array(
         (
-            math.log1p(len(view.text)),
-            math.log1p(len(words)),
-            letters / max(1, plain),
-            long / count,
+            log(len(view.text)),
+            log(len(words)),
+            letters / max(1, count - numbers),
+            sum(size >= _LONG_WORD_CHARS for size in sizes) / count,
             len(set(words)) / count,
-            math.log1p(numbers),
-            numbers / count,
-            math.log1p(marks("+") + marks("=") + marks("*") + marks("^") + marks("/")),
-            math.log1p(marks("(") + marks("[") + marks("{")),
-            math.log1p(marks(";") + marks("_") + marks("->") + marks("==") + marks("<")),
-            math.log1p(marks("\\") + marks("$")),
-            math.log1p(marks("\n")),
-            math.log1p(marks("?")),
-            math.log1p(marks(". ") + marks(".\n")),
-            math.log1p(marks('"') + marks("'")),
-            upper / chars,
-            0.0 if text.isascii() else sum(letter > "\u02ff" for letter in text) / chars,
+            log(numbers),
+            digits / max(1, len(data)),
+            log(_having(data, b"+=*^/")),
+            log(_having(data, b"([{")),
+            log(_having(data, b";_<>")),
+            log(_having(data, b"\\$")),
+            log(data.count(b"\n")),
+            log(data.count(b"?")),
+            log(data.count(b". ") + data.count(b".\n")),
+            log(_having(data, b"\"'")),
+            upper / max(1, len(data)),
+            0.0 if text.isascii() else _having(data, _HIGH) / len(data),
             float(len(_OPTION.findall(text))),
-            math.log1p(len(_BULLET.findall(text))),
-            float("```" in text),
+            log(len(_BULLET.findall(text))),
+            float(data.count(b"(") > _FEW_BRACKETS and _CODE.search(text) is not None),
+            float((b"\\" in data or b"$" in data) and _LATEX.search(text) is not None),
             *(kind / count for kind in kinds),
-            math.log1p(view.turns),
-            math.log1p(view.total_chars),
-            math.log1p(len(view.system)),
-            math.log1p(len(view.tool_names)),
+            log(view.turns),
+            log(view.total_chars),
+            log(len(view.system)),
+            log(len(view.tool_names)),
             float(view.wants_json),
-            math.log1p(view.max_tokens or 0),
+            log(view.max_tokens or 0),
         ),
         dtype=np.float64,
     )
+
+
+def _having(data: bytes, letters: bytes) -> int:
+    """How many bytes of `data` are among `letters`; a C loop."""
+    return len(data) - len(data.translate(None, letters))

@@ -1,7 +1,9 @@
-"""P(each offered tool will be called) and P(more than one call), before the model has said anything.
+"""P(each offered tool will be called) and P(more than one call), before the model has said
+anything.
 
-Names are all that is known at first: a tool whose name's words stand in the question is likely. What
-this agent's own requests have called before is counted per tool and mixed in as it grows.
+A shipped table says how much a request reads like one that needs any tool; a tool whose name's
+words stand in the request is the likely one. What this agent's own requests have called before is
+counted per tool and mixed in as it grows.
 """
 
 from __future__ import annotations
@@ -12,13 +14,19 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from app.classify.features import Features
+from app.classify.text_head import TextHead
 from app.domain.decisions import PromptView
 
 _NAME_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 _GENERIC = frozenset(
-    "get set list find search check look up fetch do run call tool api by for the of".split()
+    (
+        *("get", "set", "list", "find", "search", "check", "look", "up", "fetch", "do", "run"),
+        *("call", "tool", "api", "by", "for", "the", "of"),
+    )
 )
-_JOINS = frozenset("and then also both each all every compare versus vs".split())
+_JOINS = frozenset(
+    ("and", "then", "also", "both", "each", "all", "every", "compare", "versus", "vs")
+)
 _PRIOR_CALLS = 8.0
 _MAX_AGENTS = 1_000
 
@@ -33,26 +41,36 @@ class _AgentCalls:
 
 
 class ToolNeed:
-    """Estimates and counts per set of offered tools. State is bounded: 1,000 sets, oldest dropped."""
+    """Estimates and counts per set of offered tools. State is bounded: 1,000 sets, oldest
+    dropped.
+    """
 
-    __slots__ = ("_agents",)
+    __slots__ = ("_agents", "_head")
 
-    def __init__(self) -> None:
-        """Start with no statistics."""
+    def __init__(self, head: TextHead | None = None) -> None:
+        """Start with no statistics. `head`: P(any tool); the shipped table if none is given."""
+        self._head = head if head is not None else TextHead.shipped("tool_need")
         self._agents: OrderedDict[tuple[str, ...], _AgentCalls] = OrderedDict()
+
+    def any_tool(self, features: Features) -> float:
+        """P(the request needs some tool), 0 to 1, whatever is offered."""
+        return min(1.0, max(0.0, self._head.score(features)))
 
     def estimate(
         self, features: Features, view: PromptView
     ) -> tuple[tuple[tuple[str, float], ...], float]:
-        """((tool, P(called)), ... most likely first), P(several calls). Empty when none is offered."""
+        """((tool, P(called)), ... most likely first), P(several calls). Empty when none is
+        offered.
+        """
         if not view.tool_names:
             return (), 0.0
-        words = set(features.words)
+        words = {word.decode("utf-8", "replace") for word in features.words}
         stems = {word[:5] for word in words}
+        need = self.any_tool(features)
         seen = self._agents.get(view.tool_names) or _AgentCalls()
         scored = []
         for name in view.tool_names:
-            guess = _overlap(name, words, stems)
+            guess = _guess(need, _overlap(name, words, stems))
             share = (seen.calls.get(name, 0.0) + guess * _PRIOR_CALLS) / (
                 seen.requests + _PRIOR_CALLS
             )
@@ -64,7 +82,9 @@ class ToolNeed:
         return tuple(scored), min(1.0, several)
 
     def observe(self, tool_names: tuple[str, ...], called: tuple[str, ...]) -> None:
-        """Count one finished request that offered `tool_names` and called `called` (with repeats)."""
+        """Count one finished request that offered `tool_names` and called `called` (with
+        repeats).
+        """
         if not tool_names:
             return
         seen = self._agents.setdefault(tool_names, _AgentCalls())
@@ -77,11 +97,15 @@ class ToolNeed:
             self._agents.popitem(last=False)
 
 
+def _guess(need: float, overlap: float) -> float:
+    """P(a tool is called) from P(any tool) and how much of the tool's name the request says."""
+    return 0.05 + 0.25 * need + overlap * (0.45 + 0.2 * need)
+
+
 def _overlap(name: str, words: set[str], stems: set[str]) -> float:
-    """P(called) from the tool's name alone: the share of its telling words that the request has."""
+    """The share of the telling words of a tool's name that stand in the request."""
     parts = [part.lower() for part in _NAME_WORD.findall(name)]
     telling = [part for part in parts if part not in _GENERIC] or parts
     if not telling:
-        return 0.2
-    found = sum(part in words or part[:5] in stems for part in telling) / len(telling)
-    return 0.15 + 0.65 * found
+        return 0.0
+    return sum(part in words or part[:5] in stems for part in telling) / len(telling)

@@ -1,7 +1,7 @@
 """Calendar questions that need no clock: differences, weekdays, leap years, Unix times.
 
-Anything relative to "today" is declined: it needs the asker's clock and zone. "03/04/2024" is declined
-too, as it is read differently in different places.
+Anything relative to "today" is declined: it needs the asker's clock and zone. "03/04/2024" is
+declined too, as it is read differently in different places.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ _DATE = (
 
 
 def parse_date(text: str) -> dt.date | None:
-    """Read "2024-03-05", "5 March 2024", "5th of March 2024" or "March 5, 2024"; None when no date."""
+    """Read "2024-03-05", "5 March 2024", "5th of March 2024" or "March 5, 2024"; None when no
+    date.
+    """
     words = text.lower().replace(",", " ").replace(" of ", " ").split()
     try:
         if len(words) == 1:

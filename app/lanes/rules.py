@@ -1,12 +1,14 @@
 """Lane rules: requests whose whole answer follows from an exact grammar, with no model at all.
 
-A lane answers in microseconds, so it must never guess. A similarity classifier at a threshold of 0.95
-took 27 % of out-of-scope questions for its own; hence a rule is an anchored full match of the whole
-request, its handler may still decline (`None`), and each rule carries test cases that are run when
-the rules are loaded. A rule that fails its own case stops the start with a clear message.
+A lane answers in microseconds, so it must never guess. A similarity classifier at a threshold of
+0.95 took 27 % of out-of-scope questions for its own; hence a rule is an anchored full match of
+the whole request, its handler may still decline (`None`), and each rule carries test cases that
+are run when the rules are loaded. A rule that fails its own case stops the start with a clear
+message.
 
 Matching is RE2 (linear time in the text, whatever the pattern), all rules in one automaton pass.
-There is no fall-back to Python's `re`: an operator's pattern must not be able to stall the gateway.
+There is no fall-back to Python's `re`: an operator's pattern must not be able to stall the
+gateway.
 """
 
 from __future__ import annotations
@@ -52,8 +54,8 @@ class Case:
 class Rule:
     """An RE2 `pattern` for the whole stripped text, and what answers when it matches.
 
-    `answer` gets the named groups that took part in the match; it must be pure and quick, and returns
-    None to decline.
+    `answer` gets the named groups that took part in the match; it must be pure and quick, and
+    returns None to decline.
     """
 
     name: str
@@ -74,7 +76,9 @@ class _Pattern(Protocol):
 
 
 class Lanes:
-    """The loaded rules, tried in their order: the first that matches and does not decline answers."""
+    """The loaded rules, tried in their order: the first that matches and does not decline
+    answers.
+    """
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         """Compile `rules` and run their cases. Raises LaneRuleError naming the first faulty rule."""
@@ -91,7 +95,9 @@ class Lanes:
             _check(rule, pattern)
 
     def match(self, text: str) -> LaneAnswer | None:
-        """Answer `text`, the whole user turn, or None when no rule does. Never raises; about 10 us."""
+        """Answer `text`, the whole user turn, or None when no rule does. Never raises; about 10
+        us.
+        """
         if self._all is None or len(text) > MAX_TEXT_CHARS:
             return None
         text = text.strip()
@@ -135,8 +141,8 @@ def operator_rule(
 ) -> Rule:
     """Make a rule of an operator's regex and template.
 
-    In the template `{name}` is the text of the named group, `{{` and `}}` are braces; nothing else is
-    interpreted. At least one case is required. Raises LaneRuleError.
+    In the template `{name}` is the text of the named group, `{{` and `}}` are braces; nothing
+    else is interpreted. At least one case is required. Raises LaneRuleError.
     """
     if not cases:
         raise LaneRuleError(f"lanes: rule {name!r} has no test case; give it at least one")

@@ -1,7 +1,7 @@
 """Unit conversion by exact factors: "convert 10 km to miles", "how many feet are in 3 metres?".
 
-Only units with one meaning are listed: no "ton", no "ounce" of volume, no month or year, no currency.
-Volumes are US measures and the answer says so. Factors are the exact legal definitions.
+Only units with one meaning are listed: no "ton", no "ounce" of volume, no month or year, no
+currency. Volumes are US measures and the answer says so. Factors are the exact legal definitions.
 """
 
 from __future__ import annotations
@@ -100,7 +100,9 @@ _UNITS = _units()
 
 
 def convert(amount: str, source: str, target: str) -> str | None:
-    """Say `amount source` in `target`, exactly where six decimals suffice, else "≈"; None = decline."""
+    """Say `amount source` in `target`, exactly where six decimals suffice, else "≈"; None =
+    decline.
+    """
     plain = amount.replace(",", "")
     if len(plain) > _MAX_DIGITS:
         return None

@@ -19,10 +19,10 @@ class RoutePolicy:
     """What an operator, a tenant or the caller has settled before the score is asked.
 
     `forced`: the caller's header or the tenant's policy names a tier. `warm`: the tier that this
-    session's prompt cache is warm on. `fast_context_tokens`: the fast tier's window, None = unknown.
-    `grey_width`: half-width of the band around the threshold, on the scale of the score.
-    `warm_margin`: how much clearer the score must be to leave a warm tier.
-    `several_calls_limit`: P(several calls) at which the powerful tier plans them; None = never.
+    session's prompt cache is warm on. `fast_context_tokens`: the fast tier's window, None =
+    unknown. `grey_width`: half-width of the band around the threshold, on the scale of the score.
+    `warm_margin`: how much clearer the score must be to leave a warm tier. `several_calls_limit`:
+    P(several calls) at which the powerful tier plans them; None = never.
     """
 
     forced: Tier | None = None
@@ -59,7 +59,9 @@ def route(
 def _hard_rule(
     classification: Classification, view: PromptView, policy: RoutePolicy
 ) -> tuple[Tier, str] | None:
-    """The tier that a rule settles, and why; None when the score decides. Order: most binding first."""
+    """The tier that a rule settles, and why; None when the score decides. Order: most binding
+    first.
+    """
     if policy.forced is not None:
         return policy.forced, f"{policy.forced.value}: {policy.forced_by} asked for it"
     if view.has_images and not policy.fast_sees_images:

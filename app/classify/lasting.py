@@ -1,0 +1,153 @@
+"""P(the answer to a question never changes), for short questions about the world.
+
+A shipped linear table over words and letter groups, trained on EverGreenQA, beside 25 cues of
+wording ("who is the <role>", superlatives, a past year ...). The training questions rarely say
+"last season" or "how many have been", so what such wording means is set by hand: it takes 0.3 off,
+unless a past year pins the question down.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from app.classify.features import Features
+from app.classify.text_head import TextHead
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+MAX_CHARS: Final = 200
+_CHANGES_OFF: Final = 0.3
+
+_OLD_YEAR = r"\b(?:1[0-9]{3}|200\d|201\d|202[0-2])\b"
+_ROLES = (
+    "president|minister|ceo|king|queen|mayor|governor|chancellor|head|leader|director|chairman|chair"
+    "|coach|manager|captain|owner|champion|holder|pope|secretary|ambassador|chief|commissioner|speaker"
+    "|senator|monarch|principal|editor|member|spouse|wife|husband|girlfriend|boyfriend|partner|dating"
+)
+_CUES: Final = (
+    (
+        r"\b(?:current|currently|now|today|at the moment|presently|these days|nowadays|as of|so far|to date"
+        r"|yet|still|live|ongoing|at present)\b"
+    ),
+    r"\b(?:latest|newest|most recent|most recently|recent|recently|upcoming|next|just|new)\b",
+    (
+        r"\b(?:last|this|past|previous|next) (?:year|month|week|season|night|weekend|decade|quarter|game"
+        r"|match|election|tournament|olympics|world cup|super bowl|edition|time|friday|saturday|sunday"
+        r"|monday)\b"
+    ),
+    (
+        rf"^(?:who(?:'s| is| are| leads| runs| heads| owns| holds| plays)|what(?:'s| is) the name of the)\b"
+        rf".*\b(?:{_ROLES})\b"
+    ),
+    (
+        r"\b(?:most|best|worst|highest|lowest|largest|biggest|smallest|tallest|longest|shortest|richest"
+        r"|wealthiest|oldest|youngest|fastest|slowest|heaviest|greatest|top|leading|busiest|deepest|cheapest"
+        r"|expensive|popular|famous|deadliest|no\. ?1|number one|number 1|least|fewest|record)\b"
+    ),
+    (
+        r"\b(?:first|original|originally|invented|founded|discovered|wrote|written|composed|painted|built"
+        r"|born|died|die|death|killed|buried|signed|assassinated|ended|began|begin|start|started|established"
+        r"|created|named)\b"
+    ),
+    r"\b(?:was|were|did|had)\b",
+    r"\b(?:is|are|does|do|has|have)\b",
+    r"^(?:who|what|where|which|how \w+)(?:'s| is| are| does| do| has| have)\b",
+    r"^(?:who|what|where|which|when|how \w+|in (?:what|which) \w+)(?: \w+){0,3} (?:was|were|did)\b",
+    r"^how (?:many|much)\b|\bnumber of\b",
+    r"\bhow old (?:is|are)\b|\b(?:age|net worth)\b",
+    r"\bhow (?:long|far|tall|big|large|high|deep)\b",
+    (
+        r"\b(?:price|cost|costs|worth|rate|wage|salary|stock|market|gdp|inflation|revenue|population"
+        r"|temperature|weather|ranking|ranked|rank|score|scored|streaming|subscribers|followers|views|sold"
+        r"|unemployment|exchange|odds|polls?|box office|grossing)\b"
+    ),
+    _OLD_YEAR,
+    r"\b(?:202[3-9])\b",
+    r"\b(?:ever|all[- ]time|in history|history)\b",
+    r"\bwill\b|\bgoing to\b",
+    r"^when (?:did|was|were)\b",
+    r"^when (?:is|are|does|will|'s)\b",
+    (
+        r"\b(?:won|win|wins|winner|award|grammy|oscar|nobel|championship|cup|medal|season|league|team|play"
+        r"|plays|playing|player|episode|episodes|seasons|album|albums|movie|film|song|game)\b"
+    ),
+    (
+        r"\b(?:relationship|married|marry|spouse|children|kids|daughter|son|dating|live|lives|living|reside"
+        r"|residence|work for|works for|employer|play for|plays for|net worth)\b"
+    ),
+    (
+        r"\b(?:mean|meaning|definition|stand for|stands for|formula|symbol|element|capital|located|location"
+        r"|flow|made of|consist|consists|composed|called|term|theorem|law|chemical|planet|language|word)\b"
+    ),
+    r"\bwhat if\b|\bwhy\b|\bhow (?:do|does|did|to)\b",
+    (
+        r"\b(?:in the world|worldwide|in the us|in the united states|of all time|on earth|globally"
+        r"|in history)\b"
+    ),
+)
+_TITLE = r"['\"“\u2018][A-Z]"
+_CHANGES: Final = (
+    (
+        r"\b(?:current(?:ly)?|now|today|tonight|nowadays|at the moment|at present|the present|these days"
+        r"|latest|newest|most recent(?:ly)?|recently|upcoming|next|so far|to date|as of"
+        r"|(?:this|last|past) (?:year|month|week|season|decade|night|weekend)(?:'s)?|years ago"
+        r"|how long (?:has|have|ago)|is it$|still|left in|future|since)\b(?! \d{4})"
+    ),
+    r"\b(?:'s|the|did .{1,40}) last\b(?! name| words?| letter| emperor| czar| tsar)",
+    (
+        r"\b(?:has|have) (?:\w+ ){0,3}been\b|\bhow many\b.*\b(?:has|have)\b|\bhow many\b.*\bare there\b"
+        r"|\bhow (?:old|tall|rich) (?:is|are)\b"
+    ),
+    (
+        r"\b(?:ceo|president|prime minister|mayor|governor|coach|manager|captain|director general"
+        r"|secretary[- ]general|sheriff|speaker|chancellor|richest|wealthiest|fastest"
+        r"|most[- ](?:viewed|watched|subscribed|followed|popular|expensive|recent|valuable|visited)"
+        r"|number one|no\. 1)\b"
+    ),
+)
+CUES: Final = len(_CUES) + 1
+"""How many cue columns the table was fitted with."""
+
+
+class Lasting:
+    """Scores short questions; compiled once, then pure. About 60 us a question."""
+
+    __slots__ = ("_changes", "_cues", "_head", "_old_year", "_title")
+
+    def __init__(self, head: TextHead | None) -> None:
+        """`head`: a fitted table, None while it is being fitted (then only `cues` may be asked)."""
+        self._head = head
+        self._cues = tuple(re.compile(cue).search for cue in _CUES)
+        self._changes = re.compile("|".join(_CHANGES)).search
+        self._old_year = re.compile(_OLD_YEAR).search
+        self._title = re.compile(_TITLE).search
+
+    def cues(self, text: str) -> Floats:
+        """The cue columns float64[CUES] of a question: 1 where the wording is there."""
+        plain = _plain(text)
+        return np.array(
+            [
+                *(cue(plain) is not None for cue in self._cues),
+                self._title(text[:MAX_CHARS]) is not None,
+            ],
+            dtype=np.float64,
+        )
+
+    def score(self, features: Features) -> float:
+        """About P(the answer never changes); above 0.5 it is likelier than not."""
+        if self._head is None:
+            raise RuntimeError("lasting: no table has been fitted or loaded")
+        plain = _plain(features.text)
+        changes = self._changes(plain.rstrip("? ")) is not None and self._old_year(plain) is None
+        score = self._head.score(features, self.cues(features.text))
+        return score - _CHANGES_OFF if changes else score
+
+
+def _plain(text: str) -> str:
+    return text[:MAX_CHARS].lower().replace("\u2019", "'")

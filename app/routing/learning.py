@@ -1,0 +1,235 @@
+"""Learn the gain of the powerful model from this gateway's own traffic, beside serving it.
+
+Labels come from a small share of shadow double-runs, verifier outcomes, escalations and feedback. Each was
+only seen because something made us look, so it carries the propensity of that look, and weighs its
+inverse. A few hundred labels in, a head is fitted in the background every 250 labels (at first
+sooner), challenges the one that serves, and takes over when it ranks the labels that came after its own
+training no worse. A drift of the serving head's error forgets the old labels.
+
+What a head is, is none of this module's business: `fit` turns examples into one, `rank` scores an
+example by one. Not thread-safe: one event loop owns a learner; `refit` alone may run in a worker
+thread, as it reads a snapshot and returns its result.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from random import Random
+from statistics import median
+from typing import Generic, TypeVar
+
+import numpy as np
+
+X = TypeVar("X")
+"""An example's features, whatever they are."""
+H = TypeVar("H")
+"""A fitted head."""
+
+MAX_SHADOW_SHARE = 0.05
+REFIT_LABELS = 250
+_FIRST_REFITS = (50, 100, 175)
+_MAX_WEIGHT = 20.0  # an inverse propensity beyond this says more about luck than about traffic
+_MAX_LABELS = 10_000
+_JUDGED_LABELS = 400
+_EARLY = 3.0  # how much faster than its mean the shadow share is spent at first
+_DRIFT_DELTA = 0.002  # of Adwin: how sure a change must be before old labels are forgotten
+_DRIFT_MIN = 60
+_DRIFT_MAX = 1_000
+_RESAMPLES = 40
+_LOST = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Label(Generic[X]):
+    """An outcome: `gain` in -1..1 of the powerful model, and the propensity in (0, 1] of seeing it."""
+
+    features: X
+    gain: float
+    propensity: float = 1.0
+
+    @property
+    def weight(self) -> float:
+        """The inverse propensity, limited to 20."""
+        return min(_MAX_WEIGHT, 1.0 / self.propensity)
+
+
+class ShadowBudget:
+    """Which requests to run on both tiers: at most `share` of `horizon` requests, the first ones most.
+
+    Labels are worth most early, so the share is spent three times as fast at first and tails off; over
+    each horizon it comes to `share`. Within the pace a request is likelier to be looked at where
+    `spread`, the caller's estimate of the gain's standard deviation there, is high (Neyman's
+    allocation); the propensity makes up for it.
+    """
+
+    __slots__ = ("_allowed", "_horizon", "_mean_spread", "_random", "_seen", "_spent", "share")
+
+    def __init__(self, share: float, *, horizon: int = 10_000, seed: int = 0) -> None:
+        """`share` in 0..0.05, 0 never looks; `horizon`: the requests over which it is kept."""
+        if not 0.0 <= share <= MAX_SHADOW_SHARE:
+            raise ValueError(f"shadow: the share must lie in 0..{MAX_SHADOW_SHARE}, got {share}")
+        if horizon < 1:
+            raise ValueError(f"shadow: the horizon must be at least one request, got {horizon}")
+        self.share = share
+        self._horizon = horizon
+        self._random = Random(seed)  # noqa: S311 - sampling, not security
+        self._seen = 0
+        self._spent = 0
+        self._allowed = 0.0
+        self._mean_spread = 1.0
+
+    def look(self, spread: float) -> float | None:
+        """Count one request: its propensity in (0, 0.5] if it is to be looked at, else None."""
+        place = (self._seen % self._horizon) / self._horizon
+        self._seen += 1
+        if self.share <= 0:
+            return None
+        spread = max(0.05, spread)
+        self._mean_spread += max(0.01, 1.0 / self._seen) * (spread - self._mean_spread)
+        # A density that falls from 3 to 0 at two thirds of the horizon and sums to 1 over it.
+        pace = self.share * max(0.0, _EARLY * (1.0 - 0.5 * _EARLY * place))
+        limit = self.share * self._horizon * (1 + (self._seen - 1) // self._horizon)
+        if self._spent + 1 > limit:
+            return None
+        chance = min(0.5, pace * spread / self._mean_spread)
+        if chance <= 0.0 or self._random.random() >= chance:
+            return None
+        self._spent += 1
+        return chance
+
+
+class DriftDetector:
+    """Adwin on a bounded window: has the mean of a stream of numbers in 0..1 changed?"""
+
+    __slots__ = ("_values",)
+
+    def __init__(self) -> None:
+        """Start with an empty window."""
+        self._values: deque[float] = deque(maxlen=_DRIFT_MAX)
+
+    def add(self, value: float) -> int:
+        """Add a number; return how many old ones no longer belong (0: no drift), and forget them."""
+        self._values.append(value)
+        n = len(self._values)
+        if n < 2 * _DRIFT_MIN or n % 8:
+            return 0
+        data = np.fromiter(self._values, dtype=np.float64)
+        total = np.cumsum(data)
+        left = np.arange(_DRIFT_MIN, n - _DRIFT_MIN + 1)
+        gap = np.abs(total[left - 1] / left - (total[-1] - total[left - 1]) / (n - left))
+        harmonic = 1.0 / (1.0 / left + 1.0 / (n - left))
+        log = math.log(2 * math.log(n) / _DRIFT_DELTA)
+        bound = np.sqrt(2.0 / harmonic * data.var() * log) + 2.0 / (3.0 * harmonic) * log
+        cuts = left[gap > bound]
+        if not len(cuts):
+            return 0
+        cut = int(cuts[-1])
+        for _ in range(cut):
+            self._values.popleft()
+        return cut
+
+
+@dataclass(frozen=True, slots=True)
+class RefitReport:
+    """What a refit came to: the labels, both median APGRs on labels unknown to both, the swap."""
+
+    labels: int
+    champion: float
+    challenger: float
+    swapped: bool
+
+
+class RouterLearner(Generic[X, H]):
+    """The labels, the serving head and the challenges of one (fast, powerful) pair."""
+
+    def __init__(
+        self,
+        fit: Callable[[Sequence[Label[X]]], H | None],
+        rank: Callable[[H | None, X], float],
+        judge: Callable[[Sequence[float], Sequence[float], Sequence[float]], float],
+    ) -> None:
+        """`fit`: labels to a head, None when there is nothing to learn. `rank`: score by a head, by
+        the prior for None. `judge`: APGR of (scores, gains, weights).
+        """
+        self._fit, self._rank, self._judge = fit, rank, judge
+        self.labels: deque[Label[X]] = deque(maxlen=_MAX_LABELS)
+        self.champion: H | None = None
+        self.reports: deque[RefitReport] = deque(maxlen=100)
+        self.drifts = 0
+        self._drift = DriftDetector()
+        self._since = 0
+        self._counted = 0
+
+    def observe(self, label: Label[X]) -> bool:
+        """Keep a label; True when it is time for `refit`. Rubbish raises ValueError and is not kept."""
+        if not (math.isfinite(label.gain) and -1.0 <= label.gain <= 1.0):
+            raise ValueError(f"router: a gain must lie in -1..1, got {label.gain}")
+        if not 0.0 < label.propensity <= 1.0:
+            raise ValueError(f"router: a propensity must lie in (0, 1], got {label.propensity}")
+        score = self._rank(self.champion, label.features)
+        self.labels.append(label)
+        self._since += 1
+        self._counted += 1
+        # The error of the sign that the score promises; its mean rises when the traffic turns.
+        gone = self._drift.add(min(1.0, abs(float(label.gain > 0) - score)))
+        if gone:
+            self._forget(gone)
+            return True
+        return self._since >= REFIT_LABELS or self._counted in _FIRST_REFITS
+
+    def refit(self) -> RefitReport | None:
+        """Fit a challenger on all labels and let it serve unless it is clearly worse.
+
+        None when nothing can be learned. In the contest a rival without the newest quarter of the
+        labels (at most 400) stands for the challenger, so that neither knows the judge's labels.
+        More labels make better heads, so the doubt is the challenger's: the champion stays only if
+        it wins four of five bootstrap resamples of those labels.
+        """
+        labels = tuple(self.labels)
+        self._since = 0
+        challenger = self._fit(labels)
+        if challenger is None:
+            return None
+        held = min(_JUDGED_LABELS, len(labels) // 4)
+        rival = self._fit(labels[: len(labels) - held])
+        newest = labels[len(labels) - held :]
+        before = self._contest(self.champion, newest)
+        after = self._contest(rival if rival is not None else challenger, newest)
+        swapped = sum(old > new for old, new in zip(before, after, strict=True)) < _LOST * len(
+            after
+        )
+        if swapped:
+            self.champion = challenger
+        report = RefitReport(len(labels), median(before), median(after), swapped)
+        self.reports.append(report)
+        return report
+
+    def restore(self, labels: Iterable[Label[X]]) -> None:
+        """Take up saved labels, oldest first, and refit once; rubbish raises ValueError."""
+        for label in labels:
+            self.observe(label)
+        self.refit()
+
+    def _contest(self, head: H | None, labels: Sequence[Label[X]]) -> list[float]:
+        """APGR of a head on resamples of labels; the same resamples for every head."""
+        scores = [self._rank(head, label.features) for label in labels]
+        gains = [label.gain for label in labels]
+        weights = [label.weight for label in labels]
+        random = np.random.default_rng(len(labels))
+        out = []
+        for _ in range(_RESAMPLES):
+            at = random.integers(0, len(labels), len(labels)).tolist()
+            picked = ([part[one] for one in at] for part in (scores, gains, weights))
+            out.append(self._judge(*picked))
+        return out
+
+    def _forget(self, count: int) -> None:
+        """Drop the labels from before a drift, and the head that was fitted on them."""
+        self.drifts += 1
+        for _ in range(min(count, max(0, len(self.labels) - _DRIFT_MIN))):
+            self.labels.popleft()
+        self.champion = None
+        self._counted = 0

@@ -1,0 +1,244 @@
+"""What the router's scores are worth: without labels, along the learning curve, and learning online."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.classify.calibration import apgr, apgr_interval, expected_calibration_error
+from app.classify.complexity import Complexity, GainHead, Point, fit_head, score
+from app.classify.features import extract
+from app.routing.learning import Label, RouterLearner, ShadowBudget
+from bench.router.data import Pair, view
+from bench.router.report import Figure
+
+Floats = NDArray[np.float64]
+
+SEEDS = 5
+ONLINE_SEEDS = 3
+TEST_ROWS = 2_500
+SHADOW_SHARE = 0.05
+_NEIGHBOURS = 25
+_MIN_STREAM = 1_000
+_KEYWORDS = re.compile(
+    r"(?i)\b(?:why|explain|prove|analy[sz]e|compare|design|derive|step by step)\b"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Prompts of one kind of traffic with where they lie and what the powerful model adds."""
+
+    name: str
+    rows: tuple[Pair, ...]
+    points: tuple[Point, ...]
+    gain: Floats
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def streams_of(rows: Sequence[Pair], complexity: Complexity) -> tuple[Stream, list[Stream]]:
+    """The mixed stream of all rows, and one stream for each set and pair of models in it."""
+    points = [complexity.point(extract(view(row.prompt))) for row in rows]
+
+    def stream(name: str, at: Sequence[int]) -> Stream:
+        return Stream(
+            name,
+            tuple(rows[one] for one in at),
+            tuple(points[one] for one in at),
+            np.array([rows[one].gain for one in at]),
+        )
+
+    parts: dict[str, list[int]] = {}
+    for at, row in enumerate(rows):
+        parts.setdefault(f"{row.set} {row.pair}", []).append(at)
+    return stream("mixed", range(len(rows))), [stream(name, at) for name, at in parts.items()]
+
+
+def by_pair(mixed: Stream) -> list[Stream]:
+    """The mixed stream of each pair of models, where a file holds several."""
+    places: dict[str, list[int]] = {}
+    for at, row in enumerate(mixed.rows):
+        places.setdefault(row.pair, []).append(at)
+    if len(places) == 1:
+        return []
+    return [
+        Stream(
+            name,
+            tuple(mixed.rows[one] for one in at),
+            tuple(mixed.points[one] for one in at),
+            mixed.gain[at],
+        )
+        for name, at in places.items()
+        if len(at) >= _MIN_STREAM
+    ]
+
+
+def without_labels(mixed: Stream, parts: Sequence[Stream]) -> list[Figure]:
+    """APGR of the prior; on no set may its 95 % interval lie wholly below a coin's 0.5."""
+    figures: list[Figure] = []
+    below = 0
+    for stream in (mixed, *parts):
+        scores = np.array([score(None, point) for point in stream.points])
+        low, high = apgr_interval(scores, stream.gain)
+        below += high < 0.5
+        note = f"[{low:.3f}, {high:.3f}] n={len(stream)}"
+        figures.append(Figure(f"prior, {stream.name}", apgr(scores, stream.gain), note=note))
+    for name, scores in _baselines(mixed).items():
+        figures.append(Figure(f"{name}, mixed", apgr(scores, mixed.gain)))
+    figures.append(Figure("sets where the prior is below a coin", float(below), 0.0, "<="))
+    return figures
+
+
+def _baselines(stream: Stream) -> dict[str, Floats]:
+    return {
+        "random": np.zeros(len(stream)),
+        "length": np.array([float(len(row.prompt)) for row in stream.rows]),
+        "keywords": np.array([float(len(_KEYWORDS.findall(row.prompt))) for row in stream.rows]),
+    }
+
+
+def learning_curve(
+    stream: Stream, bars: dict[int, float | None], vectors: Floats | None
+) -> list[Figure]:
+    """APGR after n labels drawn at random, on prompts outside them: mean of the seeds."""
+    figures: list[Figure] = []
+    for labels, bar in bars.items():
+        if len(stream) < labels + 300:
+            continue
+        runs = [_train_and_test(stream, labels, seed, vectors) for seed in range(SEEDS)]
+        table = {name: np.array([run[name] for run in runs]) for name in runs[0]}
+        for name, values in table.items():
+            own = name == "router"
+            note = f"± {values.std():.3f} over {SEEDS} seeds"
+            label = f"{name}, {labels} labels, {stream.name}"
+            figures.append(Figure(label, float(values.mean()), bar if own else None, note=note))
+    return figures
+
+
+def calibration(stream: Stream) -> list[Figure]:
+    """Stated against observed P(the powerful model is better), five folds, all rows scored once."""
+    if len(stream) < _MIN_STREAM:
+        return []
+    order = np.random.default_rng(0).permutation(len(stream))
+    stated = np.empty(len(stream))
+    for test in np.array_split(order, 5):
+        train = np.setdiff1d(order, test)
+        head = fit_head([stream.points[at] for at in train], stream.gain[train].tolist())
+        stated[test] = [score(head, stream.points[at]) for at in test]
+    better = (stream.gain > 0).astype(np.float64)
+    coin = np.random.default_rng(1).random((20, len(stream))) < stated
+    floor = np.mean([expected_calibration_error(stated, one.astype(np.float64)) for one in coin])
+    return [
+        Figure(
+            f"calibration error (ECE), {stream.name}",
+            expected_calibration_error(stated, better),
+            0.02,
+            "<=",
+            f"a perfect forecaster's would be {floor:.3f} here; n={len(stream)}",
+        ),
+        Figure(f"APGR, five folds, {stream.name}", apgr(stated, stream.gain)),
+    ]
+
+
+def _train_and_test(
+    stream: Stream, labels: int, seed: int, vectors: Floats | None
+) -> dict[str, float]:
+    order = np.random.default_rng(seed).permutation(len(stream))
+    train, test = order[:labels], order[labels : labels + TEST_ROWS]
+    head = fit_head([stream.points[at] for at in train], stream.gain[train].tolist(), seed=seed)
+    scores = np.array([score(head, stream.points[at]) for at in test])
+    out = {
+        "router": apgr(scores, stream.gain[test]),
+        "kNN on words": apgr(
+            _neighbours(_word_vectors(stream), stream.gain, train, test), stream.gain[test]
+        ),
+    }
+    if vectors is not None:
+        out["kNN on MiniLM"] = apgr(
+            _neighbours(vectors, stream.gain, train, test), stream.gain[test]
+        )
+    return out
+
+
+def _word_vectors(stream: Stream) -> Floats:
+    """Words folded into 256 signed columns: cosine between them is about that of the bags of words."""
+    out = np.zeros((len(stream), 256))
+    for row, point in zip(out, stream.points, strict=True):
+        sign = 1.0 - 2.0 * ((point.hashed >> 8) & 1)
+        np.add.at(row, point.hashed & 255, sign)
+    unit: Floats = out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-9)
+    return unit
+
+
+def _neighbours(
+    vectors: Floats, gain: Floats, train: NDArray[np.intp], test: NDArray[np.intp]
+) -> Floats:
+    near = np.argsort(-(vectors[test] @ vectors[train].T), axis=1)[:, :_NEIGHBOURS]
+    out: Floats = gain[train][near].mean(axis=1)
+    return out
+
+
+def online(stream: Stream) -> list[Figure]:
+    """APGR in the last half of the stream: prior, 5 % shadow labels, every label."""
+    if len(stream) < _MIN_STREAM:
+        return []
+    runs = []
+    for seed in range(ONLINE_SEEDS):
+        order = np.random.default_rng(100 + seed).permutation(len(stream))
+        last = order[len(order) // 2 :]
+        before = np.array([score(None, stream.points[at]) for at in last])
+        shadow, share = _serve(stream, order, seed, SHADOW_SHARE)
+        full, _ = _serve(stream, order, seed, None)
+        runs.append([apgr(one, stream.gain[last]) for one in (before, shadow, full)] + [share])
+    before_, shadow_, full_, share_ = (float(part) for part in np.mean(runs, axis=0))
+    gap = full_ - before_
+    won = (shadow_ - before_) / gap if gap > 0 else 1.0
+    over_coin = (shadow_ - 0.5) / max(1e-9, full_ - 0.5)
+    name = stream.name
+    return [
+        Figure(f"prior, last half, {name}", before_),
+        Figure(f"5 % shadow, last half, {name}", shadow_, note=f"labelled {share_:.1%}"),
+        Figure(f"every label, last half, {name}", full_),
+        Figure(f"labelled share, {name}", share_, SHADOW_SHARE, "<="),
+        Figure(f"share of the full-label gain over the prior, {name}", won, 0.80),
+        Figure(f"share of the full-label gain over a coin, {name}", over_coin),
+    ]
+
+
+def _serve(
+    stream: Stream, order: NDArray[np.intp], seed: int, share: float | None
+) -> tuple[Floats, float]:
+    """Serve the stream in `order`, learning on the way; scores of its last half as served."""
+    learner: RouterLearner[Point, GainHead] = RouterLearner(_fit, score, _judge)
+    budget = ShadowBudget(share, horizon=len(order), seed=seed) if share is not None else None
+    scores = np.empty(len(order))
+    looked = 0
+    for place, at in enumerate(order):
+        point = stream.points[at]
+        scores[place] = score(learner.champion, point)
+        spread = float(np.sqrt(scores[place] * (1 - scores[place])))
+        propensity = 1.0 if budget is None else budget.look(spread)
+        if propensity is None:
+            continue
+        looked += 1
+        if learner.observe(Label(point, float(stream.gain[at]), propensity)):
+            learner.refit()
+    return scores[len(order) // 2 :], looked / len(order)
+
+
+def _fit(labels: Sequence[Label[Point]]) -> GainHead | None:
+    return fit_head(
+        [label.features for label in labels],
+        [label.gain for label in labels],
+        [label.weight for label in labels],
+    )
+
+
+def _judge(scores: Sequence[float], gains: Sequence[float], weights: Sequence[float]) -> float:
+    return apgr(np.array(scores), np.array(gains), weight=np.array(weights))

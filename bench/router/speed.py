@@ -1,0 +1,93 @@
+"""The cost of a decision: classifier, route and threshold over 10,000 mixed prompts, and memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from app.classify.classifier import Classifier
+from app.classify.complexity import Complexity, GainHead, fit_head
+from app.domain.decisions import PromptView
+from app.routing.score import RoutePolicy, route
+from app.routing.threshold import FastShareTracker
+from bench.router.data import view
+from bench.router.quality import Stream
+from bench.router.report import Figure
+
+DECISIONS = 10_000
+_LABELS = 1_500
+_MAX_CHARS = 8_000  # about 2,000 tokens
+_TOOLS = ("get_ticket", "get_user", "check_permissions")
+
+_MEMORY = """
+import resource, numpy
+from app.domain.decisions import PromptView
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+from app.classify.classifier import Classifier
+classifier = Classifier()
+for at in range(2000):
+    classifier.classify(PromptView(text=f"What is the capital of country {at}? " * (1 + at % 40)))
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+def decisions(mixed: Stream) -> list[Figure]:
+    """Time of one decision on this machine, with a fitted head, wall and CPU; added memory."""
+    order = np.random.default_rng(0).permutation(len(mixed))[:_LABELS]
+    started = time.perf_counter()
+    head = fit_head([mixed.points[at] for at in order], mixed.gain[order].tolist())
+    fitted = time.perf_counter() - started
+    decide = _decision(head)
+    prompts = _prompts(mixed)
+    for prompt in prompts[:500]:
+        decide(prompt)
+    wall, cpu = [], []
+    for prompt in prompts:
+        wall_from, cpu_from = time.perf_counter_ns(), time.thread_time_ns()
+        decide(prompt)
+        cpu.append((time.thread_time_ns() - cpu_from) / 1e6)
+        wall.append((time.perf_counter_ns() - wall_from) / 1e6)
+    memory = subprocess.run(
+        [sys.executable, "-c", _MEMORY], capture_output=True, text=True, check=True, timeout=120
+    )
+    note = f"{DECISIONS} prompts, up to {max(len(one.text) for one in prompts)} characters"
+    return [
+        Figure("decision p50, ms", float(np.quantile(wall, 0.5)), 0.2, "<=", note),
+        Figure("decision p99, ms", float(np.quantile(wall, 0.99)), 1.0, "<="),
+        Figure("decision p50, ms of CPU", float(np.quantile(cpu, 0.5))),
+        Figure("decision p99, ms of CPU", float(np.quantile(cpu, 0.99))),
+        Figure("added memory, MiB", float(memory.stdout), 64.0, "<="),
+        Figure(f"refit on {_LABELS} labels, s", fitted, 1.0, "<="),
+    ]
+
+
+def _decision(head: GainHead | None) -> Callable[[PromptView], None]:
+    classifier = Classifier(Complexity(head=head))
+    tracker, policy = FastShareTracker(), RoutePolicy()
+
+    def decide(prompt: PromptView) -> None:
+        judged = classifier.classify(prompt)
+        decision = route(judged, prompt, policy, tracker.threshold("bench"))
+        tracker.observe("bench", decision.score, decision.tier)
+
+    return decide
+
+
+def _prompts(mixed: Stream) -> list[PromptView]:
+    """The stream's prompts, one in eight made long, one in eight offering tools."""
+    rng = np.random.default_rng(2)
+    out = []
+    for at in rng.integers(0, len(mixed), DECISIONS).tolist():
+        text = mixed.rows[at].prompt
+        kind = rng.integers(0, 8)
+        if kind == 0:
+            text = (text + "\n") * (1 + int(rng.integers(0, _MAX_CHARS)) // (len(text) + 1))
+        prompt = view(text[:_MAX_CHARS])
+        if kind == 1:
+            prompt = PromptView(text=prompt.text, total_chars=len(prompt.text), tool_names=_TOOLS)
+        out.append(prompt)
+    return out
