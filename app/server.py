@@ -37,6 +37,7 @@ def serve(settings: Settings, host: str, port: int, workers: int) -> None:
             workers=workers,
             http=GatewayProtocol,
             loop="uvloop",
+            ws="none",
             lifespan="on",
             log_config=None,
             access_log=False,

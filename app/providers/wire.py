@@ -6,6 +6,7 @@ untouched; for other clients the sans-IO codecs read them into neutral events. N
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,6 +32,8 @@ _FORWARDED_PREFIXES = (
     b"anthropic-organization-id",
 )
 _FORWARDED = frozenset({b"retry-after-ms", b"request-id"})
+_TELLING = re.compile(rb"(?i)\n(?:x-ratelimit-|anthropic-|openai-|retry-after-ms|request-id)")
+"""Whether a head may hold a header that is forwarded: most local servers' hold none."""
 _NO_SUCH_PATH = frozenset({404, 405, 501})
 
 
@@ -95,7 +98,8 @@ class WireProvider:
         request = outgoing(call, self._codecs, self._codecs[self._options.fallback])
         exchange = await self._send(call, request)
         timing = call.timing
-        call.response_headers = _forwarded(exchange.headers)
+        if _TELLING.search(exchange.head) is not None:
+            call.response_headers = _forwarded(exchange.headers)
         if exchange.status >= _ERROR_FROM:
             error = await self._error(exchange, request)
             if not self._lacks_responses(call, error):
@@ -108,7 +112,9 @@ class WireProvider:
             if exchange.status >= _ERROR_FROM:
                 raise await self._error(exchange, request)
         try:
-            if call.stream and not _is_json(exchange.headers):
+            if call.stream and not (exchange.header(b"content-type") or b"").startswith(
+                b"application/json"
+            ):
                 await self._stream(call, request, exchange, emit)
             else:
                 await self._whole(call, request, exchange, emit)
@@ -230,13 +236,6 @@ class _Counted(msgspec.Struct):
 
 def _is_token(event: Event) -> bool:
     return isinstance(event, TextDelta | ThinkingDelta)
-
-
-def _is_json(headers: Sequence[tuple[bytes, bytes]]) -> bool:
-    for name, value in headers:
-        if name == b"content-type":
-            return value.startswith(b"application/json")
-    return False
 
 
 def _forwarded(headers: Sequence[tuple[bytes, bytes]]) -> Headers:

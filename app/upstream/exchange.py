@@ -123,6 +123,11 @@ class Exchange:
             self._headers = split_head(self._head)
         return self._headers
 
+    @property
+    def head(self) -> bytes:
+        """The response's head as it came, for whoever looks for a word in it before splitting it."""
+        return self._head
+
     def header(self, name: bytes) -> bytes | None:
         """The first value of ``name`` (given in lower case); cheaper than ``headers`` for a few."""
         return find_header(self._head, name)
