@@ -19,6 +19,7 @@ from app.api.response import Pulse
 from app.cache.coalesce import Flights
 from app.cache.exact import ExactCache
 from app.classify.classifier import Classifier
+from app.domain.agents import Agent
 from app.domain.chat import Dialect
 from app.domain.decisions import PromptView, Tier
 from app.domain.models import Model
@@ -27,7 +28,7 @@ from app.lanes.builtin import built_in_rules
 from app.lanes.rules import Lanes
 from app.operator_lanes import rule_of
 from app.pipeline.gateway import Gateway
-from app.pipeline.turn import answer
+from app.pipeline.turn import serve
 from app.ports import Headers, Provider
 from app.providers.profiles import abilities
 from app.providers.wire import WireOptions, WireProvider
@@ -35,7 +36,7 @@ from app.routing.load import Load
 from app.routing.router import Router
 from app.routing.score import RoutePolicy
 from app.routing.threshold import FastShareTracker
-from app.settings import ModelSettings, ProviderSettings, Settings
+from app.settings import AgentSettings, ModelSettings, ProviderSettings, Settings
 from app.telemetry.ledger import Ledger
 from app.telemetry.log import LogWriter, configure
 from app.telemetry.metrics import Metrics
@@ -61,6 +62,7 @@ async def open_gateway(settings: Settings, *, simulated: bool = False) -> AsyncI
             stack.push_async_callback(provider.aclose)
         gateway = _gateway(settings, models, providers)
         gateway.on_failure = telemetry.metrics.upstream_failed
+        await _agents(settings, gateway, stack)
         pulse = Pulse(settings.server.sse_comment_s)
         in_flight = InFlight(settings.server.max_inflight_requests)
         telemetry.metrics.follow_in_flight(lambda: in_flight.now)
@@ -71,7 +73,7 @@ async def open_gateway(settings: Settings, *, simulated: bool = False) -> AsyncI
             pulse=pulse,
             in_flight=in_flight,
             max_body_bytes=settings.server.max_body_bytes,
-            answering=answer,
+            answering=serve,
         )
         gateway.classifier.classify(
             PromptView("warm up")
@@ -84,6 +86,30 @@ async def open_gateway(settings: Settings, *, simulated: bool = False) -> AsyncI
         readiness = Readiness(ready=True, simulated=simulated)
         agents = tuple(agent.name for agent in settings.agents)
         yield Context(edge=edge, telemetry=telemetry, readiness=readiness, agents=agents)
+
+
+async def _agents(settings: Settings, gateway: Gateway, stack: AsyncExitStack) -> None:
+    """Give the gateway its agents and their tools; nothing of either is loaded where none is configured."""
+    gateway.agents = {each.name: _agent(each) for each in settings.agents}
+    if not settings.agents and not settings.tools:
+        return
+    from app.tools.configured import configured  # HTTP client and schema validator: 0.2 s
+
+    gateway.tools = configured(settings)
+    stack.push_async_callback(gateway.tools.aclose)
+    await gateway.tools.start()
+
+
+def _agent(agent: AgentSettings) -> Agent:
+    return Agent(
+        name=agent.name,
+        system=agent.system,
+        tools=agent.tools,
+        model=agent.model,
+        max_turns=agent.max_turns,
+        max_parallel_tools=agent.max_parallel_tools,
+        deadline_s=agent.deadline_s,
+    )
 
 
 async def _beside(stack: AsyncExitStack, pulse: Pulse) -> None:

@@ -59,7 +59,7 @@ class Answering(Protocol):
 class TurnResponse:
     """One request being answered."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the owner of a request's life meets everybody
         self,
         request: ChatRequest,
         gateway: Gateway,
@@ -332,6 +332,7 @@ class TurnResponse:
                 avoided_cost_usd=turn.saved_usd if hit else None,
                 disconnect=self._window(),
                 attempts=turn.attempts,
+                tools=tuple(turn.tools),
                 times=timeline,
             )
         )
@@ -392,7 +393,7 @@ def _said(content_type: bytes, cache: CacheOutcome, label: str, tier: str, reaso
 def retry_after(error: GatewayError) -> bytes:
     """The ``retry-after`` header line where the error says when to come back, in whole seconds."""
     if error.retry_after_s is None:
-        return b"retry-after: 1\r\n" if error.status == 503 else b""
+        return b"retry-after: 1\r\n" if error.status == 503 else b""  # noqa: PLR2004 - the contract: always on 503
     return b"retry-after: %d\r\n" % max(0, -int(-error.retry_after_s // 1))
 
 

@@ -33,8 +33,13 @@ async def converse(
     """Stream the answer of the first candidate that begins to answer; raises the last failure."""
     calls, unsupported = _calls(request, gateway, turn, candidates)
     if not calls:
-        assert unsupported is not None
+        assert unsupported is not None  # noqa: S101 - no candidate is left out for another reason
         raise unsupported
+    await ask(calls, gateway, turn, emit)
+
+
+async def ask(calls: Sequence[ModelCall], gateway: Gateway, turn: Turn, emit: Emit) -> None:
+    """Stream the answer of the first of ``calls`` that begins to answer; raises the last failure."""
     call = calls[0]
     for attempt in range(1, gateway.max_attempts + 1):
         try:

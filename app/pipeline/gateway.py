@@ -9,14 +9,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from app.cache.coalesce import Flight, Flights
 from app.cache.exact import ExactCache
 from app.classify.classifier import Classifier
+from app.domain.agents import Agent
 from app.domain.chat import Dialect
 from app.domain.deadline import Deadline
 from app.domain.decisions import CacheMode, CacheOutcome, Classification, Tier
 from app.domain.models import Model
+from app.domain.turn_record import ToolUse
 from app.domain.usage import Usage
 from app.lanes.rules import Lanes
 from app.ports import CallTiming, Codec, ModelCall, Provider
@@ -24,6 +27,11 @@ from app.routing.budget import RetryBudget
 from app.routing.load import Load
 from app.routing.router import Router
 from app.telemetry.timeline import Timeline
+
+if TYPE_CHECKING:
+    from app.tools.registry import (
+        Registry,  # loads validators and clients that few configurations need
+    )
 
 
 def nothing() -> None:
@@ -76,6 +84,8 @@ class Turn:
     routed: bool = False
     """The router's score decided, neither the caller nor a hard rule."""
     classification: Classification | None = None
+    tools: list[ToolUse] = field(default_factory=list)
+    """Calls of the gateway's own tools, as they ended."""
     flight: Flight | None = None
     """The flight that this turn leads: while others follow it, its client may leave without ending it."""
     cancel: Callable[[], object] = nothing
@@ -96,6 +106,9 @@ class Gateway:
     router: Router
     load: Load
     flights: Flights
+    agents: Mapping[str, Agent] = field(default_factory=dict)
+    tools: Registry | None = None
+    """None where nothing is configured that could be called."""
     clock: Callable[[], float] = time.monotonic
     retry_budget: RetryBudget = field(default_factory=RetryBudget)
     on_failure: Callable[[str, str], None] = _uncounted

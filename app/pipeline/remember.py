@@ -178,7 +178,7 @@ def joinable(flight: Flight, request: ChatRequest) -> bool:
     return True
 
 
-class keep:
+class keep:  # noqa: N801 - reads as a verb: ``with keep(...) as flight``
     """Lead a flight; when the answer came whole, keep it.
 
     Only whole, successful answers are kept: never one that was cut, refused, filtered, failed or cancelled.

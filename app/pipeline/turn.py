@@ -8,18 +8,28 @@ from __future__ import annotations
 
 from app.cache.exact import CachedAnswer
 from app.cache.key import CacheScope, exact_key
+from app.domain.agents import PREFIX as AGENT
 from app.domain.chat import ChatRequest
 from app.domain.decisions import CacheMode, CacheOutcome, PromptView, Tier
 from app.domain.events import Emit
 from app.domain.models import Model
 from app.domain.replay import answer_of_text, replay
 from app.errors import CacheOnlyMiss, NotFound
+from app.pipeline.agent_answer import answer_as_agent
 from app.pipeline.converse import converse
 from app.pipeline.gateway import Gateway, Turn
 from app.pipeline.remember import follow, joinable, keep, may_serve, tell
 
 AUTO = "auto"
 """The model name that asks the router to choose."""
+
+
+async def serve(request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit) -> None:
+    """Answer from a model, or by an agent's run where ``agent/<name>`` is asked for."""
+    if request.model.startswith(AGENT):
+        await answer_as_agent(request, gateway, turn, emit)
+    else:
+        await answer(request, gateway, turn, emit)
 
 
 async def answer(request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit) -> None:
@@ -144,5 +154,6 @@ def _look_up(
 
 
 def _unknown_model(name: str, gateway: Gateway) -> str:
-    known = ", ".join([AUTO, *sorted(gateway.models)][:12])
+    agents = [AGENT + agent for agent in sorted(gateway.agents)]
+    known = ", ".join([AUTO, *sorted(gateway.models), *agents][:12])
     return f"the model {name[:80]!r} is not configured: use one of {known}"

@@ -143,6 +143,12 @@ class Registry:
             self.outputs.put(key, result, spec.cache_ttl_s)
         return result
 
+    def checked(self, registered: Registered, arguments: str) -> Json:
+        """A call's arguments, parsed and fitting the schema; raises ``ToolError`` in words for the model."""
+        parsed = parsed_arguments(arguments)
+        registered.check(parsed)
+        return parsed
+
     async def _tried(self, registered: Registered, arguments: Json) -> object:
         spec = registered.spec
         retries = spec.retries if spec.effects.repeatable else 0

@@ -1,0 +1,255 @@
+"""``agent/<name>`` as a model: the same run, told in the dialect that was asked, tools hidden.
+
+Only the final answer is text. What the model says before it calls a tool ("Let me look that up") is
+progress, so the beginning of each message is held back until it is too long to be such a remark;
+statuses and remarks go out as comments of the stream. Before the first tool starts nothing goes out
+at all: a failure keeps its true status.
+
+An answer that was made from read-only tools may be kept as long as its shortest-lived ingredient:
+the least ``cache_ttl_s`` of the tools that were called. One call of any other tool, and it is not
+kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from hashlib import blake2b
+
+from app.cache.exact import CachedAnswer
+from app.cache.key import CacheScope, exact_key
+from app.domain.agents import PREFIX, Agent
+from app.domain.chat import ChatRequest, Message, Role, TextPart
+from app.domain.deadline import Deadline
+from app.domain.decisions import CacheMode, CacheOutcome
+from app.domain.events import (
+    Answer,
+    AnswerStarted,
+    Emit,
+    Finished,
+    FinishReason,
+    Progress,
+    TextBlock,
+    TextDelta,
+)
+from app.domain.run_events import (
+    CallEnded,
+    CallOpened,
+    MessageEnded,
+    MessageStarted,
+    MessageText,
+    RunEvent,
+    Status,
+)
+from app.domain.usage import Usage
+from app.errors import CacheOnlyMiss, GatewayError, NotFound, Unsupported
+from app.pipeline.agent import AgentRun
+from app.pipeline.gateway import Gateway, Turn
+from app.pipeline.remember import may_serve, tell
+from app.pipeline.synthesis import missing_parts, partial_answer
+
+_REMARK_CHARS = 96
+"""About twenty tokens: as long as a remark before a tool call gets, and a tenth of a second of a
+fast model.
+"""
+_KEEP_S = 0.0
+
+
+async def answer_as_agent(request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit) -> None:
+    """Answer ``request`` by a run of the agent that it names; raises as ``answer`` does."""
+    agent = gateway.agents.get(request.model.removeprefix(PREFIX))
+    if agent is None:
+        known = ", ".join(f"{PREFIX}{name}" for name in sorted(gateway.agents)[:12]) or "none"
+        message = f"the agent {request.model[:80]!r} is not configured: there are {known}"
+        raise NotFound(message, code="model_not_found", param="model")
+    conversation = gateway.codecs[request.dialect].read(request.body)
+    if conversation.tools:
+        message = "an agent has its own tools: ask for a model to use yours"
+        raise Unsupported(message, param="tools")
+    with turn.timeline.stage("cache"):
+        key = _key(agent, request, gateway, turn)
+        kept = _look_up(key, request, gateway, turn)
+    if kept is not None:
+        await tell(kept, request, gateway, turn, emit)
+        return
+    if turn.cache_mode is CacheMode.ONLY:
+        raise CacheOnlyMiss("no answer of this agent is kept for this request")
+    now_s = asyncio.get_running_loop().time()
+    turn.deadline = Deadline.after(now_s, turn.deadline.sooner(now_s, agent.deadline_s))
+    teller = _Teller(request.model, turn, emit)
+    run = AgentRun(
+        agent=agent,
+        messages=with_system(agent, conversation.messages),
+        gateway=gateway,
+        turn=turn,
+        say=teller.hear,
+        sampling=conversation.sampling,
+    )
+    answer = await teller.tell(run)
+    if key is not None:
+        _keep(key, answer, run, request)
+
+
+def with_system(agent: Agent, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """The agent's own instructions, before everything else."""
+    if not agent.system:
+        return messages
+    return (Message(Role.SYSTEM, (TextPart(agent.system),)), *messages)
+
+
+class _Teller:
+    """Takes a run's events in, gives the final answer's events out, in one task at the client's pace."""
+
+    def __init__(self, model: str, turn: Turn, emit: Emit) -> None:
+        self._model, self._turn, self._emit = model, turn, emit
+        self._heard: asyncio.Queue[RunEvent | None] = asyncio.Queue()
+        self._held: list[str] = []
+        self._held_chars = 0
+        self._told: list[str] = []
+        self._ended: list[CallEnded] = []
+        self._message_told = False
+
+    @property
+    def hear(self) -> Callable[[RunEvent], None]:
+        """Where the run puts its events."""
+        return self._heard.put_nowait
+
+    async def tell(self, run: AgentRun) -> Answer:
+        """Run, tell, and give the whole answer; raises what the run raised."""
+        failure: list[GatewayError] = []
+
+        async def work() -> None:
+            try:
+                await run.run()
+            except GatewayError as error:
+                failure.append(error)
+            finally:
+                self._heard.put_nowait(None)
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(work())
+            while (event := await self._heard.get()) is not None:
+                await self._hear(event)
+        if failure:
+            raise failure[0]
+        return await self._finish(run)
+
+    async def _hear(self, event: RunEvent) -> None:
+        match event:
+            case Status(text):
+                await self._emit(Progress(text))
+            case CallEnded():
+                self._ended.append(event)
+            case MessageStarted(reasoning=False):
+                self._message_told = False
+            case MessageText(_, text, reasoning=False):
+                self._held.append(text)
+                self._held_chars += len(text)
+                if self._message_told or self._held_chars > _REMARK_CHARS:
+                    await self._say_held()
+            case CallOpened() if self._held:
+                await self._emit(Progress("".join(self._held).strip()))
+                self._held, self._held_chars = [], 0
+            case MessageEnded():
+                pass
+            case _:
+                pass
+
+    async def _say_held(self) -> None:
+        if self._held:
+            text = "".join(self._held)
+            self._held, self._held_chars = [], 0
+            if self._told and not self._message_told:
+                text = "\n\n" + text  # an earlier message turned out longer than a remark
+            self._message_told = True
+            await self._say(text)
+
+    async def _say(self, text: str) -> None:
+        if not self._told:
+            turn = self._turn
+            await self._emit(AnswerStarted(turn.request_id, self._model, int(turn.started_unix_s)))
+        self._told.append(text)
+        await self._emit(TextDelta(text))
+
+    async def _finish(self, run: AgentRun) -> Answer:
+        await self._say_held()
+        if not self._told:
+            await self._say(run.text or partial_answer(self._ended))
+        note = missing_parts(run.left_out)
+        if note:
+            await self._say(note)
+        turn = self._turn
+        finish = FinishReason(run.finish) if run.finish else FinishReason.STOP
+        if finish is FinishReason.TOOL_CALLS:
+            finish = FinishReason.STOP  # the tools are ours: to the client this is simply the end
+        usage = turn.usage or Usage()
+        turn.finish, turn.complete = finish.value, True
+        await self._emit(Finished(finish, usage))
+        return Answer(
+            id=turn.request_id,
+            model=self._model,
+            blocks=(TextBlock("".join(self._told)),),
+            finish=finish,
+            usage=usage,
+            created_s=int(turn.started_unix_s),
+        )
+
+
+def _key(agent: Agent, request: ChatRequest, gateway: Gateway, turn: Turn) -> bytes | None:
+    if gateway.exact is None or turn.cache_mode is CacheMode.BYPASS:
+        turn.cache = CacheOutcome.BYPASS
+        turn.cache_reason = "disabled" if gateway.exact is None else "asked"
+        return None
+    version = blake2b(repr(agent).encode(), digest_size=8).hexdigest()
+    tier = "" if turn.tier is None else turn.tier.value
+    scope = CacheScope(turn.tenant, turn.user, f"{request.model}@{version}", tier)
+    return exact_key(scope, request)
+
+
+def _look_up(
+    key: bytes | None, request: ChatRequest, gateway: Gateway, turn: Turn
+) -> CachedAnswer | None:
+    if key is None or gateway.exact is None:
+        return None
+    if turn.cache_mode is CacheMode.REFRESH:
+        turn.cache_reason = "refresh"
+        return None
+    entry = gateway.exact.get(key)
+    if entry is None:
+        turn.cache_reason = "absent"
+        return None
+    return entry if may_serve(entry, key, request, gateway, turn) else None
+
+
+def _keep(key: bytes, answer: Answer, run: AgentRun, request: ChatRequest) -> None:
+    """Keep a whole answer as long as every tool result in it may be kept."""
+    gateway, turn = run.gateway, run.turn
+    specs = [each.spec for each in run.used.values()]
+    ttl_s = min((spec.cache_ttl_s for spec in specs), default=None)
+    whole = answer.finish.complete and not run.left_out and not run.invalid
+    if not whole or ttl_s == _KEEP_S or gateway.exact is None:
+        return
+    if not all(spec.effects.read_only for spec in specs):
+        return
+    entry = CachedAnswer(
+        key=key,
+        dialect=request.dialect,
+        streamed=request.stream,
+        usage_shown=request.include_usage,
+        pieces=(),
+        model=turn.model.name if turn.model else "",
+        tier=turn.answered_tier,
+        tenant=turn.tenant,
+        stored_at_s=0.0,
+        expires_at_s=0.0,
+        request_id=turn.request_id,
+        tags=turn.tags,
+        usage=turn.usage,
+        cost_usd=turn.cost_usd,
+        upstream_s=turn.timeline.elapsed_s(),
+        answer=answer,
+        judged=bool(specs),
+    )
+    gateway.exact.put(key, entry)
+    if ttl_s is not None:
+        gateway.exact.shorten(key, ttl_s)
