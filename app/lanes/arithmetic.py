@@ -23,9 +23,18 @@ _SHOWN_DECIMALS = 10
 _TOKEN = re.compile(r"\s*(?:(\d[\d,]*(?:\.\d+)?|\.\d+)|(\*\*|[-+*/^()×÷·−xX]))")
 _GROUPED = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+")
 _SPELLED = {"×": "*", "·": "*", "x": "*", "X": "*", "÷": "/", "−": "-", "^": "**"}
+_OPERATION = re.compile(r"[\d)]\s*(?:[-+*/^×÷·−]|[xX])\s*[\d(.+-]")
 _LOOKS_LIKE_A_NAME = re.compile(r"\d+[-/xX]\d+(?:[-/xX]\d+)*")
 
-_ASK = r"(?:what(?:'s|’s|\s+is|\s+are)|how\s+much\s+(?:is|are)|(?P<order>calculate|compute|evaluate|work\s+out))"
+_ASK = (
+    r"(?:what(?:'s|’s|\s+is|\s+are)|how\s+much\s+(?:is|are)|"
+    r"(?P<order>calculate|compute|evaluate|work\s+out))"
+)
+
+
+_Value = int | Fraction
+"""Whole numbers stay ints: a Fraction costs ten times as much."""
+_Token = int | Fraction | str
 
 
 class _NoValueError(Exception):
@@ -36,7 +45,7 @@ class _DivisionByZeroError(Exception):
     """The expression is well formed but has no value."""
 
 
-def evaluate(expression: str) -> Fraction | None:
+def evaluate(expression: str) -> int | Fraction | None:
     """The exact value of an expression of + - * / ** ( ), or None when it is none or out of bounds.
 
     Raises ZeroDivisionError when it divides by zero.
@@ -46,14 +55,14 @@ def evaluate(expression: str) -> Fraction | None:
     try:
         parser = _Parser(_tokens(expression))
         value = parser.sum(0)
-        return value if parser.done else None
     except _NoValueError:
         return None
     except _DivisionByZeroError as exc:
         raise ZeroDivisionError(f"{expression!r} divides by zero") from exc
+    return value if parser.done else None
 
 
-def shown(value: Fraction) -> tuple[str, bool]:
+def shown(value: int | Fraction) -> tuple[str, bool]:
     """A value as decimal text, and whether that text is exact (else rounded to 10 digits)."""
     if value.denominator == 1:
         return str(value.numerator), True
@@ -68,7 +77,7 @@ def shown(value: Fraction) -> tuple[str, bool]:
 class _Parser:
     """Recursive descent: sum > product > sign > power > atom. Each value is checked for its size."""
 
-    def __init__(self, tokens: list[Fraction | str]) -> None:
+    def __init__(self, tokens: list[_Token]) -> None:
         self._tokens = tokens
         self._at = 0
 
@@ -76,7 +85,7 @@ class _Parser:
     def done(self) -> bool:
         return self._at == len(self._tokens)
 
-    def sum(self, depth: int) -> Fraction:
+    def sum(self, depth: int) -> _Value:
         value = self._product(depth)
         while (sign := self._peek()) in {"+", "-"}:
             self._at += 1
@@ -84,17 +93,17 @@ class _Parser:
             value = _bounded(value + other if sign == "+" else value - other)
         return value
 
-    def _product(self, depth: int) -> Fraction:
+    def _product(self, depth: int) -> _Value:
         value = self._signed(depth)
         while (sign := self._peek()) in {"*", "/"}:
             self._at += 1
             other = self._signed(depth)
             if sign == "/" and not other:
                 raise _DivisionByZeroError
-            value = _bounded(value * other if sign == "*" else value / other)
+            value = _bounded(value * other if sign == "*" else _divided(value, other))
         return value
 
-    def _signed(self, depth: int) -> Fraction:
+    def _signed(self, depth: int) -> _Value:
         if depth > _MAX_DEPTH:
             raise _NoValueError
         if self._peek() in {"+", "-"}:
@@ -104,7 +113,7 @@ class _Parser:
             return -value if sign == "-" else value
         return self._power(depth)
 
-    def _power(self, depth: int) -> Fraction:
+    def _power(self, depth: int) -> _Value:
         base = self._atom(depth)
         if self._peek() != "**":
             return base
@@ -117,14 +126,15 @@ class _Parser:
         size = max(base.numerator.bit_length(), base.denominator.bit_length())
         if size * abs(exponent.numerator) > 4 * _MAX_VALUE.bit_length():
             raise _NoValueError
-        return _bounded(base**exponent.numerator)
+        power = base**exponent.numerator if exponent >= 0 else Fraction(base) ** exponent.numerator
+        return _bounded(power)
 
-    def _atom(self, depth: int) -> Fraction:
-        token = self._peek()
+    def _atom(self, depth: int) -> _Value:
+        part = self._peek()
         self._at += 1
-        if isinstance(token, Fraction):
-            return token
-        if token == "(":
+        if part is not None and not isinstance(part, str):
+            return part
+        if part == "(":
             value = self.sum(depth + 1)
             if self._peek() != ")":
                 raise _NoValueError
@@ -132,12 +142,12 @@ class _Parser:
             return value
         raise _NoValueError
 
-    def _peek(self) -> Fraction | str | None:
+    def _peek(self) -> _Token | None:
         return self._tokens[self._at] if self._at < len(self._tokens) else None
 
 
-def _tokens(text: str) -> list[Fraction | str]:
-    tokens: list[Fraction | str] = []
+def _tokens(text: str) -> list[_Token]:
+    tokens: list[_Token] = []
     at, text = 0, text.rstrip()
     while at < len(text):
         found = _TOKEN.match(text, at)
@@ -148,15 +158,19 @@ def _tokens(text: str) -> list[Fraction | str]:
     return tokens
 
 
-def _number(text: str) -> Fraction:
+def _number(text: str) -> _Value:
     plain = text.replace(",", "")
     leading_zero = len(plain) > 1 and plain[0] == "0" and plain[1] != "."
     if not _GROUPED.fullmatch(text) or leading_zero or len(plain) > _MAX_DIGITS + 1:
         raise _NoValueError
-    return Fraction(plain)
+    return int(plain) if plain.isdigit() else Fraction(plain)
 
 
-def _bounded(value: Fraction) -> Fraction:
+def _divided(value: _Value, by: _Value) -> _Value:
+    return value // by if value % by == 0 else Fraction(value) / by
+
+
+def _bounded(value: _Value) -> _Value:
     if abs(value.numerator) > _MAX_VALUE or value.denominator > _MAX_VALUE:
         raise _NoValueError
     return value
@@ -169,7 +183,7 @@ def _answer(groups: Groups) -> str | None:
             return None
         if "ask" not in groups and not any(mark in expression for mark in "+*×÷^("):
             return None
-    if not re.search(r"[\d)]\s*(?:[-+*/^×÷·−]|[xX])\s*[\d(.+-]", expression):
+    if _OPERATION.search(expression) is None:
         return None
     try:
         value = evaluate(expression)
@@ -186,7 +200,7 @@ def _percent(groups: Groups) -> str | None:
         share, whole = _number(groups["share"]), _number(groups["whole"])
     except _NoValueError:
         return None
-    text, exact = shown(share * whole / 100)
+    text, exact = shown(Fraction(share * whole) / 100)
     return f"{groups['share']}% of {groups['whole']} {'=' if exact else '≈'} {text}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from dataclasses import replace
 
 from app.lanes.arithmetic import ARITHMETIC_RULES
 from app.lanes.dates import DATE_RULES
@@ -165,4 +166,5 @@ _TALK = (
 
 def built_in_rules() -> tuple[Rule, ...]:
     """All shipped rules, in the order in which they are tried."""
-    return (*_CHECKS, *ARITHMETIC_RULES, *UNIT_RULES, *DATE_RULES, *_TALK)
+    rules = (*_CHECKS, *ARITHMETIC_RULES, *UNIT_RULES, *DATE_RULES, *_TALK)
+    return tuple(replace(rule, shipped=True) for rule in rules)
