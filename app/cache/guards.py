@@ -20,17 +20,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from app.cache.lexicon import SYMMETRIC_RELATIONS, opposites_of
+from app.cache.text_view import TextView, stem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from app.cache.text_view import TextView
 
 _EXCLUSIVE_STATES: Final = ("formerly", "becoming")
 _SWAPPABLE: Final = frozenset({"from", "to", "into", "before", "after", "by", "than", "on", "over",
                                "under", "since", "until", "above", "below", "for", "with", "without",
                                "about", "against", "toward", "towards"})  # fmt: skip
 _SHORT_WORD: Final = 3
+_ARTICLES: Final = frozenset({"a", "an", "the"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,11 +188,33 @@ def _polarity(a: TextView, b: TextView) -> tuple[list[Difference], int]:
     pairs = opposite_pairs(a, b)
     negated = int((a.negations % 2) != (b.negations % 2))
     reversals = len(pairs) + negated
-    odd = reversals % 2 == 1
+    # Two reversals cancel only where nothing else differs ("more patient", "less impatient").
+    reversed_words = {stem(w) for pair in pairs for w in pair}
+    odd = reversals % 2 == 1 or bool(reversals and (a.content ^ b.content) - reversed_words)
     found = [Difference("opposite", f"opposites: {x} vs {y}", veto=odd) for x, y in pairs]
     if negated:
         found.append(Difference("negation", "one of the two is negated", veto=odd))
     return found, reversals
+
+
+def _qualifier(a: TextView, b: TextView) -> Difference | None:
+    """Two equal questions but for one more qualifier in front of a shared word.
+
+    Measured on public question pairs: one answer serves 0.54 of such pairs. In statements the
+    share is 0.88, so they are left to the verifier.
+    """
+    if a.question == "none" or a.question != b.question:
+        return None
+    extra = a.content ^ b.content
+    if len(extra) != 1 or not (a.stem_set ^ b.stem_set) <= extra | _ARTICLES:
+        return None
+    longer = a if len(a.content) > len(b.content) else b
+    at = next(i for i, s in enumerate(longer.stems) if s in extra)
+    word = longer.words[at]
+    narrows = at + 1 < len(longer.stems) and longer.stems[at + 1] in a.content & b.content
+    if not narrows or word.endswith("ly"):
+        return None
+    return Difference("qualifier", f"asked more narrowly on one side: {word}", veto=True)
 
 
 def _time_states(a: TextView, b: TextView) -> Difference | None:
@@ -274,6 +296,7 @@ def compare(a: TextView, b: TextView) -> Differences:
             _time_states(a, b),
             _logic(a, b),
             _coreference(a, b),
+            _qualifier(a, b),
         )
         if d is not None
     ]

@@ -28,7 +28,8 @@ STOP_WORDS: Final = frozenset(
 # Words that change nothing in what is asked for: their presence on one side is no evidence.
 FILLERS: Final = frozenset(
     "please kindly hey hi hello ok okay thanks thank actually really basically just simply indeed "
-    "truly literally currently well so um uh now".split()
+    "truly literally currently well so um uh now fact definitely certainly honestly seriously "
+    "possibly maybe perhaps kinda sorta somehow".split()
 )
 
 # Each line: words of one side | words of the other. Symmetric.
@@ -48,7 +49,7 @@ to | from
 start starts started starting begin begins began enable enabled resume | stop stops stopped stopping end ends ended quit disable disabled pause
 increase increases increased increasing raise raises raised add adds added adding gain gains | decrease decreases decreased decreasing reduce reduces reduced lower lowers lowered remove removes removed removing delete lose loses subtract
 high higher highest | low lower lowest
-big bigger biggest large larger largest | small smaller smallest little tiny
+big bigger biggest large larger largest huge giant enormous | small smaller smallest little tiny
 long longer longest | short shorter shortest
 tall taller tallest | short shorter shortest
 many | few
@@ -67,6 +68,14 @@ easy easier easiest simple | hard harder hardest difficult
 early | late
 buy buys bought buying purchase | sell sells sold selling
 win wins won | lose loses lost
+hit hits hitting | miss misses missing missed
+rise rises rising climb climbs climbing ascend | fall falls falling descend descends descending
+sit sits sitting | stand stands standing
+asleep sleeping | awake
+top | bottom
+front | back rear
+first | last
+toward towards at | away
 love loves loved like likes liked | hate hates hated dislike dislikes
 accept accepts accepted approve approves allow allows allowed permit | reject rejects rejected deny denies denied forbid forbidden ban refuse
 push pushes | pull pulls

@@ -176,9 +176,10 @@ def _passive_at(words: list[str]) -> int:
 
 
 def _question(words: list[str]) -> str:
-    for word in words[:4]:
+    for i, word in enumerate(words[:4]):
         group = QUESTION_GROUPS.get(word)
-        if group is not None:
+        # "Is it ..." asks; "A man is ..." does not.
+        if group is not None and (group != "polar" or i == 0):
             return group
     return "none"
 
