@@ -23,7 +23,7 @@ clock. `app.cache.route_archive` writes a state to bytes and back.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
@@ -214,7 +214,7 @@ def decide(
     state.requests += 1
     near = candidates[:NEIGHBOURS]
     if not near:
-        return Decision(False, False, None, 0.0, 0.0, 1.0, ("nothing similar is stored",))
+        return _miss(None, ("nothing similar is stored",))
     scored = state.verifier.score(
         query.view, [c.view for c in near], [c.cosine for c in near], [c.answer for c in near]
     )
@@ -225,10 +225,28 @@ def decide(
     return _weigh(near[best], scored[best], state, rng)
 
 
+def _miss(
+    candidate: CandidateView | None,
+    reasons: tuple[str, ...],
+    score: float = 0.0,
+    chance: float = 0.0,
+    bound: float = 1.0,
+) -> Decision:
+    return Decision(
+        serve=False,
+        audit=False,
+        candidate=candidate,
+        score=score,
+        probability=chance,
+        bound=bound,
+        reasons=reasons,
+    )
+
+
 def _vetoed(near: Sequence[CandidateView], scored: Sequence[Scored]) -> Decision:
     best = max(range(len(near)), key=lambda i: scored[i].probability)
     reasons = tuple(d.words for d in scored[best].differences.vetoes)
-    return Decision(False, False, near[best], 0.0, 0.0, 1.0, reasons)
+    return _miss(near[best], reasons)
 
 
 def _weigh(candidate: CandidateView, scored: Scored, state: RouteState, rng: Random) -> Decision:
@@ -239,15 +257,15 @@ def _weigh(candidate: CandidateView, scored: Scored, state: RouteState, rng: Ran
     if threshold is None:
         waiting = "closed after an alarm" if state.closed else "shadow mode"
         why = f"{waiting}: {state.labels} labelled questions certify no threshold yet"
-        return Decision(False, False, candidate, score, chance, 1.0, (why, *notes))
+        return _miss(candidate, (why, *notes), score, chance)
     bound = threshold.upper_per_hit
     if score < threshold.score:
         why = f"score {score:.3f} is below the certified {threshold.score:.3f}"
-        return Decision(False, False, candidate, score, chance, bound, (why, *notes))
+        return _miss(candidate, (why, *notes), score, chance, bound)
     record = state.entries.get(candidate.entry)
     if record is not None and record.shrink(score) < state.limits.floor:
         why = f"this entry was found wrong {record.wrong:g} times, right {record.right:g} times"
-        return Decision(False, False, candidate, score, chance, bound, (why, *notes))
+        return _miss(candidate, (why, *notes), score, chance, bound)
     why = (
         f"score {score:.3f} >= {threshold.score:.3f}: of {threshold.hits} labelled questions that"
         f" scored so, {threshold.wrong} had another answer (wrong per hit <= {bound:.3f}, wrong"
@@ -255,6 +273,7 @@ def _weigh(candidate: CandidateView, scored: Scored, state: RouteState, rng: Ran
         f" {threshold.labels} labels)"
     )
     if rng.random() < state.audit_rate:
-        return Decision(False, True, candidate, score, chance, bound, (why, "audited", *notes))
+        reasons = (why, "audited", *notes)
+        return replace(_miss(candidate, reasons, score, chance, bound), audit=True)
     state.hits += 1
-    return Decision(True, False, candidate, score, chance, bound, (why, *notes))
+    return replace(_miss(candidate, (why, *notes), score, chance, bound), serve=True)

@@ -109,7 +109,9 @@ def _parties(a: TextView, b: TextView) -> frozenset[str]:
 
 
 def _stemmed(names: frozenset[str], a: TextView) -> frozenset[str]:
-    return frozenset(s for w, s in zip(a.words, a.stems, strict=True) if w.removesuffix("'s") in names)
+    return frozenset(
+        s for w, s in zip(a.words, a.stems, strict=True) if w.removesuffix("'s") in names
+    )
 
 
 def _symmetric(a: TextView, b: TextView) -> bool:
@@ -228,7 +230,7 @@ def _time_states(a: TextView, b: TextView) -> Difference | None:
 
 
 def _logic(a: TextView, b: TextView) -> Difference | None:
-    """"x or y" against "x and y" asks for something else when the words are the same."""
+    """Refuse "x or y" against "x and y": the same words ask for something else."""
     crossed = (a.has_or and not b.has_or and b.has_and and not a.has_and) or (
         b.has_or and not a.has_or and a.has_and and not b.has_and
     )
@@ -249,7 +251,8 @@ def _coreference(a: TextView, b: TextView) -> Difference | None:
         return Difference("pronoun", text, veto=len(a.content ^ b.content) <= 2)  # noqa: PLR2004
     named = len(a.names) > 0 and len(b.names) > 0
     return Difference(
-        "pronoun_for_name", "a pronoun on one side, a name on the other",
+        "pronoun_for_name",
+        "a pronoun on one side, a name on the other",
         veto=named and a.content == b.content,
     )
 
@@ -262,7 +265,9 @@ def _is_typo(x: str, y: str) -> bool:
     while i < min(len(x), len(y)) and x[i] == y[i]:
         i += 1
     if len(x) == len(y):
-        return x[i + 1 :] == y[i + 1 :] or (x[i : i + 2] == y[i : i + 2][::-1] and x[i + 2 :] == y[i + 2 :])
+        return x[i + 1 :] == y[i + 1 :] or (
+            x[i : i + 2] == y[i : i + 2][::-1] and x[i + 2 :] == y[i + 2 :]
+        )
     longer, shorter = (x, y) if len(x) > len(y) else (y, x)
     return longer[i + 1 :] == shorter[i:]
 
@@ -307,6 +312,8 @@ def compare(a: TextView, b: TextView) -> Differences:
         found.append(role)
     if a.question != b.question:
         found.append(
-            Difference("question", f"question word differs: {a.question} vs {b.question}", veto=False)
+            Difference(
+                "question", f"question word differs: {a.question} vs {b.question}", veto=False
+            )
         )
     return Differences(tuple(found), reversals, swapped, symmetric)

@@ -10,26 +10,32 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Final
 
-NEGATIONS: Final = frozenset(
+
+def words(text: str) -> frozenset[str]:
+    """The set of the words of a text; how every list here is written."""
+    return frozenset(text.split())
+
+
+NEGATIONS: Final = words(
     "not no never none nobody nothing neither nor without cannot cant dont doesnt didnt isnt arent "
     "wasnt werent wont wouldnt shouldnt couldnt hasnt havent hadnt aint unable can't don't doesn't "
     "didn't isn't aren't wasn't weren't won't wouldn't shouldn't couldn't hasn't haven't hadn't "
-    "ain't n't no-one except unless".split()
+    "ain't n't no-one except unless"
 )
 
-STOP_WORDS: Final = frozenset(
+STOP_WORDS: Final = words(
     "a an the of in on at to for from by with and or is are was were be been being am do does did "
     "i me my mine we us our you your it its he him his she her they them their this that these "
     "those there here what which who whom whose when where why how can could would will shall "
     "should may might must have has had please tell show give list find get need want like just "
-    "about as if so than then too also any some all".split()
+    "about as if so than then too also any some all"
 )
 
 # Words that change nothing in what is asked for: their presence on one side is no evidence.
-FILLERS: Final = frozenset(
+FILLERS: Final = words(
     "please kindly hey hi hello ok okay thanks thank actually really basically just simply indeed "
     "truly literally currently well so um uh now fact definitely certainly honestly seriously "
-    "possibly maybe perhaps kinda sorta somehow".split()
+    "possibly maybe perhaps kinda sorta somehow"
 )
 
 # Each line: words of one side | words of the other. Symmetric.
@@ -46,8 +52,24 @@ in | out
 near close | far
 into | from
 to | from
-start starts started starting begin begins began enable enabled resume | stop stops stopped stopping end ends ended quit disable disabled pause
-increase increases increased increasing raise raises raised add adds added adding gain gains | decrease decreases decreased decreasing reduce reduces reduced lower lowers lowered remove removes removed removing delete lose loses subtract
+start starts started starting begin | stop stops stopped stopping end
+start starts started starting begin | ends ended quit disable disabled
+start starts started starting begin | pause
+begins began enable enabled resume | stop stops stopped stopping end
+begins began enable enabled resume | ends ended quit disable disabled
+begins began enable enabled resume | pause
+increase increases increased increasing raise | decrease decreases decreased decreasing reduce
+increase increases increased increasing raise | reduces reduced lower lowers lowered
+increase increases increased increasing raise | remove removes removed removing delete
+increase increases increased increasing raise | lose loses subtract
+raises raised add adds added | decrease decreases decreased decreasing reduce
+raises raised add adds added | reduces reduced lower lowers lowered
+raises raised add adds added | remove removes removed removing delete
+raises raised add adds added | lose loses subtract
+adding gain gains | decrease decreases decreased decreasing reduce
+adding gain gains | reduces reduced lower lowers lowered
+adding gain gains | remove removes removed removing delete
+adding gain gains | lose loses subtract
 high higher highest | low lower lowest
 big bigger biggest large larger largest huge giant enormous | small smaller smallest little tiny
 long longer longest | short shorter shortest
@@ -77,7 +99,10 @@ front | back rear
 first | last
 toward towards at | away
 love loves loved like likes liked | hate hates hated dislike dislikes
-accept accepts accepted approve approves allow allows allowed permit | reject rejects rejected deny denies denied forbid forbidden ban refuse
+accept accepts accepted approve approves | reject rejects rejected deny denies
+accept accepts accepted approve approves | denied forbid forbidden ban refuse
+allow allows allowed permit | reject rejects rejected deny denies
+allow allows allowed permit | denied forbid forbidden ban refuse
 push pushes | pull pulls
 send sends sent sending | receive receives received receiving
 lend lends | borrow borrows
@@ -90,7 +115,10 @@ install installs | uninstall uninstalls
 lock locks | unlock unlocks
 mute | unmute
 connect connects | disconnect disconnects
-arrive arrives arriving arrival arrivals land lands landing | depart departs departing departure departures leave leaves leaving
+arrive arrives arriving arrival arrivals | depart departs departing departure departures
+arrive arrives arriving arrival arrivals | leave leaves leaving
+land lands landing | depart departs departing departure departures
+land lands landing | leave leaves leaving
 deposit deposits | withdraw withdraws withdrawal
 credit credits | debit debits
 always | never
@@ -190,22 +218,22 @@ NUMBER_WORDS: Final = {
     "eighth": 8, "ninth": 9, "tenth": 10, "twice": 2, "half": 0.5, "dozen": 12,
 }  # fmt: skip
 
-DATES: Final = frozenset(
+DATES: Final = words(
     "monday tuesday wednesday thursday friday saturday sunday mon tue tues wed thu thurs fri sat "
     "sun january february march april june july august september october november december jan "
     "feb mar apr jun jul aug sep sept oct nov dec today tomorrow yesterday tonight weekend noon "
-    "midnight morning afternoon evening".split()
+    "midnight morning afternoon evening"
 )
 
-UNITS: Final = frozenset(
+UNITS: Final = words(
     "km kilometer kilometers kilometre kilometres mile miles meter meters metre metres cm mm inch "
     "inches feet foot yard yards kg kilogram kilograms gram grams g lb lbs pound pounds ounce "
     "ounces oz ton tons liter liters litre litres ml gallon gallons second seconds minute minutes "
     "hour hours day days week weeks month months year years celsius fahrenheit kelvin dollar "
-    "dollars usd euro euros eur gbp yen jpy rupee rupees inr kb mb gb tb percent".split()
+    "dollars usd euro euros eur gbp yen jpy rupee rupees inr kb mb gb tb percent"
 )
 
-COMPARATORS: Final = frozenset("more less most least fewer fewest greater than".split())
+COMPARATORS: Final = words("more less most least fewer fewest greater than")
 
 # A state in time: is / used to be / becoming / will be / before / after.
 TIME_STATES: Final = {
@@ -225,14 +253,14 @@ QUESTION_GROUPS: Final = {
 }  # fmt: skip
 
 # Relations that hold both ways: swapping the two names changes nothing.
-SYMMETRIC_RELATIONS: Final = frozenset(
+SYMMETRIC_RELATIONS: Final = words(
     "married engaged dating related same similar identical equal equivalent friends friend "
     "divorced different between neighbors neighbours siblings cousins sibling cousin bound close "
     "next versus vs and or both together compare compared comparison difference distance linked "
     "connected tied allied partners partner adjacent parallel meeting talking speaking chatting "
     "wed separated apart intersect intersects resemble resembles match matches acquaintance "
     "acquaintances colleague colleagues coworker coworkers roommate roommates teammate teammates "
-    "classmate classmates spouse spouses twin twins ally allies rival rivals".split()
+    "classmate classmates spouse spouses twin twins ally allies rival rivals"
 )
 
 PRONOUNS: Final = {

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
@@ -116,17 +117,13 @@ def _order_agreement(a: TextView, b: TextView, shared: frozenset[str]) -> float:
         return 1.0
     place = {s: i for i, s in enumerate(b.stems)}
     line = [place[s] for s in dict.fromkeys(a.stems) if s in shared]
-    rising = sum(y > x for x, y in zip(line, line[1:], strict=False))
+    rising = sum(y > x for x, y in pairwise(line))
     return rising / (len(line) - 1)
 
 
 def _preposition_conflicts(a: TextView, b: TextView, shared: frozenset[str]) -> int:
     left, right = a.governors, b.governors
-    return sum(
-        1
-        for s in shared
-        if left.get(s) and right.get(s) and left[s] != right[s]
-    )
+    return sum(1 for s in shared if left.get(s) and right.get(s) and left[s] != right[s])
 
 
 def pair_features(

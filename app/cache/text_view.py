@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Final
 
 from app.cache.lexicon import (
@@ -24,6 +25,7 @@ from app.cache.lexicon import (
     UNITS,
     opposites_of,
 )
+from app.cache.lexicon import words as word_list
 
 _WORD: Final = re.compile(
     r"[$€£#]?\d[\d,]*(?:\.\d+)?(?:[:/\-]\d+)*[a-z%°]*"  # numbers, times, dates, 30%, 5kg
@@ -33,12 +35,27 @@ _WORD: Final = re.compile(
 )
 _DIGITS: Final = re.compile(r"\d")
 _PLAIN_NUMBER: Final = re.compile(r"[$€£#]?(\d[\d,]*(?:\.\d+)?)(st|nd|rd|th|am|pm|[kmb%°])?$")
-_DIRECTION: Final = frozenset(
+_DIRECTION: Final = word_list(
     "from to into onto before after until till since by than over under above below via through "
     "with without at in on for against toward towards between near of about around within "
-    "outside inside off".split()
+    "outside inside off"
 )
-_BE: Final = frozenset("is are was were be been being get got gets getting".split())
+_BE: Final = word_list("is are was were be been being get got gets getting")
+_SHORTEST: Final = 4  # letters of a stem that may still lose one
+_NO_PLURAL: Final = ("ss", "us", "is")
+# (ending, letters the word must have more than, what takes its place), tried in this order.
+_ENDINGS: Final = (
+    ("ies", 4, "y"),
+    ("ing", 5, ""),
+    ("ed", 4, ""),
+    ("ly", 4, ""),
+    ("ses", 4, "s"),
+    ("xes", 4, "x"),
+    ("zes", 4, "z"),
+    ("ches", 4, "ch"),
+    ("shes", 4, "sh"),
+    ("s", 3, ""),
+)
 _IRREGULAR: Final = {
     "sold": "sell", "bought": "buy", "left": "leave", "told": "tell", "taken": "take",
     "took": "take", "given": "give", "gave": "give", "seen": "see", "saw": "see", "known": "know",
@@ -103,22 +120,14 @@ def stem(word: str) -> str:
     if _DIGITS.search(word):
         return word
     base = word.removesuffix("'s").removesuffix("'")
-    size = len(base)
-    if size > 4 and base.endswith("ies"):
-        return base[:-3] + "y"
-    if size > 5 and base.endswith("ing"):
-        base = base[:-3]
-    elif size > 4 and base.endswith("ed"):
-        base = base[:-2]
-    elif size > 4 and base.endswith("ly"):
-        base = base[:-2]
-    elif size > 4 and base.endswith(("ses", "xes", "zes", "ches", "shes")):
-        base = base[:-2]
-    elif size > 3 and base.endswith("s") and not base.endswith(("ss", "us", "is")):
+    for suffix, least, kept in _ENDINGS:
+        if len(base) > least and base.endswith(suffix):
+            if not base.endswith(_NO_PLURAL) or suffix != "s":
+                base = base[: -len(suffix)] + kept
+            break
+    if len(base) > _SHORTEST and base[-1] == base[-2] and base[-1] not in "sle":
         base = base[:-1]
-    if len(base) > 4 and base[-1] == base[-2] and base[-1] not in "sle":
-        base = base[:-1]
-    return base[:-1] if len(base) > 4 and base.endswith("e") else base
+    return base[:-1] if len(base) > _SHORTEST and base.endswith("e") else base
 
 
 def _number(word: str) -> str | None:
@@ -143,12 +152,12 @@ def _is_id(word: str) -> bool:
 def _names(raw: list[str], starts: set[int], lowered: list[str]) -> frozenset[str]:
     found = set()
     for i, word in enumerate(raw):
-        if word[0].isupper() and i not in starts and lowered[i] not in STOP_WORDS:
+        if not word[0].isupper() or lowered[i] in STOP_WORDS:
+            continue
+        # A sentence's first word counts only when the next one is capitalised too.
+        followed = i + 1 < len(raw) and raw[i + 1][0].isupper()
+        if i not in starts or (followed and lowered[i] not in QUESTION_GROUPS):
             found.add(lowered[i].removesuffix("'s"))
-        elif word[0].isupper() and i in starts and lowered[i] not in QUESTION_GROUPS:
-            # A sentence's first word counts only when the next one is capitalised too.
-            if i + 1 < len(raw) and raw[i + 1][0].isupper() and lowered[i] not in STOP_WORDS:
-                found.add(lowered[i].removesuffix("'s"))
     return frozenset(found)
 
 
@@ -169,7 +178,10 @@ def _passive_at(words: list[str]) -> int:
     for i, word in enumerate(words):
         if word == "by" and i >= 2:  # noqa: PLR2004 - a be-form and a participle come before
             participle = words[i - 1]
-            ends = participle.endswith(("ed", "en", "wn", "ught", "t", "d")) or participle in _IRREGULAR
+            ends = (
+                participle.endswith(("ed", "en", "wn", "ught", "t", "d"))
+                or participle in _IRREGULAR
+            )
             if ends and any(w in _BE for w in words[:i]):
                 return i
     return -1
@@ -216,7 +228,7 @@ def view(text: str) -> TextView:
         stem_set=frozenset(stems),
         word_set=frozenset(words),
         reversals=frozenset().union(*map(opposites_of, words)),
-        bigrams=frozenset(zip(stems, stems[1:], strict=False)),
+        bigrams=frozenset(pairwise(stems)),
         trigrams=frozenset(compact[i : i + 3] for i in range(max(1, len(compact) - 2))),
         numbers=frozenset(n for n in map(_number, words) if n is not None),
         ids=frozenset(w for w in words if _is_id(w)),
@@ -233,5 +245,5 @@ def view(text: str) -> TextView:
         has_and="and" in words or "both" in words or "simultaneously" in words,
         has_or="or" in words or "either" in words,
         has_if="if" in words or "whether" in words,
-        cased=any(c.isupper() for c in text[1:]) ,
+        cased=any(c.isupper() for c in text[1:]),
     )

@@ -96,8 +96,8 @@ class TokenWeights:
         for step in range(1, _STEPS + 1):
             margin = np.add.reduceat(weights[local], bags.starts[:-1]) + intercept
             error = 1 / (1 + np.exp(-np.clip(margin, -_EXTREME, _EXTREME))) - labels
-            slope = np.bincount(local, weights=np.repeat(error, sizes), minlength=len(used))
-            slope = np.append(slope + _RIDGE * weights, error.sum()) / count
+            summed = np.bincount(local, weights=np.repeat(error, sizes), minlength=len(used))
+            slope = np.append(summed + _RIDGE * weights, error.sum()) / count
             first = 0.9 * first + 0.1 * slope
             second = 0.99 * second + 0.01 * slope * slope
             move = (first / (1 - 0.9**step)) / (np.sqrt(second / (1 - 0.99**step)) + 1e-9)

@@ -48,18 +48,15 @@ _LEAST_QUESTIONS: Final = 40
 _CLIP: Final = 1e-6
 
 
-@dataclass(frozen=True, slots=True)
-class VerifierParams:
-    """How a route's models are grown; the same for every route and every benchmark stream."""
-
-    pair: GbdtParams = GbdtParams(
-        loss="logistic", trees=50, depth=4, learning_rate=0.15, l2=2.0, min_leaf_weight=2.0,
-        row_share=0.6, feature_share=0.5, max_bins=32,
-    )  # fmt: skip
-    agreement: GbdtParams = GbdtParams(
-        loss="logistic", trees=40, depth=3, learning_rate=0.15, l2=4.0, min_leaf_weight=3.0,
-        row_share=0.6, feature_share=0.5, max_bins=32,
-    )  # fmt: skip
+# How a route's models are grown; the same for every route and every benchmark stream.
+_PAIR_PARAMS: Final = GbdtParams(
+    loss="logistic", trees=50, depth=4, learning_rate=0.15, l2=2.0, min_leaf_weight=2.0,
+    row_share=0.6, feature_share=0.5, max_bins=32,
+)  # fmt: skip
+_AGREEMENT_PARAMS: Final = GbdtParams(
+    loss="logistic", trees=40, depth=3, learning_rate=0.15, l2=4.0, min_leaf_weight=3.0,
+    row_share=0.6, feature_share=0.5, max_bins=32,
+)  # fmt: skip
 
 
 class Rareness:
@@ -168,9 +165,7 @@ class RouteVerifier:
             pair = self._pair.predict(pair_rows)
             around = neighbour_features(pair, np.asarray(cosines, dtype=np.float64), answers)
             probabilities = self._agreement.predict(np.column_stack([around, rows]))
-        return [
-            Scored(float(p), d) for p, d in zip(probabilities, seen, strict=True)
-        ]
+        return [Scored(float(p), d) for p, d in zip(probabilities, seen, strict=True)]
 
     def _prior_margin(self, rows: Floats) -> Floats:
         if self._prior is None:
@@ -234,10 +229,8 @@ def _pairs(questions: Sequence[Question], rareness: Rareness) -> _Pairs:
 class _Fitting:
     """One refit: each stage on all pairs, and out-of-fold scores for the next stage."""
 
-    def __init__(
-        self, questions: Sequence[Question], prior: Gbdt | None, params: VerifierParams
-    ) -> None:
-        self.questions, self.prior, self.params = questions, prior, params
+    def __init__(self, questions: Sequence[Question], prior: Gbdt | None) -> None:
+        self.questions, self.prior = questions, prior
         self.rareness = Rareness.of([q.view for q in questions])
         self.pairs = _pairs(questions, self.rareness)
         self.fold = np.arange(len(questions)) % _FOLDS
@@ -249,7 +242,7 @@ class _Fitting:
         return np.flatnonzero(~asked & ~stored), np.flatnonzero(asked)
 
     def run(self) -> tuple[RouteVerifier, Calibration]:
-        pairs, params = self.pairs, self.params
+        pairs = self.pairs
         tokens = TokenWeights.fit(pairs.bags, pairs.same)
         token_margin = np.zeros(len(pairs.same))
         for fold in range(_FOLDS):
@@ -257,10 +250,10 @@ class _Fitting:
             part = TokenWeights.fit(pairs.bags.take(train), pairs.same[train])
             token_margin[held] = part.margins(pairs.bags.take(held))
         pair_rows = np.column_stack([pairs.rows, self.prior_margin, token_margin])
-        pair, pair_p = self._crossed(pair_rows, params.pair)
+        pair, pair_p = self._crossed(pair_rows, _PAIR_PARAMS)
         around = self._around(pair_p)
         rows = np.column_stack([around, pairs.rows])
-        agreement, final = self._crossed(rows, params.agreement)
+        agreement, final = self._crossed(rows, _AGREEMENT_PARAMS)
         route = RouteVerifier(self.rareness, self.prior, tokens, pair, agreement)
         return route, self._calibration(final)
 
@@ -289,12 +282,14 @@ class _Fitting:
             scores.append(max(0.0, float(allowed[best])))
             agreed.append(float(pairs.same[best]))
         return Calibration(
-            np.array(scores), np.array(agreed), np.array([float(q.unbiased) for q in self.questions])
+            np.array(scores),
+            np.array(agreed),
+            np.array([float(q.unbiased) for q in self.questions]),
         )
 
 
 def fit_route(
-    questions: Sequence[Question], prior: Gbdt | None, params: VerifierParams | None = None
+    questions: Sequence[Question], prior: Gbdt | None
 ) -> tuple[RouteVerifier, Calibration]:
     """Fit a route's verifier on its labelled questions; deterministic, seconds of CPU.
 
@@ -304,8 +299,10 @@ def fit_route(
         ValueError: fewer than 40 questions, from which nothing can be held out.
     """
     if len(questions) < _LEAST_QUESTIONS:
-        raise ValueError(f"a route needs {_LEAST_QUESTIONS} labelled questions, got {len(questions)}")
-    return _Fitting(questions, prior, params or VerifierParams()).run()
+        raise ValueError(
+            f"a route needs {_LEAST_QUESTIONS} labelled questions, got {len(questions)}"
+        )
+    return _Fitting(questions, prior).run()
 
 
 PRIOR_COLUMNS: Final = len(FEATURES)

@@ -83,7 +83,9 @@ def _bytes_field(number: int, payload: bytes | str) -> bytes:
 def _tensor(name: str, array: NDArray[np.generic]) -> bytes:
     dims = b"".join(_int_field(1, d) for d in array.shape)
     kind = _int_field(2, _TENSOR_TYPES[array.dtype.name])
-    return dims + kind + _bytes_field(8, name) + _bytes_field(9, np.ascontiguousarray(array).tobytes())
+    return (
+        dims + kind + _bytes_field(8, name) + _bytes_field(9, np.ascontiguousarray(array).tobytes())
+    )
 
 
 def _attribute(name: str, value: float | str | Sequence[int]) -> bytes:
@@ -143,7 +145,12 @@ class _Graph:
         graph += b"".join(_bytes_field(12, o) for o in outputs)
         opsets = _bytes_field(8, _int_field(2, _OPSET))
         opsets += _bytes_field(8, _bytes_field(1, "com.microsoft") + _int_field(2, 1))
-        return _int_field(1, _IR_VERSION) + _bytes_field(2, "slipstream") + opsets + _bytes_field(7, graph)
+        return (
+            _int_field(1, _IR_VERSION)
+            + _bytes_field(2, "slipstream")
+            + opsets
+            + _bytes_field(7, graph)
+        )
 
 
 # -- weights --------------------------------------------------------------------------------
@@ -222,8 +229,10 @@ class _Encoder:
         shifted = g.node("Add", g.node("Round", g.node("Div", x, scale)), self._offset)
         return _Rows(x, g.node("Cast", shifted, to=_UINT8), scale)
 
-    def linear(self, x: _Rows, weight: NDArray[np.float32], bias: NDArray[np.float32], name: str) -> str:
-        """x @ weight.T + bias; `weight` is float32[out, in] as torch keeps it."""
+    def linear(
+        self, x: _Rows, weight: NDArray[np.float32], bias: NDArray[np.float32], name: str
+    ) -> str:
+        """Give x @ weight.T + bias; `weight` is float32[out, in] as torch keeps it."""
         g = self.graph
         if not self._int8:
             bias_name = g.constant(f"{name}.bias", bias)
@@ -237,7 +246,9 @@ class _Encoder:
         operands = [x.quantised, g.constant(f"{name}.steps", steps.T)]
         total = g.node("MatMulInteger", *operands, *([] if x.lift else [self._zero_point]))
         scaled = g.node("Mul", g.node("Cast", total, to=_FLOAT), x.scale)
-        by_column = g.node("Mul", scaled, g.constant(f"{name}.scale", column_scale.astype(np.float32)))
+        by_column = g.node(
+            "Mul", scaled, g.constant(f"{name}.scale", column_scale.astype(np.float32))
+        )
         return g.node("Add", by_column, bias_name)
 
     def layer_norm(self, x: str, prefix: str) -> str:
@@ -250,7 +261,10 @@ class _Encoder:
         g, w = self.graph, self._weights
         words = g.constant("words", w["embeddings.word_embeddings.weight"])
         # Every text is one segment: its type vector is added to the position table beforehand.
-        table = w["embeddings.position_embeddings.weight"] + w["embeddings.token_type_embeddings.weight"][0]
+        table = (
+            w["embeddings.position_embeddings.weight"]
+            + w["embeddings.token_type_embeddings.weight"][0]
+        )
         positions = g.constant("positions", table.astype(np.float32))
         shape = g.node("Shape", "input_ids", start=1, end=2)
         zero = g.constant("zero", np.array([0], dtype=np.int64))
@@ -274,7 +288,11 @@ class _Encoder:
         # 1/sqrt(head width) is folded into the query's weights: one node less a layer.
         shrink = np.float32(1.0 / np.sqrt(_HEAD_WIDTH))
         weight = np.concatenate(
-            [w[f"{prefix}.query.weight"] * shrink, w[f"{prefix}.key.weight"], w[f"{prefix}.value.weight"]]
+            [
+                w[f"{prefix}.query.weight"] * shrink,
+                w[f"{prefix}.key.weight"],
+                w[f"{prefix}.value.weight"],
+            ]
         )
         bias = np.concatenate(
             [w[f"{prefix}.query.bias"] * shrink, w[f"{prefix}.key.bias"], w[f"{prefix}.value.bias"]]
@@ -302,7 +320,10 @@ class _Encoder:
             context = self._attention(self.rows(x), mask, layer)
             out = f"{prefix}.attention.output"
             mixed = self.linear(
-                self.rows(context), w[f"{out}.dense.weight"], w[f"{out}.dense.bias"], f"layer{layer}.out"
+                self.rows(context),
+                w[f"{out}.dense.weight"],
+                w[f"{out}.dense.bias"],
+                f"layer{layer}.out",
             )
             x = self.layer_norm(g.node("Add", mixed, x), f"{out}.LayerNorm")
             up = f"{prefix}.intermediate.dense"

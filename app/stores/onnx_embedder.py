@@ -15,7 +15,7 @@ import json
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import numpy as np
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fastembed import TextEmbedding
+    from fastembed.text.custom_text_embedding import CustomTextEmbedding
     from numpy.typing import NDArray
 
 WINDOW_TOKENS: Final = 256  # what all-MiniLM-L6-v2 was trained to read, special tokens included
@@ -82,7 +83,10 @@ class OnnxEmbedder:
         self.build_id: str = build
         self.dimension: int = WIDTH
         self.window_tokens: int = WINDOW_TOKENS
-        model = _load(directory, threads).model
+        # The wrapper's own model: the class that fastembed registers custom models under.
+        model = cast("CustomTextEmbedding", _load(directory, threads).model)
+        if model.model is None or model.tokenizer is None:
+            raise EmbedderError(f"fastembed loaded nothing from {directory}: rebuild the model")
         self._session = model.model
         self._tokenizer = model.tokenizer
         self._tokenizer.no_truncation()
@@ -120,7 +124,9 @@ class OnnxEmbedder:
 
 def _read_build(directory: Path) -> str:
     if not (directory / _MODEL_FILE).is_file() or not (directory / _BUILD_FILE).is_file():
-        raise EmbedderError(f"no embedding model in {directory}: run scripts/build-embedder {directory}")
+        raise EmbedderError(
+            f"no embedding model in {directory}: run scripts/build-embedder {directory}"
+        )
     try:
         build = json.loads((directory / _BUILD_FILE).read_text())
         return str(build["id"])
@@ -141,7 +147,7 @@ def _load(directory: Path, threads: int) -> TextEmbedding:
         )  # fmt: skip
     try:
         return TextEmbedding(_NAME, specific_model_path=str(directory), threads=threads)
-    except Exception as exc:  # noqa: BLE001 - ORT and fastembed raise bare types; all mean the same
+    except Exception as exc:  # ORT and fastembed raise bare types; all mean the same
         raise EmbedderError(f"the embedding model in {directory} cannot be loaded: {exc}") from exc
 
 
@@ -164,7 +170,11 @@ def build(directory: Path, weights: Path, precision: Precision = "int8") -> str:
     fresh.write_bytes(graph)
     fresh.replace(directory / _MODEL_FILE)
     identity = build_id(graph, precision)
-    note = {"id": identity, "precision": precision, "weights": sha256(source.read_bytes()).hexdigest()}
+    note = {
+        "id": identity,
+        "precision": precision,
+        "weights": sha256(source.read_bytes()).hexdigest(),
+    }
     (directory / _BUILD_FILE).write_text(json.dumps(note, indent=2) + "\n")
     least = verify(OnnxEmbedder(directory))
     if least < _LEAST_COSINE[precision]:

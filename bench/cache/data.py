@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     Vectors = NDArray[np.float32]
 
 ROOT = Path(__file__).resolve().parents[2]
+MOST_PAIRS = 6_000  # a larger file is sampled, as every text has to be embedded
 SHARED = ROOT.parent / "shared" / "data" / "semantic_cache"
 
 
@@ -107,6 +108,9 @@ def load_pairs(path: Path, encoder: OnnxEmbedder) -> list[Pair]:
         for r in _rows(path)
         if max(len(str(r["a"])), len(str(r["b"]))) <= WINDOW_TOKENS * 3
     ]
+    if len(rows) > MOST_PAIRS:
+        chosen = np.random.default_rng(0).permutation(len(rows))[:MOST_PAIRS]
+        rows = [rows[i] for i in sorted(chosen.tolist())]
     texts = sorted({t for a, b, _, _ in rows for t in (a, b)})
     made = vectors(texts, encoder, path.stem)
     place = {t: i for i, t in enumerate(texts)}

@@ -16,6 +16,8 @@ from app.cache.verifier import Calibration, Question, fit_route
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
     from app.cache.verifier import RouteVerifier
     from app.learn.gbdt import Gbdt
 
@@ -63,7 +65,7 @@ def calibrated_cosine(outcomes: Calibration, limits: Limits) -> Fixed:
     return Fixed(2.0 if threshold is None else threshold.score)
 
 
-def nearest_outcomes(vectors: np.ndarray, labels: Sequence[str]) -> Calibration:  # type: ignore[type-arg]
+def nearest_outcomes(vectors: NDArray[np.float32], labels: Sequence[str]) -> Calibration:
     """Each shadow question against its nearest other: the cosine, and whether answers agree."""
     similar = vectors @ vectors.T
     np.fill_diagonal(similar, -2)
@@ -118,9 +120,7 @@ def prepared(
     return state
 
 
-def fit_shadow(
-    shadow: Sequence[Question], prior: Gbdt | None
-) -> tuple[RouteVerifier, Calibration]:
+def fit_shadow(shadow: Sequence[Question], prior: Gbdt | None) -> tuple[RouteVerifier, Calibration]:
     """One fit shared by all bounds of a run."""
     return fit_route(shadow, prior)
 
