@@ -1,7 +1,7 @@
 """The composition root: the only file that names concrete classes.
 
-``open_gateway`` builds everything from the settings, in the order in which it depends on each other, and takes it
-down in reverse. Nothing else in the program constructs a collaborator.
+``open_gateway`` builds everything from the settings, in the order in which it depends on each other,
+and takes it down in reverse. Nothing else in the program constructs a collaborator.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from app import __version__
+from app.api.agent import record_of
 from app.api.auth import Authenticator, Key, digest
 from app.api.context import Context, Readiness
 from app.api.inference import Edge, InFlight
@@ -27,7 +28,9 @@ from app.domain.usage import Price
 from app.lanes.builtin import built_in_rules
 from app.lanes.rules import Lanes
 from app.operator_lanes import rule_of
+from app.pipeline.agent_runs import Runs
 from app.pipeline.gateway import Gateway
+from app.pipeline.teaching import RouteTeacher
 from app.pipeline.turn import serve
 from app.ports import Headers, Provider
 from app.providers.profiles import abilities
@@ -37,6 +40,7 @@ from app.routing.router import Router
 from app.routing.score import RoutePolicy
 from app.routing.threshold import FastShareTracker
 from app.settings import AgentSettings, ModelSettings, ProviderSettings, Settings
+from app.stores.event_log import EventLog
 from app.telemetry.ledger import Ledger
 from app.telemetry.log import LogWriter, configure
 from app.telemetry.metrics import Metrics
@@ -78,14 +82,17 @@ async def open_gateway(settings: Settings, *, simulated: bool = False) -> AsyncI
         gateway.classifier.classify(
             PromptView("warm up")
         )  # its first call compiles patterns: 10 ms
+        stack.push_async_callback(gateway.teacher.aclose)
         await _beside(stack, pulse)
         telemetry.start()
         stack.callback(telemetry.stop)
         for provider in providers.values():
             await provider.start()
+        runs = Runs(gateway, EventLog(), lambda live: telemetry.settle(record_of(live)))
+        stack.push_async_callback(runs.aclose)
         readiness = Readiness(ready=True, simulated=simulated)
         agents = tuple(agent.name for agent in settings.agents)
-        yield Context(edge=edge, telemetry=telemetry, readiness=readiness, agents=agents)
+        yield Context(edge, telemetry, readiness, runs, agents)
 
 
 async def _agents(settings: Settings, gateway: Gateway, stack: AsyncExitStack) -> None:
@@ -151,6 +158,7 @@ def _gateway(
         fast_context_tokens=min(windows) if windows else None,
         fast_sees_images=any(model.abilities.images for model in fast),
     )
+    classifier = Classifier()
     return Gateway(
         models=models,
         tiers={tier: [m for m in models.values() if m.tier is tier] for tier in Tier},
@@ -158,8 +166,9 @@ def _gateway(
         codecs=CODECS,
         lanes=_lanes(settings),
         exact=ExactCache(ttl_s=exact.ttl_s, max_bytes=exact.max_bytes) if exact.enabled else None,
-        classifier=Classifier(),
+        classifier=classifier,
         router=Router(policy, FastShareTracker(settings.routing.fast_share)),
+        teacher=RouteTeacher(classifier),
         load=Load(models),
         flights=Flights(),
     )

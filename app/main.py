@@ -1,7 +1,7 @@
 """The application: routes, middlewares, lifespan; nothing else.
 
-The inference endpoints are pure ASGI and are found by one look into a dict, before FastAPI's router; everything
-else (administration, the console, the OpenAPI document) is FastAPI's.
+The inference endpoints are pure ASGI and are found by one look into a dict, before FastAPI's router;
+everything else (administration, the console, the OpenAPI document) is FastAPI's.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import __version__
-from app.api import cache, models, observe, problems
+from app.api import cache, feedback, models, observe, problems, runs
+from app.api.agent import AgentEndpoint
 from app.api.count_tokens import CountTokens
 from app.api.inference import Inference, read_headers, request_id_of
 from app.api.openapi import describe_inference
@@ -67,6 +68,9 @@ def create_app(settings: Settings, *, simulated: bool = False) -> FastAPI:
                 if dialect in context.edge.gateway.codecs
             }
             hot["/v1/messages/count_tokens"] = CountTokens(context.edge)
+            hot["/v1/agent"] = AgentEndpoint(
+                context.edge, context.runs, settings.server.sse_comment_s
+            )
             app.hot = hot  # type: ignore[attr-defined]
             yield
             context.readiness.draining = True
@@ -83,7 +87,7 @@ def create_app(settings: Settings, *, simulated: bool = False) -> FastAPI:
     )
     app.hot = {}
     problems.install(app)
-    for part in (models, cache, observe):
+    for part in (models, cache, feedback, observe, runs):
         app.include_router(part.router)
     app.openapi = partial(describe_inference, app, app.openapi)  # type: ignore[method-assign]
     app.router.routes.append(Route("/", _console_page, include_in_schema=False))

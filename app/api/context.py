@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 
 from app.api.auth import Caller
 from app.api.inference import Edge
+from app.pipeline.agent_runs import Runs
 from app.telemetry.telemetry import Telemetry
 
 
@@ -30,6 +31,7 @@ class Context:
     edge: Edge
     telemetry: Telemetry
     readiness: Readiness
+    runs: Runs
     agents: tuple[str, ...] = ()
 
 

@@ -22,6 +22,7 @@ from app.domain.models import Model
 from app.domain.turn_record import ToolUse
 from app.domain.usage import Usage
 from app.lanes.rules import Lanes
+from app.pipeline.teaching import RouteTeacher
 from app.ports import CallTiming, Codec, ModelCall, Provider
 from app.routing.budget import RetryBudget
 from app.routing.load import Load
@@ -104,6 +105,7 @@ class Gateway:
     exact: ExactCache | None
     classifier: Classifier
     router: Router
+    teacher: RouteTeacher
     load: Load
     flights: Flights
     agents: Mapping[str, Agent] = field(default_factory=dict)

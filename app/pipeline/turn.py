@@ -1,7 +1,8 @@
 """One turn, top to bottom as in the picture: lanes, cache, classifier, router, model, stream.
 
-``answer`` is the diagram. It pushes events to ``emit`` and returns when the answer is whole; it raises a
-``GatewayError`` when there is none, or when it broke off. Cancelled at any moment, it stops all upstream work.
+``answer`` is the diagram. It pushes events to ``emit`` and returns when the answer is whole; it raises
+a ``GatewayError`` when there is none, or when it broke off. Cancelled at any moment, it stops all
+upstream work.
 """
 
 from __future__ import annotations
@@ -105,6 +106,8 @@ def _route(view: PromptView, request: ChatRequest, gateway: Gateway, turn: Turn)
             decision.threshold,
             not decision.forced,
         )
+        if not decision.forced:
+            gateway.teacher.routed(turn.tenant, turn.request_id, view, decision.tier)
         models = gateway.tiers[decision.tier] or gateway.tiers[_other(decision.tier)]
         return gateway.load.order(
             models, lambda model: request.dialect in gateway.providers[model.provider].dialects()
