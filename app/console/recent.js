@@ -5,6 +5,7 @@ import { clock, make, ms, outcome, status, tokens, usd } from "./words.js";
 import { STAGES, Waterfall } from "./waterfall.js";
 
 const EVERY_MS = 4000;
+const CLIENT_LEFT = 499;
 
 function cacheWords({ outcome: word, reason }) {
   return [outcome(word), reason === word ? "" : reason?.replaceAll("_", " ")].filter(Boolean).join(": ");
@@ -52,7 +53,8 @@ export class Recent {
 
   row(trace) {
     const bad = trace.status !== 200 || trace.code;
-    const label = bad ? String(trace.code ?? trace.status) : (trace.cache.outcome ?? "");
+    const failed = trace.code ?? (trace.status === CLIENT_LEFT ? "client left" : String(trace.status));
+    const label = bad ? failed : (trace.cache.outcome ?? "");
     const button = make(
       "button",
       { type: "button", class: "request", "aria-expanded": "false" },

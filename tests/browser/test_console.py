@@ -168,7 +168,7 @@ async def test_a_stopped_answer_counts_as_a_client_that_left(page: Page) -> None
     await expect(turn.locator(".waterfall")).to_be_visible()
     await page.keyboard.press("Escape")
     await expect(turn.locator(".note")).to_have_text("Stopped.")
-    await expect(page.locator(".request").first).to_contain_text("client_left")
+    await expect(page.locator(".request").first).to_contain_text("client left")
 
 
 async def test_the_list_shows_the_requests_of_every_client(
