@@ -14,6 +14,7 @@ comes later is counted under ``other``. Label values are escaped when the child 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Generic, TypeVar
@@ -85,7 +86,7 @@ class HistogramCell:
 C = TypeVar("C", Cell, HistogramCell)
 
 
-class Family(Generic[C]):
+class Family(ABC, Generic[C]):
     """All series of one metric; children are made on first use and kept."""
 
     kind = "untyped"
@@ -129,9 +130,9 @@ class Family(Generic[C]):
         """How many children there are."""
         return len(self._children)
 
+    @abstractmethod
     def total(self) -> float:
         """The sum over all series: for reports, not for the hot path."""
-        raise NotImplementedError
 
     def pieces(self) -> Iterator[str]:
         """The family in Prometheus' text format, one series a piece, so that a render can pause
@@ -144,12 +145,13 @@ class Family(Generic[C]):
         for cell in tuple(self._children.values()):
             yield cell.samples()
 
+    @abstractmethod
     def collect(self) -> Metric:
         """The family as prometheus-client's own value."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _make(self, values: tuple[str, ...]) -> C:
-        raise NotImplementedError
+        """A new series of these label values."""
 
     def _line(self, values: tuple[str, ...], suffix: str = "", extra: str = "") -> str:
         pairs = [

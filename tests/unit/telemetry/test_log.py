@@ -143,7 +143,7 @@ def test_structlog_and_the_standard_library_arrive_as_lines(writer: LogWriter) -
         configure(writer)
         structlog.get_logger().info("pool_warmed", connections=4)
         structlog.get_logger().debug("not_shown")
-        logging.getLogger("uvicorn").warning("port %s", 8080)
+        logging.getLogger("another.package").warning("port %s", 8080)
         writer.flush()
     finally:
         root.handlers[:] = before
@@ -151,4 +151,4 @@ def test_structlog_and_the_standard_library_arrive_as_lines(writer: LogWriter) -
         structlog.reset_defaults()
     ours, theirs = lines(sink_of(writer))
     assert (ours["event"], ours["connections"], ours["level"]) == ("pool_warmed", 4, "info")
-    assert (theirs["event"], theirs["logger"]) == ("port 8080", "uvicorn")
+    assert (theirs["event"], theirs["logger"]) == ("port 8080", "another.package")
