@@ -5,7 +5,7 @@
     GatewayError
     ├── ClientError                 the caller can mend the request
     │   ├── BadRequest              400  malformed or contradictory input; ``param`` names the field
-    │   ├── Unsupported             400  well formed, but the target cannot carry it; ``param`` names the field
+    │   ├── Unsupported             400  sound, but the target cannot carry it; ``param`` names the field
     │   ├── Unauthenticated         401  no key, or an unknown one
     │   ├── Forbidden               403  a known key without the right
     │   ├── NotFound                404  unknown model, run, entry
@@ -17,7 +17,7 @@
     ├── Overloaded                  503  the operator can add capacity; ``retry_after_s``
     ├── DeadlineExceeded            504  the caller's or the operator's deadline has passed
     ├── UpstreamError               the provider's side
-    │   ├── UpstreamStatus          the provider's own 4xx/5xx, its status kept, its body kept for its own dialect
+    │   ├── UpstreamStatus          the provider's own 4xx/5xx, its body kept for its own dialect
     │   ├── UpstreamTimeout         504  ``phase``: queue, connect, tls, first_byte, between_bytes, total
     │   ├── UpstreamRefused         502  DNS, connect or TLS failed: nothing was sent
     │   ├── UpstreamClosed          502  the connection ended before the message did
@@ -33,6 +33,8 @@ says what, where and what to do, and never holds a prompt, an answer or a key.
 from __future__ import annotations
 
 from typing import ClassVar
+
+_SERVER_ERROR = 500
 
 
 class GatewayError(Exception):
@@ -189,7 +191,7 @@ class UpstreamStatus(UpstreamError):
     @property
     def transient(self) -> bool:
         """Say whether another try, or another deployment, may succeed."""
-        return self.status in {408, 409, 429} or self.status >= 500
+        return self.status in {408, 409, 429} or self.status >= _SERVER_ERROR
 
 
 class UpstreamTimeout(UpstreamError):

@@ -104,9 +104,9 @@ class Provider(Protocol):
 class StreamReader(Protocol):
     """Bytes of an upstream's SSE stream in, events out (sans-IO).
 
-    ``feed`` takes bytes split anywhere. An in-stream error of the dialect is kept in ``failure`` (a pass-through
-    reader forwards its frame as well); malformed data raises ``UpstreamProtocol``. ``complete`` turns true with
-    the dialect's own ending; a stream that closes without it was cut.
+    ``feed`` takes bytes split anywhere. An in-stream error of the dialect is kept in ``failure`` (a
+    pass-through reader forwards its frame as well); malformed data raises ``UpstreamProtocol``.
+    ``complete`` turns true with the dialect's own ending; a stream that closes without it was cut.
     """
 
     complete: bool
@@ -152,7 +152,9 @@ class Codec(Protocol):
     """The path below the provider's base URL: ``/chat/completions``, ``/responses``, ``/messages``."""
 
     def plain(self, raw: bytes) -> PlainRequest | None:
-        """The reading of ``raw`` if it is surely plain and accepted by ``check``. None means: ask ``check``."""
+        """The reading of ``raw`` if it is surely plain and accepted by ``check``. None means: ask
+        ``check``.
+        """
         ...
 
     def check(self, body: Json) -> None:
@@ -170,11 +172,11 @@ class Codec(Protocol):
     def write(
         self, conversation: Conversation, model: Model, *, stream: bool
     ) -> tuple[dict[str, object], tuple[str, ...]]:
-        """The body for an upstream of this dialect and the hints that were dropped; raises ``Unsupported``."""
+        """The body for an upstream of this dialect and the dropped hints; raises ``Unsupported``."""
         ...
 
     def glance(self, body: bytes) -> tuple[Usage, str]:
-        """Usage and neutral finish reason of a whole answer that is passed through; raises ``UpstreamProtocol``."""
+        """Usage and neutral finish of a whole answer passed through; raises ``UpstreamProtocol``."""
         ...
 
     def read_answer(self, body: bytes) -> Answer:
@@ -229,7 +231,10 @@ class KeyValue(Protocol):
 
 
 class Tool(Protocol):
-    """One way to do what a tool does. Cancelled at any await it stops its own work at once, where that can be stopped."""
+    """One way to do what a tool does.
+
+    Cancelled at any await it stops its own work at once, where that can be stopped.
+    """
 
     async def call(self, arguments: Json) -> object:
         """Try once: the result as JSON values or text; raises ``ToolError``. Time limits are the caller's."""

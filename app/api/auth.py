@@ -1,7 +1,8 @@
-"""Who calls: the gateway's own keys, from ``Authorization: Bearer`` or ``x-api-key``, and the tenant they decide.
+"""Who calls: the gateway's own keys, from ``Authorization: Bearer`` or ``x-api-key``, and the tenant
+they decide.
 
-Keys are compared as SHA-256 digests, so that the time a comparison takes says nothing about a key. A call without
-a key belongs to the tenant ``default`` where keys are not required.
+Keys are compared as SHA-256 digests, so that the time a comparison takes says nothing about a key. A
+call without a key belongs to the tenant ``default`` where keys are not required.
 """
 
 from __future__ import annotations

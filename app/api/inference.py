@@ -1,7 +1,8 @@
-"""The inference endpoints, as pure ASGI: wire format in, ``ChatRequest`` and ``Turn`` out, ``TurnResponse`` on.
+"""The inference endpoints, as pure ASGI: wire format in, ``ChatRequest`` and ``Turn`` out,
+``TurnResponse`` on.
 
-They stand inside the FastAPI application but below its machinery: at 40 us a request, validation by pydantic and
-a stack of middlewares would be most of the bill (measured in the decisions' ADR 0001).
+They stand inside the FastAPI application but below its machinery: at 40 us a request, validation by
+pydantic and a stack of middlewares would be most of the bill (measured in the decisions' ADR 0001).
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _DIGITS = re.compile(rb"[0-9]{1,9}")  # int() of thousands of digits raises
 _USER = re.compile(r"[\x20-\x7e]{1,256}")
 _MAX_TAGS = 16
 _MAX_DEADLINE_MS = 3_600_000
-_random_bits = Random().getrandbits
+_random_bits = Random().getrandbits  # noqa: S311 - see request_id_of
 _WANTED = frozenset(
     {
         b"authorization",

@@ -1,4 +1,6 @@
-"""The inference endpoints in the OpenAPI document: they are pure ASGI, so FastAPI cannot describe them by itself."""
+"""The inference endpoints in the OpenAPI document: they are pure ASGI, so FastAPI cannot describe
+them by itself.
+"""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class Outlet(Protocol):
         ...
 
 
-class BrokenOff(Exception):
+class BrokenOff(Exception):  # an event, not an error: it tells the server to cut the connection
     """Raised out of the application so that an ASGI server cuts the connection."""
 
 

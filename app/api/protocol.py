@@ -2,9 +2,10 @@
 
 * A connection that ends calls ``abort`` of the response under way, at once and without a second task per
   request that waits for ``http.disconnect`` (measured on the prototype: about 0.2 us against 10).
-* Head and first bytes of a response go out in one write (5-17 us less a request on uvloop, which writes at once).
-* A head must be whole within ``HEAD_WITHIN_S``, a request within ``BODY_WITHIN_S``: uvicorn itself lets a slow
-  sender hold a connection for ever.
+* Head and first bytes of a response go out in one write (5-17 us less a request on uvloop, which writes
+  at once).
+* A head must be whole within ``HEAD_WITHIN_S``, a request within ``BODY_WITHIN_S``: uvicorn itself lets
+  a slow sender hold a connection for ever.
 
 Everything else is uvicorn's. An application finds the native outlet in ``scope["extensions"]["slipstream"]``;
 under any other server there is none, and ``AsgiOutlet`` serves.
@@ -38,14 +39,17 @@ _STATUS_LINES = {
 _TIMEOUT_RESPONSE = (
     b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 )
-_TOO_LARGE_RESPONSE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+_TOO_LARGE_RESPONSE = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+    b"content-length: 0\r\nconnection: close\r\n\r\n"
+)
 
 
 class NativeOutlet(RequestResponseCycle):
     """One request and its response, written without the detour through ASGI messages.
 
-    ``head`` is what stands between the status line and the blank line, each line with its CRLF. The caller has
-    made sure that no value holds a line break.
+    ``head`` is what stands between the status line and the blank line, each line with its CRLF. The
+    caller has made sure that no value holds a line break.
     """
 
     abort: Callable[[], None] | None = None

@@ -1,11 +1,11 @@
 """``TurnResponse``: the one owner of a request's life, from the first stage to the last byte.
 
-* The status line goes out with the first event, so a failure before it gets its true 4xx or 5xx; a failure after
-  it goes into the stream in the dialect's own form.
+* The status line goes out with the first event, so a failure before it gets its true 4xx or 5xx; a
+  failure after it goes into the stream in the dialect's own form.
 * A client that leaves, at any moment, cancels all work for it: the outlet calls ``_left`` the moment the
   connection ends. It counts as 499. The exception: others follow the same flight, and it goes on for them.
-* Ten seconds of silence in a stream are filled with an SSE comment, also before the upstream has answered at all
-  (that comment fixes the status at 200: from then on a failure is an in-stream one).
+* Ten seconds of silence in a stream are filled with an SSE comment, also before the upstream has
+  answered at all (that comment fixes the status at 200: from then on a failure is an in-stream one).
 * Whatever happens, the turn is settled once: one ``TurnRecord`` for metrics, trace, ledger and log.
 """
 
@@ -28,7 +28,10 @@ from app.ports import Codec, StreamWriter
 CLIENT_LEFT = 499
 _OK = 200
 _COMMENT = b": keep-alive\n\n"
-_STREAM_TYPE = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\n"
+_STREAM_TYPE = (
+    b"content-type: text/event-stream; charset=utf-8\r\n"
+    b"cache-control: no-cache\r\nx-accel-buffering: no\r\n"
+)
 _JSON_TYPE = b"content-type: application/json\r\n"
 _log = logging.getLogger("slipstream.turn")
 
@@ -59,7 +62,7 @@ class Answering(Protocol):
 class TurnResponse:
     """One request being answered."""
 
-    def __init__(  # noqa: PLR0913 - the owner of a request's life meets everybody
+    def __init__(  # noqa: PLR0917 - the owner of a request's life meets everybody
         self,
         request: ChatRequest,
         gateway: Gateway,
@@ -132,9 +135,8 @@ class TurnResponse:
             else:
                 self._code = "cancelled"
                 raise
-        except (
-            Exception
-        ):  # the process edge: a fault of ours must not reach the client as a traceback
+        # The process edge: a fault of ours must not reach the client as a traceback.
+        except Exception:  # noqa: BLE001 - as said above; it is logged whole
             _log.exception("turn_failed", extra={"request_id": self._turn.request_id})
             await self._fail(
                 GatewayError("the gateway failed; the request id finds the cause in its log")
@@ -202,7 +204,9 @@ class TurnResponse:
         await self._outlet.respond(_OK, self._head(_JSON_TYPE), body)
 
     async def _fail(self, error: GatewayError) -> None:
-        """Say ``error`` in the dialect's own form: with its status before the first byte, in the stream after."""
+        """Say ``error`` in the dialect's own form: with its status before the first byte, in the
+        stream after.
+        """
         self._status, self._code = error.status, error.code
         if self._outlet.gone:
             return

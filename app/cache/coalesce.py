@@ -1,12 +1,13 @@
-"""Single flight: identical requests in flight share one upstream call, and a late one joins the running stream.
+"""Single flight: identical requests in flight share one upstream call, and a late one joins the running
+stream.
 
-The first request (the leader) runs the call in its own task and writes every event into its ``Flight``. A later
-identical request (a follower) reads what was already said and then the live rest. So a request that nobody
-joins pays for one list and one dict entry, and no task or queue of its own.
+The first request (the leader) runs the call in its own task and writes every event into its ``Flight``.
+A later identical request (a follower) reads what was already said and then the live rest. So a request
+that nobody joins pays for one list and one dict entry, and no task or queue of its own.
 
-Who may leave: the leader's client may, the call goes on for the followers; the last one to leave ends it. A
-failure goes to all. A leader whose client reads slowly does not slow the others: while there are followers its
-back-pressure is not waited for, and the answer is kept in memory for them anyway.
+Who may leave: the leader's client may, the call goes on for the followers; the last one to leave ends
+it. A failure goes to all. A leader whose client reads slowly does not slow the others: while there are
+followers its back-pressure is not waited for, and the answer is kept in memory for them anyway.
 """
 
 from __future__ import annotations

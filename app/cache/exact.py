@@ -1,8 +1,9 @@
 """The exact cache in process: whole answers by key, bounded in bytes and in time.
 
-An answer is kept as it came (the upstream's bytes and their dialect) and read into its neutral form only when
-somebody asks for it: most answers are never asked for twice, so a miss pays for nothing but a dict entry. What
-was rendered for one kind of client is remembered beside it, so that a second hit costs one look-up.
+An answer is kept as it came (the upstream's bytes and their dialect) and read into its neutral form
+only when somebody asks for it: most answers are never asked for twice, so a miss pays for nothing but a
+dict entry. What was rendered for one kind of client is remembered beside it, so that a second hit costs
+one look-up.
 
 Least recently used entries leave first. Not thread-safe: one event loop owns it.
 """
@@ -31,7 +32,9 @@ class CachedAnswer:
     usage_shown: bool
     """Chat dialect, streamed: the usage chunk is among the frames."""
     pieces: tuple[bytes, ...]
-    """The upstream's bytes: SSE frames when ``streamed``, else one JSON body. Empty once only ``answer`` is kept."""
+    """The upstream's bytes: SSE frames when ``streamed``, else one JSON body. Empty once only
+    ``answer`` is kept.
+    """
     model: str
     """The configured model's name that answered."""
     tier: str

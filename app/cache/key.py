@@ -54,6 +54,8 @@ _COMMON = {
     "stop": "stop",
     "stop_sequences": "stop",
 }
+_BESIDE_THE_TURNS = {Dialect.RESPONSES: "instructions", Dialect.MESSAGES: "system"}
+_TYPE_AND_TEXT = 2
 _TEXT_TYPES = frozenset({"text", "input_text", "output_text"})
 
 
@@ -133,40 +135,42 @@ def _put_common(
 def _plain_turns(dialect: Dialect, body: Json) -> list[dict[str, str]] | None:
     """``[{role, content}, ...]`` when every message is plain text, else None."""
     turns: list[dict[str, str]] = []
-    source: object
+    if not _add_system(turns, dialect, body):
+        return None
     if dialect is Dialect.RESPONSES:
-        if body.get("instructions") is not None and not _add(turns, "system", body["instructions"]):
-            return None
         source = body.get("input")
         if isinstance(source, str):
             turns.append({"role": "user", "content": source})
             return turns
     else:
-        if (
-            dialect is Dialect.MESSAGES
-            and body.get("system") is not None
-            and not _add(turns, "system", body["system"])
-        ):
-            return None
         source = body.get("messages")
-    if not isinstance(source, list):
-        return None
-    for message in source:
-        if not isinstance(message, dict):
-            return None
-        role = message.get("role")
-        if not isinstance(role, str) or not _only_text_message(message):
-            return None
-        if not _add(turns, "system" if role in _SYSTEM_ROLES else role, message.get("content")):
-            return None
-    return turns
+    if isinstance(source, list) and all(_add_message(turns, message) for message in source):
+        return turns
+    return None
+
+
+def _add_system(turns: list[dict[str, str]], dialect: Dialect, body: Json) -> bool:
+    """Append the prompt that stands beside the turns, where the dialect has one; False unless plain text."""
+    name = _BESIDE_THE_TURNS.get(dialect)
+    prompt = None if name is None else body.get(name)
+    return prompt is None or _add(turns, "system", prompt)
+
+
+def _add_message(turns: list[dict[str, str]], message: object) -> bool:
+    """Append ``message``; False when it is anything but a role and plain text."""
+    if not isinstance(message, dict) or not _only_text_message(message):
+        return False
+    role = message.get("role")
+    if not isinstance(role, str):
+        return False
+    return _add(turns, "system" if role in _SYSTEM_ROLES else role, message.get("content"))
 
 
 def _only_text_message(message: dict[str, object]) -> bool:
-    for name in message:
-        if name == "role" or name == "content":
+    for name, value in message.items():
+        if name in {"role", "content"}:
             continue
-        if name == "type" and message[name] == "message":
+        if name == "type" and value == "message":
             continue
         return False
     return True
@@ -183,7 +187,11 @@ def _add(turns: list[dict[str, str]], role: str, content: object) -> bool:
         return True
     if isinstance(content, list) and len(content) == 1:
         block = content[0]
-        if isinstance(block, dict) and len(block) == 2 and block.get("type") in _TEXT_TYPES:
+        if (
+            isinstance(block, dict)
+            and len(block) == _TYPE_AND_TEXT
+            and block.get("type") in _TEXT_TYPES
+        ):
             text = block.get("text")
             if isinstance(text, str):
                 turns.append({"role": role, "content": text})

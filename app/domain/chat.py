@@ -36,7 +36,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CacheMark:
-    """The client's own prompt-cache breakpoint after a block; ``ttl`` as the vendor spells it, "" = default."""
+    """The client's own prompt-cache breakpoint after a block; ``ttl`` in vendor's words or ""."""
 
     ttl: str = ""
 

@@ -248,7 +248,7 @@ class AnswerBuilder:
     _parts: list[list[object]] = field(default_factory=list)
     _calls: dict[int, list[object]] = field(default_factory=dict)
 
-    def add(self, event: Event) -> None:
+    def add(self, event: Event) -> None:  # noqa: C901 - one arm an event
         """Take one event in; ``Frames``, ``Whole`` and ``Progress`` are not content and are ignored."""
         match event:
             case AnswerStarted():
@@ -280,7 +280,7 @@ class AnswerBuilder:
         if self._parts and self._parts[-1][0] == kind:
             self._parts[-1].append(text)
         else:
-            self._parts.append([kind, text] if kind != "thinking" else [kind, text])
+            self._parts.append([kind, text])
 
     def _seal_thinking(self, signature: str) -> None:
         if self._parts and self._parts[-1][0] == "thinking":

@@ -1,4 +1,4 @@
-"""A configured model: where it runs, what it costs and what it can do. Abilities are data, never ``if vendor``."""
+"""A configured model: where it runs, what it costs, what it can do: as data, never ``if vendor``."""
 
 from __future__ import annotations
 

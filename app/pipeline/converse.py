@@ -1,8 +1,8 @@
 """Ask a model: try the candidates in order until one begins to answer, and account for what it cost.
 
-Retries and fallbacks happen only before the first event: from then on the client has seen a part of the answer,
-and nothing shown is silently replaced. A provider's refusal that another try cannot change (a 400, a 401) is the
-client's to see at once.
+Retries and fallbacks happen only before the first event: from then on the client has seen a part of the
+answer, and nothing shown is silently replaced. A provider's refusal that another try cannot change (a
+400, a 401) is the client's to see at once.
 """
 
 from __future__ import annotations
@@ -100,7 +100,10 @@ async def _run(call: ModelCall, gateway: Gateway, turn: Turn, emit: Emit) -> Non
     """Run one call; settle its time, tokens and money whatever happens."""
     model, timing, load = call.model, call.timing, gateway.load
     if turn.deadline.at_s is not None and turn.deadline.passed(gateway.clock()):
-        message = "the deadline passed before a model could be asked: allow more time in x-slipstream-deadline-ms"
+        message = (
+            "the deadline passed before a model could be asked: "
+            "allow more time in x-slipstream-deadline-ms"
+        )
         raise DeadlineExceeded(message)
     turn.model, turn.upstream, turn.call = model, timing, call
     turn.attempts += 1

@@ -172,7 +172,7 @@ def _translating(codec: Codec, emit: Emit) -> Emit:
 
 
 def joinable(flight: Flight, request: ChatRequest) -> bool:
-    """Whether what ``flight`` says holds all that ``request`` must be told (the usage chunk may be missing)."""
+    """Whether ``flight`` says all that ``request`` must be told (its usage chunk may be missing)."""
     if flight.dialect is Dialect.CHAT and flight.streamed and not flight.usage_shown:
         return request.dialect is Dialect.CHAT and request.stream and not request.include_usage
     return True

@@ -1,8 +1,9 @@
 """The request as it leaves for the upstream, for both ways to a model.
 
-A request of the upstream's own dialect keeps its bytes: only the top-level fields that must change are spliced
-(``model``; ``stream_options`` where the gateway itself needs the usage), in their place, so every nested value,
-every space inside it and the order of keys stay as the client sent them. The vendor's prompt cache depends on it.
+A request of the upstream's own dialect keeps its bytes: only the top-level fields that must change are
+spliced (``model``; ``stream_options`` where the gateway itself needs the usage), in their place, so
+every nested value, every space inside it and the order of keys stay as the client sent them. The
+vendor's prompt cache depends on it.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def outgoing(call: ModelCall, codecs: dict[Dialect, Codec], fallback: Codec) -> 
 
 
 def splice(request: ChatRequest, upstream_model: str) -> tuple[bytes, bool]:
-    """The client's body with its ``model`` replaced; and whether the usage chunk is the gateway's own wish."""
+    """The client's body with its ``model`` replaced; whether the usage chunk is our own wish."""
     want_usage = request.dialect is Dialect.CHAT and request.stream and not request.include_usage
     if not want_usage and request.model == upstream_model:
         return request.raw, False

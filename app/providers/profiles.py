@@ -1,4 +1,5 @@
-"""What each model can do, as data: by kind of upstream, then by the model's own name, then the operator's word.
+"""What each model can do, as data: by kind of upstream, then by the model's own name, then the
+operator's word.
 
 Sources: the vendors' model pages and SDK types of November 2026. A name that is not known gets its kind's
 defaults; ``models[].abilities`` in the configuration corrects any of it.

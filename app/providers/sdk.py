@@ -1,8 +1,10 @@
-"""The vendors' own packages as a way to a model: Azure, Bedrock, Vertex, HTTP proxies, what ``wire`` does not speak.
+"""The vendors' own packages as a way to a model: Azure, Bedrock, Vertex, HTTP proxies, what ``wire``
+does not speak.
 
-The package signs, addresses and connects; its typed objects are never made: the raw bytes of the response go
-through the same sans-IO codecs as on the wire, so both ways promise the same (``tests/contract`` runs one suite
-over both). Its own retries are off: retries are the pipeline's, and happen only before the first event.
+The package signs, addresses and connects; its typed objects are never made: the raw bytes of the
+response go through the same sans-IO codecs as on the wire, so both ways promise the same
+(``tests/contract`` runs one suite over both). Its own retries are off: retries are the pipeline's, and
+happen only before the first event.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import msgspec
 import openai
 
 from app.domain.chat import Dialect
-from app.domain.events import Emit, Frames, TextDelta, ThinkingDelta, Whole
+from app.domain.events import Emit, Event, Frames, TextDelta, ThinkingDelta, Whole
 from app.domain.replay import replay
 from app.errors import (
     Unsupported,
@@ -183,10 +185,7 @@ class SdkProvider:
                         if reader.failure is not None:
                             raise reader.failure
                         call.timing.first_event_ns = time.monotonic_ns()
-                    if isinstance(event, Frames):
-                        call.tokens_streamed += event.count
-                    elif isinstance(event, TextDelta | ThinkingDelta):
-                        call.tokens_streamed += 1
+                    call.tokens_streamed += _pieces_of(event)
                     await emit(event)
                 if reader.failure is not None:
                     break
@@ -310,3 +309,10 @@ def _anthropic_client(
         http_client=http,
         open_telemetry=False,
     )
+
+
+def _pieces_of(event: Event) -> int:
+    """How many pieces of the answer ``event`` brings: what a client that leaves has been sent."""
+    if isinstance(event, Frames):
+        return event.count
+    return int(isinstance(event, TextDelta | ThinkingDelta))

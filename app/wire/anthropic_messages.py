@@ -72,7 +72,7 @@ class AnthropicMessagesCodec:
         """A reader that gives neutral events."""
         return MessagesReader()
 
-    def passthrough(self, *, hide_usage: bool) -> MessagesPassthrough:
+    def passthrough(self, *, hide_usage: bool) -> MessagesPassthrough:  # noqa: ARG002 (usage is always part of the stream)
         """A reader that gives ``Frames`` untouched."""
         return MessagesPassthrough()
 

@@ -81,6 +81,6 @@ class OpenAIChatCodec:
         """An upstream's error answer."""
         return read_error_answer(status, body, headers)
 
-    def write_error(self, error: GatewayError, request_id: str) -> bytes:
+    def write_error(self, error: GatewayError, request_id: str) -> bytes:  # noqa: ARG002 (the dialect has no place for it)
         """The error body in OpenAI's shape; the request id travels in its header."""
         return json_text.encode({"error": openai_error(error)})

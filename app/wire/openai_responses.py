@@ -45,10 +45,10 @@ class OpenAIResponsesCodec:
 
     def write(
         self,
-        conversation: Conversation,
+        conversation: Conversation,  # noqa: ARG002 (the port's signature)
         model: Model,
         *,
-        stream: bool,
+        stream: bool,  # noqa: ARG002 (the port's signature)
     ) -> tuple[dict[str, object], tuple[str, ...]]:
         """Nothing: raises ``Unsupported``, because other dialects reach these models by Chat Completions."""
         raise Unsupported(
@@ -74,7 +74,7 @@ class OpenAIResponsesCodec:
         """A reader that gives neutral events."""
         return ResponsesReader()
 
-    def passthrough(self, *, hide_usage: bool) -> ResponsesPassthrough:
+    def passthrough(self, *, hide_usage: bool) -> ResponsesPassthrough:  # noqa: ARG002 (usage is always in the last event)
         """A reader that gives ``Frames`` untouched."""
         return ResponsesPassthrough()
 
@@ -88,6 +88,6 @@ class OpenAIResponsesCodec:
         """An upstream's error answer."""
         return read_error_answer(status, body, headers)
 
-    def write_error(self, error: GatewayError, request_id: str) -> bytes:
+    def write_error(self, error: GatewayError, request_id: str) -> bytes:  # noqa: ARG002 (the dialect has no place for it)
         """The error body in OpenAI's shape; the request id travels in its header."""
         return json_text.encode({"error": openai_error(error)})

@@ -1,9 +1,9 @@
 """A cheap yes for the ordinary request, so that its thorough check need not run.
 
-Most requests are plain text turns with a few sampling fields. Those shapes are written down here as types, and one
-pass of a compiled decoder (1-2 us) says whether a body is surely of them. Anything else, sound or not, is left to
-the codec's ``check``, which takes ten times as long and names the field at fault. A yes here is never wrong:
-``tests/wire`` holds each decoder to what ``check`` accepts.
+Most requests are plain text turns with a few sampling fields. Those shapes are written down here as
+types, and one pass of a compiled decoder (1-2 us) says whether a body is surely of them. Anything else,
+sound or not, is left to the codec's ``check``, which takes ten times as long and names the field at
+fault. A yes here is never wrong: ``tests/wire`` holds each decoder to what ``check`` accepts.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ PATIENCE_S = 30.0
 
 
 def configuration(upstream: str, **sections: object) -> dict[str, object]:
-    """Four models over one upstream that speaks both vendors' dialects; ``sections`` replace top-level ones."""
+    """Four models over one upstream of both vendors' dialects; ``sections`` replace top-level ones."""
     values: dict[str, object] = {
         "providers": {
             "local": {"kind": "openai", "base_url": f"{upstream}/v1", "warm_connections": 0},
