@@ -1,0 +1,105 @@
+"""``/v1/runs``: look at a run, read on in its events, cancel it.
+
+The event stream is sse-starlette's. It ends its streams when the server is told to stop, which here
+is right: a reader of a log loses nothing by it and rejoins with ``Last-Event-ID``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Request
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.responses import JSONResponse, Response
+
+from app.api.context import AsCaller, context_of
+from app.errors import BadRequest, NotFound
+from app.pipeline.agent_runs import LiveRun
+from app.stores.event_log import RunLog
+from app.wire.ag_ui import encoded, usage_list
+
+router = APIRouter(tags=["agents"])
+_PING_S = 10
+
+
+def _found(request: Request, tenant: str, run_id: str) -> LiveRun:
+    live = context_of(request).runs.find(tenant, run_id)
+    if live is None:
+        message = f"there is no run {run_id[:80]!r}: it never was, or it is no longer kept"
+        raise NotFound(message, code="run_not_found")
+    return live
+
+
+@router.get("/v1/runs/{run_id}")
+async def run(request: Request, caller: AsCaller, run_id: str) -> Response:
+    """Say how a run stands."""
+    return JSONResponse(_state(_found(request, caller.tenant, run_id)))
+
+
+@router.post("/v1/runs/{run_id}/cancel")
+async def cancel(request: Request, caller: AsCaller, run_id: str) -> Response:
+    """Stop a run: its tools and model calls at once, its events with a cancelled end. Idempotent."""
+    live = _found(request, caller.tenant, run_id)
+    if live.state == "running":
+        live.cancel()
+        seq = live.log.last
+        while await live.log.more(seq):
+            seq = live.log.last
+    return JSONResponse(_state(live))
+
+
+@router.get("/v1/runs/{run_id}/events")
+async def events(
+    request: Request,
+    caller: AsCaller,
+    run_id: str,
+    starting_after: Annotated[int | None, Query(ge=0)] = None,
+    last_event_id: Annotated[str | None, Header()] = None,
+) -> Response:
+    """Stream a run's events from the beginning, or from behind the one that is named."""
+    live = _found(request, caller.tenant, run_id)
+    seq = starting_after if starting_after is not None else _seq_of(last_event_id, run_id)
+    live.log.after(seq)  # tells at once, with a true status, that they are gone
+    return EventSourceResponse(
+        _told(live.log, seq), ping=_PING_S, sep="\n", headers={"cache-control": "no-cache"}
+    )
+
+
+async def _told(log: RunLog, seq: int) -> AsyncIterator[ServerSentEvent]:
+    while True:
+        for number, event in log.after(seq):
+            event_id = f"{log.run_id}:{number}"
+            yield ServerSentEvent(data=encoded(event, log.run_id), id=event_id, sep="\n")
+            seq = number
+        if not await log.more(seq):
+            return
+
+
+def _seq_of(last_event_id: str | None, run_id: str) -> int:
+    """The number in ``<run>:<seq>``; raises ``BadRequest`` for another run's id."""
+    if not last_event_id:
+        return 0
+    run, _, seq = last_event_id.rpartition(":")
+    if run != run_id or not seq.isdigit():
+        message = f"last-event-id must be {run_id}:<number>, as the events' own ids are"
+        raise BadRequest(message, param="last-event-id")
+    return int(seq)
+
+
+def _state(live: LiveRun) -> dict[str, object]:
+    turn = live.turn
+    return {
+        "id": live.wanted.run_id,
+        "thread_id": live.wanted.thread_id,
+        "agent": live.wanted.agent.name,
+        "state": live.state,
+        "code": live.code or None,
+        "started_at": turn.started_unix_s,
+        "ended_at": live.ended_unix_s,
+        "events": live.log.last,
+        "request_id": turn.request_id,
+        "usage": usage_list(tuple(live.run.usages.values()) if live.run is not None else ()),
+        "cost_usd": turn.cost_usd,
+        "tools": [{"name": use.name, "outcome": use.outcome} for use in turn.tools],
+    }

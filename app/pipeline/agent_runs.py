@@ -1,0 +1,161 @@
+"""Runs that live on their own: begun by one request, watched by any number of clients, cancelled by
+any of them.
+
+A run is a task of this registry, not of the connection that began it: a client may leave and come
+back. What it has said is in the event log; a run that ends in any way ends its log with a last
+event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from app.domain.agents import Agent
+from app.domain.chat import Message, Tool
+from app.domain.run_events import RunFailed, RunFinished, RunStarted, Status
+from app.errors import Conflict, GatewayError
+from app.pipeline.agent import AgentRun
+from app.pipeline.agent_answer import with_system
+from app.pipeline.gateway import Gateway, Turn
+from app.stores.event_log import EventLog, RunLog
+
+_log = logging.getLogger("slipstream.agent")
+_CLIENT_CANCELLED = 499
+
+
+@dataclass(slots=True)
+class Wanted:
+    """What a client asks to be run."""
+
+    agent: Agent
+    run_id: str
+    thread_id: str
+    messages: tuple[Message, ...]
+    client_tools: tuple[Tool, ...] = ()
+
+
+@dataclass(slots=True)
+class LiveRun:
+    """One run, under way or over."""
+
+    wanted: Wanted
+    turn: Turn
+    log: RunLog
+    state: str = "running"
+    """``running``, ``finished``, ``cancelled`` or ``failed``."""
+    status: int = 200
+    code: str = ""
+    left_by_client: bool = False
+    ended_unix_s: float | None = None
+    run: AgentRun | None = None
+    task: asyncio.Task[None] | None = None
+
+    def cancel(self) -> None:
+        """Stop it: its tools and upstream calls at once, its log with a cancelled end."""
+        if self.task is not None:
+            self.task.cancel()
+
+
+@dataclass(slots=True)
+class Runs:
+    """The runs of this process."""
+
+    gateway: Gateway
+    events: EventLog
+    on_end: Callable[[LiveRun], None]
+    """Told every run that is over, for its record."""
+    _runs: dict[tuple[str, str], LiveRun] = field(default_factory=dict)
+    _live: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def start(self, wanted: Wanted, turn: Turn) -> LiveRun:
+        """Begin a run; its first two events are in the log when this returns. Raises ``Conflict``."""
+        log = self.events.open(turn.tenant, wanted.run_id)
+        if log is None:
+            message = f"there is already a run {wanted.run_id!r}: give each run its own id"
+            raise Conflict(message, code="run_exists", param="runId")
+        log.append(RunStarted(wanted.run_id, wanted.thread_id, wanted.agent.name))
+        log.append(Status("Thinking…", first=True))
+        live = LiveRun(wanted, turn, log)
+        key = (turn.tenant, wanted.run_id)
+        self._runs = {known: each for known, each in self._runs.items() if self.events.find(*known)}
+        self._runs[key] = live
+        loop = asyncio.get_running_loop()
+        live.task = loop.create_task(self._run(live), name=f"run {wanted.run_id}")
+        turn.cancel = live.task.cancel
+        self._live.add(live.task)
+        live.task.add_done_callback(self._live.discard)
+        return live
+
+    def find(self, tenant: str, run_id: str) -> LiveRun | None:
+        """A run of this tenant that is under way or lately was."""
+        return self._runs.get((tenant, run_id)) if self.events.find(tenant, run_id) else None
+
+    async def aclose(self) -> None:
+        """Cancel what runs and wait until it has stopped."""
+        for task in list(self._live):
+            task.cancel()
+        if self._live:
+            await asyncio.wait(set(self._live))
+
+    async def _run(self, live: LiveRun) -> None:
+        wanted, turn, log = live.wanted, live.turn, live.log
+        run = live.run = AgentRun(
+            agent=wanted.agent,
+            messages=with_system(wanted.agent, wanted.messages),
+            gateway=self.gateway,
+            turn=turn,
+            say=log.append,
+            client_tools=wanted.client_tools,
+        )
+        try:
+            async with asyncio.timeout_at(turn.deadline.at_s):
+                await run.run()
+            self._end(live, "finished", cancelled=False)
+        except asyncio.CancelledError:
+            live.status, live.code = _CLIENT_CANCELLED, "cancelled"
+            self._end(live, "cancelled", cancelled=True)
+            raise
+        except GatewayError as error:
+            self._fail(live, error.message, error.code, error.status)
+        except TimeoutError:
+            self._fail(
+                live, "the deadline passed before the run was over", "deadline_exceeded", 504
+            )
+        except Exception:  # the process edge: the run's own task
+            _log.exception("run_failed", extra={"request_id": turn.request_id})
+            message = "the gateway failed; the request id finds the cause in its log"
+            self._fail(live, message, "internal_error", 500)
+
+    def _fail(self, live: LiveRun, message: str, code: str, status: int) -> None:
+        usage = tuple(live.run.usages.values()) if live.run is not None else ()
+        live.state, live.status, live.code = "failed", status, code
+        live.log.append(RunFailed(message, code, usage))
+        self._settle(live)
+
+    def _end(self, live: LiveRun, state: str, *, cancelled: bool) -> None:
+        turn, run = live.turn, live.run
+        timings = {stage: ns / 1e6 for stage, ns in turn.timeline.stage_times_ns().items()}
+        timings["total"] = turn.timeline.elapsed_s() * 1000
+        live.state = state
+        live.log.append(
+            RunFinished(
+                live.wanted.run_id,
+                live.wanted.thread_id,
+                cancelled=cancelled,
+                usage=tuple(run.usages.values()) if run is not None else (),
+                timings={stage: round(ms, 3) for stage, ms in timings.items()},
+                cost_usd=turn.cost_usd,
+                left_out=tuple(dict.fromkeys(run.left_out)) if run is not None else (),
+                pending=tuple(run.pending) if run is not None else (),
+            )
+        )
+        self._settle(live)
+
+    def _settle(self, live: LiveRun) -> None:
+        live.ended_unix_s = time.time()
+        self.events.close(live.turn.tenant, live.wanted.run_id)
+        self.on_end(live)

@@ -1,0 +1,133 @@
+"""What happened in each run, in order and numbered: what a client that lost its connection reads on
+from.
+
+In process, bounded three ways: so many events a run (the oldest leave first; a reader that comes
+for those is told so), so many finished runs, and a time after which a finished run is forgotten.
+One event loop owns it. Events are kept neutral; each reader writes them in its own protocol.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+
+from app.domain.run_events import RunEvent, RunFailed, RunFinished
+from app.errors import NotFound
+
+_MAX_EVENTS = 20_000
+_MAX_ENDED_RUNS = 1_000
+_KEEP_S = 900.0
+
+
+class RunLog:
+    """The events of one run, numbered from 1."""
+
+    def __init__(self, run_id: str, *, max_events: int = _MAX_EVENTS) -> None:
+        """Start empty."""
+        self.run_id = run_id
+        self._max_events = max_events
+        self._events: deque[RunEvent] = deque()
+        self._first = 1
+        self._waiters: list[asyncio.Future[None]] = []
+        self.ended = False
+        """The last event is there."""
+
+    @property
+    def last(self) -> int:
+        """The number of the newest event; 0 = none yet."""
+        return self._first + len(self._events) - 1
+
+    def append(self, event: RunEvent) -> None:
+        """Add an event and wake the readers; nothing is added after the end."""
+        if self.ended:
+            return
+        self._events.append(event)
+        if len(self._events) > self._max_events:
+            self._events.popleft()
+            self._first += 1
+        if isinstance(event, RunFinished | RunFailed):
+            self.ended = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Let every waiting reader look again."""
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def after(self, seq: int) -> list[tuple[int, RunEvent]]:
+        """The events behind number ``seq``; raises ``NotFound`` where some of them have left the log."""
+        skip = seq - self._first + 1
+        if skip < 0:
+            message = f"the events after {seq} are no longer kept: the oldest is {self._first}"
+            raise NotFound(message, code="events_expired")
+        if skip >= len(self._events):
+            return []
+        newer = list(self._events) if skip == 0 else list(self._events)[skip:]
+        return list(enumerate(newer, seq + 1))
+
+    async def more(self, seq: int) -> bool:
+        """Wait until there are events behind ``seq``; False when there will be none."""
+        while self.last <= seq:
+            if self.ended:
+                return False
+            await self.news()
+        return True
+
+    async def news(self) -> None:
+        """Wait until something was appended, or ``wake`` was called."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            await waiter
+        finally:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+
+
+class EventLog:
+    """The logs of all runs of this process, by tenant and run id."""
+
+    def __init__(
+        self,
+        *,
+        max_events: int = _MAX_EVENTS,
+        max_ended: int = _MAX_ENDED_RUNS,
+        keep_s: float = _KEEP_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Start empty."""
+        self._max_events, self._max_ended, self._keep_s = max_events, max_ended, keep_s
+        self._clock = clock
+        self._runs: dict[tuple[str, str], RunLog] = {}
+        self._ended: OrderedDict[tuple[str, str], float] = OrderedDict()
+
+    def open(self, tenant: str, run_id: str) -> RunLog | None:
+        """A new run's log; None where this tenant has one of that id."""
+        self._forget()
+        key = (tenant, run_id)
+        if key in self._runs:
+            return None
+        log = self._runs[key] = RunLog(run_id, max_events=self._max_events)
+        return log
+
+    def find(self, tenant: str, run_id: str) -> RunLog | None:
+        """The log of a run that is under way or lately was."""
+        self._forget()
+        return self._runs.get((tenant, run_id))
+
+    def close(self, tenant: str, run_id: str) -> None:
+        """The run is over: its log lives a while longer."""
+        self._ended[tenant, run_id] = self._clock() + self._keep_s
+
+    def _forget(self) -> None:
+        now_s = self._clock()
+        while self._ended:
+            key, until_s = next(iter(self._ended.items()))
+            if until_s > now_s and len(self._ended) <= self._max_ended:
+                return
+            del self._ended[key]
+            self._runs.pop(key, None)
