@@ -171,13 +171,16 @@ def _gateway(
         teacher=RouteTeacher(classifier),
         load=Load(models),
         flights=Flights(),
+        retries={name: each.retries for name, each in settings.providers.items()},
+        coalesce=settings.cache.coalesce,
     )
 
 
 def _lanes(settings: Settings) -> Lanes | None:
     if not settings.lanes.enabled:
         return None
-    return Lanes([*map(rule_of, settings.lanes.rules), *built_in_rules()])
+    own = map(rule_of, settings.lanes.rules)
+    return Lanes([*own, *(built_in_rules() if settings.lanes.built_in else ())])
 
 
 def _authenticator(settings: Settings) -> Authenticator:

@@ -107,7 +107,9 @@ class ProviderSettings(Section):
     before the first byte.
     """
     retries: Annotated[int, Field(ge=0, le=5)] = 1
-    """Further tries on connect errors, 429 and 5xx; only ever before the first event."""
+    """Further tries on connect errors, 429 and 5xx, at another model of the tier where there is one;
+    only ever before the first event.
+    """
     headers: dict[str, str] = Field(default_factory=dict)
     """Headers added to every call, such as an organisation's id. Values are printed redacted."""
     sdk: SdkSettings = SdkSettings()

@@ -41,13 +41,14 @@ async def converse(
 async def ask(calls: Sequence[ModelCall], gateway: Gateway, turn: Turn, emit: Emit) -> None:
     """Stream the answer of the first of ``calls`` that begins to answer; raises the last failure."""
     call = calls[0]
-    for attempt in range(1, gateway.max_attempts + 1):
+    attempts = 1 + gateway.retries.get(call.model.provider, 1)
+    for attempt in range(1, attempts + 1):
         try:
             await _run(call, gateway, turn, emit)
         except UpstreamError as failure:
             # The next deployment, or the same one once more, if this one failed before a word was said.
             candidate = calls[attempt] if attempt < len(calls) else _again(call)
-            last = call.timing.first_event_ns or attempt == gateway.max_attempts
+            last = call.timing.first_event_ns or attempt == attempts
             if last or not _worth_another_try(failure, call, candidate, gateway):
                 raise
             call = candidate

@@ -115,5 +115,7 @@ class Gateway:
     retry_budget: RetryBudget = field(default_factory=RetryBudget)
     on_failure: Callable[[str, str], None] = _uncounted
     """Told each failed upstream call: the provider's name and the failure's code."""
-    max_attempts: int = 2
-    """Upstream calls tried for one request before the failure is the client's to see."""
+    retries: Mapping[str, int] = field(default_factory=dict)
+    """By provider: how often one more call is tried before the failure is the client's to see."""
+    coalesce: bool = True
+    """Whether a request joins the stream of an identical one in flight."""

@@ -71,7 +71,7 @@ async def answer(request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit)
         raise CacheOnlyMiss(message)
     flight = (
         None
-        if key is None or turn.cache_mode is CacheMode.REFRESH
+        if key is None or turn.cache_mode is CacheMode.REFRESH or not gateway.coalesce
         else gateway.flights.running(key)
     )
     if flight is not None and joinable(flight, request):
