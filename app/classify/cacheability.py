@@ -8,6 +8,7 @@ semantic never.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -84,6 +85,7 @@ _REFUSALS = (
     (_PERSONAL, Cacheability.PERSONAL, "asks about the asker's own data"),
     (_VOLATILE, Cacheability.VOLATILE, "asks about something that changes"),
 )
+_QUESTION_AT = len(_REFUSALS) + 1  # places in the automaton: refusals, self-contained, question
 _KEEP = {
     Cacheability.STABLE: (None, True),
     Cacheability.SLOW: (SLOW_TTL_S, False),
@@ -101,9 +103,9 @@ def judgement(kind: Cacheability, reason: str) -> CacheJudgement:
 
 
 class CacheabilityRules:
-    """The wording rules, compiled once (RE2: linear time), and the table of lasting answers."""
+    """The wording rules as one RE2 automaton (linear time), and the table of lasting answers."""
 
-    __slots__ = ("_lasting", "_question", "_refusals", "_self_contained")
+    __slots__ = ("_lasting", "_search")
 
     def __init__(self, lasting: Lasting | None = None) -> None:
         """Compile. `lasting`: judges short questions; the shipped one if none is given."""
@@ -111,25 +113,28 @@ class CacheabilityRules:
         options = re2.Options()
         options.case_sensitive = False
         options.log_errors = False
-        options.never_capture = True
-        self._refusals = tuple(
-            (re2.compile(pattern, options).search, kind, reason)
-            for pattern, kind, reason in _REFUSALS
-        )
-        self._self_contained = re2.compile(_SELF_CONTAINED, options).search
-        self._question = re2.compile(_QUESTION, options).search
+        automaton = re2.Set.SearchSet(options)
+        for pattern in (*(pattern for pattern, _, _ in _REFUSALS), _SELF_CONTAINED, _QUESTION):
+            automaton.Add(pattern)
+        automaton.Compile()
+        self._search: Callable[[str], list[int] | None] = automaton.Match
 
     def judge(self, features: Features, *, offers_tools: bool) -> CacheJudgement:
         """Judge a request by its wording alone. `offers_tools`: the model may act, not only talk."""
-        text = features.text.strip().encode("utf-8", "replace").decode("utf-8")
-        for search, kind, reason in self._refusals:
-            if search(text) is not None:
-                return judgement(kind, reason)
+        text = features.text.strip()
+        try:
+            found = self._search(text) or ()
+        except UnicodeEncodeError:  # lone surrogates; the same text with those replaced
+            found = self._search(text.encode("utf-8", "replace").decode("utf-8")) or ()
+        first = min(found, default=_QUESTION_AT + 1)
+        if first < len(_REFUSALS):
+            _, kind, reason = _REFUSALS[first]
+            return judgement(kind, reason)
         if offers_tools:
             return judgement(Cacheability.UNKNOWN, "the answer may come from a tool")
-        if self._self_contained(text) is not None:
+        if first == len(_REFUSALS):
             return judgement(Cacheability.STABLE, "all that is needed stands in the request")
-        if len(text) <= MAX_CHARS and self._question(text) is not None:
+        if first == _QUESTION_AT and len(text) <= MAX_CHARS:
             return self._question_kind(features)
         return judgement(Cacheability.UNKNOWN, "no rule knows how long this holds")
 

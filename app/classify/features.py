@@ -38,7 +38,7 @@ _CODE = re.compile(
 _LATEX = re.compile(r"\\[a-zA-Z$]|\$[^$\n]{1,60}\$(?!\d)")
 _OPTION = re.compile(r"\n[ \t]*\(?[A-E][.):]\s")
 _BULLET = re.compile(r"\n[ \t]*(?:[-*•]|\d{1,2}[.)])\s")
-_LONG_WORD_CHARS = 8
+_SHORT = 7  # letters; longer words are called long
 _FEW_BRACKETS = 2
 
 _KINDS: dict[str, str] = {
@@ -157,7 +157,16 @@ def _columns(hashes: NDArray[np.uint32]) -> NDArray[np.intp]:
     """Distinct columns of words (odd multipliers apart from) pairs of neighbouring words."""
     pairs = hashes[:-1] * _PAIR_MULTIPLIER ^ hashes[1:]
     both = np.concatenate((hashes, pairs + (pairs >> np.uint32(HASH_BITS))))
-    return np.unique(both & np.uint32(_MASK)).astype(np.intp)
+    return distinct(both & np.uint32(_MASK))
+
+
+def distinct(columns: NDArray[np.uint32]) -> NDArray[np.intp]:
+    """Sorted distinct numbers; a third of np.unique's time at these sizes. Sorts in place."""
+    columns.sort()
+    keep = np.empty(len(columns), dtype=np.bool_)
+    keep[:1] = True
+    np.not_equal(columns[1:], columns[:-1], out=keep[1:])
+    return columns[keep].astype(np.intp)
 
 
 def _dense(view: PromptView, text: str, data: bytes, words: list[bytes]) -> NDArray[np.float64]:
@@ -166,17 +175,17 @@ def _dense(view: PromptView, text: str, data: bytes, words: list[bytes]) -> NDAr
     for found in [_KIND_OF[word] for word in words if word in _KIND_OF]:
         for kind in found:
             kinds[kind] += 1
-    sizes = list(map(len, words))
     upper, digits = _having(data, _UPPER), _having(data, _DIGITS)
     letters = upper + _having(data, _LOWER)
-    numbers = sum(word[0] in _DIGITS for word in words)
+    numbers = sum(map(bytes.isdigit, words))
+    lines = data.count(b"\n")
     log = math.log1p
     return np.array(
         (
             log(len(view.text)),
             log(len(words)),
             letters / max(1, count - numbers),
-            sum(size >= _LONG_WORD_CHARS for size in sizes) / count,
+            sum(map(_SHORT.__lt__, map(len, words))) / count,
             len(set(words)) / count,
             log(numbers),
             digits / max(1, len(data)),
@@ -184,14 +193,14 @@ def _dense(view: PromptView, text: str, data: bytes, words: list[bytes]) -> NDAr
             log(_having(data, b"([{")),
             log(_having(data, b";_<>")),
             log(_having(data, b"\\$")),
-            log(data.count(b"\n")),
+            log(lines),
             log(data.count(b"?")),
             log(data.count(b". ") + data.count(b".\n")),
             log(_having(data, b"\"'")),
             upper / max(1, len(data)),
             0.0 if text.isascii() else _having(data, _HIGH) / len(data),
-            float(len(_OPTION.findall(text))),
-            log(len(_BULLET.findall(text))),
+            float(len(_OPTION.findall(text))) if lines else 0.0,
+            log(len(_BULLET.findall(text))) if lines else 0.0,
             float(data.count(b"(") > _FEW_BRACKETS and _CODE.search(text) is not None),
             float((b"\\" in data or b"$" in data) and _LATEX.search(text) is not None),
             *(kind / count for kind in kinds),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from app.classify.features import Features
+from app.classify.features import Features, distinct
 from app.learn.hashed_linear import HASH_COLUMNS, HashedLinear, HashedRows, fit_hashed
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def columns_of(features: Features) -> NDArray[np.intp]:
     """Distinct columns of a text's words, word pairs and letter groups (of its first 256 bytes)."""
     plain = f" {' '.join(features.text.lower().split())} "
     data = np.frombuffer(plain.encode("utf-8", "replace")[:_READ_BYTES], dtype=np.uint8)
-    parts = [features.hashed]
+    parts = [features.hashed.astype(np.uint32)]
     wide = data.astype(np.uint32)
     for size in _GROUP_BYTES:
         count = len(wide) - size + 1
@@ -40,10 +40,8 @@ def columns_of(features: Features) -> NDArray[np.intp]:
         mixed = np.full(count, size, dtype=np.uint32)
         for at in range(size):
             mixed = (mixed ^ wide[at : at + count]) * _FNV_PRIME
-        parts.append(
-            ((mixed ^ (mixed >> np.uint32(15))) & np.uint32(HASH_COLUMNS - 1)).astype(np.intp)
-        )
-    return np.unique(np.concatenate(parts))
+        parts.append((mixed ^ (mixed >> np.uint32(15))) & np.uint32(HASH_COLUMNS - 1))
+    return distinct(np.concatenate(parts))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ chemistry questions holds for the eleventh. The shipped file is described in art
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING
@@ -28,27 +29,27 @@ _INT8 = 127
 
 @dataclass(frozen=True, slots=True)
 class Topics:
-    """The table: `weights` int8[2^16, topics] times `scale` float64[topics] is what a column adds.
+    """The table: `weights` float32[2^16, topics] is what a column adds; whole numbers of `scale`.
 
-    `idf` float32[2^16], `bias` float64[topics].
+    `idf` float32[2^16], `scale` and `bias` float32[topics].
     """
 
     names: tuple[str, ...]
-    weights: NDArray[np.int8]
+    weights: NDArray[np.float32]
     idf: NDArray[np.float32]
-    scale: Floats
-    bias: Floats
+    scale: NDArray[np.float32]
+    bias: NDArray[np.float32]
 
     def of(self, columns: NDArray[np.intp]) -> Floats:
         """Probabilities float64[topics], summing to 1, of a prompt's distinct hashed columns."""
         score = self.bias
         if len(columns):
-            idf = self.idf[columns]
-            total = self.weights[columns].sum(axis=0, dtype=np.int32)
-            score = score + total * self.scale / max(float(np.sqrt(idf @ idf)), 1e-9)
-        power = np.exp(_SHARPNESS * (score - score.max()))
-        out: Floats = power / power.sum()
-        return out
+            idf = self.idf.take(columns)
+            total = self.weights.take(columns, axis=0).sum(axis=0)
+            score = score + total / max(math.sqrt(float(idf @ idf)), 1e-9)
+        power: Floats = np.exp(_SHARPNESS * (score - score.max()).astype(np.float64))
+        power /= power.sum()
+        return power
 
     @classmethod
     def of_linear(
@@ -56,10 +57,10 @@ class Topics:
     ) -> Topics:
         """Compress a fitted model: keep the columns in `used`, eight bits a weight."""
         kept = model.weights[used].astype(np.float64)
-        scale = np.maximum(np.abs(kept).max(axis=0), 1e-9) / _INT8
-        weights = np.zeros((HASH_COLUMNS, len(names)), dtype=np.int8)
-        weights[used] = np.round(kept / scale).astype(np.int8)
-        return cls(names, weights, model.idf, scale, model.bias)
+        scale = (np.maximum(np.abs(kept).max(axis=0), 1e-9) / _INT8).astype(np.float32)
+        weights = np.zeros((HASH_COLUMNS, len(names)), dtype=np.float32)
+        weights[used] = np.round(kept / scale) * scale
+        return cls(names, weights, model.idf, scale, model.bias.astype(np.float32))
 
     def to_bytes(self) -> bytes:
         """Serialise without pickle."""
@@ -69,10 +70,10 @@ class Topics:
             buffer,
             names=np.array(self.names),
             used=used.astype(np.uint16),
-            weights=self.weights[used],
+            weights=np.round(self.weights[used] / self.scale).astype(np.int8),
             idf=self.idf.astype(np.float16),
-            scale=self.scale.astype(np.float32),
-            bias=self.bias.astype(np.float32),
+            scale=self.scale,
+            bias=self.bias,
         )
         return buffer.getvalue()
 
@@ -80,14 +81,15 @@ class Topics:
     def from_bytes(cls, data: bytes) -> Topics:
         """Restore what `to_bytes` wrote. Raises ValueError or KeyError on other bytes."""
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            weights = np.zeros((HASH_COLUMNS, archive["weights"].shape[1]), dtype=np.int8)
-            weights[archive["used"]] = archive["weights"]
+            scale = archive["scale"]
+            weights = np.zeros((HASH_COLUMNS, len(scale)), dtype=np.float32)
+            weights[archive["used"]] = archive["weights"] * scale
             return cls(
                 tuple(str(name) for name in archive["names"]),
                 weights,
                 archive["idf"].astype(np.float32),
-                archive["scale"].astype(np.float64),
-                archive["bias"].astype(np.float64),
+                scale,
+                archive["bias"],
             )
 
     @classmethod

@@ -11,6 +11,7 @@ Several targets may be fitted at once (`target` float[n, outputs]).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -68,9 +69,9 @@ class HashedLinear:
         """Outputs float64[outputs] of one row: its distinct columns and its dense part, if any."""
         out = self.bias.copy()
         if len(columns):
-            scale = self.idf[columns]
-            norm = float(np.sqrt(scale @ scale))
-            out += self.weights[columns].sum(axis=0) / max(norm, 1e-9)
+            scale = self.idf.take(columns)
+            norm = max(math.sqrt(float(scale @ scale)), 1e-9)
+            out += self.weights.take(columns, axis=0).sum(axis=0) / norm
         return out if dense is None else out + dense @ self.dense
 
     def many(self, rows: HashedRows, dense: Floats | None = None) -> Floats:

@@ -9,17 +9,19 @@ requests stays near the target; a quantile alone only stops making new errors.
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+import math
+from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
 from app.domain.decisions import Tier
 
 _MAX_TENANTS = 2_000
+_TIED = 16
 _WINDOW = 128
 _MEMORY = 500.0
 _GAIN = 1.0 / 30.0  # a debt of 3 requests moves the quantile by 0.1
-_PRIOR_SCORES = 4.0
+_ENOUGH = 8  # fewer scores say nothing about a quantile; the start value stands
 
 
 @dataclass(slots=True)
@@ -72,8 +74,13 @@ class FastShareTracker:
         ranked = track.ranked
         if wanted >= 1.0:
             return ranked[-1] + 1.0
-        if wanted <= 0.0:  # also parts a run of equal scores, which no quantile could
+        if wanted <= 0.0:
             return ranked[0] - 1.0
+        if len(ranked) < _ENOUGH:
+            return self._start
         place = ranked[min(len(ranked) - 1, int(wanted * len(ranked)))]
-        share = _PRIOR_SCORES / (_PRIOR_SCORES + len(ranked))
-        return share * self._start + (1 - share) * place
+        tied = bisect_right(ranked, place) - bisect_left(ranked, place)
+        if track.debt < 0 and tied > _TIED:
+            # No quantile parts equal scores: they go to either tier in turn, as the debt asks.
+            return math.nextafter(place, -math.inf)
+        return place

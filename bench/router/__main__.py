@@ -16,7 +16,6 @@ from pathlib import Path
 from app.classify.complexity import Complexity
 from bench.router import control, quality, speed, text
 from bench.router.data import SHARED, DataError, in_build_half, read_pairs
-from bench.router.embed import minilm
 from bench.router.report import Report
 
 
@@ -44,11 +43,11 @@ def main() -> int:
     report.add(
         "learning curve",
         [
-            *quality.learning_curve(mixed, {100: 0.60, 500: None, 1_500: 0.64}, minilm(mixed)),
+            *quality.learning_curve(mixed, {100: 0.60, 500: None, 1_500: 0.64}),
             *(
                 figure
                 for stream in by_pair
-                for figure in quality.learning_curve(stream, {100: None, 1_500: None}, None)
+                for figure in quality.learning_curve(stream, {100: None, 1_500: None})
             ),
         ],
     )

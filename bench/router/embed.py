@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.router.data import ROOT
-from bench.router.quality import Stream
 
 _MAX_TOKENS = 96
 _BATCH = 32
 
 
-def minilm(stream: Stream) -> NDArray[np.float64] | None:
+def minilm(texts: Sequence[str]) -> NDArray[np.float64] | None:
     """Unit vectors float64[n, 384]; None where no model lies. EMBEDDER names its folder."""
     named = os.environ.get("EMBEDDER")
     folders = [Path(named)] if named else [ROOT / ".venv" / "embedder"]
@@ -33,8 +33,8 @@ def minilm(stream: Stream) -> NDArray[np.float64] | None:
     session = onnxruntime.InferenceSession(str(folder / "model.onnx"))
     wanted = {one.name for one in session.get_inputs()}
     out = []
-    for start in range(0, len(stream), _BATCH):
-        batch = tokenizer.encode_batch([row.prompt for row in stream.rows[start : start + _BATCH]])
+    for start in range(0, len(texts), _BATCH):
+        batch = tokenizer.encode_batch(list(texts[start : start + _BATCH]))
         ids = np.array([one.ids for one in batch], dtype=np.int64)
         mask = np.array([one.attention_mask for one in batch], dtype=np.int64)
         feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}

@@ -24,14 +24,17 @@ _MAX_CHARS = 8_000  # about 2,000 tokens
 _TOOLS = ("get_ticket", "get_user", "check_permissions")
 
 _MEMORY = """
-import resource, numpy
+import numpy
 from app.domain.decisions import PromptView
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def rss():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmRSS"))
+before = rss()
 from app.classify.classifier import Classifier
 classifier = Classifier()
 for at in range(2000):
     classifier.classify(PromptView(text=f"What is the capital of country {at}? " * (1 + at % 40)))
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+print((rss() - before) / 1024)
 """
 
 

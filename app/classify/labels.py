@@ -1,0 +1,82 @@
+"""Labelled points as bytes: what a learner saves, restores and shares. No text of any prompt is in it."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from app.classify.complexity import Point
+from app.classify.features import DENSE_COLUMNS
+from app.learn.hashed_linear import HASH_COLUMNS
+
+VERSION = 1
+"""Raised whenever features or tables change their meaning; older labels are then refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class SavedLabel:
+    """A point, its gain in -1..1, and the propensity in (0, 1] with which it was looked at."""
+
+    point: Point
+    gain: float
+    propensity: float
+
+
+def to_bytes(labels: Sequence[SavedLabel]) -> bytes:
+    """Serialise labels, oldest first, as a compressed numpy archive without pickle."""
+    sizes = [len(label.point.hashed) for label in labels]
+    hashed = [label.point.hashed.astype(np.uint16) for label in labels]
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        version=np.array(VERSION),
+        dense=np.array([label.point.dense for label in labels], dtype=np.float32),
+        topics=np.array([label.point.topics for label in labels], dtype=np.float32),
+        hashed=np.concatenate([np.zeros(0, dtype=np.uint16), *hashed]),
+        sizes=np.array(sizes, dtype=np.int64),
+        gain=np.array([label.gain for label in labels]),
+        propensity=np.array([label.propensity for label in labels]),
+    )
+    return buffer.getvalue()
+
+
+def from_bytes(data: bytes, *, topics: int) -> list[SavedLabel]:
+    """Restore what `to_bytes` wrote. `topics`: the table's number of topics.
+
+    Raises ValueError when the bytes are no such archive, of another version or another table.
+    """
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            parts = {name: archive[name] for name in archive.files}
+        return _labels(parts, topics)
+    except (KeyError, OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile) as exc:
+        raise ValueError(
+            f"router labels: these {len(data)} bytes cannot be restored: {exc}"
+        ) from exc
+
+
+def _labels(parts: dict[str, np.ndarray], topics: int) -> list[SavedLabel]:
+    if int(parts["version"]) != VERSION:
+        raise ValueError(f"version {int(parts['version'])}, not {VERSION}")
+    sizes = parts["sizes"].astype(np.int64)
+    n = len(sizes)
+    if not n:
+        return []
+    shapes = (parts["dense"].shape, parts["topics"].shape, parts["gain"].shape)
+    if shapes != ((n, DENSE_COLUMNS), (n, topics), (n,)) or parts["propensity"].shape != (n,):
+        raise ValueError(f"shapes {shapes} do not fit {n} labels of {topics} topics")
+    if (sizes < 0).any() or int(sizes.sum()) != len(parts["hashed"]):
+        raise ValueError("the words do not fit their counts")
+    if parts["hashed"].size and int(parts["hashed"].max()) >= HASH_COLUMNS:
+        raise ValueError("a word lies outside the hashed columns")
+    words = np.split(parts["hashed"].astype(np.intp), np.cumsum(sizes)[:-1])
+    dense, topic = parts["dense"].astype(np.float64), parts["topics"].astype(np.float64)
+    gain, propensity = parts["gain"].tolist(), parts["propensity"].tolist()
+    return [
+        SavedLabel(Point(dense[at], words[at], topic[at]), gain[at], propensity[at])
+        for at in range(n)
+    ]
