@@ -38,6 +38,13 @@ class Outlet(Protocol):
         """Send the last bytes and end the response."""
         ...
 
+    def try_write(self, data: bytes, *, force: bool = False) -> bool:
+        """Send more without waiting; False, and nothing sent, if that takes a wait.
+
+        ``force`` sends also to a client that reads too slowly: what it has not read is kept in memory.
+        """
+        ...
+
     def beat(self, data: bytes) -> None:
         """Send a sign of life without waiting, if that is possible now."""
         ...
@@ -99,6 +106,10 @@ class AsgiOutlet:
             await self._beating  # two sends at once would be the server's to sort out
             self._beating = None
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    def try_write(self, data: bytes, *, force: bool = False) -> bool:  # noqa: ARG002 - the protocol's
+        """Say no: ``send`` may wait, whatever it is given."""
+        return False
 
     async def end(self, data: bytes = b"") -> None:
         """Send the last bytes and end the response."""

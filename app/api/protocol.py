@@ -117,6 +117,15 @@ class NativeOutlet(RequestResponseCycle):
         if not self.disconnected and data:
             self.transport.write(b"%x\r\n%s\r\n" % (len(data), data))
 
+    def try_write(self, data: bytes, *, force: bool = False) -> bool:
+        """Send more without waiting: False, and nothing sent, to a client that reads too slowly."""
+        if self.disconnected:
+            return True
+        if self.flow.write_paused and not force:
+            return False
+        self.transport.write(b"%x\r\n%s\r\n" % (len(data), data))
+        return True
+
     def beat(self, data: bytes) -> None:
         """Send ``data`` now unless the client is slow: a sign of life must never wait."""
         if not self.disconnected and not self.flow.write_paused and not self.response_complete:

@@ -119,7 +119,7 @@ class TurnResponse:
 
     async def _answer(self) -> None:
         try:
-            await self._answering(self._request, self._gateway, self._turn, self._emit)
+            await self._answering(self._request, self._gateway, self._turn, self)
             await self._finish()
         except GatewayError as error:
             await self._fail(error)
@@ -142,7 +142,7 @@ class TurnResponse:
                 GatewayError("the gateway failed; the request id finds the cause in its log")
             )
 
-    async def _emit(self, event: Event) -> None:
+    async def __call__(self, event: Event) -> None:
         """Write one event; the back-pressure of a slow client unless others are waiting behind this one."""
         data = event.data if type(event) is Frames else self._encode(event)
         outlet = self._outlet
@@ -157,11 +157,20 @@ class TurnResponse:
             return
         if self._beginning is not None:
             await self._after_beginning()
-        flight = self._turn.flight
-        if flight is not None and flight.followers:
-            outlet.beat(data)  # never waits: the followers' pace is not this client's
-        else:
+        if not outlet.try_write(data, force=self._followed()):
             await outlet.write(data)
+
+    def offer(self, frames: Frames) -> bool:
+        """Write frames of a stream that is under way, if that takes no wait; the ``Offer`` beside the emit."""
+        if not self._began or self._beginning is not None:
+            return False
+        self.last_write_s = self._pulse.now_s
+        return self._outlet.try_write(frames.data, force=self._followed())
+
+    def _followed(self) -> bool:
+        """Others hear this answer too: their pace must not be that of this client."""
+        flight = self._turn.flight
+        return flight is not None and flight.followers > 0
 
     def _encode(self, event: Event) -> bytes:
         """The bytes of an event in a stream; nothing in a JSON answer, which is written whole at the end."""

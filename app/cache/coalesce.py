@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from app.domain.chat import Dialect
-from app.domain.events import Emit, Event
+from app.domain.events import Emit, Event, Frames, offer_of
 from app.errors import GatewayError, UpstreamClosed
 
 
@@ -55,15 +55,13 @@ class Flight:
 
     def recording(self, emit: Emit) -> Emit:
         """The leader's ``emit``: keeps every event, and hands it on while the leader's client is there."""
+        return _Recording(self, emit)
 
-        async def record(event: Event) -> None:
-            self.events.append(event)
-            if self._news:
-                self._wake()
-            if not self.leader_gone:
-                await emit(event)
-
-        return record
+    def keep(self, event: Event) -> None:
+        """Keep an event for those who follow and for the cache."""
+        self.events.append(event)
+        if self._news:
+            self._wake()
 
     async def follow(self, emit: Emit) -> None:
         """Hand on everything that was and will be said; raises the call's failure after what came before it.
@@ -94,6 +92,28 @@ class Flight:
         for future in news:
             if not future.done():
                 future.set_result(None)
+
+
+class _Recording:
+    """The leader's ``Emit``, with an ``Offer`` where the one behind it has one."""
+
+    __slots__ = ("_behind", "_emit", "_flight")
+
+    def __init__(self, flight: Flight, emit: Emit) -> None:
+        self._flight, self._emit, self._behind = flight, emit, offer_of(emit)
+
+    async def __call__(self, event: Event) -> None:
+        flight = self._flight
+        flight.keep(event)
+        if not flight.leader_gone:
+            await self._emit(event)
+
+    def offer(self, frames: Frames) -> bool:
+        flight = self._flight
+        if not flight.leader_gone and (self._behind is None or not self._behind(frames)):
+            return False
+        flight.keep(frames)
+        return True
 
 
 class Flights:

@@ -174,6 +174,14 @@ Event = (
 Emit = Callable[[Event], Awaitable[None]]
 """Hand one event on; awaiting it is the back-pressure. Raises when the receiver is gone."""
 
+Offer = Callable[[Frames], bool]
+"""An ``Emit`` that never waits: takes the frames whole at once, or says no and has changed nothing."""
+
+
+def offer_of(emit: Emit) -> Offer | None:
+    """The ``Offer`` that stands beside an ``Emit``, for those that have one."""
+    return getattr(emit, "offer", None)
+
 
 @dataclass(frozen=True, slots=True)
 class TextBlock:

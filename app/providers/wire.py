@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
 
 from app.domain.chat import Dialect
-from app.domain.events import Emit, Event, Frames, TextDelta, ThinkingDelta, Whole
+from app.domain.events import Emit, Event, Frames, TextDelta, ThinkingDelta, Whole, offer_of
 from app.domain.replay import replay
 from app.errors import Unsupported, UpstreamClosed, UpstreamProtocol, UpstreamStatus
-from app.ports import Codec, Headers, ModelCall
+from app.ports import Codec, Headers, ModelCall, StreamReader
 from app.providers.outgoing import Outgoing, outgoing
 from app.upstream import Exchange, Pool, Timeouts
+from app.wire.passthrough import PassthroughReader
 
 _ERROR_FROM = 400
 _MAX_ERROR_BYTES = 1 << 20
@@ -184,7 +185,8 @@ class WireProvider:
             else codec.reader()
         )
         try:
-            while data := await exchange.read():
+            taker = None
+            while data := await exchange.read(taker):
                 for event in reader.feed(data):
                     if not timing.first_event_ns:
                         if reader.failure is not None:
@@ -196,6 +198,8 @@ class WireProvider:
                     await emit(event)
                 if reader.failure is not None:
                     break
+                if taker is None and request.passthrough and timing.first_event_ns:
+                    taker = _taker(call, reader, emit)
             else:
                 for event in reader.end():
                     timing.first_event_ns = timing.first_event_ns or time.monotonic_ns()
@@ -228,6 +232,29 @@ class WireProvider:
         call.timing.first_event_ns = time.monotonic_ns()
         for event in replay(answer):
             await emit(event)
+
+
+def _taker(
+    call: ModelCall, reader: StreamReader, emit: Emit
+) -> Callable[[bytes], bool] | None:
+    """What passes ordinary frames straight from one socket to the other while nobody has to wait.
+
+    The task that reads is woken for everything else: frames that tell something, half frames, the end, and a
+    client that reads too slowly. None where ``emit`` or ``reader`` has no such way.
+    """
+    offer = offer_of(emit)
+    if offer is None or not isinstance(reader, PassthroughReader):
+        return None
+    ordinary = reader.ordinary
+
+    def take(data: bytes) -> bool:
+        count = ordinary(data)
+        if not count or not offer(Frames(data, count)):
+            return False
+        call.tokens_streamed += count
+        return True
+
+    return take
 
 
 class _Counted(msgspec.Struct):

@@ -203,12 +203,18 @@ class Connection(asyncio.Protocol):
         if reader.complete:
             self._finish(exchange, now)
             return
+        pieces = reader.pieces
+        if pieces and exchange.take(pieces):
+            pieces.clear()
+            self._unread_bytes = 0
+            self._expect_by(now + exchange.between_ns, exchange)
+            return
         self._unread_bytes += len(data)
-        if self._unread_bytes > MAX_UNREAD_BYTES and reader.pieces:
+        if self._unread_bytes > MAX_UNREAD_BYTES and pieces:
             self._pause(exchange)
         else:
             self._expect_by(now + exchange.between_ns, exchange)
-        if reader.pieces:
+        if pieces:
             exchange.wake()
 
     def eof_received(self) -> bool:

@@ -84,7 +84,7 @@ class MessagesPassthrough(PassthroughReader):
         super().__init__()
         self._usage_frames: list[bytes] = []
 
-    def _ordinary(self, frames: bytes) -> bool:
+    def _ordinary(self, frames: bytes) -> int:
         return frames.startswith(b"event: content_block_delta\n") and frames.count(b"\n") == _LINES
 
     def _look(self, frames: bytes) -> bytes:

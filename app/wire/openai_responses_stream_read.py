@@ -89,7 +89,7 @@ class ResponsesPassthrough(PassthroughReader):
         super().__init__()
         self._usage_told: Usage | None = None
 
-    def _ordinary(self, frames: bytes) -> bool:
+    def _ordinary(self, frames: bytes) -> int:
         if not frames.startswith(b"event: response.") or frames.count(b"\n") != _LINES:
             return False
         return frames.startswith(b".delta", frames.find(b"\n") - len(b".delta"))

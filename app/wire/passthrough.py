@@ -47,8 +47,9 @@ class PassthroughReader:
     def feed(self, data: bytes) -> Sequence[Event]:
         """Give the complete frames that ``data`` completes, untouched."""
         frames = self._splitter.feed(data)
-        if self._ordinary(frames):
-            return (Frames(frames),)
+        count = self._ordinary(frames)
+        if count:
+            return (Frames(frames, count),)
         if not frames:
             return ()
         frames = self._look(frames)
@@ -58,6 +59,15 @@ class PassthroughReader:
         if not count and not _FIELD.match(frames):
             raise UpstreamProtocol("The upstream's answer is not a stream of events.")
         return (Frames(frames, count),)
+
+    def ordinary(self, data: bytes) -> int:
+        """How many frames ``data`` is, if ``feed`` would give it back as it is and learn nothing; else 0.
+
+        Changes nothing, so the same bytes may be fed after a 0.
+        """
+        if self._splitter.between_frames and data.endswith(b"\n\n"):
+            return self._ordinary(data)
+        return 0
 
     def end(self) -> Sequence[Event]:
         """The upstream closed: give the last bytes, which may lack their blank line, untouched.
@@ -76,8 +86,8 @@ class PassthroughReader:
         return self._usage()
 
     @abstractmethod
-    def _ordinary(self, frames: bytes) -> bool:
-        """Say whether this is one frame, a delta that tells nothing else; cheap, False in doubt."""
+    def _ordinary(self, frames: bytes) -> int:
+        """How many frames these are, if all are deltas that tell nothing else; cheap, 0 in doubt."""
 
     @abstractmethod
     def _look(self, frames: bytes) -> bytes:

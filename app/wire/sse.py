@@ -40,6 +40,11 @@ class FrameSplitter:
         self._tail = bytearray()
         self._limit_bytes = limit_bytes
 
+    @property
+    def between_frames(self) -> bool:
+        """Nothing is kept: the next byte begins a frame."""
+        return not self._tail
+
     def feed(self, data: bytes) -> bytes:
         """The longest run of complete frames that ``data`` completes, "" when none.
 
