@@ -53,8 +53,14 @@ Mode = Literal["shadow", "open", "closed"]
 
 MEMORY: Final = 4_000  # labelled questions kept a route, newest last
 FIRST_FIT: Final = 120  # labels before the first fit
-_GROWTH: Final = 2.0  # refit when the labels have grown by this factor ...
-_MOST_NEW: Final = 2_000  # ... or by this many
+# After a wrong audit or verdict the next would-be hits are audited at this share: a broken bound
+# shows within tens of hits, where the usual one in fifty would take hundreds.
+_PROBED: Final = 40
+_PROBE_SHARE: Final = 0.5
+_GROWTH: Final = 2.0  # refit when the labels have grown by this factor,
+_YOUNG: Final = 400  # while there are fewer than these, and from then on
+_LATE_GROWTH: Final = 3.0  # by this, as a fit then costs more and gains less,
+_MOST_NEW: Final = 2_000  # or by this many
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +124,7 @@ class RouteState:
     alarms: int = 0
     audited: int = 0
     audited_wrong: int = 0
+    probing: int = 0  # would-be hits still to be audited closely, after one was found wrong
 
     def __post_init__(self) -> None:
         self.verifier = RouteVerifier(Rareness({}, 0), self.prior)
@@ -135,7 +142,8 @@ class RouteState:
         if self.labels < FIRST_FIT:
             return False
         new = self.labels - self.fitted_at
-        return self.fitted_at == 0 or self.labels >= self.fitted_at * _GROWTH or new >= _MOST_NEW
+        growth = _GROWTH if self.fitted_at < _YOUNG else _LATE_GROWTH
+        return self.fitted_at == 0 or self.labels >= self.fitted_at * growth or new >= _MOST_NEW
 
     def learn(self, query: QueryView, answer: str, decision: Decision) -> bool:
         """Take a fresh answer's group for a question that was not served; True if it closed the route."""
@@ -180,6 +188,7 @@ class RouteState:
         self.threshold, self.curve = None, None
         self.closed = True
         self.alarms += 1
+        self.probing = 0
         self.drift.reset()
 
     def refit(self) -> None:
@@ -202,6 +211,7 @@ class RouteState:
             record.right += 1
         else:
             record.wrong += 1
+            self.probing = _PROBED
 
 
 def decide(
@@ -272,7 +282,11 @@ def _weigh(candidate: CandidateView, scored: Scored, state: RouteState, rng: Ran
         f" per request {threshold.upper_per_request:.4f} <= {state.limits.per_request:g} from"
         f" {threshold.labels} labels)"
     )
-    if rng.random() < state.audit_rate:
+    share = state.audit_rate
+    if state.probing:
+        state.probing -= 1
+        share = max(share, _PROBE_SHARE)
+    if rng.random() < share:
         reasons = (why, "audited", *notes)
         return replace(_miss(candidate, reasons, score, chance, bound), audit=True)
     state.hits += 1

@@ -102,8 +102,13 @@ def _order(a: TextView, b: TextView, shared: frozenset[str]) -> bool:
 
 def _parties(a: TextView, b: TextView) -> frozenset[str]:
     """The shared words that can play a role: names where there are any, else content words."""
-    names = frozenset(s for s in a.content & b.content if s in _stemmed(a.names & b.names, a))
+    named = _stemmed(a.names & b.names, a)
+    names = frozenset(s for s in a.content & b.content if s in named)
     shared = names if len(names) > 1 else a.content & b.content
+    # What stands behind the same preposition in both texts has kept its role, wherever it stands.
+    shared = frozenset(
+        s for s in shared if not a.governors.get(s) or a.governors[s] != b.governors.get(s)
+    )
     single_a = {s for s in shared if a.stems.count(s) == 1}
     return frozenset(s for s in single_a if b.stems.count(s) == 1)
 
@@ -151,8 +156,8 @@ def _roles(a: TextView, b: TextView, reversals: int) -> tuple[Difference | None,
         turned = _passive_turned(*((a, b) if a.passive_at >= 0 else (b, a)))
     else:
         turned = _order(a, b, parties)
-    if reversals % 2 == 1 and ("than" in a.words or "than" in b.words):
-        turned = not turned
+    if turned and reversals and reversals % 2 == 0 and "than" in a.word_set & b.word_set:
+        return None, False, False
     if not turned:
         return None, False, False
     if _symmetric(a, b) and not one_passive:
@@ -189,7 +194,9 @@ def _passive_turned(passive: TextView, active: TextView) -> bool:
 def _polarity(a: TextView, b: TextView) -> tuple[list[Difference], int]:
     pairs = opposite_pairs(a, b)
     negated = int((a.negations % 2) != (b.negations % 2))
-    reversals = len(pairs) + negated
+    # "taller than" and "shorter than" with the two sides exchanged: two reversals.
+    compared = int("than" in a.word_set and "than" in b.word_set and _order(a, b, _parties(a, b)))
+    reversals = len(pairs) + negated + compared
     # Two reversals cancel only where nothing else differs ("more patient", "less impatient").
     reversed_words = {stem(w) for pair in pairs for w in pair}
     odd = reversals % 2 == 1 or bool(reversals and (a.content ^ b.content) - reversed_words)

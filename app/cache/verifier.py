@@ -76,6 +76,18 @@ class Rareness:
             counts.update(text.stem_set)
         return cls(dict(counts), len(views))
 
+    def to_json(self) -> list[object]:
+        """Plain values that `from_json` restores."""
+        return [self._total, self._counts]
+
+    @classmethod
+    def from_json(cls, value: Sequence[object]) -> Rareness:
+        """Restore what `to_json` gave. Raises ValueError on anything else."""
+        total, counts = value
+        if not isinstance(total, int) or not isinstance(counts, dict):
+            raise ValueError("rareness: not [total, {stem: count}]")  # noqa: TRY004 - stored bytes
+        return cls({str(k): int(v) for k, v in counts.items()}, total)
+
     def __call__(self, word: str) -> float:
         """ln((n + 1) / (count + 1))."""
         return math.log((self._total + 1) / (self._counts.get(word, 0) + 1))
@@ -140,6 +152,17 @@ class RouteVerifier:
     def fitted(self) -> bool:
         """Whether this route's own labels have been learned from."""
         return self._agreement is not None
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """The fitted stages as arrays by name; empty before a fit."""
+        if self._tokens is None or self._pair is None or self._agreement is None:
+            return {}
+        return {
+            "tokens": self._tokens.weights,
+            "intercept": np.array([self._tokens.intercept]),
+            "pair": np.frombuffer(self._pair.to_bytes(), dtype=np.uint8),
+            "agreement": np.frombuffer(self._agreement.to_bytes(), dtype=np.uint8),
+        }
 
     def score(
         self,

@@ -42,8 +42,14 @@ def _trials(streams: Sequence[Stream], seeds: int, longest: int) -> list[Trial]:
     with ProcessPoolExecutor(max_workers=max(1, (os.cpu_count() or 2))) as pool:
         jobs = [pool.submit(_run, s, seed, longest) for seed in range(seeds) for s in streams]
         for done, job in enumerate(jobs, 1):
-            trials.extend(job.result())
-            print(f"  {done} of {len(jobs)} (stream, seed) runs", file=sys.stderr, flush=True)
+            made = job.result()
+            trials.extend(made)
+            shown = ", ".join(
+                f"{t.policy} {t.bound:g}: {t.outcome.hits}/{t.outcome.wrong} wrong"
+                for t in made
+                if t.policy in {"ours", "calibrated cosine", "shift +0", "shift +500"}
+            )
+            print(f"  {done} of {len(jobs)}: {made[0].stream} {shown}", file=sys.stderr, flush=True)
     return trials
 
 

@@ -1,0 +1,142 @@
+"""A route's state as bytes and back, exactly: models, labels, bound and alarms.
+
+A numpy archive without pickle: arrays for vectors and models, one JSON text for the rest. The
+format has a version; bytes of another version, of another encoder build or damaged ones raise
+`ArchiveError`, and the route then starts in shadow mode, as if new. It is never served from on a
+guess.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from app.cache.bound import Borrowed, EntryRecord, Limits, Threshold
+from app.cache.decision import RouteState
+from app.cache.text_view import view
+from app.cache.token_weights import TokenWeights
+from app.cache.verifier import Question, Rareness, RouteVerifier
+from app.learn.gbdt import Gbdt
+from app.learn.isotonic import Isotonic
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+VERSION: Final = 1
+_COUNTERS: Final = (
+    "closed",
+    "fitted_at",
+    "labels",
+    "requests",
+    "hits",
+    "alarms",
+    "audited",
+    "audited_wrong",
+    "probing",
+)
+
+
+class ArchiveError(ValueError):
+    """The bytes are not a state that this version, with this encoder build, can go on from."""
+
+
+def dump(state: RouteState, build_id: str) -> bytes:
+    """Write a state; `build_id` names the encoder that its vectors and scores come from."""
+    arrays: dict[str, NDArray[np.generic]] = {}
+    verifier = state.verifier
+    if verifier.fitted:
+        arrays |= verifier.arrays()
+    if state.curve is not None:
+        arrays |= {"curve_x": state.curve.x, "curve_y": state.curve.y}
+    for name, kept in (("unbiased", state.unbiased), ("biased", state.biased)):
+        if kept:
+            arrays[f"{name}_vectors"] = np.stack([q.vector for q in kept])
+    head = {
+        "version": VERSION,
+        "build": build_id,
+        "limits": asdict(state.limits),
+        "audit_rate": state.audit_rate,
+        "borrowed": asdict(state.borrowed),
+        "threshold": None if state.threshold is None else asdict(state.threshold),
+        "wealth": state.drift.wealth,
+        "entries": {k: [r.right, r.wrong] for k, r in state.entries.items()},
+        "counters": {name: getattr(state, name) for name in _COUNTERS},
+        "rareness": verifier.rareness.to_json(),
+        "unbiased": [[q.view.text, q.answer] for q in state.unbiased],
+        "biased": [[q.view.text, q.answer] for q in state.biased],
+    }
+    arrays["head"] = np.frombuffer(json.dumps(head).encode(), dtype=np.uint8)
+    buffer = io.BytesIO()
+    # numpy's stub gives the first keyword a type of its own, which a mapping cannot meet.
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def load(data: bytes, build_id: str) -> RouteState:
+    """Read a state back. Raises ArchiveError on any bytes that `dump` of this build did not write."""
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        head = json.loads(arrays["head"].tobytes())
+        if head["version"] != VERSION or head["build"] != build_id:
+            raise ArchiveError(
+                f"a route state of version {head['version']}, encoder {head['build']}; this is"
+                f" version {VERSION}, encoder {build_id}"
+            )
+        return _restore(head, arrays)
+    except ArchiveError:
+        raise
+    except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile) as exc:
+        raise ArchiveError(f"these {len(data)} bytes are no route state: {exc}") from exc
+
+
+def _restore(head: Mapping[str, object], arrays: Mapping[str, NDArray[np.generic]]) -> RouteState:
+    fields = json.loads(json.dumps(head))  # plain values, checked by the constructors below
+    state = RouteState(
+        Limits(**fields["limits"]),
+        audit_rate=float(fields["audit_rate"]),
+        borrowed=Borrowed(**fields["borrowed"]),
+    )
+    state.threshold = None if fields["threshold"] is None else Threshold(**fields["threshold"])
+    state.drift.wealth = [float(w) for w in fields["wealth"]]
+    state.entries = {k: EntryRecord(float(r), float(w)) for k, (r, w) in fields["entries"].items()}
+    for name in _COUNTERS:
+        value = fields["counters"][name]
+        setattr(state, name, bool(value) if name == "closed" else int(value))
+    state.unbiased.extend(
+        _questions(fields["unbiased"], arrays.get("unbiased_vectors"), counts=True)
+    )
+    state.biased.extend(_questions(fields["biased"], arrays.get("biased_vectors"), counts=False))
+    rareness = Rareness.from_json(fields["rareness"])
+    if "pair" in arrays:
+        state.verifier = RouteVerifier(
+            rareness,
+            None,
+            TokenWeights(arrays["tokens"].astype(np.float32), float(arrays["intercept"].item())),
+            Gbdt.from_bytes(arrays["pair"].tobytes()),
+            Gbdt.from_bytes(arrays["agreement"].tobytes()),
+        )
+    if "curve_x" in arrays:
+        curve_x, curve_y = arrays["curve_x"], arrays["curve_y"]
+        state.curve = Isotonic(curve_x.astype(np.float64), curve_y.astype(np.float64))
+    return state
+
+
+def _questions(
+    rows: Sequence[Sequence[str]], vectors: NDArray[np.generic] | None, *, counts: bool
+) -> list[Question]:
+    if vectors is None:
+        if rows:
+            raise ValueError(f"{len(rows)} labelled questions without vectors")
+        return []
+    return [
+        Question(view(text), vector.astype(np.float32), answer, counts)
+        for (text, answer), vector in zip(rows, vectors, strict=True)
+    ]

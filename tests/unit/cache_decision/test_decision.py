@@ -1,0 +1,151 @@
+"""A route's life: shadow, open, closed; and the same again after it was stored."""
+
+from random import Random
+
+import numpy as np
+import pytest
+
+from app.cache.bound import Limits
+from app.cache.decision import CandidateView, QueryView, RouteState, decide
+from app.cache.route_archive import ArchiveError, dump, load
+from app.cache.text_view import view
+
+CITIES = "oslo rome lima cairo delhi tokyo paris quito".split()
+FORMS = (
+    "what is the weather like in {}",
+    "how is the weather in {}",
+    "tell me the weather in {} please",
+    "weather in {}",
+    "what is the population of {}",
+    "how many people live in {}",
+    "population of {} please",
+    "tell me the population of {}",
+)
+
+
+class Desk:
+    """Generated traffic whose answers are known, and the entries stored so far."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.rng = Random(11)
+        self.state = RouteState(limits)
+        self.stored: list[tuple[QueryView, str]] = []
+        self.salt = ""
+
+    def ask(self) -> tuple[QueryView, str]:
+        form, city = self.rng.randrange(len(FORMS)), self.rng.choice(CITIES)
+        text = FORMS[form].format(city) + self.rng.choice(["", "?", " now", " thanks", " hey"])
+        features = np.zeros(64, dtype=np.float32)
+        for word in text.replace("?", "").split():
+            features[sum(word.encode()) % 64] += 1
+        vector = features / np.linalg.norm(features)
+        return QueryView(view(text), vector), f"{form // 4}{city}{self.salt}"
+
+    def near(self, query: QueryView) -> list[CandidateView]:
+        ranked = sorted(
+            ((float(q.vector @ query.vector), i) for i, (q, _) in enumerate(self.stored)),
+            reverse=True,
+        )
+        return [
+            CandidateView(str(i), self.stored[i][0].view, cos, self.stored[i][1])
+            for cos, i in ranked[:8]
+        ]
+
+    def step(self) -> tuple[bool, bool]:
+        """One request: (served, rightly)."""
+        query, answer = self.ask()
+        decision = decide(query, self.near(query), self.state, self.rng)
+        if decision.serve:
+            assert decision.candidate is not None
+            return True, decision.candidate.answer == answer
+        self.state.learn(query, answer, decision)
+        if self.state.refit_due:
+            self.state.refit()
+        if len(self.stored) < 400:
+            self.stored.append((query, answer))
+        return False, False
+
+
+@pytest.fixture(scope="module")
+def desk() -> Desk:
+    made = Desk(Limits.of(0.05))
+    for _ in range(300):
+        made.step()
+    return made
+
+
+def test_nothing_is_served_before_there_is_evidence():
+    fresh = Desk(Limits.of(0.05))
+    assert not any(fresh.step()[0] for _ in range(100))
+    assert fresh.state.mode == "shadow"
+
+
+def test_an_empty_store_is_a_miss_that_says_so():
+    state = RouteState(Limits.of(0.05))
+    decision = decide(Desk(state.limits).ask()[0], [], state, Random(1))
+    assert decision.reasons == ("nothing similar is stored",)
+    assert not decision.serve
+
+
+def test_evidence_opens_the_route_and_hits_keep_the_bound(desk: Desk):
+    assert desk.state.mode == "open"
+    results = [desk.step() for _ in range(300)]
+    hits = [right for served, right in results if served]
+    assert len(hits) > 30
+    assert hits.count(False) <= 0.25 * len(hits)
+    assert hits.count(False) <= 0.05 * len(results)
+
+
+def test_a_hit_says_its_score_and_its_evidence(desk: Desk):
+    for _ in range(200):
+        query, _ = desk.ask()
+        decision = decide(query, desk.near(query), desk.state, Random(0))
+        if decision.serve:
+            assert decision.reasons[0].startswith("score ")
+            assert "labelled questions" in decision.reasons[0]
+            assert decision.bound <= desk.state.limits.per_hit
+            return
+    pytest.fail("no hit in 200 requests")
+
+
+def test_a_stored_state_decides_as_it_did(desk: Desk):
+    again = load(dump(desk.state, "build-1"), "build-1")
+    assert again.mode == desk.state.mode
+    for _ in range(20):
+        query, _ = desk.ask()
+        first = decide(query, desk.near(query), desk.state, Random(3))
+        second = decide(query, desk.near(query), again, Random(3))
+        assert first == second
+
+
+def test_a_state_of_another_encoder_or_damaged_bytes_are_refused(desk: Desk):
+    data = dump(desk.state, "build-1")
+    with pytest.raises(ArchiveError):
+        load(data, "build-2")
+    for broken in (b"", b"nonsense", data[: len(data) // 2]):
+        with pytest.raises(ArchiveError):
+            load(broken, "build-1")
+
+
+def test_answers_that_change_close_the_route_and_evidence_reopens_it(desk: Desk):
+    changed = Desk(desk.state.limits)
+    changed.state = load(dump(desk.state, "b"), "b")
+    changed.stored, changed.salt = list(desk.stored), " new"
+    needed = next(
+        (n for n in range(1_000) if changed.step() and changed.state.mode == "closed"), None
+    )
+    assert needed is not None
+    assert changed.state.alarms == 1
+    changed.stored.clear()
+    for _ in range(250):
+        changed.step()
+    assert changed.state.mode == "open"
+
+
+def test_a_user_saying_wrong_counts_against_the_entry_and_the_bound(desk: Desk):
+    state = load(dump(desk.state, "b"), "b")
+    for _ in range(30):
+        if state.feedback("17", agreed=False):
+            break
+    assert state.mode == "closed"
+    assert state.entries["17"].wrong >= 1
