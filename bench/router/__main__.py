@@ -51,6 +51,7 @@ def main() -> int:
             ),
         ],
     )
+    report.add("neural baseline", quality.neural_baseline(mixed))
     report.add(
         "calibration", [one for part in (mixed, *by_pair) for one in quality.calibration(part)]
     )
@@ -59,7 +60,12 @@ def main() -> int:
     report.add("latency, simulated clock", control.latency(mixed))
     report.add("speed", speed.decisions(mixed))
     print(f"\n{report.summary()}; {time.monotonic() - started:.0f} s")
-    setting = {"pairs": str(pairs), "tools": str(tools), "prompts": len(rows)}
+    setting = {
+        "pairs": str(pairs),
+        "tools": str(tools),
+        "prompts": len(rows),
+        "load": os.getloadavg()[0],
+    }
     report.write(out, {**setting, "seconds": round(time.monotonic() - started)})
     return 0
 

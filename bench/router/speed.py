@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -57,7 +58,8 @@ def decisions(mixed: Stream) -> list[Figure]:
     memory = subprocess.run(
         [sys.executable, "-c", _MEMORY], capture_output=True, text=True, check=True, timeout=120
     )
-    note = f"{DECISIONS} prompts, up to {max(len(one.text) for one in prompts)} characters"
+    longest = max(len(one.text) for one in prompts)
+    note = f"{DECISIONS} prompts up to {longest} characters; load {os.getloadavg()[0]:.1f}"
     return [
         Figure("decision p50, ms", float(np.quantile(wall, 0.5)), 0.2, "<=", note),
         Figure("decision p99, ms", float(np.quantile(wall, 0.99)), 1.0, "<="),

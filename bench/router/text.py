@@ -39,7 +39,9 @@ def cacheability(tools: Path) -> list[Figure]:
     trained = {
         text.lower()
         for name in ("train.csv", "train_synth.csv")
-        for text, _ in read_evergreen(SHARED / "tools" / "evergreenqa" / name)
+        for source in (SHARED / "tools" / "evergreenqa" / name, folder / name)
+        if source.exists()
+        for text, _ in read_evergreen(source)
     }
     rows = [row for row in read_evergreen(path) if row[0].lower() not in trained]
     lasting = Lasting(TextHead.shipped("lasting"))
@@ -67,7 +69,8 @@ def cacheability(tools: Path) -> list[Figure]:
 def tool_need(tools: Path) -> list[Figure]:
     """P(any tool): five folds within the file, and the shipped table on rows that are new to it."""
     rows = read_metatool(tools / "metatool" / "Task1.json")
-    known = {text for text, _ in read_metatool(SHARED / "tools" / "metatool" / "Task1.json")}
+    shared = SHARED / "tools" / "metatool" / "Task1.json"
+    known = {text for text, _ in read_metatool(shared)} if shared.exists() else set[str]()
     label = np.array([needed for _, needed in rows])
     texts = features_of(rows)
     score = np.empty(len(rows))
