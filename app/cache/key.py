@@ -59,6 +59,13 @@ _TYPE_AND_TEXT = 2
 _TEXT_TYPES = frozenset({"text", "input_text", "output_text"})
 
 
+class _Turn(msgspec.Struct):
+    """A turn of plain text; encodes as a plain request's own turns do, keys in this order."""
+
+    role: str
+    content: str
+
+
 class CacheScope(NamedTuple):
     """Who may share an answer, and for what was asked."""
 
@@ -132,15 +139,15 @@ def _put_common(
         common[shared] = value
 
 
-def _plain_turns(dialect: Dialect, body: Json) -> list[dict[str, str]] | None:
+def _plain_turns(dialect: Dialect, body: Json) -> list[_Turn] | None:
     """``[{role, content}, ...]`` when every message is plain text, else None."""
-    turns: list[dict[str, str]] = []
+    turns: list[_Turn] = []
     if not _add_system(turns, dialect, body):
         return None
     if dialect is Dialect.RESPONSES:
         source = body.get("input")
         if isinstance(source, str):
-            turns.append({"role": "user", "content": source})
+            turns.append(_Turn("user", source))
             return turns
     else:
         source = body.get("messages")
@@ -149,14 +156,14 @@ def _plain_turns(dialect: Dialect, body: Json) -> list[dict[str, str]] | None:
     return None
 
 
-def _add_system(turns: list[dict[str, str]], dialect: Dialect, body: Json) -> bool:
+def _add_system(turns: list[_Turn], dialect: Dialect, body: Json) -> bool:
     """Append the prompt that stands beside the turns, where the dialect has one; False unless plain text."""
     name = _BESIDE_THE_TURNS.get(dialect)
     prompt = None if name is None else body.get(name)
     return prompt is None or _add(turns, "system", prompt)
 
 
-def _add_message(turns: list[dict[str, str]], message: object) -> bool:
+def _add_message(turns: list[_Turn], message: object) -> bool:
     """Append ``message``; False when it is anything but a role and plain text."""
     if not isinstance(message, dict) or not _only_text_message(message):
         return False
@@ -176,14 +183,14 @@ def _only_text_message(message: dict[str, object]) -> bool:
     return True
 
 
-def _add(turns: list[dict[str, str]], role: str, content: object) -> bool:
+def _add(turns: list[_Turn], role: str, content: object) -> bool:
     """Append the text of ``content``; False when it is anything but plain text.
 
     Several text blocks are kept apart (a separator that JSON text cannot hold unescaped would be a guess):
     only a string, or a list of exactly one plain text block, is brought to the common form.
     """
     if isinstance(content, str):
-        turns.append({"role": role, "content": content})
+        turns.append(_Turn(role, content))
         return True
     if isinstance(content, list) and len(content) == 1:
         block = content[0]
@@ -194,6 +201,6 @@ def _add(turns: list[dict[str, str]], role: str, content: object) -> bool:
         ):
             text = block.get("text")
             if isinstance(text, str):
-                turns.append({"role": role, "content": text})
+                turns.append(_Turn(role, text))
                 return True
     return False
