@@ -66,6 +66,7 @@ async def open_gateway(settings: Settings, *, simulated: bool = False) -> AsyncI
             stack.push_async_callback(provider.aclose)
         gateway = _gateway(settings, models, providers)
         gateway.on_failure = telemetry.metrics.upstream_failed
+        gateway.on_escalation = telemetry.metrics.escalated
         await _agents(settings, gateway, stack)
         pulse = Pulse(settings.server.sse_comment_s)
         in_flight = InFlight(settings.server.max_inflight_requests)
@@ -115,7 +116,14 @@ def _agent(agent: AgentSettings) -> Agent:
         model=agent.model,
         max_turns=agent.max_turns,
         max_parallel_tools=agent.max_parallel_tools,
+        max_calls=agent.max_tool_calls,
+        max_tokens=agent.max_tokens,
+        max_cost_usd=agent.max_cost_usd,
         deadline_s=agent.deadline_s,
+        answer_model=agent.answer_model or "",
+        speculate=agent.speculation.enabled,
+        value_usd_per_s=agent.speculation.value_usd_per_s,
+        max_waste_share=agent.speculation.max_waste_share,
     )
 
 
@@ -173,6 +181,7 @@ def _gateway(
         flights=Flights(),
         retries={name: each.retries for name, each in settings.providers.items()},
         coalesce=settings.cache.coalesce,
+        escalate=settings.routing.escalate,
     )
 
 

@@ -109,6 +109,21 @@ class McpServerSettings(Section):
     """What its tools do to the world, unless a `tools` entry says otherwise."""
 
 
+class SpeculationSettings(Section):
+    """Starting tools before the model asks for them. Only tools whose `effects` are read_only and
+    repeatable, and disclosable unless they are on this machine.
+    """
+
+    enabled: bool = True
+    """Whether tools may start early."""
+    value_usd_per_s: Usd = 0.002
+    """What a second of waiting is worth, in USD; weighed against `tools[].cost_usd` by p > c / (c +
+    v * saved). 0.002 is 7.20 USD an hour.
+    """
+    max_waste_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Calls started in vain, at most, per call that the model made."""
+
+
 class AgentSettings(Section):
     """A model, a system prompt and tools that run on the gateway's side."""
 
@@ -126,3 +141,15 @@ class AgentSettings(Section):
     """Tool calls at once in one run."""
     deadline_s: Seconds | None = None
     """Seconds for a whole run; none unless given here or by the request."""
+    max_tool_calls: Annotated[int, Field(ge=1)] = 64
+    """Tool calls in one run before it must answer."""
+    max_tokens: Annotated[int, Field(ge=1)] = 200_000
+    """Tokens of all model calls of a run before it must answer."""
+    max_cost_usd: Usd = 1.0
+    """Cost in USD of all model calls of a run before it must answer."""
+    answer_model: str | None = None
+    """A name of `models` that reads the tools' results and writes the answer while all results
+    came: a fast one where that is mere assembly. Absent: `model`.
+    """
+    speculation: SpeculationSettings = SpeculationSettings()
+    """Starting tools before the model asks for them."""

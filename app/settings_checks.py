@@ -221,6 +221,14 @@ def _agents(source: Source) -> None:
             source.report(
                 (*path, "model"), "names no entry of models", did_you_mean(model, models), model
             )
+        writer = agent.get("answer_model")
+        if isinstance(writer, str) and writer not in models - _OWN_MODELS:
+            source.report(
+                (*path, "answer_model"),
+                "names no entry of models",
+                did_you_mean(writer, models - _OWN_MODELS),
+                writer,
+            )
         for index, tool in enumerate(wanted if isinstance(wanted, list) else ()):
             if not isinstance(tool, str) or tool in tools:
                 continue

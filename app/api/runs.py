@@ -31,6 +31,20 @@ def _found(request: Request, tenant: str, run_id: str) -> LiveRun:
     return live
 
 
+@router.get("/v1/speculation")
+async def speculation(request: Request, _: AsCaller) -> Response:
+    """Say what starting tools early has saved and cost, by tool, and how well its odds are judged."""
+    return JSONResponse(context_of(request).edge.gateway.speculation.described())
+
+
+@router.post("/v1/speculation")
+async def switch(request: Request, _: AsCaller, halted: Annotated[bool, Query()]) -> Response:
+    """Halt speculation at once, or let it go on: the kill switch of this worker."""
+    gateway = context_of(request).edge.gateway
+    gateway.speculation.halted = halted
+    return JSONResponse(gateway.speculation.described())
+
+
 @router.get("/v1/runs/{run_id}")
 async def run(request: Request, caller: AsCaller, run_id: str) -> Response:
     """Say how a run stands."""

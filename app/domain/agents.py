@@ -28,3 +28,13 @@ class Agent:
     """Money for all model calls together, after which it must answer."""
     deadline_s: float | None = None
     """For a whole run; the request's own deadline may be sooner."""
+    answer_model: str = ""
+    """The model that reads the tools' results and writes the answer, while all results came; "" =
+    ``model``.
+    """
+    speculate: bool = True
+    """Tools may start before the model asks, where their flags and the arithmetic allow it."""
+    value_usd_per_s: float = 0.002
+    """What a second of a user's waiting is worth."""
+    max_waste_share: float = 0.1
+    """Calls started in vain, at most, per call that the model made."""

@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, assert_never
 
@@ -79,11 +80,12 @@ from app.domain.tools import ToolCaller, ToolResult
 from app.domain.turn_record import ToolUse
 from app.domain.usage import Usage
 from app.errors import ToolError, UpstreamProtocol
-from app.pipeline.agent_model import candidates_of
+from app.pipeline.agent_model import candidates_of, view_of
 from app.pipeline.agent_time import TimePlan
 from app.pipeline.converse import ask
 from app.pipeline.fanout import Fanout
 from app.pipeline.gateway import Gateway, Turn
+from app.pipeline.speculation import Drafts, Policy, stage_of
 from app.ports import ModelCall
 
 if TYPE_CHECKING:
@@ -107,6 +109,8 @@ class _Call:
     arguments: Json = field(default_factory=dict)
     sealed: bool = False
     started_ns: int = 0
+    speculative: bool = False
+    """It was started before the model asked for it."""
     pending: bool = False
     """The client's own tool: it has the result, not we."""
     ended: CallEnded | None = None
@@ -132,6 +136,9 @@ class AgentRun:
     pending: list[str] = field(default_factory=list)
     used: dict[str, Registered] = field(default_factory=dict)
     """Tools that were called."""
+    readable: str = ""
+    """What the next call's arguments may come from: the question, or the last results."""
+    stage: str = ""
     calls_made: int = 0
     invalid: int = 0
     _ids: set[str] = field(default_factory=set)
@@ -145,16 +152,24 @@ class AgentRun:
         candidates = candidates_of(agent, self.messages, tuple(offered), gateway, self.turn)
         time = TimePlan.of(self.turn.deadline, gateway, candidates)
         transcript = list(self.messages)
+        self.readable, self.stage = view_of(self.messages, ()).text, stage_of(())
         for number in range(1, agent.max_turns + 1):
             last = not offered and not self.client_tools
             last = last or number == agent.max_turns or self._is_spent() or time.must_answer()
             model_turn = _ModelTurn(self, offered, time, number, final=last)
-            added = await model_turn.run(candidates, tuple(transcript))
-            transcript += added
+            writers = self._writers(candidates) if number > 1 else candidates
+            transcript += await model_turn.run(writers, tuple(transcript))
             self.text = model_turn.text
             self.finish = model_turn.finish
             if last or not model_turn.calls or self.pending or model_turn.time_is_up:
                 return
+
+    def _writers(self, candidates: list[Model]) -> list[Model]:
+        """Who reads the tools' results: the agent's model for answers, while all results came."""
+        model = self.gateway.models.get(self.agent.answer_model)
+        if model is None or self.left_out or self.invalid or self.turn.tier is not None:
+            return candidates
+        return [model, *(each for each in candidates if each is not model)]
 
     def _is_spent(self) -> bool:
         tokens = sum(each.usage.total_tokens for each in self.usages.values())
@@ -205,6 +220,7 @@ class _ModelTurn:
         self._final = final
         self._number = number
         self._builder = AnswerBuilder()
+        self._drafts: Drafts | None = None
         self._message = ""
         self._reasoning = False
         self._texts: list[str] = []
@@ -221,14 +237,35 @@ class _ModelTurn:
         run.say(StepStarted(step))
         limit = run.agent.max_parallel_tools
         try:
-            async with Fanout(self._work, limit=limit, on_event=self._on_outcome) as fanout:
-                self._fanout = fanout
+            async with (
+                self._drafting() as self._drafts,
+                Fanout(self._work, limit=limit, on_event=self._on_outcome) as self._fanout,
+            ):
+                if not self._final and self._drafts is not None:
+                    self._drafts.fire(self._offered)
                 answer = await self._ask(candidates, transcript)
-                await fanout.finished()
+                await self._fanout.finished()
         finally:
             self._close()
             run.say(StepFinished(step))
         return self._added(answer)
+
+    def _drafting(self) -> Drafts | AbstractAsyncContextManager[None]:
+        """The turn's speculation, where there are tools to speculate on."""
+        run, tools = self._run, self._run.gateway.tools
+        if tools is None or not self._offered:
+            return nullcontext()
+        caller = ToolCaller(run.turn.tenant, run.turn.user)
+        policy = Policy(run.agent.speculate, run.agent.value_usd_per_s, run.agent.max_waste_share)
+        return Drafts(
+            run.gateway.speculation,
+            policy,
+            tools,
+            caller,
+            agent=run.agent.name,
+            stage=run.stage,
+            text=run.readable,
+        )
 
     async def _ask(self, candidates: Sequence[Model], transcript: tuple[Message, ...]) -> Answer:
         run = self._run
@@ -339,6 +376,9 @@ class _ModelTurn:
             self._refuse(call, error.message, error.code, "invalid")
             return
         run.used[call.name] = registered
+        if self._drafts is not None:
+            call.speculative = self._drafts.foresaw(call.name, call.arguments)
+            self._drafts.took(call.name, call.arguments)
         run.say(Status(registered.spec.status_of(call.arguments)))
         self._fanout.add(Node(str(call.index), deadline_s=self._time.for_tools_s()))
 
@@ -356,8 +396,15 @@ class _ModelTurn:
         caller = ToolCaller(run.turn.tenant, run.turn.user)
         tools = run.gateway.tools
         assert tools is not None  # noqa: S101 - nothing is dispatched without tools
-        with run.turn.timeline.stage("tools", call.name):
-            return await tools.call(call.name, call.arguments, caller, checked=True)
+        with run.turn.timeline.stage("tools", call.name) as span:
+            drafted = self._drafts and await self._drafts.take(call.name, call.arguments)
+            if drafted:
+                return drafted
+            call.speculative = False
+            result = await tools.call(call.name, call.arguments, caller, checked=True)
+            if self._drafts is not None:
+                self._drafts.timed(call.name, (run.turn.timeline.now_ns() - span.start_ns) / 1e9)
+            return result
 
     def _on_outcome(self, outcome: Outcome) -> None:
         """A tool has ended, one way or another: tell it."""
@@ -383,10 +430,11 @@ class _ModelTurn:
     def _end(self, call: _Call, text: str, kind: str, code: str = "") -> None:
         turn = self._run.turn
         took_ns = turn.timeline.now_ns() - call.started_ns if call.started_ns else 0
-        call.ended = CallEnded(call.id, call.name, text, kind, code, took_ns / 1e9)
+        speculative = call.speculative and kind in _FINE
+        call.ended = CallEnded(call.id, call.name, text, kind, code, took_ns / 1e9, speculative)
         self._run.say(call.ended)
         start_ns = call.started_ns - turn.timeline.started_ns if call.started_ns else 0
-        turn.tools.append(ToolUse(call.name, start_ns, took_ns, _metric_outcome(kind)))
+        turn.tools.append(ToolUse(call.name, start_ns, took_ns, _metric_outcome(kind), speculative))
 
     def _close(self) -> None:
         """Whatever ended this turn: no message stays open, and each call has its result."""
@@ -406,6 +454,10 @@ class _ModelTurn:
             for call in sorted(self.calls.values(), key=lambda each: each.index)
             if (ended := call.ended) is not None
         )
+        self._run.readable = "\n".join(
+            each.ended.text for each in self.calls.values() if each.ended is not None
+        )
+        self._run.stage = stage_of([each.name for each in self.calls.values()])
         added = [Message(Role.ASSISTANT, parts)] if parts else []
         return [*added, Message(Role.TOOL, results)] if results else added
 

@@ -125,7 +125,7 @@ class Runs:
             self._fail(
                 live, "the deadline passed before the run was over", "deadline_exceeded", 504
             )
-        except Exception:  # the process edge: the run's own task
+        except Exception:  # noqa: BLE001 - the process edge: a run's own task; the log has it all
             _log.exception("run_failed", extra={"request_id": turn.request_id})
             message = "the gateway failed; the request id finds the cause in its log"
             self._fail(live, message, "internal_error", 500)

@@ -146,7 +146,7 @@ class Fanout:
             self._start_ready()
 
     def _link(self, state: _State) -> str:
-        """Take what is already there of a new node's inputs; the id of one that it cannot have, or nothing."""
+        """Take what is there of a new node's inputs; the id of one that it cannot have, or ""."""
         failed = ""
         for needed in dict.fromkeys(state.node.needs):
             outcome = self._states[needed].outcome
@@ -219,7 +219,7 @@ class Fanout:
             ending = Ending.DONE
         except asyncio.CancelledError:
             ending = Ending.CANCELLED
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 - handed on, whole, in the outcome: a failure is a result
             ending, error = Ending.FAILED, exc
         del self._tasks[state.task]  # type: ignore[arg-type]
         if state.outcome is not None:

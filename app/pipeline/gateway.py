@@ -22,6 +22,7 @@ from app.domain.models import Model
 from app.domain.turn_record import ToolUse
 from app.domain.usage import Usage
 from app.lanes.rules import Lanes
+from app.pipeline.speculation import Speculation
 from app.pipeline.teaching import RouteTeacher
 from app.ports import CallTiming, Codec, ModelCall, Provider
 from app.routing.budget import RetryBudget
@@ -39,7 +40,7 @@ def nothing() -> None:
     """Cancel nothing: a turn that no task runs yet."""
 
 
-def _uncounted(_provider: str, _code: str) -> None:
+def _uncounted(_label: str, _other: str) -> None:
     """Count nothing: a gateway without metrics."""
 
 
@@ -111,11 +112,16 @@ class Gateway:
     agents: Mapping[str, Agent] = field(default_factory=dict)
     tools: Registry | None = None
     """None where nothing is configured that could be called."""
+    speculation: Speculation = field(default_factory=Speculation)
     clock: Callable[[], float] = time.monotonic
     retry_budget: RetryBudget = field(default_factory=RetryBudget)
     on_failure: Callable[[str, str], None] = _uncounted
     """Told each failed upstream call: the provider's name and the failure's code."""
     retries: Mapping[str, int] = field(default_factory=dict)
     """By provider: how often one more call is tried before the failure is the client's to see."""
+    escalate: bool = True
+    """Whether a routed fast answer that is none is asked again of the powerful tier."""
+    on_escalation: Callable[[str, str], None] = _uncounted
+    """Told each escalation: what the fast answer lacked, and the outcome."""
     coalesce: bool = True
     """Whether a request joins the stream of an identical one in flight."""

@@ -117,15 +117,18 @@ async def test_the_first_status_leaves_before_the_model_is_asked_for_anything() 
         await hold.wait()
         await answers(speaking)
 
-    async with desk(silent) as (gateway, _, _), httpx.AsyncClient(timeout=PATIENCE_S) as client:
-        async with client.stream("POST", f"{gateway.url}/v1/agent", json=body()) as response:
-            pieces = response.aiter_bytes()
-            first = await anext(pieces)
-            assert b"RUN_STARTED" in first
-            assert b"ACTIVITY_SNAPSHOT" in first
-            hold.set()
-            rest = b"".join([piece async for piece in pieces])
-            assert b"RUN_FINISHED" in rest
+    async with (
+        desk(silent) as (gateway, _, _),
+        httpx.AsyncClient(timeout=PATIENCE_S) as client,
+        client.stream("POST", f"{gateway.url}/v1/agent", json=body()) as response,
+    ):
+        pieces = response.aiter_bytes()
+        first = await anext(pieces)
+        assert b"RUN_STARTED" in first
+        assert b"ACTIVITY_SNAPSHOT" in first
+        hold.set()
+        rest = b"".join([piece async for piece in pieces])
+        assert b"RUN_FINISHED" in rest
 
 
 async def test_a_client_that_leaves_cancels_tools_and_upstream() -> None:
@@ -138,9 +141,11 @@ async def test_a_client_that_leaves_cancels_tools_and_upstream() -> None:
         await speaking.asked.until_gone()
 
     async with desk(calls, a=hang) as (gateway, tools, model):
-        async with httpx.AsyncClient(timeout=PATIENCE_S) as client:
-            async with client.stream("POST", f"{gateway.url}/v1/agent", json=body()):
-                asked = await asyncio.wait_for(tools.arrived.get(), PATIENCE_S)
+        async with (
+            httpx.AsyncClient(timeout=PATIENCE_S) as client,
+            client.stream("POST", f"{gateway.url}/v1/agent", json=body()),
+        ):
+            asked = await asyncio.wait_for(tools.arrived.get(), PATIENCE_S)
         await asyncio.wait_for(asked.gone.wait(), PATIENCE_S)
         await asyncio.wait_for(model.asked[0].gone.wait(), PATIENCE_S)
         run = gateway.context.runs.find("default", "r1")

@@ -1,0 +1,87 @@
+"""What is predicted, how sure, and when it pays."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.domain.speculation import Patterns, flat_text, pays, shape_of, template_of
+from app.domain.tools import Effects, ToolSpec
+from app.pipeline.speculation import Policy, Speculation
+
+
+def test_a_pattern_learned_from_one_ticket_predicts_another() -> None:
+    patterns = Patterns()
+    for number in range(100, 110):
+        text = f"What about INC-{number}, please?"
+        predicted = patterns.predict(text, ["get", "other"])
+        patterns.learn(text, predicted, [("get", {"id": f"INC-{number}", "limit": 3})])
+    (found,) = patterns.predict("And INC-4821?", ["get"])
+    assert (found.tool, found.arguments) == ("get", {"id": "INC-4821", "limit": 3})
+    assert found.p > 0.8
+    two = patterns.predict("INC-1 or INC-2?", ["get"])
+    assert [each.arguments["id"] for each in two] == ["INC-1", "INC-2"]
+    assert patterns.predict("And OPS-4821?", ["get"]) == []
+    assert patterns.predict("And INC-4821?", ["other"]) == []
+
+
+def test_what_was_wrong_is_believed_less() -> None:
+    patterns = Patterns()
+    patterns.learn("see A-1", [], [("get", {"id": "A-1"})])
+    for _ in range(20):
+        predicted = patterns.predict("see A-2", ["get"])
+        patterns.learn("see A-2", predicted, [])
+    assert patterns.predict("see A-2", ["get"])[0].p < 0.1
+
+
+def test_arguments_that_the_model_made_up_are_never_predicted() -> None:
+    assert template_of("search", {"q": "the weather in Rome"}, "how is it there?") is None
+    assert template_of("get", {"id": "A-9"}, "no such thing here") is None
+    assert shape_of("ann.lee@example.org") == shape_of("bob@example.com")
+
+
+@pytest.mark.parametrize(("cost", "least"), [(1e-5, 0.01), (1e-4, 0.09), (1e-3, 0.5), (5e-3, 0.83)])
+def test_the_break_even_of_half_a_second_at_two_tenths_of_a_cent(cost, least) -> None:
+    assert pays(least + 0.01, cost, 0.002, 0.5)
+    assert not pays(least - 0.01, cost, 0.002, 0.5)
+    assert not pays(1.0, cost, 0.002, 0.0)
+
+
+@given(st.lists(st.booleans(), min_size=5, max_size=5))
+def test_nothing_fires_without_its_flags(flags) -> None:
+    read_only, repeatable, disclosable, own, halted = flags
+    speculation = Speculation(halted=halted)
+    speculation.decide_s["desk"] = 9.0
+    speculation.of_tool("get").mean_s = 9.0
+    spec = ToolSpec("get", effects=Effects(read_only, repeatable, disclosable), own_host=own)
+    patterns = Patterns()
+    patterns.learn("see A-1", [], [("get", {"id": "A-1"})])
+    (prediction,) = patterns.predict("see A-1", ["get"])
+    fires = speculation.may_fire(spec, prediction, Policy(), "desk")
+    assert fires == (read_only and repeatable and (disclosable or own) and not halted)
+    assert not speculation.may_fire(spec, prediction, Policy(enabled=False), "desk")
+
+
+def test_the_waste_budget_holds() -> None:
+    speculation = Speculation()
+    speculation.decide_s["desk"] = 9.0
+    statistics = speculation.of_tool("get")
+    statistics.mean_s, statistics.calls, statistics.wasted = 9.0, 100, 12
+    patterns = Patterns()
+    patterns.learn("see A-1", [], [("get", {"id": "A-1"})])
+    (prediction,) = patterns.predict("see A-1", ["get"])
+    spec = ToolSpec("get", effects=Effects(True, True, True))  # noqa: FBT003 - the three flags
+    assert not speculation.may_fire(spec, prediction, Policy(), "desk")
+    statistics.wasted = 11
+    assert speculation.may_fire(spec, prediction, Policy(), "desk")
+
+
+@given(
+    st.recursive(
+        st.none() | st.integers() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
+)
+def test_flattening_never_fails(value) -> None:
+    assert isinstance(flat_text([value]), str)
