@@ -30,6 +30,7 @@ _SWAPPABLE: Final = frozenset({"from", "to", "into", "before", "after", "by", "t
                                "under", "since", "until", "above", "below", "for", "with", "without",
                                "about", "against", "toward", "towards"})  # fmt: skip
 _SHORT_WORD: Final = 3
+_PARTIES: Final = 2
 _ARTICLES: Final = frozenset({"a", "an", "the"})
 
 
@@ -141,34 +142,38 @@ def _preposition_swap(a: TextView, b: TextView) -> tuple[str, str] | None:
     return None
 
 
-def _roles(a: TextView, b: TextView, reversals: int) -> tuple[Difference | None, bool, bool]:
-    """(difference, swapped, symmetric): who does what to whom, when the words are the same."""
+def _roles(a: TextView, b: TextView, reversals: int) -> tuple[Difference | None, bool]:
+    """(difference, symmetric): who does what to whom, when the words are the same."""
     exchanged = _preposition_swap(a, b)
     if exchanged is not None:
         text = f"roles exchanged: {exchanged[0]} and {exchanged[1]}"
-        return Difference("role_swap", text, veto=True), True, False
+        return Difference("role_swap", text, veto=True), False
     parties = _parties(a, b)
-    rest_a, rest_b = a.content - b.content, b.content - a.content
-    if len(parties) < 2 or len(rest_a) + len(rest_b) > 2:  # noqa: PLR2004 - two parties, near-equal texts
-        return None, False, False
+    if not _turned(a, b, parties, reversals):
+        return None, False
     one_passive = (a.passive_at >= 0) != (b.passive_at >= 0)
-    if one_passive:
+    if _symmetric(a, b) and not one_passive:
+        return None, True
+    names = len(_stemmed(a.names & b.names, a) & parties)
+    compared = "than" in a.word_set & b.word_set
+    same_words = a.content == b.content and len(a.words) == len(b.words)
+    if not (one_passive or names > 1 or compared or same_words):
+        return None, False
+    text = f"the same words in other roles: {' … '.join(s for s in a.stems if s in parties)}"
+    return Difference("role_swap", text, veto=True), False
+
+
+def _turned(a: TextView, b: TextView, parties: frozenset[str], reversals: int) -> bool:
+    """Whether two near-equal texts have their parties in another order (a passive counted out)."""
+    if len(parties) < _PARTIES or len(a.content ^ b.content) > _PARTIES:
+        return False
+    if (a.passive_at >= 0) != (b.passive_at >= 0):
         turned = _passive_turned(*((a, b) if a.passive_at >= 0 else (b, a)))
     else:
         turned = _order(a, b, parties)
-    if turned and reversals and reversals % 2 == 0 and "than" in a.word_set & b.word_set:
-        return None, False, False
-    if not turned:
-        return None, False, False
-    if _symmetric(a, b) and not one_passive:
-        return None, False, True
-    names = len(_stemmed(a.names & b.names, a) & parties)
-    compared = "than" in a.words and "than" in b.words
-    sure = one_passive or names > 1 or compared
-    if not sure and (a.content != b.content or len(a.words) != len(b.words)):
-        return None, False, False
-    text = f"the same words in other roles: {' … '.join(s for s in a.stems if s in parties)}"
-    return Difference("role_swap", text, veto=True), True, False
+    # "A is taller than B", "B is shorter than A": turned twice.
+    twice = reversals > 0 and reversals % 2 == 0 and "than" in a.word_set & b.word_set
+    return turned and not twice
 
 
 def _passive_turned(passive: TextView, active: TextView) -> bool:
@@ -314,7 +319,7 @@ def compare(a: TextView, b: TextView) -> Differences:
     ]
     opposites, reversals = _polarity(a, b)
     found.extend(opposites)
-    role, swapped, symmetric = _roles(a, b, reversals)
+    role, symmetric = _roles(a, b, reversals)
     if role is not None:
         found.append(role)
     if a.question != b.question:
@@ -323,4 +328,4 @@ def compare(a: TextView, b: TextView) -> Differences:
                 "question", f"question word differs: {a.question} vs {b.question}", veto=False
             )
         )
-    return Differences(tuple(found), reversals, swapped, symmetric)
+    return Differences(tuple(found), reversals, role is not None, symmetric)

@@ -85,16 +85,17 @@ def load(data: bytes, build_id: str) -> RouteState:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         head = json.loads(arrays["head"].tobytes())
-        if head["version"] != VERSION or head["build"] != build_id:
-            raise ArchiveError(
-                f"a route state of version {head['version']}, encoder {head['build']}; this is"
-                f" version {VERSION}, encoder {build_id}"
-            )
-        return _restore(head, arrays)
-    except ArchiveError:
-        raise
+        written = (head["version"], head["build"])
     except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile) as exc:
         raise ArchiveError(f"these {len(data)} bytes are no route state: {exc}") from exc
+    if written != (VERSION, build_id):
+        raise ArchiveError(
+            f"a route state of version and encoder {written}; these are {(VERSION, build_id)}"
+        )
+    try:
+        return _restore(head, arrays)
+    except (KeyError, TypeError, ValueError) as exc:
+        raise ArchiveError(f"this route state is damaged: {exc}") from exc
 
 
 def _restore(head: Mapping[str, object], arrays: Mapping[str, NDArray[np.generic]]) -> RouteState:

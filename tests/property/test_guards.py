@@ -8,10 +8,11 @@ from app.cache.pair_features import FEATURES, pair_features
 from app.cache.text_view import view
 from app.cache.token_weights import DIMENSIONS, symbols
 
-words = st.sampled_from(
+VOCABULARY = (
     "is was Ann Bob Oslo not never more less before after by from to sold or and he she her 3 7 30% "
-    "D-77 monday km than who why the a cheap flight useful useless used , . ? ü 你好".split()
+    "D-77 monday km than who why the a cheap flight useful useless used , . ? ü 你好"
 )
+words = st.sampled_from(VOCABULARY.split())
 texts = st.one_of(st.lists(words, max_size=14).map(" ".join), st.text(max_size=60))
 
 

@@ -10,7 +10,7 @@ from app.cache.decision import CandidateView, QueryView, RouteState, decide
 from app.cache.route_archive import ArchiveError, dump, load
 from app.cache.text_view import view
 
-CITIES = "oslo rome lima cairo delhi tokyo paris quito".split()
+CITIES = ("oslo", "rome", "lima", "cairo", "delhi", "tokyo", "paris", "quito")
 FORMS = (
     "what is the weather like in {}",
     "how is the weather in {}",
