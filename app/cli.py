@@ -9,7 +9,10 @@ and does not load a web server. Exit codes: 0 done, 1 failed, 2 wrong usage or w
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -136,6 +139,11 @@ def _simulate_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SPEC=SHARE",
         help="a fault and the share of requests that meet it, such as 429=0.01; may be repeated",
     )
+    parser.add_argument(
+        "--exit-with-parent",
+        action="store_true",
+        help="end when standard input ends, as it does with the process that holds its other side",
+    )
 
 
 def _simulate(options: argparse.Namespace) -> int:
@@ -144,8 +152,21 @@ def _simulate(options: argparse.Namespace) -> int:
     settings = SimulatorSettings(
         seed=options.seed, time_scale=options.time_scale, fault_rates=dict(options.fault)
     )
+    if options.exit_with_parent:
+        _exit_with_parent()
     run(options.host, options.port, settings, on_start=_simulating)
     return DONE
+
+
+def _exit_with_parent() -> None:
+    """Ask this process to end, as SIGTERM does, once standard input is at its end."""
+
+    def watch() -> None:
+        while sys.stdin.buffer.read(4096):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 def _simulating(base_url: str) -> None:

@@ -1,8 +1,12 @@
-"""Run the application under uvicorn, with our protocol class, and the simulated upstream beside it when asked."""
+"""Run the application under uvicorn, with our protocol class, and the simulated upstream beside it
+when asked.
+"""
 
 from __future__ import annotations
 
 import gc
+import http.client
+import json
 import socket
 import subprocess
 import sys
@@ -10,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from http import HTTPStatus
 from urllib.parse import urlsplit
 
 import uvicorn
@@ -18,9 +23,11 @@ from uvicorn.supervisors import Multiprocess
 from app.api.protocol import GatewayProtocol
 from app.errors import GatewayError
 from app.main import create_app
-from app.settings import Settings
+from app.settings import Settings, SimulatorSettings
 
 _SIMULATOR_UP_WITHIN_S = 20.0
+_SIMULATOR_ANSWERS_WITHIN_S = 5.0
+_STATS_BYTES = 1 << 20
 _BACKLOG = 4096
 _NO_KEY = "none"
 
@@ -88,18 +95,16 @@ def _simulator(settings: Settings) -> Iterator[bool]:
     if not (simulator.start or _meant_for_a_simulator(settings)):
         yield False
         return
-    address = (simulator.host, simulator.port)
-    if _answers(address):
-        yield True
+    where = f"http://{simulator.host}:{simulator.port}"
+    if _listens(simulator.host, simulator.port):
+        yield _is_simulator(simulator.host, simulator.port) or _foreign(simulator)
         return
-    command = [sys.executable, "-m", "app", "simulate", "--host", simulator.host]
-    command += ["--port", str(simulator.port), "--seed", str(simulator.seed)]
-    process = subprocess.Popen(command)  # noqa: S603 - our own command, no shell
+    process = _start(simulator)
     try:
-        _await(address, process)
+        _await(simulator, process)
         notice = (
-            "No provider key is configured: answers come from the SIMULATED models on "
-            f"http://{simulator.host}:{simulator.port}. Set OPENAI_API_KEY or ANTHROPIC_API_KEY, or use --config."
+            f"No provider key is configured: answers come from the SIMULATED models on {where}. "
+            "Set OPENAI_API_KEY or ANTHROPIC_API_KEY, or use --config."
         )
         print(notice, file=sys.stderr, flush=True)
         yield True
@@ -109,6 +114,37 @@ def _simulator(settings: Settings) -> Iterator[bool]:
             process.wait(10)
         except subprocess.TimeoutExpired:
             process.kill()
+        if process.stdin is not None:
+            process.stdin.close()
+
+
+def _start(simulator: SimulatorSettings) -> subprocess.Popen[bytes]:
+    """Start the simulator so that it ends with this process, also when this one is killed.
+
+    Its standard input is a pipe that nobody writes to: the kernel closes it with us.
+    """
+    command = [sys.executable, "-m", "app", "simulate", "--host", simulator.host]
+    command += ["--port", str(simulator.port), "--seed", str(simulator.seed), "--exit-with-parent"]
+    return subprocess.Popen(command, stdin=subprocess.PIPE)  # noqa: S603 - our own command, no shell
+
+
+def _foreign(simulator: SimulatorSettings) -> bool:
+    """Something else listens where the simulator would stand.
+
+    Where the simulator is only supposed, that is the operator's own upstream: it is used, and not
+    called simulated. Where it is asked for, its address is taken: raises ``GatewayError``.
+    """
+    if not simulator.start:
+        return False
+    raise GatewayError(_taken(simulator))
+
+
+def _taken(simulator: SimulatorSettings) -> str:
+    return (
+        f"port {simulator.port} of {simulator.host} is taken by something that is not the simulated "
+        "upstream (GET /sim/stats does not answer as it would): end that, or set simulator.port "
+        "(SLIPSTREAM_SIMULATOR__PORT)"
+    )
 
 
 def _meant_for_a_simulator(settings: Settings) -> bool:
@@ -121,18 +157,37 @@ def _meant_for_a_simulator(settings: Settings) -> bool:
     )
 
 
-def _answers(address: tuple[str, int]) -> bool:
+def _listens(host: str, port: int) -> bool:
     try:
-        with socket.create_connection(address, 0.5):
+        with socket.create_connection((host, port), 0.5):
             return True
     except OSError:
         return False
 
 
-def _await(address: tuple[str, int], process: subprocess.Popen[bytes]) -> None:
+def _is_simulator(host: str, port: int) -> bool:
+    """Whether the server there gives the simulator's statistics."""
+    asked = http.client.HTTPConnection(host, port, timeout=_SIMULATOR_ANSWERS_WITHIN_S)
+    try:
+        asked.request("GET", "/sim/stats")
+        answer = asked.getresponse()
+        found = json.loads(answer.read(_STATS_BYTES))
+    except (OSError, http.client.HTTPException, ValueError):
+        return False
+    finally:
+        asked.close()
+    return answer.status == HTTPStatus.OK and isinstance(found, dict) and "in_flight" in found
+
+
+def _await(simulator: SimulatorSettings, process: subprocess.Popen[bytes]) -> None:
     until_s = time.monotonic() + _SIMULATOR_UP_WITHIN_S
-    while not _answers(address):
+    while not _listens(simulator.host, simulator.port):
         if process.poll() is not None or time.monotonic() > until_s:
-            message = f"the simulated upstream did not start on {address[0]}:{address[1]}: is the port taken?"
+            message = (
+                f"the simulated upstream did not start on {simulator.host}:{simulator.port}: "
+                "is the port taken?"
+            )
             raise GatewayError(message)
         time.sleep(0.05)
+    if not _is_simulator(simulator.host, simulator.port):
+        raise GatewayError(_taken(simulator))
