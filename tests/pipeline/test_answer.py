@@ -1,0 +1,172 @@
+"""`answer` with its real collaborators over in-memory models: who answers, and what is tried when."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import msgspec
+import pytest
+
+from app.bootstrap import _gateway, _model
+from app.domain.chat import ChatRequest, Dialect
+from app.domain.deadline import Deadline
+from app.domain.decisions import CacheMode, CacheOutcome, Tier
+from app.domain.events import Event, FinishReason, Frames, TextDelta, Whole
+from app.errors import (
+    CacheOnlyMiss,
+    DeadlineExceeded,
+    NotFound,
+    UpstreamClosed,
+    UpstreamError,
+    UpstreamStatus,
+)
+from app.pipeline.gateway import Gateway, Turn
+from app.pipeline.turn import answer
+from app.telemetry.timeline import Timeline
+from tests.support.gateway import configuration, settings_of
+from tests.support.providers import ScriptedProvider, answer_events
+
+pytestmark = pytest.mark.anyio
+FAILED = UpstreamStatus("down", status=500)
+
+
+@dataclass
+class House:
+    """A gateway over two scripted providers."""
+
+    gateway: Gateway
+    local: ScriptedProvider
+    claude: ScriptedProvider
+
+    async def ask(self, text: str, model: str = "small", **wishes) -> tuple[Turn, str]:
+        """Answer one chat question; the turn and the text that was said."""
+        body = {"model": model, "messages": [{"role": "user", "content": text}]}
+        request = ChatRequest(Dialect.CHAT, model, False, body, msgspec.json.encode(body))  # noqa: FBT003
+        deadline = wishes.pop("deadline", Deadline(None))
+        turn = Turn("req_1", "acme", Timeline(), deadline, time.time(), **wishes)
+        said: list[Event] = []
+
+        async def emit(event: Event) -> None:
+            said.append(event)
+
+        try:
+            await answer(request, self.gateway, turn, emit)
+        finally:
+            self.said = said
+        return turn, "".join(map(text_of, said))
+
+
+def text_of(event: Event) -> str:
+    match event:
+        case TextDelta(text):
+            return text
+        case Whole(body) | Frames(body):
+            return msgspec.json.decode(body)["choices"][0]["message"]["content"]
+        case _:
+            return ""
+
+
+@pytest.fixture
+def house() -> House:
+    settings = settings_of(configuration("http://127.0.0.1:1"))
+    models = {model.name: _model(model, settings) for model in settings.models}
+    local, claude = ScriptedProvider("local"), ScriptedProvider("claude")
+    return House(_gateway(settings, models, {"local": local, "claude": claude}), local, claude)
+
+
+async def test_a_second_equal_question_is_answered_without_a_model(house):
+    first, text = await house.ask("What is TCP?")
+    second, again = await house.ask("What is TCP?")
+    assert (first.cache, second.cache) == (CacheOutcome.MISS, CacheOutcome.EXACT)
+    assert text == again == "local"
+    assert len(house.local.calls) == 1
+    assert second.saved_usd == first.cost_usd > 0
+
+
+@pytest.mark.parametrize(
+    ("mode", "outcome", "calls"),
+    [
+        (CacheMode.BYPASS, CacheOutcome.BYPASS, 2),
+        (CacheMode.REFRESH, CacheOutcome.MISS, 2),
+        (CacheMode.ONLY, CacheOutcome.EXACT, 1),
+    ],
+)
+async def test_the_callers_wish_about_the_cache_is_followed(house, mode, outcome, calls):
+    await house.ask("What is TCP?")
+    turn, _ = await house.ask("What is TCP?", cache_mode=mode)
+    assert turn.cache is outcome
+    assert len(house.local.calls) == calls
+
+
+async def test_only_asks_no_model(house):
+    with pytest.raises(CacheOnlyMiss):
+        await house.ask("What is TCP?", cache_mode=CacheMode.ONLY)
+    assert not house.local.calls
+
+
+@pytest.mark.parametrize("reason", [FinishReason.LENGTH, FinishReason.REFUSAL])
+async def test_an_answer_that_is_not_whole_is_not_kept(house, reason):
+    house.local.say(*answer_events("half", reason))
+    await house.ask("What is TCP?")
+    assert (await house.ask("What is TCP?"))[0].cache is CacheOutcome.MISS
+
+
+async def test_a_lane_answers_auto_without_a_model(house):
+    turn, text = await house.ask("What is 12 * 12?", model="auto")
+    assert turn.cache is CacheOutcome.LANE
+    assert "144" in text
+    assert not house.local.calls
+    assert not house.claude.calls
+
+
+async def test_an_unknown_model_is_named(house):
+    with pytest.raises(NotFound) as caught:
+        await house.ask("Hi", model="none")
+    assert caught.value.param == "model"
+
+
+@pytest.mark.parametrize("tier", list(Tier))
+async def test_a_forced_tier_is_asked(house, tier):
+    turn, _ = await house.ask("Compare two rivers", model="auto", tier=tier)
+    assert turn.model.tier is tier
+    assert turn.answered_tier == tier.value
+
+
+async def test_a_named_deployment_is_tried_once_more_before_a_word_was_said(house):
+    house.local.say(then=FAILED)
+    turn, text = await house.ask("Hi")
+    assert (text, turn.attempts) == ("local", 2)
+    house.local.say(then=FAILED)
+    house.local.say(then=FAILED)
+    with pytest.raises(UpstreamStatus):
+        await house.ask("Hello")
+
+
+@pytest.mark.parametrize("status", [400, 401, 429])
+async def test_what_another_try_cannot_change_is_told_at_once(house, status):
+    house.local.say(then=UpstreamStatus("no", status=status))
+    with pytest.raises(UpstreamStatus):
+        await house.ask("Hi")
+    assert len(house.local.calls) == 1
+
+
+async def test_nothing_is_tried_again_after_the_first_event(house):
+    house.local.say(*answer_events("part")[:2], then=UpstreamClosed("gone"))
+    with pytest.raises(UpstreamError):
+        await house.ask("Hi")
+    assert len(house.local.calls) == 1
+    assert (await house.ask("Hi"))[0].cache is CacheOutcome.MISS
+
+
+@pytest.mark.parametrize("status", [429, 500])
+async def test_auto_falls_back_to_another_deployment_of_the_tier(house, status):
+    house.local.say(then=UpstreamStatus("no", status=status))
+    turn, text = await house.ask("Compare two rivers", model="auto", tier=Tier.FAST)
+    assert (text, turn.model.name, turn.attempts) == ("claude", "small2", 2)
+
+
+async def test_a_deadline_that_has_passed_asks_nobody(house):
+    with pytest.raises(DeadlineExceeded):
+        await house.ask("Hi", deadline=Deadline(house.gateway.clock() - 1))
+    assert not house.local.calls
