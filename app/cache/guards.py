@@ -196,9 +196,14 @@ def _passive_turned(passive: TextView, active: TextView) -> bool:
     return bool(done_to) and min(doer) > min(done_to)
 
 
+def _negated(x: int, y: int) -> bool:
+    """Whether one side says no: none against some, or another parity ("not unlike")."""
+    return x % 2 != y % 2 or (x != y and min(x, y) == 0)
+
+
 def _polarity(a: TextView, b: TextView) -> tuple[list[Difference], int]:
     pairs = opposite_pairs(a, b)
-    negated = int((a.negations % 2) != (b.negations % 2))
+    negated = int(_negated(a.negations, b.negations))
     # "taller than" and "shorter than" with the two sides exchanged: two reversals.
     compared = int("than" in a.word_set and "than" in b.word_set and _order(a, b, _parties(a, b)))
     reversals = len(pairs) + negated + compared

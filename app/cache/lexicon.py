@@ -94,6 +94,12 @@ hit hits hitting | miss misses missing missed
 rise rises rising climb climbs climbing ascend | fall falls falling descend descends descending
 sit sits sitting | stand stands standing
 asleep sleeping | awake
+onto | off
+into | out
+put puts putting apply applies applying | remove removes removing removed
+clean cleans cleaning | dirty dirties dirtying
+hold holds holding | drop drops dropping
+stop stops stopping | run runs running go goes going
 top | bottom
 front | back rear
 first | last
