@@ -133,8 +133,7 @@ class GainHead:
         margin = prior_margin(point.dense)
         out = float(self.linear.one(point.hashed, _linear_row(point.topics, margin))[0])
         if self.trees is not None:
-            row = np.concatenate((point.dense, (margin,)))
-            out += self.trees_share * (self.trees.predict_one(row) - out)
+            out += self.trees_share * (self.trees.predict_one(point.dense) - out)
         return out + SLOPE * margin
 
     def probability(self, point: Point) -> float:
@@ -217,7 +216,7 @@ class _Table:
 
     rows: tuple[NDArray[np.intp], ...]
     linear: Floats
-    wide: Floats
+    dense: Floats
     margin: Floats
     gain: Floats
     weight: Floats
@@ -230,7 +229,7 @@ class _Table:
         return cls(
             rows=tuple(point.hashed for point in points),
             linear=np.array([_linear_row(point.topics, one) for point, one in rows]),
-            wide=np.hstack((dense, margin[:, None])),
+            dense=dense,
             margin=margin,
             gain=gain,
             weight=weight,
@@ -270,7 +269,7 @@ def _fit(table: _Table, at: NDArray[np.intp], seed: int, labels: int) -> _Parts:
         return parts
     weight = table.weight[at] / table.weight[at].mean()
     trees = Gbdt.fit(
-        table.wide[at], table.rest(at), weight=weight, params=replace(_TREES, seed=seed)
+        table.dense[at], table.rest(at), weight=weight, params=replace(_TREES, seed=seed)
     )
     return replace(parts, trees=trees, share=0.5 * len(at) / (len(at) + _TREES_LABELS))
 
@@ -278,7 +277,7 @@ def _fit(table: _Table, at: NDArray[np.intp], seed: int, labels: int) -> _Parts:
 def _predict(parts: _Parts, table: _Table, at: NDArray[np.intp]) -> Floats:
     out = parts.linear.many(table.hashed(at), table.linear[at])[:, 0]
     if parts.trees is not None:
-        out = out + parts.share * (parts.trees.predict(table.wide[at]) - out)
+        out = out + parts.share * (parts.trees.predict(table.dense[at]) - out)
     return out + SLOPE * table.margin[at]
 
 

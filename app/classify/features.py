@@ -119,7 +119,6 @@ DENSE_NAMES: tuple[str, ...] = (
     "log_max_tokens",
 )
 DENSE_COLUMNS = len(DENSE_NAMES)
-KIND_START = DENSE_NAMES.index("code_share")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +153,7 @@ def extract(view: PromptView) -> Features:
 
 
 def _columns(hashes: NDArray[np.uint32]) -> NDArray[np.intp]:
-    """Distinct columns of words (odd multipliers apart from) pairs of neighbouring words."""
+    """Distinct columns of the words and of the pairs of neighbouring words."""
     pairs = hashes[:-1] * _PAIR_MULTIPLIER ^ hashes[1:]
     both = np.concatenate((hashes, pairs + (pairs >> np.uint32(HASH_BITS))))
     return distinct(both & np.uint32(_MASK))

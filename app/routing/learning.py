@@ -30,7 +30,7 @@ H = TypeVar("H")
 
 MAX_SHADOW_SHARE = 0.05
 REFIT_LABELS = 250
-_FIRST_REFITS = (50, 100, 175)
+_FIRST_REFIT = 50  # from there each refit waits for a quarter more labels, up to REFIT_LABELS
 _MAX_WEIGHT = 20.0  # an inverse propensity beyond this says more about luck than about traffic
 _MAX_LABELS = 10_000
 _JUDGED_LABELS = 400
@@ -178,7 +178,8 @@ class RouterLearner(Generic[X, H]):
         if gone:
             self._forget(gone)
             return True
-        return self._since >= REFIT_LABELS or self._counted in _FIRST_REFITS
+        known = self._counted
+        return known >= _FIRST_REFIT and self._since >= min(REFIT_LABELS, known / 5)
 
     def refit(self) -> RefitReport | None:
         """Fit a challenger on all labels and let it serve unless it is clearly worse.
