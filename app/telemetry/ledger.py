@@ -45,7 +45,8 @@ _HITS: Mapping[str, Technique] = {
     "semantic": "semantic",
     "coalesced": "coalesced",
 }
-_WEIGHT = 0.02
+_PLAIN_CALLS = 50
+_WEIGHT = 1 / _PLAIN_CALLS
 """Of the newest call in a mean: about the last fifty calls count."""
 
 
@@ -90,8 +91,8 @@ class _Mean:
     usd: float = 0.0
 
     def add(self, seconds: float, usd: float) -> None:
-        self.calls += 1
-        weight = max(_WEIGHT, 1.0 / self.calls)
+        self.calls = calls = self.calls + 1
+        weight = _WEIGHT if calls >= _PLAIN_CALLS else 1.0 / calls
         self.seconds += weight * (seconds - self.seconds)
         self.usd += weight * (usd - self.usd)
 
@@ -115,6 +116,7 @@ class Ledger:
         self._current = _Period(minute=-1)
         self._before = _Period(minute=-1)
         """Everything up to the current minute."""
+        self._next_minute_s = 0.0
         self._calls: dict[str, _Mean] = {}
         self._any_call = _Mean()
         self._powerful_call = _Mean()
@@ -252,8 +254,10 @@ class Ledger:
 
     def _period(self) -> _Period:
         """The current minute's totals; a clock that jumps back goes on in the newest minute."""
-        minute = int(self._clock() // 60)
-        if minute > self._current.minute:
+        now_s = self._clock()
+        if now_s >= self._next_minute_s:
+            minute = int(now_s // 60)
+            self._next_minute_s = (minute + 1) * 60
             self._before.merge(self._current)
             self._current = _Period(minute=minute)
             self._minutes.append(self._current)

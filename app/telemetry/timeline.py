@@ -11,6 +11,7 @@ ours.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from time import perf_counter_ns
 from types import TracebackType
 from typing import Self
@@ -79,6 +80,7 @@ class Timeline:
         """Spans that were not kept because there were ``MAX_SPANS`` already."""
         self._spans: list[OpenSpan] = []
         self._settled: dict[StageName, int] | None = None
+        """The stages' times, counted once for all who read a settled turn."""
 
     def now_ns(self) -> int:
         """The instant on this timeline's clock."""
@@ -97,6 +99,7 @@ class Timeline:
         turn settles.
         """
         span = OpenSpan(self._clock, stage, detail, parent)
+        self._settled = None
         if len(self._spans) < MAX_SPANS:
             self._spans.append(span)
         else:
@@ -123,10 +126,10 @@ class Timeline:
         """End the spans that a failure or a cancellation left open; the timeline may then be kept
         and read.
         """
-        now_ns = self._clock()
         for span in self._spans:
             if span.end_ns == _OPEN:
-                span.end_ns = now_ns
+                span.end_ns = self._clock()
+        self._settled = self.stage_times_ns()
 
     def spans(self) -> tuple[Span, ...]:
         """Every span so far, by start, relative to the turn's; one still open counts up to now."""
@@ -150,6 +153,18 @@ class Timeline:
         One pass in order of creation, which is the order of starts but for spans that others timed:
         where those overlap an earlier one of their stage, the time between is not counted twice.
         """
+        if self._settled is not None:
+            return self._settled
+        passed: dict[StageName, int] = {}
+        for span in self._spans:
+            if span.stage in passed:
+                return self._overlapping_times_ns()
+            ended_ns = self._clock() if span.end_ns == _OPEN else span.end_ns
+            passed[span.stage] = ended_ns - span.start_ns
+        return passed
+
+    def _overlapping_times_ns(self) -> dict[StageName, int]:
+        """As ``stage_times_ns``, where a stage has several spans."""
         now_ns = _OPEN
         passed: dict[StageName, int] = {}
         ends: dict[StageName, int] = {}
@@ -172,9 +187,16 @@ class Timeline:
         """The ``server-timing`` header's value: each stage that has run, and ``total``, in
         milliseconds up to now.
         """
-        entries = [_ENTRIES[stage] % (ns / 1e6) for stage, ns in self.stage_times_ns().items()]
-        entries.append(_ENTRIES["total"] % ((self._clock() - self.started_ns) / 1e6))
-        return b", ".join(entries)
+        times = self.stage_times_ns()
+        times_ms = [ns / 1e6 for ns in times.values()]
+        times_ms.append((self._clock() - self.started_ns) / 1e6)
+        return _entries(tuple(times)) % tuple(times_ms)
+
+
+@lru_cache(maxsize=256)  # as many as there are ways through the diagram
+def _entries(stages: tuple[StageName, ...]) -> bytes:
+    """What the header says for these stages and the total, but for the numbers."""
+    return b", ".join([_ENTRIES[stage] for stage in (*stages, "total")])
 
 
 def _start_ns(span: OpenSpan) -> int:

@@ -9,11 +9,11 @@ the thread that writes shares the loop's GIL, so this is the hot path's money.
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 
 import orjson
 
-from app.domain.turn_record import TurnRecord
+from app.domain.turn_record import StageName, TurnRecord
 
 _KEPT = 2048
 _VARYING = frozenset(
@@ -34,57 +34,71 @@ class TurnLines:
     ) -> None:
         """``fields`` gives a turn's whole line, ``iso`` an instant's text."""
         self._fields, self._iso = fields, iso
-        self._common: dict[tuple[object, ...], str] = {}
+        self._templates: dict[tuple[object, ...], str] = {}
         self._second = (0, "")
 
     def line(self, record: TurnRecord) -> str:
         """The line of ``record``, its line end included."""
+        usage, times = record.usage, record.times
+        stages = {} if times is None else times.stage_times_ns()
         key = (
             record.dialect, record.status, record.code, record.stream, record.tenant, record.requested_model,
             record.model, record.tier, record.band, record.cache, record.cache_reason, record.reason,
-            record.finish, record.disconnect, record.attempts,
+            record.finish, record.disconnect, record.attempts, usage is None, record.ttft_s is None,
+            record.overhead_s is None, *stages,
         )  # fmt: skip
-        common = self._common.get(key)
-        if common is None:
-            common = self._remember(key, record)
-        # By `%`: a third cheaper here than an f-string's format calls (2.3 us against 3.3).
-        varying = '"total_ms":%.3f,"upstream_ms":%.3f,"cost_usd":%.9g' % (  # noqa: UP031 - see above
+        template = self._templates.get(key) or self._remember(key, record, stages)
+        ended_s = record.started_unix_s + record.total_s
+        second = int(ended_s)
+        if self._second[0] != second:
+            self._second = (second, self._iso(second)[:19])
+        values = [
+            self._second[1],
+            (ended_s - second) * 1e3 // 1,
+            record.request_id,
             record.total_s * 1e3,
             record.upstream_s * 1e3,
             record.cost_usd,
-        )
+        ]
         if record.ttft_s is not None:
-            varying += f',"ttft_ms":{record.ttft_s * 1e3:.3f}'
+            values.append(record.ttft_s * 1e3)
         if record.overhead_s is not None:
-            varying += f',"overhead_ms":{record.overhead_s * 1e3:.3f}'
-        usage = record.usage
+            values.append(record.overhead_s * 1e3)
         if usage is not None:
-            varying += ',"input_tokens":%d,"cached_tokens":%d,"output_tokens":%d' % (  # noqa: UP031 - see above
-                usage.input_tokens + usage.cached_tokens + usage.cache_write_tokens,
-                usage.cached_tokens,
+            cached = usage.cached_tokens
+            values += (
+                usage.input_tokens + cached + usage.cache_write_tokens,
+                cached,
                 usage.output_tokens,
             )
-        if record.times is not None:
-            stages = record.times.stage_times_ns().items()
-            inner = ",".join(f'"{name}":{ns / 1e6:.3f}' for name, ns in stages)
-            varying += f',"stages_ms":{{{inner}}}'
+        if times is not None:
+            values += [ns / 1e6 for ns in stages.values()]
+        line = template % tuple(values)
         if record.tools:
             used = [f"{use.name}:{use.outcome}" for use in record.tools]
-            varying += f',"tools":{orjson.dumps(used).decode()}'
-        moment = self._moment(record.started_unix_s + record.total_s)
-        return f'{{"timestamp":"{moment}","request_id":"{record.request_id}",{common},{varying}}}\n'
+            line = f'{line[:-2]},"tools":{orjson.dumps(used).decode()}}}\n'
+        return line
 
-    def _remember(self, key: tuple[object, ...], record: TurnRecord) -> str:
-        if len(self._common) >= _KEPT:
-            self._common.clear()
-        line = self._fields(record)
-        same = {name: value for name, value in line.items() if name not in _VARYING}
-        common = orjson.dumps(same, default=str).decode()[1:-1]
-        self._common[key] = common
-        return common
-
-    def _moment(self, unix_s: float) -> str:
-        second = int(unix_s)
-        if self._second[0] != second:
-            self._second = (second, self._iso(second)[:19])
-        return f"{self._second[1]}.{int((unix_s - second) * 1000):03d}Z"
+    def _remember(
+        self, key: tuple[object, ...], record: TurnRecord, stages: Mapping[StageName, int]
+    ) -> str:
+        """The line of a kind of turn: what all of them say, and a place for each value that differs."""
+        if len(self._templates) >= _KEPT:
+            self._templates.clear()
+        same = {k: value for k, value in self._fields(record).items() if k not in _VARYING}
+        common = orjson.dumps(same, default=str).decode()[1:-1].replace("%", "%%")
+        fields = [
+            '{"timestamp":"%s.%03dZ","request_id":"%s"',
+            common,
+            '"total_ms":%.3f,"upstream_ms":%.3f,"cost_usd":%.9g',
+        ]
+        if record.ttft_s is not None:
+            fields.append('"ttft_ms":%.3f')
+        if record.overhead_s is not None:
+            fields.append('"overhead_ms":%.3f')
+        if record.usage is not None:
+            fields.append('"input_tokens":%d,"cached_tokens":%d,"output_tokens":%d')
+        if record.times is not None:
+            fields.append('"stages_ms":{%s}' % ",".join(f'"{name}":%.3f' for name in stages))
+        template = self._templates[key] = ",".join(fields) + "}\n"
+        return template
