@@ -133,7 +133,8 @@ class GainHead:
         margin = prior_margin(point.dense)
         out = float(self.linear.one(point.hashed, _linear_row(point.topics, margin))[0])
         if self.trees is not None:
-            out += self.trees_share * (self.trees.predict_one(point.dense) - out)
+            row = np.append(point.dense, margin)
+            out += self.trees_share * (self.trees.predict_one(row) - out)
         return out + SLOPE * margin
 
     def probability(self, point: Point) -> float:
@@ -229,7 +230,7 @@ class _Table:
         return cls(
             rows=tuple(point.hashed for point in points),
             linear=np.array([_linear_row(point.topics, one) for point, one in rows]),
-            dense=dense,
+            dense=np.column_stack((dense, margin)),
             margin=margin,
             gain=gain,
             weight=weight,

@@ -28,7 +28,8 @@ def main() -> int:
     report = Report()
     try:
         everything = read_pairs(pairs)
-        rows = [row for row in everything if not in_build_half(row.prompt)]
+        used = _trained_on()
+        rows = [row for row in everything if row.prompt not in used]
         text_figures = text.cacheability(tools), text.tool_need(tools)
     except DataError as exc:
         print(f"bench-router: {exc}", file=sys.stderr)
@@ -68,6 +69,14 @@ def main() -> int:
     }
     report.write(out, {**setting, "seconds": round(time.monotonic() - started)})
     return 0
+
+
+def _trained_on() -> frozenset[str]:
+    """The prompts whose subjects the shipped topics were trained on."""
+    path = SHARED / "routing" / "pairs.jsonl"
+    if not path.exists():
+        return frozenset()
+    return frozenset(row.prompt for row in read_pairs(path) if in_build_half(row.prompt))
 
 
 if __name__ == "__main__":

@@ -81,6 +81,8 @@ def _within(fast: Bools) -> float:
 
 def latency(mixed: Stream) -> list[Figure]:
     """Mean latency and quality at 70 % fast, and what delayed hedging does to a heavy tail."""
+    if len(mixed) < 2 * _LABELS:
+        return []
     order = np.random.default_rng(0).permutation(len(mixed))
     train, serve = order[:_LABELS], order[_LABELS:]
     head = fit_head([mixed.points[at] for at in train], mixed.gain[train].tolist())
