@@ -22,6 +22,7 @@ from app import __version__
 from app.api import cache, feedback, models, observe, problems, runs
 from app.api.agent import AgentEndpoint
 from app.api.count_tokens import CountTokens
+from app.api.cross_origin import CrossOrigin
 from app.api.inference import Inference, read_headers, request_id_of
 from app.api.openapi import describe_inference
 from app.bootstrap import open_gateway
@@ -57,6 +58,7 @@ class SlipstreamApp(FastAPI):
 
 def create_app(settings: Settings, *, simulated: bool = False) -> FastAPI:
     """The whole application; ``simulated`` says that the models behind it are not real."""
+    origins = settings.server.cors_origins
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -71,6 +73,8 @@ def create_app(settings: Settings, *, simulated: bool = False) -> FastAPI:
             hot["/v1/agent"] = AgentEndpoint(
                 context.edge, context.runs, settings.server.sse_comment_s
             )
+            if origins:
+                hot = {path: CrossOrigin(endpoint, origins) for path, endpoint in hot.items()}
             app.hot = hot  # type: ignore[attr-defined]
             yield
             context.readiness.draining = True
@@ -93,6 +97,8 @@ def create_app(settings: Settings, *, simulated: bool = False) -> FastAPI:
     app.router.routes.append(Route("/", _console_page, include_in_schema=False))
     app.mount("/console", ConsoleFiles(directory=_CONSOLE), name="console")
     app.add_middleware(Admin)
+    if origins:
+        app.add_middleware(CrossOrigin, origins=origins)
     return app
 
 

@@ -185,8 +185,8 @@ class RoutingSettings(Section):
     fast_share: Share = 0.70
     """Share of `auto` traffic that the fast tier takes, 0 to 1: the calibration target."""
     escalate: bool = True
-    """Whether a fast answer that looks wrong is asked again of the powerful tier, before its first
-    event is out.
+    """Whether a routed request whose fast answer is a refusal or empty is asked again of the powerful
+    tier, before anything is shown. Whole answers only: nothing of a stream can be taken back.
     """
 
 

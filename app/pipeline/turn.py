@@ -17,7 +17,7 @@ from app.domain.models import Model
 from app.domain.replay import answer_of_text, replay
 from app.errors import CacheOnlyMiss, NotFound
 from app.pipeline.agent_answer import answer_as_agent
-from app.pipeline.converse import converse
+from app.pipeline.escalation import converse_or_escalate
 from app.pipeline.gateway import Gateway, Turn
 from app.pipeline.remember import follow, joinable, keep, may_serve, tell
 
@@ -83,10 +83,10 @@ async def answer(request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit)
         turn.answered_tier, turn.reason = named.tier.value, "model named by the caller"
 
     if key is None:
-        await converse(request, gateway, turn, candidates, emit)
+        await converse_or_escalate(request, gateway, turn, candidates, emit)
         return
     with keep(key, request, gateway, turn) as led:
-        await converse(request, gateway, turn, candidates, led.recording(emit))
+        await converse_or_escalate(request, gateway, turn, candidates, led.recording(emit))
 
 
 def _route(view: PromptView, request: ChatRequest, gateway: Gateway, turn: Turn) -> list[Model]:

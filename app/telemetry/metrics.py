@@ -100,12 +100,9 @@ stay.
 class _Bound:
     """The cells that one combination of labels counts into."""
 
-    requests: Cell
+    once: tuple[Cell, ...]
+    """Counted once a turn: the request, and what it was besides."""
     seconds: HistogramCell
-    lookups: Cell | None
-    decisions: Cell | None
-    disconnects: Cell | None
-    errors: Cell | None
     first_token: HistogramCell
     per_token: HistogramCell
     cost: Cell
@@ -185,6 +182,11 @@ class Metrics:
             "slipstream_upstream_errors_total",
             "Upstream calls that failed, those that another try mended included.",
             ("provider", "code"),
+        )
+        self.escalations = self.counter(
+            "slipstream_escalations_total",
+            "Fast answers asked again of the powerful tier: what they lacked, and what it brought.",
+            ("lack", "outcome"),
         )
         self.disconnects = self.counter(
             "slipstream_client_disconnects_total",
@@ -283,6 +285,10 @@ class Metrics:
         """Count one failed upstream call, also one that a retry mended."""
         self.upstream_errors.child(provider, code).value += 1
 
+    def escalated(self, lack: str, outcome: str) -> None:
+        """Count one answer that the powerful tier was asked for after the fast one."""
+        self.escalations.child(lack, outcome).value += 1
+
     def record(self, turn: TurnRecord) -> None:
         """Count a finished turn; called once, at settle time."""
         key = (
@@ -292,35 +298,33 @@ class Metrics:
         bound = self._bound.get(key)
         if bound is None:
             bound = self._bind(key, turn)
-        bound.requests.value += 1.0
-        bound.seconds.observe(turn.total_s)
-        if bound.lookups is not None:
-            bound.lookups.value += 1.0
-        if bound.decisions is not None:
-            bound.decisions.value += 1.0
-        if bound.errors is not None:
-            bound.errors.value += 1.0
-        if bound.disconnects is not None:
-            bound.disconnects.value += 1.0
-        self._count_times(turn, bound)
-        if turn.attempts:
-            self._count_calls(turn, bound)
-        if turn.tools:
-            self._count_tools(turn)
-
-    def _count_times(self, turn: TurnRecord, bound: _Bound) -> None:
+        for counted in bound.once:
+            counted.value += 1.0
+        # observe(), without the calls: this is every turn's.
+        total_s, cell = turn.total_s, bound.seconds
+        cell.counts[bisect_left(WAIT_BOUNDS_S, total_s)] += 1
+        cell.sum += total_s
         stages = self._stage
         if turn.times is not None:
             for stage, passed_ns in turn.times.stage_times_ns().items():
                 cell, passed_s = stages[stage], passed_ns / 1e9
-                cell.counts[bisect_left(STAGE_BOUNDS_S, passed_s)] += 1  # observe(), without a call
+                cell.counts[bisect_left(STAGE_BOUNDS_S, passed_s)] += 1
                 cell.sum += passed_s
-        stages["total"].observe(turn.total_s)
-        if turn.overhead_s is not None:
-            self._overhead.observe(turn.overhead_s)
-        if turn.ttft_s is not None and turn.stream:
+        cell = stages["total"]
+        cell.counts[bisect_left(STAGE_BOUNDS_S, total_s)] += 1
+        cell.sum += total_s
+        overhead_s = turn.overhead_s
+        if overhead_s is not None:
+            cell = self._overhead
+            cell.counts[bisect_left(OVERHEAD_BOUNDS_S, overhead_s)] += 1
+            cell.sum += overhead_s
+        if turn.stream and turn.ttft_s is not None:
             bound.first_token.observe(turn.ttft_s)
             self._per_token(turn, turn.ttft_s, bound.per_token)
+        if turn.attempts:
+            self._count_calls(turn, bound)
+        if turn.tools:
+            self._count_tools(turn)
 
     def _count_calls(self, turn: TurnRecord, bound: _Bound) -> None:
         """Tokens and money are counted where they were spent: a hit buys none."""
@@ -329,9 +333,11 @@ class Metrics:
         if usage is not None:
             fresh, cached, written, output = bound.tokens
             fresh.value += usage.input_tokens
-            cached.value += usage.cached_tokens
-            written.value += usage.cache_write_tokens
             output.value += usage.output_tokens
+            if usage.cached_tokens:
+                cached.value += usage.cached_tokens
+            if usage.cache_write_tokens:
+                written.value += usage.cache_write_tokens
         if turn.discarded_tokens:
             self._discarded.value += turn.discarded_tokens
 
@@ -354,15 +360,18 @@ class Metrics:
         model = self.model_label(turn.model)
         cache, tier = turn.cache or "none", turn.tier or "none"
         band = (turn.band or "none") if turn.routed else "forced"
+        once = [self.requests.child(turn.dialect, str(turn.status), cache, tier)]
+        if turn.cache:
+            once.append(self.cache_lookups.child(cache, turn.cache_reason or "none"))
+        if turn.tier:
+            once.append(self.route_decisions.child(tier, band))
+        if turn.code:
+            once.append(self.errors.child(turn.code))
+        if turn.disconnect:
+            once.append(self.disconnects.child(turn.disconnect))
         bound = _Bound(
-            requests=self.requests.child(turn.dialect, str(turn.status), cache, tier),
+            once=tuple(once),
             seconds=self.request_seconds.child(cache),
-            lookups=self.cache_lookups.child(cache, turn.cache_reason or "none")
-            if turn.cache
-            else None,
-            decisions=self.route_decisions.child(tier, band) if turn.tier else None,
-            errors=self.errors.child(turn.code) if turn.code else None,
-            disconnects=self.disconnects.child(turn.disconnect) if turn.disconnect else None,
             first_token=self.time_to_first_token.child(model),
             per_token=self.time_per_output_token.child(model),
             cost=self.cost.child(model),
