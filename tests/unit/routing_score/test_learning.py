@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from app.classify.calibration import apgr
-from app.routing.learning import DriftDetector, Label, RouterLearner, ShadowBudget
+from app.domain.decisions import Tier
+from app.routing.learning import (
+    DriftDetector,
+    Label,
+    RouterLearner,
+    ShadowBudget,
+    feedback_gain,
+)
 
 
 def fit(labels: Sequence[Label[float]]) -> float | None:
@@ -45,6 +52,7 @@ def test_it_learns_from_labels_and_then_ranks():
     report = one.refit()
     assert report is not None
     assert report.swapped
+    assert 0.5 < report.low <= report.challenger <= report.high
     assert one.champion is not None
     assert one.champion > 0.2
 
@@ -163,3 +171,22 @@ def test_no_share_no_looks():
 def test_a_share_outside_its_range_is_refused(share: float):
     with pytest.raises(ValueError, match="shadow"):
         ShadowBudget(share)
+
+
+def test_a_verdict_on_a_fast_answer_is_a_label_and_on_a_powerful_one_is_none():
+    bad = feedback_gain(Tier.FAST, good=False)
+    assert bad is not None
+    assert bad > 0
+    assert feedback_gain(Tier.FAST, good=True) == 0.0
+    assert feedback_gain(Tier.POWERFUL, good=False) is None
+
+
+def test_a_challenger_from_before_a_drift_is_not_adopted():
+    one = learner()
+    for label in labels(300, 2.0):
+        one.observe(label)
+    challenge = one.challenge(one.snapshot())
+    assert challenge is not None
+    one._forget(100)
+    assert one.adopt(challenge) is None
+    assert one.champion is None
