@@ -14,32 +14,52 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from app.domain.chat import Dialect
 from app.domain.events import Emit, Event, Frames, offer_of
 from app.errors import GatewayError, UpstreamClosed
 
 
-@dataclass(slots=True)
 class Flight:
     """One running call; owned by the leader's task, read by followers of the same event loop."""
 
-    dialect: Dialect
-    """The dialect of the leader's ``Frames`` and ``Whole``."""
-    streamed: bool
-    usage_shown: bool
-    """Chat dialect: the usage chunk is among the frames."""
-    cancel: Callable[[], object]
-    """Ends the leader's task."""
-    leader: object = None
-    """The leader's turn: what followers say about model, tier and reason."""
-    events: list[Event] = field(default_factory=list)
-    followers: int = 0
-    leader_gone: bool = False
-    done: bool = False
-    error: GatewayError | None = None
-    _news: list[asyncio.Future[None]] = field(default_factory=list)
+    __slots__ = (
+        "_news",
+        "cancel",
+        "dialect",
+        "done",
+        "error",
+        "events",
+        "followers",
+        "leader",
+        "leader_gone",
+        "streamed",
+        "usage_shown",
+    )
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        streamed: bool,  # noqa: FBT001 - made by position once a request; keywords cost as much again
+        usage_shown: bool,  # noqa: FBT001
+        cancel: Callable[[], object],
+        leader: object = None,
+    ) -> None:
+        """Begin; nothing was said yet."""
+        self.dialect = dialect
+        """The dialect of the leader's ``Frames`` and ``Whole``."""
+        self.streamed = streamed
+        self.usage_shown = usage_shown
+        """Chat dialect: the usage chunk is among the frames."""
+        self.cancel = cancel
+        """Ends the leader's task."""
+        self.leader = leader
+        """The leader's turn: what followers say about model, tier and reason."""
+        self.events: list[Event] = []
+        self.followers = 0
+        self.leader_gone = self.done = False
+        self.error: GatewayError | None = None
+        self._news: list[asyncio.Future[None]] | None = None
 
     def finish(self, error: GatewayError | None) -> None:
         """The call is over, whole (None) or failed."""
@@ -78,7 +98,7 @@ class Flight:
                 if self.done:
                     break
                 news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-                self._news.append(news)
+                self._news = [*(self._news or ()), news]
                 await news
         finally:
             self.followers -= 1
@@ -88,8 +108,8 @@ class Flight:
             raise self.error
 
     def _wake(self) -> None:
-        news, self._news = self._news, []
-        for future in news:
+        news, self._news = self._news, None
+        for future in news or ():
             if not future.done():
                 future.set_result(None)
 
@@ -139,7 +159,9 @@ class Flights:
         """``flight`` is over: nobody can join it any more, and its followers hear how it ended."""
         if self._flights.get(key) is flight:
             del self._flights[key]
-        if error is None or isinstance(error, GatewayError):
+        if error is None and flight.followers == 0:
+            flight.done = True
+        elif error is None or isinstance(error, GatewayError):
             flight.finish(error)
         else:
             flight.finish(

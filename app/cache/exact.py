@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from app.domain.chat import Dialect
 from app.domain.events import Answer
@@ -52,7 +52,7 @@ class CachedAnswer:
     """The cacheability gate has judged the question behind this entry."""
     readable: bool | None = None
     """Whether ``pieces`` hold a whole answer; None until the first hit."""
-    rendered: dict[tuple[Dialect, bool, bool], bytes] = field(default_factory=dict)
+    rendered: dict[tuple[Dialect, bool, bool], bytes] | None = None
     hits: int = 0
     size_bytes: int = 0
 
@@ -75,6 +75,7 @@ class ExactCache:
         """Start empty; ``clock`` gives seconds on any monotonic scale."""
         self._ttl_s = ttl_s
         self._max_bytes = max_bytes
+        self._most_of_one_bytes = max_bytes // 8
         self._clock = clock
         self._entries: OrderedDict[bytes, CachedAnswer] = OrderedDict()
         self._bytes = 0
@@ -106,15 +107,18 @@ class ExactCache:
 
     def put(self, key: bytes, entry: CachedAnswer) -> None:
         """Keep ``entry``; replaces an older one. An entry larger than an eighth of the room is not kept."""
-        entry.stored_at_s = self._clock()
-        entry.expires_at_s = entry.stored_at_s + self._ttl_s
-        entry.size_bytes = _ENTRY_OVERHEAD_BYTES + sum(map(len, entry.pieces))
-        if entry.size_bytes > self._max_bytes // 8:
+        entry.stored_at_s = now_s = self._clock()
+        entry.expires_at_s = now_s + self._ttl_s
+        size_bytes = _ENTRY_OVERHEAD_BYTES
+        for piece in entry.pieces:
+            size_bytes += len(piece)
+        entry.size_bytes = size_bytes
+        if size_bytes > self._most_of_one_bytes:
             return
         if key in self._entries:
             self._drop(key)
         self._entries[key] = entry
-        self._bytes += entry.size_bytes
+        self._bytes += size_bytes
         while self._bytes > self._max_bytes:
             self._drop(next(iter(self._entries)))
 

@@ -141,9 +141,9 @@ class Frames:
     """How many ``data:`` frames are inside; a close measure of tokens."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Whole:
-    """A complete JSON answer of the client's dialect, untouched."""
+    """A complete JSON answer of the client's dialect, untouched. Nobody changes one (see ``Frames``)."""
 
     body: bytes
 

@@ -91,12 +91,13 @@ class Times(Protocol):
         ...
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class TurnRecord:
     """One finished turn. Times in seconds, money in USD; ``None`` = it did not come to that.
 
     Nobody changes a record once it is made. It is not ``frozen`` because that triples what making
-    one costs, and one is made for every request.
+    one costs, and one is made for every request; for the same reason the hot path fills it by
+    position (half the cost again), so a new field goes to the end.
     """
 
     request_id: str

@@ -12,9 +12,12 @@ from dataclasses import dataclass
 _PER_MILLION = 1_000_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Usage:
-    """Tokens of one answer, in disjoint parts."""
+    """Tokens of one answer, in disjoint parts.
+
+    Nobody changes one. It is not ``frozen`` because one is made for every answer, and that triples its cost.
+    """
 
     input_tokens: int = 0
     """Prompt tokens that were neither read from nor written to the vendor's prompt cache."""

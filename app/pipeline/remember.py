@@ -70,10 +70,12 @@ async def tell(
     turn.usage, turn.saved_usd, turn.saved_s = entry.usage, entry.cost_usd, entry.upstream_s
     turn.complete = True
     form = (request.dialect, request.stream, request.include_usage)
-    rendered = entry.rendered.get(form)
+    known = entry.rendered
+    if known is None:
+        known = entry.rendered = {}
+    rendered = known.get(form)
     if rendered is None:
-        rendered = _render(entry, request, gateway)
-        entry.rendered[form] = rendered
+        rendered = known[form] = _render(entry, request, gateway)
         if gateway.exact is not None and len(entry.pieces) != 1:
             gateway.exact.grow(entry, len(rendered))
     await emit(Frames(rendered) if request.stream else Whole(rendered))
@@ -206,38 +208,38 @@ class keep:  # noqa: N801 - reads as a verb: ``with keep(...) as flight``
             self._gateway.exact.put(self._key, self._entry())
 
     def _entry(self) -> CachedAnswer:
-        turn, request, flight = self._turn, self._request, self._flight
+        turn, request = self._turn, self._request
         pieces: list[bytes] = []
         builder: AnswerBuilder | None = None
-        for event in flight.events:
-            match event:
-                case Frames(data):
-                    pieces.append(data)
-                case Whole(body):
-                    pieces.append(body)
-                case _:
-                    builder = builder or AnswerBuilder()
-                    builder.add(event)
-        judged = turn.classification
+        for event in self._flight.events:
+            kind = type(event)
+            if kind is Frames:
+                pieces.append(event.data)  # type: ignore[union-attr]
+            elif kind is Whole:
+                pieces.append(event.body)  # type: ignore[union-attr]
+            else:
+                builder = builder or AnswerBuilder()
+                builder.add(event)
+        # By position: keywords would double what an entry costs, and one is made for every miss.
         entry = CachedAnswer(
-            key=self._key,
-            dialect=request.dialect,
-            streamed=request.stream,
-            usage_shown=request.include_usage,
-            pieces=tuple(pieces),
-            model=turn.model.name if turn.model else "",
-            tier=turn.answered_tier,
-            tenant=turn.tenant,
-            stored_at_s=0.0,
-            expires_at_s=0.0,
-            request_id=turn.request_id,
-            tags=turn.tags,
-            usage=turn.usage,
-            cost_usd=turn.cost_usd,
-            upstream_s=turn.upstream_ns / 1e9,
-            answer=None if builder is None else builder.answer(),
+            self._key,
+            request.dialect,
+            request.stream,
+            request.include_usage,
+            (b"".join(pieces),) if pieces else (),
+            turn.model.name if turn.model is not None else "",
+            turn.answered_tier,
+            turn.tenant,
+            0.0,
+            0.0,
+            turn.request_id,
+            turn.tags,
+            turn.usage,
+            turn.cost_usd,
+            turn.upstream_ns / 1e9,
+            None if builder is None else builder.answer(),
         )
-        if judged is not None and judged.ttl_s is None:
+        if turn.classification is not None and turn.classification.ttl_s is None:
             entry.judged = True
         return entry
 

@@ -9,6 +9,7 @@ vendor's prompt cache depends on it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import msgspec
 
@@ -20,9 +21,9 @@ _raw_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _USAGE_WANTED = msgspec.Raw(b'{"include_usage":true}')
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outgoing:
-    """One request to an upstream."""
+    """One request to an upstream. Nobody changes one (not ``frozen``: one is made per call)."""
 
     codec: Codec
     body: bytes
@@ -40,7 +41,7 @@ def outgoing(call: ModelCall, codecs: dict[Dialect, Codec], fallback: Codec) -> 
     if call.native is not None:
         codec = codecs[call.native.dialect]
         body, hide_usage = splice(call.native, call.model.upstream_model)
-        return Outgoing(codec, body, hide_usage, passthrough=not call.neutral)
+        return Outgoing(codec, body, hide_usage, not call.neutral)
     if call.conversation is None:
         message = "a model call holds neither a request nor a conversation"
         raise Unsupported(message)
@@ -50,9 +51,13 @@ def outgoing(call: ModelCall, codecs: dict[Dialect, Codec], fallback: Codec) -> 
 
 def splice(request: ChatRequest, upstream_model: str) -> tuple[bytes, bool]:
     """The client's body with its ``model`` replaced; whether the usage chunk is our own wish."""
-    want_usage = request.dialect is Dialect.CHAT and request.stream and not request.include_usage
+    want_usage = request.stream and not request.include_usage and request.dialect is Dialect.CHAT
     if not want_usage and request.model == upstream_model:
         return request.raw, False
+    if request.plain is not None:
+        spliced = _splice_plain(request, upstream_model, want_usage=want_usage)
+        if spliced is not None:
+            return spliced, want_usage
     try:
         fields = _raw_fields.decode(request.raw)
     except msgspec.DecodeError as exc:
@@ -62,6 +67,35 @@ def splice(request: ChatRequest, upstream_model: str) -> tuple[bytes, bool]:
     if want_usage:
         fields["stream_options"] = _with_usage(fields.get("stream_options"))
     return msgspec.json.encode(fields), want_usage
+
+
+def _splice_plain(request: ChatRequest, upstream_model: str, *, want_usage: bool) -> bytes | None:
+    """As ``splice`` for a plain request, without reading it again; None where that might err.
+
+    A plain body holds no other keys than the dialect's own, so ``"model"``, its colon and its value stand in it
+    only where they are the field: inside a text a quote is escaped, and behind a text's last quote no word can
+    follow. Without ``\\u`` no key is spelled in another way, so one ``"model"`` is the only one.
+    """
+    raw = request.raw
+    if raw.find(b"\\u") >= 0 or raw.count(b'"model"') != 1:
+        return None
+    was, now = _model_fields(request.model, upstream_model)
+    at = raw.find(was)
+    if at < 0:
+        return None
+    end = at + len(was)
+    if not want_usage:
+        return b"%b%b%b" % (raw[:at], now, raw[end:])
+    if raw.find(b'"stream_options"') >= 0 or raw[-1:] != b"}":
+        return None
+    return b'%b%b%b,"stream_options":{"include_usage":true}}' % (raw[:at], now, raw[end:-1])
+
+
+@lru_cache(maxsize=1024)
+def _model_fields(model: str, upstream_model: str) -> tuple[bytes, bytes]:
+    """The field as compact JSON writes it, for the name asked for and for the upstream's."""
+    encode = msgspec.json.encode
+    return b'"model":' + encode(model), b'"model":' + encode(upstream_model)
 
 
 def _with_usage(options: msgspec.Raw | None) -> msgspec.Raw:

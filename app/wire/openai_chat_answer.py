@@ -118,11 +118,14 @@ _COMPLETION = msgspec.json.Decoder(_Completion)
 
 def read_usage(usage: WireUsage) -> Usage:
     """The neutral, disjoint parts."""
-    prompt = max(usage.prompt_tokens or 0, 0)
+    prompt = usage.prompt_tokens or 0
     details = usage.prompt_tokens_details
+    outputs = usage.completion_tokens_details
+    if details is None and outputs is None and not usage.prompt_cache_hit_tokens and prompt >= 0:
+        return Usage(prompt, 0, 0, usage.completion_tokens or 0)
+    prompt = max(prompt, 0)
     cached = (details.cached_tokens if details else None) or usage.prompt_cache_hit_tokens or 0
     written = (details.cache_write_tokens if details else None) or 0
-    outputs = usage.completion_tokens_details
     return Usage(
         input_tokens=max(prompt - cached - written, 0),
         cached_tokens=cached,
@@ -193,12 +196,13 @@ def glance(body: bytes) -> tuple[Usage, str]:
         answer = read_answer(body)  # says what is wrong, or reads what is unusual
         return answer.usage, answer.finish
     choice = seen.choices[0]
-    message = choice.message
-    finish = read_finish(
-        choice.finish_reason or "stop",
-        called=bool(message.tool_calls),
-        refused=bool(message.refusal),
-    )
+    message, finish = choice.message, FinishReason.STOP
+    if choice.finish_reason != "stop" or message.tool_calls or message.refusal:
+        finish = read_finish(
+            choice.finish_reason or "stop",
+            called=bool(message.tool_calls),
+            refused=bool(message.refusal),
+        )
     return read_usage(seen.usage) if seen.usage else Usage(), finish
 
 
