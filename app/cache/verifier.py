@@ -62,11 +62,13 @@ _AGREEMENT_PARAMS: Final = GbdtParams(
 class Rareness:
     """Inverse document frequency of stems on one route, in nats; unseen stems are the rarest."""
 
-    __slots__ = ("_counts", "_total")
+    __slots__ = ("_counts", "_nats", "_rarest", "_total")
 
     def __init__(self, counts: dict[str, int], total: int) -> None:
         self._counts = counts
         self._total = total
+        self._rarest = math.log(total + 1)
+        self._nats = {word: self._rarest - math.log(n + 1) for word, n in counts.items()}
 
     @classmethod
     def of(cls, views: Sequence[TextView]) -> Rareness:
@@ -90,7 +92,7 @@ class Rareness:
 
     def __call__(self, word: str) -> float:
         """ln((n + 1) / (count + 1))."""
-        return math.log((self._total + 1) / (self._counts.get(word, 0) + 1))
+        return self._nats.get(word, self._rarest)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from app.cache.text_view import TextView, view
-from app.stores.onnx_embedder import WINDOW_TOKENS, OnnxEmbedder
+from app.stores.onnx_embedder import OnnxEmbedder, TooLong
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,10 +72,12 @@ def vectors(texts: Sequence[str], encoder: OnnxEmbedder, label: str) -> Vectors:
     if path.is_file():
         return np.asarray(np.load(path), dtype=np.float32)
     print(f"  embedding {len(texts):,} texts of {label} once", file=sys.stderr, flush=True)
-    # A text over the window is no candidate for a semantic hit: the gateway bypasses it.
+    # A text over the window keeps a zero vector: near nothing, as the gateway bypasses it.
     made = np.zeros((len(texts), encoder.dimension), dtype=np.float32)
     for i, text in enumerate(texts):
-        made[i] = encoder.embed([text])[0]
+        embedded = encoder.embed_with_tokens(text)
+        if not isinstance(embedded, TooLong):
+            made[i] = embedded.vector
     np.save(path, made)
     return made
 
@@ -92,8 +94,7 @@ def load_stream(path: Path, encoder: OnnxEmbedder) -> Stream:
     for row in _rows(path):
         text = str(row["q"])
         key = " ".join(text.lower().split())
-        # A word is at most a few pieces; 4 characters a token is far inside the window.
-        if key in seen or len(text) > WINDOW_TOKENS * 3:
+        if key in seen:
             continue
         seen.add(key)
         texts.append(text)
@@ -106,7 +107,6 @@ def load_pairs(path: Path, encoder: OnnxEmbedder) -> list[Pair]:
     rows = [
         (str(r["a"]), str(r["b"]), str(r["label"]) == "1", str(r.get("cat", path.stem)))
         for r in _rows(path)
-        if max(len(str(r["a"])), len(str(r["b"]))) <= WINDOW_TOKENS * 3
     ]
     if len(rows) > MOST_PAIRS:
         chosen = np.random.default_rng(0).permutation(len(rows))[:MOST_PAIRS]
