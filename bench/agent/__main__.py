@@ -1,0 +1,126 @@
+"""``make bench-agent``: every claim about agents, measured, with the rivals beside it.
+
+``SHAPES`` is a folder with the public sets (absent: the committed sample), ``OUT`` a file for the
+figures as JSON, ``RIVALS_PYTHON`` an interpreter with langgraph and llama-index-workflows.
+``--quick`` runs a fraction of everything.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import uvloop
+
+from app.bootstrap import open_gateway
+from app.settings import load
+from bench.agent import eager, foresight, headline, lag, scheduler, shapes
+from bench.agent.gateway import configuration, gateway
+from bench.agent.servers import model, served, tools
+
+Figures = dict[str, object]
+
+
+async def run(*, quick: bool) -> Figures:
+    """Measure everything, and print each part as it is there."""
+    folder = os.environ.get("SHAPES", "")
+    tasks, about = shapes.load(folder)
+    if quick:
+        tasks = tasks[:24]
+    found: Figures = {"shapes": about, "tasks": len(tasks)}
+    found["overhead"] = _show_overhead(await scheduler.overhead())
+    found["rivals"] = _show_rivals()
+    found["critical_path"] = _show(
+        "Wall / critical path", await scheduler.critical_path(tasks, 20 if quick else 120)
+    )
+    async with open_gateway(load(None, {})) as context:
+        lags = await lag.sealed_to_started(context.edge.gateway)
+    found["sealed_to_started"] = _show("Sealed call -> tool started (us)", lags)
+    found["eager"] = await _eager(tasks, quick=quick)
+    found["headline"] = await _headline(quick=quick)
+    dialogues = shapes.dialogues(folder)
+    if dialogues:
+        told = foresight.foresight(dialogues)
+        found["foresight"] = _show("Speculation on multi-turn traces", {"all": told})
+    return found
+
+
+def _show_overhead(found: dict[str, dict[str, float]]) -> Figures:
+    return _show("Scheduler, us a node (deadlines, cancellation, one event a node)", found)
+
+
+def _show_rivals() -> Figures:
+    python = os.environ.get("RIVALS_PYTHON", "")
+    if not python:
+        print("\nRivals: not run (RIVALS_PYTHON names no interpreter that has them)")
+        return {}
+    script = Path(__file__).with_name("rivals.py")
+    done = subprocess.run([python, str(script)], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        print(f"\nRivals: failed\n{done.stderr[-600:]}")
+        return {}
+    found: dict[str, float] = json.loads(done.stdout)
+    print("\nRivals, us a node, 100 parallel no-op nodes and a join")
+    for name, us in found.items():
+        print(f"  {name:28} {us:10.1f}")
+    return dict(found)
+
+
+async def _eager(tasks: list[shapes.Task], *, quick: bool) -> list[dict[str, float]]:
+    found = []
+    print(
+        "\nEager and parallel, seconds a task on real sockets; the others are ideal (no overhead)"
+    )
+    async with served(model) as upstream, served(tools({})) as tool_url:
+        values = configuration(upstream, tool_url, tool_cache_s=0)
+        async with gateway(values) as url:
+            for cell in eager.CELLS[:1] if quick else eager.CELLS:
+                figures = await eager.run_cell(url, tasks, cell)
+                found.append(figures)
+                print("  " + "  ".join(f"{name} {value:.3f}" for name, value in figures.items()))
+    return found
+
+
+async def _headline(*, quick: bool) -> Figures:
+    scale = 0.2
+    before_s = await headline.before(scale)
+    figures = await headline.after(scale, 80 if quick else 600)
+    kinds = figures["kinds"]
+    assert isinstance(kinds, dict)
+    print(f"\nBefore, one thing after another: {before_s:.2f} s")
+    print(f"{'':14}{'share':>7}{'claimed s':>11}{'ours s':>9}{'n':>6}")
+    claimed_s = 0.0
+    for name, share, seconds in headline.CLAIMED:
+        claimed_s += share * seconds
+        ours = kinds[name]["mean_s"]
+        shown = "-" if ours is None else f"{ours:.3f}"
+        print(f"{name:14}{share:>7.0%}{seconds:>11.2f}{shown:>9}{kinds[name]['n']:>6}")
+    print(f"{'mean':14}{'':7}{claimed_s:>11.2f}{figures['mean_s']:>9.3f}{figures['n']:>6}")
+    print(
+        f"under 3 s: {figures['under_3_s']:.1%}   under 5 s: {figures['under_5_s']:.1%}   "
+        f"speed-up of the mean: {before_s / float(str(figures['mean_s'])):.1f}x"
+    )
+    return {"before_s": before_s, "claimed_mean_s": claimed_s, **figures}
+
+
+def _show(title: str, found: dict[str, dict[str, float]]) -> Figures:
+    print(f"\n{title}")
+    for name, figures in found.items():
+        told = "  ".join(f"{key} {value:.4g}" for key, value in figures.items())
+        print(f"  {name:28} {told}")
+    return dict(found)
+
+
+def main() -> None:
+    """Run, print, and write the figures."""
+    figures = uvloop.run(run(quick="--quick" in sys.argv))
+    out = os.environ.get("OUT", "")
+    if out:
+        Path(out).write_text(json.dumps(figures, indent=2), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
