@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
+from random import SystemRandom
 
 from app import __version__
 from app.api.agent import record_of
@@ -92,6 +95,7 @@ async def open_gateway(settings: Settings, *, simulated: bool = False) -> AsyncI
         runs = Runs(gateway, EventLog(), lambda live: telemetry.settle(record_of(live)))
         stack.push_async_callback(runs.aclose)
         readiness = Readiness(ready=True, simulated=simulated)
+        await _meaning(settings, gateway, telemetry, readiness, stack)
         agents = tuple(agent.name for agent in settings.agents)
         yield Context(edge, telemetry, readiness, runs, agents)
 
@@ -106,6 +110,64 @@ async def _agents(settings: Settings, gateway: Gateway, stack: AsyncExitStack) -
     gateway.tools = configured(settings)
     stack.push_async_callback(gateway.tools.aclose)
     await gateway.tools.start()
+
+
+async def _meaning(
+    settings: Settings,
+    gateway: Gateway,
+    telemetry: Telemetry,
+    readiness: Readiness,
+    stack: AsyncExitStack,
+) -> None:
+    """Give the gateway its semantic cache, and start the vector process beside it."""
+    wanted, metrics = settings.cache.semantic, telemetry.metrics
+    if not wanted.enabled or gateway.exact is None:
+        return
+    # Learners and the store's client: 0.1 s that a gateway without a semantic cache need not load.
+    from app.cache.bound import Limits
+    from app.cache.routes import Routes
+    from app.cache.semantic import SemanticCache
+    from app.pipeline.meaning import Meaning
+    from app.stores.sidecar_client import VectorProcess
+
+    def vectors_are(why: str | None) -> None:
+        if why is None:
+            readiness.degraded.pop("semantic_cache", None)
+            return
+        readiness.degraded["semantic_cache"] = f"no hits by meaning: the vector process {why}"
+        if why != "is starting":
+            metrics.vector_losses.child().inc()
+
+    folder = Path(settings.state.data_dir) / "semantic"
+    memory = VectorProcess(folder, Path(sys.prefix) / "embedder", on_state=vectors_are)
+    routes = Routes(
+        folder / "routes",
+        limits=Limits.of(wanted.max_error_rate),
+        audit_rate=wanted.audit_rate,
+        build_id=lambda: memory.build_id,
+        on_fault=partial(_route_fault, readiness),
+    )
+    cache = SemanticCache(
+        memory,
+        routes,
+        rng=SystemRandom(),
+        on_look=lambda word: metrics.semantic_looks.child(word).inc(),
+    )
+    gateway.meaning = Meaning(
+        cache,
+        classify=gateway.classifier.classify,
+        codecs=gateway.codecs,
+        ttl_s=wanted.ttl_s,
+        on_settled=lambda word: metrics.semantic_answers.child(word).inc(),
+    )
+    stack.push_async_callback(memory.aclose)
+    stack.push_async_callback(cache.aclose)
+    await memory.start()
+    await _run_beside(stack, gateway.meaning.run(), "meaning")
+
+
+def _route_fault(readiness: Readiness, why: str) -> None:
+    readiness.degraded["semantic_evidence"] = why
 
 
 def _agent(agent: AgentSettings) -> Agent:
@@ -129,7 +191,12 @@ def _agent(agent: AgentSettings) -> Agent:
 
 async def _beside(stack: AsyncExitStack, pulse: Pulse) -> None:
     """Run the pulse until the end."""
-    task = asyncio.get_running_loop().create_task(pulse.run(), name="pulse")
+    await _run_beside(stack, pulse.run(), "pulse")
+
+
+async def _run_beside(stack: AsyncExitStack, work: Coroutine[None, None, None], name: str) -> None:
+    """Run ``work`` until the end."""
+    task = asyncio.get_running_loop().create_task(work, name=name)
 
     async def stop() -> None:
         task.cancel()

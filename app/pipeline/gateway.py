@@ -31,6 +31,7 @@ from app.routing.router import Router
 from app.telemetry.timeline import Timeline
 
 if TYPE_CHECKING:
+    from app.pipeline.meaning import Meaning  # needs this module
     from app.tools.registry import (
         Registry,  # loads validators and clients that few configurations need
     )
@@ -113,6 +114,8 @@ class Gateway:
     tools: Registry | None = None
     """None where nothing is configured that could be called."""
     speculation: Speculation = field(default_factory=Speculation)
+    meaning: Meaning | None = None
+    """The semantic cache; None where it is off."""
     clock: Callable[[], float] = time.monotonic
     retry_budget: RetryBudget = field(default_factory=RetryBudget)
     on_failure: Callable[[str, str], None] = _uncounted

@@ -7,6 +7,8 @@ upstream work.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from app.cache.exact import CachedAnswer
 from app.cache.key import CacheScope, exact_key
 from app.domain.agents import PREFIX as AGENT
@@ -20,6 +22,9 @@ from app.pipeline.agent_answer import answer_as_agent
 from app.pipeline.escalation import converse_or_escalate
 from app.pipeline.gateway import Gateway, Turn
 from app.pipeline.remember import follow, joinable, keep, may_serve, tell
+
+if TYPE_CHECKING:
+    from app.pipeline.meaning import Looked  # loads learners that are not needed without it
 
 AUTO = "auto"
 """The model name that asks the router to choose."""
@@ -64,11 +69,9 @@ async def answer(request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit)
     if entry is not None:
         await tell(entry, request, gateway, turn, emit)
         return
-    if turn.cache_mode is CacheMode.ONLY:
-        message = (
-            "nothing is cached for this request, and x-slipstream-cache: only asks for nothing else"
-        )
-        raise CacheOnlyMiss(message)
+    served, looked = await _by_meaning(key, request, gateway, turn, emit)
+    if served:
+        return
     flight = (
         None
         if key is None or turn.cache_mode is CacheMode.REFRESH or not gateway.coalesce
@@ -87,12 +90,41 @@ async def answer(request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit)
         return
     with keep(key, request, gateway, turn) as led:
         await converse_or_escalate(request, gateway, turn, candidates, led.recording(emit))
+    _learn(key, request, gateway, turn, looked)
+
+
+async def _by_meaning(
+    key: bytes | None, request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit
+) -> tuple[bool, Looked | None]:
+    """Answer from what was answered to other words of the same meaning, where that is proven safe.
+
+    Says whether it did, and what it saw. Raises ``CacheOnlyMiss`` where nothing else may answer.
+    """
+    meaning, looked = gateway.meaning, None
+    if meaning is not None and key is not None and meaning.open(key, request, gateway, turn):
+        looked = await meaning.look(key, request, turn)
+        if looked is not None and looked[1].hit is not None:
+            await meaning.tell(looked[1], request, gateway, turn, emit)
+            return True, looked
+    if turn.cache_mode is CacheMode.ONLY:
+        message = (
+            "nothing is cached for this request, and x-slipstream-cache: only asks for nothing else"
+        )
+        raise CacheOnlyMiss(message)
+    return False, looked
+
+
+def _learn(
+    key: bytes, request: ChatRequest, gateway: Gateway, turn: Turn, looked: Looked | None
+) -> None:
+    if gateway.meaning is not None:
+        gateway.meaning.remember(key, request, gateway, turn, looked)
 
 
 def _route(view: PromptView, request: ChatRequest, gateway: Gateway, turn: Turn) -> list[Model]:
     """Choose the tier, then the order in which its deployments are tried."""
     with turn.timeline.stage("classifier"):
-        classification = gateway.classifier.classify(view)
+        classification = turn.classification or gateway.classifier.classify(view)
     turn.classification = classification
     with turn.timeline.stage("router"):
         decision = gateway.router.decide(classification, view, turn.tenant, turn.tier)

@@ -183,6 +183,20 @@ class Metrics:
             "Upstream calls that failed, those that another try mended included.",
             ("provider", "code"),
         )
+        self.semantic_looks = self.counter(
+            "slipstream_semantic_looks_total",
+            "Look-ups by meaning on a request's path, by what became of them.",
+            ("outcome",),
+        )
+        self.semantic_answers = self.counter(
+            "slipstream_semantic_answers_total",
+            "Fresh answers that might have been learned from, by what became of them.",
+            ("outcome",),
+        )
+        self.vector_losses = self.counter(
+            "slipstream_vector_process_losses_total",
+            "Times that the vector process was lost or could not be started.",
+        )
         self.escalations = self.counter(
             "slipstream_escalations_total",
             "Fast answers asked again of the powerful tier: what they lacked, and what it brought.",

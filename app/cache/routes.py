@@ -1,0 +1,173 @@
+"""What each route has learned: in memory while it is used, on disk for the next start.
+
+A route is a tenant's traffic to one model name: narrow enough to be alike, wide enough to gather
+evidence. There are at most ``max_routes``; beyond, the one that was not used for longest is written
+down and left. Reading, writing and fitting happen off the event loop, on copies; while a route is
+being read it counts as one in shadow mode and learns nothing, so nothing old is overwritten.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+
+from app.cache.bound import Limits, borrow
+from app.cache.decision import RouteState
+from app.cache.refit import Refitting
+from app.cache.route_archive import ArchiveError, dump, load
+
+_SUFFIX = ".route"
+
+
+@dataclass(slots=True)
+class Route:
+    """One route's state; owned by the event loop."""
+
+    name: str
+    state: RouteState
+    changes: int = 0
+    """Labels and verdicts since it was last written."""
+    fitting: bool = field(default=False, repr=False)
+
+
+class Routes:
+    """All routes of one gateway worker."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        limits: Limits,
+        audit_rate: float,
+        build_id: Callable[[], str],
+        max_routes: int = 256,
+        on_fault: Callable[[str], None],
+    ) -> None:
+        """Nothing is read yet. ``build_id`` names the encoder, "" while unknown."""
+        self._folder = folder
+        self._limits, self._audit_rate = limits, audit_rate
+        self._build_id = build_id
+        self._max_routes = max_routes
+        self._on_fault = on_fault
+        self._routes: OrderedDict[str, Route] = OrderedDict()
+        self._fit: Refitting | None = None
+
+    def known(self, name: str) -> Route | None:
+        """The route, if it is in memory."""
+        route = self._routes.get(name)
+        if route is not None:
+            self._routes.move_to_end(name)
+        return route
+
+    def all(self) -> list[Route]:
+        """Those in memory, most lately used last."""
+        return list(self._routes.values())
+
+    async def get(self, name: str) -> Route:
+        """The route, read from disk where it is not in memory, or new."""
+        route = self.known(name)
+        if route is not None:
+            return route
+        state = await asyncio.to_thread(self._read, name, self._build_id())
+        route = self._routes.setdefault(name, Route(name, state or self.new_state()))
+        while len(self._routes) > self._max_routes:
+            _, left = self._routes.popitem(last=False)
+            await self._save(left)
+        return route
+
+    def new_state(self) -> RouteState:
+        """A route's beginning: shadow mode, without evidence."""
+        return RouteState(self._limits, audit_rate=self._audit_rate)
+
+    async def fit(self, route: Route) -> bool:
+        """Fit the route in a process of its own; False when it failed or came too late."""
+        state, build_id = route.state, self._build_id()
+        if route.fitting or not build_id:
+            return False
+        others = [r.state.threshold for r in self._routes.values() if r is not route]
+        state.borrowed = borrow([(t.hits, t.wrong) for t in others if t is not None])
+        route.fitting, self._fit = True, Refitting()
+        alarms, labels = state.alarms, state.labels
+        try:
+            fitted = await asyncio.to_thread(self._fit.run, _copy(state), build_id)
+        except (OSError, ValueError) as exc:
+            self._on_fault(f"a route could not be fitted: {exc}")
+            state.fitted_at = labels  # not again before it has grown
+            return False
+        finally:
+            route.fitting, self._fit = False, None
+        if state.alarms != alarms:
+            return False
+        state.verifier, state.threshold, state.curve = (
+            fitted.verifier,
+            fitted.threshold,
+            fitted.curve,
+        )
+        state.fitted_at = labels
+        state.closed = state.closed and fitted.threshold is None
+        state.probing = fitted.probing
+        state.drift.reset()
+        route.changes += 1
+        await self._save(route)
+        return True
+
+    async def save(self, *, least_changes: int = 1) -> None:
+        """Write every route that has changed so much."""
+        for route in self.all():
+            if route.changes >= least_changes:
+                await self._save(route)
+
+    def stop(self) -> None:
+        """End a fit that is under way."""
+        if self._fit is not None:
+            self._fit.stop()
+
+    async def _save(self, route: Route) -> None:
+        build_id = self._build_id()
+        if not build_id or not route.changes:
+            return
+        route.changes = 0
+        try:
+            await asyncio.to_thread(self._write, route.name, _copy(route.state), build_id)
+        except OSError as exc:
+            self._on_fault(f"a route's evidence could not be written: {exc.strerror}")
+
+    def _path(self, name: str) -> Path:
+        return self._folder / (blake2b(name.encode(), digest_size=16).hexdigest() + _SUFFIX)
+
+    def _read(self, name: str, build_id: str) -> RouteState | None:
+        path = self._path(name)
+        try:
+            state = load(path.read_bytes(), build_id)
+        except FileNotFoundError:
+            return None
+        except (ArchiveError, OSError) as exc:
+            self._on_fault(f"a route's evidence could not be read, it starts anew: {exc}")
+            return None
+        # What is promised is this configuration's word, not the one it was written under.
+        if state.limits != self._limits:
+            state.threshold, state.fitted_at = None, 0
+        state.limits, state.audit_rate = self._limits, self._audit_rate
+        return state
+
+    def _write(self, name: str, state: RouteState, build_id: str) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._path(name)
+        fresh = path.with_suffix(".new")
+        fresh.write_bytes(dump(state, build_id))
+        fresh.replace(path)
+
+
+def _copy(state: RouteState) -> RouteState:
+    """A copy that another thread may read while the original goes on learning."""
+    made = copy.copy(state)
+    made.unbiased = deque(state.unbiased, maxlen=state.unbiased.maxlen)
+    made.biased = deque(state.biased, maxlen=state.biased.maxlen)
+    made.entries = {name: copy.copy(record) for name, record in state.entries.items()}
+    made.drift = copy.copy(state.drift)
+    return made

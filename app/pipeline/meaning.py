@@ -1,0 +1,289 @@
+"""What the pipeline does with hits by meaning: look on the path where it pays, learn off it always.
+
+``open`` is the guard on the hot path: two dictionary look-ups. Only where a route has proven its bound
+does a request wait, for the look-up's budget. What a model answered is put into a bounded queue, and
+one task works through it slowly: reading, judging, comparing, keeping. A full queue drops what comes:
+learning may lag behind the traffic, but never slows it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from app.cache.exact import CachedAnswer
+from app.cache.key import CacheScope
+from app.cache.partition import partition_key
+from app.cache.semantic import (
+    MAX_CHARS,
+    Asked,
+    Fresh,
+    KeptAnswer,
+    Look,
+    SemanticCache,
+    route_name,
+)
+from app.cache.standalone import standalone
+from app.domain.chat import ChatRequest, Dialect
+from app.domain.decisions import CacheMode, CacheOutcome, Classification, PromptView
+from app.domain.events import Answer, Emit, FinishReason, Frames, TextBlock, Whole
+from app.domain.replay import replay
+from app.domain.usage import Usage
+from app.errors import BadRequest, StoreError, UpstreamError
+from app.pipeline.gateway import Gateway, Turn
+from app.pipeline.remember import read_whole
+from app.ports import Codec
+
+Settled = Literal["kept", "unfit", "unreadable", "away", "dropped", "failed"]
+"""What became of an answer that might have been kept; the values of the metric's label."""
+
+Looked = tuple[Asked, Look]
+"""A question and what its look-up found."""
+
+_MAX_WAITING = 256
+_MAX_BODY_BYTES = 64 * 1024
+_PAUSE_S = 0.01
+_PAUSE_UNDER_LOAD_S = 0.05
+_LOAD = 32
+_MAX_TEMPERATURE = 1.0
+"""Who asks for more wants variety, not what another wording was answered."""
+_WHOLE = frozenset({FinishReason.STOP, FinishReason.STOP_SEQUENCE})
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One whole answer, to be learned from."""
+
+    request: ChatRequest
+    scope: CacheScope
+    entry: CachedAnswer
+    at_unix_s: float
+    classification: Classification | None
+    looked: Looked | None
+
+
+class Meaning:
+    """The semantic cache as the pipeline uses it; one event loop owns it."""
+
+    def __init__(
+        self,
+        cache: SemanticCache,
+        *,
+        classify: Callable[[PromptView], Classification],
+        codecs: Mapping[Dialect, Codec],
+        ttl_s: float,
+        on_settled: Callable[[Settled], None],
+    ) -> None:
+        """Nothing runs until ``run`` does."""
+        self.cache = cache
+        self._classify, self._codecs = classify, codecs
+        self._ttl_s, self._on_settled = ttl_s, on_settled
+        self._jobs: deque[_Job] = deque()
+        self._news = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    # ---------------------------------------------------------------- on the request's path
+
+    def open(self, key: bytes, request: ChatRequest, gateway: Gateway, turn: Turn) -> bool:
+        """Whether it may pay to look: the route is open, and no identical request is in flight to join."""
+        return (
+            turn.cache_mode in {CacheMode.DEFAULT, CacheMode.ONLY}
+            and self.cache.open(route_name(turn.tenant, request.model))
+            and gateway.flights.running(key) is None
+        )
+
+    async def look(self, key: bytes, request: ChatRequest, turn: Turn) -> Looked | None:
+        """Look for an answer to another wording; None where that is out of the question."""
+        with turn.timeline.stage("classifier"):
+            view = self._codecs[request.dialect].view(request.body)
+            if turn.classification is None:
+                turn.classification = self._classify(view)
+            asked = _asked(
+                (key, turn.started_unix_s),
+                request,
+                view,
+                _scope(request, turn),
+                turn.classification,
+            )
+        if asked is None:
+            return None
+        with turn.timeline.stage("embed", "semantic"):
+            look = await self.cache.look(asked)
+        turn.cache_reason = look.word
+        return asked, look
+
+    async def tell(
+        self, look: Look, request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit
+    ) -> None:
+        """Tell the hit's answer, kept for other words of the same meaning, in the form that was asked for."""
+        if look.hit is None:
+            raise ValueError("only a hit can be told")
+        question, kept = look.hit
+        usage = Usage(*kept.usage)
+        turn.cache, turn.cache_reason = CacheOutcome.SEMANTIC, "semantic"
+        turn.reason = _in_words(look)
+        turn.model, turn.answered_tier = gateway.models.get(question.model), kept.tier
+        turn.entry_id, turn.usage = question.id, usage
+        turn.saved_usd, turn.saved_s = kept.cost_usd, kept.upstream_s
+        turn.complete = True
+        answer = Answer(
+            id=turn.request_id,
+            model=kept.model,
+            blocks=(TextBlock(kept.text),),
+            finish=FinishReason(kept.finish),
+            usage=usage,
+            created_s=int(question.kept_unix_s),
+        )
+        codec = self._codecs[request.dialect]
+        if not request.stream:
+            await emit(Whole(codec.write_answer(answer, request)))
+            return
+        writer = codec.writer(request)
+        pieces = [writer.write(event) for event in replay(answer)]
+        await emit(Frames(b"".join([*pieces, writer.end()])))
+
+    # ---------------------------------------------------------------- after the answer
+
+    def remember(
+        self,
+        key: bytes,
+        request: ChatRequest,
+        gateway: Gateway,
+        turn: Turn,
+        looked: Looked | None,
+    ) -> None:
+        """Learn some time later from the answer that was just kept under ``key``, if one was."""
+        entry = None if gateway.exact is None else gateway.exact.get(key)
+        if entry is None or entry.request_id != turn.request_id:
+            return  # it did not come whole
+        if len(request.raw) > _MAX_BODY_BYTES:
+            return
+        if len(self._jobs) >= _MAX_WAITING:
+            self._on_settled("dropped")
+            return
+        scope, at_unix_s = _scope(request, turn), turn.started_unix_s
+        self._jobs.append(_Job(request, scope, entry, at_unix_s, turn.classification, looked))
+        self._idle.clear()
+        self._news.set()
+
+    async def settled(self) -> None:
+        """Wait until everything that was remembered so far has been worked through."""
+        await self._idle.wait()
+
+    async def run(self) -> None:
+        """Work through what was remembered, until cancelled."""
+        while True:
+            while self._jobs:
+                self._on_settled(await self._settle(self._jobs[0]))
+                self._jobs.popleft()
+                if self._jobs:
+                    crowded = len(self._jobs) > _LOAD
+                    await asyncio.sleep(_PAUSE_UNDER_LOAD_S if crowded else _PAUSE_S)
+            self._idle.set()
+            self._news.clear()
+            await self._news.wait()
+
+    async def _settle(self, job: _Job) -> Settled:
+        try:
+            return await self._learn(job)
+        except StoreError:
+            return "away"
+        except (UpstreamError, BadRequest):
+            return "unreadable"
+        except Exception:  # noqa: BLE001 - the edge of a task that must outlive any one answer
+            return "failed"
+
+    async def _learn(self, job: _Job) -> Settled:
+        request, entry = job.request, job.entry
+        view = self._codecs[request.dialect].view(request.body)
+        judged = job.classification or self._classify(view)
+        asked = (
+            job.looked[0]
+            if job.looked is not None
+            else _asked((entry.key, job.at_unix_s), request, view, job.scope, judged)
+        )
+        answer = None if asked is None else self._answer(entry)
+        if asked is None or answer is None:
+            return "unfit"
+        ttl_s = self._ttl_s if judged.ttl_s is None else min(self._ttl_s, judged.ttl_s)
+        if ttl_s <= 0:
+            return "unfit"
+        kept = KeptAnswer(
+            group="",
+            text=answer.text,
+            finish=answer.finish.value,
+            model=answer.model,
+            tier=entry.tier,
+            request_id=entry.request_id,
+            route=asked.route,
+            usage=_counts(entry.usage or answer.usage),
+            cost_usd=entry.cost_usd,
+            upstream_s=entry.upstream_s,
+        )
+        fresh = Fresh(kept, entry.model, entry.tags, ttl_s)
+        await self.cache.settle(asked, fresh, None if job.looked is None else job.looked[1])
+        return "kept"
+
+    def _answer(self, entry: CachedAnswer) -> Answer | None:
+        """The answer, if it is whole and text alone."""
+        answer = entry.answer or read_whole(
+            self._codecs[entry.dialect], entry.pieces, streamed=entry.streamed
+        )
+        plain = answer.finish in _WHOLE and bool(answer.text.strip())
+        return answer if plain and all(isinstance(b, TextBlock) for b in answer.blocks) else None
+
+
+def _in_words(look: Look) -> str:
+    """The decision's reasons without any word of a question: what is said here ends up in logs."""
+    decision = look.decision
+    if decision is None:
+        return ""
+    first, *notes = decision.reasons
+    return "; ".join([first, *(note.partition(":")[0] for note in notes)])
+
+
+def _scope(request: ChatRequest, turn: Turn) -> CacheScope:
+    tier = "" if turn.tier is None else turn.tier.value
+    return CacheScope(turn.tenant, turn.user, request.model, tier)
+
+
+def _asked(
+    known: tuple[bytes, float],
+    request: ChatRequest,
+    view: PromptView,
+    scope: CacheScope,
+    judged: Classification,
+) -> Asked | None:
+    """The question, if an answer to another wording of it may be considered at all.
+
+    ``known``: its exact key, and when it was asked, in unix seconds.
+    """
+    text = view.text.strip()
+    if not judged.semantic_ok or not text or len(text) > MAX_CHARS:
+        return None
+    if view.has_images or view.after_tool_result or view.tool_names:
+        return None
+    if view.turns > 1 and not standalone(text):
+        return None
+    temperature = request.body.get("temperature")
+    if isinstance(temperature, int | float) and temperature > _MAX_TEMPERATURE:
+        return None
+    partition = partition_key(scope, request)
+    if partition is None:
+        return None
+    route = route_name(scope.tenant, scope.model)
+    return Asked(known[0][:16].hex(), partition, route, text, scope.tenant, known[1])
+
+
+def _counts(usage: Usage) -> tuple[int, int, int, int, int]:
+    return (
+        usage.input_tokens,
+        usage.cached_tokens,
+        usage.cache_write_tokens,
+        usage.output_tokens,
+        usage.reasoning_tokens,
+    )

@@ -1,0 +1,194 @@
+"""The vector process: it owns the encoder and the embedded engine, and answers over a unix socket.
+
+``python -m app.stores.sidecar SOCKET FOLDER MODEL``, started by a gateway with a pipe on its standard
+input. It ends when that pipe does, so no gateway, however it ended, leaves one behind. One thread
+does everything in the order it came: an embedding takes 2 ms, a search a tenth of one, and more
+threads would only share two cores. Niceness 10: requests come first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import time
+from collections import OrderedDict
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from app.errors import StoreError
+from app.stores.edge import EdgeStore
+from app.stores.onnx_embedder import EmbedderError, OnnxEmbedder
+from app.stores.onnx_embedder import TooLong as OverWindow
+from app.stores.vectors import (
+    About,
+    Answered,
+    Ask,
+    Command,
+    Count,
+    Failed,
+    Fetch,
+    Fetched,
+    Found,
+    Framing,
+    Keep,
+    Nearest,
+    Number,
+    Recall,
+    Remove,
+    RemoveWhere,
+    Reply,
+    TooLong,
+    framed,
+)
+
+_IDLE_S = 20.0
+_MEMORY = 4_096
+"""Embeddings remembered: 1.5 KiB each."""
+_NICENESS = 10
+FAILED_MODEL = 3
+FAILED_STORE = 4
+"""Exit statuses that say what is wrong where starting again does not help at once."""
+
+
+class Worker:
+    """What is asked of the process, done."""
+
+    def __init__(self, embedder: OnnxEmbedder, store: EdgeStore) -> None:
+        """Own both from now on."""
+        self._embedder, self._store = embedder, store
+        self._vectors: OrderedDict[str, bytes | TooLong] = OrderedDict()
+        self.busy_at_s = time.monotonic()
+
+    def answer(self, command: Command) -> Reply:
+        """Do ``command``; a failure is a reply like any other."""
+        self.busy_at_s = time.monotonic()
+        try:
+            return self._do(command)
+        except Exception as exc:  # noqa: BLE001 - a process edge: the engine raises bare exceptions
+            return Failed(f"{type(command).__name__}: {exc}"[:300])
+
+    def _do(self, command: Command) -> Reply:  # noqa: PLR0911 - a table of cases
+        store = self._store
+        match command:
+            case Recall(text, partition, k):
+                vector = self._embed(text)
+                if isinstance(vector, TooLong):
+                    return vector
+                near = store.nearest(vector, partition, k) if k else []
+                return Found(vector, tuple(near))
+            case Nearest(vector, partition, k):
+                return Found(vector, tuple(store.nearest(vector, partition, k)))
+            case Keep(question, vector):
+                store.keep([(question, vector)])
+                return Number(1)
+            case Fetch(entry_id):
+                return Fetched(store.fetch(entry_id))
+            case Remove(ids):
+                return Number(store.remove(ids))
+            case RemoveWhere(which):
+                return Number(store.remove_where(which))
+            case Count():
+                return About(store.count(), self._embedder.build_id, tuple(store.moved_aside))
+
+    def _embed(self, text: str) -> bytes | TooLong:
+        known = self._vectors.get(text)
+        if known is not None:
+            self._vectors.move_to_end(text)
+            return known
+        embedded = self._embedder.embed_with_tokens(text)
+        made = (
+            TooLong(embedded.tokens)
+            if isinstance(embedded, OverWindow)
+            else embedded.vector.astype("<f4").tobytes()
+        )
+        self._vectors[text] = made
+        if len(self._vectors) > _MEMORY:
+            self._vectors.popitem(last=False)
+        return made
+
+    def tend(self) -> None:
+        """Do what blocks for long, once nobody has asked for a while."""
+        if time.monotonic() - self.busy_at_s >= _IDLE_S:
+            self._store.tend()
+
+    def close(self) -> None:
+        """Flush and leave."""
+        self._store.close()
+
+
+class _Connection(asyncio.Protocol):
+    """One gateway worker's connection."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._framing = Framing()
+        self._read = msgspec.msgpack.Decoder(Ask).decode
+        self._write = msgspec.msgpack.Encoder().encode
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment] # a stream's transport
+
+    def data_received(self, data: bytes) -> None:
+        if self._transport is None:
+            return
+        try:
+            for message in self._framing.feed(data):
+                ask = self._read(message)
+                reply = Answered(ask.number, self._worker.answer(ask.command))
+                self._transport.write(framed(self._write(reply)))
+        except (ValueError, msgspec.DecodeError):
+            self._transport.close()
+
+
+async def _serve(path: str, worker: Worker) -> None:
+    """Serve until standard input ends or a signal comes."""
+    loop = asyncio.get_running_loop()
+    over = asyncio.Event()
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    os.umask(0o077)  # nobody else may connect
+    listening.bind(path)
+    server = await loop.create_unix_server(lambda: _Connection(worker), sock=listening)
+    os.set_blocking(0, False)
+
+    def parent_wrote() -> None:
+        if not os.read(0, 64):
+            over.set()
+
+    loop.add_reader(0, parent_wrote)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, over.set)
+    while not over.is_set():
+        with suppress(TimeoutError):
+            await asyncio.wait_for(over.wait(), _IDLE_S)
+        if not over.is_set():
+            worker.tend()
+    server.close()
+
+
+def main(arguments: list[str]) -> int:
+    """Run the process; the exit status names what is wrong, and standard error says it."""
+    path, folder, model = arguments
+    os.nice(_NICENESS)
+    try:
+        embedder = OnnxEmbedder(Path(model))
+        store = EdgeStore(Path(folder), build_id=embedder.build_id, dimension=embedder.dimension)
+    except (EmbedderError, StoreError) as exc:
+        print(exc, file=sys.stderr, flush=True)  # noqa: T201 - the gateway reads it
+        return FAILED_MODEL if isinstance(exc, EmbedderError) else FAILED_STORE
+    worker = Worker(embedder, store)
+    Path(path).unlink(missing_ok=True)  # of a process that was killed: this one owns the folder now
+    try:
+        asyncio.run(_serve(path, worker))
+    finally:
+        worker.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

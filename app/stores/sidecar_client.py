@@ -1,0 +1,349 @@
+"""The gateway's side of the vector process: starts it, keeps it alive, and never waits for it.
+
+One gateway worker owns the process (whoever holds the lock file), all workers of one ``data_dir``
+talk to it. What is asked while it is away or has too much to do is answered at once with
+``StoreError``: the caller goes on without. A process that ended is started again in the background.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from hashlib import blake2b
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from app.domain.vectors import KeptQuestion, Neighbour, Recalled, Unreadable, Which
+from app.errors import StoreError
+from app.stores.sidecar import FAILED_MODEL, FAILED_STORE
+from app.stores.vectors import (
+    About,
+    Answered,
+    Ask,
+    Command,
+    Count,
+    Failed,
+    Fetch,
+    Fetched,
+    Found,
+    Framing,
+    Keep,
+    Nearest,
+    Number,
+    Recall,
+    Remove,
+    RemoveWhere,
+    Reply,
+    TooLong,
+    framed,
+)
+
+_PATIENCE_S = 2.0
+_LONG_PATIENCE_S = 10.0
+_LOOK_AGAIN_S = 0.025
+_PAUSES_S = (0.05, 0.2, 1.0, 5.0)
+_PAUSE_WHERE_HOPELESS_S = 30.0
+_MAX_SOCKET_PATH = 100  # the kernel's limit is 107 bytes
+
+
+class _Connection(asyncio.Protocol):
+    """Requests under way on one connection."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[int, asyncio.Future[Reply]] = {}
+        self.lost = asyncio.Event()
+        self._framing = Framing()
+        self._read = msgspec.msgpack.Decoder(Answered).decode
+        self._write = msgspec.msgpack.Encoder().encode
+        self._transport: asyncio.Transport | None = None
+        self._number = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment] # a stream's transport
+
+    def ask(self, command: Command) -> asyncio.Future[Reply]:
+        """Send ``command``; the future ends with its reply, or when the connection does."""
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        if self._transport is None or self.lost.is_set():
+            raise StoreError("the vector process is away")
+        self._number += 1
+        self.waiting[self._number] = future
+        self._transport.write(framed(self._write(Ask(self._number, command))))
+        return future
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for message in self._framing.feed(data):
+                answered = self._read(message)
+                future = self.waiting.pop(answered.number, None)
+                if future is not None and not future.done():
+                    future.set_result(answered.reply)
+        except (ValueError, msgspec.DecodeError):
+            self.close()
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self.lost.set()
+        waiting, self.waiting = self.waiting, {}
+        for future in waiting.values():
+            if not future.done():
+                future.set_result(Failed("the vector process went away"))
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._transport is not None:
+            self._transport.close()
+
+
+class VectorProcess:
+    """Embeddings and kept questions, in a process of their own; a ``VectorStore`` and an ``Embedder``."""
+
+    def __init__(
+        self,
+        folder: Path,
+        model: Path,
+        *,
+        on_state: Callable[[str | None], None],
+        max_waiting: int = 64,
+    ) -> None:
+        """Nothing is started yet. ``on_state`` is told why it is away, or None when it is there."""
+        self._folder, self._model = folder, model
+        self._on_state = on_state
+        self._max_waiting = max_waiting
+        self._connection: _Connection | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._said: IO[bytes] | None = None
+        self._lock: int | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.there = asyncio.Event()
+        self.build_id = ""
+        self.restarts = 0
+        self.moved_aside: tuple[str, ...] = ()
+        wanted = folder / "vectors.sock"
+        if len(str(wanted.absolute())) > _MAX_SOCKET_PATH:
+            name = blake2b(str(folder.absolute()).encode(), digest_size=12).hexdigest()
+            wanted = Path(tempfile.gettempdir()) / f"slipstream-{os.getuid()}-{name}.sock"
+        self.socket_path = wanted
+
+    @property
+    def pid(self) -> int | None:
+        """The process's id where this worker owns it."""
+        return None if self._process is None else self._process.pid
+
+    async def start(self) -> None:
+        """Begin to look after the process; returns at once, it is there some time later."""
+        self._on_state("is starting")
+        self._task = asyncio.get_running_loop().create_task(self._look_after(), name="vectors")
+
+    async def aclose(self) -> None:
+        """End the process if it is ours; idempotent."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        await self._end()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    # -------------------------------------------------------------- what may be asked of it
+
+    def begin_recall(self, text: str, partition: str, k: int) -> asyncio.Future[Reply]:
+        """Send at once, to be awaited with any patience; raises ``StoreError`` when it cannot be asked."""
+        return self._send(Recall(text, partition, k, time.time()))
+
+    async def recall(self, text: str, partition: str, k: int) -> Recalled | Unreadable:
+        """The vector of ``text`` and the ``k`` nearest questions of ``partition``, in one round trip."""
+        return recalled(await self._ask(Recall(text, partition, k, time.time())))
+
+    async def embed(self, text: str) -> bytes | Unreadable:
+        """The vector of ``text``."""
+        found = await self.recall(text, "", 0)
+        return found if isinstance(found, Unreadable) else found.vector
+
+    async def nearest(self, vector: bytes, partition: str, k: int) -> tuple[Neighbour, ...]:
+        """The ``k`` nearest live questions of ``partition``."""
+        found = recalled(await self._ask(Nearest(vector, partition, k, time.time())))
+        return () if isinstance(found, Unreadable) else found.near
+
+    async def keep(self, question: KeptQuestion, vector: bytes) -> None:
+        """Keep ``question``."""
+        await self._ask(Keep(question, vector))
+
+    async def fetch(self, entry_id: str) -> KeptQuestion | None:
+        """The live question of that id."""
+        reply = await self._ask(Fetch(entry_id))
+        return reply.question if isinstance(reply, Fetched) else None
+
+    async def remove(self, ids: tuple[str, ...]) -> int:
+        """Remove these; says how many were there."""
+        return _number(await self._ask(Remove(ids), _LONG_PATIENCE_S))
+
+    async def remove_where(self, which: Which) -> int:
+        """Remove those that match; says how many were there."""
+        return _number(await self._ask(RemoveWhere(which), _LONG_PATIENCE_S))
+
+    async def count(self) -> int:
+        """How many are kept."""
+        reply = await self._ask(Count())
+        return reply.count if isinstance(reply, About) else 0
+
+    def _send(self, command: Command) -> asyncio.Future[Reply]:
+        connection = self._connection
+        if connection is None:
+            raise StoreError("the vector process is away", code="store_away")
+        if len(connection.waiting) >= self._max_waiting:
+            raise StoreError("the vector process has too much to do", code="store_busy")
+        return connection.ask(command)
+
+    async def _ask(self, command: Command, patience_s: float = _PATIENCE_S) -> Reply:
+        try:
+            async with asyncio.timeout(patience_s):
+                reply = await self._send(command)
+        except TimeoutError as exc:
+            raise StoreError(
+                f"the vector process said nothing for {patience_s:g} s", code="store_slow"
+            ) from exc
+        if isinstance(reply, Failed):
+            raise StoreError(reply.message)
+        return reply
+
+    # -------------------------------------------------------------- its life
+
+    async def _look_after(self) -> None:
+        failures = 0
+        while True:
+            try:
+                why = await self._appear()
+            except OSError as exc:
+                why = f"cannot be started: {exc}"
+            if why is None:
+                failures = 0
+                connection = self._connection
+                if connection is not None:
+                    await connection.lost.wait()
+                self._connection = None
+                self.there.clear()
+                self._on_state("went away, starting again")
+                self.restarts += 1
+                continue
+            self._on_state(why)
+            hopeless = self._process is not None and self._process.poll() in {
+                FAILED_MODEL,
+                FAILED_STORE,
+            }
+            pause_s = _PAUSES_S[min(failures, len(_PAUSES_S) - 1)]
+            await asyncio.sleep(_PAUSE_WHERE_HOPELESS_S if hopeless else pause_s)
+            failures += 1
+
+    async def _appear(self) -> str | None:
+        """Connect, starting the process where that is ours to do; None, or why it did not work."""
+        if await self._connect():
+            return None
+        self._folder.mkdir(parents=True, exist_ok=True)
+        if not self._may_start():
+            return "is started by another worker, and not there yet"
+        await self._end()
+        self._start()
+        process = self._process
+        while process is not None and process.poll() is None:
+            if await self._connect():
+                return None
+            await asyncio.sleep(_LOOK_AGAIN_S)
+        return self._last_words()
+
+    async def _connect(self) -> bool:
+        loop = asyncio.get_running_loop()
+        try:
+            _, connection = await loop.create_unix_connection(_Connection, str(self.socket_path))
+        except OSError:
+            return False
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                about = await connection.ask(Count())
+        except (TimeoutError, StoreError):
+            connection.close()
+            return False
+        if not isinstance(about, About):
+            connection.close()
+            return False
+        self.build_id, self.moved_aside = about.build_id, about.moved_aside
+        self._connection = connection
+        self.there.set()
+        self._on_state(None)
+        return True
+
+    def _may_start(self) -> bool:
+        if self._lock is not None:
+            return True
+        lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock)
+            return False
+        self._lock = lock
+        return True
+
+    def _start(self) -> None:
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed where the process is ended
+        command = [sys.executable, "-m", "app.stores.sidecar", str(self.socket_path)]
+        command += [str(self._folder), str(self._model)]
+        self._process = subprocess.Popen(  # noqa: S603 - our own command, no shell
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._said
+        )
+
+    def _last_words(self) -> str:
+        status = None if self._process is None else self._process.poll()
+        said = b""
+        if self._said is not None:
+            self._said.seek(0)
+            said = self._said.read()[-300:]
+        last = said.decode("utf-8", "replace").strip().rsplit("\n", 1)[-1]
+        return f"ended with status {status}: {last}" if last else f"ended with status {status}"
+
+    async def _end(self) -> None:
+        """End our process and reap it; a killed one lost nothing, every write is in the log."""
+        process, self._process = self._process, None
+        if process is not None:
+            if process.stdin is not None:
+                with suppress(BrokenPipeError):
+                    process.stdin.close()
+            process.terminate()
+            try:
+                await asyncio.to_thread(process.wait, _PATIENCE_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        if self._said is not None:
+            self._said.close()
+            self._said = None
+
+
+def recalled(reply: Reply) -> Recalled | Unreadable:
+    """The reply to a ``Recall``; raises ``StoreError`` for any other."""
+    match reply:
+        case Found(vector, near):
+            return Recalled(vector, near)
+        case TooLong(tokens):
+            return Unreadable(tokens)
+        case Failed(message):
+            raise StoreError(message)
+        case _:
+            raise StoreError(f"an unexpected reply: {type(reply).__name__}")
+
+
+def _number(reply: Reply) -> int:
+    return reply.value if isinstance(reply, Number) else 0

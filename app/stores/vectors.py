@@ -1,0 +1,163 @@
+"""What the gateway and its vector process say to each other, and how a collection is named.
+
+Frames on a unix socket: four bytes of length (little-endian), then MessagePack. Requests carry a
+number that their reply repeats, so that many may be under way. Both sides are this program, of the
+same version: nothing here needs to be read by anybody else, but a frame that is too long or cannot
+be read ends the connection, never the process.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import msgspec
+
+from app.domain.vectors import KeptQuestion, Neighbour, Which
+
+SCHEMA = 1
+"""Part of a collection's name: raise it when what is kept changes, so that older files are left."""
+MAX_FRAME_BYTES = 8 * 1024 * 1024
+_LENGTH_BYTES = 4
+
+
+class Recall(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Embed ``text`` and give the ``k`` nearest live questions of ``partition``; ``k`` 0: embed only."""
+
+    text: str
+    partition: str
+    k: int
+    now_unix_s: float
+
+
+class Nearest(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """The ``k`` nearest live questions of ``partition`` to ``vector``."""
+
+    vector: bytes
+    partition: str
+    k: int
+    now_unix_s: float
+
+
+class Keep(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Keep ``question`` at ``vector``."""
+
+    question: KeptQuestion
+    vector: bytes
+
+
+class Fetch(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Give the question of ``id``, if it is kept."""
+
+    id: str
+
+
+class Remove(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Remove these; the number that was there is the reply."""
+
+    ids: tuple[str, ...]
+
+
+class RemoveWhere(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Remove those that match; the number that was there is the reply."""
+
+    which: Which
+
+
+class Count(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """How many questions are kept, and what the process is: an ``About``."""
+
+
+Command = Recall | Nearest | Keep | Fetch | Remove | RemoveWhere | Count
+
+
+class Found(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """The reply to ``Recall`` and ``Nearest``."""
+
+    vector: bytes
+    near: tuple[Neighbour, ...]
+
+
+class TooLong(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """The reply to a ``Recall`` whose text the encoder cannot read whole."""
+
+    tokens: int
+
+
+class Number(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """How many were there."""
+
+    value: int
+
+
+class Fetched(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """The reply to ``Fetch``."""
+
+    question: KeptQuestion | None
+
+
+class About(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """The process's state."""
+
+    count: int
+    build_id: str
+    moved_aside: tuple[str, ...]
+    """Folders that could not be read and were put aside, newest last."""
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """The request failed; the process goes on."""
+
+    message: str
+
+
+Reply = Found | TooLong | Number | Fetched | About | Failed
+
+
+class Ask(msgspec.Struct, frozen=True, array_like=True):
+    """A numbered request."""
+
+    number: int
+    command: Command
+
+
+class Answered(msgspec.Struct, frozen=True, array_like=True):
+    """The reply to the request of that number."""
+
+    number: int
+    reply: Reply
+
+
+class Framing:
+    """Bytes in, whole messages out. Raises ``ValueError`` for a frame over the limit."""
+
+    __slots__ = ("_buffer",)
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Take bytes split anywhere; give each message that became whole."""
+        buffer = self._buffer
+        buffer += data
+        while len(buffer) >= _LENGTH_BYTES:
+            length = int.from_bytes(buffer[:_LENGTH_BYTES], "little")
+            if length > MAX_FRAME_BYTES:
+                raise ValueError(f"a frame of {length} bytes: the limit is {MAX_FRAME_BYTES}")
+            end = _LENGTH_BYTES + length
+            if len(buffer) < end:
+                return
+            message = bytes(buffer[_LENGTH_BYTES:end])
+            del buffer[:end]
+            yield message
+
+
+def framed(message: bytes) -> bytes:
+    """``message`` with its length before it."""
+    return len(message).to_bytes(_LENGTH_BYTES, "little") + message
+
+
+def collection_name(build_id: str) -> str:
+    """The folder or collection for vectors of this encoder build and this schema."""
+    return f"questions-v{SCHEMA}-{re.sub(r'[^A-Za-z0-9]+', '-', build_id).strip('-')[:80]}"
