@@ -56,8 +56,8 @@ def apgr_interval(
 def apgr_lower_bound(
     score: Floats, gain: Floats, *, weight: Floats | None = None, seed: int = 0
 ) -> float:
-    """One-sided 80 % bound of the APGR, by 60 bootstrap draws: is this better than a coin?"""
-    low, _ = apgr_interval(score, gain, weight=weight, draws=60, levels=(0.2, 1.0), seed=seed)
+    """One-sided 70 % bound of the APGR, by 60 bootstrap draws: is this better than a coin?"""
+    low, _ = apgr_interval(score, gain, weight=weight, draws=60, levels=(0.3, 1.0), seed=seed)
     return low
 
 

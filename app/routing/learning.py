@@ -41,7 +41,7 @@ _DRIFT_DELTA = 0.002  # of Adwin: how sure a change must be before old labels ar
 _DRIFT_MIN = 60
 _DRIFT_MAX = 1_000
 _RESAMPLES = 40
-_LOST = 0.8
+_LOST = 0.95
 _MENDED = 0.5
 
 
@@ -221,8 +221,8 @@ class RouterLearner(Generic[X, H]):
 
         In the contest a rival without the newest quarter of the labels (at most 400) stands for the
         challenger, so that neither knows the judge's labels. More labels make better heads, so the
-        doubt is the challenger's: the champion stays only if it wins four of five bootstrap
-        resamples of those labels.
+        doubt is the challenger's: the champion stays only if it wins 95 % of the bootstrap
+        resamples of those labels. (A stricter one threw away most of what few labels teach.)
         """
         champion = self.champion
         challenger = self._fit(labels)
