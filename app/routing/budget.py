@@ -1,4 +1,6 @@
-"""A retry budget: retries may add at most a fifth to the load, plus a few a second, so no storm can grow."""
+"""A retry budget: retries may add at most a fifth to the load, plus a few a second, so no storm can
+grow.
+"""
 
 from __future__ import annotations
 

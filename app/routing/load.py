@@ -1,8 +1,8 @@
 """Live estimates of each deployment: what the router needs to know about load and health.
 
-A deployment is a configured model. Its time to first token is an average that forgets (exponentially weighted, by
-time, so that an idle deployment's old trouble fades), its failures open a breaker for a growing while, and one
-half-open probe at a time decides when it closes.
+A deployment is a configured model. Its time to first token is an average that forgets
+(exponentially weighted, by time, so that an idle deployment's old trouble fades), its failures open
+a breaker for a growing while, and one half-open probe at a time decides when it closes.
 """
 
 from __future__ import annotations
@@ -51,10 +51,11 @@ class Load:
         return self._deployments[name]
 
     def order(self, models: Sequence[Model], preferred: Callable[[Model], bool]) -> list[Model]:
-        """The deployments to try, best first: healthy ones, then least expected wait, preferred ones on a tie.
+        """The deployments to try, best first: healthy ones, then least expected wait, preferred
+        ones on a tie.
 
-        Expected wait is the time to first token stretched by what is in flight. One whose breaker is open goes
-        last rather than nowhere: when all are open, somebody has to be asked.
+        Expected wait is the time to first token stretched by what is in flight. One whose breaker
+        is open goes last rather than nowhere: when all are open, somebody has to be asked.
         """
         now = self._clock()
 
@@ -92,7 +93,9 @@ class Load:
         ttft_s: float | None = None,
         total_s: float | None = None,
     ) -> None:
-        """A call ends: ``ok`` None when it says nothing about the deployment (the client left, or erred)."""
+        """A call ends: ``ok`` None when it says nothing about the deployment (the client left, or
+        erred).
+        """
         deployment = self._deployments[name]
         deployment.in_flight -= 1
         deployment.probing = False

@@ -1,4 +1,6 @@
-"""The router as the pipeline sees it: the pure score, the tenant's moving threshold, and one word for both."""
+"""The router as the pipeline sees it: the pure score, the tenant's moving threshold, and one word
+for both.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A model that says exactly what a test wants, over a real socket, chunk by chunk (OpenAI Chat dialect).
 
-Each answer is a coroutine that is handed the request's body and a way to say deltas; it may wait for events between
-two of them, so a test can hold the stream open in mid-call.
+Each answer is a coroutine that is handed the request's body and a way to say deltas; it may wait for
+events between two of them, so a test can hold the stream open in mid-call.
 """
 
 from __future__ import annotations
