@@ -18,9 +18,12 @@ from asyncio import TimerHandle
 from collections.abc import Callable
 from enum import IntEnum
 from http import HTTPStatus
+from logging import Logger
 from urllib.parse import unquote
 
 import httptools
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 HEAD_WITHIN_S = 10.0
@@ -56,9 +59,12 @@ class NativeOutlet(RequestResponseCycle):
     """Called once when the client's connection ends before the response is complete."""
     disconnected = False
     waiting_for_100_continue = False
+    body: bytes | bytearray = b""  # type: ignore[assignment]
     more_body = True
     response_started = False
     response_complete = False
+    _news: _News | None = None
+    task: asyncio.Task[None]
     chunked_encoding: bool | None = None
     expected_content_length = 0
     access_log = False
@@ -69,15 +75,63 @@ class NativeOutlet(RequestResponseCycle):
         self.scope = protocol.scope
         self.transport = protocol.transport
         self.flow = protocol.flow
-        self.logger = protocol.logger
-        self.access_logger = protocol.access_logger
-        self.default_headers = protocol.server_state.default_headers
-        self.on_response = protocol.on_response_complete
-        self.message_event = _News()  # type: ignore[assignment]
         self.keep_alive = keep_alive
-        self.body = bytearray()
         if protocol.expect_100_continue:
             self.waiting_for_100_continue = True
+
+    # What only uvicorn's own half asks for (a response by ASGI messages) is made when it asks.
+
+    @property
+    def logger(self) -> Logger:  # type: ignore[override]
+        """The log of errors of uvicorn."""
+        return self._protocol.logger
+
+    @property
+    def access_logger(self) -> Logger:  # type: ignore[override]
+        """The access log of uvicorn, which is off."""
+        return self._protocol.access_logger
+
+    @property
+    def default_headers(self) -> list[tuple[bytes, bytes]]:  # type: ignore[override]
+        """The server's own headers."""
+        return self._protocol.server_state.default_headers
+
+    @property
+    def on_response(self) -> Callable[..., None]:  # type: ignore[override]
+        """To be called when the response is complete."""
+        return self._protocol.on_response_complete
+
+    @property
+    def message_event(self) -> _News:  # type: ignore[override]
+        """Set by what arrives; made when ``receive`` first waits for it, and set if that has come already."""
+        if self._news is None:
+            self._news = _News()
+            if self.body or not self.more_body or self.response_complete:
+                self._news.set()
+        return self._news
+
+    def tell(self) -> None:
+        """Something has arrived."""
+        if self._news is not None:
+            self._news.set()
+
+    async def run_asgi(self, app: ASGI3Application) -> None:
+        """Run the application; one that fails, or ends without a whole response, costs the connection."""
+        try:
+            await app(self.scope, self.receive, self.send)
+        except BaseException:  # the server's edge, as in uvicorn itself
+            self.logger.exception("application_failed")
+        else:
+            if self.response_complete or self.disconnected:
+                return
+            self.logger.error("application_left_its_response_unfinished")
+        finally:
+            # Here rather than in a callback of the task, which would be one more turn of the loop.
+            self._protocol.tasks.discard(self.task)
+        if not self.response_started:
+            await self.send_500_response()
+        else:
+            self.transport.close()
 
     @property
     def gone(self) -> bool:
@@ -146,7 +200,7 @@ class NativeOutlet(RequestResponseCycle):
 
     def _server_head(self) -> bytes:
         """The server's own lines (the date), which change once a second."""
-        headers = self.default_headers
+        headers = self._protocol.server_state.default_headers
         remembered = self._protocol.server_head
         if remembered[0] is not headers:
             lines = b"".join(b"%s: %s\r\n" % header for header in headers)
@@ -155,10 +209,10 @@ class NativeOutlet(RequestResponseCycle):
 
     def _complete(self) -> None:
         self.response_complete = True
-        self.message_event.set()
+        self.tell()
         if not self.keep_alive:
             self.transport.close()
-        self.on_response()
+        self._protocol.on_response_complete()
 
 
 def _status_line(status: int) -> bytes:
@@ -202,6 +256,8 @@ class _Phase(IntEnum):
     NEXT = 3
 
 
+# Members of an enumeration cost a look-up each time; these are set on every request.
+_HEAD, _BODY, _ANSWER, _NEXT = _Phase.HEAD, _Phase.BODY, _Phase.ANSWER, _Phase.NEXT
 _PATIENCE_S = {
     _Phase.HEAD: HEAD_WITHIN_S,
     _Phase.BODY: BODY_WITHIN_S,
@@ -223,10 +279,22 @@ class GatewayProtocol(HttpToolsProtocol):
     _since_s = 0.0
     _look: TimerHandle | None = None
     _head_bytes = 0
+    """Of a head under way that did not come in one piece."""
+    _fed_bytes = 0
+    _scope_of_all: dict[str, object]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
         super().connection_made(transport)
+        self._scope_of_all = {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": "1.1",
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "root_path": self.root_path,
+        }
         self._since_s = self.loop.time()
         self._look = self.loop.call_later(LOOK_EVERY_S, self._look_at_phase)
 
@@ -246,11 +314,14 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser; what is not HTTP gets a 400 and the connection's end."""
-        parser: object = self.parser
+        parser: httptools.HttpRequestParser | None = self.parser
         if parser is None:
             return
+        self._fed_bytes = len(data)
         try:
-            self.parser.feed_data(data)
+            parser.feed_data(data)
+            if self._phase is _HEAD:
+                self._count_head(len(data))
         except httptools.HttpParserUpgrade:
             self._unsupported_upgrade_warning()
         except httptools.HttpParserError:
@@ -259,18 +330,24 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """A request begins."""
-        super().on_message_begin()
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
+        scope = self._scope_of_all.copy()
+        scope["headers"], scope["state"] = self.headers, self.app_state.copy()
+        self.scope = scope  # type: ignore[assignment]
         self._head_bytes = 0
-        self._phase, self._since_s = _Phase.HEAD, self.loop.time()
+        self._phase, self._since_s = _HEAD, self.loop.time()
+
+    def _count_head(self, more_bytes: int) -> None:
+        """Refuse a head over 64 KiB, whole or under way."""
+        self._head_bytes += more_bytes
+        if self._head_bytes > _MAX_HEAD_BYTES and not self.transport.is_closing():
+            self.transport.write(_TOO_LARGE_RESPONSE)
+            self.transport.close()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Collect a header; refuse a head over 64 KiB."""
-        self._head_bytes += len(name) + len(value)
-        if self._head_bytes > _MAX_HEAD_BYTES:
-            if not self.transport.is_closing():
-                self.transport.write(_TOO_LARGE_RESPONSE)
-                self.transport.close()
-            return
+        """Collect a header."""
         name = name.lower()
         if name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
@@ -278,9 +355,12 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Make the outlet and start the application, or queue a pipelined request."""
+        if self._head_bytes + self._fed_bytes > _MAX_HEAD_BYTES:  # only then may this head be too large
+            self._head_bytes = 0
+            self._count_head(sum(len(name) + len(value) for name, value in self.headers))
         if self.transport.is_closing():
             return
-        self._phase = _Phase.BODY
+        self._phase = _BODY
         parser, scope = self.parser, self.scope
         http_version = parser.get_http_version()
         scope["method"] = parser.get_method().decode("ascii")
@@ -312,25 +392,40 @@ class GatewayProtocol(HttpToolsProtocol):
         return found
 
     def _start(self, outlet: NativeOutlet) -> None:
-        task = self.loop.create_task(outlet.run_asgi(self.app))
-        task.add_done_callback(self.tasks.discard)
+        outlet.task = task = self.loop.create_task(outlet.run_asgi(self.app))
         self.tasks.add(task)
+
+    def on_body(self, body: bytes) -> None:
+        """Keep a piece of the body: the first, which mostly is the only one, as it is."""
+        cycle: NativeOutlet = self.cycle  # type: ignore[assignment]
+        if cycle.response_complete:
+            return
+        if cycle.body:
+            kept = cycle.body
+            cycle.body = kept if type(kept) is bytearray else bytearray(kept)
+            cycle.body += body
+        else:
+            cycle.body = body
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        cycle.tell()
 
     def on_message_complete(self) -> None:
         """The request is whole."""
-        cycle = self.cycle
+        cycle: NativeOutlet = self.cycle  # type: ignore[assignment]
         if not cycle.response_complete:
-            self._phase = _Phase.ANSWER
+            self._phase = _ANSWER
             cycle.more_body = False
-            cycle.message_event.set()
+            cycle.tell()
 
     def on_response_complete(self) -> None:
         """Go on with a pipelined request, or wait for the next."""
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
-        self.flow.resume_reading()
-        self._phase, self._since_s = _Phase.NEXT, self.loop.time()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
+        self._phase, self._since_s = _NEXT, self.loop.time()
         if self.pipeline:
             cycle, _ = self.pipeline.pop()
             self._phase = _Phase.BODY if cycle.more_body else _Phase.ANSWER

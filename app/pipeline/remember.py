@@ -212,11 +212,10 @@ class keep:  # noqa: N801 - reads as a verb: ``with keep(...) as flight``
         pieces: list[bytes] = []
         builder: AnswerBuilder | None = None
         for event in self._flight.events:
-            kind = type(event)
-            if kind is Frames:
-                pieces.append(event.data)  # type: ignore[union-attr]
-            elif kind is Whole:
-                pieces.append(event.body)  # type: ignore[union-attr]
+            if type(event) is Frames:
+                pieces.append(event.data)
+            elif type(event) is Whole:
+                pieces.append(event.body)
             else:
                 builder = builder or AnswerBuilder()
                 builder.add(event)

@@ -72,12 +72,16 @@ def splice(request: ChatRequest, upstream_model: str) -> tuple[bytes, bool]:
 def _splice_plain(request: ChatRequest, upstream_model: str, *, want_usage: bool) -> bytes | None:
     """As ``splice`` for a plain request, without reading it again; None where that might err.
 
-    A plain body holds no other keys than the dialect's own, so ``"model"``, its colon and its value stand in it
-    only where they are the field: inside a text a quote is escaped, and behind a text's last quote no word can
-    follow. Without ``\\u`` no key is spelled in another way, so one ``"model"`` is the only one.
+    A plain body holds no other keys than the dialect's own, so ``"model"``, its colon and its value
+    stand in it only where they are the field: inside a text a quote is escaped, and behind a text's
+    last quote no word can follow. Without an escaped code point no key is spelled in another way, so
+    one ``"model"`` is the only one.
     """
     raw = request.raw
-    if raw.find(b"\\u") >= 0 or raw.count(b'"model"') != 1:
+    escaped = (
+        raw.find(b"\\") >= 0 and raw.find(b"\\u") >= 0
+    )  # one byte is found at a tenth of the cost
+    if escaped or raw.count(b'"model"') != 1:
         return None
     was, now = _model_fields(request.model, upstream_model)
     at = raw.find(was)

@@ -272,7 +272,8 @@ class Connection(asyncio.Protocol):
 
     def _expect_by(self, deadline_ns: int, exchange: Exchange) -> None:
         """Move the deadline; the timer is touched only if it would fire too late."""
-        deadline_ns = min(deadline_ns, exchange.total_at_ns)
+        if deadline_ns > exchange.total_at_ns:  # noqa: PLR1730 - min() costs four times as much
+            deadline_ns = exchange.total_at_ns
         self._deadline_ns = deadline_ns
         if self._timer is None or deadline_ns < self._timer_at_ns:
             self._arm(deadline_ns)

@@ -44,7 +44,7 @@ _MAX_KNOWN: Final = 256
 class RequestWriter:
     """Writes request heads for one origin; what never changes is checked and formatted once."""
 
-    __slots__ = ("_host", "_known_names", "_starts")
+    __slots__ = ("_fields", "_fields_of", "_host", "_known_names", "_starts")
 
     def __init__(self, host: bytes) -> None:
         """``host`` is the Host header: the name, and the port unless it is the scheme's own."""
@@ -53,6 +53,9 @@ class RequestWriter:
         self._host = host
         self._known_names: set[bytes] = set()
         self._starts: dict[tuple[bytes, bytes], bytes] = {}
+        # A provider sends the very same tuple with nearly every call: checked and joined once.
+        self._fields_of: Sequence[Header] = ()
+        self._fields = b""
 
     def head(
         self, method: bytes, path: bytes, headers: Sequence[Header], content_length: int
@@ -64,6 +67,11 @@ class RequestWriter:
         owns.
         """
         start = self._starts.get((method, path)) or self._start(method, path)
+        fields = self._fields if headers is self._fields_of else self._joined(headers)
+        return b"%b%bcontent-length: %d\r\n\r\n" % (start, fields, content_length)
+
+    def _joined(self, headers: Sequence[Header]) -> bytes:
+        """The checked header lines, remembered if ``headers`` cannot change."""
         if not self._known_names.issuperset([name for name, _ in headers]):
             self._check_names(headers)
         fields = b"".join([b"%b: %b\r\n" % field for field in headers])
@@ -71,7 +79,9 @@ class RequestWriter:
         # the line ends that we put there ourselves came in with a value.
         if len(fields.translate(None, _LINE_ENDERS)) != len(fields) - 2 * len(headers):
             raise _refused_header(_culprit(headers), "has a value with CR, LF or NUL")
-        return b"%b%bcontent-length: %d\r\n\r\n" % (start, fields, content_length)
+        if type(headers) is tuple and all(type(field) is tuple for field in headers):
+            self._fields_of, self._fields = headers, fields
+        return fields
 
     def _start(self, method: bytes, path: bytes) -> bytes:
         """The request line and the Host header."""
