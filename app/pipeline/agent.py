@@ -222,6 +222,8 @@ class _ModelTurn:
         self._builder = AnswerBuilder()
         self._drafts: Drafts | None = None
         self._message = ""
+        self._parent = f"{run.turn.request_id}-turn-{number}"
+        """The message that this turn's calls belong to, so that a client keeps them together."""
         self._reasoning = False
         self._texts: list[str] = []
         self.calls: dict[int, _Call] = {}
@@ -321,7 +323,7 @@ class _ModelTurn:
                 self._speak(text, reasoning=True)
             case ToolCallStarted(index, call_id, name):
                 call = self.calls[index] = _Call(run.own_id(call_id), name, index)
-                run.say(CallOpened(call.id, name, self._message))
+                run.say(CallOpened(call.id, name, self._parent))
             case ToolCallDelta(index, arguments):
                 if arguments:
                     run.say(CallArguments(self.calls[index].id, arguments))
@@ -341,6 +343,8 @@ class _ModelTurn:
             run.messages_said += 1
             self._message = f"{run.turn.request_id}-{kind}-{run.messages_said}"
             self._reasoning = reasoning
+            if not reasoning:
+                self._parent = self._message
             run.say(MessageStarted(self._message, reasoning))
         run.say(MessageText(self._message, text, reasoning))
 
