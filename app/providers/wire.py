@@ -175,7 +175,7 @@ class WireProvider:
             and b"model" not in error.body
         )
 
-    async def _stream(
+    async def _stream(  # noqa: C901 - the loop of every token stands in one piece
         self, call: ModelCall, request: Outgoing, exchange: Exchange, emit: Emit
     ) -> None:
         codec, timing = request.codec, call.timing
@@ -234,9 +234,7 @@ class WireProvider:
             await emit(event)
 
 
-def _taker(
-    call: ModelCall, reader: StreamReader, emit: Emit
-) -> Callable[[bytes], bool] | None:
+def _taker(call: ModelCall, reader: StreamReader, emit: Emit) -> Callable[[bytes], bool] | None:
     """What passes ordinary frames straight from one socket to the other while nobody has to wait.
 
     The task that reads is woken for everything else: frames that tell something, half frames, the end, and a

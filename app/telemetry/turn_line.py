@@ -99,6 +99,7 @@ class TurnLines:
         if record.usage is not None:
             fields.append('"input_tokens":%d,"cached_tokens":%d,"output_tokens":%d')
         if record.times is not None:
-            fields.append('"stages_ms":{%s}' % ",".join(f'"{name}":%.3f' for name in stages))
+            places = ",".join(f'"{name}":%.3f' for name in stages)
+            fields.append(f'"stages_ms":{{{places}}}')
         template = self._templates[key] = ",".join(fields) + "}\n"
         return template
