@@ -1,27 +1,20 @@
 """Numbers that describe a pair of questions, for the verifier.
 
-Three groups: the 34 lexical and typed features (cosine, overlaps, rarity of what is unmatched,
-typed mismatches, order), late interaction (how well each word piece of one text finds its
-counterpart in the other, from token vectors of the same forward pass), and what the verifier adds
-from the neighbourhood. Features are symmetric in the two texts unless their name says otherwise,
-so that a pair gets one score.
+Cosine, overlaps, the rarity of what is unmatched, typed mismatches, order and length; what words
+are worth on a route and what the neighbours' answers say is added by the verifier. Features are
+symmetric in the two texts, but for order and spelling where words repeat, so that a pair gets one score.
 """
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final, Protocol
-
-import numpy as np
 
 from app.cache.guards import Differences, compare
 from app.cache.lexicon import FILLERS
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from app.cache.text_view import TextView
 
 FEATURES: Final = (
@@ -63,16 +56,6 @@ FEATURES: Final = (
     "order_agreement",
     "length_low",
     "length_gap",
-)
-
-LATE_FEATURES: Final = (
-    "late_worst_low",
-    "late_worst_high",
-    "late_mean_low",
-    "late_mean_high",
-    "late_second_worst",
-    "late_same_piece_worst",
-    "late_same_piece_mean",
 )
 
 _MOST_SPELLINGS: Final = 9
@@ -182,37 +165,4 @@ def pair_features(
         _order_agreement(a, b, shared),
         float(low),
         float(high - low),
-    ]
-
-
-def late_features(
-    a: NDArray[np.float32],
-    b: NDArray[np.float32],
-    a_pieces: NDArray[np.int64],
-    b_pieces: NDArray[np.int64],
-) -> list[float]:
-    """Return the `LATE_FEATURES`.
-
-    `a` float32[n, d] and `b` float32[m, d] are L2-normalised token vectors without the special
-    tokens, `a_pieces` int[n] and `b_pieces` int[m] their vocabulary ids. NaNs when a side is empty.
-    """
-    if not len(a) or not len(b):
-        return [math.nan] * len(LATE_FEATURES)
-    similar = a @ b.T
-    best_a, best_b = similar.max(axis=1), similar.max(axis=0)
-    worst_a, worst_b = float(best_a.min()), float(best_b.min())
-    mean_a, mean_b = float(best_a.mean()), float(best_b.mean())
-    both = np.concatenate([best_a, best_b])
-    second = float(np.partition(both, 1)[1]) if len(both) > 1 else float(both[0])
-    same = similar[a_pieces[:, None] == b_pieces[None, :]]
-    same_worst = float(same.min()) if len(same) else math.nan
-    same_mean = float(same.mean()) if len(same) else math.nan
-    return [
-        min(worst_a, worst_b),
-        max(worst_a, worst_b),
-        min(mean_a, mean_b),
-        max(mean_a, mean_b),
-        second,
-        same_worst,
-        same_mean,
     ]

@@ -29,7 +29,7 @@ import numpy as np
 
 from app.cache.guards import Differences, compare
 from app.cache.neighbourhood import neighbour_features
-from app.cache.pair_features import FEATURES, pair_features
+from app.cache.pair_features import pair_features
 from app.cache.token_weights import Bags, TokenWeights, symbols
 from app.learn.gbdt import Gbdt, GbdtParams
 
@@ -328,6 +328,3 @@ def fit_route(
             f"a route needs {_LEAST_QUESTIONS} labelled questions, got {len(questions)}"
         )
     return _Fitting(questions, prior).run()
-
-
-PRIOR_COLUMNS: Final = len(FEATURES)
