@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.context import AsCaller, Context, InContext
 from app.cache.exact import CachedAnswer, ExactCache
-from app.errors import BadRequest, NotFound
+from app.domain.vectors import Which
+from app.errors import BadRequest, NotFound, StoreError
+
+if TYPE_CHECKING:  # loads learners that a gateway without a semantic cache does not need
+    from app.cache.semantic import KeptAnswer
+    from app.domain.vectors import KeptQuestion
+    from app.pipeline.meaning import Meaning
 
 router = APIRouter(prefix="/v1/cache", tags=["cache"])
 
@@ -35,7 +41,7 @@ class Feedback(BaseModel):
 @router.get("/stats")
 async def stats(context: InContext, caller: AsCaller) -> dict[str, object]:
     """Entries, hits by kind and misses by reason, over the turns that the trace ring holds."""
-    exact = context.edge.gateway.exact
+    exact, meaning = context.edge.gateway.exact, context.edge.gateway.meaning
     hits: dict[str, int] = {}
     misses: dict[str, int] = {}
     for trace in context.telemetry.traces.latest(1_000_000, caller.tenant):
@@ -52,13 +58,32 @@ async def stats(context: InContext, caller: AsCaller) -> dict[str, object]:
         "size_bytes": 0 if exact is None else exact.size_bytes,
         "hits": hits,
         "misses": misses,
+        "semantic": {"enabled": False}
+        if meaning is None
+        else await _semantic(meaning, caller.tenant),
     }
+
+
+async def _semantic(meaning: Meaning, tenant: str) -> dict[str, object]:
+    """The bound in force on each route, its evidence, and what audits observed."""
+    cache = meaning.cache
+    try:
+        entries: int | None = await cache.memory.count()
+    except StoreError:
+        entries = None
+    return {"enabled": True, "entries": entries, "routes": cache.stats(tenant)}
 
 
 @router.get("/entries/{entry_id}")
 async def entry(context: InContext, caller: AsCaller, entry_id: str) -> dict[str, object]:
     """Describe one entry; never its content."""
-    found = _entry(_exact(context), caller.tenant, entry_id)
+    exact, meaning = _exact(context), context.edge.gateway.meaning
+    held = exact.by_id(entry_id)
+    if held is None and meaning is not None:
+        kept = await meaning.cache.fetch(entry_id, caller.tenant)
+        if kept is not None:
+            return _described(*kept)
+    found = _entry(exact, caller.tenant, entry_id)
     now_s = time.monotonic()
     return {
         "id": found.id,
@@ -78,9 +103,14 @@ async def entry(context: InContext, caller: AsCaller, entry_id: str) -> dict[str
 @router.delete("/entries/{entry_id}")
 async def forget(context: InContext, caller: AsCaller, entry_id: str) -> dict[str, int]:
     """Forget one entry."""
-    exact = _exact(context)
-    _entry(exact, caller.tenant, entry_id)
-    return {"invalidated": int(exact.remove(entry_id))}
+    exact, meaning = _exact(context), context.edge.gateway.meaning
+    similar = meaning is not None and await meaning.cache.fetch(entry_id, caller.tenant) is not None
+    if not similar or exact.by_id(entry_id) is not None:
+        _entry(exact, caller.tenant, entry_id)
+    removed = exact.remove(entry_id)
+    if meaning is not None:
+        removed = await meaning.cache.remove(entry_id) or removed
+    return {"invalidated": int(removed)}
 
 
 @router.post("/invalidate")
@@ -89,10 +119,14 @@ async def invalidate(context: InContext, caller: AsCaller, what: Invalidation) -
     if not (what.tags or what.model or what.all):
         message = "say what to forget: tags, model or all"
         raise BadRequest(message)
-    exact = context.edge.gateway.exact
+    exact, meaning = context.edge.gateway.exact, context.edge.gateway.meaning
     if exact is None:
         return {"invalidated": 0}
-    return {"invalidated": exact.invalidate(tenant=caller.tenant, model=what.model, tags=what.tags)}
+    gone = exact.invalidate(tenant=caller.tenant, model=what.model, tags=what.tags)
+    if meaning is not None:  # most answers are kept in both: the larger number counts them once
+        which = Which(caller.tenant, what.model or "", tuple(what.tags))
+        gone = max(gone, await meaning.cache.invalidate(which))
+    return {"invalidated": gone}
 
 
 @router.post("/feedback")
@@ -102,14 +136,35 @@ async def feedback(context: InContext, caller: AsCaller, said: Feedback) -> dict
     if trace is None:
         message = f"no recent request {said.request_id!r} of this tenant"
         raise NotFound(message)
-    cache = trace.get("cache")
-    entry_id = cache.get("entry") if isinstance(cache, dict) else None
+    told = trace.get("cache")
+    cache = told if isinstance(told, dict) else {}
+    entry_id = cache.get("entry")
     if not entry_id:
         message = f"request {said.request_id!r} was not answered from the cache"
         raise BadRequest(message, code="not_a_hit", param="request_id")
-    exact = context.edge.gateway.exact
+    exact, meaning = context.edge.gateway.exact, context.edge.gateway.meaning
     removed = said.verdict == "wrong" and exact is not None and exact.remove(str(entry_id))
+    if meaning is not None and cache.get("outcome") == "semantic":
+        agreed = said.verdict == "right"
+        removed = await meaning.cache.feedback(str(entry_id), agreed=agreed) or removed
+    elif meaning is not None and said.verdict == "wrong":
+        removed = await meaning.cache.remove(str(entry_id)) or removed
     return {"request_id": said.request_id, "verdict": said.verdict, "removed": removed}
+
+
+def _described(question: KeptQuestion, answer: KeptAnswer) -> dict[str, object]:
+    now_s = time.time()
+    return {
+        "id": question.id,
+        "kind": "semantic",
+        "model": question.model,
+        "tier": answer.tier,
+        "request_id": answer.request_id,
+        "tags": list(question.tags),
+        "age_s": round(now_s - question.kept_unix_s, 3),
+        "expires_in_s": round(question.expires_unix_s - now_s, 3),
+        "cost_usd": answer.cost_usd,
+    }
 
 
 def _exact(context: Context) -> ExactCache:

@@ -17,6 +17,7 @@ that are still being made), then a removal in the store, repeated until the stor
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
@@ -54,6 +55,7 @@ _LATE_IN_A_ROW: Final = 5
 _REST_S: Final = 1.0
 _VIEWS: Final = 4_096
 _BARRIERS: Final = 512
+_ID: Final = re.compile(r"[0-9a-f]{32}")
 
 
 class Memory(VectorStore, Embedder, Protocol):
@@ -242,6 +244,7 @@ class SemanticCache:
         group = self._group(fresh.answer.text, look.near, asked.entry_id)
         route.state.learn(look.query, group, decision)
         route.changes += 1
+        route.state.entries.pop(asked.entry_id, None)  # verdicts were on the answer that this replaces
         await self._keep(asked, fresh, group, look.query)
         if route.state.refit_due:
             await self.routes.fit(route)
@@ -288,8 +291,8 @@ class SemanticCache:
     async def fetch(self, entry_id: str, tenant: str) -> tuple[KeptQuestion, KeptAnswer] | None:
         """One live entry of ``tenant``; None also where the store cannot be asked."""
         try:
-            question = await self.memory.fetch(entry_id)
-        except (StoreError, ValueError):
+            question = await self.memory.fetch(entry_id) if _ID.fullmatch(entry_id) else None
+        except StoreError:
             return None
         if question is None or question.tenant != tenant or self._barred(question):
             return None
@@ -298,6 +301,8 @@ class SemanticCache:
 
     async def remove(self, entry_id: str) -> bool:
         """Forget one entry from now on; says whether the store had it."""
+        if _ID.fullmatch(entry_id) is None:
+            return False
         self._gone[entry_id] = self._clock()
         if len(self._gone) > _BARRIERS:
             self._gone.popitem(last=False)
