@@ -34,6 +34,8 @@ _NO_KEY = "none"
 
 def serve(settings: Settings, host: str, port: int, workers: int) -> None:
     """Serve until a signal ends it; raises ``GatewayError`` when the port cannot be had."""
+    for ignored in not_in_force(settings):
+        print(f"slipstream: {ignored}", file=sys.stderr, flush=True)
     with _simulator(settings) as simulated:
         app = partial(_worker_app, settings, simulated=simulated)
         config = uvicorn.Config(
@@ -62,6 +64,17 @@ def serve(settings: Settings, host: str, port: int, workers: int) -> None:
             uvicorn.Server(config).run(sockets=[listening])
         else:
             Multiprocess(config, sockets=[listening]).run()
+
+
+def not_in_force(settings: Settings) -> list[str]:
+    """What the operator asked for and this version does not do, a sentence each."""
+    state, telemetry = settings.state, settings.telemetry
+    asked = {
+        "state.redis_url is set, but this version keeps its state in process": state.redis_url,
+        "state.qdrant_url is set, but this version keeps vectors under data_dir": state.qdrant_url,
+        "telemetry.otlp_endpoint is set, but this version exports no spans": telemetry.otlp_endpoint,
+    }
+    return [sentence for sentence, value in asked.items() if value]
 
 
 def _worker_app(settings: Settings, *, simulated: bool) -> object:

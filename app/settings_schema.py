@@ -27,8 +27,7 @@ class ServerSettings(Section):
     port: Port = 8080
     """TCP port, 0 to 65535; 0 takes a free one and prints it."""
     workers: Annotated[int, Field(ge=1, le=256)] = 1
-    """Processes that share the port. More than one needs `state.redis_url` for what must be shared.
-    """
+    """Processes that share the port. Each keeps its own exact cache, limits, runs and traces."""
     max_body_bytes: Count = 16 * 1024 * 1024
     """Largest request body in bytes; more is a 413. 16 MiB: above the vendors' image limits of 5 to
     10 MB.
@@ -271,9 +270,12 @@ class StateSettings(Section):
     """Where state lives."""
 
     redis_url: str | None = None
-    """Redis for shared state, such as `redis://host:6379/0`; empty: in process."""
+    """Redis for shared state, such as `redis://host:6379/0`; empty: in process. This version keeps all
+    state in process, and says so at start where a URL is set.
+    """
     qdrant_url: str | None = None
-    """Qdrant for semantic entries, such as `http://host:6333`; empty: embedded, under `data_dir`.
+    """Qdrant for semantic entries, such as `http://host:6333`; empty: embedded, under `data_dir`. This
+    version is always embedded, and says so at start where a URL is set.
     """
     qdrant_api_key: SecretStr | None = None
     """Qdrant's key, if it needs one."""
@@ -309,7 +311,9 @@ class TelemetrySettings(Section):
     trace_ring: Annotated[int, Field(ge=0, le=1_000_000)] = 1_000
     """Waterfalls that `GET /v1/traces` remembers, per worker; about 2 KiB each."""
     otlp_endpoint: str | None = None
-    """OTLP/HTTP collector, such as `http://host:4318`; empty: no spans are made, at no cost."""
+    """OTLP/HTTP collector, such as `http://host:4318`; empty: no spans are made, at no cost. This version
+    makes none, and says so at start where one is set; traces are at `GET /v1/traces`.
+    """
     log_format: Literal["auto", "json", "text"] = "auto"
     """`auto`: text on a terminal, JSON elsewhere."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -16,7 +16,7 @@ import pytest
 
 from app.errors import GatewayError
 from app.providers.simulator import SimulatorSettings, running_simulator
-from app.server import _simulator
+from app.server import _simulator, not_in_force
 from app.settings import Settings, load, loads
 
 if TYPE_CHECKING:
@@ -90,6 +90,20 @@ class TestTheSimulatorsPort:
         settings = meant(free_port()).model_copy(update={"simulator": Settings().simulator})
         with _simulator(settings) as simulated:
             assert not simulated
+
+
+def test_what_is_asked_for_in_vain_is_said_at_start():
+    text = """
+state: {redis_url: "redis://127.0.0.1:6379/0", qdrant_url: "http://127.0.0.1:6333"}
+telemetry: {otlp_endpoint: "http://127.0.0.1:4318"}
+"""
+    said = not_in_force(loads(text, "gateway.yaml", {}))
+    assert [sentence.split()[0] for sentence in said] == [
+        "state.redis_url",
+        "state.qdrant_url",
+        "telemetry.otlp_endpoint",
+    ]
+    assert not_in_force(Settings()) == []
 
 
 class TestTheSimulatorsEnd:
