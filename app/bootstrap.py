@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from random import SystemRandom
 
+import structlog
+
 from app import __version__
 from app.api.agent import record_of
 from app.api.auth import Authenticator, Key, digest
@@ -133,10 +135,15 @@ async def _meaning(
     def vectors_are(why: str | None) -> None:
         if why is None:
             readiness.degraded.pop("semantic_cache", None)
+            for aside in memory.moved_aside:
+                _degrade(readiness, "semantic_files", f"put aside, unreadable: {aside}")
             return
-        readiness.degraded["semantic_cache"] = f"no hits by meaning: the vector process {why}"
-        if why != "is starting":
-            metrics.vector_losses.child().inc()
+        said = f"no hits by meaning: the vector process {why}"
+        if why == "is starting":
+            readiness.degraded["semantic_cache"] = said
+            return
+        _degrade(readiness, "semantic_cache", said)
+        metrics.vector_losses.child().inc()
 
     folder = Path(settings.state.data_dir) / "semantic"
     memory = VectorProcess(folder, Path(sys.prefix) / "embedder", on_state=vectors_are)
@@ -145,7 +152,7 @@ async def _meaning(
         limits=Limits.of(wanted.max_error_rate),
         audit_rate=wanted.audit_rate,
         build_id=lambda: memory.build_id,
-        on_fault=partial(_route_fault, readiness),
+        on_fault=partial(_degrade, readiness, "semantic_evidence"),
     )
     cache = SemanticCache(
         memory,
@@ -166,8 +173,11 @@ async def _meaning(
     await _run_beside(stack, gateway.meaning.run(), "meaning")
 
 
-def _route_fault(readiness: Readiness, why: str) -> None:
-    readiness.degraded["semantic_evidence"] = why
+def _degrade(readiness: Readiness, what: str, why: str) -> None:
+    """Say once, on ``/readyz`` and in the log, what works less well than it should."""
+    if readiness.degraded.get(what) != why:
+        readiness.degraded[what] = why
+        structlog.get_logger().warning("degraded", what=what, reason=why)
 
 
 def _agent(agent: AgentSettings) -> Agent:
@@ -175,6 +185,7 @@ def _agent(agent: AgentSettings) -> Agent:
         name=agent.name,
         system=agent.system,
         tools=agent.tools,
+        agents=agent.agents,
         model=agent.model,
         max_turns=agent.max_turns,
         max_parallel_tools=agent.max_parallel_tools,

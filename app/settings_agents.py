@@ -133,6 +133,8 @@ class AgentSettings(Section):
     """Its system prompt."""
     tools: tuple[str, ...] = ()
     """Names of `tools`, `<server>__<tool>` of an MCP server, or `<server>__*` for all of them."""
+    agents: tuple[str, ...] = ()
+    """Names of other `agents` that it may hand tasks to, several at once."""
     model: str = "auto"
     """A name of `models`, or `auto`."""
     max_turns: Annotated[int, Field(ge=1, le=100)] = 8

@@ -215,12 +215,14 @@ def _agents(source: Source) -> None:
     models = {str(model.get("name")) for _, model in _entries(source, "models")} | _OWN_MODELS
     tools = {str(tool.get("name")) for _, tool in _entries(source, "tools")}
     servers = {str(path[-1]) for path, _ in _entries(source, "mcp_servers")}
+    names = {str(agent.get("name")) for _, agent in _entries(source, "agents")}
     for path, agent in _entries(source, "agents"):
         model, wanted = agent.get("model", "auto"), agent.get("tools")
         if isinstance(model, str) and model not in models:
             source.report(
                 (*path, "model"), "names no entry of models", did_you_mean(model, models), model
             )
+        _subagents(source, path, agent, names)
         writer = agent.get("answer_model")
         if isinstance(writer, str) and writer not in models - _OWN_MODELS:
             source.report(
@@ -240,6 +242,18 @@ def _agents(source: Source) -> None:
                     did_you_mean(tool, offered),
                     tool,
                 )
+
+
+def _subagents(source: Source, path: Path, agent: dict[str, object], names: set[str]) -> None:
+    others = agent.get("agents")
+    for index, name in enumerate(others if isinstance(others, list) else ()):
+        if name not in names or name == agent.get("name"):
+            source.report(
+                (*path, "agents", index),
+                "names no other entry of agents",
+                did_you_mean(str(name), names - {str(agent.get("name"))}),
+                name,
+            )
 
 
 def _addresses(source: Source) -> None:

@@ -16,6 +16,8 @@ class Agent:
     system: str = ""
     tools: tuple[str, ...] = ()
     """Names of tools; ``<server>__*`` stands for all of an MCP server's."""
+    agents: tuple[str, ...] = ()
+    """Other agents that it may hand tasks to, each as a tool ``ask_<name>``."""
     model: str = "auto"
     max_turns: int = 8
     """Model calls in one run; in the last one it must answer."""

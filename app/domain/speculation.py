@@ -23,7 +23,10 @@ _PRIOR_RIGHT, _PRIOR_TRIES = 0.5, 2.0
 _MOST_TEMPLATES = 64
 _MOST_MATCHES = 4
 _EMAIL = r"[\w.+-]+@[\w-]+\.[\w.]+"
+_FILE = re.compile(r"[\w-]+\.([A-Za-z]{1,5})")
 _SHORTEST_CHARS = 2
+LEAST_TRIES = 3
+"""Fewer outcomes than this are no evidence, whatever they were."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,8 @@ class Prediction:
     arguments: Json
     p: float
     template: Template
+    tries: int = 0
+    """How many outcomes ``p`` rests on."""
 
     @property
     def key(self) -> str:
@@ -86,7 +91,7 @@ class Patterns:
             if template[0] not in names:
                 continue
             for arguments in _instances(template[1], text):
-                prediction = Prediction(template[0], arguments, record.p, template)
+                prediction = Prediction(template[0], arguments, record.p, template, record.tries)
                 known = found.get(prediction.key)
                 if known is None or known.p < prediction.p:
                     found[prediction.key] = prediction
@@ -107,7 +112,7 @@ class Patterns:
             if template is None:
                 continue
             if template not in self.records:
-                self.records[template] = Record(right=1, tries=1)
+                self.records[template] = Record()  # that it was seen once is no success yet
                 if len(self.records) > _MOST_TEMPLATES:
                     self.records.popitem(last=False)
             self.records.move_to_end(template)
@@ -132,6 +137,8 @@ def shape_of(said: str) -> str:
     """A pattern that finds texts of the same kind; empty for what has no kind of its own."""
     if re.fullmatch(_EMAIL, said):
         return _EMAIL
+    if (file := _FILE.fullmatch(said)) is not None:
+        return rf"[\w-]+\.{file[1]}"
     if len(said) < _SHORTEST_CHARS or not any(c.isdigit() for c in said) or " " in said:
         return ""
     return re.sub(r"\d+", r"\\d+", re.sub(r"[^\w\s]", lambda match: "\\" + match[0], said))

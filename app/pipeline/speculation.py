@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self
 
 from app.domain.chat import Json
 from app.domain.plan import Node, Outcome
-from app.domain.speculation import Patterns, Prediction, key_of, pays
+from app.domain.speculation import LEAST_TRIES, Patterns, Prediction, key_of, pays
 from app.domain.tools import ToolCaller, ToolResult, ToolSpec
 from app.errors import ToolError
 from app.pipeline.fanout import Fanout
@@ -104,7 +104,7 @@ class Speculation:
     def may_fire(self, spec: ToolSpec, prediction: Prediction, policy: Policy, agent: str) -> bool:
         """Every condition of the module's text."""
         effects = spec.effects
-        if self.halted or not policy.enabled:
+        if self.halted or not policy.enabled or prediction.tries < LEAST_TRIES:
             return False
         if not (effects.read_only and effects.repeatable):
             return False

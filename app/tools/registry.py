@@ -54,6 +54,14 @@ class Registered:
         place = f" at {where}" if where else ""
         raise ToolError(f"the arguments do not fit{place}: {what}", code="tool_arguments")
 
+    def checked(self, arguments: str) -> Json:
+        """A call's arguments, parsed and fitting the schema; raises ``ToolError`` in words for the
+        model.
+        """
+        parsed = parsed_arguments(arguments)
+        self.check(parsed)
+        return parsed
+
     async def try_once(self, arguments: Json) -> object:
         """One try within the tool's time and concurrency limits."""
         async with self._room:
@@ -142,12 +150,6 @@ class Registry:
         if key:
             self.outputs.put(key, result, spec.cache_ttl_s)
         return result
-
-    def checked(self, registered: Registered, arguments: str) -> Json:
-        """A call's arguments, parsed and fitting the schema; raises ``ToolError`` in words for the model."""
-        parsed = parsed_arguments(arguments)
-        registered.check(parsed)
-        return parsed
 
     async def _tried(self, registered: Registered, arguments: Json) -> object:
         spec = registered.spec

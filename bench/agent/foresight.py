@@ -12,7 +12,7 @@ import ast
 import math
 import random
 
-from app.domain.speculation import Patterns, Prediction, key_of, pays
+from app.domain.speculation import LEAST_TRIES, Patterns, Prediction, key_of, pays
 from app.pipeline.speculation import stage_of
 
 DECIDE_S = 1.0
@@ -79,7 +79,7 @@ def foresight(dialogues: list[list[tuple[str, list[str]]]]) -> dict[str, float]:
 def _worth_it(predicted: list[Prediction], budget: float) -> list[Prediction]:
     found: list[Prediction] = []
     for each in predicted:
-        if len(found) + 1 > budget or not each.tool.startswith(_READS):
+        if len(found) + 1 > budget or each.tries < LEAST_TRIES or not each.tool.startswith(_READS):
             continue
         if pays(each.p, COST_USD, VALUE_USD_PER_S, min(DECIDE_S, MEDIAN_TOOL_S)):
             found.append(each)

@@ -5,7 +5,8 @@ A fan of no-op nodes into one that joins them, the shape that each of them is ma
 JSON object.
 """
 
-# mypy: ignore-errors - runs under another interpreter, with packages that are not ours
+# It runs under another interpreter, with packages that are not ours.
+# mypy: ignore-errors
 
 import asyncio
 import json

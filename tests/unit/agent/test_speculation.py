@@ -11,6 +11,27 @@ from app.domain.tools import Effects, ToolSpec
 from app.pipeline.speculation import Policy, Speculation
 
 
+def known():
+    """A prediction that a few right outcomes stand behind."""
+    patterns = Patterns()
+    for _ in range(6):
+        predicted = patterns.predict("see A-1", ["get"])
+        patterns.learn("see A-1", predicted, [("get", {"id": "A-1"})])
+    (prediction,) = patterns.predict("see A-1", ["get"])
+    return prediction
+
+
+def test_a_guess_without_evidence_is_not_fired() -> None:
+    speculation = Speculation()
+    speculation.decide_s["desk"] = speculation.of_tool("get").mean_s = 9.0
+    spec = ToolSpec("get", effects=Effects(read_only=True, repeatable=True, disclosable=True))
+    patterns = Patterns()
+    patterns.learn("see A-1", [], [("get", {"id": "A-1"})])
+    (prediction,) = patterns.predict("see A-1", ["get"])
+    assert not speculation.may_fire(spec, prediction, Policy(), "desk")
+    assert speculation.may_fire(spec, known(), Policy(), "desk")
+
+
 def test_a_pattern_learned_from_one_ticket_predicts_another() -> None:
     patterns = Patterns()
     for number in range(100, 110):
@@ -55,9 +76,7 @@ def test_nothing_fires_without_its_flags(flags) -> None:
     speculation.decide_s["desk"] = 9.0
     speculation.of_tool("get").mean_s = 9.0
     spec = ToolSpec("get", effects=Effects(read_only, repeatable, disclosable), own_host=own)
-    patterns = Patterns()
-    patterns.learn("see A-1", [], [("get", {"id": "A-1"})])
-    (prediction,) = patterns.predict("see A-1", ["get"])
+    prediction = known()
     fires = speculation.may_fire(spec, prediction, Policy(), "desk")
     assert fires == (read_only and repeatable and (disclosable or own) and not halted)
     assert not speculation.may_fire(spec, prediction, Policy(enabled=False), "desk")
@@ -68,9 +87,7 @@ def test_the_waste_budget_holds() -> None:
     speculation.decide_s["desk"] = 9.0
     statistics = speculation.of_tool("get")
     statistics.mean_s, statistics.calls, statistics.wasted = 9.0, 100, 12
-    patterns = Patterns()
-    patterns.learn("see A-1", [], [("get", {"id": "A-1"})])
-    (prediction,) = patterns.predict("see A-1", ["get"])
+    prediction = known()
     spec = ToolSpec("get", effects=Effects(True, True, True))  # noqa: FBT003 - the three flags
     assert not speculation.may_fire(spec, prediction, Policy(), "desk")
     statistics.wasted = 11

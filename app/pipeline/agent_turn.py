@@ -1,0 +1,395 @@
+"""One model call of a run, with the tools that it calls: dispatch inside the stream, results in any order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, assert_never
+
+from app.domain.chat import (
+    Conversation,
+    Json,
+    Message,
+    Part,
+    RedactedThinkingPart,
+    RefusalPart,
+    Role,
+    TextPart,
+    ThinkingPart,
+    ToolCallPart,
+    ToolChoice,
+    ToolResultPart,
+)
+from app.domain.events import (
+    Answer,
+    AnswerBlock,
+    AnswerBuilder,
+    Event,
+    RedactedThinkingBlock,
+    RefusalBlock,
+    RefusalDelta,
+    TextBlock,
+    TextDelta,
+    ThinkingBlock,
+    ThinkingDelta,
+    ToolCallBlock,
+    ToolCallDelta,
+    ToolCallSealed,
+    ToolCallStarted,
+)
+from app.domain.models import Model
+from app.domain.plan import Ending, Node, Outcome
+from app.domain.replay import answer_of_text
+from app.domain.run_events import (
+    CallArguments,
+    CallEnded,
+    CallOpened,
+    CallSealed,
+    MessageEnded,
+    MessageStarted,
+    MessageText,
+    Status,
+    StepFinished,
+    StepStarted,
+)
+from app.domain.tools import ToolCaller, ToolResult
+from app.domain.turn_record import ToolUse
+from app.errors import ToolError, UpstreamProtocol
+from app.pipeline import subagents
+from app.pipeline.agent_time import TimePlan
+from app.pipeline.converse import ask
+from app.pipeline.fanout import Fanout
+from app.pipeline.speculation import Drafts, Policy, stage_of
+from app.pipeline.subagents import task_of
+from app.ports import ModelCall
+
+if TYPE_CHECKING:
+    from app.pipeline.agent import AgentRun
+    from app.tools.registry import Registered
+
+_log = logging.getLogger("slipstream.agent")
+
+
+@dataclass(slots=True)
+class _Call:
+    """One call of the model's, from its first byte to its result."""
+
+    id: str
+    name: str
+    index: int
+    arguments: Json = field(default_factory=dict)
+    sealed: bool = False
+    started_ns: int = 0
+    speculative: bool = False
+    """It was started before the model asked for it."""
+    pending: bool = False
+    """The client's own tool: it has the result, not we."""
+    ended: CallEnded | None = None
+
+
+class ModelTurn:
+    """One model call with the tools that it calls."""
+
+    def __init__(
+        self,
+        run: AgentRun,
+        offered: Mapping[str, Registered],
+        time: TimePlan,
+        number: int,
+        *,
+        final: bool,
+    ) -> None:
+        self._run = run
+        self._offered = offered
+        self._time = time
+        self._final = final
+        self._number = number
+        self._builder = AnswerBuilder()
+        self._drafts: Drafts | None = None
+        self._message = ""
+        self._parent = f"{run.label}-turn-{number}"
+        """The message that this turn's calls belong to, so that a client keeps them together."""
+        self._reasoning = False
+        self._texts: list[str] = []
+        self.calls: dict[int, _Call] = {}
+        self.text = ""
+        self.finish = ""
+        self.time_is_up = False
+
+    async def run(
+        self, candidates: Sequence[Model], transcript: tuple[Message, ...]
+    ) -> list[Message]:
+        """Ask, run what is called, and give the messages that this adds to the transcript."""
+        run, step = self._run, f"model {self._number}"
+        run.say(StepStarted(step))
+        limit = run.agent.max_parallel_tools
+        try:
+            async with (
+                self._drafting() as self._drafts,
+                Fanout(self._work, limit=limit, on_event=self._on_outcome) as self._fanout,
+            ):
+                if not self._final and self._drafts is not None:
+                    self._drafts.fire(self._offered)
+                answer = await self._ask(candidates, transcript)
+                await self._fanout.finished()
+        finally:
+            self._close()
+            run.say(StepFinished(step))
+        return self._added(answer)
+
+    def _drafting(self) -> Drafts | AbstractAsyncContextManager[None]:
+        """The turn's speculation, where there are tools to speculate on."""
+        run, tools = self._run, self._run.gateway.tools
+        if tools is None or not self._offered:
+            return nullcontext()
+        caller = ToolCaller(run.turn.tenant, run.turn.user)
+        policy = Policy(run.agent.speculate, run.agent.value_usd_per_s, run.agent.max_waste_share)
+        return Drafts(
+            run.gateway.speculation,
+            policy,
+            tools,
+            caller,
+            agent=run.agent.name,
+            stage=run.stage,
+            text=run.readable,
+        )
+
+    async def _ask(self, candidates: Sequence[Model], transcript: tuple[Message, ...]) -> Answer:
+        run = self._run
+        conversation = Conversation(
+            messages=transcript,
+            tools=(
+                *(each.spec.offered() for each in self._offered.values()),
+                *subagents.described(run.others),
+                *run.client_tools,
+            ),
+            tool_choice=ToolChoice("none") if self._final and self._has_tools() else None,
+            sampling=run.sampling,
+        )
+        turn = run.turn
+        calls = [
+            ModelCall(
+                model,
+                stream=True,
+                deadline=self._time.deadline,
+                conversation=conversation,
+                neutral=True,
+                request_id=turn.request_id,
+            )
+            for model in candidates
+        ]
+        try:
+            async with asyncio.timeout_at(self._time.answer_by_s):
+                await ask(calls, run.gateway, turn, self._emit)
+        except TimeoutError:  # what it said so far must do
+            self.time_is_up = True
+            self.text, self.finish = "".join(self._texts), "length"
+            return answer_of_text(
+                self.text, answer_id=turn.request_id, model=run.agent.name, created_s=0
+            )
+        finally:
+            last = turn.call  # a retry's call is a copy of one of ours; another agent's is not
+            retried = last is not None and last.conversation is conversation and last not in calls
+            for call in [*calls, last] if retried else calls:
+                if call is not None:
+                    run.account(call.model, call.usage)
+        answer = self._builder.answer()
+        if answer is None:
+            raise UpstreamProtocol("the model's answer ended before it was whole")
+        self.text, self.finish = answer.text, answer.finish.value
+        return answer
+
+    def _has_tools(self) -> bool:
+        run = self._run
+        return bool(self._offered or run.client_tools or run.others)
+
+    async def _emit(self, event: Event) -> None:
+        """Take one event of the model's stream; never waits, so the stream is read at the vendor's pace."""
+        self._builder.add(event)
+        run = self._run
+        if run.first_byte is not None:
+            run.first_byte.set()
+        match event:
+            case TextDelta(text) | RefusalDelta(text):
+                self._texts.append(text)
+                self._speak(text, reasoning=False)
+            case ThinkingDelta(text):
+                self._speak(text, reasoning=True)
+            case ToolCallStarted(index, call_id, name):
+                call = self.calls[index] = _Call(run.own_id(call_id), name, index)
+                run.say(CallOpened(call.id, name, self._parent))
+            case ToolCallDelta(index, arguments):
+                if arguments:
+                    run.say(CallArguments(self.calls[index].id, arguments))
+            case ToolCallSealed(index, _, _, arguments):
+                self._dispatch(self.calls[index], arguments)
+            case _:
+                pass
+
+    def _speak(self, text: str, *, reasoning: bool) -> None:
+        if not text:
+            return
+        run = self._run
+        if self._message and self._reasoning != reasoning:
+            self._hush()
+        if not self._message:
+            kind = "thought" if reasoning else "message"
+            run.messages_said += 1
+            self._message = f"{run.label}-{kind}-{run.messages_said}"
+            self._reasoning = reasoning
+            if not reasoning:
+                self._parent = self._message
+            run.say(MessageStarted(self._message, reasoning))
+        run.say(MessageText(self._message, text, reasoning))
+
+    def _hush(self) -> None:
+        if self._message:
+            self._run.say(MessageEnded(self._message, self._reasoning))
+            self._message = ""
+
+    def _dispatch(self, call: _Call, arguments: str) -> None:
+        """A call is complete: start it now, while the model goes on writing."""
+        run = self._run
+        call.sealed = True
+        call.started_ns = run.turn.timeline.now_ns()
+        run.say(CallSealed(call.id))
+        if any(tool.name == call.name for tool in run.client_tools):
+            call.pending = True
+            run.pending.append(call.id)
+            return
+        if self._final:
+            self._refuse(call, "no tool may be called any more: answer now", "tool_limit")
+            return
+        if run.calls_made >= run.agent.max_calls:
+            message = f"the run's limit of {run.agent.max_calls} calls is reached: answer now"
+            self._refuse(call, message, "tool_limit")
+            return
+        run.calls_made += 1
+        try:
+            if call.name in run.others:
+                call.arguments = task_of(arguments)
+                self._fanout.add(Node(str(call.index), deadline_s=self._time.for_tools_s()))
+                return
+            registered = self._registered(call.name)
+            call.arguments = registered.checked(arguments)
+        except ToolError as error:
+            run.invalid += 1
+            self._refuse(call, error.message, error.code, "invalid")
+            return
+        run.used[call.name] = registered
+        if self._drafts is not None:
+            call.speculative = self._drafts.foresaw(call.name, call.arguments)
+            self._drafts.took(call.name, call.arguments)
+        run.say(Status(registered.spec.status_of(call.arguments)))
+        self._fanout.add(Node(str(call.index), deadline_s=self._time.for_tools_s()))
+
+    def _registered(self, name: str) -> Registered:
+        found = self._offered.get(name)
+        if found is None:
+            known = ", ".join(self._offered) or "none"
+            raise ToolError(
+                f"there is no tool {name[:64]!r}; there are: {known}", code="tool_unknown"
+            )
+        return found
+
+    async def _work(self, node: Node, _: Mapping[str, object]) -> ToolResult:
+        call, run = self.calls[int(node.id)], self._run
+        caller = ToolCaller(run.turn.tenant, run.turn.user)
+        if call.name in run.others:
+            with run.turn.timeline.stage("tools", call.name):
+                task = str(call.arguments["task"])
+                return await run.delegate(call.id, run.others[call.name], task)
+        tools = run.gateway.tools
+        assert tools is not None  # noqa: S101 - nothing is dispatched without tools
+        with run.turn.timeline.stage("tools", call.name) as span:
+            drafted = self._drafts and await self._drafts.take(call.name, call.arguments)
+            if drafted:
+                return drafted
+            call.speculative = False
+            result = await tools.call(call.name, call.arguments, caller, checked=True)
+            if self._drafts is not None:
+                self._drafts.timed(call.name, (run.turn.timeline.now_ns() - span.start_ns) / 1e9)
+            return result
+
+    def _on_outcome(self, outcome: Outcome) -> None:
+        """A tool has ended, one way or another: tell it."""
+        call, value, error = self.calls[int(outcome.id)], outcome.value, outcome.error
+        if isinstance(value, ToolResult):
+            self._end(call, value.text, "cached" if value.cached else "ok")
+        elif isinstance(error, ToolError):
+            kind = "timeout" if error.code == "tool_timeout" else "error"
+            self._end(call, f"{call.name} {error.message}", kind, error.code)
+        elif outcome.ending is Ending.TIMED_OUT:
+            self._run.left_out.append(call.name)
+            text = f"{call.name} did not finish in the time that this run has; answer without it and say so"
+            self._end(call, text, "left_out", "deadline_exceeded")
+        elif outcome.ending is Ending.CANCELLED:
+            self._end(call, f"{call.name} was cancelled", "cancelled", "cancelled")
+        else:
+            _log.error("tool_failed", exc_info=error, extra={"tool": call.name})
+            self._end(call, f"{call.name} failed", "error", "tool_failed")
+
+    def _refuse(self, call: _Call, message: str, code: str, kind: str = "error") -> None:
+        self._end(call, message, kind, code)
+
+    def _end(self, call: _Call, text: str, kind: str, code: str = "") -> None:
+        turn = self._run.turn
+        took_ns = turn.timeline.now_ns() - call.started_ns if call.started_ns else 0
+        speculative = call.speculative and kind in _FINE
+        call.ended = CallEnded(call.id, call.name, text, kind, code, took_ns / 1e9, speculative)
+        self._run.say(call.ended)
+        start_ns = call.started_ns - turn.timeline.started_ns if call.started_ns else 0
+        turn.tools.append(ToolUse(call.name, start_ns, took_ns, _metric_outcome(kind), speculative))
+
+    def _close(self) -> None:
+        """Whatever ended this turn: no message stays open, and each call has its result."""
+        self._hush()
+        for call in self.calls.values():
+            if not call.sealed:
+                self._run.say(CallSealed(call.id))
+            if call.ended is None and not call.pending:
+                self._end(call, f"{call.name} was cancelled", "cancelled", "cancelled")
+
+    def _added(self, answer: Answer) -> list[Message]:
+        """The assistant's message and the results, in the order in which the model called."""
+        ids = iter([call.id for call in self.calls.values()])
+        parts = tuple(_part(block, ids) for block in answer.blocks)
+        results = tuple(
+            ToolResultPart(call.id, (TextPart(ended.text),), is_error=ended.outcome not in _FINE)
+            for call in sorted(self.calls.values(), key=lambda each: each.index)
+            if (ended := call.ended) is not None
+        )
+        self._run.readable = "\n".join(
+            each.ended.text for each in self.calls.values() if each.ended is not None
+        )
+        self._run.stage = stage_of([each.name for each in self.calls.values()])
+        added = [Message(Role.ASSISTANT, parts)] if parts else []
+        return [*added, Message(Role.TOOL, results)] if results else added
+
+
+_FINE = frozenset({"ok", "cached"})
+
+
+def _metric_outcome(kind: str) -> str:
+    if kind in {"ok", "cached", "timeout"}:
+        return kind
+    return "timeout" if kind == "left_out" else "error"
+
+
+def _part(block: AnswerBlock, ids: Iterator[str]) -> Part:
+    match block:
+        case ThinkingBlock(text, signature):
+            return ThinkingPart(text, signature)
+        case RedactedThinkingBlock(data):
+            return RedactedThinkingPart(data)
+        case RefusalBlock(text):
+            return RefusalPart(text)
+        case ToolCallBlock(_, name, arguments):
+            return ToolCallPart(next(ids), name, arguments or "{}")
+        case TextBlock(text):
+            return TextPart(text)
+        case _:
+            assert_never(block)
