@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from app.api.auth import Authenticator
 from app.api.outlet import Outlet, outlet_of
 from app.api.response import Answering, Pulse, Recorder, TurnResponse, retry_after
-from app.domain.chat import ChatRequest, Dialect
+from app.domain.chat import ChatRequest, Dialect, Json
 from app.domain.deadline import Deadline
 from app.domain.decisions import CacheMode, Tier
 from app.domain.turn_record import TurnRecord
@@ -165,12 +165,20 @@ class Inference:
 
     def _request(self, raw: bytes, forwarded: Sequence[tuple[bytes, bytes]]) -> ChatRequest:
         """Read the body; raises ``BadRequest`` naming the field."""
-        body = parse(raw)
         plain = self._codec.plain(raw)
         forward = tuple(forwarded)
         if plain is not None:
-            stream, usage = plain.stream, plain.include_usage
-            return ChatRequest(self._dialect, plain.model, stream, body, raw, usage, forward, plain)
+            return _Unread(
+                self._dialect,
+                plain.model,
+                plain.stream,
+                _NOT_READ,
+                raw,
+                plain.include_usage,
+                forward,
+                plain,
+            )
+        body = parse(raw)
         self._codec.check(body)
         options = body.get("stream_options")
         include_usage = isinstance(options, dict) and options.get("include_usage") is True
@@ -195,6 +203,24 @@ class Inference:
 
 
 _NO_DEADLINE = Deadline(None)
+_NOT_READ: Json = {}
+
+
+class _Unread(ChatRequest):
+    """A plain request: its reading says all that most turns ask, so the body is decoded for who looks."""
+
+    __slots__ = ("_read",)
+
+    @property
+    def body(self) -> Json:  # type: ignore[override]
+        """The parsed body, read when somebody first asks."""
+        if self._read is _NOT_READ:
+            self._read = parse(self.raw)
+        return self._read
+
+    @body.setter
+    def body(self, body: Json) -> None:
+        self._read: Json = body
 
 
 class ClientLeft(ClientError):
@@ -221,7 +247,7 @@ def request_id_of(presented: bytes | None) -> str:
     if presented is not None and _REQUEST_ID.fullmatch(presented):
         return presented.decode("ascii")
     # Unique, not secret: a system call for randomness costs as much as reading the body.
-    return f"req_{_random_bits(96):024x}"
+    return "req_" + _random_bits(96).to_bytes(12, "big").hex()
 
 
 async def read_body(

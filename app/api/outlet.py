@@ -38,7 +38,7 @@ class Outlet(Protocol):
         """Send the last bytes and end the response."""
         ...
 
-    def try_write(self, data: bytes, *, force: bool = False) -> bool:
+    def try_write(self, data: bytes, force: bool) -> bool:  # noqa: FBT001 - a token's path: a keyword costs as much
         """Send more without waiting; False, and nothing sent, if that takes a wait.
 
         ``force`` sends also to a client that reads too slowly: what it has not read is kept in memory.
@@ -107,7 +107,7 @@ class AsgiOutlet:
             self._beating = None
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
-    def try_write(self, data: bytes, *, force: bool = False) -> bool:  # noqa: ARG002 - the protocol's
+    def try_write(self, data: bytes, force: bool) -> bool:  # noqa: ARG002, FBT001 - the protocol's
         """Say no: ``send`` may wait, whatever it is given."""
         return False
 

@@ -171,7 +171,7 @@ class NativeOutlet(RequestResponseCycle):
         if not self.disconnected and data:
             self.transport.write(b"%x\r\n%s\r\n" % (len(data), data))
 
-    def try_write(self, data: bytes, *, force: bool = False) -> bool:
+    def try_write(self, data: bytes, force: bool) -> bool:  # noqa: FBT001 - see the protocol
         """Send more without waiting: False, and nothing sent, to a client that reads too slowly."""
         if self.disconnected:
             return True

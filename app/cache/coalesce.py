@@ -65,8 +65,7 @@ class Flight:
         """The call is over, whole (None) or failed."""
         self.done = True
         self.error = error
-        if self._news:
-            self._wake()
+        self.wake()
 
     def leader_left(self) -> bool:
         """The leader's client has left. True: go on for the followers; False: nobody is waiting, stop."""
@@ -80,8 +79,8 @@ class Flight:
     def keep(self, event: Event) -> None:
         """Keep an event for those who follow and for the cache."""
         self.events.append(event)
-        if self._news:
-            self._wake()
+        if self.followers:
+            self.wake()
 
     async def follow(self, emit: Emit) -> None:
         """Hand on everything that was and will be said; raises the call's failure after what came before it.
@@ -107,7 +106,8 @@ class Flight:
         if self.error is not None:
             raise self.error
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Tell the followers that there is news."""
         news, self._news = self._news, None
         for future in news or ():
             if not future.done():
@@ -132,7 +132,9 @@ class _Recording:
         flight = self._flight
         if not flight.leader_gone and (self._behind is None or not self._behind(frames)):
             return False
-        flight.keep(frames)
+        flight.events.append(frames)
+        if flight.followers:
+            flight.wake()
         return True
 
 

@@ -44,7 +44,8 @@ class Model:
     abilities: Abilities = field(default_factory=Abilities)
     context_tokens: int | None = None
 
-    @property
-    def label(self) -> str:
-        """``provider/model`` as the response header names it."""
-        return f"{self.provider}/{self.upstream_model}"
+    label: str = field(init=False, repr=False, compare=False)
+    """``provider/model`` as the response header names it."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "label", f"{self.provider}/{self.upstream_model}")

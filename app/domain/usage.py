@@ -64,6 +64,9 @@ class Price:
 
     def cost_usd(self, usage: Usage) -> float:
         """What ``usage`` costs at these prices, in USD."""
+        if not usage.cached_tokens and not usage.cache_write_tokens:
+            fresh, output = usage.input_tokens * self.input, usage.output_tokens * self.output
+            return (fresh + output) / _PER_MILLION
         cached = self.input if self.cached_input is None else self.cached_input
         write = self.input if self.cache_write is None else self.cache_write
         return (

@@ -64,7 +64,7 @@ def _calls(
     unsupported: Unsupported | None = None
     conversation = None
     for model in candidates:
-        call = ModelCall(model, request.stream, turn.deadline, request_id=turn.request_id)
+        call = ModelCall(model, request.stream, turn.deadline, None, None, False, turn.request_id)  # noqa: FBT003
         if request.dialect in gateway.providers[model.provider].dialects():
             call.native = request
         else:

@@ -33,8 +33,8 @@ _FORWARDED_PREFIXES = (
     b"anthropic-organization-id",
 )
 _FORWARDED = frozenset({b"retry-after-ms", b"request-id"})
-_TELLING = re.compile(rb"(?i)\n(?:x-ratelimit-|anthropic-|openai-|retry-after-ms|request-id)")
-"""Whether a head may hold a header that is forwarded: most local servers' hold none."""
+_TELLING = re.compile(rb"\n(?:x-ratelimit-|anthropic-|openai-|retry-after-ms|request-id)")
+"""Whether a head in lower case may hold a header that is forwarded: most local servers' hold none."""
 _NO_SUCH_PATH = frozenset({404, 405, 501})
 
 
@@ -71,6 +71,7 @@ class WireProvider:
         self._pool = pool
         self._timeouts = timeouts
         self._codecs = dict(codecs)
+        self._fallback = self._codecs[options.fallback]
         self._dialects = options.dialects
         self._paths = {
             dialect: options.base_path + codec.path.encode() for dialect, codec in codecs.items()
@@ -96,10 +97,10 @@ class WireProvider:
 
     async def stream(self, call: ModelCall, emit: Emit) -> None:
         """Run ``call`` and hand its events to ``emit``; see ``app.ports.Provider``."""
-        request = outgoing(call, self._codecs, self._codecs[self._options.fallback])
+        request = outgoing(call, self._codecs, self._fallback)
         exchange = await self._send(call, request)
         timing = call.timing
-        if _TELLING.search(exchange.head) is not None:
+        if _TELLING.search(exchange.low_head) is not None:
             call.response_headers = _forwarded(exchange.headers)
         if exchange.status >= _ERROR_FROM:
             error = await self._error(exchange, request)
@@ -108,7 +109,7 @@ class WireProvider:
             call.conversation = self._codecs[Dialect.RESPONSES].read(call.native.body)  # type: ignore[union-attr]
             call.native = None
             self._dialects = self._dialects - {Dialect.RESPONSES}
-            request = outgoing(call, self._codecs, self._codecs[self._options.fallback])
+            request = outgoing(call, self._codecs, self._fallback)
             exchange = await self._send(call, request)
             if exchange.status >= _ERROR_FROM:
                 raise await self._error(exchange, request)
@@ -150,8 +151,9 @@ class WireProvider:
         headers = self._head
         if call.native is not None and call.native.forward_headers:
             headers = _merged(headers, call.native.forward_headers)
+        path = self._paths[request.codec.dialect]
         exchange = await self._pool.request(
-            path=self._paths[request.codec.dialect] + suffix,
+            path=path + suffix if suffix else path,
             headers=headers,
             body=request.body,
             timeouts=timeouts,

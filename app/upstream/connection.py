@@ -198,7 +198,7 @@ class Connection(asyncio.Protocol):
         if not reader.head_complete:
             return
         if not exchange.status:
-            exchange.begin(reader.status, reader.head)
+            exchange.begin(reader.status, reader.head, reader.low_head)
             self._phase = "between_bytes"
         if reader.complete:
             self._finish(exchange, now)

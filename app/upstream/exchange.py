@@ -85,6 +85,7 @@ class Exchange:
         "_head",
         "_headers",
         "_loop",
+        "_low_head",
         "_rest",
         "_taker",
         "_waiter",
@@ -111,7 +112,7 @@ class Exchange:
         self._taker: Callable[[bytes], bool] | None = None
         self._waiter: asyncio.Future[None] | None = None
         self.status = 0
-        self._head = b""
+        self._head = self._low_head = b""
         self._headers: tuple[Header, ...] | None = None
         self.between_ns = timeouts.between_bytes_ns
         self.total_at_ns = now + timeouts.total_ns
@@ -127,13 +128,13 @@ class Exchange:
         return self._headers
 
     @property
-    def head(self) -> bytes:
-        """The response's head as it came, for whoever looks for a word in it before splitting it."""
-        return self._head
+    def low_head(self) -> bytes:
+        """The response's head in lower case, for whoever looks for a word in it before splitting it."""
+        return self._low_head
 
     def header(self, name: bytes) -> bytes | None:
         """The first value of ``name`` (given in lower case); cheaper than ``headers`` for a few."""
-        return find_header(self._head, name)
+        return find_header(self._head, name, self._low_head)
 
     @property
     def timing(self) -> Timing:
@@ -185,6 +186,9 @@ class Exchange:
 
     async def read_all(self, limit_bytes: int) -> bytes:
         """The rest of the body; above ``limit_bytes``: socket closed, UpstreamProtocol raised."""
+        if self._conn is None and self._error is None and len(self._rest) <= limit_bytes:
+            data, self._rest = self._rest, b""  # a small answer comes whole, with its head
+            return data
         pieces: list[bytes] = []
         size_bytes = 0
         while data := await self.read():
@@ -242,10 +246,11 @@ class Exchange:
         self._error = None
         self.ended_ns = 0
 
-    def begin(self, status: int, head: bytes) -> None:
-        """For the connection: the response's head is there."""
+    def begin(self, status: int, head: bytes, low_head: bytes) -> None:
+        """For the connection: the response's head is there, as it came and in lower case."""
         self.status = status
         self._head = head
+        self._low_head = low_head
         self.wake()
 
     def detach(self, rest: bytes, error: UpstreamError | None) -> None:

@@ -78,10 +78,13 @@ def split_head(head: bytes) -> tuple[Header, ...]:
     )
 
 
-def find_header(head: bytes, name: bytes) -> bytes | None:
-    """The first value of the header ``name`` (given in lower case) of a ``ResponseReader.head``."""
+def find_header(head: bytes, name: bytes, low_head: bytes | None = None) -> bytes | None:
+    """The first value of the header ``name`` (given in lower case) of a ``ResponseReader.head``.
+
+    ``low_head`` is the same head in lower case, for who has it.
+    """
     field = b"\r\n%b:" % name
-    return _value_at(head, head.lower().find(field), field)
+    return _value_at(head, (low_head or head.lower()).find(field), field)
 
 
 def _value_at(head: bytes, at: int, field: bytes) -> bytes | None:
@@ -157,6 +160,7 @@ class ResponseReader:
         "excess",
         "head",
         "head_complete",
+        "low_head",
         "pieces",
         "status",
     )
@@ -171,7 +175,7 @@ class ResponseReader:
 
     def _reset(self) -> None:
         self.status = 0
-        self.head = b""
+        self.head = self.low_head = b""
         self.head_complete = False
         self.complete = False
         self.excess = False
@@ -296,7 +300,8 @@ class ResponseReader:
         self.status = status
         self.head = head
         self.head_complete = True
-        self._frame(head.lower(), status, version)
+        self.low_head = low_head = head.lower()
+        self._frame(low_head, status, version)
         return True
 
     def _skip_interim(self, status: int) -> None:

@@ -119,10 +119,11 @@ class ChatPassthrough(PassthroughReader):
     def _ordinary(self, frames: bytes) -> int:
         # Two searches of the chunk: it goes on, and tells no usage. A chunk that goes on is no error either;
         # should a server say both, its stream lacks an ending and is not complete in any case.
-        if b'"usage":{' in frames or not frames.startswith(b"data:"):
+        # (``find`` rather than ``in``, which first tries the bytes for a number: three times the cost.)
+        if frames[:5] != b"data:" or frames.find(b'"usage":{') >= 0:
             return 0
         if frames.find(b"\n") == len(frames) - 2:
-            return 1 if b'"finish_reason":null' in frames else 0
+            return 1 if frames.rfind(b'"finish_reason":null') >= 0 else 0
         # Several at once, each one line of data and a blank one, each going on.
         count = frames.count(b"\n\ndata:") + 1
         goes_on = frames.count(b'"finish_reason":null')

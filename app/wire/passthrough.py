@@ -65,9 +65,9 @@ class PassthroughReader:
 
         Changes nothing, so the same bytes may be fed after a 0.
         """
-        if self._splitter.between_frames and data.endswith(b"\n\n"):
-            return self._ordinary(data)
-        return 0
+        if self._splitter.tail or data[-2:] != b"\n\n":
+            return 0
+        return self._ordinary(data)
 
     def end(self) -> Sequence[Event]:
         """The upstream closed: give the last bytes, which may lack their blank line, untouched.

@@ -33,29 +33,25 @@ _BOM = b"\xef\xbb\xbf"
 class FrameSplitter:
     """Give complete frames as they become complete; keep the rest for the next feed."""
 
-    __slots__ = ("_limit_bytes", "_tail")
+    __slots__ = ("_limit_bytes", "tail")
 
     def __init__(self, limit_bytes: int = MAX_FRAME_BYTES) -> None:
         """Start at a frame's beginning."""
-        self._tail = bytearray()
+        self.tail = bytearray()
+        """What is kept of an unfinished frame; empty: the next byte begins one."""
         self._limit_bytes = limit_bytes
-
-    @property
-    def between_frames(self) -> bool:
-        """Nothing is kept: the next byte begins a frame."""
-        return not self._tail
 
     def feed(self, data: bytes) -> bytes:
         """The longest run of complete frames that ``data`` completes, "" when none.
 
         Raises ``UpstreamProtocol`` when one frame grows over the limit.
         """
-        if not self._tail and data.endswith(b"\n\n"):
+        if not self.tail and data.endswith(b"\n\n"):
             return data
         return self._feed_slowly(data)
 
     def _feed_slowly(self, data: bytes) -> bytes:
-        tail = self._tail
+        tail = self.tail
         kept = len(tail)
         overlap = bytes(tail[-3:])
         # With at most three bytes kept, the window begins where a frame does, so that a bare line end
@@ -70,13 +66,13 @@ class FrameSplitter:
             return b""
         cut = end - len(overlap)
         whole = bytes(tail) + data[:cut]
-        self._tail = bytearray(data[cut:])
+        self.tail = bytearray(data[cut:])
         return whole
 
     def rest(self) -> bytes:
         """What is left of an unfinished frame; the splitter is empty afterwards."""
-        rest = bytes(self._tail)
-        self._tail = bytearray()
+        rest = bytes(self.tail)
+        self.tail = bytearray()
         return rest
 
 
