@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from random import SystemRandom
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -33,6 +34,7 @@ from app.domain.usage import Price
 from app.lanes.builtin import built_in_rules
 from app.lanes.rules import Lanes
 from app.operator_lanes import rule_of
+from app.operator_workflows import workflow_of
 from app.pipeline.agent_runs import Runs
 from app.pipeline.gateway import Gateway
 from app.pipeline.teaching import RouteTeacher
@@ -53,6 +55,10 @@ from app.telemetry.telemetry import Telemetry
 from app.telemetry.traces import TraceRing
 from app.upstream import Origin, Pool, PoolLimits, Timeouts
 from app.wire.codecs import CODECS
+
+if TYPE_CHECKING:
+    from app.stores.qdrant import RemoteVectors
+    from app.stores.sidecar_client import VectorProcess
 
 _ANTHROPIC_VERSION = b"2023-06-01"
 _NO_KEY = "none"
@@ -104,7 +110,7 @@ async def open_gateway(settings: Settings, *, simulated: bool = False) -> AsyncI
 
 async def _agents(settings: Settings, gateway: Gateway, stack: AsyncExitStack) -> None:
     """Give the gateway its agents and their tools; nothing of either is loaded where none is configured."""
-    gateway.agents = {each.name: _agent(each) for each in settings.agents}
+    gateway.agents = {each.name: _agent(each, settings) for each in settings.agents}
     if not settings.agents and not settings.tools:
         return
     from app.tools.configured import configured  # HTTP client and schema validator: 0.2 s
@@ -155,7 +161,7 @@ async def _meaning(
         on_fault=partial(_degrade, readiness, "semantic_evidence"),
     )
     cache = SemanticCache(
-        memory,
+        _remote(settings, memory, stack) if settings.state.qdrant_url else memory,
         routes,
         rng=SystemRandom(),
         on_look=lambda word: metrics.semantic_looks.child(word).inc(),
@@ -173,6 +179,20 @@ async def _meaning(
     await _run_beside(stack, gateway.meaning.run(), "meaning")
 
 
+def _remote(settings: Settings, process: VectorProcess, stack: AsyncExitStack) -> RemoteVectors:
+    """The Qdrant server's vectors, with the process for embedding alone."""
+    from app.stores.qdrant import QdrantStore, RemoteVectors  # the client takes half a second
+
+    url, key = settings.state.qdrant_url or "", settings.state.qdrant_api_key
+    store = QdrantStore(
+        url,
+        api_key=None if key is None else key.get_secret_value(),
+        build_id=lambda: process.build_id,
+    )
+    stack.push_async_callback(store.aclose)
+    return RemoteVectors(process, store)
+
+
 def _degrade(readiness: Readiness, what: str, why: str) -> None:
     """Say once, on ``/readyz`` and in the log, what works less well than it should."""
     if readiness.degraded.get(what) != why:
@@ -180,12 +200,13 @@ def _degrade(readiness: Readiness, what: str, why: str) -> None:
         structlog.get_logger().warning("degraded", what=what, reason=why)
 
 
-def _agent(agent: AgentSettings) -> Agent:
+def _agent(agent: AgentSettings, settings: Settings) -> Agent:
     return Agent(
         name=agent.name,
         system=agent.system,
         tools=agent.tools,
         agents=agent.agents,
+        workflow=workflow_of(agent, settings),
         model=agent.model,
         max_turns=agent.max_turns,
         max_parallel_tools=agent.max_parallel_tools,

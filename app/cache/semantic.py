@@ -61,7 +61,10 @@ _ID: Final = re.compile(r"[0-9a-f]{32}")
 class Memory(VectorStore, Embedder, Protocol):
     """Where questions are kept; asked for vector and neighbours in one round trip."""
 
-    build_id: str
+    @property
+    def build_id(self) -> str:
+        """Names the encoder; "" while it is away."""
+        ...
 
     async def recall(self, text: str, partition: str, k: int) -> Recalled | Unreadable:
         """The vector of ``text`` and the ``k`` nearest live questions of ``partition``."""

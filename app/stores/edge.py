@@ -19,7 +19,7 @@ import qdrant_edge as edge
 
 from app.domain.vectors import KeptQuestion, Neighbour, Which
 from app.errors import StoreError
-from app.stores.vectors import collection_name
+from app.stores.vectors import collection_name, payload_of, question_of
 
 _MARKER = "slipstream.json"
 _OPTIMIZE_AFTER = 2_000
@@ -109,7 +109,7 @@ class EdgeStore:
         )
         found = []
         for point in self._shard.query(query):
-            question = _question(str(point.id), point.payload)
+            question = question_of(str(point.id), point.payload)
             if question is not None:
                 found.append(Neighbour(question, float(point.score)))
         return found
@@ -120,7 +120,7 @@ class EdgeStore:
             self.make_room(len(items))
         points = [
             edge.Point(
-                str(UUID(hex=question.id)), _floats(vector, self._dimension), _payload(question)
+                str(UUID(hex=question.id)), _floats(vector, self._dimension), payload_of(question)
             )
             for question, vector in items
         ]
@@ -132,7 +132,7 @@ class EdgeStore:
         for record in self._shard.retrieve(
             [str(UUID(hex=entry_id))], with_payload=True, with_vector=False
         ):
-            question = _question(entry_id, record.payload)
+            question = question_of(entry_id, record.payload)
             if question is not None and question.expires_unix_s > self._clock():
                 return question
         return None
@@ -213,34 +213,3 @@ def _floats(vector: bytes, dimension: int) -> list[float]:
         raise StoreError(f"a vector of {len(vector)} bytes where {4 * dimension} are needed")
     floats: list[float] = np.frombuffer(vector, dtype="<f4").tolist()
     return floats
-
-
-def _payload(question: KeptQuestion) -> dict[str, object]:
-    return {
-        "partition": question.partition,
-        "tenant": question.tenant,
-        "model": question.model,
-        "tags": list(question.tags),
-        "kept": question.kept_unix_s,
-        "expires": question.expires_unix_s,
-        "text": question.text,
-        "body": question.body,
-    }
-
-
-def _question(entry_id: str, payload: object) -> KeptQuestion | None:
-    """The question of a point; None for one that another program wrote."""
-    if not isinstance(payload, dict):
-        return None
-    try:
-        return msgspec.convert(
-            {
-                "id": entry_id.replace("-", ""),
-                "kept_unix_s": payload["kept"],
-                "expires_unix_s": payload["expires"],
-                **{n: payload[n] for n in ("partition", "tenant", "model", "tags", "text", "body")},
-            },
-            KeptQuestion,
-        )
-    except (KeyError, msgspec.ValidationError):
-        return None

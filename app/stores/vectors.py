@@ -161,3 +161,35 @@ def framed(message: bytes) -> bytes:
 def collection_name(build_id: str) -> str:
     """The folder or collection for vectors of this encoder build and this schema."""
     return f"questions-v{SCHEMA}-{re.sub(r'[^A-Za-z0-9]+', '-', build_id).strip('-')[:80]}"
+
+
+def payload_of(question: KeptQuestion) -> dict[str, object]:
+    """What a point carries beside its vector; all but ``kept``, ``text`` and ``body`` is indexed."""
+    return {
+        "partition": question.partition,
+        "tenant": question.tenant,
+        "model": question.model,
+        "tags": list(question.tags),
+        "kept": question.kept_unix_s,
+        "expires": question.expires_unix_s,
+        "text": question.text,
+        "body": question.body,
+    }
+
+
+def question_of(entry_id: str, payload: object) -> KeptQuestion | None:
+    """The question of a point; None for one that another program wrote."""
+    if not isinstance(payload, dict):
+        return None
+    try:
+        return msgspec.convert(
+            {
+                "id": entry_id.replace("-", ""),
+                "kept_unix_s": payload["kept"],
+                "expires_unix_s": payload["expires"],
+                **{n: payload[n] for n in ("partition", "tenant", "model", "tags", "text", "body")},
+            },
+            KeptQuestion,
+        )
+    except (KeyError, msgspec.ValidationError):
+        return None

@@ -1,0 +1,182 @@
+"""Questions in a Qdrant server or cluster, and that store together with the process that embeds.
+
+The official client does the talking; every failure it can raise becomes ``StoreError``. Removals and
+writes wait until the server has them, so the next search, from any gateway, sees them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+from uuid import UUID
+
+import numpy as np
+from qdrant_client import AsyncQdrantClient, models
+
+from app.domain.vectors import KeptQuestion, Neighbour, Recalled, Unreadable, Which
+from app.errors import StoreError
+from app.stores.sidecar_client import VectorProcess
+from app.stores.vectors import collection_name, payload_of, question_of
+
+T = TypeVar("T")
+_TIMEOUT_S = 2
+
+
+class QdrantStore:
+    """A ``VectorStore`` in one collection, made where it is missing."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        build_id: Callable[[], str],
+        dimension: int = 384,
+        prefer_grpc: bool = False,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Nothing is asked yet. ``build_id`` names the encoder, "" while unknown."""
+        self._client = AsyncQdrantClient(
+            url=url,
+            api_key=api_key,
+            timeout=_TIMEOUT_S,
+            prefer_grpc=prefer_grpc,
+            check_compatibility=False,
+        )
+        self._build_id, self._dimension, self._clock = build_id, dimension, clock
+        self._ready: set[str] = set()
+
+    async def nearest(self, vector: bytes, partition: str, k: int) -> tuple[Neighbour, ...]:
+        """The ``k`` nearest live questions of ``partition``, nearest first."""
+        live = models.Filter(
+            must=[
+                _equals("partition", partition),
+                models.FieldCondition(key="expires", range=models.Range(gt=self._clock())),
+            ]
+        )
+        found = await self._do(
+            self._client.query_points(
+                await self._collection(),
+                query=_floats(vector),
+                query_filter=live,
+                limit=k,
+                with_payload=True,
+            )
+        )
+        read = ((question_of(str(p.id), p.payload), p.score) for p in found.points)
+        return tuple(Neighbour(q, float(score)) for q, score in read if q is not None)
+
+    async def keep(self, question: KeptQuestion, vector: bytes) -> None:
+        """Keep ``question``, in place of an older one of its id."""
+        point = models.PointStruct(
+            id=str(UUID(hex=question.id)), vector=_floats(vector), payload=payload_of(question)
+        )
+        await self._do(self._client.upsert(await self._collection(), [point], wait=True))
+
+    async def fetch(self, entry_id: str) -> KeptQuestion | None:
+        """The live question of that id."""
+        records = await self._do(
+            self._client.retrieve(await self._collection(), [str(UUID(hex=entry_id))])
+        )
+        found = [question_of(str(record.id), record.payload) for record in records]
+        return next((q for q in found if q and q.expires_unix_s > self._clock()), None)
+
+    async def remove(self, ids: tuple[str, ...]) -> int:
+        """Remove these; says how many were there."""
+        points: list[int | str | UUID] = [str(UUID(hex=each)) for each in ids]
+        collection = await self._collection()
+        there = await self._do(self._client.retrieve(collection, points, with_payload=False))
+        selector = models.PointIdsList(points=points)
+        await self._do(self._client.delete(collection, selector, wait=True))
+        return len(there)
+
+    async def remove_where(self, which: Which) -> int:
+        """Remove those that match; says how many were there."""
+        must = []
+        if which.tenant:
+            must.append(_equals("tenant", which.tenant))
+        if which.model:
+            must.append(_equals("model", which.model))
+        if which.tags:
+            match = models.MatchAny(any=list(which.tags))
+            must.append(models.FieldCondition(key="tags", match=match))
+        matching = models.Filter(must=[*must])
+        collection = await self._collection()
+        there = await self._do(self._client.count(collection, matching, exact=True))
+        selector = models.FilterSelector(filter=matching)
+        await self._do(self._client.delete(collection, selector, wait=True))
+        return there.count
+
+    async def count(self) -> int:
+        """How many are kept, expired ones that were not yet removed included."""
+        return (await self._do(self._client.count(await self._collection(), exact=True))).count
+
+    async def sweep(self) -> None:
+        """Remove what has expired."""
+        gone = models.FieldCondition(key="expires", range=models.Range(lte=self._clock()))
+        selector = models.FilterSelector(filter=models.Filter(must=[gone]))
+        await self._do(self._client.delete(await self._collection(), selector, wait=True))
+
+    async def aclose(self) -> None:
+        """Close the client's connections; idempotent."""
+        await self._client.close()
+
+    async def _collection(self) -> str:
+        build_id = self._build_id()
+        if not build_id:
+            raise StoreError("the encoder is not there yet", code="store_away")
+        name = collection_name(build_id)
+        if name not in self._ready:
+            if not await self._do(self._client.collection_exists(name)):
+                await self._make(name)
+            self._ready.add(name)
+        return name
+
+    async def _make(self, name: str) -> None:
+        size = models.VectorParams(size=self._dimension, distance=models.Distance.COSINE)
+        await self._do(self._client.create_collection(name, vectors_config=size))
+        tenant = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True)
+        await self._do(self._client.create_payload_index(name, "partition", tenant))
+        keyword, number = models.PayloadSchemaType.KEYWORD, models.PayloadSchemaType.FLOAT
+        for field in ("tenant", "model", "tags"):
+            await self._do(self._client.create_payload_index(name, field, keyword))
+        await self._do(self._client.create_payload_index(name, "expires", number))
+
+    async def _do(self, call: Awaitable[T]) -> T:
+        try:
+            return await call
+        except Exception as exc:  # the client lets its transports' own errors through
+            raise StoreError(f"Qdrant: {type(exc).__name__}: {str(exc)[:200]}") from exc
+
+
+class RemoteVectors:
+    """The encoder of the vector process over a ``QdrantStore``: two round trips, one budget."""
+
+    def __init__(self, process: VectorProcess, store: QdrantStore) -> None:
+        """Own neither."""
+        self._process, self._store = process, store
+        self.nearest, self.keep, self.fetch = store.nearest, store.keep, store.fetch
+        self.remove, self.remove_where, self.count = store.remove, store.remove_where, store.count
+        self.embed = process.embed
+
+    @property
+    def build_id(self) -> str:
+        """The encoder's, "" while it is away."""
+        return self._process.build_id
+
+    async def recall(self, text: str, partition: str, k: int) -> Recalled | Unreadable:
+        """The vector of ``text`` and the ``k`` nearest live questions of ``partition``."""
+        vector = await self._process.embed(text)
+        if isinstance(vector, Unreadable):
+            return vector
+        return Recalled(vector, await self._store.nearest(vector, partition, k))
+
+
+def _equals(name: str, value: str) -> models.FieldCondition:
+    return models.FieldCondition(key=name, match=models.MatchValue(value=value))
+
+
+def _floats(vector: bytes) -> list[float]:
+    floats: list[float] = np.frombuffer(vector, dtype="<f4").tolist()
+    return floats

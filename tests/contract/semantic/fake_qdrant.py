@@ -1,0 +1,114 @@
+"""A Qdrant server as far as the store asks one: its REST calls over a real socket, points in a dict.
+
+There is no server binary to test against here. The engine is tested through the embedded one, which
+is Qdrant's own core; this holds the client side: paths, bodies, filters and answers of the REST calls.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from app.stores.vectors import collection_name
+from tests.support.tool_server import Asked, tool_server
+
+
+def matches(payload: dict[str, object], condition: dict[str, object] | None) -> bool:
+    """Whether a point's payload meets a filter of the forms that the store sends."""
+    for must in (condition or {}).get("must") or ():
+        value = payload.get(must["key"])
+        values = value if isinstance(value, list) else [value]
+        match, limits = must.get("match"), must.get("range")
+        if match and "value" in match and match["value"] not in values:
+            return False
+        if match and "any" in match and not set(match["any"]) & set(values):
+            return False
+        if limits and limits.get("gt") is not None and not value > limits["gt"]:
+            return False
+        if limits and limits.get("lte") is not None and not value <= limits["lte"]:
+            return False
+    return True
+
+
+@dataclass(slots=True)
+class FakeQdrant:
+    """One collection at ``url``."""
+
+    name: str
+    url: str = ""
+    exists: bool = False
+    indexes: dict[str, object] = field(default_factory=dict)
+    points: dict[str, tuple[np.ndarray, dict[str, object]]] = field(default_factory=dict)
+    fail: int | None = None
+    """Answer everything with this status."""
+
+    async def serve(self, asked: Asked) -> None:
+        """One call."""
+        if self.fail is not None:
+            await asked.answer({"status": {"error": "told to"}}, self.fail)
+            return
+        body = json.loads(asked.body) if asked.body else {}
+        path = asked.target.partition("?")[0].removeprefix(f"/collections/{self.name}")
+        result = getattr(self, "_" + (f"{asked.method}{path}".replace("/", "_").lower()))(body)
+        await asked.answer({"result": result, "status": "ok", "time": 0.0})
+
+    def _get_exists(self, _):
+        return {"exists": self.exists}
+
+    def _put(self, body):
+        assert body["vectors"] == {"size": 384, "distance": "Cosine"}
+        self.exists = True
+        return True
+
+    def _put_index(self, body):
+        self.indexes[body["field_name"]] = body["field_schema"]
+        return {"operation_id": 1, "status": "completed"}
+
+    def _put_points(self, body):
+        for point in body["points"]:
+            vector = np.array(point["vector"])
+            self.points[point["id"]] = (vector / np.linalg.norm(vector), point["payload"])
+        return {"operation_id": 1, "status": "completed"}
+
+    def _post_points(self, body):
+        found = [(i, self.points[i][1]) for i in body["ids"] if i in self.points]
+        return [{"id": i, "payload": p if body.get("with_payload") else None} for i, p in found]
+
+    def _post_points_query(self, body):
+        query = body["query"]
+        asked = np.array(query["nearest"] if isinstance(query, dict) else query)
+        near = sorted(
+            (
+                {"id": i, "version": 1, "score": float(v @ asked), "payload": p}
+                for i, (v, p) in self.points.items()
+                if matches(p, body.get("filter"))
+            ),
+            key=lambda point: -point["score"],
+        )
+        return {"points": near[: body["limit"]]}
+
+    def _post_points_count(self, body):
+        return {"count": sum(matches(p, body.get("filter")) for _, p in self.points.values())}
+
+    def _post_points_delete(self, body):
+        doomed = body.get("points")
+        if doomed is None:
+            doomed = [i for i, (_, p) in self.points.items() if matches(p, body["filter"])]
+        for point in doomed:
+            self.points.pop(point, None)
+        return {"operation_id": 1, "status": "completed"}
+
+
+@contextlib.asynccontextmanager
+async def fake_qdrant(build_id: str) -> AsyncIterator[FakeQdrant]:
+    """Serve an empty one."""
+    fake = FakeQdrant(collection_name(build_id))
+    root = f"/collections/{fake.name}"
+    paths = ("", "/exists", "/index", "/points", "/points/query", "/points/count", "/points/delete")
+    async with tool_server({root + path: fake.serve for path in paths}) as server:
+        fake.url = server.url
+        yield fake
