@@ -109,6 +109,35 @@ class McpServerSettings(Section):
     """What its tools do to the world, unless a `tools` entry says otherwise."""
 
 
+class WorkflowNodeSettings(Section):
+    """A node of a workflow: exactly one of `tool`, `model` and `template`. `{{id}}` in its values
+    stands for another node's result and makes the edge, `{{id.path}}` for a part of it, `{{input}}`
+    for what the user asked.
+    """
+
+    id: Annotated[str, Field(pattern=r"^[A-Za-z_][\w-]*$")]
+    """Its name within the workflow."""
+    tool: str | None = None
+    """A name of `tools`."""
+    arguments: Json = Field(default_factory=dict)
+    """The tool's arguments."""
+    each: str | None = None
+    """A reference to a list: the tool is called for each of its elements at once, seen as `{{item}}`.
+    """
+    model: str | None = None
+    """A name of `models`, or `auto`; it answers `prompt`."""
+    prompt: str = ""
+    """What the model is asked."""
+    template: str | None = None
+    """A text that is filled and is the node's result."""
+    after: tuple[str, ...] = ()
+    """Nodes that must be done before it, though it takes nothing from them."""
+    timeout_s: Seconds | None = None
+    """Seconds after which the node counts as timed out."""
+    tolerant: bool = False
+    """It also runs when some of what it refers to has failed; those places are then empty."""
+
+
 class SpeculationSettings(Section):
     """Starting tools before the model asks for them. Only tools whose `effects` are read_only and
     repeatable, and disclosable unless they are on this machine.
@@ -143,6 +172,10 @@ class AgentSettings(Section):
     """Tool calls at once in one run."""
     deadline_s: Seconds | None = None
     """Seconds for a whole run; none unless given here or by the request."""
+    workflow: tuple[WorkflowNodeSettings, ...] = ()
+    """A plan that runs before the model answers from its results; everything in it that can run at
+    once does. A node `answer` is the answer itself, without a model.
+    """
     max_tool_calls: Annotated[int, Field(ge=1)] = 64
     """Tool calls in one run before it must answer."""
     max_tokens: Annotated[int, Field(ge=1)] = 200_000

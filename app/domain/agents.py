@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from app.domain.plan import Node
+
 PREFIX = "agent/"
 """Clients ask for an agent as the model ``agent/<name>``."""
 
@@ -18,6 +20,8 @@ class Agent:
     """Names of tools; ``<server>__*`` stands for all of an MCP server's."""
     agents: tuple[str, ...] = ()
     """Other agents that it may hand tasks to, each as a tool ``ask_<name>``."""
+    workflow: tuple[Node, ...] = ()
+    """A declared plan, checked and in order, that runs before the model answers from its results."""
     model: str = "auto"
     max_turns: int = 8
     """Model calls in one run; in the last one it must answer."""

@@ -1,7 +1,7 @@
 """A plan of work as data: nodes, and references between them that make the edges.
 
-A node's arguments are a JSON tree in which ``${id}`` stands for the whole result of node ``id`` and
-``${id.path.0.to}`` for a part of it. A string that is one reference takes the value with its type;
+A node's arguments are a JSON tree in which ``{{id}}`` stands for the whole result of node ``id`` and
+``{{id.path.0.to}}`` for a part of it. A string that is one reference takes the value with its type;
 inside a longer string the value is written as text. Nobody states an edge twice: what an argument
 refers to is what it waits for (``after`` adds an order that no value carries).
 
@@ -21,9 +21,11 @@ from typing import NamedTuple
 
 from app.errors import BadRequest
 
-_REFERENCE = re.compile(r"\$\{([A-Za-z_][\w-]*|\d+)((?:\.[\w-]+)*)\}")
+_REFERENCE = re.compile(r"\{\{\s*([A-Za-z_][\w-]*|\d+)((?:\.[\w-]+)*)\s*\}\}")
 ITEM = "item"
-"""The name under which a ``map`` node's work sees its element: ``${item}``."""
+"""The name under which a ``map`` node's work sees its element: ``{{item}}``."""
+INPUT = "input"
+"""The name under which every node sees what the user asked: ``{{input}}``."""
 
 
 class PlanError(BadRequest):
@@ -107,7 +109,8 @@ def node(
     tolerant: bool = False,
 ) -> Node:
     """A node whose needs are read from its arguments' references and ``after``."""
-    found = [name for name in references(arguments) if kind is not NodeKind.MAP or name != ITEM]
+    own = {INPUT, ITEM} if kind is NodeKind.MAP else {INPUT}
+    found = [name for name in references(arguments) if name not in own]
     needs = tuple(dict.fromkeys([*found, *after]))
     return Node(node_id, needs, kind, name, arguments, deadline_s, tolerant)
 

@@ -31,9 +31,13 @@ from app.domain.chat import (
     TextPart,
     Tool,
 )
+from app.domain.events import FinishReason
 from app.domain.models import Model
 from app.domain.run_events import (
     Inner,
+    MessageEnded,
+    MessageStarted,
+    MessageText,
     ModelUsage,
     RunEvent,
     Status,
@@ -46,6 +50,7 @@ from app.domain.usage import Usage
 from app.errors import GatewayError, ToolError
 from app.pipeline import subagents
 from app.pipeline.agent_model import candidates_of, view_of
+from app.pipeline.agent_plan import WorkflowRun
 from app.pipeline.agent_time import TimePlan
 from app.pipeline.agent_turn import ModelTurn
 from app.pipeline.gateway import Gateway, Turn
@@ -110,6 +115,13 @@ class AgentRun:
         candidates = candidates_of(agent, self.messages, tuple(offered), gateway, self.turn)
         time = TimePlan.of(self.turn.deadline, gateway, candidates)
         transcript = list(self.messages)
+        if agent.workflow:
+            workflow = WorkflowRun(self, view_of(self.messages, ()).text)
+            await workflow.execute(time.tools_by_s)
+            if workflow.answer:
+                self.answer_with(workflow.answer)
+                return
+            transcript.append(workflow.told())
         self.readable, self.stage = view_of(self.messages, ()).text, stage_of(())
         for number in range(1, agent.max_turns + 1):
             last = not offered and not self.client_tools and not self.others
@@ -149,6 +161,28 @@ class AgentRun:
         for each in self.usages.values():
             whole = whole.plus(each.usage)
         self.turn.usage = whole
+
+    def answer_with(self, text: str) -> None:
+        """Say an answer that no model wrote."""
+        message_id = f"{self.label}-message-answer"
+        self.say(MessageStarted(message_id))
+        self.say(MessageText(message_id, text))
+        self.say(MessageEnded(message_id))
+        self.text, self.finish = text, FinishReason.STOP.value
+
+    async def one_answer(self, model: str, prompt: str) -> str:
+        """One model's answer to one prompt, without tools; part of this run's usage, and not told."""
+        child = AgentRun(
+            agent=Agent(self.agent.name, model=model),
+            messages=(Message(Role.USER, (TextPart(prompt),)),),
+            gateway=self.gateway,
+            turn=self.turn,
+            say=lambda _: None,
+            usages=self.usages,
+            depth=self.depth + 1,
+        )
+        await child.run()
+        return child.text
 
     async def delegate(self, call_id: str, other: Agent, task: str) -> ToolResult:
         """Have another agent do ``task``; raises ``ToolError`` where it fails. Its events are told

@@ -13,17 +13,21 @@ from tests.support.virtual_time import run_virtually
 
 def test_references_make_the_edges() -> None:
     made = node(
-        "c", NodeKind.TOOL, "get", {"user": "${a.id}", "note": ["see ${b} and ${a}"]}, after=["z"]
+        "c",
+        NodeKind.TOOL,
+        "get",
+        {"user": "{{a.id}}", "note": ["see {{b}} and {{a}}"]},
+        after=["z"],
     )
     assert made.needs == ("a", "b", "z")
-    assert references("${a.b.0} costs $5 and ${not closed") == ("a",)
+    assert references("{{a.b.0}} costs $5 and {{not closed") == ("a",)
 
 
 def test_a_reference_takes_the_value_with_its_type_and_text_takes_it_as_text() -> None:
     results = {"a": {"id": 7, "tags": ["x", "y"]}, "b": "word"}
-    assert filled({"id": "${a.id}", "all": "${a.tags}"}, results) == {"id": 7, "all": ["x", "y"]}
-    assert filled("${b}: ${a.id}, ${a.tags.1}, ${a.none}", results) == "word: 7, y, "
-    assert filled("${a.tags.9}", results) is None
+    assert filled({"id": "{{a.id}}", "all": "{{a.tags}}"}, results) == {"id": 7, "all": ["x", "y"]}
+    assert filled("{{b}}: {{a.id}}, {{a.tags.1}}, {{a.none}}", results) == "word: 7, y, "
+    assert filled("{{a.tags.9}}", results) is None
 
 
 @pytest.mark.parametrize(
