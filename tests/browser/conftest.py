@@ -1,4 +1,6 @@
-"""One Chromium for the browser tests."""
+"""One Chromium for the browser tests: for this folder, as an async fixture that stays open keeps its
+event loop for every test after it.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from playwright.async_api import Browser
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def chromium() -> AsyncIterator[Browser]:
     if chromium_path() is None:
         pytest.skip("no Chromium on this machine: install Debian's package `chromium`")
