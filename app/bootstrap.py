@@ -54,6 +54,7 @@ from app.telemetry.metrics import Metrics
 from app.telemetry.telemetry import Telemetry
 from app.telemetry.traces import TraceRing
 from app.upstream import Origin, Pool, PoolLimits, Timeouts
+from app.wire.ag_ui import warm as warm_ag_ui
 from app.wire.codecs import CODECS
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ async def _agents(settings: Settings, gateway: Gateway, stack: AsyncExitStack) -
         return
     from app.tools.configured import configured  # HTTP client and schema validator: 0.2 s
 
+    warm_ag_ui()
     gateway.tools = configured(settings)
     stack.push_async_callback(gateway.tools.aclose)
     await gateway.tools.start()
