@@ -43,28 +43,26 @@ _USER = re.compile(r"[\x20-\x7e]{1,256}")
 _MAX_TAGS = 16
 _MAX_DEADLINE_MS = 3_600_000
 _random_bits = Random().getrandbits  # noqa: S311 - see request_id_of
-_WANTED = frozenset(
-    {
-        b"authorization",
-        b"x-api-key",
-        b"x-request-id",
-        b"content-length",
-        b"x-slipstream-cache",
-        b"x-slipstream-tier",
-        b"x-slipstream-user",
-        b"x-slipstream-tags",
-        b"x-slipstream-deadline-ms",
-    }
+_OURS = (
+    b"authorization",
+    b"x-api-key",
+    b"x-request-id",
+    b"content-length",
+    b"x-slipstream-cache",
+    b"x-slipstream-tier",
+    b"x-slipstream-user",
+    b"x-slipstream-tags",
+    b"x-slipstream-deadline-ms",
 )
-_FORWARDED = frozenset(
-    {
-        b"anthropic-version",
-        b"anthropic-beta",
-        b"openai-beta",
-        b"openai-organization",
-        b"openai-project",
-    }
+_FORWARDED = (
+    b"anthropic-version",
+    b"anthropic-beta",
+    b"openai-beta",
+    b"openai-organization",
+    b"openai-project",
 )
+_WANTED = dict.fromkeys(_OURS, True) | dict.fromkeys(_FORWARDED, False)
+"""The headers that mean something: to the gateway (True), or to the vendor behind it."""
 _NOT_JSON = "the body is not valid JSON"
 
 
@@ -119,9 +117,12 @@ class Inference:
             caller = edge.authenticator.caller(
                 headers.get(b"authorization"), headers.get(b"x-api-key")
             )
-            raw = await read_body(
-                outlet, receive, headers.get(b"content-length"), edge.max_body_bytes
-            )
+            whole = getattr(outlet, "whole_body", None)
+            raw = None if whole is None else whole()
+            if raw is None or len(raw) > edge.max_body_bytes:
+                raw = await read_body(
+                    outlet, receive, headers.get(b"content-length"), edge.max_body_bytes
+                )
             request = self._request(raw, forwarded)
             turn = self._turn(headers, request_id, caller.tenant, timeline)
         except ClientLeft:
@@ -210,9 +211,10 @@ class _Unread(ChatRequest):
     """A plain request: its reading says all that most turns ask, so the body is decoded for who looks."""
 
     __slots__ = ("_read",)
+    _read: Json
 
     @property
-    def body(self) -> Json:  # type: ignore[override]
+    def body(self) -> Json:
         """The parsed body, read when somebody first asks."""
         if self._read is _NOT_READ:
             self._read = parse(self.raw)
@@ -220,7 +222,7 @@ class _Unread(ChatRequest):
 
     @body.setter
     def body(self, body: Json) -> None:
-        self._read: Json = body
+        self._read = body
 
 
 class ClientLeft(ClientError):
@@ -234,10 +236,12 @@ def read_headers(
     found: dict[bytes, bytes] = {}
     forwarded: list[tuple[bytes, bytes]] = []
     for header in headers:
-        name = header[0]
-        if name in _WANTED:
-            found[name] = header[1]
-        elif name in _FORWARDED:
+        wanted = _WANTED.get(header[0])
+        if wanted is None:
+            continue
+        if wanted:
+            found[header[0]] = header[1]
+        else:
             forwarded.append(header)
     return found, forwarded
 

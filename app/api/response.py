@@ -63,6 +63,21 @@ class Answering(Protocol):
 class TurnResponse:
     """One request being answered."""
 
+    # How every response begins: stands here once rather than in each.
+    _writer: StreamWriter | None = None
+    _builder: AnswerBuilder | None = None
+    _whole: bytes | None = None
+    _began = False
+    _left_by_client = False
+    _expired = False
+    _status = _OK
+    _code = ""
+    _first_event_ns = 0
+    _task: asyncio.Task[object] | None = None
+    _beginning: asyncio.Task[None] | None = None
+    last_write_s = 0.0
+    """Loop time of the last byte, for the pulse."""
+
     def __init__(  # noqa: PLR0917 - the owner of a request's life meets everybody
         self,
         request: ChatRequest,
@@ -78,19 +93,6 @@ class TurnResponse:
         self._outlet, self._pulse, self._recorder = outlet, pulse, recorder
         self._answering = answering
         self._codec: Codec = gateway.codecs[request.dialect]
-        self._writer: StreamWriter | None = None
-        self._builder: AnswerBuilder | None = None
-        self._whole: bytes | None = None
-        self._began = False
-        self._left_by_client = False
-        self._expired = False
-        self._status = _OK
-        self._code = ""
-        self._first_event_ns = 0
-        self._task: asyncio.Task[object] | None = None
-        self._beginning: asyncio.Task[None] | None = None
-        self.last_write_s = 0.0
-        """Loop time of the last byte, for the pulse."""
 
     async def run(self) -> None:
         """Answer the request to its end; returns when the response is complete or the client has left."""
@@ -149,6 +151,9 @@ class TurnResponse:
 
     async def __call__(self, event: Event) -> None:
         """Write one event; the back-pressure of a slow client unless others are waiting behind this one."""
+        if type(event) is Whole and not self._request.stream:
+            self._whole = event.body
+            return
         data = event.data if type(event) is Frames else self._encode(event)
         outlet = self._outlet
         if not data or outlet.gone:
@@ -179,11 +184,8 @@ class TurnResponse:
     def _encode(self, event: Event) -> bytes:
         """The bytes of an event in a stream; nothing in a JSON answer, which is written whole at the end."""
         if not self._request.stream:
-            if isinstance(event, Whole):
-                self._whole = event.body
-            else:
-                self._builder = self._builder or AnswerBuilder()
-                self._builder.add(event)
+            self._builder = self._builder or AnswerBuilder()
+            self._builder.add(event)
             return b""
         if isinstance(event, Frames):
             return event.data

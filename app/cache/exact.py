@@ -115,12 +115,13 @@ class ExactCache:
         entry.size_bytes = size_bytes
         if size_bytes > self._most_of_one_bytes:
             return
-        if key in self._entries:
+        entries = self._entries
+        if key in entries:
             self._drop(key)
-        self._entries[key] = entry
+        entries[key] = entry
         self._bytes += size_bytes
         while self._bytes > self._max_bytes:
-            self._drop(next(iter(self._entries)))
+            self._drop(next(iter(entries)))
 
     def shorten(self, key: bytes, ttl_s: float) -> bool:
         """Let the entry live ``ttl_s`` from when it was stored; False when it is thereby gone."""

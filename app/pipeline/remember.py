@@ -186,16 +186,19 @@ class keep:  # noqa: N801 - reads as a verb: ``with keep(...) as flight``
     Only whole, successful answers are kept: never one that was cut, refused, filtered, failed or cancelled.
     """
 
+    __slots__ = ("_flight", "_gateway", "_key", "_request", "_turn")
+    _flight: Flight
+
     def __init__(self, key: bytes, request: ChatRequest, gateway: Gateway, turn: Turn) -> None:
         self._key, self._request, self._gateway, self._turn = key, request, gateway, turn
-        self._flight = Flight(
-            request.dialect, request.stream, request.include_usage, turn.cancel, turn
-        )
 
     def __enter__(self) -> Flight:
-        self._turn.flight = self._flight
-        self._gateway.flights.lead(self._key, self._flight)
-        return self._flight
+        request, turn = self._request, self._turn
+        self._flight = turn.flight = flight = Flight(
+            request.dialect, request.stream, request.include_usage, turn.cancel, turn
+        )
+        self._gateway.flights.lead(self._key, flight)
+        return flight
 
     def __exit__(
         self,
@@ -203,9 +206,11 @@ class keep:  # noqa: N801 - reads as a verb: ``with keep(...) as flight``
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._gateway.flights.land(self._key, self._flight, error)
-        if error is None and self._gateway.exact is not None and _whole(self._turn):
-            self._gateway.exact.put(self._key, self._entry())
+        gateway, turn = self._gateway, self._turn
+        gateway.flights.land(self._key, self._flight, error)
+        whole = turn.complete and (turn.finish == "" or turn.finish in COMPLETE_FINISHES)
+        if whole and error is None and gateway.exact is not None:
+            gateway.exact.put(self._key, self._entry())
 
     def _entry(self) -> CachedAnswer:
         turn, request = self._turn, self._request
@@ -225,7 +230,7 @@ class keep:  # noqa: N801 - reads as a verb: ``with keep(...) as flight``
             request.dialect,
             request.stream,
             request.include_usage,
-            (b"".join(pieces),) if pieces else (),
+            tuple(pieces) if len(pieces) < 2 else (b"".join(pieces),),  # noqa: PLR2004
             turn.model.name if turn.model is not None else "",
             turn.answered_tier,
             turn.tenant,
@@ -241,9 +246,3 @@ class keep:  # noqa: N801 - reads as a verb: ``with keep(...) as flight``
         if turn.classification is not None and turn.classification.ttl_s is None:
             entry.judged = True
         return entry
-
-
-def _whole(turn: Turn) -> bool:
-    if not turn.complete:
-        return False
-    return turn.finish == "" or turn.finish in COMPLETE_FINISHES

@@ -45,6 +45,7 @@ _HITS: Mapping[str, Technique] = {
     "semantic": "semantic",
     "coalesced": "coalesced",
 }
+_OK = HTTPStatus.OK.value
 _PLAIN_CALLS = 50
 _WEIGHT = 1 / _PLAIN_CALLS
 """Of the newest call in a mean: about the last fifty calls count."""
@@ -132,7 +133,7 @@ class Ledger:
         period.turns += 1
         period.seconds += turn.total_s
         period.usd += turn.cost_usd
-        if turn.status != HTTPStatus.OK or turn.code or turn.disconnect:
+        if turn.status != _OK or turn.code or turn.disconnect:
             return
         hit = _HITS.get(turn.cache)
         if hit is not None:
@@ -205,12 +206,16 @@ class Ledger:
         mean = self._calls.get(turn.model)
         if mean is None:
             mean = self._calls[turn.model] = _Mean()
-        mean.add(turn.upstream_s, turn.cost_usd)
-        self._any_call.add(turn.upstream_s, turn.cost_usd)
+        seconds, usd = turn.upstream_s, turn.cost_usd
+        mean.add(seconds, usd)
+        self._any_call.add(seconds, usd)
         if turn.tier == "powerful":
-            self._powerful_call.add(turn.upstream_s, turn.cost_usd)
-        model, usage, powerful = self._models.get(turn.model), turn.usage, self._powerful
-        if model is None or usage is None:
+            self._powerful_call.add(seconds, usd)
+        usage = turn.usage
+        if usage is None or not (turn.routed or usage.cached_tokens or usage.cache_write_tokens):
+            return
+        model, powerful = self._models.get(turn.model), self._powerful
+        if model is None:
             return
         if turn.routed and turn.tier == "fast" and powerful is not None:
             known = self._powerful_call

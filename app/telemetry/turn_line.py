@@ -54,7 +54,7 @@ class TurnLines:
             self._second = (second, self._iso(second)[:19])
         values = [
             self._second[1],
-            (ended_s - second) * 1e3 // 1,
+            int((ended_s - second) * 1e3),
             record.request_id,
             record.total_s * 1e3,
             record.upstream_s * 1e3,
@@ -71,7 +71,7 @@ class TurnLines:
                 cached,
                 usage.output_tokens,
             )
-        if times is not None:
+        if stages:
             values += [ns / 1e6 for ns in stages.values()]
         line = template % tuple(values)
         if record.tools:

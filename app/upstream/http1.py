@@ -259,15 +259,16 @@ class ResponseReader:
             if not self._carry:
                 if data[0] != _H:
                     raise self._malformed("it does not begin with HTTP/")
-                self._plain_version = data.startswith(b"HTTP/1.1 ")
+                self._plain_version = data[:9] == b"HTTP/1.1 "
             carry = self._carry
             joined = carry + data if carry else data
-            end = joined.find(_HEAD_END, max(0, len(carry) - len(_HEAD_END)))
+            looked = max(0, len(carry) - len(_HEAD_END)) if carry else 0
+            end = joined.find(_HEAD_END, looked)
             stop = len(joined) if end < 0 else end + len(_HEAD_END)
             if stop > MAX_HEAD_BYTES:
                 raise self._too_large(f"its head is larger than {MAX_HEAD_BYTES} bytes")
             try:
-                self._calls.parser.feed_data(joined[len(carry) : stop])
+                self._calls.parser.feed_data(joined[len(carry) : stop] if carry else data[:stop])
             except _PARSER_ERRORS as exc:
                 self._parser_failed(exc)
             if self._calls.head_done != (end >= 0):
@@ -288,9 +289,11 @@ class ResponseReader:
         calls = self._calls
         if len(head) > _FEW_HEADERS_BYTES and head.count(b"\n") > MAX_HEADERS:
             raise self._too_large(f"it has more than {MAX_HEADERS} headers")
-        version = "1.1" if self._plain_version else calls.parser.get_http_version()
-        if version not in {"1.1", "1.0"}:
-            raise self._malformed(f"HTTP/{version} was not asked for")
+        version = "1.1"
+        if not self._plain_version:
+            version = calls.parser.get_http_version()
+            if version not in {"1.1", "1.0"}:
+                raise self._malformed(f"HTTP/{version} was not asked for")
         status: int = calls.parser.get_status_code()
         if not _STATUS_MIN <= status <= _STATUS_MAX:
             raise self._malformed(f"{status} is not a status")
@@ -320,7 +323,8 @@ class ResponseReader:
     def _frame(self, head: bytes, status: int, version: str) -> None:
         """Decide how the body ends (RFC 9112 section 6.3); refuse what can be read in two ways."""
         calls = self._calls
-        length = _value_at(head, head.find(_LENGTH_FIELD), _LENGTH_FIELD)
+        length_at = head.find(_LENGTH_FIELD)
+        length = None if length_at < 0 else _value_at(head, length_at, _LENGTH_FIELD)
         coding_at = head.find(_CODING_FIELD)
         if coding_at >= 0:
             if length is not None:

@@ -78,8 +78,9 @@ _RESPONSES = msgspec.json.Decoder(_Responses)
 
 def plain_chat(raw: bytes) -> PlainRequest | None:
     """The reading of ``raw`` if it is surely a sound, plain Chat Completions request."""
-    it = _decoded(_CHAT, raw)
-    if it is None:
+    try:
+        it = _CHAT.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     usage = it.stream_options is not None and it.stream_options.include_usage
     # Made as the tuple that it is: a NamedTuple's own constructor costs as much as the decoding.

@@ -162,3 +162,45 @@ async def test_the_first_client_leaving_does_not_end_a_stream_that_others_follow
         assert not peer.gone.is_set()
         await gone_after_leaving(second_writer, peer)
         assert len(gateway.context.edge.gateway.flights) == 0
+
+
+async def test_a_first_client_that_reads_slowly_neither_slows_nor_misses_what_others_follow() -> None:
+    """The second client gets all of it while the first reads nothing; then the first reads all of it too."""
+    peers: asyncio.Queue[Peer] = asyncio.Queue()
+    go_on = asyncio.Event()
+    much = ROLE.replace(b"Hello", b"x" * 65_536)
+    last = ROLE.replace(b'"finish_reason":null', b'"finish_reason":"stop"') + b"data: [DONE]\n\n"
+
+    async def upstream(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(HEAD, chunk(ROLE))
+        peers.put_nowait(peer)
+        await go_on.wait()
+        for _ in range(_MUCH):
+            await peer.send(chunk(much))
+        await peer.send(chunk(last), b"0\r\n\r\n")
+        await peer.gone.wait()
+
+    async with (
+        raw_server(upstream) as server,
+        running_gateway(configuration(f"http://127.0.0.1:{server.port}")) as gateway,
+    ):
+        first, first_writer = await ask(gateway, stream=True)
+        await asyncio.wait_for(peers.get(), PATIENCE_S)
+        await first.readuntil(b"Hello")
+        second, second_writer = await ask(gateway, stream=True)
+        await asyncio.wait_for(second.readuntil(b"Hello"), PATIENCE_S)
+        go_on.set()
+        for reader in (second, first):
+            got = 0
+            async with asyncio.timeout(PATIENCE_S):
+                while not (data := await reader.read(1 << 20)).endswith(b"0\r\n\r\n"):
+                    assert data
+                    got += data.count(b"x")
+            assert got + data.count(b"x") >= _MUCH * 65_536
+        first_writer.close()
+        second_writer.close()
+
+
+_MUCH = 200
+"""Frames of 64 KiB: more than the sockets' buffers hold."""
