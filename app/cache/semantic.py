@@ -224,6 +224,12 @@ class SemanticCache:
 
     # ---------------------------------------------------------------- after the answer
 
+    async def _prepare(self, recalled: Recalled | Unreadable) -> None:
+        """Analyse what will be compared, a text at a time."""
+        for each in () if isinstance(recalled, Unreadable) else recalled.near:
+            self._view(each.question.text)
+            await asyncio.sleep(0)
+
     async def settle(self, asked: Asked, fresh: Fresh, look: Look | None) -> None:
         """Compare, learn and keep; raises ``StoreError`` where the store cannot be asked.
 
@@ -235,6 +241,7 @@ class SemanticCache:
         route = await self.routes.get(asked.route)
         if look is None or look.decision is None:
             recalled = await self.memory.recall(asked.text, asked.partition, NEIGHBOURS)
+            await self._prepare(recalled)
             look = self._judge(asked, recalled, route)
             if look.word == "too_long":
                 self._on_look("too_long")
@@ -244,7 +251,7 @@ class SemanticCache:
         if decision.serve:  # it came too late to be served: a would-be hit that the model was asked
             route.state.hits -= 1
             decision = replace(decision, serve=False, audit=True)
-        group = self._group(fresh.answer.text, look.near, asked.entry_id)
+        group = await self._group(fresh.answer.text, look.near, asked.entry_id)
         route.state.learn(look.query, group, decision)
         route.changes += 1
         route.state.entries.pop(asked.entry_id, None)  # verdicts were on the answer that this replaces
@@ -252,11 +259,17 @@ class SemanticCache:
         if route.state.refit_due:
             await self.routes.fit(route)
 
-    def _group(self, text: str, near: tuple[Neighbour, ...], entry_id: str) -> str:
+    async def _group(self, text: str, near: tuple[Neighbour, ...], entry_id: str) -> str:
+        """The group of the first stored answer that agrees, nearest first, or a new one."""
+        differing = set()
         for each in near:
             answer = _answer_of(each.question)
-            if answer is not None and answers_agree(text, answer.text):
+            if answer is None or answer.group in differing:
+                continue
+            await asyncio.sleep(0)  # a comparison takes up to a millisecond: requests come between
+            if answers_agree(text, answer.text):
                 return answer.group
+            differing.add(answer.group)
         return f"{entry_id}:{self._clock():.3f}"
 
     async def _keep(self, asked: Asked, fresh: Fresh, group: str, query: QueryView) -> None:

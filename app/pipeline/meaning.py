@@ -177,6 +177,7 @@ class Meaning:
     async def run(self) -> None:
         """Work through what was remembered, until cancelled."""
         while True:
+            await asyncio.sleep(_PAUSE_S)  # the answer's last bytes go out first
             while self._jobs:
                 self._on_settled(await self._settle(self._jobs[0]))
                 self._jobs.popleft()
@@ -201,6 +202,7 @@ class Meaning:
         request, entry = job.request, job.entry
         view = self._codecs[request.dialect].view(request.body)
         judged = job.classification or self._classify(view)
+        await asyncio.sleep(0)
         asked = (
             job.looked[0]
             if job.looked is not None
