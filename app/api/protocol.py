@@ -355,7 +355,8 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Make the outlet and start the application, or queue a pipelined request."""
-        if self._head_bytes + self._fed_bytes > _MAX_HEAD_BYTES:  # only then may this head be too large
+        # Only then may this head be too large.
+        if self._head_bytes + self._fed_bytes > _MAX_HEAD_BYTES:
             self._head_bytes = 0
             self._count_head(sum(len(name) + len(value) for name, value in self.headers))
         if self.transport.is_closing():

@@ -84,7 +84,16 @@ def plain_chat(raw: bytes) -> PlainRequest | None:
         return None
     usage = it.stream_options is not None and it.stream_options.include_usage
     # Made as the tuple that it is: a NamedTuple's own constructor costs as much as the decoding.
-    told = (it.messages, it.temperature, it.top_p, it.max_tokens, it.stop, it.model, it.stream, usage)
+    told = (
+        it.messages,
+        it.temperature,
+        it.top_p,
+        it.max_tokens,
+        it.stop,
+        it.model,
+        it.stream,
+        usage,
+    )
     return PlainRequest._make(told)
 
 
