@@ -254,7 +254,8 @@ class SemanticCache:
         group = await self._group(fresh.answer.text, look.near, asked.entry_id)
         route.state.learn(look.query, group, decision)
         route.changes += 1
-        route.state.entries.pop(asked.entry_id, None)  # verdicts were on the answer that this replaces
+        # Verdicts were on the answer that this replaces.
+        route.state.entries.pop(asked.entry_id, None)
         await self._keep(asked, fresh, group, look.query)
         if route.state.refit_due:
             await self.routes.fit(route)
