@@ -37,8 +37,49 @@ def describe_inference(
     if isinstance(paths, dict) and "/v1/messages" not in paths:
         for path, (title, required, content, streams) in _ENDPOINTS.items():
             paths[path] = {"post": _operation(title, required, content, streams=streams)}
+        paths["/v1/agent"] = {"post": _run_operation()}
     app.openapi_schema = document
     return document
+
+
+def _run_operation() -> dict[str, object]:
+    schema = {
+        "type": "object",
+        "required": [
+            "threadId",
+            "runId",
+            "state",
+            "messages",
+            "tools",
+            "context",
+            "forwardedProps",
+        ],
+        "properties": {
+            "threadId": {"type": "string"},
+            "runId": {"type": "string"},
+            "messages": {"type": "array", "items": {"type": "object"}},
+            "forwardedProps": {
+                "type": "object",
+                "description": "`agent` names the agent; `on_disconnect` is cancel or detach",
+            },
+        },
+        "additionalProperties": True,
+    }
+    form = {"type": "string", "enum": ["ag-ui", "vercel"]}
+    return {
+        "tags": ["agents"],
+        "summary": "A run of an agent, as AG-UI events (RunAgentInput in)",
+        "parameters": [{"name": "format", "in": "query", "required": False, "schema": form}],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
+        "responses": {
+            "200": {
+                "description": "The run's events; each frame has `id: <run>:<seq>`",
+                "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            },
+            "400": {"description": "A field is wrong or missing; problem details name it"},
+            "404": {"description": "No such agent"},
+        },
+    }
 
 
 def _operation(

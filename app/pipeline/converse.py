@@ -40,17 +40,25 @@ async def converse(
 
 async def ask(calls: Sequence[ModelCall], gateway: Gateway, turn: Turn, emit: Emit) -> None:
     """Stream the answer of the first of ``calls`` that begins to answer; raises the last failure."""
-    call = calls[0]
-    attempts = 1 + gateway.retries.get(call.model.provider, 1)
-    for attempt in range(1, attempts + 1):
+    call, others = calls[0], list(calls[1:])
+    retries = gateway.retries.get(call.model.provider, 1)
+    failure: UpstreamError | None = None
+    while True:
         try:
             await _run(call, gateway, turn, emit)
-        except UpstreamError as failure:
+        except Unsupported as refusal:
+            # Its dialect cannot carry the request. Nobody was asked; another deployment may take it.
+            if not others:
+                raise failure or refusal from None
+            call = others.pop(0)
+        except UpstreamError as error:
+            failure = error
             # The next deployment, or the same one once more, if this one failed before a word was said.
-            candidate = calls[attempt] if attempt < len(calls) else _again(call)
-            last = call.timing.first_event_ns or attempt == attempts
-            if last or not _worth_another_try(failure, call, candidate, gateway):
+            candidate = others.pop(0) if others else _again(call)
+            last = call.timing.first_event_ns or not retries
+            if last or not _worth_another_try(error, call, candidate, gateway):
                 raise
+            retries -= 1
             call = candidate
         else:
             return

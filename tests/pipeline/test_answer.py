@@ -17,6 +17,7 @@ from app.errors import (
     CacheOnlyMiss,
     DeadlineExceeded,
     NotFound,
+    Unsupported,
     UpstreamClosed,
     UpstreamError,
     UpstreamStatus,
@@ -170,3 +171,19 @@ async def test_a_deadline_that_has_passed_asks_nobody(house):
     with pytest.raises(DeadlineExceeded):
         await house.ask("Hi", deadline=Deadline(house.gateway.clock() - 1))
     assert not house.local.calls
+
+
+async def test_a_deployment_that_cannot_carry_the_request_does_not_hide_why_the_first_failed(house):
+    """The first fails, the second's dialect refuses: the client hears of the failure, not of the refusal."""
+    house.local.say(then=FAILED)
+    house.claude.say(then=Unsupported("no such field there", param="seed"))
+    with pytest.raises(UpstreamStatus):
+        await house.ask("Why is the sea salt?", "auto", tier=Tier.FAST)
+
+
+async def test_a_deployment_that_cannot_carry_the_request_is_passed_over(house):
+    """The first's dialect refuses: the next is asked, at no cost to the retries."""
+    house.local.say(then=Unsupported("no such field there", param="seed"))
+    house.claude.say(*answer_events("from the other"))
+    _, text = await house.ask("Why is the sea salt?", "auto", tier=Tier.FAST)
+    assert text == "from the other"
