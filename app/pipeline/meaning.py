@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import structlog
+
 from app.cache.exact import CachedAnswer
 from app.cache.key import CacheScope
 from app.cache.partition import partition_key
@@ -48,6 +50,8 @@ _MAX_BODY_BYTES = 64 * 1024
 _PAUSE_S = 0.01
 _PAUSE_UNDER_LOAD_S = 0.05
 _LOAD = 32
+_SAVE_AFTER = 100
+"""Labels that a kill may cost a route."""
 _MAX_TEMPERATURE = 1.0
 """Who asks for more wants variety, not what another wording was answered."""
 _WHOLE = frozenset({FinishReason.STOP, FinishReason.STOP_SEQUENCE})
@@ -186,6 +190,7 @@ class Meaning:
                     await asyncio.sleep(_PAUSE_UNDER_LOAD_S if crowded else _PAUSE_S)
             self._idle.set()
             self._news.clear()
+            await self.cache.routes.save(least_changes=_SAVE_AFTER)
             await self._news.wait()
 
     async def _settle(self, job: _Job) -> Settled:
@@ -195,7 +200,8 @@ class Meaning:
             return "away"
         except (UpstreamError, BadRequest):
             return "unreadable"
-        except Exception:  # noqa: BLE001 - the edge of a task that must outlive any one answer
+        except Exception as exc:  # noqa: BLE001 - the edge of a task that must outlive any one answer
+            structlog.get_logger().error("semantic_learning_failed", error=type(exc).__name__)
             return "failed"
 
     async def _learn(self, job: _Job) -> Settled:
