@@ -11,6 +11,7 @@ import openai
 import pytest
 
 from app.providers.simulator import expected_answer
+from app.routing.budget import RetryBudget
 from tests.e2e.asking import API_ERRORS, DIALECTS, PATHS, STATUS_ERRORS, body_of
 from tests.e2e.conversations import BOTH_KINDS
 
@@ -20,6 +21,12 @@ pytestmark = [
     pytest.mark.parametrize("dialect", DIALECTS),
 ]
 whole_or_streamed = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+
+
+@pytest.fixture(autouse=True)
+def full_retry_budget(gateway):
+    """Each test's failures count on their own: a module of them is a storm, which the budget is to end."""
+    gateway.context.edge.gateway.retry_budget = RetryBudget()
 
 
 async def ask(asker, dialect, model, text="Will it fail?", *, stream):
