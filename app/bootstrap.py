@@ -247,13 +247,15 @@ def _telemetry(settings: Settings, models: dict[str, Model], stack: AsyncExitSta
     log = LogWriter(sys.stderr, human=human)
     log.start()
     stack.callback(log.close)
-    configure(log, {"debug": 10, "info": 20, "warning": 30, "error": 40}[wanted.log_level])
+    level = {"debug": 10, "info": 20, "warning": 30, "error": 40}[wanted.log_level]
+    configure(log, level)
     metrics = Metrics(models, (tool.name for tool in settings.tools))
     return Telemetry(
         metrics=metrics,
         traces=TraceRing(max(1, wanted.trace_ring)),
         ledger=Ledger(models.values(), metrics),
         log=log,
+        least_level=level,
     )
 
 

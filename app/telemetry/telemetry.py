@@ -5,7 +5,9 @@ ledger and log.
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass
+from http import HTTPStatus
 
 from app.domain.turn_record import TurnRecord
 from app.telemetry.ledger import Ledger
@@ -26,14 +28,21 @@ class Telemetry:
     log: LogWriter | None = None
     """None: no turn lines (tests)."""
     lag: LoopLag | None = None
+    least_level: int = logging.INFO
+    """Severity below which nothing is logged: a turn that went well is INFO, one that failed WARNING."""
 
     def settle(self, record: TurnRecord) -> None:
         """Count, keep, book and log a finished turn; never waits, about 8 us in all."""
         self.metrics.record(record)
         self.traces.add(record)
         self.ledger.record(record)
-        if self.log is not None:
+        if self.log is not None and (self.least_level <= logging.INFO or self._noteworthy(record)):
             self.log.put(record)
+
+    def _noteworthy(self, record: TurnRecord) -> bool:
+        """Whether a turn's line, a warning where it failed, passes the configured least level."""
+        failed = record.status >= HTTPStatus.INTERNAL_SERVER_ERROR or bool(record.code)
+        return failed and self.least_level <= logging.WARNING
 
     def start(self) -> None:
         """Begin to sample the running event loop's lag; call inside the loop."""

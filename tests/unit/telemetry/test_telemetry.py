@@ -1,0 +1,34 @@
+"""What is settled reaches every part, and the log only from its least level on."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+
+import pytest
+
+from app.telemetry.ledger import Ledger
+from app.telemetry.log import LogWriter
+from app.telemetry.metrics import Metrics
+from app.telemetry.telemetry import Telemetry
+from app.telemetry.traces import TraceRing
+from tests.unit.telemetry.records import a_turn
+
+
+@pytest.mark.parametrize(
+    ("level", "logged"),
+    [(logging.INFO, ["fine", "failed"]), (logging.WARNING, ["failed"]), (logging.ERROR, [])],
+)
+def test_turns_below_the_least_level_are_kept_but_not_logged(level: int, logged: list[str]) -> None:
+    """A turn that went well is INFO, one that failed WARNING."""
+    sink = io.StringIO()
+    telemetry = Telemetry(
+        Metrics(), TraceRing(), Ledger([]), LogWriter(sink, human=False), least_level=level
+    )
+    telemetry.settle(a_turn(request_id="fine"))
+    telemetry.settle(a_turn(request_id="failed", status=502, code="upstream_error"))
+    assert telemetry.log is not None
+    telemetry.log.flush()
+    assert [json.loads(line)["request_id"] for line in sink.getvalue().splitlines()] == logged
+    assert len(telemetry.traces) == 2
