@@ -50,6 +50,7 @@ from app.stores.vectors import (
 _PATIENCE_S = 2.0
 _LONG_PATIENCE_S = 10.0
 _LOOK_AGAIN_S = 0.025
+_STARTING = "is starting"
 _PAUSES_S = (0.05, 0.2, 1.0, 5.0)
 _PAUSE_WHERE_HOPELESS_S = 30.0
 _MAX_SOCKET_PATH = 100  # the kernel's limit is 107 bytes
@@ -140,7 +141,7 @@ class VectorProcess:
 
     async def start(self) -> None:
         """Begin to look after the process; returns at once, it is there some time later."""
-        self._on_state("is starting")
+        self._on_state(_STARTING)
         self._task = asyncio.get_running_loop().create_task(self._look_after(), name="vectors")
 
     async def aclose(self) -> None:
@@ -239,6 +240,9 @@ class VectorProcess:
                 self._on_state("went away, starting again")
                 self.restarts += 1
                 continue
+            if why == _STARTING:  # by another worker of this data_dir
+                await asyncio.sleep(_PAUSES_S[1])
+                continue
             self._on_state(why)
             hopeless = self._process is not None and self._process.poll() in {
                 FAILED_MODEL,
@@ -254,7 +258,7 @@ class VectorProcess:
             return None
         self._folder.mkdir(parents=True, exist_ok=True)
         if not self._may_start():
-            return "is started by another worker, and not there yet"
+            return _STARTING
         await self._end()
         self._start()
         process = self._process

@@ -15,6 +15,9 @@ import httpx2
 import pytest
 
 from app.cache.semantic import Asked
+from app.domain.vectors import KeptQuestion
+from app.errors import StoreError
+from app.stores.sidecar_client import VectorProcess
 from tests.e2e.semantic.conftest import PATIENCE_S, PLAIN, Semantic, TopicModel
 from tests.support.gateway import ROOT, configuration, running_gateway
 from tests.support.tool_server import tool_server
@@ -167,3 +170,45 @@ def _runs(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return state != "Z"
+
+
+async def test_workers_of_one_folder_share_a_process_and_one_takes_over(tmp_path):
+    owner = asyncio.Event()
+    model = Path(sys.prefix) / "embedder"
+    first = VectorProcess(tmp_path, model, on_state=lambda _: None)
+    second = VectorProcess(
+        tmp_path, model, on_state=lambda why: owner.set() if why is None and second.pid else None
+    )
+    try:
+        await first.start()
+        await asyncio.wait_for(first.there.wait(), PATIENCE_S)
+        await second.start()
+        await asyncio.wait_for(second.there.wait(), PATIENCE_S)
+        assert (first.pid is None, second.pid) == (False, None)
+        now = time.time()
+        kept = KeptQuestion("ab" * 16, "p", "t", "m", (), now, now + 60, "why is it so?", "{}")
+        await first.keep(kept, await first.embed(kept.text))
+        found = await second.recall("why is it so?", "p", 8)
+        assert [near.question.id for near in found.near] == [kept.id]
+        await first.aclose()
+        await asyncio.wait_for(owner.wait(), PATIENCE_S)
+        assert await second.count() == 1
+    finally:
+        await first.aclose()
+        await second.aclose()
+
+
+async def test_a_missing_model_is_named_and_requests_go_on_without(tmp_path):
+    named = asyncio.Event()
+    process = VectorProcess(
+        tmp_path,
+        tmp_path / "nothing",
+        on_state=lambda why: named.set() if "build-embedder" in (why or "") else None,
+    )
+    await process.start()
+    try:
+        await asyncio.wait_for(named.wait(), PATIENCE_S)
+        with pytest.raises(StoreError, match="away"):
+            await process.embed("anything")
+    finally:
+        await process.aclose()
