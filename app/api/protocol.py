@@ -278,9 +278,15 @@ class GatewayProtocol(HttpToolsProtocol):
     _phase = _Phase.HEAD
     _since_s = 0.0
     _look: TimerHandle | None = None
-    _head_bytes = 0
-    """Of a head under way that did not come in one piece."""
+    _first_bytes = 0
+    """Size of the read in which the message began; may hold another's body too."""
+    _in_head = False
+    _is_first = False
+    """The message began in the read at hand."""
+    _later_bytes = 0
+    """Of a head under way, read after the read in which it began."""
     _fed_bytes = 0
+    """Size of the read at hand."""
     _scope_of_all: dict[str, object]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -317,11 +323,13 @@ class GatewayProtocol(HttpToolsProtocol):
         parser: httptools.HttpRequestParser | None = self.parser
         if parser is None:
             return
-        self._fed_bytes = len(data)
+        self._fed_bytes, self._is_first = len(data), False
         try:
             parser.feed_data(data)
-            if self._phase is _HEAD:
-                self._count_head(len(data))
+            if self._in_head and not self._is_first:
+                self._later_bytes += len(data)
+                if self._later_bytes > _MAX_HEAD_BYTES:
+                    self._refuse_head()
         except httptools.HttpParserUpgrade:
             self._unsupported_upgrade_warning()
         except httptools.HttpParserError:
@@ -336,18 +344,20 @@ class GatewayProtocol(HttpToolsProtocol):
         scope = self._scope_of_all.copy()
         scope["headers"], scope["state"] = self.headers, self.app_state.copy()
         self.scope = scope  # type: ignore[assignment]
-        self._head_bytes = 0
+        self._in_head = self._is_first = True
+        self._first_bytes, self._later_bytes = self._fed_bytes, 0
         self._phase, self._since_s = _HEAD, self.loop.time()
 
-    def _count_head(self, more_bytes: int) -> None:
-        """Refuse a head over 64 KiB, whole or under way."""
-        self._head_bytes += more_bytes
-        if self._head_bytes > _MAX_HEAD_BYTES and not self.transport.is_closing():
+    def _refuse_head(self) -> None:
+        """Say that the head is over 64 KiB, and end the connection."""
+        if not self.transport.is_closing():
             self.transport.write(_TOO_LARGE_RESPONSE)
             self.transport.close()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Collect a header."""
+        """Collect a header. Trailers, which come behind a chunked body, are nobody's business."""
+        if not self._in_head:
+            return
         name = name.lower()
         if name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
@@ -355,10 +365,12 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Make the outlet and start the application, or queue a pipelined request."""
-        # Only then may this head be too large.
-        if self._head_bytes + self._fed_bytes > _MAX_HEAD_BYTES:
-            self._head_bytes = 0
-            self._count_head(sum(len(name) + len(value) for name, value in self.headers))
+        # Reads hold bodies too: what they hold together bounds the head, and is seldom over its limit.
+        if self._first_bytes + self._later_bytes + self._fed_bytes > _MAX_HEAD_BYTES:
+            head_bytes = sum(len(name) + len(value) for name, value in self.headers)
+            if head_bytes > _MAX_HEAD_BYTES:
+                self._refuse_head()
+        self._in_head = False
         if self.transport.is_closing():
             return
         self._phase = _BODY
