@@ -70,7 +70,9 @@ async def test_a_head_under_64_kib_is_read_however_it_is_cut(cut: int | None) ->
 async def test_a_large_body_before_half_a_pipelined_head_counts_for_neither() -> None:
     """One read may bring the end of one request and the beginning of the next."""
     spaces = b"{" + b" " * 99_999
-    first = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n" + spaces
+    first = (
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n" + spaces
+    )
     async with running_gateway(NOWHERE) as gateway:
         got = await answers(
             gateway, first + b"GET /v1/mod", b"els HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
