@@ -71,7 +71,6 @@ def not_in_force(settings: Settings) -> list[str]:
     state, telemetry = settings.state, settings.telemetry
     asked = {
         "state.redis_url is set, but this version keeps its state in process": state.redis_url,
-        "state.qdrant_url is set, but this version keeps vectors under data_dir": state.qdrant_url,
         "telemetry.otlp_endpoint is set, but this version exports no spans": telemetry.otlp_endpoint,
     }
     return [sentence for sentence, value in asked.items() if value]

@@ -274,9 +274,7 @@ class StateSettings(Section):
     state in process, and says so at start where a URL is set.
     """
     qdrant_url: str | None = None
-    """Qdrant for semantic entries, such as `http://host:6333`; empty: embedded, under `data_dir`. This
-    version is always embedded, and says so at start where a URL is set.
-    """
+    """Qdrant for semantic entries, such as `http://host:6333`; empty: embedded, under `data_dir`."""
     qdrant_api_key: SecretStr | None = None
     """Qdrant's key, if it needs one."""
     data_dir: str = "./var"

@@ -33,8 +33,13 @@ ROOT = Path(__file__).parents[2]
 PATIENCE_S = 30.0
 
 
-def configuration(upstream: str, **sections: object) -> dict[str, object]:
-    """Four models over one upstream of both vendors' dialects; ``sections`` replace top-level ones."""
+def configuration(
+    upstream: str, *, semantic: bool = False, **sections: object
+) -> dict[str, object]:
+    """Four models over one upstream of both vendors' dialects; ``sections`` replace top-level ones.
+
+    The semantic cache starts a process with every gateway; tests that are about something else leave it out.
+    """
     values: dict[str, object] = {
         "providers": {
             "local": {"kind": "openai", "base_url": f"{upstream}/v1", "warm_connections": 0},
@@ -47,6 +52,7 @@ def configuration(upstream: str, **sections: object) -> dict[str, object]:
             _model("large2", "claude", "powerful", 3.0, 15.0),
         ],
         "telemetry": {"log_format": "json", "log_level": "error"},
+        "cache": {"semantic": {"enabled": semantic}},
     }
     values.update(sections)
     return values

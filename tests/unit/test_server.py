@@ -100,7 +100,6 @@ telemetry: {otlp_endpoint: "http://127.0.0.1:4318"}
     said = not_in_force(loads(text, "gateway.yaml", {}))
     assert [sentence.split()[0] for sentence in said] == [
         "state.redis_url",
-        "state.qdrant_url",
         "telemetry.otlp_endpoint",
     ]
     assert not_in_force(Settings()) == []

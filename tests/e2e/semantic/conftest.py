@@ -92,7 +92,7 @@ async def semantic() -> AsyncIterator[Semantic]:
     model = TopicModel()
     async with (
         tool_server({"/v1/chat/completions": model.answer}) as upstream,
-        running_gateway(configuration(upstream.url)) as running,
+        running_gateway(configuration(upstream.url, semantic=True)) as running,
         httpx2.AsyncClient(verify=PLAIN, base_url=running.url, timeout=60) as http,
     ):
         made = Semantic(running, http, model)

@@ -34,7 +34,7 @@ async def semantic_gateway(folder: Path, **sections: object):
     values = {"state": {"data_dir": str(folder)}, **sections}
     async with (
         tool_server({"/v1/chat/completions": model.answer}) as upstream,
-        running_gateway(configuration(upstream.url, **values)) as running,
+        running_gateway(configuration(upstream.url, semantic=True, **values)) as running,
         httpx2.AsyncClient(verify=PLAIN, base_url=running.url, timeout=60) as http,
     ):
         yield Semantic(running, http, model)
