@@ -97,5 +97,6 @@ async def semantic() -> AsyncIterator[Semantic]:
     ):
         made = Semantic(running, http, model)
         made.meaning.cache.budget_s = 10.0
+        made.meaning.most_per_s = 1e9
         await made.open()
         yield made
