@@ -20,8 +20,7 @@ import msgspec
 import openai
 
 from app.domain.chat import Dialect
-from app.domain.events import Emit, Event, Frames, TextDelta, ThinkingDelta, Whole
-from app.domain.replay import replay
+from app.domain.events import Emit, Event, Frames, TextDelta, ThinkingDelta
 from app.errors import (
     Unsupported,
     UpstreamClosed,
@@ -32,6 +31,7 @@ from app.errors import (
 )
 from app.ports import Codec, ModelCall
 from app.providers.outgoing import Outgoing, outgoing
+from app.providers.relay import hand_on_whole
 from app.settings import ProviderSettings
 
 _STATUS_ERRORS = (openai.APIStatusError, anthropic.APIStatusError)
@@ -205,16 +205,7 @@ class SdkProvider:
     async def _whole(
         self, call: ModelCall, request: Outgoing, response: RawResponse, emit: Emit
     ) -> None:
-        body = await response.read()
-        answer = request.codec.read_answer(body)
-        call.usage, call.finish, call.complete = answer.usage, answer.finish.value, True
-        call.tokens_streamed = answer.usage.output_tokens
-        call.timing.first_event_ns = time.monotonic_ns()
-        if request.passthrough:
-            await emit(Whole(body))
-            return
-        for event in replay(answer):
-            await emit(event)
+        await hand_on_whole(await response.read(), call, request, emit)
 
     @asynccontextmanager
     async def _named_failures(self, request: Outgoing) -> AsyncIterator[None]:

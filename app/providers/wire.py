@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from app.domain.chat import Dialect
-from app.domain.events import Emit, Event, Frames, TextDelta, ThinkingDelta, Whole, offer_of
-from app.domain.replay import replay
+from app.domain.events import Emit, Event, Frames, TextDelta, ThinkingDelta, offer_of
 from app.errors import Unsupported, UpstreamClosed, UpstreamProtocol, UpstreamStatus
 from app.ports import Codec, Headers, ModelCall, StreamReader
 from app.providers.outgoing import Outgoing, outgoing
+from app.providers.relay import hand_on_whole
 from app.upstream import Exchange, Pool, Timeouts
 from app.wire.passthrough import PassthroughReader
 
@@ -220,20 +220,7 @@ class WireProvider:
     async def _whole(
         self, call: ModelCall, request: Outgoing, exchange: Exchange, emit: Emit
     ) -> None:
-        body = await exchange.read_all(_MAX_ANSWER_BYTES)
-        if request.passthrough:
-            call.usage, call.finish = request.codec.glance(body)
-            call.complete = True
-            call.tokens_streamed = call.usage.output_tokens
-            call.timing.first_event_ns = time.monotonic_ns()
-            await emit(Whole(body))
-            return
-        answer = request.codec.read_answer(body)
-        call.usage, call.finish, call.complete = answer.usage, answer.finish, True
-        call.tokens_streamed = answer.usage.output_tokens
-        call.timing.first_event_ns = time.monotonic_ns()
-        for event in replay(answer):
-            await emit(event)
+        await hand_on_whole(await exchange.read_all(_MAX_ANSWER_BYTES), call, request, emit)
 
 
 def _taker(call: ModelCall, reader: StreamReader, emit: Emit) -> Callable[[bytes], bool] | None:

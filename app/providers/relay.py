@@ -1,0 +1,30 @@
+"""A whole answer handed on, for both ways to a model."""
+
+from __future__ import annotations
+
+import time
+
+from app.domain.events import Emit, Whole
+from app.domain.replay import replay
+from app.ports import ModelCall
+from app.providers.outgoing import Outgoing
+
+
+async def hand_on_whole(body: bytes, call: ModelCall, request: Outgoing, emit: Emit) -> None:
+    """Account for the answer in ``body`` and emit it: untouched to its own dialect, else as events.
+
+    Raises ``UpstreamProtocol`` for a body that is no answer, before anything is emitted.
+    """
+    if request.passthrough:
+        call.usage, call.finish = request.codec.glance(body)
+        call.complete = True
+        call.tokens_streamed = call.usage.output_tokens
+        call.timing.first_event_ns = time.monotonic_ns()
+        await emit(Whole(body))
+        return
+    answer = request.codec.read_answer(body)
+    call.usage, call.finish, call.complete = answer.usage, answer.finish, True
+    call.tokens_streamed = answer.usage.output_tokens
+    call.timing.first_event_ns = time.monotonic_ns()
+    for event in replay(answer):
+        await emit(event)
