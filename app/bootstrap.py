@@ -217,6 +217,7 @@ def _agent(agent: AgentSettings, settings: Settings) -> Agent:
         max_cost_usd=agent.max_cost_usd,
         deadline_s=agent.deadline_s,
         answer_model=agent.answer_model or "",
+        plans=agent.planning == "written",
         speculate=agent.speculation.enabled,
         value_usd_per_s=agent.speculation.value_usd_per_s,
         max_waste_share=agent.speculation.max_waste_share,

@@ -186,5 +186,10 @@ class AgentSettings(Section):
     """A name of `models` that reads the tools' results and writes the answer while all results
     came: a fast one where that is mere assembly. Absent: `model`.
     """
+    planning: Literal["calls", "written"] = "calls"
+    """How the model says which tools it needs. `calls`: by the vendor's tool calls, a turn a step.
+    `written`: as a plan, one call a line, in which a call may take another's result, so that a chain
+    of calls needs one model call; each starts as soon as its line and its inputs are there.
+    """
     speculation: SpeculationSettings = SpeculationSettings()
     """Starting tools before the model asks for them."""

@@ -38,6 +38,10 @@ class Agent:
     """The model that reads the tools' results and writes the answer, while all results came; "" =
     ``model``.
     """
+    plans: bool = False
+    """Its model writes plans, see ``app.pipeline.plan_by_model``, instead of calling tools one turn at
+    a time.
+    """
     speculate: bool = True
     """Tools may start before the model asks, where their flags and the arithmetic allow it."""
     value_usd_per_s: float = 0.002

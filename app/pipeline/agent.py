@@ -54,6 +54,7 @@ from app.pipeline.agent_plan import WorkflowRun
 from app.pipeline.agent_time import TimePlan
 from app.pipeline.agent_turn import ModelTurn
 from app.pipeline.gateway import Gateway, Turn
+from app.pipeline.plan_by_model import Planned, PlanTurn
 from app.pipeline.speculation import stage_of
 from app.pipeline.subagents import Leaders
 
@@ -116,17 +117,23 @@ class AgentRun:
         time = TimePlan.of(self.turn.deadline, gateway, candidates)
         transcript = list(self.messages)
         if agent.workflow:
-            workflow = WorkflowRun(self, view_of(self.messages, ()).text)
-            await workflow.execute(time.tools_by_s)
+            workflow = WorkflowRun(self, view_of(self.messages, ()).text, time.tools_by_s)
+            await workflow.execute()
             if workflow.answer:
                 self.answer_with(workflow.answer)
                 return
             transcript.append(workflow.told())
         self.readable, self.stage = view_of(self.messages, ()).text, stage_of(())
+        plans = agent.plans and not self.client_tools and bool(offered or self.others)
+        planned = Planned(self.readable)
         for number in range(1, agent.max_turns + 1):
             last = not offered and not self.client_tools and not self.others
             last = last or number == agent.max_turns or self._is_spent() or time.must_answer()
-            model_turn = ModelTurn(self, offered, time, number, final=last)
+            model_turn = (
+                PlanTurn(self, offered, time, number, planned, final=last)
+                if plans
+                else ModelTurn(self, offered, time, number, final=last)
+            )
             writers = self._writers(candidates) if number > 1 else candidates
             transcript += await model_turn.run(writers, tuple(transcript))
             self.text = model_turn.text
@@ -230,6 +237,10 @@ class AgentRun:
         self.left_out += child.left_out
         self.say(SubagentEnded(call_id, child.text))
         return ToolResult(child.text)
+
+    def planned_id(self) -> str:
+        """An id for a call that no model gave one."""
+        return self.own_id(f"plan_{len(self._ids) + 1}_{self.turn.request_id[-8:]}")
 
     def own_id(self, call_id: str) -> str:
         """The model's id for a call where it is new in this run, else one of ours."""

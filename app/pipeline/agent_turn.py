@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
@@ -48,9 +47,6 @@ from app.domain.run_events import (
     CallEnded,
     CallOpened,
     CallSealed,
-    MessageEnded,
-    MessageStarted,
-    MessageText,
     Status,
     StepFinished,
     StepStarted,
@@ -59,12 +55,11 @@ from app.domain.tools import ToolCaller, ToolResult
 from app.domain.turn_record import ToolUse
 from app.errors import ToolError, UpstreamProtocol
 from app.pipeline import subagents
+from app.pipeline.agent_ask import Speech, ask_in_time
 from app.pipeline.agent_time import TimePlan
-from app.pipeline.converse import ask
 from app.pipeline.fanout import Fanout
 from app.pipeline.speculation import Drafts, Policy, stage_of
 from app.pipeline.subagents import task_of
-from app.ports import ModelCall
 
 if TYPE_CHECKING:
     from app.pipeline.agent import AgentRun
@@ -109,11 +104,7 @@ class ModelTurn:
         self._number = number
         self._builder = AnswerBuilder()
         self._drafts: Drafts | None = None
-        self._message = ""
-        self._parent = f"{run.label}-turn-{number}"
-        """The message that this turn's calls belong to, so that a client keeps them together."""
-        self._reasoning = False
-        self._texts: list[str] = []
+        self._speech = Speech(run, f"{run.label}-turn-{number}")
         self.calls: dict[int, _Call] = {}
         self.text = ""
         self.finish = ""
@@ -169,33 +160,12 @@ class ModelTurn:
             tool_choice=ToolChoice("none") if self._final and self._has_tools() else None,
             sampling=run.sampling,
         )
-        turn = run.turn
-        calls = [
-            ModelCall(
-                model,
-                stream=True,
-                deadline=self._time.deadline,
-                conversation=conversation,
-                neutral=True,
-                request_id=turn.request_id,
-            )
-            for model in candidates
-        ]
-        try:
-            async with asyncio.timeout_at(self._time.answer_by_s):
-                await ask(calls, run.gateway, turn, self._emit)
-        except TimeoutError:  # what it said so far must do
-            self.time_is_up = True
-            self.text, self.finish = "".join(self._texts), "length"
+        if not await ask_in_time(run, conversation, candidates, self._time, self._emit):
+            self.time_is_up = True  # what it said so far must do
+            self.text, self.finish = self._speech.said, "length"
             return answer_of_text(
-                self.text, answer_id=turn.request_id, model=run.agent.name, created_s=0
+                self.text, answer_id=run.turn.request_id, model=run.agent.name, created_s=0
             )
-        finally:
-            last = turn.call  # a retry's call is a copy of one of ours; another agent's is not
-            retried = last is not None and last.conversation is conversation and last not in calls
-            for call in [*calls, last] if retried else calls:
-                if call is not None:
-                    run.account(call.model, call.usage)
         answer = self._builder.answer()
         if answer is None:
             raise UpstreamProtocol("the model's answer ended before it was whole")
@@ -214,13 +184,12 @@ class ModelTurn:
             run.first_byte.set()
         match event:
             case TextDelta(text) | RefusalDelta(text):
-                self._texts.append(text)
-                self._speak(text, reasoning=False)
+                self._speech.say(text)
             case ThinkingDelta(text):
-                self._speak(text, reasoning=True)
+                self._speech.say(text, reasoning=True)
             case ToolCallStarted(index, call_id, name):
                 call = self.calls[index] = _Call(run.own_id(call_id), name, index)
-                run.say(CallOpened(call.id, name, self._parent))
+                run.say(CallOpened(call.id, name, self._speech.parent))
             case ToolCallDelta(index, arguments):
                 if arguments:
                     run.say(CallArguments(self.calls[index].id, arguments))
@@ -228,27 +197,6 @@ class ModelTurn:
                 self._dispatch(self.calls[index], arguments)
             case _:
                 pass
-
-    def _speak(self, text: str, *, reasoning: bool) -> None:
-        if not text:
-            return
-        run = self._run
-        if self._message and self._reasoning != reasoning:
-            self._hush()
-        if not self._message:
-            kind = "thought" if reasoning else "message"
-            run.messages_said += 1
-            self._message = f"{run.label}-{kind}-{run.messages_said}"
-            self._reasoning = reasoning
-            if not reasoning:
-                self._parent = self._message
-            run.say(MessageStarted(self._message, reasoning))
-        run.say(MessageText(self._message, text, reasoning))
-
-    def _hush(self) -> None:
-        if self._message:
-            self._run.say(MessageEnded(self._message, self._reasoning))
-            self._message = ""
 
     def _dispatch(self, call: _Call, arguments: str) -> None:
         """A call is complete: start it now, while the model goes on writing."""
@@ -346,7 +294,7 @@ class ModelTurn:
 
     def _close(self) -> None:
         """Whatever ended this turn: no message stays open, and each call has its result."""
-        self._hush()
+        self._speech.hush()
         for call in self.calls.values():
             if not call.sealed:
                 self._run.say(CallSealed(call.id))

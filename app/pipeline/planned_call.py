@@ -1,0 +1,117 @@
+"""The tool calls of a plan, declared or written by a model: told to the client as any call is told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from app.domain.plan import ITEM, Node, filled
+from app.domain.run_events import CallArguments, CallEnded, CallOpened, CallSealed, Status
+from app.domain.tools import ToolCaller, ToolResult
+from app.domain.turn_record import ToolUse
+from app.errors import GatewayError, ToolError
+from app.pipeline.fanout import run_plan
+
+if TYPE_CHECKING:
+    from app.domain.chat import Json
+    from app.pipeline.agent import AgentRun
+    from app.tools.registry import Registered
+
+_FINE = frozenset({"ok", "cached"})
+
+
+async def planned_call(
+    run: AgentRun,
+    name: str,
+    arguments: Json,
+    offered: Mapping[str, Registered],
+    until_s: float | None = None,
+) -> ToolResult:
+    """Call one of ``offered``, or another agent that the run may ask; raises ``ToolError``.
+
+    Cancelled after ``until_s`` of the loop's clock it is told as left out, before as cancelled.
+    """
+    call_id = _opened(run, name, arguments)
+    span = run.turn.timeline.stage("tools", name)
+    ended = CallEnded(call_id, name, f"{name} failed", "error", "tool_failed")
+    try:
+        result = await _result(run, call_id, name, arguments, offered)
+        ended = CallEnded(call_id, name, result.text, "cached" if result.cached else "ok")
+    except asyncio.CancelledError:
+        ended = CallEnded(call_id, name, f"{name} was cancelled", "cancelled", "cancelled")
+        if until_s is not None and asyncio.get_running_loop().time() >= until_s:
+            text = f"{name} did not finish in the time that this run has"
+            ended = CallEnded(call_id, name, text, "left_out", "deadline_exceeded")
+        raise
+    except GatewayError as error:
+        kind = "timeout" if error.code == "tool_timeout" else "error"
+        ended = CallEnded(call_id, name, f"{name} {error.message}", kind, error.code)
+        raise
+    finally:
+        span.end()
+        took_ns = span.end_ns - span.start_ns
+        run.say(
+            CallEnded(call_id, name, ended.text, ended.outcome, ended.code, max(0, took_ns) / 1e9)
+        )
+        outcome = ended.outcome if ended.outcome in _FINE else "error"
+        start_ns = span.start_ns - run.turn.timeline.started_ns
+        run.turn.tools.append(ToolUse(name, start_ns, took_ns, outcome))
+    return result
+
+
+def refused_call(run: AgentRun, name: str, arguments: Json, message: str, code: str) -> None:
+    """Tell a call of a plan that cannot be made: nothing of it has run."""
+    call_id = _opened(run, name, arguments)
+    run.say(CallEnded(call_id, name, message, "invalid", code))
+
+
+def _opened(run: AgentRun, name: str, arguments: Json) -> str:
+    call_id = run.planned_id()
+    run.say(CallOpened(call_id, name))
+    run.say(CallArguments(call_id, msgspec.json.encode(arguments).decode()))
+    run.say(CallSealed(call_id))
+    return call_id
+
+
+async def _result(
+    run: AgentRun, call_id: str, name: str, arguments: Json, offered: Mapping[str, Registered]
+) -> ToolResult:
+    if name in run.others:
+        task = arguments.get("task")
+        if not isinstance(task, str) or not task:
+            raise ToolError("the arguments must hold a task, as text", code="tool_arguments")
+        return await run.delegate(call_id, run.others[name], task)
+    tools, registered = run.gateway.tools, offered.get(name)
+    if tools is None or registered is None:
+        raise ToolError(f"there is no tool {name[:64]!r}", code="tool_unknown")
+    run.used[name] = registered
+    run.say(Status(registered.spec.status_of(arguments)))
+    return await tools.call(name, arguments, ToolCaller(run.turn.tenant, run.turn.user))
+
+
+async def each_of(
+    node: Node,
+    values: Mapping[str, object],
+    call: Callable[[str, object], Awaitable[object]],
+    *,
+    limit: int,
+) -> list[object]:
+    """A map node's results for all elements at once, in their order; the first failure fails the node."""
+    assert isinstance(node.arguments, Mapping)  # noqa: S101 - so it was made
+    over = filled(node.arguments["over"], values)
+    if not isinstance(over, list):
+        raise ToolError(f"{node.id} goes over something that is no list", code="tool_arguments")
+    template = node.arguments["arguments"]
+
+    async def one(each: Node, _: Mapping[str, object]) -> object:
+        return await call(node.name, filled(template, {**values, ITEM: over[int(each.id)]}))
+
+    nodes = tuple(Node(str(index)) for index in range(len(over)))
+    outcomes = await run_plan(nodes, one, limit=limit)
+    for outcome in outcomes.values():
+        if outcome.error is not None:
+            raise outcome.error
+    return [outcome.value for outcome in outcomes.values()]
