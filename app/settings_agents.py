@@ -153,6 +153,21 @@ class SpeculationSettings(Section):
     """Calls started in vain, at most, per call that the model made."""
 
 
+class SynthesisSettings(Section):
+    """How an agent goes from its tools' results to the answer."""
+
+    quorum: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of a step's calls whose results are enough: after it and `patience_s`, calls of read-only
+    tools that are still under way are left out, and the answer names them.
+    """
+    patience_s: Annotated[float, Field(ge=0)] = 0.25
+    """Seconds that the other calls are still waited for once the quorum is there."""
+    summarise_over_chars: Annotated[int, Field(ge=200)] | None = None
+    """A tool's result with more characters is shortened by a fast model before the agent's model reads
+    it, all long results at once; where that fails it is cut. Absent: never.
+    """
+
+
 class AgentSettings(Section):
     """A model, a system prompt and tools that run on the gateway's side."""
 
@@ -184,8 +199,11 @@ class AgentSettings(Section):
     """Cost in USD of all model calls of a run before it must answer."""
     answer_model: str | None = None
     """A name of `models` that reads the tools' results and writes the answer while all results
-    came: a fast one where that is mere assembly. Absent: `model`.
+    came; `auto`: a fast one where that is mere assembly, by what the router thinks of the question
+    alone. Absent: `model`.
     """
+    synthesis: SynthesisSettings = SynthesisSettings()
+    """From the tools' results to the answer."""
     planning: Literal["calls", "written"] = "calls"
     """How the model says which tools it needs. `calls`: by the vendor's tool calls, a turn a step.
     `written`: as a plan, one call a line, in which a call may take another's result, so that a chain

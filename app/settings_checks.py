@@ -224,11 +224,11 @@ def _agents(source: Source) -> None:
             )
         _subagents(source, path, agent, names)
         writer = agent.get("answer_model")
-        if isinstance(writer, str) and writer not in models - _OWN_MODELS:
+        if isinstance(writer, str) and writer not in models:
             source.report(
                 (*path, "answer_model"),
                 "names no entry of models",
-                did_you_mean(writer, models - _OWN_MODELS),
+                did_you_mean(writer, models),
                 writer,
             )
         for index, tool in enumerate(wanted if isinstance(wanted, list) else ()):

@@ -35,13 +35,19 @@ class Agent:
     deadline_s: float | None = None
     """For a whole run; the request's own deadline may be sooner."""
     answer_model: str = ""
-    """The model that reads the tools' results and writes the answer, while all results came; "" =
-    ``model``.
+    """The model that reads the tools' results and writes the answer, while all results came; ``auto``:
+    a fast one where that is mere assembly; "" = ``model``.
     """
     plans: bool = False
     """Its model writes plans, see ``app.pipeline.plan_by_model``, instead of calling tools one turn at
     a time.
     """
+    quorum: float = 1.0
+    """Share of a step's calls whose results are enough to go on, see ``app.pipeline.synthesis``."""
+    patience_s: float = 0.25
+    """How long the other calls are still waited for then."""
+    summarise_over_chars: int | None = None
+    """A longer result is shortened by a fast model; None = never."""
     speculate: bool = True
     """Tools may start before the model asks, where their flags and the arithmetic allow it."""
     value_usd_per_s: float = 0.002

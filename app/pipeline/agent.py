@@ -57,6 +57,7 @@ from app.pipeline.gateway import Gateway, Turn
 from app.pipeline.plan_by_model import Planned, PlanTurn
 from app.pipeline.speculation import stage_of
 from app.pipeline.subagents import Leaders
+from app.pipeline.synthesis import AUTO, assembler
 
 if TYPE_CHECKING:
     from app.tools.registry import Registered
@@ -88,6 +89,8 @@ class AgentRun:
     pending: list[str] = field(default_factory=list)
     used: dict[str, Registered] = field(default_factory=dict)
     """Tools that were called."""
+    question: str = ""
+    """What the user asked last."""
     readable: str = ""
     """What the next call's arguments may come from: the question, or the last results."""
     stage: str = ""
@@ -112,20 +115,21 @@ class AgentRun:
         tools = gateway.tools
         offered = {} if tools is None else await tools.offered(agent.tools)
         self.label = self.label or self.turn.request_id
+        self.question = view_of(self.messages, ()).text
         self.others = subagents.offered(agent, gateway.agents, self.depth)
         candidates = candidates_of(agent, self.messages, tuple(offered), gateway, self.turn)
         time = TimePlan.of(self.turn.deadline, gateway, candidates)
         transcript = list(self.messages)
         if agent.workflow:
-            workflow = WorkflowRun(self, view_of(self.messages, ()).text, time.tools_by_s)
+            workflow = WorkflowRun(self, self.question, time.tools_by_s)
             await workflow.execute()
             if workflow.answer:
                 self.answer_with(workflow.answer)
                 return
             transcript.append(workflow.told())
-        self.readable, self.stage = view_of(self.messages, ()).text, stage_of(())
+        self.readable, self.stage = self.question, stage_of(())
         plans = agent.plans and not self.client_tools and bool(offered or self.others)
-        planned = Planned(self.readable)
+        planned = Planned(self.question)
         for number in range(1, agent.max_turns + 1):
             last = not offered and not self.client_tools and not self.others
             last = last or number == agent.max_turns or self._is_spent() or time.must_answer()
@@ -143,8 +147,11 @@ class AgentRun:
 
     def _writers(self, candidates: list[Model]) -> list[Model]:
         """Who reads the tools' results: the agent's model for answers, while all results came."""
-        model = self.gateway.models.get(self.agent.answer_model)
-        if model is None or self.left_out or self.invalid or self.turn.tier is not None:
+        wanted = self.agent.answer_model
+        if not wanted or self.left_out or self.invalid or self.turn.tier is not None:
+            return candidates
+        model = assembler(self) if wanted == AUTO else self.gateway.models.get(wanted)
+        if model is None:
             return candidates
         return [model, *(each for each in candidates if each is not model)]
 

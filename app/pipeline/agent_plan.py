@@ -17,8 +17,9 @@ import msgspec
 
 from app.domain.chat import Message, Role, TextPart
 from app.domain.plan import INPUT, Node, NodeKind, Outcome, filled
+from app.domain.tools import ToolResult
 from app.pipeline.fanout import Fanout
-from app.pipeline.planned_call import each_of, planned_call
+from app.pipeline.planned_call import Told, each_of, planned_call, told
 
 if TYPE_CHECKING:
     from app.pipeline.agent import AgentRun
@@ -35,6 +36,7 @@ class WorkflowRun:
     until_s: float | None = None
     """By when, of the loop's clock, its tools must be done; None = no limit."""
     outcomes: dict[str, Outcome] = field(default_factory=dict)
+    _texts: dict[str, str] = field(default_factory=dict)
 
     async def execute(self) -> None:
         """Run every node to its end, or to ``until_s``; cancelled, it stops them all."""
@@ -44,9 +46,9 @@ class WorkflowRun:
                 fanout.add(node)
             try:
                 async with asyncio.timeout_at(self.until_s):
-                    await fanout.finished()
+                    await fanout.enough(run.agent.quorum, run.agent.patience_s, self._spare)
             except TimeoutError:
-                fanout.cancel()
+                fanout.expire()
         self.outcomes = fanout.outcomes
         run.left_out += [each.id for each in self.outcomes.values() if not each.ok]
 
@@ -59,11 +61,14 @@ class WorkflowRun:
     def told(self) -> Message:
         """What the model reads: each part's result, or why it is missing."""
         lines = [
-            f"{each.id}: {_text(each.value) if each.ok else f'missing ({each.ending.value})'}"
+            f"{each.id}: {self._text_of(each) if each.ok else f'missing ({each.ending.value})'}"
             for each in self.outcomes.values()
         ]
         text = "\n".join(["Results that were looked up for this question:", *lines])
         return Message(Role.USER, (TextPart(text),))
+
+    def _text_of(self, outcome: Outcome) -> str:
+        return self._texts.get(outcome.id) or _text(outcome.value)
 
     async def _work(self, node: Node, inputs: Mapping[str, object]) -> object:
         values = {**inputs, INPUT: self.question}
@@ -73,19 +78,29 @@ class WorkflowRun:
             case NodeKind.MODEL:
                 return await self.run.one_answer(node.name, _text(filled(node.arguments, values)))
             case NodeKind.TOOL:
-                return await self._call(node.name, filled(node.arguments, values))
+                one = await self._call(node.name, filled(node.arguments, values))
+                return self._keep(node, told(one))
             case NodeKind.MAP:
-                return await each_of(
-                    node, values, self._call, limit=self.run.agent.max_parallel_tools
-                )
+                limit = self.run.agent.max_parallel_tools
+                return self._keep(node, told(await each_of(node, values, self._call, limit=limit)))
 
-    async def _call(self, name: str, arguments: object) -> object:
+    def _keep(self, node: Node, given: Told) -> object:
+        self._texts[node.id] = given.text
+        return given.value
+
+    def _spare(self, node: Node) -> bool:
+        """Say whether giving up on a node leaves nothing half done, and is no loss of the answer."""
+        tools = self.run.gateway.tools
+        registered = None if tools is None else tools.tools.get(node.name)
+        is_call = node.kind in {NodeKind.TOOL, NodeKind.MAP}
+        return is_call and (registered is None or registered.spec.effects.read_only)
+
+    async def _call(self, name: str, arguments: object) -> ToolResult:
         """Call a tool of the whole configuration, for the plan is the operator's."""
         run, tools = self.run, self.run.gateway.tools
         given = arguments if isinstance(arguments, dict) else {}
         known = {} if tools is None else tools.tools
-        result = await planned_call(run, name, given, known, self.until_s)
-        return result.text if result.value is None else result.value
+        return await planned_call(run, name, given, known, self.until_s)
 
 
 def _text(value: object) -> str:

@@ -11,16 +11,27 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from app.domain.agents import Agent
 from app.domain.chat import Message, Tool
-from app.domain.run_events import RunFailed, RunFinished, RunStarted, Status
+from app.domain.run_events import (
+    CallEnded,
+    MessageEnded,
+    MessageStarted,
+    MessageText,
+    RunEvent,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    Status,
+)
 from app.errors import Conflict, GatewayError
 from app.pipeline.agent import AgentRun
 from app.pipeline.agent_answer import with_system
 from app.pipeline.gateway import Gateway, Turn
+from app.pipeline.synthesis import missing_parts, partial_answer
 from app.stores.event_log import EventLog, RunLog
 
 _log = logging.getLogger("slipstream.agent")
@@ -103,17 +114,25 @@ class Runs:
 
     async def _run(self, live: LiveRun) -> None:
         wanted, turn, log = live.wanted, live.turn, live.log
+        ended: list[CallEnded] = []
+
+        def say(event: RunEvent) -> None:
+            log.append(event)
+            if isinstance(event, CallEnded):
+                ended.append(event)
+
         run = live.run = AgentRun(
             agent=wanted.agent,
             messages=with_system(wanted.agent, wanted.messages),
             gateway=self.gateway,
             turn=turn,
-            say=log.append,
+            say=say,
             client_tools=wanted.client_tools,
         )
         try:
             async with asyncio.timeout_at(turn.deadline.at_s):
                 await run.run()
+            _close(run, ended)
             self._end(live, "finished", cancelled=False)
         except asyncio.CancelledError:
             live.status, live.code = _CLIENT_CANCELLED, "cancelled"
@@ -159,3 +178,19 @@ class Runs:
         live.ended_unix_s = time.time()
         self.events.close(live.turn.tenant, live.wanted.run_id)
         self.on_end(live)
+
+
+def _close(run: AgentRun, ended: Sequence[CallEnded]) -> None:
+    """Say what the model did not: the results where it had no time for an answer, and what is missing."""
+    if run.pending:
+        return
+    text = "" if run.text else partial_answer(ended)
+    text = (text + missing_parts(run.left_out)).strip()
+    if text:
+        message_id = f"{run.label}-message-closing"
+        for event in (
+            MessageStarted(message_id),
+            MessageText(message_id, text),
+            MessageEnded(message_id),
+        ):
+            run.say(event)

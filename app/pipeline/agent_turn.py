@@ -60,6 +60,7 @@ from app.pipeline.agent_time import TimePlan
 from app.pipeline.fanout import Fanout
 from app.pipeline.speculation import Drafts, Policy, stage_of
 from app.pipeline.subagents import task_of
+from app.pipeline.synthesis import shortened
 
 if TYPE_CHECKING:
     from app.pipeline.agent import AgentRun
@@ -125,7 +126,8 @@ class ModelTurn:
                 if not self._final and self._drafts is not None:
                     self._drafts.fire(self._offered)
                 answer = await self._ask(candidates, transcript)
-                await self._fanout.finished()
+                agent = run.agent
+                await self._fanout.enough(agent.quorum, agent.patience_s, self._may_be_left_out)
         finally:
             self._close()
             run.say(StepFinished(step))
@@ -243,8 +245,18 @@ class ModelTurn:
             )
         return found
 
+    def _may_be_left_out(self, node: Node) -> bool:
+        """Say whether giving up on a call leaves nothing half done."""
+        registered = self._offered.get(self.calls[int(node.id)].name)
+        return registered is not None and registered.spec.effects.read_only
+
     async def _work(self, node: Node, _: Mapping[str, object]) -> ToolResult:
-        call, run = self.calls[int(node.id)], self._run
+        call = self.calls[int(node.id)]
+        result = await self._result(call)
+        return await shortened(self._run, call.name, result, self._time.for_tools_s())
+
+    async def _result(self, call: _Call) -> ToolResult:
+        run = self._run
         caller = ToolCaller(run.turn.tenant, run.turn.user)
         if call.name in run.others:
             with run.turn.timeline.stage("tools", call.name):

@@ -16,6 +16,7 @@ Invariants:
 * Nodes may be added while others run (a model writes the plan, or calls tools mid-stream). ``seal``
   says that no more will come. A node may only refer to nodes that were added before, so a circle
   cannot arise.
+* ``enough`` does not wait for stragglers that may be left out; they are settled as timed out.
 * ``on_event`` is called once a node, when it is settled, in the order in which nodes end; it must
   not raise.
 
@@ -29,6 +30,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from heapq import heappop, heappush
+from math import ceil
 from types import TracebackType
 from typing import Self
 
@@ -38,6 +40,10 @@ Work = Callable[[Node, Mapping[str, object]], Coroutine[object, object, object]]
 """Do a node's work with the values of what it needs, by id; failed ones are absent (tolerant nodes
 only).
 """
+
+
+LATE = "late"
+"""The message of a task's cancellation when its node's time was up."""
 
 
 class _State:
@@ -83,6 +89,9 @@ class Fanout:
         self._closed = False
         self._loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self._all_done: asyncio.Future[None] = self._loop.create_future()
+        self._enough: asyncio.Future[None] | None = None
+        self._done = 0
+        self._wanted = 0
         self._deadlines: list[tuple[float, str]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -170,6 +179,33 @@ class Fanout:
         await self._all_done
         return self.outcomes
 
+    async def enough(
+        self, share: float, patience_s: float, spare: Callable[[Node], bool]
+    ) -> dict[str, Outcome]:
+        """As ``finished``, but once ``share`` (0 to 1) of the nodes gave a result the others have
+        ``patience_s`` seconds; what ``spare`` then gives up is left out, the rest is waited for.
+        """
+        self.seal()
+        self._wanted = ceil(share * len(self._states))
+        if self._wanted < len(self._states) and not self._all_done.done():
+            self._enough = self._loop.create_future()
+            self._check_done()
+            await asyncio.wait({self._all_done, self._enough}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({self._all_done}, timeout=patience_s)
+            self.expire(spare)
+        await self._all_done
+        return self.outcomes
+
+    def expire(self, spare: Callable[[Node], bool] = lambda _: True) -> None:
+        """The time is up now for every node that is not settled and that ``spare`` gives up. A tolerant
+        one that has not begun runs with what there is.
+        """
+        for state in list(self._states.values()):
+            tolerant = state.node.tolerant and not state.started_s
+            if state.outcome is None and not tolerant and spare(state.node):
+                self._leave_out(state, self._loop.time())
+        self._start_ready()
+
     def cancel(self, node_id: str | None = None) -> None:
         """Cancel one node, or everything: what has not begun is settled at once, what runs when it
         has stopped.
@@ -252,17 +288,24 @@ class Fanout:
                 return
             heappop(deadlines)
             if state.outcome is None and state.task is not None and not state.task.done():
-                state.task.cancel()
-                self._running -= 1
-                late = Outcome(
-                    state.node.id,
-                    Ending.TIMED_OUT,
-                    ready_s=state.ready_s,
-                    started_s=state.started_s,
-                    ended_s=now_s,
-                )
-                self._settle(state, late)
+                self._leave_out(state, now_s)
                 self._start_ready()
+
+    def _leave_out(self, state: _State, now_s: float) -> None:
+        """Settle a node as timed out, whether or not its task heeds that."""
+        if state.task is not None:
+            state.task.cancel(LATE)
+            self._running -= 1
+            if not state.started_s:
+                del self._tasks[state.task]  # cancelled before its first step, it never takes it
+        late = Outcome(
+            state.node.id,
+            Ending.TIMED_OUT,
+            ready_s=state.ready_s,
+            started_s=state.started_s,
+            ended_s=now_s,
+        )
+        self._settle(state, late)
 
     def _settle(self, state: _State, outcome: Outcome) -> None:
         """Put down a node's end and let go what waited for it; skipping goes on in a loop, not by
@@ -278,6 +321,7 @@ class Fanout:
             if self._on_event is not None:
                 self._on_event(outcome)
             node_id, done = state.node.id, outcome.ending is Ending.DONE
+            self._done += done
             for dependent in self._dependents.pop(node_id, ()):
                 if dependent.outcome is not None:
                     continue
@@ -296,6 +340,9 @@ class Fanout:
     def _check_done(self) -> None:
         if self._sealed and not self._open and not self._all_done.done():
             self._all_done.set_result(None)
+        waiter = self._enough
+        if waiter is not None and self._done >= self._wanted and not waiter.done():
+            waiter.set_result(None)
 
 
 async def run_plan(

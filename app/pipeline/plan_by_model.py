@@ -38,11 +38,12 @@ from app.domain.plan import (
 )
 from app.domain.plan_lines import PlanLine, PlanReader
 from app.domain.run_events import StepFinished, StepStarted
+from app.domain.tools import ToolResult
 from app.errors import GatewayError, ToolError, UpstreamProtocol
 from app.pipeline.agent_ask import Speech, ask_in_time
 from app.pipeline.agent_time import TimePlan
 from app.pipeline.fanout import Fanout
-from app.pipeline.planned_call import each_of, planned_call, refused_call
+from app.pipeline.planned_call import each_of, planned_call, refused_call, told
 from app.pipeline.subagents import described
 
 if TYPE_CHECKING:
@@ -95,6 +96,8 @@ class PlanTurn:
         self._held: dict[str, Node] = {}
         """Nodes that refer to lines which have not come yet."""
         self._faults: list[str] = []
+        self._texts: dict[str, str] = {}
+        """Results as the model is told them, by node."""
         self.text = ""
         self.finish = ""
         self.time_is_up = False
@@ -115,7 +118,8 @@ class PlanTurn:
             async with Fanout(self._work, limit=limit) as self._fanout:
                 await self._ask(candidates, transcript)
                 self._settle_held()
-                outcomes = await self._fanout.finished()
+                agent = run.agent
+                outcomes = await self._fanout.enough(agent.quorum, agent.patience_s, self._spare)
         finally:
             self._speech.hush()
             run.say(StepFinished(step))
@@ -265,15 +269,23 @@ class PlanTurn:
         try:
             if node.kind is NodeKind.MAP:
                 limit = self._run.agent.max_parallel_tools
-                return await each_of(node, values, self._call_one, limit=limit)
-            return await self._call(node.name, filled(node.arguments, values))
+                given = told(await each_of(node, values, self._call_one, limit=limit))
+            else:
+                given = told(await self._call(node.name, filled(node.arguments, values)))
         except GatewayError:
             raise
         except Exception as error:
             _log.exception("tool_failed", extra={"tool": node.name})
             raise ToolError("failed", code="tool_failed") from error
+        self._texts[node.id] = given.text
+        return given.value
 
-    async def _call_one(self, name: str, arguments: object) -> object:
+    def _spare(self, node: Node) -> bool:
+        """Say whether giving up on a call leaves nothing half done."""
+        registered = self._offered.get(node.name)
+        return registered is not None and registered.spec.effects.read_only
+
+    async def _call_one(self, name: str, arguments: object) -> ToolResult:
         """One of a map's calls, within the run's limit."""
         run = self._run
         if run.calls_made >= run.agent.max_calls:
@@ -282,11 +294,10 @@ class PlanTurn:
         run.calls_made += 1
         return await self._call(name, arguments)
 
-    async def _call(self, name: str, arguments: object) -> object:
+    async def _call(self, name: str, arguments: object) -> ToolResult:
         given = arguments if isinstance(arguments, dict) else {}
         until_s = self._time.tools_by_s
-        result = await planned_call(self._run, name, given, self._offered, until_s)
-        return result.text if result.value is None else result.value
+        return await planned_call(self._run, name, given, self._offered, until_s)
 
     def _added(self, outcomes: Mapping[str, Outcome]) -> list[Message]:
         """What the model wrote, and what it is told of it."""
@@ -305,8 +316,7 @@ class PlanTurn:
     def _told(self, node_id: str, outcome: Outcome) -> str:
         if outcome.ok:
             self._planned.results[node_id] = outcome.value
-            value = outcome.value
-            return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            return self._texts[node_id]
         if outcome.ending is Ending.SKIPPED:
             return f"not called, for {outcome.because} gave no result"
         if isinstance(outcome.error, GatewayError):

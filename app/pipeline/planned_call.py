@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -13,7 +14,8 @@ from app.domain.run_events import CallArguments, CallEnded, CallOpened, CallSeal
 from app.domain.tools import ToolCaller, ToolResult
 from app.domain.turn_record import ToolUse
 from app.errors import GatewayError, ToolError
-from app.pipeline.fanout import run_plan
+from app.pipeline.fanout import LATE, run_plan
+from app.pipeline.synthesis import shortened
 
 if TYPE_CHECKING:
     from app.domain.chat import Json
@@ -39,10 +41,13 @@ async def planned_call(
     ended = CallEnded(call_id, name, f"{name} failed", "error", "tool_failed")
     try:
         result = await _result(run, call_id, name, arguments, offered)
+        for_s = None if until_s is None else max(0.0, until_s - asyncio.get_running_loop().time())
+        result = await shortened(run, name, result, for_s)
         ended = CallEnded(call_id, name, result.text, "cached" if result.cached else "ok")
-    except asyncio.CancelledError:
+    except asyncio.CancelledError as stop:
         ended = CallEnded(call_id, name, f"{name} was cancelled", "cancelled", "cancelled")
-        if until_s is not None and asyncio.get_running_loop().time() >= until_s:
+        now_s = asyncio.get_running_loop().time()
+        if LATE in stop.args or (until_s is not None and now_s >= until_s):
             text = f"{name} did not finish in the time that this run has"
             ended = CallEnded(call_id, name, text, "left_out", "deadline_exceeded")
         raise
@@ -92,13 +97,29 @@ async def _result(
     return await tools.call(name, arguments, ToolCaller(run.turn.tenant, run.turn.user))
 
 
+@dataclass(slots=True)
+class Told:
+    """What a node of a plan gave: the value for references, and the text for the model."""
+
+    value: object
+    text: str
+
+
+def told(results: ToolResult | list[ToolResult]) -> Told:
+    """A call's result, or a map's."""
+    if isinstance(results, ToolResult):
+        return Told(results.text if results.value is None else results.value, results.text)
+    each = [told(one) for one in results]
+    return Told([one.value for one in each], f"[{', '.join(one.text for one in each)}]")
+
+
 async def each_of(
     node: Node,
     values: Mapping[str, object],
-    call: Callable[[str, object], Awaitable[object]],
+    call: Callable[[str, object], Awaitable[ToolResult]],
     *,
     limit: int,
-) -> list[object]:
+) -> list[ToolResult]:
     """A map node's results for all elements at once, in their order; the first failure fails the node."""
     assert isinstance(node.arguments, Mapping)  # noqa: S101 - so it was made
     over = filled(node.arguments["over"], values)
@@ -114,4 +135,4 @@ async def each_of(
     for outcome in outcomes.values():
         if outcome.error is not None:
             raise outcome.error
-    return [outcome.value for outcome in outcomes.values()]
+    return [each.value for each in outcomes.values() if isinstance(each.value, ToolResult)]

@@ -19,6 +19,11 @@ class Router:
         self._policy = policy
         self._tracker = tracker
 
+    def tier_of(self, classification: Classification, view: PromptView, tenant: str) -> Tier:
+        """The tier for a question that is no request of its own: nothing is learned from asking."""
+        threshold = self._tracker.threshold(tenant)
+        return route(classification, view, self._policy, threshold).tier
+
     def decide(
         self, classification: Classification, view: PromptView, tenant: str, forced: Tier | None
     ) -> RouteDecision:

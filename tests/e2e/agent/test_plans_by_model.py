@@ -62,7 +62,7 @@ async def test_a_task_starts_when_its_own_line_is_complete() -> None:
         ):
             assert said(await chat(gateway.url)) == "All done."
             assert len(model.bodies) == 2
-            assert 'y: {"got": "/b/%2Fa%2F1"}' in told(model)
+            assert 'y: {"got":"/b/%2Fa%2F1"}' in told(model)
             assert "tools" not in model.bodies[0]
 
 
@@ -166,7 +166,7 @@ async def test_a_task_that_fails_blocks_only_what_needs_it() -> None:
         assert said(await chat(gateway.url)) == "All done."
         assert "x: failed: answered HTTP 500" in told(model)
         assert "y: not called, for x gave no result" in told(model)
-        assert 'z: {"got": "/b/free"}' in told(model)
+        assert 'z: {"got":"/b/free"}' in told(model)
 
 
 async def test_a_call_for_each_element_of_a_result_within_the_run_s_limit() -> None:
@@ -188,7 +188,7 @@ async def test_a_call_for_each_element_of_a_result_within_the_run_s_limit() -> N
             assert said(await chat(gateway.url)) == "All done."
             assert len([a for a in tools.asked if a.target.startswith("/b/")]) <= limit - 1
             assert (
-                'y: [{"got": "/b/p"}, {"got": "/b/q"}, {"got": "/b/r"}]' in told(model)
+                'y: [{"got":"/b/p"}, {"got":"/b/q"}, {"got":"/b/r"}]' in told(model)
             ) is answered
             assert (
                 "y: failed: would be more than the run's 3 calls" in told(model)

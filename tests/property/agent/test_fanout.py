@@ -160,3 +160,37 @@ def test_the_checked_order_puts_every_node_after_its_needs(nodes, data) -> None:
         assert seen.issuperset(node.needs)
         seen.add(node.id)
     assert len(seen) == len(nodes)
+
+
+@given(scenes(), st.sampled_from([0.2, 0.5, 0.9, 1.0]), st.integers(0, 30), st.data())
+@settings(deadline=None, max_examples=60)
+def test_enough_waits_for_the_quorum_its_patience_and_what_may_not_be_left_out(
+    scene, share, tenths, data
+) -> None:
+    nodes, cost, bad, hung = scene
+    kept = data.draw(st.sets(st.sampled_from([node.id for node in nodes])))
+    nodes = tuple(
+        Node(each.id, each.needs, deadline_s=50.0, tolerant=each.tolerant) for each in nodes
+    )
+    stage = Stage(cost, bad, hung)
+
+    async def gathered() -> tuple[dict[str, Outcome], float]:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        async with Fanout(stage.work, on_event=stage.events.append) as fanout:
+            for node in nodes:
+                fanout.add(node)
+            outcomes = await fanout.enough(share, tenths / 10, lambda node: node.id not in kept)
+        assert stage.now == 0
+        return outcomes, loop.time() - began
+
+    outcomes, took_s = run_virtually(gathered())
+    assert outcomes.keys() == {node.id for node in nodes}
+    assert len(stage.events) == len(nodes)
+    done = sorted(each.ended_s for each in outcomes.values() if each.ok)
+    early = [each for each in outcomes.values() if each.ending is Ending.TIMED_OUT and took_s < 50]
+    assert not {each.id for each in early} & kept
+    if early:
+        assert len(done) >= share * len(nodes)
+    if share == 1.0:
+        assert not early
