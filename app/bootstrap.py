@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
@@ -18,8 +19,9 @@ from typing import TYPE_CHECKING
 import structlog
 
 from app import __version__
+from app.api.admission import Admission
 from app.api.agent import record_of
-from app.api.auth import Authenticator, Key, digest
+from app.api.auth import Authenticator
 from app.api.context import Context, Readiness
 from app.api.inference import Edge, InFlight
 from app.api.response import Pulse
@@ -31,11 +33,13 @@ from app.domain.chat import Dialect
 from app.domain.decisions import PromptView, Tier
 from app.domain.models import Model
 from app.domain.usage import Price
+from app.errors import StoreError
 from app.lanes.builtin import built_in_rules
 from app.lanes.rules import Lanes
+from app.operator_access import keys_of, limits_of
 from app.operator_lanes import rule_of
 from app.operator_workflows import workflow_of
-from app.pipeline.agent_runs import Runs
+from app.pipeline.agent_runs import LiveRun, Runs
 from app.pipeline.gateway import Gateway
 from app.pipeline.teaching import RouteTeacher
 from app.pipeline.turn import serve
@@ -48,6 +52,9 @@ from app.routing.score import RoutePolicy
 from app.routing.threshold import FastShareTracker
 from app.settings import AgentSettings, ModelSettings, ProviderSettings, Settings
 from app.stores.event_log import EventLog
+from app.stores.key_file import KeyFile
+from app.stores.memory import MemoryCounters
+from app.stores.spent_file import SpentFile
 from app.telemetry.ledger import Ledger
 from app.telemetry.log import LogWriter, configure
 from app.telemetry.metrics import Metrics
@@ -71,6 +78,7 @@ async def open_gateway(settings: Settings, *, simulated: bool = False) -> AsyncI
     async with AsyncExitStack() as stack:
         models = {model.name: _model(model, settings) for model in settings.models}
         telemetry = _telemetry(settings, models, stack)
+        readiness = Readiness(simulated=simulated)
         providers = {
             name: _provider(name, provider) for name, provider in settings.providers.items()
         }
@@ -85,7 +93,7 @@ async def open_gateway(settings: Settings, *, simulated: bool = False) -> AsyncI
         telemetry.metrics.follow_in_flight(lambda: in_flight.now)
         edge = Edge(
             gateway=gateway,
-            authenticator=_authenticator(settings),
+            authenticator=await _authenticator(settings, telemetry.metrics, readiness, stack),
             recorder=telemetry,
             pulse=pulse,
             in_flight=in_flight,
@@ -101,9 +109,15 @@ async def open_gateway(settings: Settings, *, simulated: bool = False) -> AsyncI
         stack.callback(telemetry.stop)
         for provider in providers.values():
             await provider.start()
-        runs = Runs(gateway, EventLog(), lambda live: telemetry.settle(record_of(live)))
+
+        def on_ended(live: LiveRun) -> None:
+            telemetry.settle(record_of(live))
+            if live.turn.leave is not None:
+                live.turn.leave(live.turn)
+
+        runs = Runs(gateway, EventLog(), on_ended)
         stack.push_async_callback(runs.aclose)
-        readiness = Readiness(ready=True, simulated=simulated)
+        readiness.ready = True
         await _meaning(settings, gateway, telemetry, readiness, stack)
         agents = tuple(agent.name for agent in settings.agents)
         yield Context(edge, telemetry, readiness, runs, agents)
@@ -299,12 +313,43 @@ def _lanes(settings: Settings) -> Lanes | None:
     return Lanes([*own, *(built_in_rules() if settings.lanes.built_in else ())])
 
 
-def _authenticator(settings: Settings) -> Authenticator:
-    keys = [
-        Key(digest(key.key.get_secret_value()), key.tenant, key.name, key.requests_per_minute)
-        for key in settings.auth.keys
-    ]
-    return Authenticator(keys, required=settings.auth.required)
+async def _authenticator(
+    settings: Settings, metrics: Metrics, readiness: Readiness, stack: AsyncExitStack
+) -> Authenticator:
+    """Who may call, by the configuration's keys and the stored ones, and how much."""
+    data_dir = Path(settings.state.data_dir)
+    spent = SpentFile(data_dir / "limits")
+    admission = Admission(
+        MemoryCounters(clock=time.time),
+        spent,
+        default=limits_of(settings.limits.default),
+        tenants={name: limits_of(each) for name, each in settings.limits.tenants.items()},
+        on_refused=lambda limit: metrics.limited.child(limit).inc(),
+    )
+
+    def source_is(why: str | None) -> None:
+        if why is None:
+            readiness.degraded.pop("key_store", None)
+        else:
+            _degrade(readiness, "key_store", why)
+
+    source: KeyFile | None = None
+    try:
+        source = KeyFile(data_dir / "keys")
+        stack.callback(source.close)
+    except StoreError as error:
+        source_is(error.message)
+    await asyncio.to_thread(spent.load)
+    stack.callback(spent.close)
+    await _run_beside(stack, spent.run(), "spent")
+    await _run_beside(stack, admission.run(), "limits")
+    return Authenticator(
+        keys_of(settings),
+        required=settings.auth.required,
+        source=source,
+        guard=admission.guard,
+        on_source=source_is,
+    )
 
 
 def _model(model: ModelSettings, settings: Settings) -> Model:

@@ -120,6 +120,18 @@ def _checked(file: str | None) -> Settings:
     return settings
 
 
+def _keys_arguments(parser: argparse.ArgumentParser) -> None:
+    from app import keys_command
+
+    keys_command.arguments(parser)
+
+
+def _keys(options: argparse.Namespace) -> int:
+    from app import keys_command
+
+    return keys_command.run(options)
+
+
 def _simulate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=_port, default=9100, help="TCP port (%(default)s)")
@@ -177,6 +189,9 @@ COMMANDS: tuple[Command, ...] = (
     Command("serve", "Serve the gateway.", _serve_arguments, _serve),
     Command(
         "check", "Say everything that is wrong with a configuration.", _check_arguments, _check
+    ),
+    Command(
+        "keys", "Make, list, revoke and rotate the gateway's own keys.", _keys_arguments, _keys
     ),
     Command("simulate", "Serve the simulated upstream alone.", _simulate_arguments, _simulate),
 )

@@ -126,6 +126,8 @@ class RateLimited(ClientError):
     status = 429
     code = "rate_limit_exceeded"
     retryable = True
+    limited: tuple[tuple[str, int, int, float, float], ...] = ()
+    """For the vendors' headers: of what, the limit, what remains, seconds until full, that instant (Unix)."""
 
 
 class CacheOnlyMiss(GatewayError):

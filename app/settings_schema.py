@@ -281,7 +281,33 @@ class StateSettings(Section):
     """Folder for what the gateway writes: keys, traces, embedded vectors, jobs."""
 
 
-class KeySettings(Section):
+class LimitSettings(Section):
+    """How much may be used; what is absent is unlimited. More is a 429 with `retry-after`."""
+
+    requests_per_minute: Count | None = None
+    """Requests a minute; as many at once, and then as they come back (GCRA)."""
+    tokens_per_minute: Count | None = None
+    """Prompt and output tokens a minute of calls that reach a model. The prompt is estimated before a call
+    and settled after it.
+    """
+    concurrent_requests: Count | None = None
+    """Requests being answered at once, per worker; streams above all."""
+    usd_per_day: Usd | None = None
+    """USD for calls in a UTC day, by the models' prices; checked before a call, settled after it."""
+    usd_per_month: Usd | None = None
+    """USD for calls in a UTC month, likewise."""
+
+
+class TenantLimitSettings(Section):
+    """Limits of whole tenants, whichever key is used."""
+
+    default: LimitSettings = LimitSettings()
+    """For every tenant that is not named below; callers without a key are the tenant `default`."""
+    tenants: dict[Name, LimitSettings] = Field(default_factory=dict)
+    """By tenant; these replace the default's."""
+
+
+class KeySettings(LimitSettings):
     """A client's key for this gateway."""
 
     key: Annotated[SecretStr, Field(min_length=1)]
@@ -290,8 +316,14 @@ class KeySettings(Section):
     """Whose it is: cached answers, limits and costs are kept apart by tenant."""
     name: str = ""
     """What tells it from the tenant's other keys."""
-    requests_per_minute: Count | None = None
-    """Requests a minute, as a token bucket of that size; unlimited when absent. More is a 429."""
+    models: tuple[str, ...] | None = None
+    """What it may send as `model`, `auto` among them if it may be routed; absent: everything."""
+    agents: tuple[str, ...] | None = None
+    """Agents that it may run; absent: all."""
+    tools: tuple[str, ...] | None = None
+    """Tools that agents may call for it; absent: all that they have."""
+    admin: bool = False
+    """Whether it may use what concerns more than its tenant: `/metrics`, `/v1/savings`, `/v1/speculation`."""
 
 
 class AuthSettings(Section):
@@ -300,7 +332,7 @@ class AuthSettings(Section):
     required: bool = False
     """True: every call needs `Authorization: Bearer <key>` or `x-api-key`."""
     keys: tuple[KeySettings, ...] = ()
-    """Keys from the configuration."""
+    """Keys from the configuration, beside those that `slipstream keys` keeps under `state.data_dir`."""
 
 
 class TelemetrySettings(Section):
@@ -358,6 +390,8 @@ class Settings(Section):
     """Agents by name."""
     auth: AuthSettings = AuthSettings()
     """Who may call."""
+    limits: TenantLimitSettings = TenantLimitSettings()
+    """How much each tenant may use."""
     telemetry: TelemetrySettings = TelemetrySettings()
     """What is recorded."""
     simulator: SimulatorSettings = SimulatorSettings()

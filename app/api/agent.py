@@ -17,6 +17,7 @@ from urllib.parse import parse_qs
 
 from starlette.types import Receive, Scope, Send
 
+from app.api.admission import refusal_lines
 from app.api.inference import (
     ClientLeft,
     Edge,
@@ -28,6 +29,8 @@ from app.api.inference import (
 from app.api.outlet import AsgiOutlet, Outlet, outlet_of
 from app.api.problems import problem
 from app.api.response import retry_after
+from app.domain.agents import PREFIX, Agent
+from app.domain.chat import Dialect
 from app.domain.deadline import Deadline
 from app.domain.turn_record import TurnRecord
 from app.errors import BadRequest, GatewayError, MethodNotAllowed, NotFound, Overloaded
@@ -76,7 +79,16 @@ class AgentEndpoint:
             given = read_input(raw)
             turn = Turn(request_id, caller.tenant, timeline, Deadline(None), time.time())
             read_wishes(turn, headers, self._edge.clock)
-            live = self._start(given, turn)
+            ticket = None if caller.guard is None else await caller.guard.enter(len(raw))
+            try:
+                agent = self._agent(given)
+                if ticket is not None:
+                    ticket.bind(turn, PREFIX + agent.name, Dialect.CHAT)
+                live = self._start(given, agent, turn)
+            except BaseException:
+                if ticket is not None:
+                    ticket.leave(None)
+                raise
         except ClientLeft:
             return
         except GatewayError as error:
@@ -89,7 +101,7 @@ class AgentEndpoint:
         finally:
             in_flight.now -= 1
 
-    def _start(self, given: AgentInput, turn: Turn) -> LiveRun:
+    def _agent(self, given: AgentInput) -> Agent:
         agents = self._edge.gateway.agents
         name = given.agent or (next(iter(agents)) if len(agents) == 1 else "")
         agent = agents.get(name)
@@ -98,6 +110,9 @@ class AgentEndpoint:
             what = f"there is no agent {name[:80]!r}" if name else "say which agent is to run"
             message = f"{what}: forwardedProps.agent is one of {known}"
             raise NotFound(message, code="agent_not_found", param="forwardedProps.agent")
+        return agent
+
+    def _start(self, given: AgentInput, agent: Agent, turn: Turn) -> LiveRun:
         now_s = asyncio.get_running_loop().time()
         turn.deadline = Deadline.after(now_s, turn.deadline.sooner(now_s, agent.deadline_s))
         return self._runs.start(
@@ -176,6 +191,7 @@ async def _refuse(error: GatewayError, request_id: str, outlet: Outlet) -> None:
         request_id.encode("latin-1"),
         retry_after(error),
     )
+    head += refusal_lines(error, Dialect.CHAT)
     await outlet.respond(error.status, head, bytes(body))
 
 

@@ -41,8 +41,22 @@ def context_of(request: Request) -> Context:
     return context
 
 
-def caller_of(request: Request) -> Caller:
-    """Who calls; raises ``Unauthenticated`` where a key is required and missing."""
+async def caller_of(request: Request) -> Caller:
+    """Who calls; raises ``Unauthenticated`` where a key is required and missing, ``RateLimited`` over
+    a limit.
+    """
+    caller = _caller(request)
+    if caller.guard is not None:
+        (await caller.guard.enter(0)).leave(None)
+    return caller
+
+
+def admin_of(request: Request) -> Caller:
+    """Who calls, with admin rights where any key exists or is required; raises as ``Authenticator.admin``."""
+    return context_of(request).edge.authenticator.admin(_caller(request))
+
+
+def _caller(request: Request) -> Caller:
     authenticator = context_of(request).edge.authenticator
     headers = request.headers
     authorization, api_key = headers.get("authorization"), headers.get("x-api-key")
@@ -54,3 +68,5 @@ def caller_of(request: Request) -> Caller:
 
 InContext = Annotated[Context, Depends(context_of)]
 AsCaller = Annotated[Caller, Depends(caller_of)]
+AsAdmin = Annotated[Caller, Depends(admin_of)]
+"""For what concerns more than one tenant: ``/metrics``, ``/v1/savings``, ``/v1/speculation``."""

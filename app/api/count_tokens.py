@@ -47,7 +47,11 @@ class CountTokens:
             if scope["method"] != "POST":
                 message = f"{scope['path']} takes POST, not {scope['method']}"
                 raise MethodNotAllowed(message)
-            edge.authenticator.caller(headers.get(b"authorization"), headers.get(b"x-api-key"))
+            caller = edge.authenticator.caller(
+                headers.get(b"authorization"), headers.get(b"x-api-key")
+            )
+            if caller.guard is not None:
+                (await caller.guard.enter(0)).leave(None)
             raw = await read_body(
                 outlet, receive, headers.get(b"content-length"), edge.max_body_bytes
             )
@@ -62,6 +66,8 @@ class CountTokens:
                 raw=raw,
                 forward_headers=tuple(forwarded),
             )
+            if caller.guard is not None:
+                caller.guard.permit(request.model)
             await self._count(request, request_id, outlet)
         except ClientLeft:
             return

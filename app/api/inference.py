@@ -17,6 +17,7 @@ from typing import TypeVar
 import msgspec
 from starlette.types import Receive, Scope, Send
 
+from app.api.admission import refusal_lines
 from app.api.auth import Authenticator
 from app.api.outlet import Outlet, outlet_of
 from app.api.response import Answering, Pulse, Recorder, TurnResponse, retry_after
@@ -30,6 +31,7 @@ from app.errors import (
     GatewayError,
     MethodNotAllowed,
     Overloaded,
+    RateLimited,
     TooLarge,
 )
 from app.pipeline.gateway import Gateway, Turn
@@ -123,8 +125,16 @@ class Inference:
                 raw = await read_body(
                     outlet, receive, headers.get(b"content-length"), edge.max_body_bytes
                 )
-            request = self._request(raw, forwarded)
-            turn = self._turn(headers, request_id, caller.tenant, timeline)
+            ticket = None if caller.guard is None else await caller.guard.enter(len(raw))
+            try:
+                request = self._request(raw, forwarded)
+                turn = self._turn(headers, request_id, caller.tenant, timeline)
+                if ticket is not None:
+                    ticket.bind(turn, request.model, self._dialect)
+            except BaseException:
+                if ticket is not None:
+                    ticket.leave(None)
+                raise
         except ClientLeft:
             return
         except GatewayError as error:
@@ -138,6 +148,8 @@ class Inference:
             await response.run()
         finally:
             edge.in_flight.now -= 1
+            if turn.leave is not None:
+                turn.leave(turn)
 
     async def refuse(
         self, error: GatewayError, request_id: str, outlet: Outlet, timeline: Timeline
@@ -147,6 +159,8 @@ class Inference:
             request_id.encode("latin-1"),
             retry_after(error),
         )
+        if isinstance(error, RateLimited):
+            head += refusal_lines(error, self._dialect)
         if isinstance(error, MethodNotAllowed):
             head += b"allow: POST\r\n"
         if isinstance(error, TooLarge):

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
+from app.api.auth import Caller
 from app.api.context import AsCaller, Context, InContext
 from app.domain.chat import Dialect
 from app.errors import NotFound
@@ -19,21 +20,22 @@ _CREATED_S = 1_760_000_000
 
 
 @router.get("/v1/models")
-async def models(context: InContext, _: AsCaller, request: Request) -> Response:
+async def models(context: InContext, caller: AsCaller, request: Request) -> Response:
     """List the configured models, ``auto`` and each ``agent/<name>``."""
-    names = list(_names(context))
+    names = [name for name in _names(context) if _may_ask(caller, name)]
     if "anthropic-version" in request.headers:
         data = [_anthropic(name) for name in names]
-        page = {"data": data, "has_more": False, "first_id": names[0], "last_id": names[-1]}
+        page = {"data": data, "has_more": False, "first_id": names[0] if names else None}
+        page["last_id"] = names[-1] if names else None
         return JSONResponse(page)
     return JSONResponse({"object": "list", "data": [_openai(context, name) for name in names]})
 
 
 @router.get("/v1/models/{model_id:path}")
-async def model(context: InContext, _: AsCaller, request: Request, model_id: str) -> Response:
+async def model(context: InContext, caller: AsCaller, request: Request, model_id: str) -> Response:
     """Describe one model; an unknown name is the dialect's own 404."""
     anthropic = "anthropic-version" in request.headers
-    if model_id not in set(_names(context)):
+    if model_id not in set(_names(context)) or not _may_ask(caller, model_id):
         error = NotFound(
             f"the model {model_id[:80]!r} is not configured", code="model_not_found", param="model"
         )
@@ -41,6 +43,10 @@ async def model(context: InContext, _: AsCaller, request: Request, model_id: str
         body = codec.write_error(error, request.headers.get("x-request-id", ""))
         return Response(body, error.status, media_type="application/json")
     return JSONResponse(_anthropic(model_id) if anthropic else _openai(context, model_id))
+
+
+def _may_ask(caller: Caller, name: str) -> bool:
+    return caller.guard is None or caller.guard.permits(name)
 
 
 def _names(context: Context) -> Iterator[str]:

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from app.api.context import AsCaller, InContext
+from app.api.context import AsAdmin, AsCaller, InContext
 from app.errors import NotFound
 
 router = APIRouter(tags=["observability"])
@@ -34,14 +34,14 @@ async def trace(context: InContext, caller: AsCaller, request_id: str) -> dict[s
 
 @router.get("/v1/savings")
 async def savings(
-    context: InContext, _: AsCaller, window_s: Annotated[int | None, Query(ge=1, le=86_400)] = None
+    context: InContext, _: AsAdmin, window_s: Annotated[int | None, Query(ge=1, le=86_400)] = None
 ) -> dict[str, object]:
     """Time and money saved, by technique, against the same traffic without it."""
     return context.telemetry.ledger.savings(window_s)
 
 
 @router.get("/metrics")
-async def metrics(context: InContext) -> Response:
+async def metrics(context: InContext, _: AsAdmin) -> Response:
     """Prometheus' text format."""
     return Response(await context.telemetry.metrics.render(), media_type=_METRICS_TYPE)
 

@@ -265,8 +265,13 @@ class TurnResponse:
             if call.dropped:
                 head += b"x-slipstream-dropped: %s\r\n" % _one_line(", ".join(call.dropped))
             if call.response_headers:
-                head += b"".join(b"%s: %s\r\n" % header for header in call.response_headers)
-        return head
+                head += b"".join(
+                    b"%s: %s\r\n" % header
+                    for header in call.response_headers
+                    if not turn.limit_head or b"ratelimit" not in header[0]
+                )
+        # A client with limits here is told of those: the vendor's are shared by all clients.
+        return head + turn.limit_head if turn.limit_head else head
 
     def pulse(self, now_s: float) -> None:
         """Fill the silence: a comment to the client, after the head if that has not gone out yet."""

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Header, Query, Request
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.responses import JSONResponse, Response
 
-from app.api.context import AsCaller, context_of
+from app.api.context import AsAdmin, AsCaller, context_of
 from app.errors import BadRequest, NotFound
 from app.pipeline.agent_runs import LiveRun
 from app.stores.event_log import RunLog
@@ -32,13 +32,13 @@ def _found(request: Request, tenant: str, run_id: str) -> LiveRun:
 
 
 @router.get("/v1/speculation")
-async def speculation(request: Request, _: AsCaller) -> Response:
+async def speculation(request: Request, _: AsAdmin) -> Response:
     """Say what starting tools early has saved and cost, by tool, and how well its odds are judged."""
     return JSONResponse(context_of(request).edge.gateway.speculation.described())
 
 
 @router.post("/v1/speculation")
-async def switch(request: Request, _: AsCaller, halted: Annotated[bool, Query()]) -> Response:
+async def switch(request: Request, _: AsAdmin, halted: Annotated[bool, Query()]) -> Response:
     """Halt speculation at once, or let it go on: the kill switch of this worker."""
     gateway = context_of(request).edge.gateway
     gateway.speculation.halted = halted

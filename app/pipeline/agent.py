@@ -114,6 +114,9 @@ class AgentRun:
         agent, gateway = self.agent, self.gateway
         tools = gateway.tools
         offered = {} if tools is None else await tools.offered(agent.tools)
+        allowed = self.turn.tools_allowed
+        if allowed is not None:
+            offered = {name: tool for name, tool in offered.items() if name in allowed}
         self.label = self.label or self.turn.request_id
         self.question = view_of(self.messages, ()).text
         self.others = subagents.offered(agent, gateway.agents, self.depth)

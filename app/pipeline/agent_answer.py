@@ -201,6 +201,8 @@ def _key(agent: Agent, request: ChatRequest, gateway: Gateway, turn: Turn) -> by
         turn.cache_reason = "disabled" if gateway.exact is None else "asked"
         return None
     version = blake2b(repr(agent).encode(), digest_size=8).hexdigest()
+    if turn.tools_allowed is not None:  # an answer made with other tools is not for this key
+        version += "/" + ",".join(sorted(turn.tools_allowed))
     tier = "" if turn.tier is None else turn.tier.value
     scope = CacheScope(turn.tenant, turn.user, f"{request.model}@{version}", tier)
     return exact_key(scope, request)

@@ -100,6 +100,9 @@ class WorkflowRun:
         run, tools = self.run, self.run.gateway.tools
         given = arguments if isinstance(arguments, dict) else {}
         known = {} if tools is None else tools.tools
+        allowed = run.turn.tools_allowed
+        if allowed is not None:
+            known = {each: tool for each, tool in known.items() if each in allowed}
         return await planned_call(run, name, given, known, self.until_s)
 
 

@@ -58,6 +58,12 @@ class Turn:
     cache_mode: CacheMode = CacheMode.DEFAULT
     tier: Tier | None = None
     tags: tuple[str, ...] = ()
+    tools_allowed: frozenset[str] | None = None
+    """The gateway's tools that may be called for this caller; None = all."""
+    limit_head: bytes = b""
+    """Header lines about the caller's limits."""
+    leave: Callable[[Turn], None] | None = None
+    """Settles what the turn used with the caller's limits, where it has any; told once, at its end."""
 
     # What the response headers, the trace and the metrics say.
     cache: CacheOutcome = CacheOutcome.MISS

@@ -202,6 +202,11 @@ class Metrics:
             "Fast answers asked again of the powerful tier: what they lacked, and what it brought.",
             ("lack", "outcome"),
         )
+        self.limited = self.counter(
+            "slipstream_limited_total",
+            "Requests refused by a limit of a key or tenant, by limit.",
+            ("limit",),
+        )
         self.disconnects = self.counter(
             "slipstream_client_disconnects_total",
             "Clients that left, by when: before_headers, before_first_token, mid_stream, json.",

@@ -1,0 +1,45 @@
+"""From the settings' keys and limits to the values that the gateway works with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from hashlib import sha256
+
+from app.domain.access import Access, Key, Limits
+from app.settings import LimitSettings, Settings
+
+
+def keys_of(settings: Settings) -> list[Key]:
+    """The keys of the configuration. Limits are counted by tenant and name, so that a key may be changed."""
+    return [
+        Key(
+            sha256(key.key.get_secret_value().encode()).digest(),
+            Access(
+                id=f"config-{number}",
+                tenant=key.tenant,
+                name=key.name,
+                family=f"config:{key.tenant}:{key.name or number}",
+                models=_names(key.models),
+                tools=_names(key.tools),
+                agents=_names(key.agents),
+                admin=key.admin,
+                limits=limits_of(key),
+            ),
+        )
+        for number, key in enumerate(settings.auth.keys, 1)
+    ]
+
+
+def limits_of(limits: LimitSettings) -> Limits:
+    """The limits that a section states."""
+    return Limits(
+        limits.requests_per_minute,
+        limits.tokens_per_minute,
+        limits.concurrent_requests,
+        limits.usd_per_day,
+        limits.usd_per_month,
+    )
+
+
+def _names(names: Iterable[str] | None) -> frozenset[str] | None:
+    return None if names is None else frozenset(names)
