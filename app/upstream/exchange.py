@@ -10,8 +10,10 @@ from typing import Final, Protocol
 
 from app.errors import UpstreamClosed, UpstreamError, UpstreamProtocol
 from app.upstream.http1 import Header, find_header, split_head
+from app.upstream.known_heads import Shape
 
 _NS_PER_S: Final = 1_000_000_000
+_REPLAY_WINDOW_NS: Final = _NS_PER_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,46 +81,29 @@ class Exchange:
     then the connection is occupied, at most for ``Timeouts.total_s``.
     """
 
-    __slots__ = (
-        "_conn",
-        "_error",
-        "_head",
-        "_headers",
-        "_loop",
-        "_low_head",
-        "_rest",
-        "_taker",
-        "_waiter",
-        "between_ns",
-        "connected_ns",
-        "ended_ns",
-        "first_byte_ns",
-        "queued_ns",
-        "replayed",
-        "reused",
-        "sent_ns",
-        "status",
-        "tls_ns",
-        "total_at_ns",
-    )
+    # How every exchange begins: stands here once rather than in each.
+    conn: Carrier | None = None
+    """What carries it while it is under way."""
+    taker: Callable[[bytes], bool] | None = None
+    """For the connection: who waits in ``read`` and takes what comes in the socket's own callback."""
+    shape: Shape | None = None
+    """What the head has in common with earlier ones, where that is known: what is said by the names alone
+    need not be searched for each time.
+    """
+    status = 0
+    connected_ns = tls_ns = sent_ns = first_byte_ns = ended_ns = 0
+    reused = replayed = False
+    _error: UpstreamError | None = None
+    _rest = _head = _low_head = b""
+    _headers: tuple[Header, ...] | None = None
+    _waiter: asyncio.Future[None] | None = None
 
     def __init__(self, loop: asyncio.AbstractEventLoop, timeouts: Timeouts) -> None:
         """Start the clock of the call; the pool does the rest."""
-        now = time.monotonic_ns()
         self._loop = loop
-        self._conn: Carrier | None = None
-        self._error: UpstreamError | None = None
-        self._rest = b""
-        self._taker: Callable[[bytes], bool] | None = None
-        self._waiter: asyncio.Future[None] | None = None
-        self.status = 0
-        self._head = self._low_head = b""
-        self._headers: tuple[Header, ...] | None = None
         self.between_ns = timeouts.between_bytes_ns
+        self.queued_ns = now = time.monotonic_ns()
         self.total_at_ns = now + timeouts.total_ns
-        self.queued_ns = now
-        self.connected_ns = self.tls_ns = self.sent_ns = self.first_byte_ns = self.ended_ns = 0
-        self.reused = self.replayed = False
 
     @property
     def headers(self) -> tuple[Header, ...]:
@@ -130,11 +115,11 @@ class Exchange:
     @property
     def low_head(self) -> bytes:
         """The response's head in lower case, for whoever looks for a word in it before splitting it."""
-        return self._low_head
+        return self._low_head or self._head.lower()
 
     def header(self, name: bytes) -> bytes | None:
         """The first value of ``name`` (given in lower case); cheaper than ``headers`` for a few."""
-        return find_header(self._head, name, self._low_head)
+        return find_header(self._head, name, self.low_head)
 
     @property
     def timing(self) -> Timing:
@@ -163,7 +148,7 @@ class Exchange:
         socket is closed.
         """
         while True:
-            conn = self._conn
+            conn = self.conn
             data = conn.take() if conn is not None else self._rest
             if data:
                 if conn is None:
@@ -174,7 +159,7 @@ class Exchange:
                     raise self._error
                 return b""
             news = self.changed()
-            self._taker = taker
+            self.taker = taker
             try:
                 await news
             except BaseException:
@@ -182,11 +167,11 @@ class Exchange:
                 self.abort()
                 raise
             finally:
-                self._taker = None
+                self.taker = None
 
     async def read_all(self, limit_bytes: int) -> bytes:
         """The rest of the body; above ``limit_bytes``: socket closed, UpstreamProtocol raised."""
-        if self._conn is None and self._error is None and len(self._rest) <= limit_bytes:
+        if self.conn is None and self._error is None and len(self._rest) <= limit_bytes:
             data, self._rest = self._rest, b""  # a small answer comes whole, with its head
             return data
         pieces: list[bytes] = []
@@ -204,7 +189,7 @@ class Exchange:
 
     def abort(self) -> None:
         """Close the socket now and drop what was not read; no effect after the end. Idempotent."""
-        conn = self._conn
+        conn = self.conn
         if conn is not None:
             conn.abort(UpstreamClosed("The exchange was aborted by this side", code="aborted"))
             self._rest = b""
@@ -213,6 +198,16 @@ class Exchange:
     def failure(self) -> UpstreamError | None:
         """For the pool: why no head has come, or None."""
         return None if self.status else self._error
+
+    async def answered(self) -> None:
+        """Wait for the response's head, or for what came instead. Cancelled: the socket is closed."""
+        news = self.changed()
+        try:
+            await news
+        except BaseException:
+            # Cancelled, or the loop goes down: the upstream must stop.
+            self.abort()
+            raise
 
     def changed(self) -> asyncio.Future[None]:
         """A future for the next piece of news; whose wait for it is cancelled must ``abort``."""
@@ -223,13 +218,13 @@ class Exchange:
 
     def take(self, pieces: list[bytes]) -> bool:
         """For the connection: show new ``pieces`` of the body to who reads; True if they are dealt with."""
-        taker = self._taker
+        taker = self.taker
         if taker is None:
             return False
         if taker(pieces[0] if len(pieces) == 1 else b"".join(pieces)):
             return True
         # The task that wakes now reads these bytes; none may overtake them.
-        self._taker = None
+        self.taker = None
         return False
 
     def wake(self) -> None:
@@ -240,9 +235,19 @@ class Exchange:
             if not waiter.done():
                 waiter.set_result(None)
 
-    def attach(self, conn: Carrier) -> None:
-        """For the connection: the request is about to be sent on it."""
-        self._conn = conn
+    def met_a_stale_connection(self, error: UpstreamError) -> bool:
+        """For the pool: the replay rule of its docstring."""
+        return (
+            self.reused
+            and not self.replayed
+            and not self.first_byte_ns
+            and isinstance(error, UpstreamClosed)
+            and error.code == UpstreamClosed.code
+            and self.ended_ns - self.sent_ns < _REPLAY_WINDOW_NS
+        )
+
+    def again(self) -> None:
+        """For the pool: the request is about to be sent a second time."""
         self._error = None
         self.ended_ns = 0
 
@@ -253,9 +258,23 @@ class Exchange:
         self._low_head = low_head
         self.wake()
 
+    def whole(self, shape: Shape, data: bytes, head_bytes: int) -> None:
+        """For the connection: the response has come in one piece, its head the first ``head_bytes``."""
+        self.status = shape.status
+        self.shape = shape
+        self._head = data[: head_bytes - 4]
+        self._rest = data[head_bytes:]
+        self.conn = None
+        self.ended_ns = self.first_byte_ns
+        waiter = self._waiter
+        if waiter is not None:
+            self._waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
+
     def detach(self, rest: bytes, error: UpstreamError | None) -> None:
         """For the connection: nothing more will come; ``rest`` is the unread body."""
-        self._conn = None
+        self.conn = None
         self._rest = rest
         self._error = error
         self.ended_ns = time.monotonic_ns()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 import urllib.parse
 from dataclasses import dataclass
 from typing import Final
@@ -98,3 +99,10 @@ class PoolStats:
     opened_total: int
     replayed_total: int
     warm_failures_total: int
+
+
+def default_ssl_context() -> ssl.SSLContext:
+    """Verify the chain and the host name against the system's trust store; offer HTTP/1.1 only."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context

@@ -30,16 +30,16 @@ from collections import deque
 from collections.abc import Awaitable, Sequence
 from typing import Final, TypeVar
 
-from app.errors import UpstreamClosed, UpstreamError, UpstreamRefused, UpstreamTimeout
+from app.errors import UpstreamError, UpstreamRefused, UpstreamTimeout
 from app.upstream.connection import Connection
 from app.upstream.exchange import Exchange, Timeouts
 from app.upstream.http1 import Header
-from app.upstream.origin import Origin, PoolLimits, PoolStats
+from app.upstream.known_heads import KnownHeads
+from app.upstream.origin import Origin, PoolLimits, PoolStats, default_ssl_context
 from app.upstream.request_head import RequestWriter
 
 _NS_PER_S: Final = 1_000_000_000
 _LOOKS: Final = 4
-_REPLAY_WINDOW_NS: Final = _NS_PER_S
 _WARM_PAUSE_MIN_S: Final = 0.1
 _WARM_PAUSE_MAX_S: Final = 30.0
 
@@ -64,9 +64,10 @@ class Pool:
         self.origin = origin
         self._limits = limits
         self._timeouts = timeouts
-        self._ssl = (ssl_context or _default_ssl_context()) if origin.tls else None
+        self._ssl = (ssl_context or default_ssl_context()) if origin.tls else None
         self._writer = RequestWriter(origin.host_header)
         self._where = str(origin)
+        self.known = KnownHeads()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._slots = 0
         self._open: set[Connection] = set()
@@ -120,36 +121,68 @@ class Pool:
         """Send a request; return when the head of its response is there.
 
         Raises UpstreamTimeout (``queue``, ``connect``, ``tls``, ``first_byte``, ``total``),
-        UpstreamRefused (nothing was sent), UpstreamClosed, UpstreamProtocol, and GatewayError for a
+        UpstreamRefused (nothing was sent), UpstreamProtocol, and GatewayError for a
         header that may not be sent. Cancelled at any point: the socket, if there is one, is closed
         before the cancellation goes on.
         """
         within = timeouts or self._timeouts
-        head = self._writer.head(method, path, headers, len(body))
-        exchange = Exchange(self._loop or self._bind(), within)
-        conn = self._pop_idle()
-        if conn is not None and conn.quiet():
-            exchange.reused = True
-        else:
-            conn = await self._acquire(exchange, within, conn)
-        while True:
-            conn.send(exchange, head, body, method, within.first_byte_ns)
-            news = exchange.changed()
-            try:
-                await news
-            except BaseException:
-                # Cancelled, or the loop goes down: the upstream must stop.
-                exchange.abort()
-                raise
-            error = exchange.failure
-            if error is None:
+        start = self._writer.start(method, path, headers)
+        exchange = self.begin(start, body, within, method)
+        if exchange is not None:
+            await exchange.answered()
+            if exchange.status:
                 return exchange
-            if not _was_stale(exchange, error):
+        return await self.persist(exchange, start, body, within, method)
+
+    def start_of(self, path: bytes, headers: Sequence[Header], method: bytes = b"POST") -> bytes:
+        """A request's head but for its body's length, to keep for ``begin`` and ``persist``."""
+        return self._writer.start(method, path, headers)
+
+    def begin(
+        self, start: bytes, body: bytes, within: Timeouts, method: bytes = b"POST"
+    ) -> Exchange | None:
+        """Send on a connection that rests, without a wait; None where there is none to be had at once.
+
+        The caller awaits ``answered()`` next; an exchange without a status after that has failed, and
+        ``persist`` says with what, or tries again where that is safe.
+        """
+        idle = self._idle
+        if not idle:
+            return None
+        conn, _ = idle.popitem()
+        exchange = Exchange(self._loop or self._bind(), within)
+        if exchange.queued_ns - conn.idle_since_ns >= self._idle_ttl_ns or conn.heard(0):
+            idle[conn] = None  # persist looks closer
+            return None
+        exchange.reused = True
+        conn.send(exchange, start, body, method, within.first_byte_ns)
+        return exchange
+
+    async def persist(
+        self,
+        exchange: Exchange | None,
+        start: bytes,
+        body: bytes,
+        within: Timeouts,
+        method: bytes = b"POST",
+    ) -> Exchange:
+        """The rest of ``request``, after ``begin`` found no connection (None) or its exchange failed."""
+        if exchange is None:
+            exchange = Exchange(self._loop or self._bind(), within)
+            conn = await self._acquire(exchange, within, self._pop_idle())
+            conn.send(exchange, start, body, method, within.first_byte_ns)
+            await exchange.answered()
+        while (error := exchange.failure) is not None:
+            if not exchange.met_a_stale_connection(error):
                 raise error
             exchange.replayed = True
             exchange.reused = False
             self._replayed_total += 1
             conn = await self._acquire_new(exchange, within)
+            exchange.again()
+            conn.send(exchange, start, body, method, within.first_byte_ns)
+            await exchange.answered()
+        return exchange
 
     async def aclose(self, *, drain_s: float = 0.0) -> None:
         """Refuse new requests, give running ones ``drain_s`` seconds to end, close what is left.
@@ -465,22 +498,3 @@ class Pool:
 
     def _refusal(self) -> UpstreamRefused:
         return UpstreamRefused(f"The pool of {self._where} is closing", code="upstream_pool_closed")
-
-
-def _was_stale(exchange: Exchange, error: UpstreamError) -> bool:
-    """The replay rule of the module's docstring."""
-    return (
-        exchange.reused
-        and not exchange.replayed
-        and not exchange.first_byte_ns
-        and isinstance(error, UpstreamClosed)
-        and error.code == UpstreamClosed.code
-        and exchange.ended_ns - exchange.sent_ns < _REPLAY_WINDOW_NS
-    )
-
-
-def _default_ssl_context() -> ssl.SSLContext:
-    """Verify the chain and the host name against the system's trust store; offer HTTP/1.1 only."""
-    context = ssl.create_default_context()
-    context.set_alpn_protocols(["http/1.1"])
-    return context

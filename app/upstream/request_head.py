@@ -66,9 +66,12 @@ class RequestWriter:
         value, for CR, LF or NUL anywhere, a name that is no token, and headers that this writer
         owns.
         """
+        return b"%bcontent-length: %d\r\n\r\n" % (self.start(method, path, headers), content_length)
+
+    def start(self, method: bytes, path: bytes, headers: Sequence[Header]) -> bytes:
+        """The head but for the body's length and the blank line; raises as ``head`` does."""
         start = self._starts.get((method, path)) or self._start(method, path)
-        fields = self._fields if headers is self._fields_of else self._joined(headers)
-        return b"%b%bcontent-length: %d\r\n\r\n" % (start, fields, content_length)
+        return start + (self._fields if headers is self._fields_of else self._joined(headers))
 
     def _joined(self, headers: Sequence[Header]) -> bytes:
         """The checked header lines, remembered if ``headers`` cannot change."""
