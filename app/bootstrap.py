@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from random import SystemRandom
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import structlog
 
@@ -150,7 +150,7 @@ async def _meaning(
     # Learners and the store's client: 0.1 s that a gateway without a semantic cache need not load.
     from app.cache.bound import Limits
     from app.cache.routes import Routes
-    from app.cache.semantic import SemanticCache
+    from app.cache.semantic import SemanticCache, Word
     from app.pipeline.meaning import Meaning
     from app.stores.sidecar_client import VectorProcess
 
@@ -189,6 +189,10 @@ async def _meaning(
         ttl_s=wanted.ttl_s,
         on_settled=lambda word: metrics.semantic_answers.child(word).inc(),
     )
+    # Known from the start, so that a panel shows nought rather than nothing.
+    for word in get_args(Word):
+        metrics.semantic_looks.child(word)
+    metrics.vector_losses.child()
     stack.push_async_callback(memory.aclose)
     stack.push_async_callback(cache.aclose)
     await memory.start()
