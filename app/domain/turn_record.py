@@ -157,3 +157,5 @@ class TurnRecord:
     tools: tuple[ToolUse, ...] = ()
     times: Times | None = None
     """The turn's settled timeline."""
+    traceparent: str = ""
+    """The caller's W3C ``traceparent``; empty = none, or spans are not exported."""
