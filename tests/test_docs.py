@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-import yaml
 
 from app.cli import COMMANDS
 from app.settings import Settings, loads
@@ -124,15 +123,6 @@ def test_every_link_within_the_repository_leads_somewhere(path: Path) -> None:
 def test_every_shipped_configuration_loads(path: Path) -> None:
     env = {"OPENAI_API_KEY": "k", "ANTHROPIC_API_KEY": "k"}
     assert loads(path.read_text(encoding="utf-8"), path.name, env).models
-
-
-@pytest.mark.parametrize("path", [ROOT / "docker-compose.yml"], ids=["docker-compose"])
-def test_every_image_of_the_composition_has_a_version(path: Path) -> None:
-    services = yaml.safe_load(path.read_text(encoding="utf-8"))["services"]
-    images = [service["image"] for service in services.values() if "image" in service]
-    assert images
-    unpinned = [image for image in images if not re.search(r":[\w.-]*\d", image)]
-    assert unpinned == []
 
 
 def test_the_dashboard_and_the_alerts_ask_for_metrics_that_exist() -> None:
