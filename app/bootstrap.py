@@ -46,6 +46,7 @@ from app.pipeline.turn import serve
 from app.ports import Headers, Provider
 from app.providers.profiles import abilities
 from app.providers.wire import WireOptions, WireProvider
+from app.routing.hedge import Hedging
 from app.routing.load import Load
 from app.routing.router import Router
 from app.routing.score import RoutePolicy
@@ -87,6 +88,11 @@ async def open_gateway(settings: Settings, *, simulated: bool = False) -> AsyncI
         gateway = _gateway(settings, models, providers)
         gateway.on_failure = telemetry.metrics.upstream_failed
         gateway.on_escalation = telemetry.metrics.escalated
+        hedge = settings.routing.hedge
+        if hedge.max_share:
+            gateway.hedging = Hedging(
+                hedge.max_share, hedge.max_usd_per_hour, on_outcome=telemetry.metrics.hedged
+            )
         await _agents(settings, gateway, stack)
         pulse = Pulse(settings.server.sse_comment_s)
         in_flight = InFlight(settings.server.max_inflight_requests)

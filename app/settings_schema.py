@@ -178,6 +178,17 @@ class ModelSettings(Section):
     """Corrections to what the gateway believes that it can do."""
 
 
+class HedgeSettings(Section):
+    """A second call to another deployment of the tier, when the first is slow to say its first word."""
+
+    max_share: Annotated[float, Field(ge=0, le=0.2)] = 0.03
+    """Share of the routed streams that may get one, 0 to 0.2; 0 = none ever. The delay is the learned 95 %
+    quantile of the first-token time, or that of 1 - `max_share` where it is later.
+    """
+    max_usd_per_hour: Usd = 1.0
+    """What the second calls' prompts may cost in an hour, in USD; unpriced models cost nothing."""
+
+
 class RoutingSettings(Section):
     """How a request for `model: auto` finds its model."""
 
@@ -187,6 +198,8 @@ class RoutingSettings(Section):
     """Whether a routed request whose fast answer is a refusal or empty is asked again of the powerful
     tier, before anything is shown. Whole answers only: nothing of a stream can be taken back.
     """
+    hedge: HedgeSettings = HedgeSettings()
+    """When a second deployment is asked beside a slow first."""
 
 
 class ExactCacheSettings(Section):

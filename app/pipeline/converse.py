@@ -7,6 +7,7 @@ answer, and nothing shown is silently replaced. A provider's refusal that anothe
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -21,7 +22,9 @@ from app.errors import (
     UpstreamTimeout,
 )
 from app.pipeline.gateway import Gateway, Turn
+from app.pipeline.hedged import hedged
 from app.ports import CallTiming, ModelCall
+from app.routing.rate_headers import hold_s
 
 _RATE_LIMITED = 429
 _SERVER_ERROR = 500
@@ -45,7 +48,10 @@ async def ask(calls: Sequence[ModelCall], gateway: Gateway, turn: Turn, emit: Em
     failure: UpstreamError | None = None
     while True:
         try:
-            await _run(call, gateway, turn, emit)
+            if others and call.stream and gateway.hedging is not None:
+                await hedged(call, others, gateway, turn, emit, _run)
+            else:
+                await _run(call, gateway, turn, emit)
         except Unsupported as refusal:
             # Its dialect cannot carry the request. Nobody was asked; another deployment may take it.
             if not others:
@@ -54,9 +60,9 @@ async def ask(calls: Sequence[ModelCall], gateway: Gateway, turn: Turn, emit: Em
         except UpstreamError as error:
             failure = error
             # The next deployment, or the same one once more, if this one failed before a word was said.
-            candidate = others.pop(0) if others else _again(call)
-            last = call.timing.first_event_ns or not retries
-            if last or not _worth_another_try(error, call, candidate, gateway):
+            candidate = _next(others, gateway) or _again(call)
+            said = turn.upstream is not None and turn.upstream.first_event_ns
+            if said or not retries or not _worth_another_try(error, call, candidate, gateway):
                 raise
             retries -= 1
             call = candidate
@@ -86,6 +92,14 @@ def _calls(
     return calls, unsupported
 
 
+def _next(others: list[ModelCall], gateway: Gateway) -> ModelCall | None:
+    """Take the first of ``others`` that is not known to be out of order; None where there is none."""
+    for at, other in enumerate(others):
+        if not gateway.load.is_open(other.model.name):
+            return others.pop(at)
+    return None
+
+
 def _again(call: ModelCall) -> ModelCall:
     return replace(call, timing=CallTiming(), dropped=(), response_headers=())
 
@@ -102,6 +116,8 @@ def _worth_another_try(
             return False
         if failure.status < _SERVER_ERROR and failure.status != _RATE_LIMITED:
             return False
+    if not elsewhere and gateway.load.of(failed.model.name).breaker.tripped:
+        return False
     return gateway.retry_budget.take()
 
 
@@ -124,13 +140,12 @@ async def _run(call: ModelCall, gateway: Gateway, turn: Turn, emit: Emit) -> Non
         await gateway.providers[model.provider].stream(call, emit)
         ok = True
     except UpstreamError as error:
-        ok = None if isinstance(error, UpstreamStatus) and not error.transient else False
+        ok = _blame(error, model, gateway)
         gateway.on_failure(model.provider, error.code)
         raise
     finally:
         span.end()
         took_ns = span.end_ns - span.start_ns
-        turn.upstream_ns += took_ns
         first_ns = timing.first_event_ns
         load.end(
             model.name,
@@ -138,7 +153,34 @@ async def _run(call: ModelCall, gateway: Gateway, turn: Turn, emit: Emit) -> Non
             ttft_s=(first_ns - span.start_ns) / 1e9 if first_ns else None,
             total_s=took_ns / 1e9,
         )
-        turn.usage, turn.finish, turn.complete = call.usage, call.finish, call.complete
-        turn.tokens_streamed, turn.vendor_headers = call.tokens_streamed, call.response_headers
+        if turn.call is call:  # not the loser of a race
+            turn.upstream_ns += took_ns
+            turn.usage, turn.finish, turn.complete = call.usage, call.finish, call.complete
+            turn.tokens_streamed, turn.vendor_headers = call.tokens_streamed, call.response_headers
+        if turn.band:
+            _learn(call, gateway, span.start_ns, span.end_ns, whole=ok is True)
         if call.usage is not None:
             turn.cost_usd += model.price.cost_usd(call.usage)
+
+
+def _blame(error: UpstreamError, model: Model, gateway: Gateway) -> bool | None:
+    """What a failure says of the deployment: False is a fault, None nothing. A limit puts it on hold."""
+    if not isinstance(error, UpstreamStatus):
+        return False
+    limited = error.status == _RATE_LIMITED
+    if limited or error.retry_after_s is not None:
+        gateway.load.limited(model.name, error.retry_after_s)
+    return None if limited or not error.transient else False
+
+
+def _learn(call: ModelCall, gateway: Gateway, start_ns: int, end_ns: int, *, whole: bool) -> None:
+    """Let the router know what a routed call took, and what is left of the vendor's limits."""
+    name, first_ns = call.model.name, call.timing.first_event_ns
+    if whole and call.stream and first_ns:
+        tokens = call.usage.output_tokens if call.usage is not None else call.tokens_streamed
+        took_s = (end_ns - start_ns) / 1e9
+        gateway.load.streamed(name, (first_ns - start_ns) / 1e9, took_s, tokens)
+    if call.response_headers:
+        wait_s = hold_s(call.response_headers, time.time())
+        if wait_s is not None:
+            gateway.load.limited(name, wait_s)

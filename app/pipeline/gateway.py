@@ -25,7 +25,9 @@ from app.lanes.rules import Lanes
 from app.pipeline.speculation import Speculation
 from app.pipeline.teaching import RouteTeacher
 from app.ports import CallTiming, Codec, ModelCall, Provider
+from app.routing.affinity import WarmPrefixes
 from app.routing.budget import RetryBudget
+from app.routing.hedge import Hedging
 from app.routing.load import Load
 from app.routing.router import Router
 from app.telemetry.timeline import Timeline
@@ -132,5 +134,8 @@ class Gateway:
     """Whether a routed fast answer that is none is asked again of the powerful tier."""
     on_escalation: Callable[[str, str], None] = _uncounted
     """Told each escalation: what the fast answer lacked, and the outcome."""
+    hedging: Hedging | None = None
+    """None: no second call is ever made beside a first."""
+    warm: WarmPrefixes = field(default_factory=WarmPrefixes)
     coalesce: bool = True
     """Whether a request joins the stream of an identical one in flight."""

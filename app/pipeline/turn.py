@@ -13,12 +13,13 @@ from app.cache.exact import CachedAnswer
 from app.cache.key import CacheScope, exact_key
 from app.domain.agents import PREFIX as AGENT
 from app.domain.chat import ChatRequest
-from app.domain.decisions import CacheMode, CacheOutcome, PromptView, Tier
+from app.domain.decisions import CacheMode, CacheOutcome, PromptView
 from app.domain.events import Emit
 from app.domain.models import Model
 from app.domain.replay import answer_of_text, replay
 from app.errors import CacheOnlyMiss, NotFound
 from app.pipeline.agent_answer import answer_as_agent
+from app.pipeline.choose import choose
 from app.pipeline.escalation import converse_or_escalate
 from app.pipeline.gateway import Gateway, Turn
 from app.pipeline.remember import follow, joinable, keep, may_serve, tell
@@ -140,14 +141,7 @@ def _route(view: PromptView, request: ChatRequest, gateway: Gateway, turn: Turn)
         )
         if not decision.forced:
             gateway.teacher.routed(turn.tenant, turn.request_id, view, decision.tier)
-        models = gateway.tiers[decision.tier] or gateway.tiers[_other(decision.tier)]
-        return gateway.load.order(
-            models, lambda model: request.dialect in gateway.providers[model.provider].dialects()
-        )
-
-
-def _other(tier: Tier) -> Tier:
-    return Tier.POWERFUL if tier is Tier.FAST else Tier.FAST
+        return choose(decision, view, request.dialect, gateway, turn)
 
 
 def _plain_question(view: PromptView, turn: Turn) -> bool:

@@ -207,6 +207,15 @@ class Metrics:
             "Requests refused by a limit of a key or tenant, by limit.",
             ("limit",),
         )
+        self.hedges = self.counter(
+            "slipstream_hedges_total",
+            "Second calls beside a slow first one: won, lost or failed.",
+            ("outcome",),
+        )
+        self.hedge_cost = self.counter(
+            "slipstream_hedge_cost_usd_total",
+            "About what the losers of hedges cost, in USD: the prompt that was read twice.",
+        )
         self.disconnects = self.counter(
             "slipstream_client_disconnects_total",
             "Clients that left, by when: before_headers, before_first_token, mid_stream, json.",
@@ -307,6 +316,12 @@ class Metrics:
     def escalated(self, lack: str, outcome: str) -> None:
         """Count one answer that the powerful tier was asked for after the fast one."""
         self.escalations.child(lack, outcome).value += 1
+
+    def hedged(self, outcome: str, tokens: int, usd: float) -> None:
+        """Count one second call, and what the loser had generated and cost."""
+        self.hedges.child(outcome).value += 1
+        self.hedge_cost.child().value += usd
+        self._discarded.value += tokens
 
     def record(self, turn: TurnRecord) -> None:
         """Count a finished turn; called once, at settle time."""

@@ -1,0 +1,216 @@
+"""A second deployment beside a slow first one, in virtual time: who answers, what it costs, what it saves."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from random import Random
+
+import msgspec
+import pytest
+
+from app.bootstrap import _gateway, _model
+from app.domain.chat import ChatRequest, Dialect
+from app.domain.deadline import Deadline
+from app.domain.decisions import CacheMode, Tier
+from app.domain.events import Event, Frames
+from app.errors import UpstreamStatus
+from app.pipeline.gateway import Gateway, Turn
+from app.pipeline.turn import answer
+from app.routing.hedge import Hedging
+from app.telemetry.timeline import Timeline
+from tests.support.gateway import configuration, settings_of
+from tests.support.providers import ScriptedProvider
+from tests.support.virtual_time import run_virtually
+
+
+def virtual_ns() -> int:
+    """The running loop's time."""
+    return int(asyncio.get_running_loop().time() * 1e9)
+
+
+class SlowProvider(ScriptedProvider):
+    """Waits as the test says before its first event; knows which calls were cancelled."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.waits_s: list[float] = []
+        self.fails = False
+        self.cancelled = 0
+
+    async def stream(self, call, emit):
+        self.calls.append(call)
+        try:
+            await asyncio.sleep(self.waits_s.pop(0) if self.waits_s else 0.01)
+            if self.fails:
+                raise UpstreamStatus("down", status=500)
+            call.timing.first_event_ns = virtual_ns()
+            for piece in (self.name, "!"):
+                await emit(Frames(piece.encode()))
+                await asyncio.sleep(0.001)
+            call.complete, call.finish = True, "stop"
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+
+
+class House:
+    def __init__(self, *, hedging: Hedging | None) -> None:
+        settings = settings_of(configuration("http://127.0.0.1:1"))
+        models = {model.name: _model(model, settings) for model in settings.models}
+        self.local, self.claude = SlowProvider("local"), SlowProvider("claude")
+        self.gateway: Gateway = _gateway(
+            settings, models, {"local": self.local, "claude": self.claude}
+        )
+        self.gateway.hedging = hedging
+        self.gateway.escalate = False
+
+    def know_the_usual(self, first_s: float = 0.02) -> None:
+        for name in ("small", "small2"):
+            for _ in range(30):
+                self.gateway.load.of(name).first_tokens.add(first_s)
+
+    async def ask(self, text: str = "Why?") -> tuple[Turn, str, float]:
+        """The turn, what was said, and when the first word was."""
+        body = {"model": "auto", "stream": True, "messages": [{"role": "user", "content": text}]}
+        request = ChatRequest(Dialect.CHAT, "auto", True, body, msgspec.json.encode(body))  # noqa: FBT003
+        turn = Turn("r", "t", Timeline(virtual_ns), Deadline(None), time.time(), tier=Tier.FAST)
+        turn.cache_mode = CacheMode.BYPASS
+        said: list[bytes] = []
+        loop = asyncio.get_running_loop()
+        started_s, first_s = loop.time(), 0.0
+
+        async def emit(event: Event) -> None:
+            nonlocal first_s
+            assert isinstance(event, Frames)
+            first_s = first_s or loop.time() - started_s
+            said.append(event.data)
+
+        await answer(request, self.gateway, turn, emit)
+        return turn, b"".join(said).decode(), first_s
+
+
+def eager(outcomes: list[str]) -> Hedging:
+    """A budget that is full already."""
+    hedging = Hedging(0.2, 1.0, on_outcome=lambda outcome, *_: outcomes.append(outcome))
+    hedging._tokens = 5.0
+    return hedging
+
+
+@pytest.fixture
+def outcomes() -> list[str]:
+    return []
+
+
+def test_a_slow_first_call_is_raced_and_cancelled_when_the_second_speaks(outcomes):
+    async def go() -> None:
+        house = House(hedging=eager(outcomes))
+        house.know_the_usual()
+        house.local.waits_s = [5.0]
+        turn, said, first_s = await house.ask()
+        assert said == "claude!"
+        assert first_s == pytest.approx(0.03, abs=0.005)
+        assert (house.local.cancelled, house.claude.cancelled) == (1, 0)
+        assert turn.model is not None
+        assert turn.model.name == "small2"
+        assert turn.complete
+        assert turn.attempts == 2
+        assert "second call after 20 ms was quicker" in turn.reason
+        assert [house.gateway.load.of(n).in_flight for n in ("small", "small2")] == [0, 0]
+
+    run_virtually(go())
+    assert outcomes == ["won"]
+
+
+def test_the_first_call_may_still_win_and_then_the_second_is_cancelled(outcomes):
+    async def go() -> None:
+        house = House(hedging=eager(outcomes))
+        house.know_the_usual()
+        house.local.waits_s, house.claude.waits_s = [0.05], [9.0]
+        turn, said, _ = await house.ask()
+        assert said == "local!"
+        assert house.claude.cancelled == 1
+        assert turn.model is not None
+        assert turn.model.name == "small"
+        assert turn.complete
+
+    run_virtually(go())
+    assert outcomes == ["lost"]
+
+
+def test_a_first_call_that_fails_while_raced_leaves_the_answer_to_the_second(outcomes):
+    async def go() -> None:
+        house = House(hedging=eager(outcomes))
+        house.know_the_usual()
+        house.local.waits_s, house.claude.waits_s = [0.05], [0.5]
+        house.local.fails = True
+        _, said, _ = await house.ask()
+        assert said == "claude!"
+
+    run_virtually(go())
+    assert outcomes == ["won"]
+
+
+def test_when_both_fail_the_first_failure_is_told_once_and_no_call_is_left(outcomes):
+    async def go() -> None:
+        house = House(hedging=eager(outcomes))
+        house.know_the_usual()
+        house.local.waits_s, house.claude.waits_s = [0.05], [0.06]
+        house.local.fails = house.claude.fails = True
+        house.gateway.retries = {"local": 0, "claude": 0}
+        with pytest.raises(UpstreamStatus):
+            await house.ask()
+
+    run_virtually(go())
+    assert outcomes == ["failed"]
+
+
+def test_a_client_that_leaves_during_a_race_ends_both_calls(outcomes):
+    async def go() -> None:
+        house = House(hedging=eager(outcomes))
+        house.know_the_usual()
+        house.local.waits_s, house.claude.waits_s = [9.0], [9.0]
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(house.ask(), 1.0)
+        assert (house.local.cancelled, house.claude.cancelled) == (1, 1)
+
+    run_virtually(go())
+
+
+def test_an_open_breaker_is_no_second_deployment(outcomes):
+    async def go() -> None:
+        house = House(hedging=eager(outcomes))
+        house.know_the_usual()
+        for _ in range(5):
+            house.gateway.load.of("small2").breaker.fail(time.monotonic())
+        house.local.waits_s = [0.5]
+        _, said, first_s = await house.ask()
+        assert said == "local!"
+        assert first_s == pytest.approx(0.5)
+        assert not house.claude.calls
+
+    run_virtually(go())
+    assert not outcomes
+
+
+def test_under_a_heavy_tail_it_halves_the_p99_for_three_calls_in_a_hundred():
+    """2,000 requests over two deployments of which each is 20 times slower for 2 % of its calls."""
+
+    async def go(share: float) -> tuple[float, float]:
+        house = House(hedging=Hedging(share, 1.0) if share else None)
+        random, firsts = Random(7), []
+        calls = 2_000
+        for provider in (house.local, house.claude):
+            provider.waits_s = [
+                random.uniform(0.09, 0.11) * (20 if random.random() < 0.02 else 1)
+                for _ in range(2 * calls)
+            ]
+        for _ in range(calls):
+            firsts += [(await house.ask())[2]]
+        asked = len(house.local.calls) + len(house.claude.calls)
+        return sorted(firsts)[int(0.99 * calls)], asked / calls - 1
+
+    plain, _ = run_virtually(go(0.0))
+    hedged, extra = run_virtually(go(0.03))
+    assert hedged <= 0.5 * plain
+    assert extra <= 0.03
