@@ -67,6 +67,7 @@ from app.wire.codecs import CODECS
 
 if TYPE_CHECKING:
     from app.stores.qdrant import RemoteVectors
+    from app.stores.redis import Redis
     from app.stores.sidecar_client import VectorProcess
 
 _ANTHROPIC_VERSION = b"2023-06-01"
@@ -86,6 +87,8 @@ async def open_gateway(settings: Settings, *, simulated: bool = False) -> AsyncI
         for provider in providers.values():
             stack.push_async_callback(provider.aclose)
         gateway = _gateway(settings, models, providers)
+        readiness = Readiness(simulated=simulated)
+        redis = await _redis(settings, telemetry.metrics, readiness, stack)
         gateway.on_failure = telemetry.metrics.upstream_failed
         gateway.on_escalation = telemetry.metrics.escalated
         hedge = settings.routing.hedge
@@ -125,8 +128,64 @@ async def open_gateway(settings: Settings, *, simulated: bool = False) -> AsyncI
         stack.push_async_callback(runs.aclose)
         readiness.ready = True
         await _meaning(settings, gateway, telemetry, readiness, stack)
+        if redis is not None:
+            await _shared(redis, settings, gateway, telemetry.metrics, stack)
         agents = tuple(agent.name for agent in settings.agents)
         yield Context(edge, telemetry, readiness, runs, agents)
+
+
+async def _redis(
+    settings: Settings, metrics: Metrics, readiness: Readiness, stack: AsyncExitStack
+) -> Redis | None:
+    """The way to Redis, where one is configured; its state is told on ``/readyz``."""
+    url = settings.state.redis_url
+    if not url:
+        return None
+    from app.stores.redis import Redis  # the client takes a tenth of a second
+
+    def redis_is(why: str | None) -> None:
+        if why is None:
+            if readiness.degraded.pop("redis", None) is not None:
+                structlog.get_logger().info("redis_back")
+            return
+        _degrade(readiness, "redis", f"shared state is left alone: Redis {why}")
+        metrics.redis_losses.child().inc()
+
+    state = settings.state
+    redis = Redis(
+        url, budget_s=state.redis_budget_ms / 1000, prefix=state.redis_prefix, on_state=redis_is
+    )
+    metrics.follow_redis(lambda: int(redis.away is None))
+    stack.push_async_callback(redis.aclose)
+    await redis.start()
+    return redis
+
+
+async def _shared(
+    redis: Redis, settings: Settings, gateway: Gateway, metrics: Metrics, stack: AsyncExitStack
+) -> None:
+    """Give the gateway what all workers keep and do."""
+    if gateway.exact is None:
+        return
+    from app.pipeline.forgetting import ForgettingByMeaning
+    from app.pipeline.shared_answers import SharedAnswers
+
+    shared = SharedAnswers(
+        redis,
+        exact=gateway.exact,
+        flights=gateway.flights,
+        codecs=gateway.codecs,
+        classify=gateway.classifier.classify,
+        count=lambda word: metrics.shared_looks.child(word).inc(),
+        coalesce=settings.cache.coalesce,
+    )
+    if gateway.meaning is not None:
+        forgetting = ForgettingByMeaning(gateway.meaning.cache)
+        stack.push_async_callback(forgetting.aclose)
+        shared.on_forget = forgetting
+    stack.push_async_callback(shared.aclose)
+    await shared.start()
+    gateway.shared = shared
 
 
 async def _agents(settings: Settings, gateway: Gateway, stack: AsyncExitStack) -> None:

@@ -34,8 +34,8 @@ _NO_KEY = "none"
 
 def serve(settings: Settings, host: str, port: int, workers: int) -> None:
     """Serve until a signal ends it; raises ``GatewayError`` when the port cannot be had."""
-    for ignored in not_in_force(settings):
-        print(f"slipstream: {ignored}", file=sys.stderr, flush=True)
+    for said in [*not_in_force(settings), *apart(settings, workers)]:
+        print(f"slipstream: {said}", file=sys.stderr, flush=True)
     with _simulator(settings) as simulated:
         app = partial(_worker_app, settings, simulated=simulated)
         config = uvicorn.Config(
@@ -68,12 +68,22 @@ def serve(settings: Settings, host: str, port: int, workers: int) -> None:
 
 def not_in_force(settings: Settings) -> list[str]:
     """What the operator asked for and this version does not do, a sentence each."""
-    state, telemetry = settings.state, settings.telemetry
+    telemetry = settings.telemetry
     asked = {
-        "state.redis_url is set, but this version keeps its state in process": state.redis_url,
         "telemetry.otlp_endpoint is set, but this version exports no spans": telemetry.otlp_endpoint,
     }
     return [sentence for sentence, value in asked.items() if value]
+
+
+def apart(settings: Settings, workers: int) -> list[str]:
+    """What several workers do not share, a sentence."""
+    if workers == 1 or settings.state.redis_url:
+        return []
+    said = (
+        f"{workers} workers and no state.redis_url: each keeps its own answers, limits and runs, and "
+        "an invalidation reaches only the worker that takes it"
+    )
+    return [said]
 
 
 def _worker_app(settings: Settings, *, simulated: bool) -> object:

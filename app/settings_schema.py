@@ -283,9 +283,16 @@ class StateSettings(Section):
     """Where state lives."""
 
     redis_url: str | None = None
-    """Redis for shared state, such as `redis://host:6379/0`; empty: in process. This version keeps all
-    state in process, and says so at start where a URL is set.
+    """Redis for what workers share, such as `redis://host:6379/0`: kept answers, invalidations, calls in
+    flight, tool results, runs. Empty: each worker keeps its own. A Redis that is slow or gone costs no
+    request more than `redis_budget_ms`.
     """
+    redis_budget_ms: Annotated[float, Field(gt=0, le=10_000)] = 20.0
+    """The longest that one question to Redis may hold a request up, in milliseconds. After a few late
+    answers Redis is left alone until it answers in time again.
+    """
+    redis_prefix: Annotated[str, Field(min_length=1, max_length=64)] = "slipstream"
+    """Begins every key and channel: gateways of one prefix share their state."""
     qdrant_url: str | None = None
     """Qdrant for semantic entries, such as `http://host:6333`; empty: embedded, under `data_dir`."""
     qdrant_api_key: SecretStr | None = None

@@ -10,8 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.context import AsCaller, Context, InContext
 from app.cache.exact import CachedAnswer, ExactCache
-from app.domain.vectors import Which
+from app.domain.invalidation import Forget
 from app.errors import BadRequest, NotFound, StoreError
+from app.pipeline.forgetting import forget as forget_everywhere
 
 if TYPE_CHECKING:  # loads learners that a gateway without a semantic cache does not need
     from app.cache.semantic import KeptAnswer
@@ -77,13 +78,14 @@ async def _semantic(meaning: Meaning, tenant: str) -> dict[str, object]:
 @router.get("/entries/{entry_id}")
 async def entry(context: InContext, caller: AsCaller, entry_id: str) -> dict[str, object]:
     """Describe one entry; never its content."""
-    exact, meaning = _exact(context), context.edge.gateway.meaning
-    held = exact.by_id(entry_id)
+    _exact(context)
+    meaning = context.edge.gateway.meaning
+    held = await _held(context, entry_id)
     if held is None and meaning is not None:
         kept = await meaning.cache.fetch(entry_id, caller.tenant)
         if kept is not None:
             return _described(*kept)
-    found = _entry(exact, caller.tenant, entry_id)
+    found = _of_tenant(held, caller.tenant, entry_id)
     now_s = time.monotonic()
     return {
         "id": found.id,
@@ -103,14 +105,17 @@ async def entry(context: InContext, caller: AsCaller, entry_id: str) -> dict[str
 @router.delete("/entries/{entry_id}")
 async def forget(context: InContext, caller: AsCaller, entry_id: str) -> dict[str, int]:
     """Forget one entry."""
-    exact, meaning = _exact(context), context.edge.gateway.meaning
-    similar = meaning is not None and await meaning.cache.fetch(entry_id, caller.tenant) is not None
-    if not similar or exact.by_id(entry_id) is not None:
-        _entry(exact, caller.tenant, entry_id)
-    removed = exact.remove(entry_id)
-    if meaning is not None:
-        removed = await meaning.cache.remove(entry_id) or removed
-    return {"invalidated": int(removed)}
+    _exact(context)
+    gateway, held = context.edge.gateway, await _held(context, entry_id)
+    meaning = gateway.meaning
+    if held is None and meaning is not None:
+        similar = await meaning.cache.fetch(entry_id, caller.tenant) is not None
+    else:
+        similar = False
+    if not similar:
+        _of_tenant(held, caller.tenant, entry_id)
+    removed = await forget_everywhere(gateway, Forget(caller.tenant, entry_id=entry_id))
+    return {"invalidated": max(1, removed)}
 
 
 @router.post("/invalidate")
@@ -119,14 +124,10 @@ async def invalidate(context: InContext, caller: AsCaller, what: Invalidation) -
     if not (what.tags or what.model or what.all):
         message = "say what to forget: tags, model or all"
         raise BadRequest(message)
-    exact, meaning = context.edge.gateway.exact, context.edge.gateway.meaning
-    if exact is None:
+    if context.edge.gateway.exact is None:
         return {"invalidated": 0}
-    gone = exact.invalidate(tenant=caller.tenant, model=what.model, tags=what.tags)
-    if meaning is not None:  # most answers are kept in both: the larger number counts them once
-        which = Which(caller.tenant, what.model or "", tuple(what.tags))
-        gone = max(gone, await meaning.cache.invalidate(which))
-    return {"invalidated": gone}
+    wanted = Forget(caller.tenant, what.model or "", tuple(what.tags))
+    return {"invalidated": await forget_everywhere(context.edge.gateway, wanted)}
 
 
 @router.post("/feedback")
@@ -142,13 +143,12 @@ async def feedback(context: InContext, caller: AsCaller, said: Feedback) -> dict
     if not entry_id:
         message = f"request {said.request_id!r} was not answered from the cache"
         raise BadRequest(message, code="not_a_hit", param="request_id")
-    exact, meaning = context.edge.gateway.exact, context.edge.gateway.meaning
-    removed = said.verdict == "wrong" and exact is not None and exact.remove(str(entry_id))
-    if meaning is not None and cache.get("outcome") == "semantic":
-        agreed = said.verdict == "right"
-        removed = await meaning.cache.feedback(str(entry_id), agreed=agreed) or removed
-    elif meaning is not None and said.verdict == "wrong":
-        removed = await meaning.cache.remove(str(entry_id)) or removed
+    gateway, wrong, removed = context.edge.gateway, said.verdict == "wrong", False
+    if gateway.meaning is not None and cache.get("outcome") == "semantic":
+        removed = await gateway.meaning.cache.feedback(str(entry_id), agreed=not wrong)
+    if wrong:
+        gone = await forget_everywhere(gateway, Forget(caller.tenant, entry_id=str(entry_id)))
+        removed = gone > 0 or removed
     return {"request_id": said.request_id, "verdict": said.verdict, "removed": removed}
 
 
@@ -174,8 +174,16 @@ def _exact(context: Context) -> ExactCache:
     return context.edge.gateway.exact
 
 
-def _entry(exact: ExactCache, tenant: str, entry_id: str) -> CachedAnswer:
-    found = exact.by_id(entry_id)
+async def _held(context: Context, entry_id: str) -> CachedAnswer | None:
+    """The entry in this worker's memory, or in Redis."""
+    gateway = context.edge.gateway
+    held = None if gateway.exact is None else gateway.exact.by_id(entry_id)
+    if held is None and gateway.shared is not None:
+        return await gateway.shared.find(entry_id)
+    return held
+
+
+def _of_tenant(found: CachedAnswer | None, tenant: str, entry_id: str) -> CachedAnswer:
     if found is None or found.tenant != tenant:
         message = f"no entry {entry_id[:64]!r}"
         raise NotFound(message)

@@ -106,6 +106,12 @@ class Flight:
         if self.error is not None:
             raise self.error
 
+    def news(self) -> asyncio.Future[None]:
+        """Ends with the next event or the call: for those who follow on behalf of others."""
+        news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._news = [*(self._news or ()), news]
+        return news
+
     def wake(self) -> None:
         """Tell the followers that there is news."""
         news, self._news = self._news, None
@@ -156,6 +162,10 @@ class Flights:
     def lead(self, key: bytes, flight: Flight) -> None:
         """Let others find ``flight`` from now on."""
         self._flights[key] = flight
+
+    def forget(self) -> None:
+        """Let nobody join what is in flight now: it may bring what has just been invalidated."""
+        self._flights.clear()
 
     def land(self, key: bytes, flight: Flight, error: BaseException | None) -> None:
         """``flight`` is over: nobody can join it any more, and its followers hear how it ended."""

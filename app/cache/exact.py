@@ -179,6 +179,11 @@ class ExactCache:
             self._drop(key)
         return len(doomed)
 
+    def clear(self) -> None:
+        """Forget everything."""
+        self._entries.clear()
+        self._bytes = 0
+
     def _key_of(self, entry_id: str) -> bytes | None:
         """The key behind an operator's id: a walk, because operators ask seldom and answers come often."""
         try:

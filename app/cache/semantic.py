@@ -33,6 +33,7 @@ from app.cache.decision import CandidateView, Decision, QueryView, decide
 from app.cache.routes import Route, Routes
 from app.cache.text_view import TextView, view
 from app.cache.verifier import NEIGHBOURS
+from app.domain.invalidation import Forget
 from app.domain.vectors import (
     Embedder,
     KeptQuestion,
@@ -320,14 +321,22 @@ class SemanticCache:
         """Forget one entry from now on; says whether the store had it."""
         if _ID.fullmatch(entry_id) is None:
             return False
-        self._gone[entry_id] = self._clock()
-        if len(self._gone) > _BARRIERS:
-            self._gone.popitem(last=False)
+        self.bar(Forget("", entry_id=entry_id))
         try:
             return bool(await self.memory.remove((entry_id,)))
         except StoreError:
             self._owed.append((entry_id,))
             return False
+
+    def bar(self, what: Forget) -> None:
+        """Show nothing that matches from now on, whatever the store still has."""
+        now_s = self._clock()
+        if not what.entry_id:
+            self._barriers.append((Which(what.tenant, what.model, what.tags), now_s))
+            return
+        self._gone[what.entry_id] = now_s
+        if len(self._gone) > _BARRIERS:
+            self._gone.popitem(last=False)
 
     async def invalidate(self, which: Which) -> int:
         """Forget what matches from now on; says how many the store had (0 where it is away)."""

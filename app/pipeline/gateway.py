@@ -34,6 +34,7 @@ from app.telemetry.timeline import Timeline
 
 if TYPE_CHECKING:
     from app.pipeline.meaning import Meaning  # needs this module
+    from app.pipeline.shared_answers import SharedAnswers  # loads Redis' client
     from app.tools.registry import (
         Registry,  # loads validators and clients that few configurations need
     )
@@ -124,6 +125,8 @@ class Gateway:
     speculation: Speculation = field(default_factory=Speculation)
     meaning: Meaning | None = None
     """The semantic cache; None where it is off."""
+    shared: SharedAnswers | None = None
+    """What all workers keep and do, in Redis; None where none is configured."""
     clock: Callable[[], float] = time.monotonic
     retry_budget: RetryBudget = field(default_factory=RetryBudget)
     on_failure: Callable[[str, str], None] = _uncounted

@@ -130,7 +130,7 @@ async def follow(
         and flight.streamed is request.stream
         and (not request.stream or flight.usage_shown is request.include_usage)
     )
-    translated = emit if same_form else _translating(gateway.codecs[flight.dialect], emit)
+    translated = emit if same_form else translating(gateway.codecs[flight.dialect], emit)
 
     async def hand_on(event: Event) -> None:
         _say_as_leader(flight, turn)
@@ -155,7 +155,7 @@ def _say_as_leader(flight: Flight, turn: Turn) -> None:
         turn.model, turn.answered_tier = flight.leader.model, flight.leader.answered_tier
 
 
-def _translating(codec: Codec, emit: Emit) -> Emit:
+def translating(codec: Codec, emit: Emit) -> Emit:
     """An ``emit`` that reads opaque frames into neutral events first."""
     reader = codec.reader()
 
@@ -198,6 +198,8 @@ class keep:  # noqa: N801 - reads as a verb: ``with keep(...) as flight``
             request.dialect, request.stream, request.include_usage, turn.cancel, turn
         )
         self._gateway.flights.lead(self._key, flight)
+        if self._gateway.shared is not None:
+            self._gateway.shared.begin(self._key, flight)
         return flight
 
     def __exit__(
@@ -209,7 +211,11 @@ class keep:  # noqa: N801 - reads as a verb: ``with keep(...) as flight``
         gateway, turn = self._gateway, self._turn
         gateway.flights.land(self._key, self._flight, error)
         whole = turn.complete and (turn.finish == "" or turn.finish in COMPLETE_FINISHES)
-        if whole and error is None and gateway.exact is not None:
+        kept = whole and error is None and turn.cache is CacheOutcome.MISS
+        if gateway.shared is not None:
+            entry = self._entry() if kept else None
+            gateway.shared.land(self._flight, entry, self._request, turn.classification)
+        elif kept and gateway.exact is not None:
             gateway.exact.put(self._key, self._entry())
 
     def _entry(self) -> CachedAnswer:

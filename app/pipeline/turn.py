@@ -7,6 +7,7 @@ upstream work.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from app.cache.exact import CachedAnswer
@@ -23,6 +24,7 @@ from app.pipeline.choose import choose
 from app.pipeline.escalation import converse_or_escalate
 from app.pipeline.gateway import Gateway, Turn
 from app.pipeline.remember import follow, joinable, keep, may_serve, tell
+from app.pipeline.shared_flight import answer_shared, look_shared
 
 if TYPE_CHECKING:
     from app.pipeline.meaning import Looked  # loads learners that are not needed without it
@@ -82,16 +84,32 @@ async def answer(request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit)
         await follow(flight, request, gateway, turn, emit)
         return
 
-    candidates = [named] if named else _route(view or PromptView(""), request, gateway, turn)
-    if named is not None:
-        turn.answered_tier, turn.reason = named.tier.value, "model named by the caller"
-
     if key is None:
-        await converse_or_escalate(request, gateway, turn, candidates, emit)
+        await _ask((named, view), request, gateway, turn, emit)
         return
-    with keep(key, request, gateway, turn) as led:
-        await converse_or_escalate(request, gateway, turn, candidates, led.recording(emit))
+    if gateway.shared is not None and turn.cache_mode is not CacheMode.REFRESH:
+        await answer_shared(key, request, gateway, turn, (emit, partial(_ask, (named, view))))
+    else:
+        with keep(key, request, gateway, turn) as led:
+            await _ask((named, view), request, gateway, turn, led.recording(emit))
     _learn(key, request, gateway, turn, looked)
+
+
+async def _ask(
+    asked: tuple[Model | None, PromptView | None],
+    request: ChatRequest,
+    gateway: Gateway,
+    turn: Turn,
+    emit: Emit,
+) -> None:
+    """Ask the model that is named, or those that the router chooses."""
+    named, view = asked
+    if named is None:
+        candidates = _route(view or PromptView(""), request, gateway, turn)
+    else:
+        candidates = [named]
+        turn.answered_tier, turn.reason = named.tier.value, "model named by the caller"
+    await converse_or_escalate(request, gateway, turn, candidates, emit)
 
 
 async def _by_meaning(
@@ -102,6 +120,11 @@ async def _by_meaning(
     Says whether it did, and what it saw. Raises ``CacheOnlyMiss`` where nothing else may answer.
     """
     meaning, looked = gateway.meaning, None
+    if gateway.shared is not None and _look_first(key, request, gateway, turn):
+        entry = await look_shared(key, request, gateway, turn)
+        if entry is not None:
+            await tell(entry, request, gateway, turn, emit)
+            return True, None
     if meaning is not None and key is not None and meaning.open(key, request, gateway, turn):
         looked = await meaning.look(key, request, turn)
         if looked is not None and looked[1].hit is not None:
@@ -113,6 +136,16 @@ async def _by_meaning(
         )
         raise CacheOnlyMiss(message)
     return False, looked
+
+
+def _look_first(key: bytes | None, request: ChatRequest, gateway: Gateway, turn: Turn) -> bool:
+    """Whether what other workers keep is looked for before anything may be claimed."""
+    if key is None or turn.cache_mode is CacheMode.REFRESH:
+        return False
+    meaning = gateway.meaning
+    return turn.cache_mode is CacheMode.ONLY or (
+        meaning is not None and meaning.open(key, request, gateway, turn)
+    )
 
 
 def _learn(
@@ -174,6 +207,9 @@ def _look_up(
         return None
     if turn.cache_mode is CacheMode.REFRESH:
         turn.cache_reason = "refresh"
+        return None
+    if gateway.shared is not None and not gateway.shared.trusted():
+        turn.cache_reason = "distrusted"
         return None
     entry = gateway.exact.get(key)
     if entry is None:

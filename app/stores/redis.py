@@ -83,6 +83,7 @@ class Redis:
             socket_timeout=None,
             socket_connect_timeout=_CONNECT_S,
             client_name="slipstream",
+            socket_keepalive=True,
         )
         self._client = redis_client.Redis(connection_pool=self._pool)
         self._say: Callable[..., Awaitable[object]] = self._client.execute_command
@@ -159,6 +160,11 @@ class Redis:
     def listening(self) -> redis_client.client.PubSub:
         """A subscriber on a connection of its own; its owner closes it."""
         return self._client.pubsub()
+
+    async def unlisten(self, listening: redis_client.client.PubSub) -> None:
+        """Close a subscriber."""
+        close: Callable[[], Awaitable[None]] = listening.aclose
+        await close()
 
     def _refused(self, error: ResponseError) -> StoreError:
         self.failed += 1

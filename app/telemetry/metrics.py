@@ -120,6 +120,7 @@ class Metrics:
         self._tools = {name: name for name in tools}
         self._bound: dict[tuple[object, ...], _Bound] = {}
         self._running: Callable[[], int] = int  # nobody to ask yet: int() is 0
+        self._redis_in_use: Callable[[], int] = int
 
         self.requests = self.counter(
             "slipstream_requests_total",
@@ -196,6 +197,20 @@ class Metrics:
         self.vector_losses = self.counter(
             "slipstream_vector_process_losses_total",
             "Times that the vector process was lost or could not be started.",
+        )
+        self.shared_looks = self.counter(
+            "slipstream_shared_answers_total",
+            "What Redis was asked and told of kept answers and running calls, by what became of it.",
+            ("outcome",),
+        )
+        self.redis_losses = self.counter(
+            "slipstream_redis_losses_total",
+            "Times that Redis was found gone, slow or refusing and was left alone.",
+        )
+        self.gauge(
+            "slipstream_redis_in_use",
+            "1 while Redis is asked; 0 while it is left alone, or where none is configured.",
+            read=lambda: float(self._redis_in_use()),
         )
         self.escalations = self.counter(
             "slipstream_escalations_total",
@@ -308,6 +323,10 @@ class Metrics:
     def follow_in_flight(self, now: Callable[[], int]) -> None:
         """Read ``slipstream_in_flight`` from whoever admits turns; asked at each scrape."""
         self._running = now
+
+    def follow_redis(self, in_use: Callable[[], int]) -> None:
+        """Read ``slipstream_redis_in_use`` from the way to Redis; asked at each scrape."""
+        self._redis_in_use = in_use
 
     def upstream_failed(self, provider: str, code: str) -> None:
         """Count one failed upstream call, also one that a retry mended."""

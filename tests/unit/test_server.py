@@ -16,7 +16,7 @@ import pytest
 
 from app.errors import GatewayError
 from app.providers.simulator import SimulatorSettings, running_simulator
-from app.server import _simulator, not_in_force
+from app.server import _simulator, apart, not_in_force
 from app.settings import Settings, load, loads
 
 if TYPE_CHECKING:
@@ -98,11 +98,15 @@ state: {redis_url: "redis://127.0.0.1:6379/0", qdrant_url: "http://127.0.0.1:633
 telemetry: {otlp_endpoint: "http://127.0.0.1:4318"}
 """
     said = not_in_force(loads(text, "gateway.yaml", {}))
-    assert [sentence.split()[0] for sentence in said] == [
-        "state.redis_url",
-        "telemetry.otlp_endpoint",
-    ]
+    assert [sentence.split()[0] for sentence in said] == ["telemetry.otlp_endpoint"]
     assert not_in_force(Settings()) == []
+
+
+def test_workers_that_share_nothing_are_told_of_at_start():
+    shared = loads("state: {redis_url: 'redis://127.0.0.1:6379/0'}", "gateway.yaml", {})
+    [said] = apart(Settings(), 4)
+    assert "4 workers and no state.redis_url" in said
+    assert apart(Settings(), 1) == apart(shared, 4) == []
 
 
 class TestTheSimulatorsEnd:

@@ -1,0 +1,144 @@
+"""A turn where several workers share a Redis: what is kept there, what another worker is at, or a
+model.
+
+``answer_shared`` stands where the pipeline would otherwise lead a flight of its own: it leads one for
+the requests of this worker, and inside it finds out whether the answer is kept, whether another
+worker's call can be followed, or whether the call is this worker's to make.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from app.cache.coalesce import Flight
+from app.cache.exact import CachedAnswer
+from app.domain.chat import ChatRequest, Dialect
+from app.domain.decisions import CacheOutcome
+from app.domain.events import Emit, Event
+from app.errors import UpstreamClosed, UpstreamError
+from app.pipeline.gateway import Gateway, Turn
+from app.pipeline.remember import joinable, keep, may_serve, tell, translating
+
+if TYPE_CHECKING:
+    from app.pipeline.shared_stream import Said
+    from app.stores.shared_flights import Running
+
+Ask = Callable[[ChatRequest, Gateway, Turn, Emit], Awaitable[None]]
+"""Ask a model and tell its answer."""
+_TRIES = 4
+"""How often a call whose leader was lost is begun again."""
+
+
+async def answer_shared(
+    key: bytes, request: ChatRequest, gateway: Gateway, turn: Turn, to: tuple[Emit, Ask]
+) -> None:
+    """Answer from what all workers keep and do, or by asking a model; ``to``: whom to tell, how to ask."""
+    emit, ask = to
+    with keep(key, request, gateway, turn) as flight:
+        told = flight.recording(emit)
+        if await _answered(key, request, gateway, turn, (told, flight)):
+            return
+        turn.cache, turn.reason = CacheOutcome.MISS, ""
+        await ask(request, gateway, turn, told)
+
+
+async def _answered(
+    key: bytes, request: ChatRequest, gateway: Gateway, turn: Turn, to: tuple[Emit, Flight]
+) -> bool:
+    """Answer from what is kept in Redis, or from another worker's call; False: ask a model."""
+    (told, flight), shared, look = to, gateway.shared, True
+    if shared is None:
+        return False
+    for _ in range(_TRIES):
+        with turn.timeline.stage("cache", "shared"):
+            found = await shared.claim(key, flight, look=look)
+        if found is None:
+            return False
+        if isinstance(found, CachedAnswer):
+            if may_serve(found, key, request, gateway, turn):
+                await tell(found, request, gateway, turn, told)
+                return True
+            look = False
+        else:
+            followed = await _followed((key, found), request, gateway, turn, told)
+            if followed is not None:
+                return followed
+    return False
+
+
+async def look_shared(
+    key: bytes | None, request: ChatRequest, gateway: Gateway, turn: Turn
+) -> CachedAnswer | None:
+    """What other workers keep, where nothing may be claimed: only a hit will do, or a look by meaning
+    comes first.
+    """
+    shared = gateway.shared
+    if shared is None or key is None or gateway.flights.running(key) is not None:
+        return None
+    entry = await shared.look(key)
+    return entry if entry is not None and may_serve(entry, key, request, gateway, turn) else None
+
+
+async def _followed(
+    what: tuple[bytes, Running],
+    request: ChatRequest,
+    gateway: Gateway,
+    turn: Turn,
+    told: Emit,
+) -> bool | None:
+    """Follow another worker's call. None: its leader was lost, nothing was shown of it. False: it does
+    not say all that this request asks for.
+    """
+    from app.pipeline.shared_answers import LeaderLost
+    from app.pipeline.shared_stream import Form
+
+    (key, running), shared = what, gateway.shared
+    if shared is None:
+        return False
+    form = msgspec.msgpack.decode(running.form, type=Form)
+    like = Flight(Dialect(form.dialect), form.streamed, form.usage_shown, lambda: None)
+    if not joinable(like, request):
+        return False
+    same_form = (
+        like.dialect is request.dialect
+        and like.streamed is request.stream
+        and (not request.stream or like.usage_shown is request.include_usage)
+    )
+    translated = told if same_form else translating(gateway.codecs[like.dialect], told)
+    turn.cache, turn.cache_reason = CacheOutcome.COALESCED, "in_flight"
+    turn.reason = "joined an identical request in flight on another worker"
+    shown = False
+
+    async def hand_on(said: Said, event: Event) -> None:
+        nonlocal shown
+        _say_as(said, gateway, turn)
+        shown = True
+        await translated(event)
+
+    try:
+        with turn.timeline.stage("upstream", "joined"):
+            said = await shared.follow(key, running, hand_on)
+    except LeaderLost as error:
+        if not shown:
+            return None
+        message = (
+            "the worker that made this shared upstream call was lost in the middle of the answer: "
+            "send the request again"
+        )
+        raise UpstreamClosed(message, code="leader_lost") from error
+    except UpstreamError as error:
+        if error.said and not same_form:
+            raise UpstreamClosed(error.message, code=error.code) from error
+        raise
+    _say_as(said, gateway, turn)
+    turn.usage, turn.saved_usd, turn.finish = said.usage, said.cost_usd, said.finish
+    turn.complete = True
+    return True
+
+
+def _say_as(said: Said, gateway: Gateway, turn: Turn) -> None:
+    if turn.model is None and said.model:
+        turn.model, turn.answered_tier = gateway.models.get(said.model), said.tier

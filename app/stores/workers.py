@@ -1,0 +1,341 @@
+"""The workers that share one Redis: who is there, what they have been told to forget, and notes from
+one to another.
+
+Theory of operation. Invalidations are numbered by Redis: each raises the epoch, is written to a log
+and is published, in one step. A worker may serve from its own memory only while it holds a lease on
+that memory: it renews the lease every quarter of its length, and the renewal brings every
+invalidation that it has not heard of, which it applies before it trusts the lease. Whoever
+invalidates is told which workers hold a lease, and waits until each of them has said that it has
+forgotten (a message each way, a millisecond), but never longer than one lease: a worker that has not
+answered by then has no lease any more and serves nothing from memory until it has read what it
+missed. So when ``forget`` returns, no worker serves what was forgotten, also one that was cut off,
+stopped or had lost its subscription. Published messages only make it quick; nothing rests on them.
+
+The epoch belongs to an incarnation of the store. A Redis that lost it (restarted empty, evicted it)
+gives a new incarnation, and everything kept under another one is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+from redis.exceptions import RedisError
+
+from app.domain.invalidation import Forget
+from app.errors import StoreError
+from app.stores.redis import Redis, Script
+
+if TYPE_CHECKING:
+    from redis.asyncio.client import PubSub
+
+LEASE_S: Final = 2.0
+"""How long a worker that hears nothing trusts its memory, and the longest an invalidation may wait."""
+_MARGIN: Final = 0.9
+"""The share of the lease that the worker itself counts on: clocks do not run alike."""
+_LONG_S: Final = 0.5
+"""The budget of what no request waits for."""
+_LOG_LENGTH: Final = 4096
+_AT_ONCE: Final = 500
+_MOST_ACKS: Final = 4096
+
+_ENSURE = """
+local s = redis.call('HMGET', KEYS[1], 'inc', 'epoch')
+if not s[1] or not s[2] then
+  redis.call('DEL', KEYS[3])
+  redis.call('HSET', KEYS[1], 'inc', ARGV[1], 'epoch', 0)
+  s = {ARGV[1], '0'}
+end
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+"""
+_BEAT = Script.of(
+    _ENSURE
+    + """
+if tonumber(ARGV[3]) > 0 then
+  redis.call('ZADD', KEYS[2], now + ARGV[3], ARGV[2])
+  redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
+  redis.call('PEXPIRE', KEYS[2], 60000)
+end
+local from = 1
+if ARGV[4] == s[1] then from = ARGV[5] + 1 end
+local news = {}
+if tonumber(s[2]) >= from then
+  news = redis.call('XRANGE', KEYS[3], from .. '-0', '+', 'COUNT', ARGV[6])
+end
+return {s[1], tonumber(s[2]), news}
+"""
+)
+_FORGET = Script.of(
+    _ENSURE
+    + """
+local epoch = redis.call('HINCRBY', KEYS[1], 'epoch', 1)
+local added = redis.pcall('XADD', KEYS[3], 'MAXLEN', '~', ARGV[4], epoch .. '-0', 'w', ARGV[3])
+if type(added) == 'table' and added['err'] then
+  redis.call('DEL', KEYS[3])
+  redis.call('XADD', KEYS[3], epoch .. '-0', 'w', ARGV[3])
+end
+redis.call('PUBLISH', ARGV[5], s[1] .. ':' .. epoch .. ':' .. ARGV[2] .. ':' .. ARGV[3])
+return {s[1], epoch, redis.call('ZRANGEBYSCORE', KEYS[2], now, '+inf')}
+"""
+)
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Forget).decode
+
+
+class Workers:
+    """This worker among the others; one event loop owns it."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        *,
+        on_forget: Callable[[Forget, int], int],
+        on_lost: Callable[[int], None],
+        on_note: Callable[[bytes, bytes], None],
+        lease_s: float = LEASE_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Nothing runs until ``start``.
+
+        ``on_forget`` forgets what matches and is older than an epoch, and says how much it had;
+        ``on_lost`` drops everything from before an epoch, for what was missed is not known;
+        ``on_note`` takes the kind and the content of another worker's note.
+        """
+        self._redis = redis
+        self._on_forget, self._on_lost, self._on_note = on_forget, on_lost, on_note
+        self._lease_s, self._clock = lease_s, clock
+        self.id = secrets.token_hex(8).encode()
+        self.incarnation = b""
+        self.epoch = 0
+        """The newest invalidation that was applied here."""
+        self._trusted_until_s = -1.0
+        self._acks: OrderedDict[tuple[bytes, int], dict[bytes, int]] = OrderedDict()
+        self._acked = asyncio.Event()
+        self._syncing = asyncio.Lock()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._sending: set[asyncio.Task[None]] = set()
+        self._owed: list[Forget] = []
+        self._keys = [redis.key(b"epoch"), redis.key(b"workers"), redis.key(b"forgotten")]
+        self.subscribed = asyncio.Event()
+
+    def trusted(self) -> bool:
+        """Whether this worker may serve from its own memory now."""
+        return self._clock() < self._trusted_until_s
+
+    @property
+    def owes(self) -> bool:
+        """Something was forgotten here that Redis does not know of yet: what it holds may be that."""
+        return bool(self._owed)
+
+    async def start(self) -> None:
+        """Take a lease where Redis is there, and keep it; listen beside the requests."""
+        loop = asyncio.get_running_loop()
+        self._tasks.append(loop.create_task(self._listen(), name="worker notes"))
+        with suppress(StoreError):
+            await self.renew()
+        self._tasks.append(loop.create_task(self._keep_lease(), name="worker lease"))
+
+    async def aclose(self) -> None:
+        """Give the lease back, so that nobody waits for this worker; idempotent."""
+        tasks = [*self._tasks, *self._sending]
+        self._tasks.clear()
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with suppress(asyncio.CancelledError):
+                await task
+        self._trusted_until_s = -1.0
+        with suppress(StoreError):
+            await self._redis.ask("ZREM", self._keys[1], self.id)
+
+    # ---------------------------------------------------------------- leases and epochs
+
+    async def renew(self) -> None:
+        """Hear what was forgotten meanwhile, then trust this worker's memory a lease longer."""
+        began_s = self._clock()
+        await self._sync(self._lease_s)
+        self._trusted_until_s = began_s + self._lease_s * _MARGIN
+
+    async def catch_up(self, incarnation: bytes, epoch: int) -> None:
+        """Apply what is known to have been forgotten up to ``epoch``; raises ``StoreError``."""
+        if incarnation != self.incarnation or epoch > self.epoch:
+            await self._sync(0)
+
+    async def _sync(self, lease_s: float) -> None:
+        async with self._syncing:
+            while True:
+                words = (
+                    secrets.token_hex(8),
+                    self.id,
+                    int(lease_s * 1000),
+                    self.incarnation,
+                    self.epoch,
+                    _AT_ONCE,
+                )
+                reply = await self._redis.run(_BEAT, self._keys, words, budget_s=_LONG_S)
+                match reply:
+                    case [bytes(incarnation), int(epoch), list(news)]:
+                        self._read(incarnation, epoch, news)
+                    case _:
+                        raise StoreError("Redis gave an answer of another form")
+                if self.epoch >= epoch:
+                    return
+
+    def _read(self, incarnation: bytes, epoch: int, news: list[object]) -> None:
+        """Apply a part of the log that ends at ``epoch`` or goes on."""
+        if incarnation != self.incarnation:
+            self._on_lost(0)
+            self.incarnation, self.epoch = incarnation, 0
+        for line in news:
+            match line:
+                case [bytes(number), [bytes(), bytes(said)]]:
+                    self._apply(int(number.partition(b"-")[0]), said)
+                case _:
+                    raise StoreError("the log of invalidations has another form")
+        if not news and self.epoch < epoch:  # the log was evicted
+            self._on_lost(epoch)
+            self.epoch = epoch
+
+    def _apply(self, epoch: int, said: bytes) -> int:
+        if epoch <= self.epoch:
+            return 0
+        if epoch > self.epoch + 1:  # those between have left the log
+            self._on_lost(epoch - 1)
+        self.epoch = epoch
+        had = 0
+        try:
+            had = self._on_forget(_decode(said), epoch)
+        except msgspec.DecodeError:  # another version's: whatever it was, it is forgotten
+            self._on_lost(epoch)
+        self._note_ack((self.incarnation, epoch), self.id, had)
+        return had
+
+    async def _keep_lease(self) -> None:
+        while True:
+            await asyncio.sleep(self._lease_s / 4)
+            with suppress(StoreError):
+                await self.renew()
+                await self._pay()
+
+    async def _pay(self) -> None:
+        """Tell the others what they could not be told when it was asked for."""
+        while self._owed:
+            await self._raise(self._owed[0])
+            del self._owed[0]
+
+    # ---------------------------------------------------------------- forgetting
+
+    async def forget(self, what: Forget) -> int:
+        """Forget on every worker; returns when none of them serves it any more.
+
+        Says the most that one worker had. Raises ``StoreError`` where Redis cannot be asked: then it
+        is forgotten here, and the others are told as soon as Redis is back.
+        """
+        try:
+            incarnation, epoch, there = await self._raise(what)
+        except StoreError:
+            self._owed.append(what)
+            had = self._on_forget(what, self.epoch)
+            raise StoreError(
+                f"forgotten on this worker ({had} entries), but Redis is away: the others are told "
+                "when it is back; ask again then to be sure",
+                code="store_away",
+            ) from None
+        mine = self._acks.setdefault((incarnation, epoch), {})
+        missing = there - {self.id}
+        try:
+            async with asyncio.timeout(self._lease_s):
+                while not missing <= mine.keys():
+                    self._acked.clear()
+                    await self._acked.wait()
+        except TimeoutError:
+            pass  # whoever has said nothing for a lease has none
+        finally:
+            self._acks.pop((incarnation, epoch), None)
+        return max(mine.values(), default=0)
+
+    async def _raise(self, what: Forget) -> tuple[bytes, int, set[bytes]]:
+        """Write ``what`` down and publish it; the epoch, and the workers that hold a lease."""
+        said = _encode(what)
+        words = (secrets.token_hex(8), self.id, said, _LOG_LENGTH, self._redis.key(b"forget"))
+        reply = await self._redis.run(_FORGET, self._keys, words, budget_s=_LONG_S)
+        match reply:
+            case [bytes(incarnation), int(epoch), list(there)]:
+                await self.catch_up(incarnation, epoch)
+                return incarnation, epoch, {each for each in there if isinstance(each, bytes)}
+            case _:
+                raise StoreError("Redis gave an answer of another form")
+
+    # ---------------------------------------------------------------- notes
+
+    def inbox(self, worker: bytes) -> bytes:
+        """The channel on which ``worker`` hears notes."""
+        return self._redis.key(b"to", worker)
+
+    def send(self, worker: bytes, kind: bytes, content: bytes) -> None:
+        """Send a note beside the requests; it may get lost."""
+        note = b"%s:%s" % (kind, content)
+        task = asyncio.get_running_loop().create_task(self._send(worker, note), name="note")
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
+
+    async def _send(self, worker: bytes, note: bytes) -> None:
+        with suppress(StoreError):
+            await self._redis.ask("PUBLISH", self.inbox(worker), note, budget_s=_LONG_S)
+
+    async def _listen(self) -> None:
+        """Hear notes; subscribe again whenever that was lost."""
+        while True:
+            if self._redis.away is None:
+                listening = self._redis.listening()
+                try:
+                    await listening.subscribe(self._redis.key(b"forget"), self.inbox(self.id))
+                    await self._hear(listening)
+                except (RedisError, OSError, TimeoutError, StoreError, ValueError):
+                    self.subscribed.clear()
+                finally:
+                    with suppress(RedisError, OSError, TimeoutError):
+                        await self._redis.unlisten(listening)
+            await asyncio.sleep(self._lease_s / 20)
+
+    async def _hear(self, listening: PubSub) -> None:
+        async for message in listening.listen():
+            if message["type"] == "subscribe":
+                self.subscribed.set()
+            elif message["channel"] == self.inbox(self.id):
+                kind, _, content = bytes(message["data"]).partition(b":")
+                if kind == b"ack":
+                    self._take_ack(content)
+                else:
+                    self._on_note(kind, content)
+            else:
+                await self._told_to_forget(bytes(message["data"]))
+
+    async def _told_to_forget(self, message: bytes) -> None:
+        incarnation, number, worker, said = message.split(b":", 3)
+        epoch = int(number)
+        if incarnation == self.incarnation and epoch == self.epoch + 1:
+            had = self._apply(epoch, said)
+        else:
+            had = 0
+            await self.catch_up(incarnation, epoch)
+        if worker != self.id:
+            self.send(worker, b"ack", b"%s:%d:%s:%d" % (incarnation, epoch, self.id, had))
+
+    def _take_ack(self, content: bytes) -> None:
+        incarnation, epoch, worker, had = content.split(b":", 3)
+        self._note_ack((incarnation, int(epoch)), worker, int(had))
+        self._acked.set()
+
+    def _note_ack(self, which: tuple[bytes, int], worker: bytes, had: int) -> None:
+        self._acks.setdefault(which, {})[worker] = had
+        if len(self._acks) > _MOST_ACKS:
+            self._acks.popitem(last=False)

@@ -1,0 +1,174 @@
+"""Answers that several workers share: kept by one, served by another, forgotten by all."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+import pytest
+
+from tests.e2e.asking import DIALECTS
+from tests.e2e.test_exact_cache import ask, outcome
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def question() -> str:
+    return f"What does the word {uuid4().hex[:10]} mean in the glossary of TCP?"
+
+
+def calls(upstream) -> int:
+    return upstream.simulator.stats.requests.total()
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("dialect", DIALECTS)
+async def test_what_one_worker_answered_another_serves_byte_for_byte(
+    pair, upstream, question, dialect, stream
+):
+    one, other = pair
+    how = {"model": "small2" if dialect == "messages" else "small", "stream": stream}
+    first = await ask(one.http, dialect, question, **how)
+    await one.written()
+    asked = calls(upstream)
+    second = await ask(other.http, dialect, question, **how)
+    third = await ask(other.http, dialect, question, **how)
+    assert [outcome(each) for each in (first, second, third)] == ["miss", "exact", "exact"]
+    assert first.content == second.content == third.content
+    assert calls(upstream) == asked
+
+
+async def test_only_asks_redis_too(pair, question):
+    one, other = pair
+    assert (await ask(other.http, "chat", question, cache="only")).status_code == 504
+    await ask(one.http, "chat", question)
+    await one.written()
+    assert outcome(await ask(other.http, "chat", question, cache="only")) == "exact"
+
+
+async def test_refresh_replaces_what_the_others_serve(pair, question):
+    one, other = pair
+    await ask(one.http, "chat", question)
+    await one.written()
+    refreshed = await ask(other.http, "chat", question, cache="refresh")
+    assert outcome(refreshed) == "miss"
+    await other.written()
+    one.running.context.edge.gateway.exact.clear()
+    again = await ask(one.http, "chat", question)
+    assert (outcome(again), again.content) == ("exact", refreshed.content)
+
+
+async def test_an_answer_that_may_not_be_kept_is_not_written(pair):
+    one, other = pair
+    volatile = f"What is the weather in Paris right now? {uuid4().hex[:6]}"
+    await ask(one.http, "chat", volatile)
+    await one.written()
+    assert outcome(await ask(other.http, "chat", volatile)) == "miss"
+
+
+FORGETTING = {
+    "all": {"all": True},
+    "model": {"model": "small"},
+    "tag": {"tags": ["glossary", "unused"]},
+}
+
+
+@pytest.mark.parametrize("what", FORGETTING)
+@pytest.mark.parametrize("taken_by", [0, 1], ids=["by the one that kept it", "by the other"])
+async def test_the_very_next_request_on_every_worker_misses(pair, question, what, taken_by):
+    for worker in pair:
+        await ask(worker.http, "chat", question, tags="glossary")
+        await worker.written()
+        assert outcome(await ask(worker.http, "chat", question)) == "exact"
+    answer = await pair[taken_by].http.post("/v1/cache/invalidate", json=FORGETTING[what])
+    assert answer.status_code == 200
+    assert answer.json()["invalidated"] >= 1
+    assert outcome(await ask(pair[1 - taken_by].http, "chat", question, cache="only")) != "exact"
+    assert outcome(await ask(pair[1 - taken_by].http, "chat", question)) == "miss"
+    assert (await ask(pair[taken_by].http, "chat", question)).status_code == 200
+
+
+async def test_what_does_not_match_stays(pair, question):
+    one, other = pair
+    await ask(one.http, "chat", question, tags="glossary")
+    await one.written()
+    await other.http.post("/v1/cache/invalidate", json={"tags": ["another"]})
+    await other.http.post("/v1/cache/invalidate", json={"model": "large"})
+    assert outcome(await ask(one.http, "chat", question)) == "exact"
+    assert outcome(await ask(other.http, "chat", question)) == "exact"
+
+
+async def test_an_entry_is_described_and_removed_by_any_worker(pair, question):
+    one, other = pair
+    await ask(one.http, "chat", question)
+    await one.written()
+    hit = await ask(one.http, "chat", question)
+    trace = (await one.http.get(f"/v1/traces/{hit.headers['x-request-id']}")).json()
+    entry = trace["cache"]["entry"]
+    described = await other.http.get(f"/v1/cache/entries/{entry}")
+    assert described.json()["model"] == "small"
+    assert (await other.http.delete(f"/v1/cache/entries/{entry}")).json() == {"invalidated": 1}
+    assert (await one.http.get(f"/v1/cache/entries/{entry}")).status_code == 404
+    assert outcome(await ask(one.http, "chat", question)) == "miss"
+    assert (await other.http.get(f"/v1/cache/entries/{'0' * 32}")).status_code == 404
+
+
+async def test_a_wrong_hit_is_not_repeated_by_any_worker(pair, question):
+    one, other = pair
+    await ask(one.http, "chat", question)
+    await one.written()
+    hit = await ask(other.http, "chat", question)
+    verdict = {"request_id": hit.headers["x-request-id"], "verdict": "wrong"}
+    said = await other.http.post("/v1/cache/feedback", json=verdict)
+    assert said.json()["removed"] is True
+    assert outcome(await ask(one.http, "chat", question)) == "miss"
+
+
+async def test_another_tenants_entries_are_neither_served_nor_forgotten(upstream, server):
+    from tests.e2e.state.conftest import workers
+
+    keys = [{"key": "a", "tenant": "a"}, {"key": "b", "tenant": "b"}]
+    question = f"What does the word {uuid4().hex[:10]} mean in the glossary of TCP?"
+    body = {"model": "small", "messages": [{"role": "user", "content": question}]}
+    async with workers(upstream.base_url, server.url, auth={"keys": keys}) as (one, other):
+
+        async def as_(worker, key: str):
+            head = {"authorization": f"Bearer {key}"}
+            return await worker.http.post("/v1/chat/completions", json=body, headers=head)
+
+        assert outcome(await as_(one, "a")) == "miss"
+        await one.written()
+        assert outcome(await as_(other, "b")) == "miss"
+        head = {"authorization": "Bearer b"}
+        await other.http.post("/v1/cache/invalidate", json={"all": True}, headers=head)
+        assert outcome(await as_(one, "a")) == "exact"
+        assert outcome(await as_(other, "a")) == "exact"
+
+
+@pytest.mark.parametrize("damage", ["version", "cut", "corrupt", "foreign", "text"])
+async def test_an_entry_that_cannot_be_read_is_a_miss_that_is_counted(pair, question, damage):
+    one, other = pair
+    await ask(one.http, "chat", question)
+    await one.written()
+    hit = await ask(one.http, "chat", question)
+    trace = (await one.http.get(f"/v1/traces/{hit.headers['x-request-id']}")).json()
+    redis = one.shared._redis
+    key = redis.key(b"answer", trace["cache"]["entry"].encode())
+    data = bytearray(await redis.ask("GET", key))
+    if damage == "version":
+        data[4] += 1
+    elif damage == "cut":
+        data = data[:-3]
+    elif damage == "corrupt":
+        data[-5] ^= 0xFF
+    elif damage == "foreign":
+        data[:4] = b"ABCD"
+    else:
+        data = bytearray(b"hello")
+    await redis.ask("SET", key, bytes(data))
+    assert outcome(await ask(other.http, "chat", question)) == "miss"
+    counted = other.running.context.telemetry.metrics.shared_looks._children
+    assert any(word[0].startswith("unreadable") for word in counted)
+    await other.written()
+    one.running.context.edge.gateway.exact.clear()
+    assert outcome(await ask(one.http, "chat", question)) == "exact"
