@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, get_args
 import structlog
 
 from app import __version__
-from app.api.admission import Admission
+from app.api.admission import Admission, Sums
 from app.api.agent import record_of
 from app.api.auth import Authenticator
 from app.api.context import Context, Readiness
@@ -31,6 +31,7 @@ from app.classify.classifier import Classifier
 from app.domain.agents import Agent
 from app.domain.chat import Dialect
 from app.domain.decisions import PromptView, Tier
+from app.domain.limits import Counters
 from app.domain.models import Model
 from app.domain.usage import Price
 from app.errors import StoreError
@@ -87,7 +88,6 @@ async def open_gateway(settings: Settings, *, simulated: bool = False) -> AsyncI
         for provider in providers.values():
             stack.push_async_callback(provider.aclose)
         gateway = _gateway(settings, models, providers)
-        readiness = Readiness(simulated=simulated)
         redis = await _redis(settings, telemetry.metrics, readiness, stack)
         gateway.on_failure = telemetry.metrics.upstream_failed
         gateway.on_escalation = telemetry.metrics.escalated
@@ -102,7 +102,9 @@ async def open_gateway(settings: Settings, *, simulated: bool = False) -> AsyncI
         telemetry.metrics.follow_in_flight(lambda: in_flight.now)
         edge = Edge(
             gateway=gateway,
-            authenticator=await _authenticator(settings, telemetry.metrics, readiness, stack),
+            authenticator=await _authenticator(
+                settings, telemetry.metrics, readiness, redis, stack
+            ),
             recorder=telemetry,
             pulse=pulse,
             in_flight=in_flight,
@@ -382,15 +384,31 @@ def _lanes(settings: Settings) -> Lanes | None:
     return Lanes([*own, *(built_in_rules() if settings.lanes.built_in else ())])
 
 
+def _counters(redis: Redis | None, spent: SpentFile) -> tuple[Counters, Sums]:
+    """Rates and sums: shared where there is a Redis, and this worker's own while it is away."""
+    own = MemoryCounters(clock=time.time)
+    if redis is None:
+        return own, spent
+    from app.stores.redis_counters import CountersWithFallback, RedisCounters, SumsInBoth
+
+    shared = RedisCounters(redis)
+    return CountersWithFallback(shared, own), SumsInBoth(shared, spent)
+
+
 async def _authenticator(
-    settings: Settings, metrics: Metrics, readiness: Readiness, stack: AsyncExitStack
+    settings: Settings,
+    metrics: Metrics,
+    readiness: Readiness,
+    redis: Redis | None,
+    stack: AsyncExitStack,
 ) -> Authenticator:
     """Who may call, by the configuration's keys and the stored ones, and how much."""
     data_dir = Path(settings.state.data_dir)
     spent = SpentFile(data_dir / "limits")
+    counters, sums = _counters(redis, spent)
     admission = Admission(
-        MemoryCounters(clock=time.time),
-        spent,
+        counters,
+        sums,
         default=limits_of(settings.limits.default),
         tenants={name: limits_of(each) for name, each in settings.limits.tenants.items()},
         on_refused=lambda limit: metrics.limited.child(limit).inc(),

@@ -7,10 +7,6 @@ at most one small budget, and then goes on as if there were no Redis.
 
 Answers are written to Redis after the response, in order, by one task; the queue is bounded, and what
 does not fit is not kept there. Nothing is written that the cacheability gate has not judged first.
-
-A running call says nothing to Redis until another worker wants it. Then a task copies what was and
-will be said into a stream, until the call and the copy are over; each worker that reads it counts as
-one follower of the flight.
 """
 
 from __future__ import annotations
@@ -20,9 +16,9 @@ import re
 import secrets
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final
 
 import msgspec
@@ -35,54 +31,26 @@ from app.domain.chat import ChatRequest, Dialect
 from app.domain.decisions import Classification, PromptView
 from app.domain.events import Event
 from app.domain.invalidation import Forget
-from app.errors import GatewayError, StoreError, UpstreamError
+from app.errors import GatewayError, StoreError
+from app.pipeline.shared_leading import Job, Leading, Leases
 from app.pipeline.shared_stream import FollowedElsewhere, Form, Record, Said
 from app.ports import Codec
-from app.stores.event_bytes import events_from_bytes, events_to_bytes
+from app.stores.event_bytes import events_from_bytes
 from app.stores.redis import Redis
 from app.stores.shared_flights import Kept, Led, Place, Running, SharedFlights
 from app.stores.workers import Workers
 
 _MOST_WAITING: Final = 1_000
 _MAX_ENTRY_BYTES: Final = 1 << 20
-_RENEW_EVERY_S: Final = 0.5
-"""A quarter of a lease: calls that are shorter are never renewed."""
+_WRITE_AT_END_S: Final = 0.5
 _LOOK_AGAIN_S: Final = 0.25
 _REJOIN_EVERY_S: Final = 1.0
-_READER_LIVES_S: Final = 3.0
 _REDIS_MAY_BE_AWAY_S: Final = 5.0
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 
 
 class LeaderLost(Exception):
     """Whoever made the call is gone, or its stream is."""
-
-
-@dataclass(slots=True, eq=False)
-class _Leading:
-    """A call that this worker makes."""
-
-    key: bytes
-    flight: Flight
-    place: Place
-    id: bytes = b""
-    """Names the call in Redis; empty while it has no lease there."""
-    since_s: float = 0.0
-    readers: dict[bytes, float] = field(default_factory=dict)
-    """Workers that follow, and when each was last heard of."""
-    copying: asyncio.Task[None] | None = None
-    poked: bool = False
-    job: _Job | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """A call that is over, to be written down."""
-
-    led: _Leading
-    entry: CachedAnswer | None
-    request: ChatRequest
-    classification: Classification | None
 
 
 class SharedAnswers:
@@ -113,10 +81,10 @@ class SharedAnswers:
         self.trusted = self.workers.trusted
         """Whether an entry of the near cache may be served now."""
         self._store = SharedFlights(redis, self.workers.id)
-        self._begun: dict[Flight, _Leading] = {}
-        self._leases: dict[bytes, _Leading] = {}
+        self._begun: dict[Flight, Leading] = {}
+        self._leading = Leases(redis, self._store, start=self._run, land=self._queue, clock=clock)
         self._news: dict[bytes, asyncio.Event] = {}
-        self._jobs: deque[_Job] = deque()
+        self._jobs: deque[Job] = deque()
         self._work = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -126,12 +94,12 @@ class SharedAnswers:
         """Join the other workers."""
         await self.workers.start()
         self._run(self._write(), "shared answers")
-        self._run(self._renew(), "shared leases")
+        self._run(self._leading.renew(), "shared leases")
 
     async def aclose(self) -> None:
         """Write down what waits, for as long as a lease at most, and leave."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(_RENEW_EVERY_S if self._redis.away is None else 0):
+            async with asyncio.timeout(_WRITE_AT_END_S if self._redis.away is None else 0):
                 await self._idle.wait()
         for task in list(self._tasks):
             task.cancel()
@@ -140,11 +108,8 @@ class SharedAnswers:
                 await task
         await self.workers.aclose()
 
-    def _run(self, work: Awaitable[None], name: str) -> asyncio.Task[None]:
-        async def running() -> None:
-            await work
-
-        task = asyncio.get_running_loop().create_task(running(), name=name)
+    def _run(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
@@ -154,7 +119,7 @@ class SharedAnswers:
     def begin(self, key: bytes, flight: Flight) -> None:
         """A flight begins here: what it brings is of the epoch that is in force now."""
         place = Place(self.workers.incarnation, self.workers.epoch)
-        self._begun[flight] = _Leading(key, flight, place)
+        self._begun[flight] = Leading(key, flight, place)
 
     async def look(self, key: bytes) -> CachedAnswer | None:
         """What is kept for ``key``, claiming nothing; None also where Redis cannot say in time."""
@@ -177,7 +142,9 @@ class SharedAnswers:
         form = Form(flight.dialect.value, flight.streamed, flight.usage_shown)
         led.since_s = self._clock()
         if led.id:
-            self._leases[led.id] = led  # first: an answer that comes too late may still be a lease
+            self._leading.leases[led.id] = (
+                led  # first: an answer that comes too late may still be a lease
+            )
         found = await self._ask(key, led.id, msgspec.msgpack.encode(form), look=look)
         if found is not None:
             led.place = found.place
@@ -195,8 +162,8 @@ class SharedAnswers:
             case _:
                 return None
 
-    def _unlease(self, led: _Leading) -> None:
-        self._leases.pop(led.id, None)
+    def _unlease(self, led: Leading) -> None:
+        self._leading.leases.pop(led.id, None)
         led.id = b""
 
     async def _ask(
@@ -328,15 +295,15 @@ class SharedAnswers:
             entry = None
         if not led.id and (entry is None or self._redis.away is not None):
             return
-        job = _Job(led, entry, request, classification)
+        job = Job(led, entry, request, classification)
         if led.copying is not None and not led.copying.done():
             led.job = job
         else:
             self._queue(job)
 
-    def _queue(self, job: _Job) -> None:
+    def _queue(self, job: Job) -> None:
         if len(self._jobs) >= _MOST_WAITING:
-            self._leases.pop(job.led.id, None)
+            self._leading.leases.pop(job.led.id, None)
             self._count("not_kept")
             return
         self._jobs.append(job)
@@ -357,13 +324,13 @@ class SharedAnswers:
                 except (StoreError, GatewayError):
                     self._count("not_kept")
                 finally:
-                    self._leases.pop(job.led.id, None)
+                    self._leading.leases.pop(job.led.id, None)
                     self._jobs.popleft()
                 await asyncio.sleep(0)
             self._work.clear()
             self._idle.set()
 
-    async def _keep(self, job: _Job) -> None:
+    async def _keep(self, job: Job) -> None:
         led, data, ttl_s = job.led, b"", 0.0
         if job.entry is not None and led.place.incarnation:
             ttl_s = self._ttl_s(job)
@@ -373,7 +340,7 @@ class SharedAnswers:
             await self._store.land(led.key[:16].hex(), led.id, data, ttl_s)
             self._count("kept" if data else "unfit")
 
-    def _ttl_s(self, job: _Job) -> float:
+    def _ttl_s(self, job: Job) -> float:
         """How long the gate lets an answer to this question live; 0 = not at all."""
         judged = job.classification
         if judged is None:
@@ -381,7 +348,7 @@ class SharedAnswers:
         ttl_s = self._exact.ttl_s
         return ttl_s if judged.ttl_s is None else min(ttl_s, judged.ttl_s)
 
-    def _bytes_of(self, entry: CachedAnswer, job: _Job, ttl_s: float) -> bytes:
+    def _bytes_of(self, entry: CachedAnswer, job: Job, ttl_s: float) -> bytes:
         if not entry.pieces:
             if entry.answer is None:
                 return b""
@@ -396,88 +363,11 @@ class SharedAnswers:
         )
         return data if len(data) <= _MAX_ENTRY_BYTES else b""
 
-    async def _renew(self) -> None:
-        """Keep the leases of calls that take long, and find out who wants them."""
-        while True:
-            await asyncio.sleep(_RENEW_EVERY_S)
-            now_s = self._clock()
-            due = [led for led in self._leases.values() if now_s - led.since_s > _RENEW_EVERY_S / 2]
-            if not due or self._redis.away is not None:
-                continue
-            with suppress(StoreError):
-                for wanted in await self._store.renew([(d.key[:16].hex(), d.id) for d in due]):
-                    self._copy(self._leases.get(wanted))
-
-    # ---------------------------------------------------------------- what others want of us
-
     def _take_note(self, kind: bytes, content: bytes) -> None:
-        flight, _, worker = content.partition(b":")
-        if kind == b"news":
-            news = self._news.get(flight)
-            if news is not None:
-                news.set()
-            return
-        led = self._leases.get(flight)
-        if led is None:
-            return
-        if kind == b"join":
-            if worker not in led.readers:
-                led.flight.followers += 1
-            led.readers[worker] = self._clock()
-            led.poked = True
-            self._copy(led)
-            led.flight.wake()
-        elif kind == b"left":
-            self._part(led, worker)
-
-    def _copy(self, led: _Leading | None) -> None:
-        if led is not None and led.copying is None:
-            led.copying = self._run(self._copying(led), "shared flight")
-
-    def _part(self, led: _Leading, worker: bytes) -> None:
-        """A worker follows no more; the last to leave a call whose own client left ends it."""
-        flight = led.flight
-        if led.readers.pop(worker, None) is None:
-            return
-        flight.followers -= 1
-        if flight.followers == 0 and flight.leader_gone and not flight.done:
-            flight.cancel()
-
-    async def _copying(self, led: _Leading) -> None:
-        """Copy what the flight says into its stream, until both are over."""
-        sent, first, over = 0, True, False
-        given_up_s = 0.0
-        try:
-            while not over:
-                news = led.flight.news()
-                done, events = led.flight.done, led.flight.events[sent:]
-                if events or done or first or led.poked:
-                    led.poked = False
-                    try:
-                        record = _record(led.flight, sent, events, done=done)
-                        readers = list(led.readers)
-                        there = await self._store.say(led.id, record, readers, first=first)
-                    except StoreError:
-                        given_up_s = given_up_s or self._clock() + _REDIS_MAY_BE_AWAY_S
-                        over = done and self._clock() > given_up_s
-                        led.poked = True
-                        await asyncio.sleep(_LOOK_AGAIN_S / 5)
-                        continue
-                    given_up_s = 0.0
-                    sent, first = (sent + len(events), False) if there else (0, True)
-                    over = done and there
-                    continue
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_RENEW_EVERY_S):
-                        await news
-                for worker, heard_s in list(led.readers.items()):
-                    if self._clock() - heard_s > _READER_LIVES_S:
-                        self._part(led, worker)
-        finally:
-            for worker in list(led.readers):
-                self._part(led, worker)
-            if led.job is not None:
-                self._queue(led.job)
+        if kind != b"news":
+            self._leading.take_note(kind, content)
+        elif (news := self._news.get(content)) is not None:
+            news.set()
 
     # ---------------------------------------------------------------- forgetting
 
@@ -503,25 +393,6 @@ class SharedAnswers:
         self._barriers.clear(floor)
         self._flights.forget()
         self._exact.clear()
-
-
-def _record(flight: Flight, start: int, events: list[Event], *, done: bool) -> bytes:
-    leader = flight.leader
-    record = Record(start=start, events=events_to_bytes(events), done=done)
-    if isinstance(leader, Said):
-        record.model, record.tier = leader.model, leader.tier
-    else:
-        record.describe(leader)
-    if done and flight.error is not None:
-        error = flight.error
-        record.failure = (
-            error.status,
-            error.code,
-            error.message,
-            error.retry_after_s,
-            isinstance(error, UpstreamError) and error.said,
-        )
-    return msgspec.msgpack.encode(record)
 
 
 def _nothing(_: Forget) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Protocol
 
 from app.domain.limits import Charge, Counters, Grant
 from app.errors import StoreError
@@ -133,3 +134,30 @@ class CountersWithFallback:
         """Close both."""
         await self._shared.aclose()
         await self._own.aclose()
+
+
+class Sums(Protocol):
+    """Sums that a host keeps for itself, on disk or in memory."""
+
+    async def add(self, key: bytes, amount: float, ttl_s: float) -> float:
+        """Add to a sum and say it."""
+        ...
+
+
+class SumsInBoth:
+    """Sums of all workers in Redis and of this host beside them; the larger one counts. Never raises.
+
+    Money spent is not forgotten with a Redis that comes back empty, nor while one is away.
+    """
+
+    def __init__(self, shared: Counters, own: Sums) -> None:
+        """Add to both."""
+        self._shared, self._own = shared, own
+
+    async def add(self, key: bytes, amount: float, ttl_s: float) -> float:
+        """Add to a sum and say it."""
+        own = await self._own.add(key, amount, ttl_s)
+        try:
+            return max(own, await self._shared.add(key, amount, ttl_s))
+        except StoreError:
+            return own
