@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
@@ -19,19 +18,19 @@ from typing import TYPE_CHECKING, get_args
 import structlog
 
 from app import __version__
-from app.api.admission import Admission, Sums
+from app.api.admission import Admission
 from app.api.agent import record_of
 from app.api.auth import Authenticator
 from app.api.context import Context, Readiness
 from app.api.inference import Edge, InFlight
 from app.api.response import Pulse
+from app.bootstrap_redis import counters_of, open_redis, share
 from app.cache.coalesce import Flights
 from app.cache.exact import ExactCache
 from app.classify.classifier import Classifier
 from app.domain.agents import Agent
 from app.domain.chat import Dialect
 from app.domain.decisions import PromptView, Tier
-from app.domain.limits import Counters
 from app.domain.models import Model
 from app.domain.usage import Price
 from app.errors import StoreError
@@ -55,7 +54,6 @@ from app.routing.threshold import FastShareTracker
 from app.settings import AgentSettings, ModelSettings, ProviderSettings, Settings
 from app.stores.event_log import EventLog
 from app.stores.key_file import KeyFile
-from app.stores.memory import MemoryCounters
 from app.stores.spent_file import SpentFile
 from app.telemetry.ledger import Ledger
 from app.telemetry.log import LogWriter, configure
@@ -88,7 +86,7 @@ async def open_gateway(settings: Settings, *, simulated: bool = False) -> AsyncI
         for provider in providers.values():
             stack.push_async_callback(provider.aclose)
         gateway = _gateway(settings, models, providers)
-        redis = await _redis(settings, telemetry.metrics, readiness, stack)
+        redis = await open_redis(settings, telemetry.metrics, readiness.degraded, stack)
         gateway.on_failure = telemetry.metrics.upstream_failed
         gateway.on_escalation = telemetry.metrics.escalated
         hedge = settings.routing.hedge
@@ -131,63 +129,9 @@ async def open_gateway(settings: Settings, *, simulated: bool = False) -> AsyncI
         readiness.ready = True
         await _meaning(settings, gateway, telemetry, readiness, stack)
         if redis is not None:
-            await _shared(redis, settings, gateway, telemetry.metrics, stack)
+            await share(redis, settings, gateway, telemetry.metrics, stack)
         agents = tuple(agent.name for agent in settings.agents)
         yield Context(edge, telemetry, readiness, runs, agents)
-
-
-async def _redis(
-    settings: Settings, metrics: Metrics, readiness: Readiness, stack: AsyncExitStack
-) -> Redis | None:
-    """The way to Redis, where one is configured; its state is told on ``/readyz``."""
-    url = settings.state.redis_url
-    if not url:
-        return None
-    from app.stores.redis import Redis  # the client takes a tenth of a second
-
-    def redis_is(why: str | None) -> None:
-        if why is None:
-            if readiness.degraded.pop("redis", None) is not None:
-                structlog.get_logger().info("redis_back")
-            return
-        _degrade(readiness, "redis", f"shared state is left alone: Redis {why}")
-        metrics.redis_losses.child().inc()
-
-    state = settings.state
-    redis = Redis(
-        url, budget_s=state.redis_budget_ms / 1000, prefix=state.redis_prefix, on_state=redis_is
-    )
-    metrics.follow_redis(lambda: int(redis.away is None))
-    stack.push_async_callback(redis.aclose)
-    await redis.start()
-    return redis
-
-
-async def _shared(
-    redis: Redis, settings: Settings, gateway: Gateway, metrics: Metrics, stack: AsyncExitStack
-) -> None:
-    """Give the gateway what all workers keep and do."""
-    if gateway.exact is None:
-        return
-    from app.pipeline.forgetting import ForgettingByMeaning
-    from app.pipeline.shared_answers import SharedAnswers
-
-    shared = SharedAnswers(
-        redis,
-        exact=gateway.exact,
-        flights=gateway.flights,
-        codecs=gateway.codecs,
-        classify=gateway.classifier.classify,
-        count=lambda word: metrics.shared_looks.child(word).inc(),
-        coalesce=settings.cache.coalesce,
-    )
-    if gateway.meaning is not None:
-        forgetting = ForgettingByMeaning(gateway.meaning.cache)
-        stack.push_async_callback(forgetting.aclose)
-        shared.on_forget = forgetting
-    stack.push_async_callback(shared.aclose)
-    await shared.start()
-    gateway.shared = shared
 
 
 async def _agents(settings: Settings, gateway: Gateway, stack: AsyncExitStack) -> None:
@@ -384,17 +328,6 @@ def _lanes(settings: Settings) -> Lanes | None:
     return Lanes([*own, *(built_in_rules() if settings.lanes.built_in else ())])
 
 
-def _counters(redis: Redis | None, spent: SpentFile) -> tuple[Counters, Sums]:
-    """Rates and sums: shared where there is a Redis, and this worker's own while it is away."""
-    own = MemoryCounters(clock=time.time)
-    if redis is None:
-        return own, spent
-    from app.stores.redis_counters import CountersWithFallback, RedisCounters, SumsInBoth
-
-    shared = RedisCounters(redis)
-    return CountersWithFallback(shared, own), SumsInBoth(shared, spent)
-
-
 async def _authenticator(
     settings: Settings,
     metrics: Metrics,
@@ -405,7 +338,7 @@ async def _authenticator(
     """Who may call, by the configuration's keys and the stored ones, and how much."""
     data_dir = Path(settings.state.data_dir)
     spent = SpentFile(data_dir / "limits")
-    counters, sums = _counters(redis, spent)
+    counters, sums = counters_of(redis, spent)
     admission = Admission(
         counters,
         sums,

@@ -1,0 +1,90 @@
+"""The part of the composition root that is about Redis; nothing of it is loaded where none is configured."""
+
+from __future__ import annotations
+
+import time
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+import structlog
+
+from app.api.admission import Sums
+from app.domain.limits import Counters
+from app.pipeline.gateway import Gateway
+from app.settings import Settings
+from app.stores.memory import MemoryCounters
+from app.stores.spent_file import SpentFile
+from app.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from app.stores.redis import Redis
+
+
+async def open_redis(
+    settings: Settings,
+    metrics: Metrics,
+    degraded: dict[str, str],
+    stack: AsyncExitStack,
+) -> Redis | None:
+    """The way to Redis, where one is configured; its state is told on ``/readyz``."""
+    url = settings.state.redis_url
+    if not url:
+        return None
+    from app.stores.redis import Redis  # the client takes a tenth of a second
+
+    def redis_is(why: str | None) -> None:
+        log = structlog.get_logger()
+        if why is None:
+            if degraded.pop("redis", None) is not None:
+                log.info("redis_back")
+            return
+        degraded["redis"] = f"shared state is left alone: Redis {why}"
+        log.warning("degraded", what="redis", reason=why)
+        metrics.redis_losses.child().inc()
+
+    state = settings.state
+    redis = Redis(
+        url, budget_s=state.redis_budget_ms / 1000, prefix=state.redis_prefix, on_state=redis_is
+    )
+    metrics.follow_redis(lambda: int(redis.away is None))
+    stack.push_async_callback(redis.aclose)
+    await redis.start()
+    return redis
+
+
+async def share(
+    redis: Redis, settings: Settings, gateway: Gateway, metrics: Metrics, stack: AsyncExitStack
+) -> None:
+    """Give the gateway what all workers keep and do."""
+    if gateway.exact is None:
+        return
+    from app.pipeline.forgetting import ForgettingByMeaning
+    from app.pipeline.shared_answers import SharedAnswers
+
+    shared = SharedAnswers(
+        redis,
+        exact=gateway.exact,
+        flights=gateway.flights,
+        codecs=gateway.codecs,
+        classify=gateway.classifier.classify,
+        count=lambda word: metrics.shared_looks.child(word).inc(),
+        coalesce=settings.cache.coalesce,
+    )
+    if gateway.meaning is not None:
+        forgetting = ForgettingByMeaning(gateway.meaning.cache)
+        stack.push_async_callback(forgetting.aclose)
+        shared.on_forget = forgetting
+    stack.push_async_callback(shared.aclose)
+    await shared.start()
+    gateway.shared = shared
+
+
+def counters_of(redis: Redis | None, spent: SpentFile) -> tuple[Counters, Sums]:
+    """Rates and sums: shared where there is a Redis, and this worker's own while it is away."""
+    own = MemoryCounters(clock=time.time)
+    if redis is None:
+        return own, spent
+    from app.stores.redis_counters import CountersWithFallback, RedisCounters, SumsInBoth
+
+    shared = RedisCounters(redis)
+    return CountersWithFallback(shared, own), SumsInBoth(shared, spent)
