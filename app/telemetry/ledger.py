@@ -14,7 +14,7 @@ techniques.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from time import time
@@ -91,11 +91,15 @@ class _Mean:
     seconds: float = 0.0
     usd: float = 0.0
 
-    def add(self, seconds: float, usd: float) -> None:
-        self.calls = calls = self.calls + 1
-        weight = _WEIGHT if calls >= _PLAIN_CALLS else 1.0 / calls
-        self.seconds += weight * (seconds - self.seconds)
-        self.usd += weight * (usd - self.usd)
+    def add_all(self, each: Iterable[tuple[float, float]]) -> None:
+        """Take in calls: the seconds and the USD of each, oldest first."""
+        calls, mean_s, mean_usd = self.calls, self.seconds, self.usd
+        for seconds, usd in each:
+            calls += 1
+            weight = _WEIGHT if calls >= _PLAIN_CALLS else 1.0 / calls
+            mean_s += weight * (seconds - mean_s)
+            mean_usd += weight * (usd - mean_usd)
+        self.calls, self.seconds, self.usd = calls, mean_s, mean_usd
 
 
 class Ledger:
@@ -129,19 +133,25 @@ class Ledger:
 
     def record(self, turn: TurnRecord) -> None:
         """Book a finished turn; one that failed or was left claims no saving."""
-        period = self._period()
-        period.turns += 1
-        period.seconds += turn.total_s
-        period.usd += turn.cost_usd
-        if turn.status != _OK or turn.code or turn.disconnect:
+        self.record_all((turn,))
+
+    def record_all(self, turns: Sequence[TurnRecord]) -> None:
+        """Book finished turns of one ``kind``, in the order in which they ended."""
+        first, period = turns[0], self._period()
+        period.turns += len(turns)
+        period.seconds += sum([turn.total_s for turn in turns])
+        period.usd += sum([turn.cost_usd for turn in turns])
+        if first.status != _OK or first.code or first.disconnect:
             return
-        hit = _HITS.get(turn.cache)
+        hit = _HITS.get(first.cache)
         if hit is not None:
-            self._book_hit(period, hit, turn)
-        elif turn.attempts:
-            self._book_call(period, turn)
-        if len(turn.tools) > 1:
-            self._book_tools(period, turn)
+            for turn in turns:
+                self._book_hit(period, hit, turn)
+        elif first.attempts:
+            self._book_calls(period, turns)
+        for turn in turns:
+            if len(turn.tools) > 1:
+                self._book_tools(period, turn)
 
     def savings(self, window_s: float | None = None) -> dict[str, object]:
         """The body of ``GET /v1/savings``: whole minutes that reach into the last ``window_s``,
@@ -199,21 +209,27 @@ class Ledger:
         seconds = mean.seconds - turn.total_s if mean is not None else 0.0
         self._book(period, technique, seconds, usd - turn.cost_usd)
 
-    def _book_call(self, period: _Period, turn: TurnRecord) -> None:
-        """A real call: it teaches the means, and may have been cheaper by the router or the
-        vendor's cache.
-        """
-        mean = self._calls.get(turn.model)
+    def _book_calls(self, period: _Period, turns: Sequence[TurnRecord]) -> None:
+        """Real calls: they teach the means, and may have been cheaper by the router or the vendor's cache."""
+        first = turns[0]
+        mean = self._calls.get(first.model)
         if mean is None:
-            mean = self._calls[turn.model] = _Mean()
-        seconds, usd = turn.upstream_s, turn.cost_usd
-        mean.add(seconds, usd)
-        self._any_call.add(seconds, usd)
-        if turn.tier == "powerful":
-            self._powerful_call.add(seconds, usd)
-        usage = turn.usage
-        if usage is None or not (turn.routed or usage.cached_tokens or usage.cache_write_tokens):
-            return
+            mean = self._calls[first.model] = _Mean()
+        means = [mean, self._any_call]
+        if first.tier == "powerful":
+            means.append(self._powerful_call)
+        calls = [(turn.upstream_s, turn.cost_usd) for turn in turns]
+        for each in means:
+            each.add_all(calls)
+        for turn in turns:
+            usage = turn.usage
+            if usage is not None and (
+                first.routed or usage.cached_tokens or usage.cache_write_tokens
+            ):
+                self._book_cheaper(period, turn, usage)
+
+    def _book_cheaper(self, period: _Period, turn: TurnRecord, usage: Usage) -> None:
+        """What the router's choice and the vendor's prompt cache saved on one call."""
         model, powerful = self._models.get(turn.model), self._powerful
         if model is None:
             return

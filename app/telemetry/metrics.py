@@ -2,16 +2,16 @@
 
 Goals: the whole account of a turn costs a few microseconds; label sets are bounded whatever clients
 send; a scrape yields to the event loop between families. Plan: the label sets of a turn repeat, so
-the cells that belong to one combination are found once and kept under one key; ``record`` is then
-one dictionary look-up and a dozen additions. ``docs/metrics.md`` lists the names, and a test holds
-it against this file.
+the cells that belong to one combination are found once and kept under one key, and turns are counted
+many at a time: what they have in common is looked up once for all of them. ``docs/metrics.md`` lists
+the names, and a test holds it against this file.
 """
 
 from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, generate_latest
@@ -343,56 +343,63 @@ class Metrics:
         self._discarded.value += tokens
 
     def record(self, turn: TurnRecord) -> None:
-        """Count a finished turn; called once, at settle time."""
+        """Count a finished turn."""
+        self.record_all((turn,))
+
+    def record_all(self, turns: Sequence[TurnRecord]) -> None:
+        """Count finished turns of one ``kind``, once each: their labels are looked up once for all."""
+        first = turns[0]
         key = (
-            turn.dialect, turn.status, turn.code, turn.cache, turn.cache_reason, turn.tier,
-            turn.band, turn.routed, turn.model, turn.disconnect,
+            first.dialect, first.status, first.code, first.cache, first.cache_reason, first.tier,
+            first.band, first.routed, first.model, first.disconnect,
         )  # fmt: skip
         bound = self._bound.get(key)
         if bound is None:
-            bound = self._bind(key, turn)
+            bound = self._bind(key, first)
         for counted in bound.once:
-            counted.value += 1.0
-        # observe(), without the calls: this is every turn's.
-        total_s, cell = turn.total_s, bound.seconds
-        cell.counts[bisect_left(WAIT_BOUNDS_S, total_s)] += 1
-        cell.sum += total_s
-        stages = self._stage
-        if turn.times is not None:
-            for stage, passed_ns in turn.times.stage_times_ns().items():
-                cell, passed_s = stages[stage], passed_ns / 1e9
-                cell.counts[bisect_left(STAGE_BOUNDS_S, passed_s)] += 1
-                cell.sum += passed_s
-        cell = stages["total"]
-        cell.counts[bisect_left(STAGE_BOUNDS_S, total_s)] += 1
-        cell.sum += total_s
-        overhead_s = turn.overhead_s
-        if overhead_s is not None:
-            cell = self._overhead
-            cell.counts[bisect_left(OVERHEAD_BOUNDS_S, overhead_s)] += 1
-            cell.sum += overhead_s
-        if turn.stream and turn.ttft_s is not None:
-            bound.first_token.observe(turn.ttft_s)
-            self._per_token(turn, turn.ttft_s, bound.per_token)
-        if turn.attempts:
-            self._count_calls(turn, bound)
-        if turn.tools:
-            self._count_tools(turn)
+            counted.value += len(turns)
+        total_s = [turn.total_s for turn in turns]
+        bound.seconds.observe_all(total_s)
+        self._stage["total"].observe_all(total_s)
+        self._count_stages(turns)
+        overhead_s = [turn.overhead_s for turn in turns]
+        self._overhead.observe_all([each for each in overhead_s if each is not None])
+        if first.stream:
+            for turn in turns:
+                if turn.ttft_s is not None:
+                    bound.first_token.observe(turn.ttft_s)
+                    self._per_token(turn, turn.ttft_s, bound.per_token)
+        if first.attempts:
+            self._count_calls(turns, bound)
+        for turn in turns:
+            if turn.tools:
+                self._count_tools(turn)
 
-    def _count_calls(self, turn: TurnRecord, bound: _Bound) -> None:
+    def _count_stages(self, turns: Sequence[TurnRecord]) -> None:
+        stages = self._stage
+        for turn in turns:
+            if turn.times is not None:
+                for stage, passed_ns in turn.times.stage_times_ns().items():
+                    # observe(), without the call: a turn has three or four of these.
+                    cell, passed_s = stages[stage], passed_ns / 1e9
+                    cell.counts[bisect_left(STAGE_BOUNDS_S, passed_s)] += 1
+                    cell.sum += passed_s
+
+    def _count_calls(self, turns: Sequence[TurnRecord], bound: _Bound) -> None:
         """Tokens and money are counted where they were spent: a hit buys none."""
-        bound.cost.value += turn.cost_usd
-        usage = turn.usage
-        if usage is not None:
-            fresh, cached, written, output = bound.tokens
-            fresh.value += usage.input_tokens
-            output.value += usage.output_tokens
-            if usage.cached_tokens:
-                cached.value += usage.cached_tokens
-            if usage.cache_write_tokens:
-                written.value += usage.cache_write_tokens
-        if turn.discarded_tokens:
-            self._discarded.value += turn.discarded_tokens
+        bound.cost.value += sum([turn.cost_usd for turn in turns])
+        fresh, cached, written, output = bound.tokens
+        for turn in turns:
+            usage = turn.usage
+            if usage is not None:
+                fresh.value += usage.input_tokens
+                output.value += usage.output_tokens
+                if usage.cached_tokens:
+                    cached.value += usage.cached_tokens
+                if usage.cache_write_tokens:
+                    written.value += usage.cache_write_tokens
+            if turn.discarded_tokens:
+                self._discarded.value += turn.discarded_tokens
 
     def _per_token(self, turn: TurnRecord, ttft_s: float, cell: HistogramCell) -> None:
         """The mean gap of one stream from an upstream; a replay has none."""

@@ -66,6 +66,13 @@ class HistogramCell:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
 
+    def observe_all(self, values: Sequence[float]) -> None:
+        """Count observations."""
+        counts, bounds = self.counts, self.bounds
+        for value in values:
+            counts[bisect_left(bounds, value)] += 1
+        self.sum += sum(values)
+
     def cumulative(self) -> list[int]:
         """Observations at or below each bound, and all of them last."""
         total = 0

@@ -1,12 +1,17 @@
 """All telemetry of one process behind one call: what the pipeline has to know of metrics, traces,
 ledger and log.
+
+Theory of operation. Nobody waits for a turn's account, so ``settle`` only appends the record. Many are
+then counted at once, by kind, which costs a fifth of counting them one by one: every ``WITHIN_S``, when
+``MOST_PENDING`` have come (a fifth of a millisecond of work), and before anybody reads: ``metrics``,
+``traces`` and ``ledger`` bring the account up to date before they give it. Outside of ``start`` and
+``stop`` each record is counted at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
 from http import HTTPStatus
 
 from app.domain.turn_record import TurnRecord
@@ -15,42 +20,105 @@ from app.telemetry.log import LogWriter
 from app.telemetry.metrics import LoopLag, Metrics
 from app.telemetry.traces import TraceRing
 
+MOST_PENDING = 64
+WITHIN_S = 0.1
 
-@dataclass(slots=True)
+
 class Telemetry:
     """Made in ``bootstrap``; ``settle`` is called exactly once for each turn, also for one that
-    failed.
+    failed. One event loop owns it.
     """
 
-    metrics: Metrics
-    traces: TraceRing
-    ledger: Ledger
-    log: LogWriter | None = None
-    """None: no turn lines (tests)."""
-    lag: LoopLag | None = None
-    least_level: int = logging.INFO
-    """Severity below which nothing is logged: a turn that went well is INFO, one that failed WARNING."""
+    def __init__(
+        self,
+        metrics: Metrics,
+        traces: TraceRing,
+        ledger: Ledger,
+        log: LogWriter | None = None,
+        *,
+        least_level: int = logging.INFO,
+    ) -> None:
+        """``log`` None: no turn lines (tests). ``least_level`` is the severity below which nothing is
+        logged: a turn that went well is INFO, one that failed WARNING.
+        """
+        self._metrics, self._traces, self._ledger = metrics, traces, ledger
+        self.log = log
+        self._least_level = least_level
+        self._lag = LoopLag(metrics)
+        self._pending: list[TurnRecord] = []
+        self._most = 1
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def metrics(self) -> Metrics:
+        """The metrics, every settled turn counted."""
+        self.flush()
+        return self._metrics
+
+    @property
+    def traces(self) -> TraceRing:
+        """The newest turns, every settled one included."""
+        self.flush()
+        return self._traces
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger, every settled turn booked."""
+        self.flush()
+        return self._ledger
 
     def settle(self, record: TurnRecord) -> None:
-        """Count, keep, book and log a finished turn; never waits, about 8 us in all."""
-        self.metrics.record(record)
-        self.traces.add(record)
-        self.ledger.record(record)
-        if self.log is not None and (self.least_level <= logging.INFO or self._noteworthy(record)):
-            self.log.put(record)
+        """Take a finished turn, to be counted, kept, booked and logged shortly; never waits."""
+        pending = self._pending
+        pending.append(record)
+        if len(pending) >= self._most:
+            self.flush()
 
-    def _noteworthy(self, record: TurnRecord) -> bool:
-        """Whether a turn's line, a warning where it failed, passes the configured least level."""
+    def flush(self) -> None:
+        """Bring the account up to date."""
+        pending = self._pending
+        if not pending:
+            return
+        self._pending = []
+        self._traces.extend(pending)
+        kinds: dict[tuple[object, ...], list[TurnRecord]] = {}
+        for record in pending:
+            kind = record.kind()
+            turns = kinds.get(kind)
+            if turns is None:
+                kinds[kind] = [record]
+            else:
+                turns.append(record)
+        for turns in kinds.values():
+            self._metrics.record_all(turns)
+            self._ledger.record_all(turns)
+            if self.log is not None and self._level(turns[0]) >= self._least_level:
+                self.log.put_turns(turns)
+
+    def _level(self, record: TurnRecord) -> int:
+        """The severity of a turn's line; the same for all of its kind."""
         failed = record.status >= HTTPStatus.INTERNAL_SERVER_ERROR or bool(record.code)
-        return failed and self.least_level <= logging.WARNING
+        return logging.WARNING if failed else logging.INFO
 
     def start(self) -> None:
-        """Begin to sample the running event loop's lag; call inside the loop."""
-        if self.lag is None:
-            self.lag = LoopLag(self.metrics)
-        self.lag.start(asyncio.get_running_loop())
+        """Begin to sample the loop's lag, and to count many turns at once; call inside the running loop."""
+        loop = asyncio.get_running_loop()
+        self._lag.start(loop)
+        self._most = MOST_PENDING
+        self._again(loop)
 
     def stop(self) -> None:
-        """End the sampling; the log's thread is closed by its owner, after everything else."""
-        if self.lag is not None:
-            self.lag.stop()
+        """Count what is pending and end; the log's thread is closed by its owner, after everything else."""
+        self._lag.stop()
+        self._most = 1
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.flush()
+
+    def _again(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = loop.call_later(WITHIN_S, self._tick, loop)
+
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._again(loop)
+        self.flush()

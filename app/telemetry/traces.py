@@ -8,6 +8,7 @@ and no answer, so there is nothing to redact here. ``docs/metrics.md`` describes
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 
 from app.domain.turn_record import Span, ToolUse, TurnRecord
 from app.domain.usage import Usage
@@ -21,21 +22,18 @@ class TraceRing:
     def __init__(self, capacity: int = KEPT_TRACES) -> None:
         if capacity < 1:
             raise ValueError(f"a trace ring keeps at least one turn, not {capacity}")
-        self._capacity = capacity
-        self._ring: deque[TurnRecord] = deque()
-        self._by_id: dict[str, TurnRecord] = {}
+        self._ring: deque[TurnRecord] = deque(maxlen=capacity)
 
     def __len__(self) -> int:
         return len(self._ring)
 
     def add(self, record: TurnRecord) -> None:
         """Keep a finished turn; the oldest goes when the ring is full."""
-        if len(self._ring) >= self._capacity:
-            oldest = self._ring.popleft()
-            if self._by_id.get(oldest.request_id) is oldest:
-                del self._by_id[oldest.request_id]
         self._ring.append(record)
-        self._by_id[record.request_id] = record
+
+    def extend(self, records: Iterable[TurnRecord]) -> None:
+        """Keep finished turns, in the order in which they ended."""
+        self._ring.extend(records)
 
     def latest(self, limit: int = 50, tenant: str | None = None) -> list[dict[str, object]]:
         """The newest turns first, at most ``limit``; of ``tenant`` alone where one is named."""
@@ -51,10 +49,10 @@ class TraceRing:
         """One turn by its ``x-request-id``; None when it is unknown, forgotten, or another
         tenant's.
         """
-        record = self._by_id.get(request_id)
-        if record is None or (tenant is not None and record.tenant != tenant):
-            return None
-        return trace_json(record)
+        for record in reversed(self._ring):  # seldom asked: an index would cost every turn
+            if record.request_id == request_id:
+                return trace_json(record) if tenant is None or record.tenant == tenant else None
+        return None
 
 
 def trace_json(record: TurnRecord) -> dict[str, object]:

@@ -42,7 +42,7 @@ def sink_of(writer: LogWriter) -> io.StringIO:
 def test_a_turn_is_one_line_with_its_times_and_outcome(writer: LogWriter) -> None:
     timeline = Timeline(lambda: 0)
     timeline.mark("cache", 0, 310_000)
-    writer.put(a_turn(times=timeline))
+    writer.put_turns([a_turn(times=timeline)])
     writer.flush()
     (line,) = lines(sink_of(writer))
     assert line["event"] == "turn_finished"
