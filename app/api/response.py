@@ -38,8 +38,7 @@ _log = logging.getLogger("slipstream.turn")
 
 _MOST_HEADS = 1024
 _HITS = frozenset({CacheOutcome.EXACT, CacheOutcome.SEMANTIC, CacheOutcome.COALESCED})
-_record = tuple.__new__
-"""Makes a record of its fields in order, without the call that names them."""
+_record = TurnRecord._make
 Said = tuple[bytes, CacheOutcome, str, str, str]
 """What the header lines say: content type, cache, model, tier, reason."""
 
@@ -358,8 +357,9 @@ class TurnResponse:
             0,
             tuple(turn.tools),
             timeline,
+            "",
         )
-        self._recorder.settle(_record(TurnRecord, told))
+        self._recorder.settle(_record(told))
 
 
 class Pulse:

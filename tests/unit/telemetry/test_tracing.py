@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -42,7 +41,7 @@ def turn(**more: object) -> TurnRecord:
         tools=(ToolUse("ticket", 1_000_000, 2_000_000, "ok"),),
         times=timeline,
     )
-    return replace(record, **more)  # type: ignore[arg-type]
+    return record._replace(**more)  # type: ignore[arg-type]
 
 
 def sent(*turns: TurnRecord):
