@@ -27,6 +27,7 @@ from app.api.response import Pulse
 from app.bootstrap_redis import counters_of, open_redis, share
 from app.cache.coalesce import Flights
 from app.cache.exact import ExactCache
+from app.cache.sharing import Sharing
 from app.classify.classifier import Classifier
 from app.domain.agents import Agent
 from app.domain.chat import Dialect
@@ -179,7 +180,12 @@ async def _meaning(
         metrics.vector_losses.child().inc()
 
     folder = Path(settings.state.data_dir) / "semantic"
-    memory = VectorProcess(folder, Path(sys.prefix) / "embedder", on_state=vectors_are)
+    memory = VectorProcess(
+        folder,
+        Path(sys.prefix) / "embedder",
+        on_state=vectors_are,
+        max_entries=wanted.max_entries,
+    )
     routes = Routes(
         folder / "routes",
         limits=Limits.of(wanted.max_error_rate),
@@ -192,6 +198,8 @@ async def _meaning(
         routes,
         rng=SystemRandom(),
         on_look=lambda word: metrics.semantic_looks.child(word).inc(),
+        budget_s=wanted.budget_ms / 1000,
+        sharing=gateway.sharing,
     )
     gateway.meaning = Meaning(
         cache,
@@ -199,6 +207,7 @@ async def _meaning(
         codecs=gateway.codecs,
         ttl_s=wanted.ttl_s,
         on_settled=lambda word: metrics.semantic_answers.child(word).inc(),
+        sharing=gateway.sharing,
     )
     # Known from the start, so that a panel shows nought rather than nothing.
     for word in get_args(Word):
@@ -317,7 +326,22 @@ def _gateway(
         flights=Flights(),
         retries={name: each.retries for name, each in settings.providers.items()},
         coalesce=settings.cache.coalesce,
+        sharing=_sharing(settings),
         escalate=settings.routing.escalate,
+    )
+
+
+def _sharing(settings: Settings) -> Sharing | None:
+    """The rules of sharing; None where they are what everybody gets."""
+    wanted = settings.cache.sharing
+    if wanted.scope == "user" and not wanted.hit_jitter_ms:
+        return None
+    return Sharing(
+        share_users=wanted.scope == "tenant",
+        least_askers=wanted.least_askers,
+        most_of_one_user=wanted.most_of_one_user,
+        hit_jitter_s=wanted.hit_jitter_ms / 1000,
+        rng=SystemRandom(),
     )
 
 

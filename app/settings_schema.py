@@ -228,6 +228,35 @@ class SemanticCacheSettings(Section):
     """Share of would-be hits that are asked of the model all the same, to keep labels flowing, 0 to
     1.
     """
+    budget_ms: Annotated[float, Field(gt=0, le=1_000)] = 5.0
+    """The longest that embedding and look-up may hold a request up, in milliseconds; a later answer counts
+    as a miss.
+    """
+    max_entries: Annotated[int, Field(ge=16, le=100_000_000)] = 1_000_000
+    """Questions kept in the embedded engine, about 3 KiB each and the answer. Beyond, those that expire
+    soonest make room.
+    """
+
+
+class SharingSettings(Section):
+    """What the users of a tenant share: `x-slipstream-user` names one."""
+
+    scope: Literal["user", "tenant"] = "user"
+    """`user`: a request that names its user shares with nobody else, one that names none with the tenant's
+    others of that kind. `tenant`: all users of a tenant share.
+    """
+    least_askers: Annotated[int, Field(ge=1, le=32)] = 1
+    """With `scope: tenant`: an answer is shown to others once so many different users had their own from a
+    model. Each worker counts for itself.
+    """
+    most_of_one_user: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """With `scope: tenant`: largest share of the 200 answers last kept for hits by meaning (within an hour)
+    that may come from one named user, 0 to 1. What is beyond is neither kept nor learned from.
+    """
+    hit_jitter_ms: Annotated[float, Field(ge=0, le=10_000)] = 0.0
+    """A hit waits a random time up to this, in milliseconds, so that its speed says less about what others
+    have asked.
+    """
 
 
 class CacheSettings(Section):
@@ -237,6 +266,8 @@ class CacheSettings(Section):
     """Equal requests."""
     semantic: SemanticCacheSettings = SemanticCacheSettings()
     """Equivalent questions."""
+    sharing: SharingSettings = SharingSettings()
+    """Whose answers are shown to whom."""
     coalesce: bool = True
     """Whether a request joins the stream of an identical one in flight."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from fastapi import APIRouter
@@ -93,6 +94,8 @@ async def entry(context: InContext, caller: AsCaller, entry_id: str) -> dict[str
         "model": found.model,
         "tier": found.tier,
         "request_id": found.request_id,
+        "kept_at": _when(time.time() - (now_s - found.stored_at_s)),
+        "dialect": found.dialect.value,
         "tags": list(found.tags),
         "hits": found.hits,
         "size_bytes": found.size_bytes,
@@ -159,12 +162,19 @@ def _described(question: KeptQuestion, answer: KeptAnswer) -> dict[str, object]:
         "kind": "semantic",
         "model": question.model,
         "tier": answer.tier,
+        "said_by": answer.model,
         "request_id": answer.request_id,
+        "kept_at": _when(question.kept_unix_s),
+        "askers": len(answer.askers),
         "tags": list(question.tags),
         "age_s": round(now_s - question.kept_unix_s, 3),
         "expires_in_s": round(question.expires_unix_s - now_s, 3),
         "cost_usd": answer.cost_usd,
     }
+
+
+def _when(unix_s: float) -> str:
+    return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="milliseconds")
 
 
 def _exact(context: Context) -> ExactCache:

@@ -20,7 +20,7 @@ import asyncio
 import re
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Final, Literal, Protocol
@@ -31,6 +31,7 @@ import numpy as np
 from app.cache.agreement import answers_agree
 from app.cache.decision import CandidateView, Decision, QueryView, decide
 from app.cache.routes import Route, Routes
+from app.cache.sharing import Sharing
 from app.cache.text_view import TextView, view
 from app.cache.verifier import NEIGHBOURS
 from app.domain.invalidation import Forget
@@ -45,7 +46,9 @@ from app.domain.vectors import (
 )
 from app.errors import StoreError
 
-Word = Literal["hit", "absent", "below_bound", "vetoed", "audited", "late", "away", "too_long"]
+Word = Literal[
+    "hit", "absent", "below_bound", "vetoed", "audited", "unshared", "late", "away", "too_long"
+]
 """What became of a look-up; the values of the metric's label and the reasons of misses."""
 
 BUDGET_S: Final = 0.005
@@ -55,6 +58,7 @@ _MAX_ANSWER_CHARS: Final = 200_000
 _LATE_IN_A_ROW: Final = 5
 _REST_S: Final = 1.0
 _VIEWS: Final = 4_096
+_MOST_ASKERS: Final = 32
 _BARRIERS: Final = 512
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 
@@ -87,6 +91,8 @@ class KeptAnswer(msgspec.Struct, frozen=True):
     usage: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0)
     cost_usd: float = 0.0
     upstream_s: float = 0.0
+    askers: tuple[str, ...] = ()
+    """Whom a model answered so, the one whom this very answer was made for first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +106,7 @@ class Asked:
     text: str
     tenant: str
     at_unix_s: float
+    asker: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +142,13 @@ class SemanticCache:
         rng: Random,
         on_look: Callable[[Word], None],
         budget_s: float = BUDGET_S,
+        sharing: Sharing | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """``budget_s``: the longest a look-up may hold a request up. ``clock``: unix seconds."""
         self.memory, self.routes = memory, routes
         self.budget_s = budget_s
+        self._sharing = sharing
         self._rng, self._on_look, self._clock = rng, on_look, clock
         self._views: OrderedDict[str, TextView] = OrderedDict()
         self._late, self._rest_until_s = 0, 0.0
@@ -199,7 +208,20 @@ class SemanticCache:
                 ((n.question, a) for n, a in zip(near, answers, strict=True)
                  if a is not None and n.question.id == entry), None,
             )  # fmt: skip
+        if hit is not None and not self._shared(asked, hit[1], answers):
+            # The model is asked instead, so it teaches like an audit.
+            route.state.hits -= 1
+            decision, word, hit = replace(decision, serve=False, audit=True), "unshared", None
         return Look(word, query, near, decision, hit)
+
+    def _shared(
+        self, asked: Asked, chosen: KeptAnswer, answers: Sequence[KeptAnswer | None]
+    ) -> bool:
+        """Whether enough users had the chosen answer from a model for this one to be shown it."""
+        if self._sharing is None:
+            return True
+        agreeing = [who for a in answers if a and a.group == chosen.group for who in a.askers]
+        return self._sharing.admits_askers(asked.asker, chosen.askers, agreeing)
 
     def _live(self, question: KeptQuestion, asked: Asked) -> bool:
         """Whether ``question`` may be shown at all: its own partition, not expired, not invalidated."""
@@ -253,6 +275,9 @@ class SemanticCache:
             route.state.hits -= 1
             decision = replace(decision, serve=False, audit=True)
         group = await self._group(fresh.answer.text, look.near, asked.entry_id)
+        if self._sharing is not None:
+            askers = _askers(asked, group, look.near)
+            fresh = replace(fresh, answer=msgspec.structs.replace(fresh.answer, askers=askers))
         route.state.learn(look.query, group, decision)
         route.changes += 1
         # Verdicts were on the answer that this replaces.
@@ -408,6 +433,17 @@ def _answer_of(question: KeptQuestion) -> KeptAnswer | None:
         return msgspec.json.decode(question.body, type=KeptAnswer)
     except msgspec.DecodeError:
         return None  # another version's: it expires in its time
+
+
+def _askers(asked: Asked, group: str, near: Sequence[Neighbour]) -> tuple[str, ...]:
+    """Who asks now, and who had an answer that agrees from the entry that this one replaces."""
+    for each in near:
+        if each.question.id == asked.entry_id:
+            before = _answer_of(each.question)
+            if before is not None and before.group == group:
+                others = (who for who in before.askers if who != asked.asker)
+                return (asked.asker, *others)[:_MOST_ASKERS]
+    return (asked.asker,)
 
 
 def _word(decision: Decision) -> Word:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from app.cache.coalesce import Flight, Flights
 from app.cache.exact import ExactCache
+from app.cache.sharing import Sharing
 from app.classify.classifier import Classifier
 from app.domain.agents import Agent
 from app.domain.chat import Dialect
@@ -127,6 +128,8 @@ class Gateway:
     """The semantic cache; None where it is off."""
     shared: SharedAnswers | None = None
     """What all workers keep and do, in Redis; None where none is configured."""
+    sharing: Sharing | None = None
+    """What users may share; None where the defaults hold."""
     clock: Callable[[], float] = time.monotonic
     retry_budget: RetryBudget = field(default_factory=RetryBudget)
     on_failure: Callable[[str, str], None] = _uncounted

@@ -20,6 +20,7 @@ import structlog
 from app.cache.exact import CachedAnswer
 from app.cache.key import CacheScope
 from app.cache.partition import partition_key
+from app.cache.refusal import refuses
 from app.cache.semantic import (
     MAX_CHARS,
     Asked,
@@ -29,6 +30,7 @@ from app.cache.semantic import (
     SemanticCache,
     route_name,
 )
+from app.cache.sharing import Sharing, asker_of
 from app.cache.standalone import standalone
 from app.domain.chat import ChatRequest, Dialect
 from app.domain.decisions import CacheMode, CacheOutcome, Classification, PromptView
@@ -40,7 +42,7 @@ from app.pipeline.gateway import Gateway, Turn
 from app.pipeline.remember import read_whole
 from app.ports import Codec
 
-Settled = Literal["kept", "unfit", "unreadable", "away", "dropped", "failed"]
+Settled = Literal["kept", "unfit", "crowding", "unreadable", "away", "dropped", "failed"]
 """What became of an answer that might have been kept; the values of the metric's label."""
 
 Looked = tuple[Asked, Look]
@@ -72,6 +74,7 @@ class _Job:
     at_unix_s: float
     classification: Classification | None
     looked: Looked | None
+    user: str
 
 
 class Meaning:
@@ -85,11 +88,13 @@ class Meaning:
         codecs: Mapping[Dialect, Codec],
         ttl_s: float,
         on_settled: Callable[[Settled], None],
+        sharing: Sharing | None = None,
     ) -> None:
         """Nothing runs until ``run`` does."""
         self.cache = cache
         self._classify, self._codecs = classify, codecs
         self._ttl_s, self._on_settled = ttl_s, on_settled
+        self._sharing = sharing
         self._jobs: deque[_Job] = deque()
         self._news = asyncio.Event()
         self._idle = asyncio.Event()
@@ -116,10 +121,10 @@ class Meaning:
             if turn.classification is None:
                 turn.classification = self._classify(view)
             asked = _asked(
-                (key, turn.started_unix_s),
+                (key, turn.started_unix_s, turn.user),
                 request,
                 view,
-                _scope(request, turn),
+                self._scope(request, turn),
                 turn.classification,
             )
         if asked is None:
@@ -135,6 +140,8 @@ class Meaning:
         """Tell the hit's answer, kept for other words of the same meaning, in the form that was asked for."""
         if look.hit is None:
             raise ValueError("only a hit can be told")
+        if self._sharing is not None:
+            await self._sharing.linger()
         question, kept = look.hit
         usage = Usage(*kept.usage)
         turn.cache, turn.cache_reason = CacheOutcome.SEMANTIC, "semantic"
@@ -178,8 +185,9 @@ class Meaning:
         if len(self._jobs) >= _MAX_WAITING or not self._may_learn():
             self._on_settled("dropped")
             return
-        scope, at_unix_s = _scope(request, turn), turn.started_unix_s
-        self._jobs.append(_Job(request, scope, entry, at_unix_s, turn.classification, looked))
+        scope, at_unix_s = self._scope(request, turn), turn.started_unix_s
+        known = turn.classification
+        self._jobs.append(_Job(request, scope, entry, at_unix_s, known, looked, turn.user))
         self._idle.clear()
         self._news.set()
 
@@ -193,6 +201,11 @@ class Meaning:
             return False
         self._allowed -= 1
         return True
+
+    def _scope(self, request: ChatRequest, turn: Turn) -> CacheScope:
+        tier = "" if turn.tier is None else turn.tier.value
+        user = turn.user if self._sharing is None else self._sharing.scope_of(turn.user)
+        return CacheScope(turn.tenant, user, request.model, tier)
 
     async def settled(self) -> None:
         """Wait until everything that was remembered so far has been worked through."""
@@ -232,7 +245,7 @@ class Meaning:
         asked = (
             job.looked[0]
             if job.looked is not None
-            else _asked((entry.key, job.at_unix_s), request, view, job.scope, judged)
+            else _asked((entry.key, job.at_unix_s, job.user), request, view, job.scope, judged)
         )
         answer = None if asked is None else self._answer(entry)
         if asked is None or answer is None:
@@ -240,6 +253,8 @@ class Meaning:
         ttl_s = self._ttl_s if judged.ttl_s is None else min(self._ttl_s, judged.ttl_s)
         if ttl_s <= 0:
             return "unfit"
+        if self._sharing is not None and not self._sharing.may_write(asked.tenant, job.user):
+            return "crowding"
         kept = KeptAnswer(
             group="",
             text=answer.text,
@@ -261,7 +276,7 @@ class Meaning:
         answer = entry.answer or read_whole(
             self._codecs[entry.dialect], entry.pieces, streamed=entry.streamed
         )
-        plain = answer.finish in _WHOLE and bool(answer.text.strip())
+        plain = answer.finish in _WHOLE and bool(answer.text.strip()) and not refuses(answer.text)
         return answer if plain and all(isinstance(b, TextBlock) for b in answer.blocks) else None
 
 
@@ -274,13 +289,8 @@ def _in_words(look: Look) -> str:
     return "; ".join([first, *(note.partition(":")[0] for note in notes)])
 
 
-def _scope(request: ChatRequest, turn: Turn) -> CacheScope:
-    tier = "" if turn.tier is None else turn.tier.value
-    return CacheScope(turn.tenant, turn.user, request.model, tier)
-
-
 def _asked(
-    known: tuple[bytes, float],
+    known: tuple[bytes, float, str],
     request: ChatRequest,
     view: PromptView,
     scope: CacheScope,
@@ -288,7 +298,7 @@ def _asked(
 ) -> Asked | None:
     """The question, if an answer to another wording of it may be considered at all.
 
-    ``known``: its exact key, and when it was asked, in unix seconds.
+    ``known``: its exact key, when it was asked, in unix seconds, and by which user.
     """
     text = view.text.strip()
     if not judged.semantic_ok or not text or len(text) > MAX_CHARS:
@@ -304,7 +314,8 @@ def _asked(
     if partition is None:
         return None
     route = route_name(scope.tenant, scope.model)
-    return Asked(known[0][:16].hex(), partition, route, text, scope.tenant, known[1])
+    asker = asker_of(known[2])
+    return Asked(known[0][:16].hex(), partition, route, text, scope.tenant, known[1], asker)
 
 
 def _counts(usage: Usage) -> tuple[int, int, int, int, int]:

@@ -33,6 +33,10 @@ def may_serve(
     twice, and the same text is judged the same at either time. Then too what the upstream sent is read: its
     frames went through unread, and one that is broken must not meet anybody else.
     """
+    sharing = gateway.sharing
+    if sharing is not None and not sharing.admits(key, turn.user):
+        turn.cache_reason = "unshared"
+        return False
     if entry.readable is None:
         entry.readable = _readable(entry, gateway)
     if not entry.readable:
@@ -62,6 +66,8 @@ async def tell(
     entry: CachedAnswer, request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit
 ) -> None:
     """Tell a kept answer in the form that this client asked for."""
+    if gateway.sharing is not None:
+        await gateway.sharing.linger()
     entry.hits += 1
     turn.cache, turn.cache_reason = CacheOutcome.EXACT, "exact"
     turn.reason = "the same request was answered before"
@@ -217,6 +223,8 @@ class keep:  # noqa: N801 - reads as a verb: ``with keep(...) as flight``
             gateway.shared.land(self._flight, entry, self._request, turn.classification)
         elif kept and gateway.exact is not None:
             gateway.exact.put(self._key, self._entry())
+            if gateway.sharing is not None:
+                gateway.sharing.kept(self._key, turn.user)
 
     def _entry(self) -> CachedAnswer:
         turn, request = self._turn, self._request

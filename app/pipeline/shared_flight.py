@@ -50,7 +50,8 @@ async def _answered(
 ) -> bool:
     """Answer from what is kept in Redis, or from another worker's call; False: ask a model."""
     (told, flight), shared, look = to, gateway.shared, True
-    if shared is None:
+    sharing = gateway.sharing
+    if shared is None or (sharing is not None and not sharing.admits(key, turn.user)):
         return False
     for _ in range(_TRIES):
         with turn.timeline.stage("cache", "shared"):

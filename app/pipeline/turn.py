@@ -80,7 +80,7 @@ async def answer(request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit)
         if key is None or turn.cache_mode is CacheMode.REFRESH or not gateway.coalesce
         else gateway.flights.running(key)
     )
-    if flight is not None and joinable(flight, request):
+    if flight is not None and joinable(flight, request) and _may_share(key, gateway, turn):
         await follow(flight, request, gateway, turn, emit)
         return
 
@@ -196,7 +196,8 @@ def _cache_key(request: ChatRequest, gateway: Gateway, turn: Turn) -> bytes | No
         turn.cache_reason = "disabled" if gateway.exact is None else "asked"
         return None
     tier = "" if turn.tier is None else turn.tier.value
-    scope = CacheScope(turn.tenant, turn.user, request.model, tier)
+    user = turn.user if gateway.sharing is None else gateway.sharing.scope_of(turn.user)
+    scope = CacheScope(turn.tenant, user, request.model, tier)
     return exact_key(scope, request)
 
 
@@ -216,6 +217,11 @@ def _look_up(
         turn.cache_reason = "absent"
         return None
     return entry if may_serve(entry, key, request, gateway, turn) else None
+
+
+def _may_share(key: bytes | None, gateway: Gateway, turn: Turn) -> bool:
+    sharing = gateway.sharing
+    return sharing is None or key is None or sharing.admits(key, turn.user)
 
 
 def _unknown_model(name: str, gateway: Gateway) -> str:

@@ -1,6 +1,6 @@
 """The vector process: it owns the encoder and the embedded engine, and answers over a unix socket.
 
-``python -m app.stores.sidecar SOCKET FOLDER MODEL``, started by a gateway with a pipe on its standard
+``python -m app.stores.sidecar SOCKET FOLDER MODEL MAX``, started by a gateway with a pipe on its standard
 input. It ends when that pipe does, so no gateway, however it ended, leaves one behind. One thread
 does everything in the order it came: an embedding takes 2 ms, a search a tenth of one, and more
 threads would only share two cores. Niceness 10: requests come first.
@@ -173,11 +173,16 @@ async def _serve(path: str, worker: Worker) -> None:
 
 def main(arguments: list[str]) -> int:
     """Run the process; the exit status names what is wrong, and standard error says it."""
-    path, folder, model = arguments
+    path, folder, model, max_entries = arguments
     os.nice(_NICENESS)
     try:
         embedder = OnnxEmbedder(Path(model))
-        store = EdgeStore(Path(folder), build_id=embedder.build_id, dimension=embedder.dimension)
+        store = EdgeStore(
+            Path(folder),
+            build_id=embedder.build_id,
+            dimension=embedder.dimension,
+            max_points=int(max_entries),
+        )
     except (EmbedderError, StoreError) as exc:
         print(exc, file=sys.stderr, flush=True)  # noqa: T201 - the gateway reads it
         return FAILED_MODEL if isinstance(exc, EmbedderError) else FAILED_STORE

@@ -114,11 +114,12 @@ class VectorProcess:
         *,
         on_state: Callable[[str | None], None],
         max_waiting: int = 64,
+        max_entries: int = 1_000_000,
     ) -> None:
         """Nothing is started yet. ``on_state`` is told why it is away, or None when it is there."""
         self._folder, self._model = folder, model
         self._on_state = on_state
-        self._max_waiting = max_waiting
+        self._max_waiting, self._max_entries = max_waiting, max_entries
         self._connection: _Connection | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._said: IO[bytes] | None = None
@@ -304,7 +305,7 @@ class VectorProcess:
     def _start(self) -> None:
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed where the process is ended
         command = [sys.executable, "-m", "app.stores.sidecar", str(self.socket_path)]
-        command += [str(self._folder), str(self._model)]
+        command += [str(self._folder), str(self._model), str(self._max_entries)]
         self._process = subprocess.Popen(  # noqa: S603 - our own command, no shell
             command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._said
         )
