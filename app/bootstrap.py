@@ -41,12 +41,14 @@ from app.operator_access import keys_of, limits_of
 from app.operator_lanes import rule_of
 from app.operator_workflows import workflow_of
 from app.pipeline.agent_runs import LiveRun, Runs
+from app.pipeline.gated import Gated
 from app.pipeline.gateway import Gateway
 from app.pipeline.teaching import RouteTeacher
 from app.pipeline.turn import serve
 from app.ports import Headers, Provider
 from app.providers.profiles import abilities
 from app.providers.wire import WireOptions, WireProvider
+from app.routing.gate import Gate, GateLimits
 from app.routing.hedge import Hedging
 from app.routing.load import Load
 from app.routing.router import Router
@@ -82,7 +84,8 @@ async def open_gateway(settings: Settings, *, simulated: bool = False) -> AsyncI
         telemetry = _telemetry(settings, models, stack)
         readiness = Readiness(simulated=simulated)
         providers = {
-            name: _provider(name, provider) for name, provider in settings.providers.items()
+            name: _gated(name, provider, telemetry.metrics)
+            for name, provider in settings.providers.items()
         }
         for provider in providers.values():
             stack.push_async_callback(provider.aclose)
@@ -368,7 +371,7 @@ async def _authenticator(
         sums,
         default=limits_of(settings.limits.default),
         tenants={name: limits_of(each) for name, each in settings.limits.tenants.items()},
-        on_refused=lambda limit: metrics.limited.child(limit).inc(),
+        on_refused=lambda limit: metrics.guards.limited.child(limit).inc(),
     )
 
     def source_is(why: str | None) -> None:
@@ -410,8 +413,21 @@ def _model(model: ModelSettings, settings: Settings) -> Model:
     )
 
 
+def _gated(name: str, provider: ProviderSettings, metrics: Metrics) -> Provider:
+    """The way to one upstream behind its gate: places at it are few, and who waits for one is told when."""
+    limits = GateLimits(
+        most=provider.max_connections,
+        adaptive=provider.adaptive_concurrency,
+        queue=provider.max_queued,
+        wait_s=provider.queue_timeout_s,
+    )
+    gate = Gate(name, limits, on_shed=lambda why: metrics.guards.shed.child(name, why).inc())
+    metrics.guards.follow_gate(name, lambda: (gate.limit, gate.in_use, gate.waiting))
+    return Gated(_provider(name, provider), gate)
+
+
 def _provider(name: str, provider: ProviderSettings) -> Provider:
-    """The way to one upstream. Policies on calls (limits, hedges) will wrap it here, each with its reason."""
+    """The way to one upstream."""
     if provider.transport == "sdk":
         from app.providers.sdk import SdkProvider  # the vendors' packages take seconds to load
 

@@ -64,6 +64,8 @@ class ModelCall:
     dropped: tuple[str, ...] = ()
     """Hints of the caller that the target's dialect could not carry."""
     upstream_status: int = 0
+    tenant: str = ""
+    """Whose it is: places at a busy upstream go to tenants in turn."""
     response_headers: Headers = ()
     """The vendor's rate-limit, request-id and similar headers."""
 

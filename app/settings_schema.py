@@ -105,6 +105,16 @@ class ProviderSettings(Section):
     """Connections opened at start and kept open: a cold TLS connection costs 2 to 3 round trips
     before the first byte.
     """
+    adaptive_concurrency: bool = True
+    """Whether fewer calls than `max_connections` are made at once when the upstream says that it has too
+    much, or its first words come more than twice as late as in calm.
+    """
+    max_queued: Annotated[int, Field(ge=0)] = 1_000
+    """Calls per worker that may wait for a place at it, tenants in turn; more get 503 with retry-after."""
+    queue_timeout_s: Seconds = 10.0
+    """Seconds that a call may wait for a place. One that would wait longer, by the pace of the last
+    answers, gets its 503 at once.
+    """
     retries: Annotated[int, Field(ge=0, le=5)] = 1
     """Further tries on connect errors, 429 and 5xx, at another model of the tier where there is one;
     only ever before the first event.

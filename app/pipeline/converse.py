@@ -16,6 +16,7 @@ from app.domain.events import Emit
 from app.domain.models import Model
 from app.errors import (
     DeadlineExceeded,
+    Overloaded,
     Unsupported,
     UpstreamError,
     UpstreamStatus,
@@ -52,8 +53,9 @@ async def ask(calls: Sequence[ModelCall], gateway: Gateway, turn: Turn, emit: Em
                 await hedged(call, others, gateway, turn, emit, _run)
             else:
                 await _run(call, gateway, turn, emit)
-        except Unsupported as refusal:
-            # Its dialect cannot carry the request. Nobody was asked; another deployment may take it.
+        except (Unsupported, Overloaded) as refusal:
+            # Its dialect cannot carry the request, or there is no place at it. Nobody was asked; another
+            # deployment may take it.
             if not others:
                 raise failure or refusal from None
             call = others.pop(0)
@@ -131,6 +133,7 @@ async def _run(call: ModelCall, gateway: Gateway, turn: Turn, emit: Emit) -> Non
         )
         raise DeadlineExceeded(message)
     turn.model, turn.upstream, turn.call = model, timing, call
+    call.tenant = turn.tenant
     turn.attempts += 1
     gateway.retry_budget.deposit()
     load.begin(model.name)

@@ -19,6 +19,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from app.domain.turn_record import STAGES, StageName, TurnRecord
+from app.telemetry.guard_metrics import GuardMetrics
 from app.telemetry.series import OTHER, Cell, Counter, Family, Gauge, Histogram, HistogramCell
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
@@ -203,20 +204,7 @@ class Metrics:
             "Fast answers asked again of the powerful tier: what they lacked, and what it brought.",
             ("lack", "outcome"),
         )
-        self.limited = self.counter(
-            "slipstream_limited_total",
-            "Requests refused by a limit of a key or tenant, by limit.",
-            ("limit",),
-        )
-        self.hedges = self.counter(
-            "slipstream_hedges_total",
-            "Second calls beside a slow first one: won, lost or failed.",
-            ("outcome",),
-        )
-        self.hedge_cost = self.counter(
-            "slipstream_hedge_cost_usd_total",
-            "About what the losers of hedges cost, in USD: the prompt that was read twice.",
-        )
+        self.guards = GuardMetrics(self.counter, self.gauge)
         self.disconnects = self.counter(
             "slipstream_client_disconnects_total",
             "Clients that left, by when: before_headers, before_first_token, mid_stream, json.",
@@ -437,6 +425,7 @@ class Metrics:
         """The page of ``GET /metrics``. Other tasks run every few dozen series (some 0.1 ms); each
         number is of the moment at which it was read.
         """
+        self.guards.refresh()
         pieces: list[str] = []
         held = 0
         for family in tuple(self._families):

@@ -117,7 +117,7 @@ async def test_a_limit_is_told_before_it_is_met_and_when_it_is(tmp_path, stream)
         assert 1 <= int(refused.headers["retry-after"]) <= 30
         assert refused.headers["x-ratelimit-remaining-requests"] == "0"
         assert (await it.ask(None)).headers.get("x-ratelimit-limit-requests") is None
-        family = it.running.context.telemetry.metrics.limited
+        family = it.running.context.telemetry.metrics.guards.limited
         assert {label: cell.value for label, cell in family._children.items()} == {
             ("requests_per_minute",): 1
         }

@@ -1,0 +1,56 @@
+"""The metrics of what turns requests away: limits of keys and tenants, and busy upstreams."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from app.telemetry.series import Counter, Gauge
+
+Places = Callable[[], tuple[float, int, int]]
+"""Says of a gate: its limit, the places in use, the calls that wait."""
+
+
+class _Declares(Protocol):
+    """``Metrics.counter``."""
+
+    def __call__(self, name: str, documentation: str, labels: tuple[str, ...]) -> Counter: ...
+
+
+class _DeclaresGauge(Protocol):
+    """``Metrics.gauge``."""
+
+    def __call__(self, name: str, documentation: str, labels: tuple[str, ...]) -> Gauge: ...
+
+
+class GuardMetrics:
+    """Counted by whoever turns a request away."""
+
+    def __init__(self, counter: _Declares, gauge: _DeclaresGauge) -> None:
+        """Declare them."""
+        self.shed = counter(
+            "slipstream_shed_total",
+            "Calls turned away before a busy upstream, by why.",
+            ("provider", "why"),
+        )
+        self.limited = counter(
+            "slipstream_limited_total",
+            "Requests refused by a limit of a key or tenant, by limit.",
+            ("limit",),
+        )
+        self.places = gauge(
+            "slipstream_upstream_places",
+            "Places at an upstream: the limit that was found, those in use, calls that wait for one.",
+            ("provider", "which"),
+        )
+        self._gates: dict[str, Places] = {}
+
+    def follow_gate(self, provider: str, now: Places) -> None:
+        """Read ``slipstream_upstream_places`` from a gate; asked at each scrape."""
+        self._gates[provider] = now
+
+    def refresh(self) -> None:
+        """Read the gates."""
+        for provider, now in self._gates.items():
+            for which, value in zip(("limit", "in_use", "waiting"), now(), strict=True):
+                self.places.child(provider, which).value = float(value)
