@@ -1,4 +1,6 @@
-"""The metrics of what turns requests away: limits of keys and tenants, and busy upstreams."""
+"""The metrics of what turns requests away: limits of keys and tenants, busy upstreams;
+and of second calls to slow ones.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ class _DeclaresGauge(Protocol):
 
 
 class GuardMetrics:
-    """Counted by whoever turns a request away."""
+    """Counted by whoever turns a request away, or asks another."""
 
     def __init__(self, counter: _Declares, gauge: _DeclaresGauge) -> None:
         """Declare them."""
@@ -42,6 +44,16 @@ class GuardMetrics:
             "slipstream_upstream_places",
             "Places at an upstream: the limit that was found, those in use, calls that wait for one.",
             ("provider", "which"),
+        )
+        self.hedges = counter(
+            "slipstream_hedges_total",
+            "Second calls beside a slow first one: won, lost or failed.",
+            ("outcome",),
+        )
+        self.hedge_cost = counter(
+            "slipstream_hedge_cost_usd_total",
+            "About what the losers of hedges cost, in USD: the prompt that was read twice.",
+            (),
         )
         self._gates: dict[str, Places] = {}
 

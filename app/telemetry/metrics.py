@@ -205,15 +205,6 @@ class Metrics:
             ("lack", "outcome"),
         )
         self.guards = GuardMetrics(self.counter, self.gauge)
-        self.hedges = self.counter(
-            "slipstream_hedges_total",
-            "Second calls beside a slow first one: won, lost or failed.",
-            ("outcome",),
-        )
-        self.hedge_cost = self.counter(
-            "slipstream_hedge_cost_usd_total",
-            "About what the losers of hedges cost, in USD: the prompt that was read twice.",
-        )
         self.disconnects = self.counter(
             "slipstream_client_disconnects_total",
             "Clients that left, by when: before_headers, before_first_token, mid_stream, json.",
@@ -321,8 +312,8 @@ class Metrics:
 
     def hedged(self, outcome: str, tokens: int, usd: float) -> None:
         """Count one second call, and what the loser had generated and cost."""
-        self.hedges.child(outcome).value += 1
-        self.hedge_cost.child().value += usd
+        self.guards.hedges.child(outcome).value += 1
+        self.guards.hedge_cost.child().value += usd
         self._discarded.value += tokens
 
     def record(self, turn: TurnRecord) -> None:

@@ -88,7 +88,7 @@ async def test_an_hour_without_money_allows_no_second_call_of_a_priced_model():
     async with two_upstreams(max_share=0.2, max_usd_per_hour=0) as (client, running, *_):
         for number in range(60):
             await ask(client, f"Question {number}")
-        counts = running.context.telemetry.metrics.hedges
+        counts = running.context.telemetry.metrics.guards.hedges
         assert not [cell.value for cell in counts._children.values() if cell.value]
 
 
