@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from app.api.count_tokens import CountTokens
 from app.api.cross_origin import CrossOrigin
 from app.api.inference import Inference, read_headers, request_id_of
 from app.api.openapi import describe_inference
+from app.api.siblings import Siblings, listening
 from app.bootstrap import open_gateway
 from app.domain.chat import Dialect
 from app.settings import Settings
@@ -56,8 +57,13 @@ class SlipstreamApp(FastAPI):
         await super().__call__(scope, receive, send)
 
 
-def create_app(settings: Settings, *, simulated: bool = False) -> FastAPI:
-    """The whole application; ``simulated`` says that the models behind it are not real."""
+def create_app(
+    settings: Settings, *, simulated: bool = False, siblings: Path | None = None
+) -> FastAPI:
+    """The whole application; ``simulated`` says that the models behind it are not real.
+
+    ``siblings`` is the folder in which the workers of one server find each other; None: there is but one.
+    """
     origins = settings.server.cors_origins
 
     @asynccontextmanager
@@ -76,7 +82,10 @@ def create_app(settings: Settings, *, simulated: bool = False) -> FastAPI:
             if origins:
                 hot = {path: CrossOrigin(endpoint, origins) for path, endpoint in hot.items()}
             app.hot = hot  # type: ignore[attr-defined]
-            yield
+            async with AsyncExitStack() as beside:
+                if siblings is not None:
+                    await beside.enter_async_context(listening(app, siblings))
+                yield
             context.readiness.draining = True
 
     docs = settings.server.docs_enabled
@@ -99,6 +108,8 @@ def create_app(settings: Settings, *, simulated: bool = False) -> FastAPI:
     app.add_middleware(Admin)
     if origins:
         app.add_middleware(CrossOrigin, origins=origins)
+    if siblings is not None:
+        app.add_middleware(Siblings, folder=siblings)
     return app
 
 

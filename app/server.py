@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from http import HTTPStatus
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
 import uvicorn
@@ -36,8 +38,8 @@ def serve(settings: Settings, host: str, port: int, workers: int) -> None:
     """Serve until a signal ends it; raises ``GatewayError`` when the port cannot be had."""
     for said in [*not_in_force(settings), *apart(settings, workers)]:
         print(f"slipstream: {said}", file=sys.stderr, flush=True)
-    with _simulator(settings) as simulated:
-        app = partial(_worker_app, settings, simulated=simulated)
+    with _simulator(settings) as simulated, _meeting_place(workers) as siblings:
+        app = partial(_worker_app, settings, simulated=simulated, siblings=siblings)
         config = uvicorn.Config(
             app,
             factory=True,
@@ -81,14 +83,27 @@ def apart(settings: Settings, workers: int) -> list[str]:
         return []
     said = (
         f"{workers} workers and no state.redis_url: each keeps its own answers, limits and runs, and "
-        "an invalidation reaches only the worker that takes it"
+        "a client rejoins a run only on the worker that has it"
     )
     return [said]
 
 
-def _worker_app(settings: Settings, *, simulated: bool) -> object:
+@contextmanager
+def _meeting_place(workers: int) -> Iterator[Path | None]:
+    """A folder where the workers' sockets stand; None for one worker.
+
+    Not in ``data_dir``: the path of a socket holds 107 bytes at most.
+    """
+    if workers == 1:
+        yield None
+        return
+    with TemporaryDirectory(prefix="slipstream-workers-") as folder:
+        yield Path(folder)
+
+
+def _worker_app(settings: Settings, *, simulated: bool, siblings: Path | None) -> object:
     """Build the application in its worker, and leave what start-up made out of the collector's way."""
-    app = create_app(settings, simulated=simulated)
+    app = create_app(settings, simulated=simulated, siblings=siblings)
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)

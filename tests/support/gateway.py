@@ -15,10 +15,12 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
 import uvicorn
 import yaml
 from fastapi import FastAPI
@@ -171,7 +173,10 @@ def gateway_process(
         reader = threading.Thread(target=_read, args=(process, log, address, up), daemon=True)
         reader.start()
         try:
-            if not up.wait(PATIENCE_S) or not address:
+            several = "--workers" in arguments  # uvicorn's supervisor says nothing of their start
+            if several:
+                _await_ready(process, address)
+            if (not several and not up.wait(PATIENCE_S)) or not address:
                 raise AssertionError("the gateway did not start:\n" + "".join(log))
             yield GatewayProcess(address[0], process, log)
         finally:
@@ -185,6 +190,16 @@ def gateway_process(
             reader.join(PATIENCE_S)
             if process.stderr is not None:
                 process.stderr.close()
+
+
+def _await_ready(process: subprocess.Popen[str], address: list[str]) -> None:
+    """Ask until a worker answers: the kernel queues the connections of the others' share."""
+    until_s = time.monotonic() + PATIENCE_S
+    while process.poll() is None and time.monotonic() < until_s:
+        with contextlib.suppress(httpx.TransportError):
+            if address and httpx.get(f"{address[0]}/readyz", timeout=5).status_code == 200:
+                return
+        time.sleep(0.05)  # another process's start: there is no event to wait for
 
 
 def _read(

@@ -1,0 +1,277 @@
+"""Several workers of one server, asked as one: what any of them is asked, all of them answer.
+
+Theory of operation. The kernel gives each connection to some worker, so a scrape, a trace or a verdict
+reaches the wrong one as often as not. Each worker therefore also listens on a unix socket of its own, in
+a folder that only this user may enter, and whoever is asked about more than itself asks the others there:
+it adds up what can be added (metrics, savings, statistics), merges lists, passes on what another one knows
+(a trace, the request that a verdict is about), and repeats what concerns all (an invalidation). What comes
+in by a unix socket is answered for one worker alone, so nobody asks in circles. A sibling that does not
+answer in time is left out; it never makes the asker fail. One worker has no siblings and none of this.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+from urllib.parse import parse_qs
+
+import msgspec
+import uvicorn
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.metrics_sum import add_up
+
+_WITHIN_S = 1.0
+_NOT_FOUND = 404
+_OK = 200
+_MOST_ANSWER_BYTES = 64 << 20
+_MOST_BODY_BYTES = 64 << 10
+_MOST_TRACES = 1000
+_HEADERS = frozenset({b"authorization", b"x-api-key", b"content-type", b"last-event-id"})
+
+Json = dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole answer of a worker."""
+
+    status: int
+    body: bytes
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+
+
+Merge = Callable[[list[Reply], Scope], bytes]
+
+
+class Siblings:
+    """ASGI around the administrative routes of one of several workers."""
+
+    def __init__(self, app: ASGIApp, folder: Path) -> None:
+        """Find the other workers' sockets in ``folder``."""
+        self._app, self._folder = app, folder
+        self._own = folder / f"{os.getpid()}.sock"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer for all workers where that makes a difference, else for this one."""
+        way = None if scope["type"] != "http" or _by_socket(scope) else _way(scope)
+        if way is None:
+            await self._app(scope, receive, send)
+            return
+        body = await _body(receive)
+        own = await _ask_self(self._app, scope, body)
+        replies = await way(self, own, scope, body)
+        headers = [header for header in replies.headers if header[0] != b"content-length"]
+        headers.append((b"content-length", str(len(replies.body)).encode()))
+        await send({"type": "http.response.start", "status": replies.status, "headers": headers})
+        await send({"type": "http.response.body", "body": replies.body})
+
+    async def of_all(self, own: Reply, scope: Scope, body: bytes, merge: Merge) -> Reply:
+        """This worker's answer with the others' merged in; its own failure stays as it is."""
+        if own.status != _OK:
+            return own
+        others = [reply for reply in await self._ask_all(scope, body) if reply.status == _OK]
+        return Reply(own.status, merge([own, *others], scope), own.headers) if others else own
+
+    async def of_whoever_knows(self, own: Reply, scope: Scope, body: bytes) -> Reply:
+        """The answer of the first worker to which the thing is not unknown."""
+        if own.status != _NOT_FOUND:
+            return own
+        others = await self._ask_all(scope, body)
+        return next((reply for reply in others if reply.status != _NOT_FOUND), own)
+
+    async def _ask_all(self, scope: Scope, body: bytes) -> list[Reply]:
+        request = _request(scope, body)
+        sockets = [path for path in self._folder.glob("*.sock") if path != self._own]
+        async with asyncio.TaskGroup() as at_once:
+            asked = [at_once.create_task(_ask(path, request)) for path in sockets]
+        return [reply for each in asked if (reply := each.result()) is not None]
+
+
+@asynccontextmanager
+async def listening(app: ASGIApp, folder: Path) -> AsyncIterator[None]:
+    """Answer the siblings on this worker's own socket while the context lasts."""
+    path = folder / f"{os.getpid()}.sock"
+    config = uvicorn.Config(
+        app,
+        uds=str(path),
+        lifespan="off",
+        log_config=None,
+        log_level="critical",
+        access_log=False,
+        timeout_graceful_shutdown=1,
+    )
+    server = _Quiet(config)
+    async with asyncio.TaskGroup() as beside:
+        beside.create_task(server.serve(), name="siblings")
+        try:
+            yield
+        finally:
+            server.should_exit = True
+
+
+class _Quiet(uvicorn.Server):
+    """A second server of a process: the signals are the first one's."""
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Leave the process's signals alone."""
+        yield
+
+
+Way = Callable[[Siblings, Reply, Scope, bytes], Awaitable[Reply]]
+
+
+def _merging(merge: Merge) -> Way:
+    async def way(siblings: Siblings, own: Reply, scope: Scope, body: bytes) -> Reply:
+        return await siblings.of_all(own, scope, body, merge)
+
+    return way
+
+
+def _metrics(replies: list[Reply], _: Scope) -> bytes:
+    return add_up([reply.body for reply in replies])
+
+
+def _traces(replies: list[Reply], scope: Scope) -> bytes:
+    found = [trace for reply in replies for trace in _read(reply).get("traces", ())]  # type: ignore[attr-defined]
+    found.sort(key=lambda trace: cast("float", trace["started_unix_s"]), reverse=True)
+    asked = parse_qs(scope["query_string"].decode("latin-1")).get("limit", ["50"])[-1]
+    return msgspec.json.encode({"traces": found[: min(int(asked), _MOST_TRACES)]})
+
+
+def _sums(replies: list[Reply], _: Scope) -> bytes:
+    return msgspec.json.encode(_sum([_read(reply) for reply in replies]))
+
+
+def _sum(values: list[Json]) -> Json:
+    """Add up what counts; the earliest of what began; lists one behind the other; else the first."""
+    total: Json = {}
+    for key in dict.fromkeys(key for value in values for key in value):
+        parts = [value[key] for value in values if value.get(key) is not None]
+        if not parts:
+            total[key] = None
+        elif all(isinstance(part, dict) for part in parts):
+            total[key] = _sum(cast("list[Json]", parts))
+        elif key == "since_unix_s":
+            total[key] = min(cast("list[float]", parts))
+        elif key == "window_s" or not all(_is_number(part) for part in parts):
+            lists = [part for part in parts if isinstance(part, list)]
+            total[key] = [item for part in lists for item in part] if lists else parts[0]
+        else:
+            total[key] = sum(cast("list[float]", parts))
+    return total
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+_WHOEVER: Way = Siblings.of_whoever_knows
+_EXACT: dict[tuple[str, str], Way] = {
+    ("GET", "/metrics"): _merging(_metrics),
+    ("GET", "/v1/traces"): _merging(_traces),
+    ("GET", "/v1/savings"): _merging(_sums),
+    ("GET", "/v1/cache/stats"): _merging(_sums),
+    ("POST", "/v1/cache/invalidate"): _merging(_sums),
+    ("POST", "/v1/cache/feedback"): _WHOEVER,
+    ("POST", "/v1/feedback"): _WHOEVER,
+}
+_BELOW: tuple[tuple[str, str], ...] = (
+    ("GET", "/v1/traces/"),
+    ("GET", "/v1/cache/entries/"),
+    ("DELETE", "/v1/cache/entries/"),
+)
+
+
+def _way(scope: Scope) -> Way | None:
+    method, path = scope["method"], scope["path"]
+    found = _EXACT.get((method, path))
+    if found is None and any(method == m and path.startswith(p) for m, p in _BELOW):
+        return _WHOEVER
+    return found
+
+
+def _by_socket(scope: Scope) -> bool:
+    server = scope.get("server")
+    return server is None or server[1] is None
+
+
+async def _body(receive: Receive) -> bytes:
+    pieces: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        pieces.append(message.get("body", b""))
+        size += len(pieces[-1])
+        # More than any of these requests holds: the route itself refuses what is cut.
+        if (
+            message["type"] == "http.disconnect"
+            or not message.get("more_body")
+            or size > _MOST_BODY_BYTES
+        ):
+            return b"".join(pieces)
+
+
+async def _ask_self(app: ASGIApp, scope: Scope, body: bytes) -> Reply:
+    status, headers, pieces = 500, list[tuple[bytes, bytes]](), list[bytes]()
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: Message) -> None:
+        nonlocal status, headers
+        if message["type"] == "http.response.start":
+            status, headers = message["status"], list(message.get("headers", ()))
+        else:
+            pieces.append(message.get("body", b""))
+
+    await app(scope, receive, send)
+    return Reply(status, b"".join(pieces), headers)
+
+
+def _request(scope: Scope, body: bytes) -> bytes:
+    target = scope.get("raw_path") or scope["path"].encode()
+    query = scope["query_string"]
+    lines = [
+        b"%s %s HTTP/1.1" % (scope["method"].encode(), target + (b"?" + query if query else b""))
+    ]
+    lines += [b"host: sibling", b"connection: close", b"content-length: %d" % len(body)]
+    lines += [b"%s: %s" % header for header in scope["headers"] if header[0] in _HEADERS]
+    return b"\r\n".join([*lines, b"", body])
+
+
+async def _ask(path: Path, request: bytes) -> Reply | None:
+    """The sibling's answer, or None: it was killed, is too slow, or speaks otherwise."""
+    try:
+        async with asyncio.timeout(_WITHIN_S):
+            reader, writer = await asyncio.open_unix_connection(path)
+            try:
+                writer.write(request)
+                answer = await reader.read(_MOST_ANSWER_BYTES)
+                while more := await reader.read(_MOST_ANSWER_BYTES):
+                    answer += more
+            finally:
+                writer.close()
+    except (OSError, TimeoutError):
+        return None
+    head, _, body = answer.partition(b"\r\n\r\n")
+    with suppress(ValueError, IndexError):
+        return Reply(int(head.split(None, 2)[1]), body, list(_content_type(head)))
+    return None
+
+
+def _content_type(head: bytes) -> Iterable[tuple[bytes, bytes]]:
+    for line in head.split(b"\r\n")[1:]:
+        name, _, value = line.partition(b":")
+        if name.lower() == b"content-type":
+            yield b"content-type", value.strip()
+
+
+def _read(reply: Reply) -> Json:
+    return msgspec.json.decode(reply.body, type=dict[str, object])

@@ -1,0 +1,65 @@
+"""Several workers of one server answer as one: whichever of them a connection meets."""
+
+from __future__ import annotations
+
+import re
+
+import httpx
+import pytest
+
+from app.providers.simulator import SimulatorSettings, running_simulator
+from tests.support.gateway import configuration, gateway_process
+
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+WORKERS = 3
+ASKED = 30
+
+
+async def ask(url: str, text: str, **headers: str) -> httpx.Response:
+    """Ask on a connection of its own, which any worker may get."""
+    body = {"model": "auto", "messages": [{"role": "user", "content": text}]}
+    async with httpx.AsyncClient(base_url=url, timeout=20) as client:
+        answer = await client.post("/v1/chat/completions", json=body, headers=headers)
+        assert answer.status_code == 200, answer.text
+        return answer
+
+
+async def call(url: str, method: str, path: str, json: object = None) -> httpx.Response:
+    """One administrative request on a connection of its own."""
+    async with httpx.AsyncClient(base_url=url, timeout=20) as client:
+        return await client.request(method, path, json=json)
+
+
+async def test_workers_answer_as_one() -> None:
+    """Metrics, traces, savings, verdicts and invalidations concern all workers, whoever is asked."""
+    async with running_simulator(SimulatorSettings(time_scale=0)) as upstream:
+        values = configuration(upstream, telemetry={"log_format": "json"})
+        with gateway_process(values, "--workers", str(WORKERS)) as gateway:
+            url = gateway.url
+            ids = [(await ask(url, f"Question {n}?")).headers["x-request-id"] for n in range(ASKED)]
+
+            for _ in range(WORKERS * 2):  # whoever answers, the sum is the same
+                page = (await call(url, "GET", "/metrics")).text
+                counted = re.findall(r"(?m)^slipstream_requests_total\{.*\} (\d+)", page)
+                assert sum(map(int, counted)) == ASKED
+            traces = (await call(url, "GET", f"/v1/traces?limit={ASKED}")).json()["traces"]
+            assert [t["request_id"] for t in traces] == ids[::-1]
+            assert (await call(url, "GET", "/v1/savings")).json()["turns"] == ASKED
+
+            for request_id in ids:
+                assert (await call(url, "GET", f"/v1/traces/{request_id}")).status_code == 200
+            said = [
+                await call(url, "POST", "/v1/feedback", {"request_id": i, "verdict": "bad"})
+                for i in ids
+            ]
+            assert {answer.status_code for answer in said} == {200}
+            unknown = await call(url, "GET", "/v1/traces/req_nobody")
+            assert unknown.status_code == 404
+
+            kept = (await call(url, "GET", "/v1/cache/stats")).json()["entries"]
+            assert kept == ASKED
+            gone = (await call(url, "POST", "/v1/cache/invalidate", {"all": True})).json()
+            assert gone == {"invalidated": ASKED}
+            for n in range(ASKED):
+                again = await ask(url, f"Question {n}?")
+                assert again.headers["x-slipstream-cache"] == "miss"
