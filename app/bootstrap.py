@@ -91,6 +91,7 @@ async def open_gateway(settings: Settings, *, simulated: bool = False) -> AsyncI
             stack.push_async_callback(provider.aclose)
         gateway = _gateway(settings, models, providers)
         redis = await open_redis(settings, telemetry.metrics, readiness.degraded, stack)
+        gateway.tracing = telemetry.spans is not None
         gateway.on_failure = telemetry.metrics.upstream_failed
         gateway.on_escalation = telemetry.metrics.escalated
         hedge = settings.routing.hedge
@@ -295,13 +296,21 @@ def _telemetry(settings: Settings, models: dict[str, Model], stack: AsyncExitSta
     level = {"debug": 10, "info": 20, "warning": 30, "error": 40}[wanted.log_level]
     configure(log, level)
     metrics = Metrics(models, (tool.name for tool in settings.tools))
-    return Telemetry(
+    telemetry = Telemetry(
         metrics=metrics,
         traces=TraceRing(max(1, wanted.trace_ring)),
         ledger=Ledger(models.values(), metrics),
         log=log,
         least_level=level,
     )
+    if wanted.otlp_endpoint:
+        from app.telemetry.tracing import SpanSender  # OpenTelemetry's packages take half a second
+
+        lost = metrics.spans_lost.child()
+        telemetry.spans = spans = SpanSender(wanted.otlp_endpoint, __version__, on_lost=lost.inc)
+        spans.start()
+        stack.callback(spans.close)
+    return telemetry
 
 
 def _gateway(

@@ -66,6 +66,8 @@ class ModelCall:
     upstream_status: int = 0
     tenant: str = ""
     """Whose it is: places at a busy upstream go to tenants in turn."""
+    traceparent: str = ""
+    """The W3C header that the call carries; empty = none."""
     response_headers: Headers = ()
     """The vendor's rate-limit, request-id and similar headers."""
 

@@ -36,7 +36,7 @@ _NO_KEY = "none"
 
 def serve(settings: Settings, host: str, port: int, workers: int) -> None:
     """Serve until a signal ends it; raises ``GatewayError`` when the port cannot be had."""
-    for said in [*not_in_force(settings), *apart(settings, workers)]:
+    for said in apart(settings, workers):
         print(f"slipstream: {said}", file=sys.stderr, flush=True)
     with _simulator(settings) as simulated, _meeting_place(workers) as siblings:
         app = partial(_worker_app, settings, simulated=simulated, siblings=siblings)
@@ -66,15 +66,6 @@ def serve(settings: Settings, host: str, port: int, workers: int) -> None:
             uvicorn.Server(config).run(sockets=[listening])
         else:
             Multiprocess(config, sockets=[listening]).run()
-
-
-def not_in_force(settings: Settings) -> list[str]:
-    """What the operator asked for and this version does not do, a sentence each."""
-    telemetry = settings.telemetry
-    asked = {
-        "telemetry.otlp_endpoint is set, but this version exports no spans": telemetry.otlp_endpoint,
-    }
-    return [sentence for sentence, value in asked.items() if value]
 
 
 def apart(settings: Settings, workers: int) -> list[str]:

@@ -402,8 +402,8 @@ class TelemetrySettings(Section):
     trace_ring: Annotated[int, Field(ge=0, le=1_000_000)] = 1_000
     """Waterfalls that `GET /v1/traces` remembers, per worker; about 2 KiB each."""
     otlp_endpoint: str | None = None
-    """OTLP/HTTP collector, such as `http://host:4318`; empty: no spans are made, at no cost. This version
-    makes none, and says so at start where one is set; traces are at `GET /v1/traces`.
+    """OTLP/HTTP collector, such as `http://host:4318`; empty: no spans are made, at no cost. Spans carry
+    the GenAI semantic conventions; a caller's `traceparent` is taken up, and calls upstream carry ours.
     """
     log_format: Literal["auto", "json", "text"] = "auto"
     """`auto`: text on a terminal, JSON elsewhere."""

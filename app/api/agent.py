@@ -230,4 +230,5 @@ def record_of(live: LiveRun) -> TurnRecord:
         attempts=turn.attempts,
         tools=tuple(turn.tools),
         times=turn.timeline,
+        traceparent=turn.traceparent,
     )

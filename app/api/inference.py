@@ -55,6 +55,7 @@ _OURS = (
     b"x-slipstream-user",
     b"x-slipstream-tags",
     b"x-slipstream-deadline-ms",
+    b"traceparent",
 )
 _FORWARDED = (
     b"anthropic-version",
@@ -62,6 +63,7 @@ _FORWARDED = (
     b"openai-beta",
     b"openai-organization",
     b"openai-project",
+    b"tracestate",
 )
 _WANTED = dict.fromkeys(_OURS, True) | dict.fromkeys(_FORWARDED, False)
 """The headers that mean something: to the gateway (True), or to the vendor behind it."""
@@ -316,6 +318,8 @@ def read_wishes(turn: Turn, headers: dict[bytes, bytes], clock: Callable[[], flo
     """Fill in what the ``x-slipstream-*`` headers ask for."""
     if (value := headers.get(b"x-slipstream-cache")) is not None:
         turn.cache_mode = _choice(CacheMode, value, "x-slipstream-cache")
+    if (value := headers.get(b"traceparent")) is not None:
+        turn.traceparent = value.decode("latin-1")
     if (value := headers.get(b"x-slipstream-tier")) is not None:
         turn.tier = _choice(Tier, value, "x-slipstream-tier")
     if (value := headers.get(b"x-slipstream-user")) is not None:

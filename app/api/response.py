@@ -357,7 +357,7 @@ class TurnResponse:
             0,
             tuple(turn.tools),
             timeline,
-            "",
+            turn.traceparent,
         )
         self._recorder.settle(_record(told))
 

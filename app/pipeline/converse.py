@@ -14,6 +14,7 @@ from dataclasses import replace
 from app.domain.chat import ChatRequest
 from app.domain.events import Emit
 from app.domain.models import Model
+from app.domain.trace_context import TurnTrace
 from app.errors import (
     DeadlineExceeded,
     Overloaded,
@@ -134,6 +135,8 @@ async def _run(call: ModelCall, gateway: Gateway, turn: Turn, emit: Emit) -> Non
         raise DeadlineExceeded(message)
     turn.model, turn.upstream, turn.call = model, timing, call
     call.tenant = turn.tenant
+    if gateway.tracing or turn.traceparent:
+        call.traceparent = _traceparent(turn, gateway)
     turn.attempts += 1
     gateway.retry_budget.deposit()
     load.begin(model.name)
@@ -164,6 +167,14 @@ async def _run(call: ModelCall, gateway: Gateway, turn: Turn, emit: Emit) -> Non
             _learn(call, gateway, span.start_ns, span.end_ns, whole=ok is True)
         if call.usage is not None:
             turn.cost_usd += model.price.cost_usd(call.usage)
+
+
+def _traceparent(turn: Turn, gateway: Gateway) -> str:
+    """The caller's own where no spans are made here, else that of this call's span."""
+    if not gateway.tracing:
+        return turn.traceparent
+    trace = TurnTrace(turn.request_id, turn.started_unix_s, turn.traceparent)
+    return trace.traceparent(turn.attempts)
 
 
 def _blame(error: UpstreamError, model: Model, gateway: Gateway) -> bool | None:

@@ -62,6 +62,8 @@ class Turn:
     cache_mode: CacheMode = CacheMode.DEFAULT
     tier: Tier | None = None
     tags: tuple[str, ...] = ()
+    traceparent: str = ""
+    """The caller's W3C ``traceparent``, as it came; empty = none."""
     tools_allowed: frozenset[str] | None = None
     """The gateway's tools that may be called for this caller; None = all."""
     limit_head: bytes = b""
@@ -143,5 +145,7 @@ class Gateway:
     hedging: Hedging | None = None
     """None: no second call is ever made beside a first."""
     warm: WarmPrefixes = field(default_factory=WarmPrefixes)
+    tracing: bool = False
+    """Spans are exported: calls upstream carry this gateway's own ``traceparent``."""
     coalesce: bool = True
     """Whether a request joins the stream of an identical one in flight."""

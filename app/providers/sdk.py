@@ -143,6 +143,8 @@ class SdkProvider:
             headers = {
                 k.decode("latin-1"): v.decode("latin-1") for k, v in call.native.forward_headers
             }
+        if call.traceparent:
+            headers["traceparent"] = call.traceparent
         model = str(fields.pop("model"))
         timeout = httpx2.Timeout(
             self._settings.between_bytes_timeout_s

@@ -151,6 +151,8 @@ class WireProvider:
         headers = self._head
         if call.native is not None and call.native.forward_headers:
             headers = _merged(headers, call.native.forward_headers)
+        if call.traceparent:
+            headers = (*headers, (b"traceparent", call.traceparent.encode("latin-1")))
         path = self._paths[request.codec.dialect]
         exchange = await self._pool.request(
             path=path + suffix if suffix else path,

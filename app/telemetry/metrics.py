@@ -153,6 +153,10 @@ class Metrics:
             "slipstream_vector_process_losses_total",
             "Times that the vector process was lost or could not be started.",
         )
+        self.spans_lost = self.counter(
+            "slipstream_spans_lost_total",
+            "Turns whose spans the collector did not take, or for which there was no room.",
+        )
         self.shared_looks = self.counter(
             "slipstream_shared_answers_total",
             "What Redis was asked and told of kept answers and running calls, by what became of it.",

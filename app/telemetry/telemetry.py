@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from http import HTTPStatus
+from typing import Protocol
 
 from app.domain.turn_record import TurnRecord
 from app.telemetry.ledger import Ledger
@@ -22,6 +24,14 @@ from app.telemetry.traces import TraceRing
 
 MOST_PENDING = 64
 WITHIN_S = 0.1
+
+
+class Spans(Protocol):
+    """Who makes spans of finished turns."""
+
+    def extend(self, records: Sequence[TurnRecord]) -> None:
+        """Take them; never waits."""
+        ...
 
 
 class Telemetry:
@@ -44,6 +54,8 @@ class Telemetry:
         self._metrics, self._traces, self._ledger = metrics, traces, ledger
         self.log = log
         self._least_level = least_level
+        self.spans: Spans | None = None
+        """Where finished turns are exported as spans; None: nowhere."""
         self._lag = LoopLag(metrics)
         self._pending: list[TurnRecord] = []
         self._most = 1
@@ -81,6 +93,8 @@ class Telemetry:
             return
         self._pending = []
         self._traces.extend(pending)
+        if self.spans is not None:
+            self.spans.extend(pending)
         kinds: dict[tuple[object, ...], list[TurnRecord]] = {}
         for record in pending:
             kind = record.kind()

@@ -40,7 +40,7 @@ _AGENT = "agent/"
 
 
 class SpanSender:
-    """Sends the spans of turns; ``put`` never waits and never raises."""
+    """Sends the spans of turns; ``extend`` never waits and never raises."""
 
     def __init__(
         self,
@@ -67,12 +67,13 @@ class SpanSender:
         """Begin to send in the background."""
         self._thread.start()
 
-    def put(self, record: TurnRecord) -> None:
-        """Queue one finished turn; when the queue is full it is lost, and counted."""
-        if len(self._queue) >= QUEUE_TURNS:
-            self._on_lost(1)
-            return
-        self._queue.append(record)
+    def extend(self, records: Sequence[TurnRecord]) -> None:
+        """Queue finished turns; those for which there is no room are lost, and counted."""
+        room = QUEUE_TURNS - len(self._queue)
+        if len(records) > room:
+            self._on_lost(len(records) - room)
+            records = records[:room]
+        self._queue.extend(records)
         if len(self._queue) >= _BATCH_TURNS:
             self._news.set()
 

@@ -16,7 +16,7 @@ import pytest
 
 from app.errors import GatewayError
 from app.providers.simulator import SimulatorSettings, running_simulator
-from app.server import _simulator, apart, not_in_force
+from app.server import _simulator, apart
 from app.settings import Settings, load, loads
 
 if TYPE_CHECKING:
@@ -90,16 +90,6 @@ class TestTheSimulatorsPort:
         settings = meant(free_port()).model_copy(update={"simulator": Settings().simulator})
         with _simulator(settings) as simulated:
             assert not simulated
-
-
-def test_what_is_asked_for_in_vain_is_said_at_start():
-    text = """
-state: {redis_url: "redis://127.0.0.1:6379/0", qdrant_url: "http://127.0.0.1:6333"}
-telemetry: {otlp_endpoint: "http://127.0.0.1:4318"}
-"""
-    said = not_in_force(loads(text, "gateway.yaml", {}))
-    assert [sentence.split()[0] for sentence in said] == ["telemetry.otlp_endpoint"]
-    assert not_in_force(Settings()) == []
 
 
 def test_workers_that_share_nothing_are_told_of_at_start():

@@ -49,8 +49,7 @@ def sent(*turns: TurnRecord):
     with running_collector() as collector:
         sender = SpanSender(collector.url, "1.0", on_lost=lost.append)
         sender.start()
-        for each in turns:
-            sender.put(each)
+        sender.extend(turns)
         sender.close()
         return collector, sum(lost)
 
@@ -119,7 +118,7 @@ def test_a_collector_that_refuses_costs_spans_and_they_are_counted() -> None:
     with running_collector(status=400) as collector:
         sender = SpanSender(collector.url, "1.0", on_lost=lost.append)
         sender.start()
-        sender.put(turn())
+        sender.extend([turn()])
         sender.close()
     assert sum(lost) == 1
 
@@ -127,8 +126,9 @@ def test_a_collector_that_refuses_costs_spans_and_they_are_counted() -> None:
 def test_a_full_queue_loses_what_comes_and_counts_it() -> None:
     lost: list[int] = []
     sender = SpanSender("http://127.0.0.1:9", "1.0", on_lost=lost.append)
-    for _ in range(QUEUE_TURNS + 3):
-        sender.put(turn())
+    for _ in range(2):
+        sender.extend([turn()] * (QUEUE_TURNS // 2 + 1))
+    sender.extend([turn()])
     assert sum(lost) == 3
 
 
