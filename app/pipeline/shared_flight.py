@@ -111,17 +111,22 @@ async def _followed(
     translated = told if same_form else translating(gateway.codecs[like.dialect], told)
     turn.cache, turn.cache_reason = CacheOutcome.COALESCED, "in_flight"
     turn.reason = "joined an identical request in flight on another worker"
-    shown = False
+    shown, waiting = False, list[Event]()
 
     async def hand_on(said: Said, event: Event) -> None:
         nonlocal shown
         _say_as(said, gateway, turn)
-        shown = True
-        await translated(event)
+        if request.stream:
+            shown = True
+            await translated(event)
+        else:  # until it is whole, nothing is shown and a lost leader costs nothing
+            waiting.append(event)
 
     try:
         with turn.timeline.stage("upstream", "joined"):
             said = await shared.follow(key, running, hand_on)
+        for event in waiting:
+            await translated(event)
     except LeaderLost as error:
         if not shown:
             return None

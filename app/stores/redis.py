@@ -23,9 +23,10 @@ import redis.asyncio as redis_client
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
-    AuthenticationError,
     BusyLoadingError,
     NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
     RedisError,
     ResponseError,
 )
@@ -39,6 +40,7 @@ _LATE_IN_A_ROW: Final = 3
 _PAUSES_S: Final = (0.05, 0.1, 0.25, 0.5, 1.0)
 _CONNECT_S: Final = 1.0
 """How long the prober, not a request, waits for a connection."""
+_TAKES_NO_WRITES: Final = ("OOM", "READONLY", "MISCONF", "NOREPLICAS")
 _AWAY = "is not reached yet"
 
 
@@ -169,9 +171,9 @@ class Redis:
     def _refused(self, error: ResponseError) -> StoreError:
         self.failed += 1
         said = str(error)[:200]
-        if said.startswith(("OOM", "READONLY", "MISCONF", "NOREPLICAS")) or "OOM" in said:
+        if isinstance(error, OutOfMemoryError | ReadOnlyError) or said.startswith(_TAKES_NO_WRITES):
             self._refusing(f"takes no writes: {said}")
-        elif isinstance(error, AuthenticationError) or said.startswith(("NOAUTH", "WRONGPASS")):
+        elif said.startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
             self._lose(f"refuses us: {said}")
         return StoreError(f"Redis refused: {said}", code="store_refused")
 
