@@ -109,6 +109,20 @@ class McpServerSettings(Section):
     """What its tools do to the world, unless a `tools` entry says otherwise."""
 
 
+class EgressSettings(Section):
+    """What tools may reach. Each is held to the host of its own URL; this is about where hosts lead."""
+
+    hosts: tuple[str, ...] = ()
+    """Hosts that tools and MCP servers may name in their URLs, such as `api.example.com` or
+    `*.example.com`; none: any. A list here guards against what else is written into the configuration.
+    """
+    private: tuple[str, ...] = ()
+    """Host names, addresses and networks that may be reached though their addresses are private, loopback
+    or link-local, such as `tickets.internal` or `10.2.0.0/16`. An address or `localhost` that stands in a
+    tool's own URL needs no entry.
+    """
+
+
 class WorkflowNodeSettings(Section):
     """A node of a workflow: exactly one of `tool`, `model` and `template`. `{{id}}` in its values
     stands for another node's result and makes the edge, `{{id.path}}` for a part of it, `{{input}}`

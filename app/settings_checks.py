@@ -8,6 +8,7 @@ not the shape that it needs; the schema reports that.
 from __future__ import annotations
 
 import re
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -37,6 +38,7 @@ def cross_check(source: Source) -> None:
     _agents(source)
     _unique(source, ("auth", "keys"), "key")
     _addresses(source)
+    _egress(source)
 
 
 def _providers(source: Source) -> None:
@@ -254,6 +256,32 @@ def _subagents(source: Source, path: Path, agent: dict[str, object], names: set[
                 did_you_mean(str(name), names - {str(agent.get("name"))}),
                 name,
             )
+
+
+def _egress(source: Source) -> None:
+    """Tools and MCP servers name allowed hosts only, where hosts are listed."""
+    egress = source.values.get("egress")
+    hosts = egress.get("hosts") if isinstance(egress, dict) else None
+    if not isinstance(hosts, list) or not hosts:
+        return
+    allowed = [str(host).lower() for host in hosts]
+    found = [
+        ((*path, "http", "url"), http.get("url"))
+        for path, tool in _entries(source, "tools")
+        if isinstance(http := tool.get("http"), dict)
+    ]
+    found += [
+        ((*path, "url"), server.get("url")) for path, server in _entries(source, "mcp_servers")
+    ]
+    for at, url in found:
+        if not isinstance(url, str) or not url:
+            continue
+        try:
+            host = (urlsplit(_PLACE.sub("0", url)).hostname or "").lower()
+        except ValueError:
+            continue  # told as no URL
+        if not any(fnmatchcase(host, pattern) for pattern in allowed):
+            source.report(at, f"names {host}, which is not in egress.hosts", "Add it there.", url)
 
 
 def _addresses(source: Source) -> None:

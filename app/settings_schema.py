@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr
 
 from app.domain.decisions import Tier
-from app.settings_agents import AgentSettings, McpServerSettings, ToolSettings
+from app.settings_agents import AgentSettings, EgressSettings, McpServerSettings, ToolSettings
 from app.settings_types import Count, Name, Port, Seconds, Section, Share, ToolName, Usd
 
 
@@ -447,6 +447,8 @@ class Settings(Section):
     """Tools for agents."""
     mcp_servers: dict[ToolName, McpServerSettings] = Field(default_factory=dict)
     """MCP servers by name."""
+    egress: EgressSettings = EgressSettings()
+    """What tools may reach."""
     agents: tuple[AgentSettings, ...] = ()
     """Agents by name."""
     auth: AuthSettings = AuthSettings()

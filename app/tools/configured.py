@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import httpx
 
 from app.domain.tools import Effects, ToolSpec
@@ -9,6 +11,7 @@ from app.errors import ToolError
 from app.ports import Tool
 from app.settings import McpServerSettings, Settings, ToolEffects, ToolSettings
 from app.settings_problems import Problem, SettingsError
+from app.tools.addresses import Addresses
 from app.tools.egress import origin_of
 from app.tools.http_tool import HttpCall, HttpTool, read_limit_bytes, tool_client
 from app.tools.mcp import McpOptions, McpServer, McpTool
@@ -20,9 +23,13 @@ def configured(settings: Settings) -> Registry:
     """A registry with every configured tool, not yet started; raises ``SettingsError`` naming each
     that cannot be.
     """
-    servers = {name: McpServer(_options(name, each)) for name, each in settings.mcp_servers.items()}
+    addresses = _addresses(settings)
+    servers = {
+        name: McpServer(_options(name, each), addresses=addresses)
+        for name, each in settings.mcp_servers.items()
+    }
     registry = Registry(servers=servers)
-    client = tool_client()
+    client = tool_client(addresses)
     registry.closing.append(client.aclose)
     problems: list[Problem] = []
     for index, tool in enumerate(settings.tools):
@@ -38,6 +45,17 @@ def configured(settings: Settings) -> Registry:
     if problems:
         raise SettingsError(problems)
     return registry
+
+
+def _addresses(settings: Settings) -> Addresses:
+    """What tools may reach: what is public, and what the operator wrote."""
+    addresses = Addresses(settings.egress.private)
+    urls = [tool.http.url for tool in settings.tools if tool.http is not None]
+    urls += [server.url for server in settings.mcp_servers.values() if server.url]
+    for url in urls:
+        with suppress(ToolError):  # told with its tool, below
+            addresses.declare(origin_of(url).host)
+    return addresses
 
 
 def _way(tool: ToolSettings, client: httpx.AsyncClient, servers: dict[str, McpServer]) -> Tool:

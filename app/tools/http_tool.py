@@ -12,12 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 
+import httpcore
 import httpx
 import msgspec
 
 from app.domain.chat import Json
 from app.domain.tools import fill, places
 from app.errors import ToolError
+from app.tools.addresses import Addresses, CheckedBackend
 from app.tools.egress import Origin, encoded, origin_of, plain
 from app.tools.pointer import pointed
 
@@ -53,15 +55,18 @@ def read_limit_bytes(max_result_bytes: int) -> int:
     return max(_LEAST_READ_BYTES, max_result_bytes * _READ_PER_RESULT)
 
 
-def tool_client() -> httpx.AsyncClient:
+def tool_client(addresses: Addresses) -> httpx.AsyncClient:
     """The client that all HTTP tools share: no cookies, no redirects, no proxy or netrc from the
-    environment.
+    environment, no connection to an address that ``addresses`` does not permit.
     """
+    limits = httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS)
+    transport = httpx.AsyncHTTPTransport(limits=limits, trust_env=False)
+    CheckedBackend(httpcore.AnyIOBackend(), addresses).put_into(transport._pool)  # noqa: SLF001 - see there
     return httpx.AsyncClient(
+        transport=transport,
         timeout=None,  # noqa: S113 - every try runs under the tool's own time limit
         follow_redirects=False,
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
-        limits=httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS),
         trust_env=False,
         headers={"user-agent": "slipstream"},
     )

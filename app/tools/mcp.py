@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 from app.domain.chat import Json
 from app.domain.tools import Effects, ToolSpec
 from app.errors import ToolError
+from app.tools.addresses import Addresses, CheckedBackend
 
 if TYPE_CHECKING:
     from mcp import Client
@@ -56,10 +57,16 @@ class Listed:
 class McpServer:
     """One MCP server; connects when it is first needed, and again after it was lost."""
 
-    def __init__(self, options: McpOptions, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        options: McpOptions,
+        clock: Callable[[], float] = time.monotonic,
+        addresses: Addresses | None = None,
+    ) -> None:
         """Speak to the server of ``options``; nothing happens before ``start``."""
         self.options = options
         self._clock = clock
+        self._addresses = Addresses() if addresses is None else addresses
         self._client: Client | None = None
         self._owner: asyncio.Task[None] | None = None
         self._connecting = asyncio.Lock()
@@ -204,6 +211,7 @@ class McpServer:
 
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[Client]:
+        import httpcore2
         import httpx2  # these four take 0.7 s to load, so only who has an MCP server loads them
         from mcp import Client, StdioServerParameters
         from mcp.client.streamable_http import streamable_http_client
@@ -218,8 +226,12 @@ class McpServer:
             async with Client(program, cache=None) as client:
                 yield client
             return
+        transport = httpx2.AsyncHTTPTransport(trust_env=False)
+        checked = CheckedBackend(httpcore2.AnyIOBackend(), self._addresses)
+        checked.put_into(transport._pool)  # noqa: SLF001 - see there
         async with (
             httpx2.AsyncClient(
+                transport=transport,
                 headers=dict(options.headers or {}),
                 timeout=httpx2.Timeout(options.timeout_s, read=None),
                 trust_env=False,
