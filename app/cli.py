@@ -132,6 +132,18 @@ def _keys(options: argparse.Namespace) -> int:
     return keys_command.run(options)
 
 
+def _cache_arguments(parser: argparse.ArgumentParser) -> None:
+    from app import cache_command
+
+    cache_command.arguments(parser)
+
+
+def _cache(options: argparse.Namespace) -> int:
+    from app import cache_command
+
+    return cache_command.run(options)
+
+
 def _simulate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=_port, default=9100, help="TCP port (%(default)s)")
@@ -192,6 +204,12 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(
         "keys", "Make, list, revoke and rotate the gateway's own keys.", _keys_arguments, _keys
+    ),
+    Command(
+        "cache",
+        "Import answers into a running gateway's cache, or export them.",
+        _cache_arguments,
+        _cache,
     ),
     Command("simulate", "Serve the simulated upstream alone.", _simulate_arguments, _simulate),
 )

@@ -299,6 +299,24 @@ class SemanticCache:
             differing.add(answer.group)
         return f"{entry_id}:{self._clock():.3f}"
 
+    async def give(self, asked: Asked, fresh: Fresh) -> bool:
+        """Keep an answer that no request asked for; learns nothing from it. False: too long to be met."""
+        await self._pay()
+        if not self.memory.build_id:
+            raise StoreError("the vector process is away", code="store_away")
+        recalled = await self.memory.recall(asked.text, asked.partition, NEIGHBOURS)
+        if isinstance(recalled, Unreadable):
+            return False
+        near = tuple(each for each in recalled.near if self._live(each.question, asked))
+        group = await self._group(fresh.answer.text, near, asked.entry_id)
+        vector = np.frombuffer(recalled.vector, dtype="<f4")
+        await self._keep(asked, fresh, group, QueryView(self._view(asked.text), vector))
+        return True
+
+    def read(self, question: KeptQuestion) -> KeptAnswer | None:
+        """The answer of a kept question, if it may still be shown."""
+        return None if self._barred(question) else _answer_of(question)
+
     async def _keep(self, asked: Asked, fresh: Fresh, group: str, query: QueryView) -> None:
         if len(fresh.answer.text) > _MAX_ANSWER_CHARS:
             return

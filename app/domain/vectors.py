@@ -96,6 +96,14 @@ class VectorStore(Protocol):
         """The live question of that id."""
         ...
 
+    async def page(
+        self, tenant: str, after: str, limit: int
+    ) -> tuple[tuple[KeptQuestion, ...], str]:
+        """At most ``limit`` live questions of ``tenant`` in the order of their ids, and where the next page
+        begins ("" at the end). ``after``: what the page before said, "" for the first.
+        """
+        ...
+
     async def remove(self, ids: tuple[str, ...]) -> int:
         """Remove these; says how many were there."""
         ...

@@ -191,6 +191,16 @@ class Meaning:
         self._idle.clear()
         self._news.set()
 
+    def question_of(
+        self, key: bytes, request: ChatRequest, scope: CacheScope
+    ) -> tuple[Asked, float] | None:
+        """A request as a question that may be met by meaning, and how long its answer lasts, in seconds."""
+        view = self._codecs[request.dialect].view(request.body)
+        judged = self._classify(view)
+        asked = _asked((key, time.time(), ""), request, view, scope, judged)
+        ttl_s = self._ttl_s if judged.ttl_s is None else min(self._ttl_s, judged.ttl_s)
+        return None if asked is None or ttl_s <= 0 else (asked, ttl_s)
+
     def _may_learn(self) -> bool:
         """Take one from the allowance of this second, if any is left."""
         now_s = time.monotonic()

@@ -137,6 +137,20 @@ class EdgeStore:
                 return question
         return None
 
+    def page(self, tenant: str, after: str, limit: int) -> tuple[list[KeptQuestion], str]:
+        """Live questions of ``tenant`` from the id ``after`` on, and where the next page begins."""
+        live = edge.FieldCondition("expires", range=edge.RangeFloat(gt=self._clock()))
+        records, following = self._shard.scroll(
+            edge.ScrollRequest(
+                offset=after or None,
+                limit=limit,
+                filter=edge.Filter(must=[_equals("tenant", tenant), live]),
+                with_payload=True,
+            )
+        )
+        found = (question_of(str(record.id), record.payload) for record in records)
+        return [q for q in found if q is not None], str(following or "")
+
     def remove(self, ids: Sequence[str]) -> int:
         """Remove these; says how many were there."""
         points: list[int | UUID | str] = [str(UUID(hex=each)) for each in ids]

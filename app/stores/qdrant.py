@@ -82,6 +82,22 @@ class QdrantStore:
         found = [question_of(str(record.id), record.payload) for record in records]
         return next((q for q in found if q and q.expires_unix_s > self._clock()), None)
 
+    async def page(
+        self, tenant: str, after: str, limit: int
+    ) -> tuple[tuple[KeptQuestion, ...], str]:
+        """Live questions of ``tenant`` from the id ``after`` on, and where the next page begins."""
+        live = models.FieldCondition(key="expires", range=models.Range(gt=self._clock()))
+        records, following = await self._do(
+            self._client.scroll(
+                await self._collection(),
+                scroll_filter=models.Filter(must=[_equals("tenant", tenant), live]),
+                limit=limit,
+                offset=after or None,
+            )
+        )
+        found = (question_of(str(record.id), record.payload) for record in records)
+        return tuple(q for q in found if q is not None), str(following or "")
+
     async def remove(self, ids: tuple[str, ...]) -> int:
         """Remove these; says how many were there."""
         points: list[int | str | UUID] = [str(UUID(hex=each)) for each in ids]
@@ -158,7 +174,7 @@ class RemoteVectors:
         self._process, self._store = process, store
         self.nearest, self.keep, self.fetch = store.nearest, store.keep, store.fetch
         self.remove, self.remove_where, self.count = store.remove, store.remove_where, store.count
-        self.embed = process.embed
+        self.embed, self.page = process.embed, store.page
 
     @property
     def build_id(self) -> str:

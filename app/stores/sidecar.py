@@ -38,6 +38,8 @@ from app.stores.vectors import (
     Keep,
     Nearest,
     Number,
+    Page,
+    Paged,
     Recall,
     Remove,
     RemoveWhere,
@@ -88,6 +90,9 @@ class Worker:
                 return Number(1)
             case Fetch(entry_id):
                 return Fetched(store.fetch(entry_id))
+            case Page(tenant, after, limit):
+                questions, following = store.page(tenant, after, limit)
+                return Paged(tuple(questions), following)
             case Remove(ids):
                 return Number(store.remove(ids))
             case RemoveWhere(which):

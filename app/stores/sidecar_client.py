@@ -39,6 +39,8 @@ from app.stores.vectors import (
     Keep,
     Nearest,
     Number,
+    Page,
+    Paged,
     Recall,
     Remove,
     RemoveWhere,
@@ -188,6 +190,13 @@ class VectorProcess:
         """The live question of that id."""
         reply = await self._ask(Fetch(entry_id))
         return reply.question if isinstance(reply, Fetched) else None
+
+    async def page(
+        self, tenant: str, after: str, limit: int
+    ) -> tuple[tuple[KeptQuestion, ...], str]:
+        """Live questions of ``tenant`` from the id ``after`` on, and where the next page begins."""
+        reply = await self._ask(Page(tenant, after, limit), _LONG_PATIENCE_S)
+        return (reply.questions, reply.next) if isinstance(reply, Paged) else ((), "")
 
     async def remove(self, ids: tuple[str, ...]) -> int:
         """Remove these; says how many were there."""

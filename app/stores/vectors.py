@@ -52,6 +52,14 @@ class Fetch(msgspec.Struct, frozen=True, tag=True, array_like=True):
     id: str
 
 
+class Page(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Give ``limit`` questions of ``tenant`` from the id ``after`` on."""
+
+    tenant: str
+    after: str
+    limit: int
+
+
 class Remove(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """Remove these; the number that was there is the reply."""
 
@@ -68,7 +76,7 @@ class Count(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """How many questions are kept, and what the process is: an ``About``."""
 
 
-Command = Recall | Nearest | Keep | Fetch | Remove | RemoveWhere | Count
+Command = Recall | Nearest | Keep | Fetch | Page | Remove | RemoveWhere | Count
 
 
 class Found(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -96,6 +104,13 @@ class Fetched(msgspec.Struct, frozen=True, tag=True, array_like=True):
     question: KeptQuestion | None
 
 
+class Paged(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """The reply to ``Page``; ``next`` is "" at the end."""
+
+    questions: tuple[KeptQuestion, ...]
+    next: str
+
+
 class About(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """The process's state."""
 
@@ -111,7 +126,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True, array_like=True):
     message: str
 
 
-Reply = Found | TooLong | Number | Fetched | About | Failed
+Reply = Found | TooLong | Number | Fetched | Paged | About | Failed
 
 
 class Ask(msgspec.Struct, frozen=True, array_like=True):

@@ -91,6 +91,13 @@ class FakeQdrant:
         )
         return {"points": near[: body["limit"]]}
 
+    def _post_points_scroll(self, body):
+        there = sorted(i for i, (_, p) in self.points.items() if matches(p, body.get("filter")))
+        there = [i for i in there if i >= (body.get("offset") or "")]
+        shown, rest = there[: body["limit"]], there[body["limit"] :]
+        records = [{"id": i, "payload": self.points[i][1]} for i in shown]
+        return {"points": records, "next_page_offset": rest[0] if rest else None}
+
     def _post_points_count(self, body):
         return {"count": sum(matches(p, body.get("filter")) for _, p in self.points.values())}
 
@@ -108,7 +115,8 @@ async def fake_qdrant(build_id: str) -> AsyncIterator[FakeQdrant]:
     """Serve an empty one."""
     fake = FakeQdrant(collection_name(build_id))
     root = f"/collections/{fake.name}"
-    paths = ("", "/exists", "/index", "/points", "/points/query", "/points/count", "/points/delete")
+    points = ("", "/query", "/count", "/scroll", "/delete")
+    paths = ("", "/exists", "/index", *(f"/points{each}" for each in points))
     async with tool_server({root + path: fake.serve for path in paths}) as server:
         fake.url = server.url
         yield fake

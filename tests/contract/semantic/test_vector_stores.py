@@ -144,3 +144,20 @@ async def test_a_server_that_fails_or_is_gone_is_a_store_error():
     with pytest.raises(StoreError):
         await store.count()
     await store.aclose()
+
+
+async def test_pages_hold_every_live_question_of_a_tenant_once(store, partition):
+    now = time.time()
+    kept = [question(partition) for _ in range(7)]
+    gone = question(partition, expires_unix_s=now - 1)
+    other = question(partition, tenant="somebody else")
+    for number, each in enumerate([*kept, gone, other]):
+        await store.keep(each, vector(1, number))
+    seen, after = [], ""
+    while True:
+        page, after = await store.page(partition, after, 3)
+        assert len(page) <= 3
+        seen += [each.id for each in page]
+        if not after:
+            break
+    assert sorted(seen) == sorted(each.id for each in kept)

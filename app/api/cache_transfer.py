@@ -1,0 +1,86 @@
+"""``/v1/cache/import`` and ``/v1/cache/export``: what ``slipstream cache`` talks to."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.api.context import AsAdmin, InContext
+from app.errors import BadRequest, NotFound
+
+router = APIRouter(prefix="/v1/cache", tags=["cache"])
+
+MOST_AT_ONCE = 100
+_MOST_CHARS = 200_000
+
+
+class GivenAnswer(BaseModel):
+    """One question with its answer."""
+
+    model_config = ConfigDict(extra="forbid")
+    question: Annotated[str, Field(min_length=1, max_length=_MOST_CHARS)]
+    answer: Annotated[str, Field(min_length=1, max_length=_MOST_CHARS)]
+    tags: Annotated[list[str], Field(max_length=32)] = Field(default_factory=list)
+    model: str = ""
+    system: str = ""
+    partition: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+    id: Annotated[str, Field(pattern=r"^([0-9a-f]{32})?$")] = ""
+
+
+class Import(BaseModel):
+    """Some of them, for one tenant."""
+
+    model_config = ConfigDict(extra="forbid")
+    tenant: Annotated[str, Field(min_length=1, max_length=128)] = "default"
+    entries: Annotated[list[GivenAnswer], Field(min_length=1, max_length=MOST_AT_ONCE)]
+
+
+@router.post("/import")
+async def take_in_all(context: InContext, _admin: AsAdmin, said: Import) -> dict[str, int]:
+    """Keep answers as if they had been given before; says how many may be hit exactly, and by meaning."""
+    from app.pipeline.transfer import Given, take_in  # loads learners
+
+    gateway = context.edge.gateway
+    if gateway.exact is None:
+        message = "the exact cache is off: cache.exact.enabled"
+        raise NotFound(message)
+    exact = similar = 0
+    for number, each in enumerate(said.entries):
+        if bool(each.partition) != bool(each.id):
+            message = f"entries[{number}]: partition and id stand together"
+            raise BadRequest(message, param=f"entries[{number}]")
+        given = Given(
+            each.question, each.answer, tuple(each.tags), each.model, each.system,
+            each.partition, each.id,
+        )  # fmt: skip
+        try:
+            taken = await take_in(given, said.tenant, gateway)
+        except BadRequest as exc:
+            message = f"entries[{number}]: {exc.message}"
+            raise BadRequest(message, param=f"entries[{number}]") from exc
+        exact, similar = exact + taken.exact, similar + taken.similar
+    return {"exact": exact, "by_meaning": similar}
+
+
+@router.get("/export")
+async def take_out_some(
+    context: InContext,
+    _admin: AsAdmin,
+    tenant: str = "default",
+    after: Annotated[str, Query(pattern=r"^([0-9a-f-]{32,36})?$")] = "",
+    limit: Annotated[int, Query(ge=1, le=MOST_AT_ONCE)] = MOST_AT_ONCE,
+) -> dict[str, object]:
+    """A page of what is kept for hits by meaning; ``next`` is where the following one begins."""
+    from app.pipeline.transfer import take_out  # loads learners
+
+    found, next_one = await take_out(tenant, after, limit, context.edge.gateway)
+    entries = [
+        GivenAnswer(
+            question=each.question, answer=each.answer, tags=list(each.tags), model=each.model,
+            partition=each.partition, id=each.id,
+        ).model_dump(exclude_defaults=True)
+        for each in found
+    ]  # fmt: skip
+    return {"entries": entries, "next": next_one}

@@ -1,0 +1,198 @@
+"""``slipstream cache import`` and ``export``: answers into a running gateway, and out of it.
+
+Both speak to the gateway over HTTP with an admin key, so they work from anywhere, beside any number
+of workers and any store. The whole file is read and judged before the first line is sent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from app.errors import GatewayError, StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_AT_ONCE = 50
+_PATIENCE_S = 120.0
+_TEXTS = ("question", "answer", "model", "system", "partition", "id")
+_MOST_PROBLEMS = 50
+_MOST_CHARS = 200_000
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's words and options."""
+    words = parser.add_subparsers(title="what to do", metavar="WHAT", required=True)
+    into = words.add_parser("import", help="Keep the answers of a file.", allow_abbrev=False)
+    into.add_argument("file", metavar="FILE.jsonl", help="lines of question, answer, tags, model")
+    into.set_defaults(act=_import)
+    out = words.add_parser("export", help="Write the answers that are kept.", allow_abbrev=False)
+    out.add_argument("file", metavar="FILE.jsonl", nargs="?", help="else standard output")
+    out.set_defaults(act=_export)
+    for word in (into, out):
+        word.add_argument(
+            "--url", default="http://127.0.0.1:8080", help="the gateway (%(default)s)"
+        )
+        word.add_argument("--tenant", default="default", help="whose they are (%(default)s)")
+        word.add_argument(
+            "--key-file", metavar="FILE", help="holds an admin key, where one is needed"
+        )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do what was asked; 2 where the file is wrong."""
+    status: int = options.act(options)
+    return status
+
+
+def _import(options: argparse.Namespace) -> int:
+    path = Path(options.file)
+    rows, problems = read(path)
+    if problems:
+        for problem in problems[:_MOST_PROBLEMS]:
+            print(problem, file=sys.stderr)
+        if len(problems) > _MOST_PROBLEMS:
+            print(f"... and {len(problems) - _MOST_PROBLEMS} more", file=sys.stderr)
+        return 2
+    exact = similar = 0
+    for start in range(0, len(rows), _AT_ONCE):
+        part = rows[start : start + _AT_ONCE]
+        body = {"tenant": options.tenant, "entries": [row for _, row in part]}
+        try:
+            told = _call(options, "/v1/cache/import", body)
+        except _RefusedError as exc:
+            print(exc.located(path, part), file=sys.stderr)
+            return 2
+        exact, similar = exact + _int(told, "exact"), similar + _int(told, "by_meaning")
+    print(
+        f"{len(rows)} answers imported: {exact} for the same question, {similar} for other wordings"
+    )
+    return 0
+
+
+def read(path: Path) -> tuple[list[tuple[int, dict[str, object]]], list[str]]:
+    """The file's rows with their lines' numbers, and all that is wrong with it, as ``file:line: what``."""
+    rows, problems = [], []
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as exc:
+                problems.append(f"{path}:{number}: no JSON: {exc}")
+                continue
+            wrong = list(_wrong(row))
+            problems += [f"{path}:{number}: {what}" for what in wrong]
+            if not wrong:
+                rows.append((number, row))
+    return rows, problems
+
+
+def _wrong(row: object) -> Iterator[str]:
+    if not isinstance(row, dict):
+        yield "not an object"
+        return
+    for name in sorted(set(row) - {*_TEXTS, "tags"}):
+        yield f"unknown field {name[:40]!r}: known are {', '.join((*_TEXTS, 'tags'))}"
+    for name in _TEXTS:
+        value = row.get(name, "")
+        if not isinstance(value, str):
+            yield f"{name} is not a text"
+        elif name in {"question", "answer"} and not value.strip():
+            yield f"{name} is missing or empty"
+        elif len(value) > _MOST_CHARS:
+            yield f"{name} has {len(value):,} characters: the most is {_MOST_CHARS:,}"
+    tags = row.get("tags", [])
+    if not isinstance(tags, list) or not all(isinstance(tag, str) and tag for tag in tags):
+        yield "tags is not a list of texts"
+
+
+def _export(options: argparse.Namespace) -> int:
+    if options.file is None:
+        count = _write(options, sys.stdout)
+    else:
+        target = Path(options.file)
+        fresh = target.with_name(target.name + ".new")
+        with fresh.open("w", encoding="utf-8") as out:
+            count = _write(options, out)
+        fresh.replace(target)
+    print(f"{count} answers exported", file=sys.stderr)
+    return 0
+
+
+def _write(options: argparse.Namespace, out: TextIO) -> int:
+    count, after = 0, ""
+    while True:
+        asked = urllib.parse.urlencode({"tenant": options.tenant, "after": after})
+        told = _call(options, f"/v1/cache/export?{asked}", None)
+        entries = told.get("entries")
+        for entry in entries if isinstance(entries, list) else ():
+            out.write(json.dumps(entry, ensure_ascii=False) + "\n")
+            count += 1
+        after = str(told.get("next") or "")
+        if not after:
+            return count
+
+
+class _RefusedError(GatewayError):
+    """The gateway refuses what was sent."""
+
+    def located(self, path: Path, part: list[tuple[int, dict[str, object]]]) -> str:
+        """What it said, with the file's line in place of the entry's number."""
+        head, _, rest = self.message.partition("]: ")
+        number = head.removeprefix("entries[")
+        if rest and number.isdigit() and int(number) < len(part):
+            return f"{path}:{part[int(number)][0]}: {rest}"
+        return f"{path}: {self.message}"
+
+
+def _call(
+    options: argparse.Namespace, path: str, body: dict[str, object] | None
+) -> dict[str, object]:
+    headers = {"content-type": "application/json"}
+    if options.key_file:
+        key = Path(options.key_file).read_text(encoding="utf-8").strip()
+        headers["authorization"] = f"Bearer {key}"
+    url = options.url.rstrip("/") + path
+    if not url.startswith(("http://", "https://")):
+        message = f"--url {options.url!r} is no http address"
+        raise StoreError(message)
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, headers)  # noqa: S310 - the scheme is checked above
+    try:
+        with urllib.request.urlopen(request, timeout=_PATIENCE_S) as reply:  # noqa: S310 - the same
+            told = json.loads(reply.read())
+    except urllib.error.HTTPError as exc:
+        said = _said(exc.read())
+        if exc.code in {400, 422}:
+            raise _RefusedError(said) from exc
+        message = f"the gateway at {options.url} answered {exc.code}: {said}"
+        raise StoreError(message) from exc
+    except urllib.error.URLError as exc:
+        message = f"no gateway at {options.url}: {exc.reason}. Start it, or give --url"
+        raise StoreError(message) from exc
+    return told if isinstance(told, dict) else {}
+
+
+def _said(body: bytes) -> str:
+    try:
+        told = json.loads(body)
+    except ValueError:
+        return body[:200].decode("utf-8", "replace")
+    error = told.get("error") if isinstance(told, dict) else None
+    if isinstance(error, dict):
+        return str(error.get("message"))[:400]
+    return str(told.get("detail") if isinstance(told, dict) else told)[:400]
+
+
+def _int(told: dict[str, object], name: str) -> int:
+    value = told.get(name)
+    return value if isinstance(value, int) else 0
