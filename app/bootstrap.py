@@ -38,6 +38,7 @@ from app.errors import StoreError
 from app.lanes.builtin import built_in_rules
 from app.lanes.rules import Lanes
 from app.operator_access import keys_of, limits_of
+from app.operator_checks import escalation_of
 from app.operator_lanes import rule_of
 from app.operator_workflows import workflow_of
 from app.pipeline.agent_runs import LiveRun, Runs
@@ -93,6 +94,7 @@ async def open_gateway(settings: Settings, *, simulated: bool = False) -> AsyncI
         redis = await open_redis(settings, telemetry.metrics, readiness.degraded, stack)
         gateway.tracing = telemetry.spans is not None
         gateway.on_failure = telemetry.metrics.upstream_failed
+        gateway.escalation = escalation_of(settings.routing.triggers, stack)
         gateway.on_escalation = telemetry.metrics.escalated
         hedge = settings.routing.hedge
         if hedge.max_share:

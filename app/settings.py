@@ -38,6 +38,7 @@ from app.settings_problems import (
 )
 from app.settings_schema import (
     AbilitySettings,
+    AnswerCheckSettings,
     AuthSettings,
     CacheSettings,
     ExactCacheSettings,
@@ -57,6 +58,7 @@ from app.settings_schema import (
     SimulatorSettings,
     StateSettings,
     TelemetrySettings,
+    TriggerSettings,
 )
 from app.settings_text import Source, parse
 
@@ -68,6 +70,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AbilitySettings",
     "AgentSettings",
+    "AnswerCheckSettings",
     "AuthSettings",
     "CacheSettings",
     "ExactCacheSettings",
@@ -94,6 +97,7 @@ __all__ = [
     "TelemetrySettings",
     "ToolEffects",
     "ToolSettings",
+    "TriggerSettings",
     "describe",
     "load",
     "loads",

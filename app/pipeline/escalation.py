@@ -1,13 +1,17 @@
-"""Ask the powerful tier when the fast one's answer is none: refused, filtered or empty.
+"""Ask the powerful tier when the fast one's answer is none: refused, empty, broken, in the wrong language.
 
-Only where the router chose the fast tier and the client asked for a whole answer: what a stream has
-shown cannot be taken back, and to hold it back would cost what streaming is for. A whole answer comes
-in one piece anyway, so looking at it first delays nobody. The client sees one answer: the powerful
-model's, or the fast one's after all when the powerful one fails. Both calls are paid for and counted.
+Only where the router chose the fast tier. A whole answer comes in one piece anyway, so looking at it first
+delays nobody. Of a stream only the first tokens are looked at, while they are held back
+(``app.pipeline.held``): what was shown is never taken back. The client sees one answer: the powerful
+model's, or the fast one's after all when the powerful one fails. All calls are paid for and counted.
+
+What does not fit a schema, or an operator's check, goes back to the fast model first, once, with what is
+wrong: that costs a fast call and mends most of it.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from app.domain.chat import ChatRequest
@@ -23,12 +27,14 @@ from app.domain.events import (
 )
 from app.domain.models import Model
 from app.errors import GatewayError, UpstreamError
+from app.pipeline.answer_checks import asked_again, own_fault, schema_fault
 from app.pipeline.converse import converse
 from app.pipeline.gateway import Gateway, Turn
+from app.pipeline.held import Ask, HeldBack, Lacking, beginning_of, grey_race, held_back
+from app.routing.lacks import other_language, refuses, repeats
 
 _REFUSED = frozenset({FinishReason.REFUSAL, FinishReason.CONTENT_FILTER})
-_FEW_TOKENS = 8
-"""An answer of more tokens than this, that ended by itself, has a text: it is not read for it."""
+_ALL_BUT_CERTAIN = 0.95
 _OF_THE_ANSWER = (
     "model", "upstream", "call", "usage", "finish", "complete", "tokens_streamed", "vendor_headers",
     "answered_tier", "reason",
@@ -39,28 +45,116 @@ async def converse_or_escalate(
     request: ChatRequest, gateway: Gateway, turn: Turn, candidates: Sequence[Model], emit: Emit
 ) -> None:
     """Answer as ``converse`` does, or from the powerful tier where the fast one had no answer."""
-    if not _may_escalate(request, gateway, turn, candidates):
+    if not _may_escalate(gateway, turn, candidates):
         await converse(request, gateway, turn, candidates, emit)
+        return
+    if request.stream:
+        await _streamed(request, gateway, turn, candidates, emit)
         return
     answer: list[Event] = []
     await converse(request, gateway, turn, candidates, _into(answer))
-    lack = _lack(answer, request, gateway, turn)
+    lack, fault = await _lack(answer, request, gateway, turn)
+    if lack and fault:
+        answer, lack = await _mended(answer, lack, fault, request, gateway, turn, candidates)
     if lack:
         answer = await _ask_the_powerful(answer, lack, request, gateway, turn)
     for event in answer:
         await emit(event)
 
 
-def _may_escalate(
-    request: ChatRequest, gateway: Gateway, turn: Turn, candidates: Sequence[Model]
-) -> bool:
+def _may_escalate(gateway: Gateway, turn: Turn, candidates: Sequence[Model]) -> bool:
     return (
         gateway.escalate
         and turn.routed
-        and not request.stream
         and candidates[0].tier is Tier.FAST
         and bool(gateway.tiers[Tier.POWERFUL])
     )
+
+
+def _powerful(request: ChatRequest, gateway: Gateway) -> list[Model]:
+    return gateway.load.order(
+        gateway.tiers[Tier.POWERFUL],
+        lambda model: request.dialect in gateway.providers[model.provider].dialects(),
+    )
+
+
+async def _streamed(
+    request: ChatRequest, gateway: Gateway, turn: Turn, candidates: Sequence[Model], emit: Emit
+) -> None:
+    """Stream the fast answer, its first tokens held back; another one where they are no answer."""
+    wanted = gateway.escalation
+    if not wanted.hold_s:
+        await converse(request, gateway, turn, candidates, emit)
+        return
+    grey = wanted.grey_hedge and turn.band == "grey"
+
+    def holding(to: Emit) -> HeldBack:
+        beginning = beginning_of(request, gateway, wanted.lacks)
+        return HeldBack(to, beginning, wanted.hold_s, always=grey)
+
+    async def fast(of: Turn, to: Emit) -> None:
+        await converse(request, gateway, of, candidates, to)
+
+    async def powerful(of: Turn, to: Emit) -> None:
+        await converse(request, gateway, of, _powerful(request, gateway), to)
+
+    try:
+        if grey:
+            gateway.on_escalation("grey", await grey_race(fast, powerful, turn, emit, holding))
+        else:
+            await held_back(fast, turn, holding(emit))
+    except Lacking as given_up:
+        await _instead(given_up.lack, fast, powerful, gateway, turn, emit)
+
+
+async def _instead(  # noqa: PLR0917 - why, both ways to ask, and what every call needs
+    lack: str, fast: Ask, powerful: Ask, gateway: Gateway, turn: Turn, emit: Emit
+) -> None:
+    """Stream the powerful answer in place of a fast one of which nothing was shown."""
+    turn.answered_tier = Tier.POWERFUL.value
+    turn.reason = f"the fast answer was {_words(lack)}: asked the powerful tier"
+    try:
+        await powerful(turn, emit)
+    except GatewayError:
+        gateway.on_escalation(lack, "failed")
+        if turn.upstream is not None and turn.upstream.first_event_ns:
+            raise
+        turn.answered_tier, turn.reason = Tier.FAST.value, f"{turn.reason}, which failed"
+        await fast(turn, emit)  # poor is better than none
+        return
+    gained = turn.finish not in _REFUSED
+    gateway.on_escalation(lack, "gained" if gained else "equal")
+    gateway.teacher.verdict(turn.tenant, turn.request_id, good=not gained)
+
+
+async def _mended(  # noqa: PLR0917 - an answer, its fault, and what every call needs
+    answer: list[Event],
+    lack: str,
+    fault: str,
+    request: ChatRequest,
+    gateway: Gateway,
+    turn: Turn,
+    candidates: Sequence[Model],
+) -> tuple[list[Event], str]:
+    """The fast model's second try, told what was wrong; the first one and ``lack`` where it is no better."""
+    first = _read(answer, request, gateway)
+    if first is None:
+        return answer, lack
+    again = asked_again(request, first, fault)
+    kept = {name: getattr(turn, name) for name in _OF_THE_ANSWER}
+    other: list[Event] = []
+    try:
+        await converse(again, gateway, turn, candidates, _into(other))
+    except GatewayError:  # counted where it failed
+        for name, value in kept.items():
+            setattr(turn, name, value)
+        return answer, lack
+    still, _ = await _lack(other, request, gateway, turn)
+    if still:
+        return other, lack
+    turn.reason += f"; the first answer was {_words(lack)}, the fast model mended it"
+    gateway.on_escalation(lack, "mended")
+    return other, ""
 
 
 async def _ask_the_powerful(
@@ -69,36 +163,79 @@ async def _ask_the_powerful(
     """The powerful tier's answer, or ``answer`` where there is none."""
     kept = {name: getattr(turn, name) for name in _OF_THE_ANSWER}
     turn.answered_tier = Tier.POWERFUL.value
-    turn.reason = f"the fast answer was {lack}: asked the powerful tier"
-    candidates = gateway.load.order(
-        gateway.tiers[Tier.POWERFUL],
-        lambda model: request.dialect in gateway.providers[model.provider].dialects(),
-    )
+    turn.reason = f"the fast answer was {_words(lack)}: asked the powerful tier"
     other: list[Event] = []
     try:
-        await converse(request, gateway, turn, candidates, _into(other))
+        await converse(request, gateway, turn, _powerful(request, gateway), _into(other))
     except GatewayError:  # counted where it failed; an answer that is poor is better than none
         for name, value in kept.items():
             setattr(turn, name, value)
         gateway.on_escalation(lack, "failed")
         return answer
-    gained = not _lack(other, request, gateway, turn)
-    gateway.on_escalation(lack, "gained" if gained else "equal")
-    gateway.teacher.verdict(turn.tenant, turn.request_id, good=not gained)
+    still, _ = await _lack(other, request, gateway, turn)
+    gateway.on_escalation(lack, "equal" if still else "gained")
+    gateway.teacher.verdict(turn.tenant, turn.request_id, good=bool(still))
     return other
 
 
-def _lack(events: Sequence[Event], request: ChatRequest, gateway: Gateway, turn: Turn) -> str:
-    """What an answer lacks: ``refused``, ``empty``, or nothing. Reads it only where that may be."""
-    if turn.finish in _REFUSED:
-        return "refused"
-    long = turn.usage is not None and turn.usage.output_tokens > _FEW_TOKENS
-    if long and turn.finish in COMPLETE_FINISHES:
-        return ""
+async def _lack(
+    events: Sequence[Event], request: ChatRequest, gateway: Gateway, turn: Turn
+) -> tuple[str, str]:
+    """What an answer lacks, and what is to be mended about it ("": it cannot be by being told)."""
+    wanted = gateway.escalation
+    if turn.finish in _REFUSED and "refused" in wanted.lacks:
+        return "refused", ""
     answer = _read(events, request, gateway)
     if answer is None:
-        return ""  # what cannot be read is passed on as it is
-    return "" if answer.text.strip() or answer.tool_calls else "empty"
+        return "", ""  # what cannot be read is passed on as it is
+    view = gateway.codecs[request.dialect].view(request.body)
+    lack = _shown(answer, view.text, turn, limited=view.max_tokens is not None)
+    if not lack and wanted.min_mean_logprob is not None:
+        mean = _mean_logprob(events)
+        lack = "unsure" if mean is not None and mean < wanted.min_mean_logprob else ""
+    if lack in wanted.lacks:
+        return lack, ""
+    if "invalid" in wanted.lacks and (fault := schema_fault(request, answer, gateway)):
+        return "invalid", fault
+    return await own_fault(wanted.own, view.text, answer.text)
+
+
+def _shown(answer: Answer, question: str, turn: Turn, *, limited: bool) -> str:
+    """What the answer's text and ending show that it lacks."""
+    text = answer.text
+    if not text.strip() and not answer.tool_calls:
+        return "empty"
+    if not answer.tool_calls:
+        if refuses(text):
+            return "refused"
+        needs = turn.classification.tool_need if turn.classification is not None else ()
+        if needs and needs[0][1] >= _ALL_BUT_CERTAIN:
+            return "no_tool_call"
+    if answer.finish not in COMPLETE_FINISHES and not limited:
+        return "cut_off"
+    if repeats(text):
+        return "repetition"
+    return "language" if other_language(question, text) else ""
+
+
+def _mean_logprob(events: Sequence[Event]) -> float | None:
+    """The mean log-probability of a whole Chat answer's tokens, where the vendor gave them."""
+    for event in events:
+        if isinstance(event, Whole) and b'"logprobs"' in event.body:
+            try:
+                tokens = json.loads(event.body)["choices"][0]["logprobs"]["content"]
+                values = [float(token["logprob"]) for token in tokens]
+            except (ValueError, KeyError, IndexError, TypeError):
+                return None
+            return sum(values) / len(values) if values else None
+    return None
+
+
+def _words(lack: str) -> str:
+    return {
+        "cut_off": "cut off", "language": "in another language", "repetition": "going in circles",
+        "no_tool_call": "without the tool call that was due",
+    }.get(lack, lack)  # fmt: skip
 
 
 def _read(events: Sequence[Event], request: ChatRequest, gateway: Gateway) -> Answer | None:

@@ -23,6 +23,7 @@ from app.domain.models import Model
 from app.domain.turn_record import ToolUse
 from app.domain.usage import Usage
 from app.lanes.rules import Lanes
+from app.pipeline.escalation_policy import Escalation
 from app.pipeline.speculation import Speculation
 from app.pipeline.teaching import RouteTeacher
 from app.ports import CallTiming, Codec, ModelCall, Provider
@@ -140,6 +141,8 @@ class Gateway:
     """By provider: how often one more call is tried before the failure is the client's to see."""
     escalate: bool = True
     """Whether a routed fast answer that is none is asked again of the powerful tier."""
+    escalation: Escalation = field(default_factory=Escalation)
+    """What that is looked for in, and how."""
     on_escalation: Callable[[str, str], None] = _uncounted
     """Told each escalation: what the fast answer lacked, and the outcome."""
     hedging: Hedging | None = None

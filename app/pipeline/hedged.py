@@ -31,13 +31,21 @@ async def hedged(  # noqa: PLR0917 - the race's two sides, and what every call n
     ``call`` raised.
     """
     hedging = gateway.hedging
-    delay_s = None if hedging is None else hedging.delay_s(gateway.load.of(call.model.name))
     backup = next((one for one in others if not gateway.load.is_open(one.model.name)), None)
+    delay_s = None
+    if hedging is not None and backup is not None:
+        load = gateway.load
+        delay_s = hedging.delay_s(load.of(call.model.name), load.of(backup.model.name))
     if hedging is None or delay_s is None or backup is None:
         await run(call, gateway, turn, emit)
         return
-    race = Race(emit, turn)
-    first = race.enter(call, run, gateway)
+
+    def answers(runner: object) -> None:
+        winner = call if runner is call else backup
+        turn.model, turn.upstream, turn.call = winner.model, winner.timing, winner
+
+    race = Race(emit, answers)
+    first = race.enter(call, lambda lane: run(call, gateway, turn, lane))
     decided: set[asyncio.Future[None]] = {first, race.won}
     try:
         await asyncio.wait(decided, timeout=delay_s, return_when=asyncio.FIRST_COMPLETED)
@@ -45,8 +53,8 @@ async def hedged(  # noqa: PLR0917 - the race's two sides, and what every call n
             await first
             return
         others.remove(backup)
-        second = race.enter(backup, run, gateway)
-        await _until_decided(race, first, second)
+        second = race.enter(backup, lambda lane: run(backup, gateway, turn, lane))
+        await until_decided(race, first, second)
         if race.winner is backup:
             gateway.load.waited(call.model.name, delay_s)
             turn.reason += f"; a second call after {delay_s * 1e3:.0f} ms was quicker"
@@ -62,34 +70,34 @@ async def hedged(  # noqa: PLR0917 - the race's two sides, and what every call n
 
 
 class Race:
-    """Calls that run at once, of which one answers."""
+    """Pieces of work that run at once, of which one answers."""
 
-    def __init__(self, emit: Emit, turn: Turn) -> None:
-        """The winner's events go to ``emit``; ``turn`` is told who it is."""
-        self.emit, self.turn = emit, turn
+    def __init__(self, emit: Emit, on_win: Callable[[object], None]) -> None:
+        """The winner's events go to ``emit``; ``on_win`` is told who it is before the first one does."""
+        self.emit, self._on_win = emit, on_win
         self.won: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.winner: ModelCall | None = None
-        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self.winner: object = None
+        self._tasks: list[tuple[object, asyncio.Task[None]]] = []
 
-    def enter(self, call: ModelCall, run: Run, gateway: Gateway) -> asyncio.Task[None]:
-        """Start ``call``."""
-        lane = _Lane(self, call)
+    def enter(self, runner: object, work: Callable[[Emit], Awaitable[None]]) -> asyncio.Task[None]:
+        """Start ``work`` for ``runner``; its first event is its bid."""
+        lane = _Lane(self, runner)
 
         async def go() -> None:
-            await run(call, gateway, self.turn, lane)
+            await work(lane)
 
-        task = asyncio.get_running_loop().create_task(go(), name=f"call {call.model.name}")
-        self._tasks[id(call)] = task
+        task = asyncio.get_running_loop().create_task(go(), name="race")
+        self._tasks.append((runner, task))
         return task
 
-    def win(self, call: ModelCall) -> bool:
-        """``call`` has something to say: whether it may, being the first. The others are cancelled."""
+    def win(self, runner: object) -> bool:
+        """``runner`` has something to say: whether it may, being the first. The others are cancelled."""
         if self.winner is not None:
-            return self.winner is call
-        self.winner, turn = call, self.turn
-        turn.model, turn.upstream, turn.call = call.model, call.timing, call
-        for which, task in self._tasks.items():
-            if which != id(call):
+            return self.winner is runner
+        self.winner = runner
+        self._on_win(runner)
+        for other, task in self._tasks:
+            if other is not runner:
                 task.cancel()
         self.won.set_result(None)
         return True
@@ -97,32 +105,33 @@ class Race:
     async def close(self) -> None:
         """Cancel whatever still runs, and wait until it is gone."""
         self.won.cancel()
-        for task in self._tasks.values():
+        tasks = [task for _, task in self._tasks]
+        for task in tasks:
             task.cancel()
-        await asyncio.wait(self._tasks.values())
-        for task in self._tasks.values():
+        await asyncio.wait(tasks)
+        for task in tasks:
             if not task.cancelled():
-                task.exception()  # whoever waited for the call has it; nobody need be warned
+                task.exception()  # whoever waited for the work has it; nobody need be warned
 
 
 class _Lane:
-    """One call's ``Emit``."""
+    """One runner's ``Emit``."""
 
-    def __init__(self, race: Race, call: ModelCall) -> None:
-        self._race, self._call = race, call
+    def __init__(self, race: Race, runner: object) -> None:
+        self._race, self._runner = race, runner
 
     async def __call__(self, event: Event) -> None:
-        if not self._race.win(self._call):
+        if not self._race.win(self._runner):
             raise asyncio.CancelledError
         await self._race.emit(event)
 
     @property
     def offer(self) -> Offer | None:
         """The way past the queue that the client's ``Emit`` may have; asked for after the first event."""
-        return offer_of(self._race.emit) if self._race.winner is self._call else None
+        return offer_of(self._race.emit) if self._race.winner is self._runner else None
 
 
-async def _until_decided(race: Race, *calls: asyncio.Task[None]) -> None:
+async def until_decided(race: Race, *calls: asyncio.Task[None]) -> None:
     """Return when one has said something, or all have ended without a word."""
     while not race.won.done():
         running: set[asyncio.Future[None]] = {call for call in calls if not call.done()}

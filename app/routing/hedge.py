@@ -41,13 +41,18 @@ class Hedging:
         self._at_s = clock()
         self._on_outcome = on_outcome
 
-    def delay_s(self, deployment: Deployment) -> float | None:
-        """Count a call that could be hedged; how long to wait for its first token, None = without end."""
+    def delay_s(self, asked: Deployment, backup: Deployment) -> float | None:
+        """Count a call that could be hedged; how long to wait for its first token, None = without end.
+
+        Where little is known of ``asked``, what is known of ``backup`` must do: they are of one tier.
+        """
         self._tokens = min(_BURST, self._tokens + self._share)
-        known = deployment.first_tokens
-        if len(known) < _ENOUGH or self._tokens < 1:
+        if self._tokens < 1:
             return None
-        return known.quantile(max(_QUANTILE, 1.0 - self._share))
+        for deployment in (asked, backup):
+            if len(deployment.first_tokens) >= _ENOUGH:
+                return deployment.first_tokens.quantile(max(_QUANTILE, 1.0 - self._share))
+        return None
 
     def take(self, usd: float) -> bool:
         """Ask for one second call that costs about ``usd``; False when a budget is spent."""

@@ -151,19 +151,21 @@ class TestHedging:
         for share, delay_s in ((0.03, 0.97), (0.1, 0.95)):
             hedging = Hedging(share, 1.0, clock=lambda: 0.0)
             for _ in range(50):
-                hedging.delay_s(deployment)
-            assert hedging.delay_s(deployment) == pytest.approx(delay_s, abs=0.011)
+                hedging.delay_s(deployment, Deployment())
+            assert hedging.delay_s(deployment, Deployment()) == pytest.approx(delay_s, abs=0.011)
 
     def test_nothing_is_hedged_before_the_tail_is_known(self):
         hedging = Hedging(0.2, 1.0, clock=lambda: 0.0)
-        assert [hedging.delay_s(self.known([1.0] * 19)) for _ in range(50)] == [None] * 50
+        assert [hedging.delay_s(self.known([1.0] * 19), self.known([])) for _ in range(50)] == [
+            None
+        ] * 50
 
     @given(st.lists(st.booleans(), min_size=1, max_size=600))
     def test_there_are_never_more_hedges_than_the_share_of_the_calls(self, wanted):
         hedging, deployment = Hedging(0.03, 1.0, clock=lambda: 0.0), self.known([1.0] * 30)
         taken = 0
         for number, want in enumerate(wanted, 1):
-            delay_s = hedging.delay_s(deployment)
+            delay_s = hedging.delay_s(deployment, Deployment())
             taken += bool(want and delay_s is not None and hedging.take(0.0))
             assert taken <= 0.03 * number + 1e-6
 
@@ -171,7 +173,7 @@ class TestHedging:
         now = [0.0]
         hedging, deployment = Hedging(0.2, 0.5, clock=lambda: now[0]), self.known([1.0] * 30)
         for _ in range(100):
-            hedging.delay_s(deployment)
+            hedging.delay_s(deployment, Deployment())
         assert [hedging.take(0.2) for _ in range(3)] == [True, True, False]
         now[0] = 1800.0
         assert [hedging.take(0.2) for _ in range(2)] == [True, False]

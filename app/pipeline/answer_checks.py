@@ -1,0 +1,148 @@
+"""What a whole answer must be: of the schema that the request names, and good by the operator's own checks.
+
+A check gives "" for a good answer, else what is wrong with it, in words that the fast model is told
+when it is asked once more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+import re2
+
+from app.domain.chat import ChatRequest, Conversation, Json
+from app.domain.events import Answer
+from app.errors import GatewayError, Unsupported
+from app.pipeline.escalation_policy import OwnCheck
+from app.pipeline.gateway import Gateway
+
+if TYPE_CHECKING:
+    from jsonschema import ValidationError
+
+_MOST_CHARS = 400
+
+
+async def own_fault(checks: Sequence[OwnCheck], question: str, answer: str) -> tuple[str, str]:
+    """The first of ``checks`` that finds something, and what; two empty words where none does.
+
+    A check that fails or takes too long finds nothing: it must not cost the client the answer.
+    """
+    for own in checks:
+        try:
+            async with asyncio.timeout(own.timeout_s):
+                fault = await own.check(question, answer)
+        except (TimeoutError, GatewayError):
+            continue
+        if fault:
+            return own.name, fault[:_MOST_CHARS]
+    return "", ""
+
+
+def schema_fault(request: ChatRequest, answer: Answer, gateway: Gateway) -> str:
+    """What is wrong by the schema of the answer, or of a tool that it calls; "" where nothing is."""
+    if not answer.tool_calls and not _names_a_form(request.body):
+        return ""
+    try:
+        conversation = gateway.codecs[request.dialect].read(request.body)
+    except Unsupported:
+        return ""
+    return _calls_fault(conversation, answer) or _json_fault(conversation, answer)
+
+
+def _names_a_form(body: Json) -> bool:
+    return any(
+        name in body for name in ("response_format", "text", "output_config", "output_format")
+    )
+
+
+def _json_fault(conversation: Conversation, answer: Answer) -> str:
+    form = conversation.json_output
+    if form is None or answer.tool_calls:
+        return ""
+    try:
+        value = json.loads(answer.text)
+    except ValueError as exc:
+        return f"it is not JSON: {exc}"
+    return "" if form.schema is None else fault_of(value, form.schema)
+
+
+def _calls_fault(conversation: Conversation, answer: Answer) -> str:
+    tools = {tool.name: tool for tool in conversation.tools}
+    for call in answer.tool_calls:
+        tool = tools.get(call.name)
+        if tool is None:
+            return f"it calls {call.name[:80]!r}, which is not among the tools"
+        try:
+            arguments = json.loads(call.arguments or "{}")
+        except ValueError as exc:
+            return f"the arguments of {call.name} are not JSON: {exc}"
+        fault = fault_of(arguments, tool.parameters) if tool.parameters else ""
+        if fault:
+            return f"the arguments of {call.name} do not fit: {fault}"
+    return ""
+
+
+def fault_of(value: object, schema: Json) -> str:
+    """What ``value`` violates of ``schema``; "" where nothing, or where the schema itself is none.
+
+    The schema is a client's: its patterns are matched in linear time, and its references are not fetched.
+    """
+    import jsonschema  # 60 ms that a gateway without structured answers need not load
+    import referencing
+    from jsonschema.exceptions import best_match
+
+    own = {"pattern": _pattern, "patternProperties": None}
+    of_clients = jsonschema.validators.extend(jsonschema.Draft202012Validator, own)  # type: ignore[no-untyped-call]
+    validator = of_clients(schema, registry=referencing.Registry())
+    try:
+        found = best_match(validator.iter_errors(value))
+    except (
+        jsonschema.SchemaError,
+        jsonschema.exceptions.UnknownType,
+        referencing.exceptions.Unresolvable,
+        RecursionError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        ValueError,
+    ):
+        return ""
+    return "" if found is None else f"{found.json_path}: {found.message}"[:_MOST_CHARS]
+
+
+def _pattern(
+    _validator: object, pattern: str, instance: object, _schema: object
+) -> Iterator[ValidationError]:
+    from jsonschema import ValidationError
+
+    if not isinstance(instance, str):
+        return
+    try:
+        fits = re2.search(pattern, instance) is not None
+    except re2.error:
+        return  # look-around, say: the vendor checks it, or nobody does
+    if not fits:
+        yield ValidationError(f"{instance[:80]!r} does not match {pattern[:80]!r}")
+
+
+def asked_again(request: ChatRequest, answer: Answer, fault: str) -> ChatRequest:
+    """``request`` with what was wrong about ``answer`` as one more user turn."""
+    said = answer.text or "; ".join(f"{c.name}({c.arguments})" for c in answer.tool_calls)
+    text = (
+        f"Your last answer cannot be used: {fault}.\nIt was:\n{said[:4_000]}\n"
+        "Answer again, with that mended and nothing else changed."
+    )
+    turns = "input" if "input" in request.body else "messages"
+    before = request.body.get(turns)
+    if isinstance(before, str):
+        before = [{"role": "user", "content": before}]
+    items = list(before) if isinstance(before, list) else []
+    body: Json = {**request.body, turns: [*items, {"role": "user", "content": text}]}
+    return ChatRequest(
+        request.dialect, request.model, request.stream, body, msgspec.json.encode(body),
+        include_usage=request.include_usage, forward_headers=request.forward_headers,
+    )  # fmt: skip
