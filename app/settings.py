@@ -36,9 +36,9 @@ from app.settings_problems import (
     is_secret,
     without_userinfo,
 )
+from app.settings_routing import AnswerCheckSettings, RoutingSettings, TriggerSettings
 from app.settings_schema import (
     AbilitySettings,
-    AnswerCheckSettings,
     AuthSettings,
     CacheSettings,
     ExactCacheSettings,
@@ -50,7 +50,6 @@ from app.settings_schema import (
     ModelSettings,
     PriceSettings,
     ProviderSettings,
-    RoutingSettings,
     SdkSettings,
     SemanticCacheSettings,
     ServerSettings,
@@ -58,7 +57,6 @@ from app.settings_schema import (
     SimulatorSettings,
     StateSettings,
     TelemetrySettings,
-    TriggerSettings,
 )
 from app.settings_text import Source, parse
 
