@@ -44,10 +44,10 @@ _COMMON = {
     "pt": "o os e do da uma é em que não para com dos das como mais você",
     "nl": "de het een en van is niet dat op te voor met zijn ook hoe wat",
 }
-_LANGUAGE_OF: dict[str, list[str]] = {}
-for _language, _words in _COMMON.items():
-    for _each in _words.split():
-        _LANGUAGE_OF.setdefault(_each, []).append(_language)
+_LANGUAGE_OF = {
+    word: [name for name, words in _COMMON.items() if word in words.split()]
+    for word in " ".join(_COMMON.values()).split()
+}
 _ENOUGH_WORDS = 5
 _CLEARLY = 2.0
 _READ_CHARS = 2_000
