@@ -94,7 +94,9 @@ async def open_gateway(settings: Settings, *, simulated: bool = False) -> AsyncI
         redis = await open_redis(settings, telemetry.metrics, readiness.degraded, stack)
         gateway.tracing = telemetry.spans is not None
         gateway.on_failure = telemetry.metrics.upstream_failed
-        gateway.escalation = escalation_of(settings.routing.triggers, stack)
+        gateway.escalation = escalation_of(
+            settings.routing.triggers, stack, settings.egress.private
+        )
         gateway.on_escalation = telemetry.metrics.escalated
         hedge = settings.routing.hedge
         if hedge.max_share:

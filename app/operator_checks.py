@@ -17,6 +17,7 @@ from app.pipeline.escalation_policy import Check, Escalation, OwnCheck
 from app.settings import Problem, SettingsError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from contextlib import AsyncExitStack
 
     import httpx
@@ -27,13 +28,23 @@ if TYPE_CHECKING:
 _MOST_BYTES = 64 * 1024
 
 
-def escalation_of(settings: TriggerSettings, stack: AsyncExitStack) -> Escalation:
-    """The policy that the settings ask for; `stack` closes the client of checks by URL."""
+def escalation_of(
+    settings: TriggerSettings, stack: AsyncExitStack, private: Sequence[str] = ()
+) -> Escalation:
+    """The policy that the settings ask for; `stack` closes the client of checks by URL.
+
+    `private`: the addresses that may be reached though they are not public (`egress.private`).
+    """
     client: httpx.AsyncClient | None = None
     if any(check.url for check in settings.checks):
+        from app.tools.addresses import Addresses
+        from app.tools.egress import origin_of
         from app.tools.http_tool import tool_client  # a quarter second that few configurations need
 
-        client = tool_client()
+        addresses = Addresses(private)
+        for url in filter(None, (check.url for check in settings.checks)):
+            addresses.declare(origin_of(url).host)
+        client = tool_client(addresses)
         stack.push_async_callback(client.aclose)
     own = (OwnCheck(each.name, check_of(each, client), each.timeout_s) for each in settings.checks)
     return Escalation(
