@@ -47,6 +47,7 @@ from app.pipeline.gateway import Gateway
 from app.pipeline.teaching import RouteTeacher
 from app.pipeline.turn import serve
 from app.ports import Headers, Provider
+from app.prompts.caching import PromptCaching
 from app.providers.profiles import abilities
 from app.providers.wire import WireOptions, WireProvider
 from app.routing.gate import Gate, GateLimits
@@ -344,6 +345,21 @@ def _gateway(
         coalesce=settings.cache.coalesce,
         sharing=_sharing(settings),
         escalate=settings.routing.escalate,
+        prompts=_prompts(settings, models),
+    )
+
+
+def _prompts(settings: Settings, models: dict[str, Model]) -> PromptCaching | None:
+    wanted = settings.prompts
+    if not wanted.enabled:
+        return None
+    own = {model.name: model.breakpoints for model in settings.models}
+    on = {name for name, told in own.items() if (wanted.breakpoints if told is None else told)}
+    return PromptCaching(
+        models.values(),
+        lambda model: model.name in on,
+        lead=wanted.lead,
+        affinity=wanted.affinity,
     )
 
 

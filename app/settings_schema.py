@@ -187,6 +187,8 @@ class ModelSettings(Section):
     """Longest prompt and answer together, in tokens; unknown when absent, and then not checked."""
     abilities: AbilitySettings = AbilitySettings()
     """Corrections to what the gateway believes that it can do."""
+    breakpoints: bool | None = None
+    """Whether prompt-cache breakpoints are added for it; absent: as `prompts.breakpoints` says."""
 
 
 class ExactCacheSettings(Section):
@@ -257,6 +259,27 @@ class CacheSettings(Section):
     """Whose answers are shown to whom."""
     coalesce: bool = True
     """Whether a request joins the stream of an identical one in flight."""
+
+
+class PromptSettings(Section):
+    """The vendors' prompt caches: a long prompt that was read before is read again for a tenth."""
+
+    enabled: bool = True
+    """Whether anything is done or learned about them. Prompts below the shortest prefix that a vendor caches
+    are left alone in any case.
+    """
+    breakpoints: bool = True
+    """Whether breakpoints are added where the price table and the traffic say that they pay, at most four
+    with the client's own. A model's own `breakpoints` overrides it.
+    """
+    lead: bool = True
+    """Whether of several requests that would write the same prefix the first goes ahead, and the others start
+    at its first byte and read it.
+    """
+    affinity: bool = True
+    """Whether a routed conversation stays where its prefix is warm, unless leaving gains more than that is
+    worth.
+    """
 
 
 class LaneTest(Section):
@@ -416,6 +439,8 @@ class Settings(Section):
     """How `auto` is decided."""
     cache: CacheSettings = CacheSettings()
     """What is answered from memory."""
+    prompts: PromptSettings = PromptSettings()
+    """What is done for the vendors' prompt caches."""
     lanes: LaneSettings = LaneSettings()
     """What is answered without a model."""
     state: StateSettings = StateSettings()

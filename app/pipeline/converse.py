@@ -104,7 +104,7 @@ def _next(others: list[ModelCall], gateway: Gateway) -> ModelCall | None:
 
 
 def _again(call: ModelCall) -> ModelCall:
-    return replace(call, timing=CallTiming(), dropped=(), response_headers=())
+    return replace(call, timing=CallTiming(), dropped=(), response_headers=(), shaped=None)
 
 
 def _worth_another_try(
@@ -134,7 +134,7 @@ async def _run(call: ModelCall, gateway: Gateway, turn: Turn, emit: Emit) -> Non
         )
         raise DeadlineExceeded(message)
     turn.model, turn.upstream, turn.call = model, timing, call
-    call.tenant = turn.tenant
+    call.tenant, call.prompts = turn.tenant, gateway.prompts
     if gateway.tracing or turn.traceparent:
         call.traceparent = _traceparent(turn, gateway)
     turn.attempts += 1
@@ -151,6 +151,8 @@ async def _run(call: ModelCall, gateway: Gateway, turn: Turn, emit: Emit) -> Non
         raise
     finally:
         span.end()
+        if call.shaped is not None and call.prompts is not None:
+            call.prompts.settle(call)
         took_ns = span.end_ns - span.start_ns
         first_ns = timing.first_event_ns
         load.end(

@@ -27,6 +27,7 @@ from app.pipeline.escalation_policy import Escalation
 from app.pipeline.speculation import Speculation
 from app.pipeline.teaching import RouteTeacher
 from app.ports import CallTiming, Codec, ModelCall, Provider
+from app.prompts.caching import PromptCaching
 from app.routing.affinity import WarmPrefixes
 from app.routing.budget import RetryBudget
 from app.routing.hedge import Hedging
@@ -133,6 +134,8 @@ class Gateway:
     """What all workers keep and do, in Redis; None where none is configured."""
     sharing: Sharing | None = None
     """What users may share; None where the defaults hold."""
+    prompts: PromptCaching | None = None
+    """What makes the vendors' prompt caches work; None where it is off."""
     clock: Callable[[], float] = time.monotonic
     retry_budget: RetryBudget = field(default_factory=RetryBudget)
     on_failure: Callable[[str, str], None] = _uncounted

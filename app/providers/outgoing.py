@@ -41,12 +41,19 @@ def outgoing(call: ModelCall, codecs: dict[Dialect, Codec], fallback: Codec) -> 
     if call.native is not None:
         codec = codecs[call.native.dialect]
         body, hide_usage = splice(call.native, call.model.upstream_model)
+        prompts = call.prompts
+        if prompts is not None and len(body) >= prompts.least_bytes:
+            body = prompts.shape(call, codec.dialect, body)
         return Outgoing(codec, body, hide_usage, not call.neutral)
     if call.conversation is None:
         message = "a model call holds neither a request nor a conversation"
         raise Unsupported(message)
     written, call.dropped = fallback.write(call.conversation, call.model, stream=call.stream)
-    return Outgoing(fallback, msgspec.json.encode(written), hide_usage=False, passthrough=False)
+    body = msgspec.json.encode(written)
+    prompts = call.prompts
+    if prompts is not None and len(body) >= prompts.least_bytes:
+        body = prompts.shape(call, fallback.dialect, body)
+    return Outgoing(fallback, body, hide_usage=False, passthrough=False)
 
 
 def splice(request: ChatRequest, upstream_model: str) -> tuple[bytes, bool]:

@@ -98,6 +98,8 @@ class WireProvider:
     async def stream(self, call: ModelCall, emit: Emit) -> None:
         """Run ``call`` and hand its events to ``emit``; see ``app.ports.Provider``."""
         request = outgoing(call, self._codecs, self._fallback)
+        if call.shaped is not None and call.prompts is not None:
+            emit = await call.prompts.gate(call, emit)
         exchange = await self._send(call, request)
         timing = call.timing
         if _TELLING.search(exchange.low_head) is not None:

@@ -1,0 +1,108 @@
+"""What is remembered of conversations: where each is warm, and what its last request consisted of.
+
+A bounded table, by tenant and by how a conversation opens. It holds hashes and places, never text.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from app.domain.chat import ChatRequest, Dialect
+from app.prompts.prefix import Rendered, digest
+
+_MOST = 8_192
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A block of an earlier request, without its words."""
+
+    section: str
+    pointer: str
+    own: bytes
+    name: bytes
+    tokens: int
+    label: str
+    loose: bytes
+    """Hash with the keys sorted, of tools alone: tells another order from another content."""
+
+
+@dataclass(slots=True)
+class Conversation:
+    """The last request of one conversation."""
+
+    model: str
+    dialect: Dialect
+    pieces: tuple[Piece, ...]
+    options: dict[str, bytes]
+    last_s: float
+    """When its answer ended."""
+    warm_tokens: int = 0
+    """Estimated tokens of its prefix that the vendor holds."""
+    marked: bool = True
+    turns: int = 1
+
+
+class Conversations:
+    """The table; one event loop owns it."""
+
+    def __init__(self) -> None:
+        """Know none."""
+        self._table: OrderedDict[bytes, Conversation] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def get(self, key: bytes) -> Conversation | None:
+        """What is known of a conversation."""
+        return self._table.get(key)
+
+    def put(self, key: bytes, conversation: Conversation) -> None:
+        """Remember it; the one that was asked least recently goes."""
+        self._table[key] = conversation
+        self._table.move_to_end(key)
+        if len(self._table) > _MOST:
+            self._table.popitem(last=False)
+
+
+def key_of(tenant: str, opening: str) -> bytes:
+    """What tells a conversation from others of its tenant."""
+    return digest(tenant.encode(), opening.encode("utf-8", "surrogatepass"))
+
+
+def opening_of(request: ChatRequest) -> str:
+    """The text by which ``render`` tells conversations apart, from a body that was read already."""
+    given = request.body.get("input" if request.dialect is Dialect.RESPONSES else "messages")
+    if isinstance(given, str):
+        return given[:4096]
+    for message in given if isinstance(given, list) else ():
+        if not isinstance(message, dict) or message.get("role") != "user":
+            continue
+        content = message.get("content")
+        if isinstance(content, str):
+            return content[:4096]
+        texts = [
+            part["text"]
+            for part in (content if isinstance(content, list) else ())
+            if isinstance(part, dict) and isinstance(part.get("text"), str)
+        ]
+        if texts:
+            return str(texts[-1])[:4096]
+    return ""
+
+
+def pieces_of(rendered: Rendered, loose: dict[bytes, bytes]) -> tuple[Piece, ...]:
+    """A request's blocks without their words; ``loose`` gives the tools' order-free hashes by their own."""
+    return tuple(
+        Piece(
+            block.section,
+            block.pointer,
+            block.own,
+            block.name,
+            block.tokens,
+            block.label,
+            loose.get(block.own, b""),
+        )
+        for block in rendered.blocks
+    )

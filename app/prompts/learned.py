@@ -1,0 +1,154 @@
+"""What the usage counters say that no page of a vendor does: lengths, minimums, and who comes back.
+
+Where the vendors' own sources conflict (the minimum length of a cacheable prefix is given three ways for
+some models), the counters decide: a marked prefix that was neither read nor written was too short.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from app.domain.usage import Usage
+
+_FORGET = 0.97
+_TTFT_PRIOR_S = 30e-6
+"""Seconds a prompt token costs before anything was measured: 20.87 s for 151,629 tokens was published for a
+large model, a fifth of that for small ones."""
+_MOST_S = 1e-3
+_LEAST_SPREAD_TOKENS = 256.0
+
+
+@dataclass(slots=True)
+class ModelFacts:
+    """What one deployment's counters have shown; one event loop owns it."""
+
+    minimum_tokens: int
+    """The shortest prefix that is cached: from the profile, corrected by what was seen."""
+    per_estimate: float = 1.0
+    """True tokens per estimated one."""
+    read_share: float = 1.0
+    """How much of what should have been read was, forgetting."""
+    _n: float = 0.0
+    _x: float = 0.0
+    _y: float = 0.0
+    _xx: float = 0.0
+    _xy: float = 0.0
+
+    def tokens(self, estimate: int) -> int:
+        """Tokens for an estimate."""
+        return round(estimate * self.per_estimate)
+
+    def learn_length(self, estimate: int, usage: Usage) -> None:
+        """Correct the estimates by what the vendor counted."""
+        if estimate > 0 and usage.prompt_tokens > 0:
+            ratio = min(4.0, max(0.25, usage.prompt_tokens / estimate))
+            self.per_estimate += 0.1 * (ratio - self.per_estimate)
+
+    def learn_minimum(self, marked_tokens: int, usage: Usage) -> None:
+        """Learn from a request whose longest marked prefix had ``marked_tokens``."""
+        if usage.cached_tokens or usage.cache_write_tokens:
+            cached = usage.cached_tokens + usage.cache_write_tokens
+            self.minimum_tokens = min(self.minimum_tokens, cached)
+        elif marked_tokens > self.minimum_tokens:
+            self.minimum_tokens = marked_tokens + 1
+
+    def learn_read(self, expected_tokens: int, read_tokens: int) -> None:
+        """Learn how far a prefix that should be warm is."""
+        if expected_tokens > 0:
+            share = min(1.0, read_tokens / expected_tokens)
+            self.read_share += 0.1 * (share - self.read_share)
+
+    def learn_first_token(self, uncached_tokens: int, ttft_s: float) -> None:
+        """Learn how long the first token takes, by how much had to be read anew."""
+        x, y = float(uncached_tokens), ttft_s
+        self._n, self._x, self._y = (
+            self._n * _FORGET + 1,
+            self._x * _FORGET + x,
+            self._y * _FORGET + y,
+        )
+        self._xx, self._xy = self._xx * _FORGET + x * x, self._xy * _FORGET + x * y
+
+    @property
+    def token_s(self) -> float:
+        """Seconds to the first token that one token read anew costs: the slope of what was seen."""
+        spread = self._n * self._xx - self._x * self._x
+        if self._n < 4 or spread < (self._n * _LEAST_SPREAD_TOKENS) ** 2:  # noqa: PLR2004 - too few to fit
+            return _TTFT_PRIOR_S
+        slope = (self._n * self._xy - self._x * self._y) / spread
+        return min(_MOST_S, max(0.0, slope))
+
+
+@dataclass(slots=True)
+class Share:
+    """How often something came true, of the last hundred or so: Laplace's rule, forgetting."""
+
+    yes: float = 0.0
+    all: float = 0.0
+
+    def add(self, *, came: bool) -> None:
+        """Count one."""
+        self.yes = self.yes * 0.98 + came
+        self.all = self.all * 0.98 + 1
+
+    @property
+    def value(self) -> float:
+        """The share, 0.5 before anything is known."""
+        return (self.yes + 1) / (self.all + 2)
+
+
+@dataclass(slots=True)
+class Seen:
+    """A prefix that was sent before."""
+
+    times: int
+    last_s: float
+    written: bool = False
+    """The vendor was asked to keep it, and answered."""
+    waits_for: tuple[str, str] | None = None
+    """Whose return it counts for, until that is settled: tenant and place."""
+
+
+@dataclass(slots=True)
+class Returns:
+    """By tenant and place: whether what ended there was read again within the cache's lifetime."""
+
+    shares: dict[tuple[str, str], Share] = field(default_factory=dict)
+    _due: deque[tuple[float, Seen]] = field(default_factory=deque)
+
+    def chance(self, tenant: str, place: str) -> float:
+        """P(read again in time) of what ends at ``place``."""
+        share = self.shares.get((tenant, place))
+        return 0.5 if share is None else share.value
+
+    def wait(self, seen: Seen, tenant: str, place: str, until_s: float) -> None:
+        """See whether ``seen`` is sent again before ``until_s``."""
+        if seen.waits_for is None:
+            seen.waits_for = (tenant, place)
+            self._due.append((until_s, seen))
+
+    def came(self, seen: Seen) -> None:
+        """It was sent again."""
+        if seen.waits_for is not None:
+            self._of(seen.waits_for).add(came=True)
+            seen.waits_for = None
+
+    def expire(self, now_s: float) -> None:
+        """Give up on those whose time is over."""
+        due = self._due
+        while due and due[0][0] <= now_s:
+            _, seen = due.popleft()
+            if seen.waits_for is not None:
+                self._of(seen.waits_for).add(came=False)
+                seen.waits_for = None
+
+    def _of(self, key: tuple[str, str]) -> Share:
+        share = self.shares.get(key)
+        if share is None:
+            if len(self.shares) >= _MOST_SHARES:
+                self.shares.clear()
+            share = self.shares[key] = Share()
+        return share
+
+
+_MOST_SHARES = 10_000

@@ -1,0 +1,317 @@
+"""A request as the vendor's prompt cache sees it: a row of blocks, in render order.
+
+Theory of operation
+-------------------
+Every vendor renders tools, then system, then messages, and its cache knows prefixes of that row. Here
+block *i* is named by a hash over the scope (tenant, model, the options that lose everything) and blocks
+0 to *i*, so that two requests share a name exactly where the vendor can read one from what the other
+wrote. Breakpoints are no part of a block's content: a client that moves its breakpoint along does not
+change what was rendered. A string and a single text block of the same words are the same block.
+
+Lengths are estimates: a token for every four bytes, as the vendors' own rule of thumb has it, corrected by
+what the usage counters later say (``app.prompts.learned``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Literal
+
+import msgspec
+
+from app.domain.chat import Dialect
+from app.prompts.spans import Span, UnreadableError, fields, items, text_of, whole
+
+Section = Literal["tools", "system", "messages"]
+MARKS = ("cache_control", "prompt_cache_breakpoint")
+"""The fields by which clients set breakpoints, Anthropic's and OpenAI's."""
+_DIGEST_BYTES = 16
+_BYTES_PER_TOKEN = 4
+_MEDIA_TOKENS = 1_000
+_TEXTS = frozenset({"text", "input_text", "output_text"})
+_MEDIA = frozenset({"image", "document", "image_url", "file", "input_image", "input_file"})
+_UNMARKABLE = frozenset({"thinking", "redacted_thinking"})
+_EVERYTHING = {
+    Dialect.MESSAGES: (),
+    Dialect.CHAT: (
+        "prompt_cache_key",
+        "response_format",
+        "reasoning_effort",
+        "verbosity",
+        "service_tier",
+    ),
+    Dialect.RESPONSES: ("prompt_cache_key", "text", "reasoning", "service_tier"),
+}
+"""The options whose change loses the whole prefix."""
+_AFTER_TOOLS = ("speed",)
+_AFTER_SYSTEM = ("tool_choice", "thinking")
+
+
+@dataclass(slots=True)
+class Block:
+    """One block; nobody changes one (not ``frozen``: a long prompt has hundreds)."""
+
+    section: Section
+    role: str
+    kind: str
+    pointer: str
+    """JSON pointer (RFC 6901) to it in the body."""
+    at: Span
+    own: bytes
+    """Hash of what it says, breakpoints left out."""
+    tokens: int
+    name: bytes = b""
+    """Hash of the scope and everything up to here."""
+    mark: str = ""
+    """The client's own breakpoint: its lifetime in the vendor's words, ``5m`` where it gave none."""
+    is_string: bool = False
+    """It stands as a bare string, not as an object."""
+    is_part: bool = True
+    """A breakpoint can be written into it: a tool, or a content part."""
+    label: str = ""
+    """A tool's name."""
+
+
+@dataclass(slots=True)
+class Rendered:
+    """A request's row of blocks."""
+
+    dialect: Dialect
+    raw: bytes
+    fields: Mapping[str, Span]
+    blocks: list[Block] = field(default_factory=list)
+    options: dict[str, bytes] = field(default_factory=dict)
+    """What, beside the blocks, a change of which loses the cache."""
+    opening: str = ""
+    """The first words of the first user message: what tells conversations apart."""
+    ends: dict[Section, int] = field(default_factory=dict)
+    """The position of each section's last block."""
+
+    @property
+    def model(self) -> str:
+        """The model that the body names."""
+        at = self.fields.get("model")
+        return "" if at is None else text_of(self.raw, at)
+
+    def tokens_to(self, position: int) -> int:
+        """Estimated tokens of the prefix that ends with block ``position``."""
+        return sum(block.tokens for block in self.blocks[: position + 1])
+
+
+def render(raw: bytes, dialect: Dialect, scope: Iterable[str] = ()) -> Rendered:
+    """Read ``raw`` into blocks, named within ``scope``. Raises ``UnreadableError``."""
+    found = fields(raw, whole(raw))
+    rendered = Rendered(dialect, raw, found)
+    for name in (*_EVERYTHING[dialect], *_AFTER_TOOLS, *_AFTER_SYSTEM):
+        at = found.get(name)
+        if at is not None:
+            rendered.options[name] = raw[at.start : at.end]
+    reader = _Reader(rendered)
+    if "tools" in found:
+        for index, at in enumerate(_list(raw, found["tools"])):
+            reader.tool(at, f"/tools/{index}")
+    _READERS[dialect](reader, found)
+    _name(rendered, scope)
+    return rendered
+
+
+def _list(raw: bytes, at: Span) -> list[Span]:
+    return items(raw, at) if raw[at.start : at.start + 1] == b"[" else []
+
+
+def digest(*parts: bytes) -> bytes:
+    """A hash of ``parts``; their borders count."""
+    running = blake2b(digest_size=_DIGEST_BYTES)
+    for part in parts:
+        running.update(len(part).to_bytes(4, "big"))
+        running.update(part)
+    return running.digest()
+
+
+def _name(rendered: Rendered, scope: Iterable[str]) -> None:
+    """Chain the blocks' hashes from the scope on."""
+    options = rendered.options
+    salt = [options.get(name, b"") for name in _EVERYTHING[rendered.dialect]]
+    name = digest(*(part.encode() for part in scope), b"\0", *salt)
+    section: Section = "tools"
+    for position, block in enumerate(rendered.blocks):
+        if block.section != section:
+            names = _AFTER_SYSTEM if block.section == "messages" else ()
+            if section == "tools":
+                names = (*_AFTER_TOOLS, *names)
+            name = digest(name, *(options.get(each, b"") for each in names))
+            section = block.section
+        name = block.name = blake2b(name + block.own, digest_size=_DIGEST_BYTES).digest()
+        rendered.ends[section] = position
+
+
+class _Reader:
+    """Appends the blocks of one body."""
+
+    def __init__(self, rendered: Rendered) -> None:
+        self.rendered = rendered
+        self.raw = rendered.raw
+
+    def tool(self, at: Span, pointer: str) -> None:
+        """A tool's definition; Chat nests name and schema under ``function``."""
+        found = fields(self.raw, at)
+        inner = fields(self.raw, found["function"]) if "function" in found else found
+        label = text_of(self.raw, inner["name"]) if "name" in inner else ""
+        block = Block("tools", "", "tool", pointer, at, self._own(found), _tokens(at), label=label)
+        self._add(block, found)
+        block.is_part = self.rendered.dialect is Dialect.MESSAGES
+
+    def content(self, section: Section, role: str, at: Span, pointer: str) -> None:
+        """A message's content: a string, or a row of parts."""
+        head = self.raw[at.start : at.start + 1]
+        if head == b'"':
+            self._add(self._text(section, role, at, at, pointer, is_string=True), {})
+        elif head == b"[":
+            for index, part in enumerate(items(self.raw, at)):
+                self.part(section, role, part, f"{pointer}/{index}")
+
+    def part(self, section: Section, role: str, at: Span, pointer: str) -> None:
+        """One part of a content."""
+        found = fields(self.raw, at)
+        kind = text_of(self.raw, found["type"]) if "type" in found else ""
+        if kind in _TEXTS and "text" in found:
+            rest = [key for key in found if key not in {"type", "text", *MARKS}]
+            if not rest:
+                self._add(self._text(section, role, at, found["text"], pointer), found)
+                return
+        tokens = _MEDIA_TOKENS if kind in _MEDIA else _tokens(at)
+        self._add(Block(section, role, kind, pointer, at, self._own(found, role), tokens), found)
+
+    def item(self, role: str, kind: str, at: Span, pointer: str) -> None:
+        """A call, a result or another piece that stands for itself and takes no breakpoint."""
+        own = self._own(fields(self.raw, at), role)
+        block = Block("messages", role, kind, pointer, at, own, _tokens(at), is_part=False)
+        self.rendered.blocks.append(block)
+
+    def open(self, role: str) -> None:
+        """Remember where a conversation begins: the text of its first user message."""
+        if role != "user" or self.rendered.opening:
+            return
+        for block in reversed(self.rendered.blocks):
+            if block.role == "user" and block.kind == "text":
+                at = block.at
+                if not block.is_string:
+                    at = fields(self.raw, at)["text"]
+                self.rendered.opening = text_of(self.raw, at)[:_OPENING_CHARS]
+                return
+
+    def _text(
+        self,
+        section: Section,
+        role: str,
+        at: Span,
+        words: Span,
+        pointer: str,
+        *,
+        is_string: bool = False,
+    ) -> Block:
+        own = digest(role.encode(), b"text", self.raw[words.start : words.end])
+        return Block(section, role, "text", pointer, at, own, _tokens(words), is_string=is_string)
+
+    def _own(self, found: Mapping[str, Span], role: str = "") -> bytes:
+        """Hash an object without its breakpoint, in its own order, white space aside."""
+        parts = [role.encode()]
+        for key, at in found.items():
+            if key not in MARKS:
+                parts.append(key.encode())
+                parts.append(msgspec.json.format(self.raw[at.start : at.end], indent=-1))
+        return digest(*parts)
+
+    def _add(self, block: Block, found: Mapping[str, Span]) -> None:
+        for key in MARKS:
+            at = found.get(key)
+            if at is None:
+                continue
+            if self.raw[at.start : at.end] == b"null":
+                block.is_part = (
+                    False  # a second field of the name would be no JSON that anyone reads alike
+                )
+            else:
+                control = fields(self.raw, at)
+                block.mark = text_of(self.raw, control["ttl"]) if "ttl" in control else "5m"
+        if block.kind in _UNMARKABLE or _tokens(block.at) <= 0:
+            block.is_part = False
+        if block.is_string and block.at.end - block.at.start <= len('""'):
+            block.is_part = False
+        self.rendered.blocks.append(block)
+
+
+_OPENING_CHARS = 4_096
+
+
+def _tokens(at: Span) -> int:
+    return -(-(at.end - at.start) // _BYTES_PER_TOKEN)
+
+
+def _messages(reader: _Reader, found: Mapping[str, Span]) -> None:
+    raw = reader.raw
+    if "system" in found:
+        reader.content("system", "system", found["system"], "/system")
+    for index, at in enumerate(_list(raw, found.get("messages", Span(0, 0)))):
+        message = fields(raw, at)
+        role = text_of(raw, message["role"])
+        reader.content("messages", role, message["content"], f"/messages/{index}/content")
+        reader.open(role)
+
+
+def _chat(reader: _Reader, found: Mapping[str, Span]) -> None:
+    raw, leading = reader.raw, True
+    for index, at in enumerate(_list(raw, found.get("messages", Span(0, 0)))):
+        message = fields(raw, at)
+        role = text_of(raw, message["role"])
+        leading = leading and role in {"system", "developer"}
+        section: Section = "system" if leading else "messages"
+        pointer = f"/messages/{index}"
+        if role == "tool":
+            reader.item("tool", "tool_result", at, pointer)
+            continue
+        if "content" in message:
+            reader.content(section, role, message["content"], f"{pointer}/content")
+        if "tool_calls" in message:
+            for number, call in enumerate(_list(raw, message["tool_calls"])):
+                reader.item(role, "tool_call", call, f"{pointer}/tool_calls/{number}")
+        reader.open(role)
+
+
+def _responses(reader: _Reader, found: Mapping[str, Span]) -> None:
+    raw, leading = reader.raw, True
+    if "instructions" in found:
+        reader.content("system", "system", found["instructions"], "/instructions")
+        if reader.rendered.blocks and reader.rendered.blocks[-1].pointer == "/instructions":
+            reader.rendered.blocks[-1].is_part = False
+    given = found.get("input", Span(0, 0))
+    if raw[given.start : given.start + 1] == b'"':
+        reader.content("messages", "user", given, "/input")
+        reader.rendered.blocks[-1].is_part = False
+        reader.open("user")
+        return
+    for index, at in enumerate(_list(raw, given)):
+        item = fields(raw, at)
+        kind = text_of(raw, item["type"]) if "type" in item else "message"
+        pointer = f"/input/{index}"
+        if kind != "message":
+            leading = False
+            reader.item("", kind, at, pointer)
+            continue
+        role = text_of(raw, item["role"])
+        leading = leading and role in {"system", "developer"}
+        reader.content(
+            "system" if leading else "messages", role, item["content"], f"{pointer}/content"
+        )
+        reader.open(role)
+
+
+_READERS: Mapping[Dialect, Callable[[_Reader, Mapping[str, Span]], None]] = {
+    Dialect.MESSAGES: _messages,
+    Dialect.CHAT: _chat,
+    Dialect.RESPONSES: _responses,
+}
+
+__all__ = ["Block", "Rendered", "Section", "UnreadableError", "digest", "render"]

@@ -1,0 +1,163 @@
+"""The vendors' prompt caches through the gateway, as the official clients see them."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anthropic
+import httpx2
+import openai
+import pytest
+
+from app.domain.chat import Dialect
+from app.prompts.prefix import render
+from app.providers.simulator import SimulatorSettings, running_simulator
+from tests.support.gateway import Running, configuration, running_gateway
+
+pytestmark = pytest.mark.anyio
+
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+LONG = "All work is measured against the same short list of plain rules. " * 120
+TOOLS = [
+    {
+        "name": "find",
+        "description": "Find a rule by its number. " * 40,
+        "input_schema": {"type": "object", "properties": {"number": {"type": "integer"}}},
+    }
+]
+
+
+@asynccontextmanager
+async def serving(
+    **sections: object,
+) -> AsyncIterator[tuple[str, Running, anthropic.AsyncAnthropic, openai.AsyncOpenAI]]:
+    simulated = SimulatorSettings(time_scale=0, keep_requests=200)
+    async with (
+        running_simulator(simulated) as upstream,
+        running_gateway(configuration(upstream, **sections)) as running,
+        httpx2.AsyncClient(verify=NO_TLS) as http,
+    ):
+        claude = anthropic.AsyncAnthropic(
+            base_url=running.url, api_key="x", max_retries=0, http_client=http
+        )
+        gpt = openai.AsyncOpenAI(
+            base_url=running.url + "/v1", api_key="x", max_retries=0, http_client=http
+        )
+        yield upstream, running, claude, gpt
+
+
+async def bodies(upstream: str) -> list[dict]:
+    async with httpx2.AsyncClient(verify=NO_TLS) as http:
+        answer = await http.get(upstream + "/sim/requests?limit=200")
+    kept = answer.json()
+    return [each.get("body", each) for each in (kept.get("requests") or kept.get("data") or [])]
+
+
+async def converse(claude, model="large2", turns=4, **more):
+    """A conversation of so many turns; gives each answer's usage."""
+    history, used = [], []
+    for turn in range(turns):
+        history.append({"role": "user", "content": f"Tell me of rule {turn}. " * 30})
+        answer = await claude.messages.create(
+            model=model, max_tokens=30, messages=history, system=LONG, **more
+        )
+        history.append({"role": "assistant", "content": answer.content[0].text})
+        used.append(answer.usage)
+    return used
+
+
+async def test_a_conversation_reads_what_its_last_turn_wrote_without_the_clients_help():
+    async with serving() as (_, running, claude, _gpt):
+        used = await converse(claude)
+        assert used[0].cache_creation_input_tokens > 1024
+        for before, now in itertools.pairwise(used):
+            held = before.cache_read_input_tokens + before.cache_creation_input_tokens
+            assert now.cache_read_input_tokens == held
+        figures = running.context.edge.gateway.prompts.figures()["large2"]
+        assert figures["cached_tokens"] == sum(u.cache_read_input_tokens for u in used)
+        assert figures["saved_usd"] > 0
+        assert figures["causes"] == {}
+
+
+async def test_another_conversation_reads_the_tools_and_the_system_prompt():
+    async with serving() as (_, _running, claude, _gpt):
+        await converse(claude, turns=1)
+        answer = await claude.messages.create(
+            model="large2",
+            max_tokens=30,
+            system=LONG,
+            messages=[{"role": "user", "content": "Something else altogether."}],
+        )
+        assert answer.usage.cache_read_input_tokens >= len(LONG) // 4
+
+
+async def test_a_client_that_is_off_or_short_is_left_alone():
+    off = {"prompts": {"breakpoints": False}}
+    async with serving(**off) as (_, _running, claude, _gpt):
+        used = await converse(claude, turns=2)
+        assert [u.cache_creation_input_tokens for u in used] == [0, 0]
+    async with serving() as (upstream, _running, claude, _gpt):
+        await claude.messages.create(
+            model="large2", max_tokens=3, messages=[{"role": "user", "content": "hi"}]
+        )
+        assert "cache_control" not in json.dumps(await bodies(upstream))
+
+
+async def test_a_model_may_be_left_out():
+    values = configuration("http://127.0.0.1:1")
+    models = [{**m, "breakpoints": m["name"] != "large2"} for m in values["models"]]
+    async with serving(models=models) as (_, _running, claude, _gpt):
+        assert (await converse(claude, turns=1))[0].cache_creation_input_tokens == 0
+        assert (await converse(claude, "small2", turns=1))[0].cache_creation_input_tokens > 0
+
+
+async def test_nothing_is_done_where_prompts_are_off():
+    async with serving(prompts={"enabled": False}) as (_, running, claude, _gpt):
+        assert running.context.edge.gateway.prompts is None
+        assert (await converse(claude, turns=1))[0].cache_creation_input_tokens == 0
+
+
+@pytest.mark.parametrize(("lead", "writers"), [(True, 1), (False, 8)])
+async def test_of_many_that_share_a_prefix_one_goes_ahead_and_the_others_read(lead, writers):
+    async with serving(prompts={"lead": lead}) as (_, _running, claude, _gpt):
+
+        async def ask(number: int) -> int:
+            answer = await claude.messages.create(
+                model="large2",
+                max_tokens=20,
+                system=LONG,
+                tools=TOOLS,
+                messages=[{"role": "user", "content": f"What of {number}?"}],
+            )
+            return answer.usage.cache_read_input_tokens
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(ask(number)) for number in range(8)]
+        read = [task.result() for task in tasks]
+        assert sum(1 for tokens in read if tokens == 0) <= writers
+        if lead:
+            assert sum(1 for tokens in read if tokens > 1024) == 7
+
+
+async def test_the_prefix_survives_translation_and_a_failed_try():
+    async with serving() as (upstream, _running, _claude, gpt):
+        async with httpx2.AsyncClient(verify=NO_TLS) as http:
+            await http.post(upstream + "/sim/faults", json={"script": [None, "500", None]})
+        history = [{"role": "system", "content": LONG}]
+        for turn in range(4):
+            history.append({"role": "user", "content": f"Tell me of rule {turn}."})
+            answer = await gpt.chat.completions.create(model="large2", messages=history)
+            history.append({"role": "assistant", "content": answer.choices[0].message.content})
+        rows = [
+            [block.own for block in render(json.dumps(body).encode(), Dialect.MESSAGES).blocks]
+            for body in await bodies(upstream)
+        ]
+        assert len(rows) == 5
+        rows.sort(key=len)
+        for before, now in itertools.pairwise(rows):
+            assert now[: len(before)] == before
