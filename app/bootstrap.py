@@ -40,6 +40,7 @@ from app.lanes.rules import Lanes
 from app.operator_access import keys_of, limits_of
 from app.operator_checks import escalation_of
 from app.operator_lanes import rule_of
+from app.operator_prompts import prompts_of
 from app.operator_workflows import workflow_of
 from app.pipeline.agent_runs import LiveRun, Runs
 from app.pipeline.gated import Gated
@@ -47,7 +48,6 @@ from app.pipeline.gateway import Gateway
 from app.pipeline.teaching import RouteTeacher
 from app.pipeline.turn import serve
 from app.ports import Headers, Provider
-from app.prompts.caching import PromptCaching
 from app.providers.profiles import abilities
 from app.providers.wire import WireOptions, WireProvider
 from app.routing.gate import Gate, GateLimits
@@ -345,21 +345,7 @@ def _gateway(
         coalesce=settings.cache.coalesce,
         sharing=_sharing(settings),
         escalate=settings.routing.escalate,
-        prompts=_prompts(settings, models),
-    )
-
-
-def _prompts(settings: Settings, models: dict[str, Model]) -> PromptCaching | None:
-    wanted = settings.prompts
-    if not wanted.enabled:
-        return None
-    own = {model.name: model.breakpoints for model in settings.models}
-    on = {name for name, told in own.items() if (wanted.breakpoints if told is None else told)}
-    return PromptCaching(
-        models.values(),
-        lambda model: model.name in on,
-        lead=wanted.lead,
-        affinity=wanted.affinity,
+        prompts=prompts_of(settings, models),
     )
 
 

@@ -72,8 +72,7 @@ class ModelCall:
     """The vendor's rate-limit, request-id and similar headers."""
     prompts: PromptShaper | None = None
     """What may be done to a long prompt on its way out; None = nothing."""
-    shaped: object = None
-    """What ``prompts`` found out about this call; its own affair."""
+    shaped: object = None  # what ``prompts`` found out about this call; its own affair
 
 
 class PromptShaper(Protocol):
@@ -83,15 +82,12 @@ class PromptShaper(Protocol):
 
     def shape(self, call: ModelCall, dialect: Dialect, body: bytes) -> bytes:
         """The body to send instead of ``body``: the same prompt, with breakpoints where they pay."""
-        ...
 
     async def gate(self, call: ModelCall, emit: Emit) -> Emit:
         """Wait for who writes the same prefix right now; gives the ``emit`` to use. Bounded in time."""
-        ...
 
     def settle(self, call: ModelCall) -> None:
         """The call is over, however it ended; never waits."""
-        ...
 
 
 class Provider(Protocol):
