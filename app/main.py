@@ -24,6 +24,7 @@ from app.api.agent import AgentEndpoint
 from app.api.count_tokens import CountTokens
 from app.api.cross_origin import CrossOrigin
 from app.api.inference import Inference, read_headers, request_id_of
+from app.api.known_head import Endpoint
 from app.api.openapi import describe_inference
 from app.api.siblings import Siblings, listening
 from app.bootstrap import open_gateway
@@ -46,6 +47,8 @@ class SlipstreamApp(FastAPI):
     """FastAPI, with the inference endpoints in front of its router."""
 
     hot: dict[str, ASGIApp]
+    native: dict[str, Endpoint]
+    """Those that our own server asks without ASGI where it knows a request's head."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve an inference endpoint at once, everything else as FastAPI does."""
@@ -70,18 +73,19 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with open_gateway(settings, simulated=simulated) as context:
             app.state.context = context
-            hot: dict[str, ASGIApp] = {
+            inference = {
                 path: Inference(dialect, context.edge)
                 for path, dialect in _INFERENCE.items()
                 if dialect in context.edge.gateway.codecs
             }
+            hot: dict[str, ASGIApp] = {**inference}
             hot["/v1/messages/count_tokens"] = CountTokens(context.edge)
             hot["/v1/agent"] = AgentEndpoint(
                 context.edge, context.runs, settings.server.sse_comment_s
             )
             if origins:
                 hot = {path: CrossOrigin(endpoint, origins) for path, endpoint in hot.items()}
-            app.hot = hot  # type: ignore[attr-defined]
+            app.hot, app.native = hot, inference  # type: ignore[attr-defined]
             async with AsyncExitStack() as beside:
                 if siblings is not None:
                     await beside.enter_async_context(listening(app, siblings))
@@ -98,7 +102,7 @@ def create_app(
         redoc_url=None,
         openapi_url="/openapi.json" if docs else None,
     )
-    app.hot = {}
+    app.hot, app.native = {}, {}
     problems.install(app)
     for part in (models, cache, cache_transfer, feedback, observe, runs):
         app.include_router(part.router)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import TypeVar
@@ -19,6 +19,8 @@ from starlette.types import Receive, Scope, Send
 
 from app.api.admission import refusal_lines
 from app.api.auth import Authenticator
+from app.api.known_head import Head
+from app.api.native import NativeOutlet
 from app.api.outlet import Outlet, outlet_of
 from app.api.response import Answering, Pulse, Recorder, TurnResponse, retry_after
 from app.domain.chat import ChatRequest, Dialect, Json
@@ -35,6 +37,7 @@ from app.errors import (
     TooLarge,
 )
 from app.pipeline.gateway import Gateway, Turn
+from app.ports import Headers
 from app.telemetry.timeline import Timeline
 
 _Choice = TypeVar("_Choice", CacheMode, Tier)
@@ -106,23 +109,42 @@ class Inference:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; every failure is told in the dialect's own form."""
-        timeline = Timeline()
         outlet = outlet_of(scope, receive, send)
-        headers, forwarded = read_headers(scope["headers"])
+        found, forwarded = read_headers(scope["headers"])
+        if scope["method"] == "POST":
+            await self._answer(outlet, receive, found, tuple(forwarded))
+            return
+        message = f"{scope['path']} takes POST, not {scope['method']}"
+        request_id = request_id_of(found.get(b"x-request-id"))
+        await self.refuse(MethodNotAllowed(message), request_id, outlet, Timeline())
+
+    def knows(self, head: Head, headers: Sequence[tuple[bytes, bytes]]) -> bool:
+        """Put what the headers say into ``head``; no for a page's request, which CORS looks at."""
+        found, forwarded = read_headers(headers)
+        found.pop(b"content-length", None)
+        head.found, head.forwarded = found, tuple(forwarded)
+        return not any(name == b"origin" for name, _ in headers)
+
+    def answer(self, outlet: NativeOutlet, head: Head) -> Coroutine[object, None, None]:
+        """Answer a POST with a head that is known, and a body that has come whole."""
+        receive: Receive = outlet.receive  # type: ignore[assignment]
+        return self._answer(outlet, receive, head.found, head.forwarded)
+
+    async def _answer(
+        self, outlet: Outlet, receive: Receive, headers: dict[bytes, bytes], forwarded: Headers
+    ) -> None:
+        timeline = Timeline()
         request_id = request_id_of(headers.get(b"x-request-id"))
         edge = self._edge
+        in_flight = edge.in_flight
         try:
-            if scope["method"] != "POST":
-                message = f"{scope['path']} takes POST, not {scope['method']}"
-                raise MethodNotAllowed(message)
-            if edge.in_flight.now >= edge.in_flight.most:
-                message = f"{edge.in_flight.most} requests are being answered: come back shortly"
+            if in_flight.now >= in_flight.most:
+                message = f"{in_flight.most} requests are being answered: come back shortly"
                 raise Overloaded(message, retry_after_s=1)
             caller = edge.authenticator.caller(
                 headers.get(b"authorization"), headers.get(b"x-api-key")
             )
-            whole = getattr(outlet, "whole_body", None)
-            raw = None if whole is None else whole()
+            raw = outlet.whole_body()
             if raw is None or len(raw) > edge.max_body_bytes:
                 raw = await read_body(
                     outlet, receive, headers.get(b"content-length"), edge.max_body_bytes
@@ -130,7 +152,9 @@ class Inference:
             ticket = None if caller.guard is None else await caller.guard.enter(len(raw))
             try:
                 request = self._request(raw, forwarded)
-                turn = self._turn(headers, request_id, caller.tenant, timeline)
+                turn = Turn(request_id, caller.tenant, timeline, _NO_DEADLINE, time.time())
+                if len(headers) > 1:
+                    read_wishes(turn, headers, edge.clock)
                 if ticket is not None:
                     ticket.bind(turn, request.model, self._dialect)
             except BaseException:
@@ -145,11 +169,11 @@ class Inference:
         response = TurnResponse(
             request, edge.gateway, turn, outlet, edge.pulse, edge.recorder, edge.answering
         )
-        edge.in_flight.now += 1
+        in_flight.now += 1
         try:
             await response.run()
         finally:
-            edge.in_flight.now -= 1
+            in_flight.now -= 1
             if turn.leave is not None:
                 turn.leave(turn)
 
@@ -180,10 +204,9 @@ class Inference:
             )
         )
 
-    def _request(self, raw: bytes, forwarded: Sequence[tuple[bytes, bytes]]) -> ChatRequest:
+    def _request(self, raw: bytes, forward: Headers) -> ChatRequest:
         """Read the body; raises ``BadRequest`` naming the field."""
         plain = self._codec.plain(raw)
-        forward = tuple(forwarded)
         if plain is not None:
             return _Unread(
                 self._dialect,
@@ -208,15 +231,6 @@ class Inference:
             include_usage,
             forward,
         )
-
-    def _turn(
-        self, headers: dict[bytes, bytes], request_id: str, tenant: str, timeline: Timeline
-    ) -> Turn:
-        """Read the caller's wishes from the headers; raises ``BadRequest`` naming the header."""
-        turn = Turn(request_id, tenant, timeline, _NO_DEADLINE, time.time())
-        if len(headers) > 1:
-            read_wishes(turn, headers, self._edge.clock)
-        return turn
 
 
 _NO_DEADLINE = Deadline(None)
@@ -276,11 +290,10 @@ async def read_body(
     """The whole request body; raises ``TooLarge`` before more than ``most`` bytes are held."""
     if content_length is not None and content_length.isdigit() and int(content_length) > most:
         raise _too_large(most)
-    whole = getattr(outlet, "whole_body", None)
-    if whole is not None and (body := whole()) is not None:
+    if (body := outlet.whole_body()) is not None:
         if len(body) > most:
             raise _too_large(most)
-        return bytes(body)
+        return body
     pieces: list[bytes] = []
     size = 0
     while True:

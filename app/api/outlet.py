@@ -22,8 +22,16 @@ class Outlet(Protocol):
         """The client has left."""
         ...
 
+    def whole_body(self) -> bytes | None:
+        """The request's body if all of it is here, else None."""
+        ...
+
     async def respond(self, status: int, head: bytes, body: bytes) -> None:
         """Send a complete response."""
+        ...
+
+    def try_respond(self, status: int, head: bytes, body: bytes) -> bool:
+        """Send a complete response without waiting; False, and nothing sent, if that takes a wait."""
         ...
 
     async def begin(self, status: int, head: bytes, first: bytes) -> None:
@@ -88,6 +96,13 @@ class AsgiOutlet:
         """Send a complete response."""
         await self._start(status, head + b"content-length: %d\r\n" % len(body))
         await self._send({"type": "http.response.body", "body": body})
+
+    def whole_body(self) -> None:
+        """Say that it has yet to be received."""
+
+    def try_respond(self, status: int, head: bytes, body: bytes) -> bool:  # noqa: ARG002 - the protocol's
+        """Say no: ``send`` may wait."""
+        return False
 
     async def begin(self, status: int, head: bytes, first: bytes) -> None:
         """Begin a streamed response."""

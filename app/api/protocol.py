@@ -1,9 +1,11 @@
-"""Our HTTP class for uvicorn: the same parser and rules, with three things that ASGI cannot say.
+"""Our HTTP class for uvicorn: the same parser and rules, with four things that ASGI cannot say.
 
 * A connection that ends calls ``abort`` of the response under way, at once and without a second task per
   request that waits for ``http.disconnect`` (measured on the prototype: about 0.2 us against 10).
 * Head and first bytes of a response go out in one write (5-17 us less a request on uvloop, which writes
   at once).
+* A request like the one before on its connection is known by its bytes (``app.api.known_head``) and goes
+  straight to its endpoint, past the parser, the ASGI scope and the application's layers.
 * A head must be whole within ``HEAD_WITHIN_S``, a request within ``BODY_WITHIN_S``: uvicorn itself lets
   a slow sender hold a connection for ever.
 
@@ -15,16 +17,16 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import TimerHandle
-from collections.abc import Callable
 from enum import IntEnum
-from http import HTTPStatus
-from logging import Logger
 from urllib.parse import unquote
 
 import httptools
-from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from app.api.eager_task import EagerTask
+from app.api.known_head import Endpoint, Head, learn
+from app.api.native import NativeOutlet
 
 HEAD_WITHIN_S = 10.0
 """From a connection's first moment, or a request's first byte, to the end of its head."""
@@ -35,10 +37,8 @@ IDLE_FOR_S = 75.0
 LOOK_EVERY_S = 2.5
 _MOST_TARGETS = 256
 _MAX_HEAD_BYTES = 65_536
-_STATUS_LINES = {
-    status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode())
-    for status in HTTPStatus
-}
+_MOST_LESSONS = 8
+_NONE: dict[str, Endpoint] = {}
 _TIMEOUT_RESPONSE = (
     b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 )
@@ -46,205 +46,6 @@ _TOO_LARGE_RESPONSE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
     b"content-length: 0\r\nconnection: close\r\n\r\n"
 )
-
-
-class NativeOutlet(RequestResponseCycle):
-    """One request and its response, written without the detour through ASGI messages.
-
-    ``head`` is what stands between the status line and the blank line, each line with its CRLF. The
-    caller has made sure that no value holds a line break.
-    """
-
-    abort: Callable[[], None] | None = None
-    """Called once when the client's connection ends before the response is complete."""
-    disconnected = False
-    waiting_for_100_continue = False
-    body: bytes | bytearray = b""  # type: ignore[assignment]
-    more_body = True
-    response_started = False
-    response_complete = False
-    _news: _News | None = None
-    task: asyncio.Task[None]
-    chunked_encoding: bool | None = None
-    expected_content_length = 0
-    access_log = False
-
-    def __init__(self, protocol: GatewayProtocol, *, keep_alive: bool) -> None:
-        """Take what a response needs from its connection; what is the same for all stands in the class."""
-        self._protocol = protocol
-        self.scope = protocol.scope
-        self.transport = protocol.transport
-        self.flow = protocol.flow
-        self.keep_alive = keep_alive
-        if protocol.expect_100_continue:
-            self.waiting_for_100_continue = True
-
-    # What only uvicorn's own half asks for (a response by ASGI messages) is made when it asks.
-
-    @property
-    def logger(self) -> Logger:  # type: ignore[override]
-        """The log of errors of uvicorn."""
-        return self._protocol.logger
-
-    @property
-    def access_logger(self) -> Logger:  # type: ignore[override]
-        """The access log of uvicorn, which is off."""
-        return self._protocol.access_logger
-
-    @property
-    def default_headers(self) -> list[tuple[bytes, bytes]]:  # type: ignore[override]
-        """The server's own headers."""
-        return self._protocol.server_state.default_headers
-
-    @property
-    def on_response(self) -> Callable[..., None]:  # type: ignore[override]
-        """To be called when the response is complete."""
-        return self._protocol.on_response_complete
-
-    @property
-    def message_event(self) -> _News:  # type: ignore[override]
-        """Set by what arrives; made when ``receive`` first waits for it, and set if that has come already."""
-        if self._news is None:
-            self._news = _News()
-            if self.body or not self.more_body or self.response_complete:
-                self._news.set()
-        return self._news
-
-    def tell(self) -> None:
-        """Something has arrived."""
-        if self._news is not None:
-            self._news.set()
-
-    async def run_asgi(self, app: ASGI3Application) -> None:
-        """Run the application; one that fails, or ends without a whole response, costs the connection."""
-        try:
-            await app(self.scope, self.receive, self.send)
-        except BaseException:  # the server's edge, as in uvicorn itself
-            self.logger.exception("application_failed")
-        else:
-            if self.response_complete or self.disconnected:
-                return
-            self.logger.error("application_left_its_response_unfinished")
-        finally:
-            # Here rather than in a callback of the task, which would be one more turn of the loop.
-            self._protocol.tasks.discard(self.task)
-        if not self.response_started:
-            await self.send_500_response()
-        else:
-            self.transport.close()
-
-    @property
-    def gone(self) -> bool:
-        """The client has left."""
-        return self.disconnected
-
-    def whole_body(self) -> bytes | None:
-        """The request's body if all of it is here, else None."""
-        return None if self.more_body else bytes(self.body)
-
-    async def respond(self, status: int, head: bytes, body: bytes) -> None:
-        """Send a complete response in one write."""
-        if self.disconnected:
-            return
-        self.response_started = True
-        self.transport.write(
-            b"%s%scontent-length: %d\r\n%s\r\n%s"
-            % (_status_line(status), head, len(body), self._server_head(), body)
-        )
-        self._complete()
-
-    async def begin(self, status: int, head: bytes, first: bytes) -> None:
-        """Send the head of a streamed response together with its first bytes (which may be empty)."""
-        if self.disconnected:
-            return
-        self.response_started = True
-        self.chunked_encoding = True
-        self.transport.write(
-            b"%s%stransfer-encoding: chunked\r\n%s\r\n%s"
-            % (_status_line(status), head, self._server_head(), _chunk(first))
-        )
-
-    async def write(self, data: bytes) -> None:
-        """Send more of a streamed response; waits while the client reads more slowly than we write."""
-        if self.flow.write_paused and not self.disconnected:
-            await self.flow.drain()
-        if not self.disconnected and data:
-            self.transport.write(b"%x\r\n%s\r\n" % (len(data), data))
-
-    def try_write(self, data: bytes, force: bool) -> bool:  # noqa: FBT001 - see the protocol
-        """Send more without waiting: False, and nothing sent, to a client that reads too slowly."""
-        if self.disconnected:
-            return True
-        if self.flow.write_paused and not force:
-            return False
-        self.transport.write(b"%x\r\n%s\r\n" % (len(data), data))
-        return True
-
-    def beat(self, data: bytes) -> None:
-        """Send ``data`` now unless the client is slow: a sign of life must never wait."""
-        if not self.disconnected and not self.flow.write_paused and not self.response_complete:
-            self.transport.write(b"%x\r\n%s\r\n" % (len(data), data))
-
-    async def end(self, data: bytes = b"") -> None:
-        """Send the last bytes of a streamed response and its end."""
-        if self.flow.write_paused and not self.disconnected:
-            await self.flow.drain()
-        if not self.disconnected:
-            self.transport.write(b"%s0\r\n\r\n" % _chunk(data))
-            self._complete()
-
-    def break_off(self) -> None:
-        """End the connection without ending the response: the client must see that it was cut."""
-        if not self.disconnected:
-            self.transport.close()
-
-    def _server_head(self) -> bytes:
-        """The server's own lines (the date), which change once a second."""
-        headers = self._protocol.server_state.default_headers
-        remembered = self._protocol.server_head
-        if remembered[0] is not headers:
-            lines = b"".join(b"%s: %s\r\n" % header for header in headers)
-            remembered = self._protocol.server_head = (headers, lines)
-        return remembered[1] if self.keep_alive else remembered[1] + b"connection: close\r\n"
-
-    def _complete(self) -> None:
-        self.response_complete = True
-        self.tell()
-        if not self.keep_alive:
-            self.transport.close()
-        self._protocol.on_response_complete()
-
-
-def _status_line(status: int) -> bytes:
-    return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
-
-
-def _chunk(data: bytes) -> bytes:
-    return b"%x\r\n%s\r\n" % (len(data), data) if data else b""
-
-
-class _News:
-    """``asyncio.Event`` for one waiter, at a fifth of its cost: one is made for every request."""
-
-    __slots__ = ("_set", "_waiter")
-
-    def __init__(self) -> None:
-        self._set = False
-        self._waiter: asyncio.Future[None] | None = None
-
-    def set(self) -> None:
-        self._set = True
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
-
-    def clear(self) -> None:
-        self._set = False
-
-    async def wait(self) -> None:
-        if not self._set:
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
 
 
 class _Phase(IntEnum):
@@ -288,6 +89,13 @@ class GatewayProtocol(HttpToolsProtocol):
     _fed_bytes = 0
     """Size of the read at hand."""
     _scope_of_all: dict[str, object]
+    _data = b""
+    """The read at hand while a message that begins it may be remembered."""
+    _between = True
+    """The parser has read a message to its end, or none yet."""
+    _known: Head | None = None
+    _lessons = _MOST_LESSONS
+    """How often another head may still be remembered before one came again."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
@@ -323,7 +131,13 @@ class GatewayProtocol(HttpToolsProtocol):
         parser: httptools.HttpRequestParser | None = self.parser
         if parser is None:
             return
-        self._fed_bytes, self._is_first = len(data), False
+        known = self._known
+        if known is not None and self._between:
+            body = known.body_of(data)
+            if body is not None and self.cycle.response_complete:
+                self._answer(known, body)
+                return
+        self._fed_bytes, self._is_first, self._data = len(data), False, data
         try:
             parser.feed_data(data)
             if self._in_head and not self._is_first:
@@ -336,8 +150,21 @@ class GatewayProtocol(HttpToolsProtocol):
             if not self.transport.is_closing():
                 self.send_400_response("Invalid HTTP request received.")
 
+    def _answer(self, known: Head, body: bytes) -> None:
+        """Answer a request that has come whole, with a head that is known."""
+        self.cycle = outlet = NativeOutlet(self)
+        outlet.body, outlet.more_body = body, False
+        self._phase, self._lessons = _ANSWER, _MOST_LESSONS
+        task = EagerTask(self.loop, known.endpoint.answer(outlet, known), outlet.ended)
+        outlet.task = task
+        self.tasks.add(task)  # type: ignore[arg-type]
+        task.start()
+
     def on_message_begin(self) -> None:
         """A request begins."""
+        if not self._between or self._is_first:
+            self._data = b""  # the message does not begin the read: nothing to remember
+        self._between = False
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
@@ -382,7 +209,12 @@ class GatewayProtocol(HttpToolsProtocol):
         scope["path"], scope["raw_path"], scope["query_string"] = self._target()
         previous: RequestResponseCycle | None = self.cycle
         keep_alive = http_version != "1.0" and parser.should_keep_alive()
-        outlet = NativeOutlet(self, keep_alive=keep_alive)
+        outlet = NativeOutlet(self)
+        outlet.scope, outlet.keep_alive = scope, keep_alive
+        if self.expect_100_continue:
+            outlet.waiting_for_100_continue = True
+        if self._data and keep_alive:
+            self._learn(scope["path"])
         scope["extensions"] = {"slipstream": outlet}  # type: ignore[dict-item]
         self.cycle = outlet
         if previous is None or previous.response_complete:
@@ -404,9 +236,24 @@ class GatewayProtocol(HttpToolsProtocol):
                 known[self.url] = found
         return found
 
+    def _learn(self, path: str) -> None:
+        """Remember the head at hand, if the endpoint of ``path`` can be asked without ASGI."""
+        data, self._data, self._known = self._data, b"", None
+        natives: dict[str, Endpoint] = getattr(self.app, "native", _NONE)
+        endpoint = natives.get(path)
+        parser = self.parser
+        if endpoint is None or not self._lessons or parser.should_upgrade():
+            return
+        self._lessons -= 1
+        known = learn(data, parser.get_method(), self.url, self.headers, endpoint)
+        if known is not None and endpoint.knows(known, self.headers):
+            self._known = known
+
     def _start(self, outlet: NativeOutlet) -> None:
-        outlet.task = task = self.loop.create_task(outlet.run_asgi(self.app))
-        self.tasks.add(task)
+        application = self.app(outlet.scope, outlet.receive, outlet.send)
+        outlet.task = task = EagerTask(self.loop, application, outlet.ended)
+        self.tasks.add(task)  # type: ignore[arg-type]
+        task.start_soon()
 
     def on_body(self, body: bytes) -> None:
         """Keep a piece of the body: the first, which mostly is the only one, as it is."""
@@ -429,6 +276,7 @@ class GatewayProtocol(HttpToolsProtocol):
         if not cycle.response_complete:
             self._phase = _ANSWER
             cycle.more_body = False
+            self._between = cycle.keep_alive
             cycle.tell()
 
     def on_response_complete(self) -> None:

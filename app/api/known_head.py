@@ -1,0 +1,108 @@
+"""The memory of a connection: the request head that came last, and what the parser made of it.
+
+Theory of operation. A client sends the same head with every request of a connection; only the digits of
+its ``content-length`` change. Reading it again costs forty thousand instructions, comparing it two
+thousand. The parser stays the judge: a head is remembered only after the parser has read it, and only if
+printing what the parser read gives the head back byte for byte. So nothing is remembered that could be
+read in two ways: no folded or doubled header, no bare line feed, no space before a colon. A later read
+*is* that request only if it holds the same bytes around other digits and then exactly as many bytes as
+they say, all in one piece; everything else (a part of a request, two of them, another head) goes to the
+parser, whose state is between messages, as it was.
+
+One head a connection, at most ``MOST_BYTES`` of it, gone with the connection: a key in it is kept no
+longer than the client's own connection lives. Whether the key is still good is asked each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Sequence
+from typing import Protocol
+
+from app.api.native import NativeOutlet
+
+MOST_BYTES = 8_192
+_LENGTH = b"content-length"
+_MOST_DIGITS = 9
+_UNUSUAL = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"trailer", b"te"})
+
+
+class Endpoint(Protocol):
+    """An endpoint that can be asked without the detour through ASGI."""
+
+    def knows(self, head: Head, headers: Sequence[tuple[bytes, bytes]]) -> bool:
+        """Put into ``head`` what is to be remembered of ``headers``; False to see them each time."""
+        ...
+
+    def answer(self, outlet: NativeOutlet, head: Head) -> Coroutine[object, None, None]:
+        """Answer a request whose body is all in ``outlet``."""
+        ...
+
+
+class Head:
+    """A head that the parser has read."""
+
+    __slots__ = ("_before", "_begin", "_behind", "_end", "_whole", "endpoint", "forwarded", "found")
+
+    found: dict[bytes, bytes]
+    """The headers that mean something to the gateway, as the endpoint read them."""
+    forwarded: tuple[tuple[bytes, bytes], ...]
+    """Those that travel on to the vendor."""
+
+    def __init__(self, raw: bytes, begin: int, end: int, endpoint: Endpoint) -> None:
+        """``raw`` is the whole head; the digits of its content length are ``raw[begin:end]``."""
+        self._before, self._behind = raw[:begin], raw[end:]
+        self._begin, self._end, self._whole = begin, end, len(raw)
+        self.endpoint = endpoint
+
+    def body_of(self, data: bytes) -> bytes | None:
+        """The body if ``data`` is exactly one request with this head, else None."""
+        begin, end = self._begin, self._end
+        if data[:begin] != self._before:
+            return None
+        whole = self._whole
+        if data[end:whole] != self._behind:
+            end = data.find(b"\r", begin, begin + _MOST_DIGITS + 1)
+            whole = end + len(self._behind)
+            if end < 0 or data[end:whole] != self._behind:
+                return None
+            self._end, self._whole = end, whole
+        digits = data[begin:end]
+        if not digits.isdigit() or int(digits) != len(data) - whole:
+            return None
+        return data[whole:]
+
+
+def learn(
+    data: bytes,
+    method: bytes,
+    url: bytes,
+    headers: Sequence[tuple[bytes, bytes]],
+    endpoint: Endpoint,
+) -> Head | None:
+    """The head at the beginning of ``data`` as the parser read it; None if it is not to be remembered.
+
+    Only for HTTP/1.1 on a connection that stays open; header names in lower case.
+    """
+    begin = end = 0
+    line = b"%s %s HTTP/1.1\r\n" % (method, url)
+    printed = [line]
+    size = len(line)
+    for name, value in headers:
+        if name == _LENGTH:
+            if begin or not value.isdigit() or len(value) > _MOST_DIGITS:
+                return None
+            begin = size + len(name) + 2
+            end = begin + len(value)
+        elif name in _UNUSUAL or (name == b"connection" and value.lower() != b"keep-alive"):
+            return None
+        line = b"%s: %s\r\n" % (name, value)
+        printed.append(line)
+        size += len(line)
+    printed.append(b"\r\n")
+    size += 2
+    raw = data[:size]
+    # Letters' case aside, for names come from the parser in lower case; it moves no byte.
+    same = raw.lower() == b"".join(printed).lower() and raw.count(b"\n") == len(printed)
+    if not begin or size > MOST_BYTES or not same or raw.count(b"\r") != len(printed):
+        return None
+    return Head(raw, begin, end, endpoint)

@@ -1,0 +1,238 @@
+"""A request and its response on our own protocol, written without the detour through ASGI messages."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from http import HTTPStatus
+from logging import Logger
+from typing import TYPE_CHECKING
+
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from app.api.eager_task import EagerTask
+
+if TYPE_CHECKING:
+    from app.api.protocol import GatewayProtocol
+
+_STATUS_LINES = {
+    status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode())
+    for status in HTTPStatus
+}
+_FAILED = 500
+_PLAIN = b"content-type: text/plain; charset=utf-8\r\n"
+
+
+class NativeOutlet(RequestResponseCycle):
+    """One request and its response, written without the detour through ASGI messages.
+
+    ``head`` is what stands between the status line and the blank line, each line with its CRLF. The
+    caller has made sure that no value holds a line break.
+    """
+
+    abort: Callable[[], None] | None = None
+    """Called once when the client's connection ends before the response is complete."""
+    disconnected = False
+    keep_alive = True
+    waiting_for_100_continue = False
+    body: bytes | bytearray = b""  # type: ignore[assignment]
+    more_body = True
+    response_started = False
+    response_complete = False
+    _news: _News | None = None
+    task: EagerTask
+    chunked_encoding: bool | None = None
+    expected_content_length = 0
+    access_log = False
+
+    def __init__(self, protocol: GatewayProtocol) -> None:
+        """Take what a response needs from its connection; what is the same for all stands in the class."""
+        self._protocol = protocol
+        self.transport = protocol.transport
+        self.flow = protocol.flow
+
+    # What only uvicorn's own half asks for (a response by ASGI messages) is made when it asks.
+
+    @property
+    def logger(self) -> Logger:  # type: ignore[override]
+        """The log of errors of uvicorn."""
+        return self._protocol.logger
+
+    @property
+    def access_logger(self) -> Logger:  # type: ignore[override]
+        """The access log of uvicorn, which is off."""
+        return self._protocol.access_logger
+
+    @property
+    def default_headers(self) -> list[tuple[bytes, bytes]]:  # type: ignore[override]
+        """The server's own headers."""
+        return self._protocol.server_state.default_headers
+
+    @property
+    def on_response(self) -> Callable[..., None]:  # type: ignore[override]
+        """To be called when the response is complete."""
+        return self._protocol.on_response_complete
+
+    @property
+    def message_event(self) -> _News:  # type: ignore[override]
+        """Set by what arrives; made when ``receive`` first waits for it, and set if that has come already."""
+        if self._news is None:
+            self._news = _News()
+            if self.body or not self.more_body or self.response_complete:
+                self._news.set()
+        return self._news
+
+    def tell(self) -> None:
+        """Something has arrived."""
+        if self._news is not None:
+            self._news.set()
+
+    def ended(self, task: EagerTask, raised: BaseException | None) -> None:
+        """The application is done: one that failed, or left its response unfinished, costs the connection."""
+        self._protocol.tasks.discard(task)
+        if raised is None and (self.response_complete or self.disconnected):
+            return
+        if raised is not None:  # the server's edge, as in uvicorn itself
+            self.logger.error("application_failed", exc_info=raised)
+        else:
+            self.logger.error("application_left_its_response_unfinished")
+        if not self.response_started:
+            self.keep_alive = False
+            self.try_respond(_FAILED, _PLAIN, b"Internal Server Error")
+        else:
+            self.transport.close()
+
+    @property
+    def gone(self) -> bool:
+        """The client has left."""
+        return self.disconnected
+
+    def whole_body(self) -> bytes | None:
+        """The request's body if all of it is here, else None."""
+        return None if self.more_body else bytes(self.body)
+
+    async def respond(self, status: int, head: bytes, body: bytes) -> None:
+        """Send a complete response in one write."""
+        self.try_respond(status, head, body)
+
+    def try_respond(self, status: int, head: bytes, body: bytes) -> bool:
+        """Send a complete response in one write; never has to wait."""
+        if self.disconnected:
+            return True
+        self.response_started = self.response_complete = True
+        protocol = self._protocol
+        headers = protocol.server_state.default_headers
+        remembered = protocol.server_head
+        # One join: a format reads its template byte by byte.
+        self.transport.write(
+            b"".join(
+                (
+                    _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status,
+                    head,
+                    b"content-length: ",
+                    str(len(body)).encode(),
+                    b"\r\n",
+                    remembered[1]
+                    if remembered[0] is headers and self.keep_alive
+                    else self._server_head(),
+                    b"\r\n",
+                    body,
+                )
+            )
+        )
+        self._complete()
+        return True
+
+    async def begin(self, status: int, head: bytes, first: bytes) -> None:
+        """Send the head of a streamed response together with its first bytes (which may be empty)."""
+        if self.disconnected:
+            return
+        self.response_started = True
+        self.chunked_encoding = True
+        self.transport.write(
+            b"%s%stransfer-encoding: chunked\r\n%s\r\n%s"
+            % (_status_line(status), head, self._server_head(), _chunk(first))
+        )
+
+    async def write(self, data: bytes) -> None:
+        """Send more of a streamed response; waits while the client reads more slowly than we write."""
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+        if not self.disconnected and data:
+            self.transport.write(b"%x\r\n%s\r\n" % (len(data), data))
+
+    def try_write(self, data: bytes, force: bool) -> bool:  # noqa: FBT001 - see the protocol
+        """Send more without waiting: False, and nothing sent, to a client that reads too slowly."""
+        if self.disconnected:
+            return True
+        if self.flow.write_paused and not force:
+            return False
+        self.transport.write(b"%x\r\n%s\r\n" % (len(data), data))
+        return True
+
+    def beat(self, data: bytes) -> None:
+        """Send ``data`` now unless the client is slow: a sign of life must never wait."""
+        if not self.disconnected and not self.flow.write_paused and not self.response_complete:
+            self.transport.write(b"%x\r\n%s\r\n" % (len(data), data))
+
+    async def end(self, data: bytes = b"") -> None:
+        """Send the last bytes of a streamed response and its end."""
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+        if not self.disconnected:
+            self.transport.write(b"%s0\r\n\r\n" % _chunk(data))
+            self._complete()
+
+    def break_off(self) -> None:
+        """End the connection without ending the response: the client must see that it was cut."""
+        if not self.disconnected:
+            self.transport.close()
+
+    def _server_head(self) -> bytes:
+        """The server's own lines (the date), which change once a second."""
+        headers = self._protocol.server_state.default_headers
+        remembered = self._protocol.server_head
+        if remembered[0] is not headers:
+            lines = b"".join(b"%s: %s\r\n" % header for header in headers)
+            remembered = self._protocol.server_head = (headers, lines)
+        return remembered[1] if self.keep_alive else remembered[1] + b"connection: close\r\n"
+
+    def _complete(self) -> None:
+        self.response_complete = True
+        if self._news is not None:
+            self._news.set()
+        if not self.keep_alive:
+            self.transport.close()
+        self._protocol.on_response_complete()
+
+
+def _status_line(status: int) -> bytes:
+    return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(data), data) if data else b""
+
+
+class _News:
+    """``asyncio.Event`` for one waiter, at a fifth of its cost: one is made for every request."""
+
+    __slots__ = ("_set", "_waiter")
+
+    def __init__(self) -> None:
+        self._set = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def set(self) -> None:
+        self._set = True
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def clear(self) -> None:
+        self._set = False
+
+    async def wait(self) -> None:
+        if not self._set:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
