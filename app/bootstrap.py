@@ -15,8 +15,6 @@ from pathlib import Path
 from random import SystemRandom
 from typing import TYPE_CHECKING, get_args
 
-import structlog
-
 from app import __version__
 from app.api.admission import Admission
 from app.api.agent import record_of
@@ -25,6 +23,7 @@ from app.api.context import Context, Readiness
 from app.api.inference import Edge, InFlight
 from app.api.response import Pulse
 from app.bootstrap_redis import counters_of, open_redis, share
+from app.bootstrap_telemetry import degrade, open_telemetry
 from app.cache.coalesce import Flights
 from app.cache.exact import ExactCache
 from app.cache.sharing import Sharing
@@ -60,11 +59,8 @@ from app.settings import AgentSettings, ModelSettings, ProviderSettings, Setting
 from app.stores.event_log import EventLog
 from app.stores.key_file import KeyFile
 from app.stores.spent_file import SpentFile
-from app.telemetry.ledger import Ledger
-from app.telemetry.log import LogWriter, configure
 from app.telemetry.metrics import Metrics
 from app.telemetry.telemetry import Telemetry
-from app.telemetry.traces import TraceRing
 from app.upstream import Origin, Pool, PoolLimits, Timeouts
 from app.wire.ag_ui import warm as warm_ag_ui
 from app.wire.codecs import CODECS
@@ -83,8 +79,8 @@ async def open_gateway(settings: Settings, *, simulated: bool = False) -> AsyncI
     """Build the gateway, start what runs beside requests, and close it all at the end."""
     async with AsyncExitStack() as stack:
         models = {model.name: _model(model, settings) for model in settings.models}
-        telemetry = _telemetry(settings, models, stack)
         readiness = Readiness(simulated=simulated)
+        telemetry = open_telemetry(settings, models, readiness, stack)
         providers = {
             name: _gated(name, provider, telemetry.metrics)
             for name, provider in settings.providers.items()
@@ -179,13 +175,13 @@ async def _meaning(
         if why is None:
             readiness.degraded.pop("semantic_cache", None)
             for aside in memory.moved_aside:
-                _degrade(readiness, "semantic_files", f"put aside, unreadable: {aside}")
+                degrade(readiness, "semantic_files", f"put aside, unreadable: {aside}")
             return
         said = f"no hits by meaning: the vector process {why}"
         if why == "is starting":
             readiness.degraded["semantic_cache"] = said
             return
-        _degrade(readiness, "semantic_cache", said)
+        degrade(readiness, "semantic_cache", said)
         metrics.vector_losses.child().inc()
 
     folder = Path(settings.state.data_dir) / "semantic"
@@ -200,7 +196,7 @@ async def _meaning(
         limits=Limits.of(wanted.max_error_rate),
         audit_rate=wanted.audit_rate,
         build_id=lambda: memory.build_id,
-        on_fault=partial(_degrade, readiness, "semantic_evidence"),
+        on_fault=partial(degrade, readiness, "semantic_evidence"),
     )
     cache = SemanticCache(
         _remote(settings, memory, stack) if settings.state.qdrant_url else memory,
@@ -240,13 +236,6 @@ def _remote(settings: Settings, process: VectorProcess, stack: AsyncExitStack) -
     )
     stack.push_async_callback(store.aclose)
     return RemoteVectors(process, store)
-
-
-def _degrade(readiness: Readiness, what: str, why: str) -> None:
-    """Say once, on ``/readyz`` and in the log, what works less well than it should."""
-    if readiness.degraded.get(what) != why:
-        readiness.degraded[what] = why
-        structlog.get_logger().warning("degraded", what=what, reason=why)
 
 
 def _agent(agent: AgentSettings, settings: Settings) -> Agent:
@@ -290,32 +279,6 @@ async def _run_beside(stack: AsyncExitStack, work: Coroutine[None, None, None], 
 
     stack.push_async_callback(stop)
     await asyncio.sleep(0)  # its first look sets the coarse clock
-
-
-def _telemetry(settings: Settings, models: dict[str, Model], stack: AsyncExitStack) -> Telemetry:
-    wanted = settings.telemetry
-    human = {"auto": None, "json": False, "text": True}[wanted.log_format]
-    log = LogWriter(sys.stderr, human=human)
-    log.start()
-    stack.callback(log.close)
-    level = {"debug": 10, "info": 20, "warning": 30, "error": 40}[wanted.log_level]
-    configure(log, level)
-    metrics = Metrics(models, (tool.name for tool in settings.tools))
-    telemetry = Telemetry(
-        metrics=metrics,
-        traces=TraceRing(max(1, wanted.trace_ring)),
-        ledger=Ledger(models.values(), metrics),
-        log=log,
-        least_level=level,
-    )
-    if wanted.otlp_endpoint:
-        from app.telemetry.tracing import SpanSender  # OpenTelemetry's packages take half a second
-
-        lost = metrics.spans_lost.child()
-        telemetry.spans = spans = SpanSender(wanted.otlp_endpoint, __version__, on_lost=lost.inc)
-        spans.start()
-        stack.callback(spans.close)
-    return telemetry
 
 
 def _gateway(
@@ -393,7 +356,7 @@ async def _authenticator(
         if why is None:
             readiness.degraded.pop("key_store", None)
         else:
-            _degrade(readiness, "key_store", why)
+            degrade(readiness, "key_store", why)
 
     source: KeyFile | None = None
     try:

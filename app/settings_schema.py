@@ -401,6 +401,10 @@ class TelemetrySettings(Section):
 
     trace_ring: Annotated[int, Field(ge=0, le=1_000_000)] = 1_000
     """Waterfalls that `GET /v1/traces` remembers, per worker; about 2 KiB each."""
+    ledger_days: Annotated[int, Field(ge=0, le=3_660)] = 30
+    """How long `ledger.sqlite` under `state.data_dir` keeps what each turn took, cost and saved; 0: in memory
+    alone, for a day.
+    """
     otlp_endpoint: str | None = None
     """OTLP/HTTP collector, such as `http://host:4318`; empty: no spans are made, at no cost. Spans carry
     the GenAI semantic conventions; a caller's `traceparent` is taken up, and calls upstream carry ours.

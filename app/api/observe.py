@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated
 
 from fastapi import APIRouter, Query
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 
 from app.api.context import AsAdmin, AsCaller, InContext
 from app.errors import NotFound
 
 router = APIRouter(tags=["observability"])
+_DAY_S = 86_400
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -38,6 +40,27 @@ async def savings(
 ) -> dict[str, object]:
     """Time and money saved, by technique, against the same traffic without it."""
     return context.telemetry.ledger.savings(window_s)
+
+
+@router.get("/v1/ledger", response_class=StreamingResponse)
+async def ledger(
+    context: InContext,
+    _: AsAdmin,
+    tenant: str | None = None,
+    since_unix_s: Annotated[float | None, Query(ge=0)] = None,
+    until_unix_s: Annotated[float | None, Query(ge=0)] = None,
+) -> StreamingResponse:
+    """The ledger's rows as CSV: what each turn took, cost and saved; the last day where no time is given,
+    every tenant where none is named.
+    """
+    book = context.telemetry.book
+    if book is None:
+        raise NotFound("no ledger is kept: telemetry.ledger_days is 0")
+    until = time.time() if until_unix_s is None else until_unix_s
+    since = until - _DAY_S if since_unix_s is None else since_unix_s
+    rows = book.as_csv(since, until, tenant)
+    headers = {"content-disposition": 'attachment; filename="slipstream-ledger.csv"'}
+    return StreamingResponse(rows, media_type="text/csv; charset=utf-8", headers=headers)
 
 
 @router.get("/metrics")

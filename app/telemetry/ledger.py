@@ -23,6 +23,7 @@ from typing import Literal
 from app.domain.models import Model
 from app.domain.turn_record import TurnRecord
 from app.domain.usage import Usage
+from app.telemetry.ledger_book import LedgerBook, Saving
 from app.telemetry.metrics import Metrics
 
 Technique = Literal[
@@ -125,11 +126,26 @@ class Ledger:
         self._calls: dict[str, _Mean] = {}
         self._any_call = _Mean()
         self._powerful_call = _Mean()
+        self._book_of: LedgerBook | None = None
+        self._savings: list[Saving] = []
+        """Of the batch at hand, for the book."""
         self._counters = {
             technique: (metrics.saved_seconds.child(technique), metrics.saved_cost.child(technique))
             for technique in TECHNIQUES
             if metrics is not None
         }
+
+    def keep_in(self, book: LedgerBook) -> None:
+        """Write every turn to ``book`` from now on, and go on from the last day that it holds."""
+        for held in book.start():
+            period = _Period(held.minute, held.turns, held.seconds, held.usd)
+            for technique in TECHNIQUES:
+                if technique in held.saved:
+                    period.saved[technique] = _Saved(*held.saved[technique])
+            self._minutes.append(period)
+            self._before.merge(period)
+            self._started_unix_s = min(self._started_unix_s, held.minute * 60.0)
+        self._book_of = book
 
     def record(self, turn: TurnRecord) -> None:
         """Book a finished turn; one that failed or was left claims no saving."""
@@ -137,6 +153,12 @@ class Ledger:
 
     def record_all(self, turns: Sequence[TurnRecord]) -> None:
         """Book finished turns of one ``kind``, in the order in which they ended."""
+        self._record_all(turns)
+        if self._book_of is not None:
+            savings, self._savings = self._savings, []
+            self._book_of.add(turns, savings)
+
+    def _record_all(self, turns: Sequence[TurnRecord]) -> None:
         first, period = turns[0], self._period()
         period.turns += len(turns)
         period.seconds += sum([turn.total_s for turn in turns])
@@ -207,7 +229,7 @@ class Ledger:
         else:
             usd = mean.usd if mean is not None else 0.0
         seconds = mean.seconds - turn.total_s if mean is not None else 0.0
-        self._book(period, technique, seconds, usd - turn.cost_usd)
+        self._book(period, turn, technique, seconds, usd - turn.cost_usd)
 
     def _book_calls(self, period: _Period, turns: Sequence[TurnRecord]) -> None:
         """Real calls: they teach the means, and may have been cheaper by the router or the vendor's cache."""
@@ -236,11 +258,12 @@ class Ledger:
         if turn.routed and turn.tier == "fast" and powerful is not None:
             known = self._powerful_call
             seconds = known.seconds - turn.upstream_s if known.calls else 0.0
-            self._book(period, "routing", seconds, powerful.price.cost_usd(usage) - turn.cost_usd)
+            saved_usd = powerful.price.cost_usd(usage) - turn.cost_usd
+            self._book(period, turn, "routing", seconds, saved_usd)
         if usage.cached_tokens or usage.cache_write_tokens:
             plain = Usage(input_tokens=usage.prompt_tokens, output_tokens=usage.output_tokens)
             saved_usd = model.price.cost_usd(plain) - model.price.cost_usd(usage)
-            self._book(period, "prompt_cache", 0.0, saved_usd)
+            self._book(period, turn, "prompt_cache", 0.0, saved_usd)
 
     def _book_tools(self, period: _Period, turn: TurnRecord) -> None:
         """Tool calls that ran beside each other: their sum against the time in which any of them
@@ -255,10 +278,14 @@ class Ledger:
             end_ns = max(end_ns, until_ns)
         overlap_ns = sum(use.duration_ns for use in kept) - busy_ns
         if overlap_ns:
-            self._book(period, "parallel_tools", overlap_ns / 1e9, 0.0)
+            self._book(period, turn, "parallel_tools", overlap_ns / 1e9, 0.0)
 
-    def _book(self, period: _Period, technique: Technique, seconds: float, usd: float) -> None:
+    def _book(
+        self, period: _Period, turn: TurnRecord, technique: Technique, seconds: float, usd: float
+    ) -> None:
         """Credit a technique. A negative difference is booked too: what costs must show it."""
+        if self._book_of is not None:
+            self._savings.append(Saving(turn.request_id, technique, seconds, usd))
         part = period.saved.get(technique)
         if part is None:
             part = period.saved[technique] = _Saved()

@@ -157,6 +157,9 @@ class Metrics:
             "slipstream_spans_lost_total",
             "Turns whose spans the collector did not take, or for which there was no room.",
         )
+        self.ledger_lost = self.counter(
+            "slipstream_ledger_turns_lost_total", "Turns that the ledger's file did not take."
+        )
         self.shared_looks = self.counter(
             "slipstream_shared_answers_total",
             "What Redis was asked and told of kept answers and running calls, by what became of it.",

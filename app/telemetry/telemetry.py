@@ -18,6 +18,7 @@ from typing import Protocol
 
 from app.domain.turn_record import TurnRecord
 from app.telemetry.ledger import Ledger
+from app.telemetry.ledger_book import LedgerBook
 from app.telemetry.log import LogWriter
 from app.telemetry.metrics import LoopLag, Metrics
 from app.telemetry.traces import TraceRing
@@ -56,6 +57,8 @@ class Telemetry:
         self._least_level = least_level
         self.spans: Spans | None = None
         """Where finished turns are exported as spans; None: nowhere."""
+        self.book: LedgerBook | None = None
+        """Where the ledger is kept; None: in memory alone."""
         self._lag = LoopLag(metrics)
         self._pending: list[TurnRecord] = []
         self._most = 1

@@ -247,3 +247,20 @@ class TestCorsOrigins:
             answer = await client.post(CHAT, json=question(), headers={"origin": self.PAGE})
             assert answer.status_code == 200
             assert not any(name.startswith("access-control-") for name in answer.headers)
+
+
+class TestLedgerDays:
+    @pytest.mark.parametrize(("days", "status"), [(30, 200), (0, 404)])
+    async def test_the_ledger_is_kept_and_can_be_fetched_unless_it_is_off(self, days, status):
+        async def answer(asked: Asked, _: dict) -> None:
+            await asked.answer(chat_answer("Me."))
+
+        telemetry = {"ledger_days": days, "log_level": "error"}
+        async with gateway_over(answer, telemetry=telemetry) as (client, _, running):
+            request_id = (await client.post(CHAT, json=question())).headers["x-request-id"]
+            if running.context.telemetry.book is not None:
+                running.context.telemetry.flush()
+                running.context.telemetry.book.close()
+            fetched = await client.get("/v1/ledger")
+            assert fetched.status_code == status
+            assert (request_id in fetched.text) == (status == 200)
