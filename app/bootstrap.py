@@ -23,6 +23,7 @@ from app.api.context import Context, Readiness
 from app.api.inference import Edge, InFlight
 from app.api.response import Pulse
 from app.bootstrap_redis import counters_of, open_redis, share
+from app.bootstrap_router import open_router
 from app.bootstrap_telemetry import degrade, open_telemetry
 from app.cache.coalesce import Flights
 from app.cache.exact import ExactCache
@@ -37,7 +38,6 @@ from app.errors import StoreError
 from app.lanes.builtin import built_in_rules
 from app.lanes.rules import Lanes
 from app.operator_access import keys_of, limits_of
-from app.operator_checks import escalation_of
 from app.operator_lanes import rule_of
 from app.operator_prompts import prompts_of
 from app.operator_workflows import workflow_of
@@ -50,7 +50,6 @@ from app.ports import Headers, Provider
 from app.providers.profiles import abilities
 from app.providers.wire import WireOptions, WireProvider
 from app.routing.gate import Gate, GateLimits
-from app.routing.hedge import Hedging
 from app.routing.load import Load
 from app.routing.router import Router
 from app.routing.score import RoutePolicy
@@ -91,15 +90,6 @@ async def open_gateway(settings: Settings, *, simulated: bool = False) -> AsyncI
         redis = await open_redis(settings, telemetry.metrics, readiness.degraded, stack)
         gateway.tracing = telemetry.spans is not None
         gateway.on_failure = telemetry.metrics.upstream_failed
-        gateway.escalation = escalation_of(
-            settings.routing.triggers, stack, settings.egress.private
-        )
-        gateway.on_escalation = telemetry.metrics.escalated
-        hedge = settings.routing.hedge
-        if hedge.max_share:
-            gateway.hedging = Hedging(
-                hedge.max_share, hedge.max_usd_per_hour, on_outcome=telemetry.metrics.hedged
-            )
         await _agents(settings, gateway, stack)
         pulse = Pulse(settings.server.sse_comment_s)
         in_flight = InFlight(settings.server.max_inflight_requests)
@@ -118,7 +108,9 @@ async def open_gateway(settings: Settings, *, simulated: bool = False) -> AsyncI
         gateway.classifier.classify(
             PromptView("warm up")
         )  # its first call compiles patterns: 10 ms
-        stack.push_async_callback(gateway.teacher.aclose)
+        shadow = open_router(settings, gateway, telemetry.metrics, stack)
+        if shadow is not None:
+            await _run_beside(stack, shadow.run(), "shadow")
         await _beside(stack, pulse)
         telemetry.start()
         stack.callback(telemetry.stop)

@@ -144,6 +144,18 @@ def _cache(options: argparse.Namespace) -> int:
     return cache_command.run(options)
 
 
+def _router_arguments(parser: argparse.ArgumentParser) -> None:
+    from app import router_command
+
+    router_command.arguments(parser)
+
+
+def _router(options: argparse.Namespace) -> int:
+    from app import router_command
+
+    return router_command.run(options)
+
+
 def _simulate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=_port, default=9100, help="TCP port (%(default)s)")
@@ -210,6 +222,12 @@ COMMANDS: tuple[Command, ...] = (
         "Import answers into a running gateway's cache, or export them.",
         _cache_arguments,
         _cache,
+    ),
+    Command(
+        "router",
+        "Report how well the router ranks requests, from the labels it has kept.",
+        _router_arguments,
+        _router,
     ),
     Command("simulate", "Serve the simulated upstream alone.", _simulate_arguments, _simulate),
 )

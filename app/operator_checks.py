@@ -35,18 +35,7 @@ def escalation_of(
 
     `private`: the addresses that may be reached though they are not public (`egress.private`).
     """
-    client: httpx.AsyncClient | None = None
-    if any(check.url for check in settings.checks):
-        from app.tools.addresses import Addresses
-        from app.tools.egress import origin_of
-        from app.tools.http_tool import tool_client  # a quarter second that few configurations need
-
-        addresses = Addresses(private)
-        for url in filter(None, (check.url for check in settings.checks)):
-            addresses.declare(origin_of(url).host)
-        client = tool_client(addresses)
-        stack.push_async_callback(client.aclose)
-    own = (OwnCheck(each.name, check_of(each, client), each.timeout_s) for each in settings.checks)
+    own = (own_check(each, stack, private) for each in settings.checks)
     return Escalation(
         lacks=frozenset(settings.lacks),
         hold_s=settings.hold_ms / 1e3,
@@ -54,6 +43,23 @@ def escalation_of(
         min_mean_logprob=settings.min_mean_logprob,
         own=tuple(own),
     )
+
+
+def own_check(
+    settings: AnswerCheckSettings, stack: AsyncExitStack, private: Sequence[str] = ()
+) -> OwnCheck:
+    """The check that one entry asks for; `stack` closes its client. Raises SettingsError."""
+    client: httpx.AsyncClient | None = None
+    if settings.url is not None:
+        from app.tools.addresses import Addresses
+        from app.tools.egress import origin_of
+        from app.tools.http_tool import tool_client  # a quarter second that few configurations need
+
+        addresses = Addresses(private)
+        addresses.declare(origin_of(settings.url).host)
+        client = tool_client(addresses)
+        stack.push_async_callback(client.aclose)
+    return OwnCheck(settings.name, check_of(settings, client), settings.timeout_s)
 
 
 def check_of(settings: AnswerCheckSettings, client: httpx.AsyncClient | None) -> Check:

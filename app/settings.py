@@ -36,7 +36,11 @@ from app.settings_problems import (
     is_secret,
     without_userinfo,
 )
-from app.settings_routing import AnswerCheckSettings, RoutingSettings, TriggerSettings
+from app.settings_routing import (
+    AnswerCheckSettings,
+    RoutingSettings,
+    TriggerSettings,
+)
 from app.settings_schema import (
     AbilitySettings,
     AuthSettings,

@@ -93,6 +93,29 @@ class TriggerSettings(Section):
     """
 
 
+class ShadowSettings(Section):
+    """Routed requests that are asked of both tiers, beside their answer, to learn from."""
+
+    share: Annotated[float, Field(ge=0, le=0.05)] = 0.0
+    """Share of the routed requests, 0 to 0.05; each costs two more calls, and the judge's."""
+    judge: Literal["exact", "check", "model"] = "exact"
+    """`exact`: nothing is gained where both answers say the same; `check`: what `check` finds in both;
+    `model`: `judge_model` says which is better.
+    """
+    judge_model: str | None = None
+    """The name of a configured model; it is shown both answers and not told which is which."""
+    check: AnswerCheckSettings | None = None
+    """The check of `judge: check`."""
+
+    @model_validator(mode="after")
+    def _has_its_judge(self) -> Self:
+        if self.judge == "model" and self.judge_model is None:
+            raise ValueError("judge: model needs judge_model, the name of a configured model")
+        if self.judge == "check" and self.check is None:
+            raise ValueError("judge: check needs check, with a pattern, json_schema, python or url")
+        return self
+
+
 class RoutingSettings(Section):
     """How a request for `model: auto` finds its model."""
 
@@ -106,3 +129,5 @@ class RoutingSettings(Section):
     """What `escalate` looks for."""
     hedge: HedgeSettings = HedgeSettings()
     """When a second deployment is asked beside a slow first."""
+    shadow: ShadowSettings = ShadowSettings()
+    """What is run on both tiers to learn from."""

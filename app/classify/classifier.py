@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from app.classify.cacheability import CacheabilityRules
 from app.classify.complexity import Complexity
-from app.classify.features import extract
+from app.classify.features import Features, extract
 from app.classify.tool_need import ToolNeed
 from app.domain.decisions import Classification, PromptView
 
@@ -15,7 +15,7 @@ class Classifier:
     `complexity` (whose head a learner swaps) and `tools` (whose counts grow) are its only state.
     """
 
-    __slots__ = ("_cacheability", "complexity", "tools")
+    __slots__ = ("_cacheability", "_last", "complexity", "tools")
 
     def __init__(
         self,
@@ -27,10 +27,12 @@ class Classifier:
         self.complexity = complexity if complexity is not None else Complexity()
         self.tools = tools if tools is not None else ToolNeed()
         self._cacheability = cacheability if cacheability is not None else CacheabilityRules()
+        self._last: tuple[PromptView, Features] | None = None
 
     def classify(self, view: PromptView) -> Classification:
         """Judge one request: about 0.2 ms, bounded by the cap on the text that is read."""
         features = extract(view)
+        self._last = view, features
         kept = self._cacheability.judge(features, offers_tools=bool(view.tool_names))
         need, several = self.tools.estimate(features, view)
         complexity = self.complexity(features)
@@ -43,3 +45,8 @@ class Classifier:
             several_calls=several,
             reason=f"complexity {complexity:.2f}; {kept.reason}",
         )
+
+    def features(self, view: PromptView) -> Features:
+        """The features of a request; those of the one that was judged last are still at hand."""
+        last = self._last
+        return last[1] if last is not None and last[0] is view else extract(view)

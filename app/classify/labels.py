@@ -73,6 +73,10 @@ def _labels(parts: dict[str, np.ndarray], topics: int) -> list[SavedLabel]:
         raise ValueError("the words do not fit their counts")
     if parts["hashed"].size and int(parts["hashed"].max()) >= HASH_COLUMNS:
         raise ValueError("a word lies outside the hashed columns")
+    gains, chances = parts["gain"], parts["propensity"]
+    sound = (np.abs(gains) <= 1).all() and ((chances > 0) & (chances <= 1)).all()
+    if not sound or not (np.isfinite(parts["dense"]).all() and np.isfinite(parts["topics"]).all()):
+        raise ValueError("a gain, a propensity or a feature lies outside its range")
     words = np.split(parts["hashed"].astype(np.intp), np.cumsum(sizes)[:-1])
     dense, topic = parts["dense"].astype(np.float64), parts["topics"].astype(np.float64)
     gain, propensity = parts["gain"].tolist(), parts["propensity"].tolist()

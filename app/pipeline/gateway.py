@@ -37,6 +37,7 @@ from app.telemetry.timeline import Timeline
 
 if TYPE_CHECKING:
     from app.pipeline.meaning import Meaning  # needs this module
+    from app.pipeline.shadow import Shadow  # likewise
     from app.pipeline.shared_answers import SharedAnswers  # loads Redis' client
     from app.tools.registry import (
         Registry,  # loads validators and clients that few configurations need
@@ -148,6 +149,8 @@ class Gateway:
     """What that is looked for in, and how."""
     on_escalation: Callable[[str, str], None] = _uncounted
     """Told each escalation: what the fast answer lacked, and the outcome."""
+    shadow: Shadow | None = None
+    """None: no request is run on both tiers to learn from."""
     hedging: Hedging | None = None
     """None: no second call is ever made beside a first."""
     warm: WarmPrefixes = field(default_factory=WarmPrefixes)

@@ -1,4 +1,4 @@
-"""What the router learns from: verdicts on answers, turned into labels, and the refit beside serving.
+"""What the router learns from: verdicts and shadow runs, turned into labels, and the refit beside serving.
 
 A routed request is remembered by where it lies (``Point``: counts and hashes, never its text) and by
 the tier that answered. A verdict that comes later (``POST /v1/feedback``) becomes a label of the
@@ -9,8 +9,10 @@ powerful model's gain:
 * the powerful answer was bad: it did not help either (0);
 * the powerful answer was good: says nothing of what the fast one would have been, and is not a label.
 
-The learner decides when a refit is due; it runs in a thread, one at a time, and a head that does not
-rank newer labels at least as well does not take over. Not thread-safe but for the refit: one event loop
+Shadow runs (``app.pipeline.shadow``) bring labels with the propensity of having looked. The learner decides
+when a refit is due; it runs in a thread, one at a time, on this worker's labels and those that the host's
+other workers have saved, and a head that does not rank newer labels at least as well does not take over.
+Labels outlive the process (``app.pipeline.label_files``). Not thread-safe but for the refit: one event loop
 owns it.
 """
 
@@ -26,12 +28,14 @@ import numpy as np
 from app.classify.calibration import apgr
 from app.classify.classifier import Classifier
 from app.classify.complexity import GainHead, Point, fit_head, score
-from app.classify.features import extract
+from app.classify.labels import SavedLabel
 from app.domain.decisions import PromptView, Tier
-from app.routing.learning import Label, RouterLearner
+from app.pipeline.label_files import LabelFiles
+from app.routing.learning import Challenge, Label, RouterLearner
 
 REMEMBERED = 1_000
 """Routed requests that a verdict can still reach; as many as the trace ring remembers."""
+_SAVE_EVERY = 25
 _log = logging.getLogger("slipstream.router")
 
 
@@ -43,15 +47,22 @@ class RouteTeacher:
         self._classifier = classifier
         self._remembered = remembered
         self._seen: OrderedDict[tuple[str, str], tuple[Point, Tier]] = OrderedDict()
-        self._refitting: asyncio.Task[None] | None = None
+        self._working: asyncio.Task[None] | None = None
+        self._due = False
+        self._unsaved = 0
+        self.files: LabelFiles | None = None
+        """Where labels are kept; None: in memory alone."""
         self.learner: RouterLearner[Point, GainHead] = RouterLearner(_fit, score, _judge)
 
     def routed(self, tenant: str, request_id: str, view: PromptView, tier: Tier) -> None:
         """Remember a request that the score decided, for a verdict that may come."""
-        point = self._classifier.complexity.point(extract(view))
-        self._seen[tenant, request_id] = (point, tier)
+        self._seen[tenant, request_id] = (self.point(view), tier)
         if len(self._seen) > self._remembered:
             self._seen.popitem(last=False)
+
+    def point(self, view: PromptView) -> Point:
+        """Where a request lies."""
+        return self._classifier.complexity.point(self._classifier.features(view))
 
     def verdict(self, tenant: str, request_id: str, *, good: bool) -> str:
         """Take a verdict: ``learned``, ``no label`` (says nothing about the gain) or ``unknown``."""
@@ -61,30 +72,69 @@ class RouteTeacher:
         point, tier = seen
         if tier is Tier.POWERFUL and good:
             return "no label"
-        gain = 1.0 if tier is Tier.FAST and not good else 0.0
-        if self.learner.observe(Label(point, gain)) and self._refitting is None:
-            self._refitting = asyncio.get_running_loop().create_task(self._refit(), name="refit")
+        self.learn(point, 1.0 if tier is Tier.FAST and not good else 0.0)
         return "learned"
 
-    async def _refit(self) -> None:
+    def learn(self, point: Point, gain: float, propensity: float = 1.0) -> None:
+        """Take a label; refit and save beside serving when that is due."""
+        self._due |= self.learner.observe(Label(point, gain, propensity))
+        self._unsaved += 1
+        wanted = self._due or (self.files is not None and self._unsaved >= _SAVE_EVERY)
+        if wanted and self._working is None:
+            self._working = asyncio.get_running_loop().create_task(self._work(), name="refit")
+
+    def restore(self, files: LabelFiles) -> None:
+        """Keep labels in ``files`` from now on, and take up those that are there. Up to a second of CPU."""
+        self.files = files
+        for saved in files.own():
+            self.learner.observe(Label(saved.point, saved.gain, saved.propensity))
+        self.adopt(self.learner.challenge((*_labels(files.others()), *self.learner.snapshot())))
+
+    async def _work(self) -> None:
+        """Refit if that is due, and save."""
         try:
-            report = await asyncio.to_thread(self.learner.refit)
-            self._classifier.complexity.head = self.learner.champion
-            if report is not None:
-                _log.info(
-                    "router refit on %d labels: APGR %.3f before, %.3f after; %s",
-                    report.labels,
-                    report.champion,
-                    report.challenger,
-                    "swapped" if report.swapped else "kept",
-                )
+            due, self._due, self._unsaved = self._due, False, 0
+            labels = tuple(self.learner.labels)
+            if due:
+                self.adopt(await asyncio.to_thread(self._challenge, self.learner.snapshot()))
+            if self.files is not None:
+                await asyncio.to_thread(self.files.save, _saved(labels))
         finally:
-            self._refitting = None
+            self._working = None
+
+    def _challenge(self, labels: tuple[Label[Point], ...]) -> Challenge[GainHead] | None:
+        others = [] if self.files is None else _labels(self.files.others())
+        return self.learner.challenge((*others, *labels))
+
+    def adopt(self, challenge: Challenge[GainHead] | None) -> None:
+        """Let a head that held its own decide from now on."""
+        report = self.learner.adopt(challenge)
+        self._classifier.complexity.head = self.learner.champion
+        if report is not None:
+            _log.info(
+                "router refit on %d labels: APGR %.3f before, %.3f after; %s",
+                report.labels,
+                report.champion,
+                report.challenger,
+                "swapped" if report.swapped else "kept",
+            )
 
     async def aclose(self) -> None:
-        """Wait for a refit that is running: a thread cannot be stopped."""
-        if self._refitting is not None:
-            await self._refitting
+        """Wait for a refit that is running (a thread cannot be stopped), and save what is not yet."""
+        if self._working is not None:
+            await self._working
+        if self.files is not None:
+            if self._unsaved:
+                await asyncio.to_thread(self.files.save, _saved(tuple(self.learner.labels)))
+            self.files.close()
+
+
+def _saved(labels: Sequence[Label[Point]]) -> list[SavedLabel]:
+    return [SavedLabel(label.features, label.gain, label.propensity) for label in labels]
+
+
+def _labels(saved: Sequence[SavedLabel]) -> list[Label[Point]]:
+    return [Label(each.point, each.gain, each.propensity) for each in saved]
 
 
 def _fit(labels: Sequence[Label[Point]]) -> GainHead | None:

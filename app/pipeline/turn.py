@@ -174,6 +174,8 @@ def _route(view: PromptView, request: ChatRequest, gateway: Gateway, turn: Turn)
         )
         if not decision.forced:
             gateway.teacher.routed(turn.tenant, turn.request_id, view, decision.tier)
+            if gateway.shadow is not None:
+                gateway.shadow.consider(request, view, decision.score, turn.tenant)
         return choose(decision, view, request.dialect, gateway, turn)
 
 

@@ -45,6 +45,16 @@ class GuardMetrics:
             "Places at an upstream: the limit that was found, those in use, calls that wait for one.",
             ("provider", "which"),
         )
+        self.shadows = counter(
+            "slipstream_shadow_runs_total",
+            "Requests run on both tiers to learn from: judged, unjudged, failed or dropped.",
+            ("outcome",),
+        )
+        self.shadow_cost = counter(
+            "slipstream_shadow_cost_usd_total",
+            "What shadow runs cost, in USD, without the judge.",
+            (),
+        )
         self.hedges = counter(
             "slipstream_hedges_total",
             "Second calls beside a slow first one: won, lost or failed.",

@@ -285,6 +285,11 @@ class Metrics:
         """Count one answer that the powerful tier was asked for after the fast one."""
         self.escalations.child(lack, outcome).value += 1
 
+    def shadowed(self, outcome: str, usd: float) -> None:
+        """Count one shadow run and its cost."""
+        self.guards.shadows.child(outcome).value += 1
+        self.guards.shadow_cost.child().value += usd
+
     def hedged(self, outcome: str, tokens: int, usd: float) -> None:
         """Count one second call, and what the loser had generated and cost."""
         self.guards.hedges.child(outcome).value += 1

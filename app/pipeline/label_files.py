@@ -1,0 +1,106 @@
+"""The router's labels on disk: saved whole and at once, read back at start, shared by the workers of a host.
+
+Each worker owns one file of the folder, ``labels-N.npz``, for as long as it holds the lock beside it: the
+first free N, so the files of workers that are gone are taken over and not lost. It writes its own (to another
+name, then renamed) and reads the others': what one worker was taught, the next refit of every worker knows.
+Damaged files, and those of other versions, are put aside under another name and said; nothing is guessed from
+them. No prompt's text is in a file (``app.classify.labels``).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+from app.classify.labels import SavedLabel, from_bytes, to_bytes
+
+_MOST_WORKERS = 256
+
+
+class LabelFiles:
+    """The folder, and this worker's place in it. May be used from one thread at a time."""
+
+    def __init__(self, folder: Path, topics: int, on_fault: Callable[[str], None]) -> None:
+        """Take a place in ``folder``; where it cannot be written, nothing is kept, and that is said."""
+        self._folder, self._topics, self._on_fault = folder, topics, on_fault
+        self._lock: IO[bytes] | None = None
+        self._own: Path | None = None
+        self._read: dict[Path, tuple[int, list[SavedLabel]]] = {}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._take_a_place()
+        except OSError as exc:
+            on_fault(f"the router's labels cannot be kept in {folder}: {exc.strerror}")
+
+    def _take_a_place(self) -> None:
+        for number in range(_MOST_WORKERS):
+            lock = (self._folder / f"labels-{number}.lock").open("wb")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.close()
+                continue
+            self._lock, self._own = lock, self._folder / f"labels-{number}.npz"
+            return
+
+    def own(self) -> list[SavedLabel]:
+        """The labels of this place, oldest first."""
+        return [] if self._own is None or not self._own.exists() else self._load(self._own)
+
+    def others(self) -> list[SavedLabel]:
+        """The labels of all other places as they stand now; unchanged files are not read again."""
+        found: list[SavedLabel] = []
+        for path in sorted(self._folder.glob("labels-*.npz")):
+            if path == self._own:
+                continue
+            with suppress(OSError):
+                changed = path.stat().st_mtime_ns
+                if path not in self._read or self._read[path][0] != changed:
+                    self._read[path] = (changed, self._load(path))
+                found += self._read[path][1]
+        return found
+
+    def save(self, labels: Sequence[SavedLabel]) -> None:
+        """Keep ``labels`` in this worker's file; a full disk is said and leaves the old file."""
+        if self._own is None:
+            return
+        begun = self._own.with_suffix(".new")
+        try:
+            with begun.open("wb") as file:
+                file.write(to_bytes(labels))
+                file.flush()
+                os.fsync(file.fileno())
+            begun.replace(self._own)
+        except OSError as exc:
+            self._on_fault(f"the router's labels cannot be written to {self._own}: {exc.strerror}")
+
+    def close(self) -> None:
+        """Leave the place to the next worker."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = self._own = None
+
+    def _load(self, path: Path) -> list[SavedLabel]:
+        try:
+            return from_bytes(path.read_bytes(), topics=self._topics)
+        except (ValueError, OSError) as exc:
+            aside = path.with_suffix(".unreadable")
+            with suppress(OSError):
+                path.replace(aside)
+            self._on_fault(f"{path.name} was put aside as {aside.name}: {exc}"[:300])
+            return []
+
+
+def read_all(folder: Path, topics: int) -> list[SavedLabel]:
+    """Every label of ``folder``, for a report; changes nothing. Raises ValueError for a damaged file."""
+    found: list[SavedLabel] = []
+    for path in sorted(folder.glob("labels-*.npz")):
+        try:
+            found += from_bytes(path.read_bytes(), topics=topics)
+        except ValueError as exc:
+            raise ValueError(f"{path}: {exc}") from exc
+    return found

@@ -1,0 +1,85 @@
+"""``slipstream router report``: how well the router ranks this gateway's own requests, label by label.
+
+It reads the labels under ``state.data_dir``, beside running gateways, and changes nothing. Heads are fitted
+on the oldest 50, 100, 200 ... labels and judged on the newest quarter, which none of them has seen. The
+figure is APGR, weighted by inverse propensity: 0.5 is a coin, and its interval is a bootstrap's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from app.settings import load
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from app.classify.labels import SavedLabel
+
+_FIRST = 50
+_LEAST_JUDGED = 20
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's words and options."""
+    words = parser.add_subparsers(title="what to do", metavar="WHAT", required=True)
+    report = words.add_parser("report", help="Print the learning curve.", allow_abbrev=False)
+    report.add_argument("--config", metavar="FILE", help="configuration; else the built-in one")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the report; 1 where the labels cannot be read."""
+    from app.classify.topics import Topics  # numpy: other commands do without
+    from app.pipeline.label_files import read_all
+
+    folder = Path(load(options.config).state.data_dir) / "router"
+    try:
+        labels = read_all(folder, len(Topics.shipped().names))
+    except (OSError, ValueError) as exc:
+        sys.stderr.write(f"slipstream: {exc}\n")
+        return 1
+    sys.stdout.write("\n".join(report(labels, str(folder))) + "\n")
+    return 0
+
+
+def report(labels: Sequence[SavedLabel], where: str) -> list[str]:
+    """The report's lines. ``labels``: oldest first."""
+    from app.classify.complexity import fit_head, score
+
+    gained = sum(label.gain > 0 for label in labels)
+    lines = [f"{where}: {len(labels)} labels, the powerful answer was better in {gained}"]
+    held = len(labels) // 4
+    if held < _LEAST_JUDGED:
+        return [*lines, f"too few to judge by: {4 * _LEAST_JUDGED} make a first report"]
+    known, judged = labels[: len(labels) - held], labels[len(labels) - held :]
+    lines.append(f"{'labels':>8}  {'APGR':>6}  95 % interval, on the newest {held} labels")
+    prior = [score(None, label.point) for label in judged]
+    lines.append(_line("prior", prior, judged))
+    size = _FIRST
+    while True:
+        size = min(size, len(known))
+        head = fit_head(
+            [label.point for label in known[:size]],
+            [label.gain for label in known[:size]],
+            [1.0 / max(0.05, label.propensity) for label in known[:size]],
+        )
+        scores = [score(head, label.point) for label in judged]
+        lines.append(_line(str(size), scores, judged, "" if head else "nothing to learn from"))
+        if size == len(known):
+            return lines
+        size *= 2
+
+
+def _line(name: str, scores: list[float], judged: Sequence[SavedLabel], note: str = "") -> str:
+    import numpy as np
+
+    from app.classify.calibration import apgr, apgr_interval
+
+    gain = np.array([label.gain for label in judged])
+    weight = np.array([1.0 / max(0.05, label.propensity) for label in judged])
+    value = apgr(np.array(scores), gain, weight=weight)
+    low, high = apgr_interval(np.array(scores), gain, weight=weight)
+    return f"{name:>8}  {value:6.3f}  {low:.3f} to {high:.3f}  {note}".rstrip()

@@ -1,0 +1,134 @@
+"""Labels on disk: what was taught outlives the process, is shared on a host, and rubbish is put aside."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from app.classify.classifier import Classifier
+from app.classify.labels import SavedLabel, to_bytes
+from app.domain.decisions import PromptView, Tier
+from app.pipeline.label_files import LabelFiles, read_all
+from app.pipeline.teaching import RouteTeacher
+from app.router_command import report
+
+TOPICS = len(Classifier().complexity.topics.names)
+
+
+@pytest.fixture
+def faults() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def labels() -> list[SavedLabel]:
+    """Requests about code gain from the powerful model, others do not."""
+    teacher, random, found = RouteTeacher(Classifier()), Random(3), []
+    for number in range(240):
+        hard = number % 2 == 0
+        subject = "Refactor the deadlock in this scheduler" if hard else "Name the capital of land"
+        point = teacher.point(PromptView(f"{subject} {number} {random.random():.3f}"))
+        found.append(SavedLabel(point, float(hard), 0.5 if number % 3 else 1.0))
+    return found
+
+
+def open_in(folder: Path, faults: list[str]) -> LabelFiles:
+    return LabelFiles(folder, TOPICS, faults.append)
+
+
+def test_what_was_saved_is_there_after_a_restart(tmp_path, faults, labels):
+    files = open_in(tmp_path, faults)
+    files.save(labels)
+    files.close()
+    again = open_in(tmp_path, faults)
+    assert [label.gain for label in again.own()] == [label.gain for label in labels]
+    assert not again.others()
+    assert not faults
+    again.close()
+
+
+def test_each_worker_has_its_own_file_and_sees_the_others(tmp_path, faults, labels):
+    one, two = open_in(tmp_path, faults), open_in(tmp_path, faults)
+    one.save(labels[:100])
+    two.save(labels[100:])
+    assert (len(one.own()), len(one.others())) == (100, 140)
+    assert (len(two.own()), len(two.others())) == (140, 100)
+    assert len(read_all(tmp_path, TOPICS)) == 240
+    one.close()
+    three = open_in(tmp_path, faults)
+    assert len(three.own()) == 100  # the place, and the labels, of a worker that is gone
+    two.close()
+    three.close()
+
+
+@pytest.mark.parametrize("rubbish", [b"", b"PK\x03\x04 no archive", bytes(range(256)) * 40])
+def test_rubbish_is_put_aside_and_said(tmp_path, faults, rubbish):
+    (tmp_path / "labels-0.npz").write_bytes(rubbish)
+    files = open_in(tmp_path, faults)
+    assert files.own() == []
+    assert len(faults) == 1
+    assert "labels-0.unreadable" in faults[0]
+    assert (tmp_path / "labels-0.unreadable").read_bytes() == rubbish
+    files.close()
+
+
+@pytest.mark.parametrize("bad", [{"gain": 7.0}, {"gain": float("nan")}, {"propensity": 0.0}])
+def test_a_label_outside_its_range_is_rubbish_too(tmp_path, faults, labels, bad):
+    wrong = SavedLabel(labels[0].point, bad.get("gain", 0.0), bad.get("propensity", 1.0))
+    (tmp_path / "labels-0.npz").write_bytes(to_bytes([wrong]))
+    files = open_in(tmp_path, faults)
+    assert files.own() == []
+    assert faults
+    files.close()
+
+
+def test_a_folder_that_cannot_be_made_keeps_nothing_and_says_so(tmp_path, faults, labels):
+    (tmp_path / "file").write_text("in the way")
+    files = open_in(tmp_path / "file", faults)
+    files.save(labels)
+    assert faults
+    files.close()
+
+
+def test_a_restarted_router_decides_by_what_it_was_taught(tmp_path, faults, labels):
+    files = open_in(tmp_path, faults)
+    files.save(labels)
+    files.close()
+    classifier = Classifier()
+    teacher = RouteTeacher(classifier)
+    teacher.restore(open_in(tmp_path, faults))
+    assert classifier.complexity.head is not None
+    hard = classifier.classify(PromptView("Refactor the deadlock in this scheduler 999"))
+    easy = classifier.classify(PromptView("Name the capital of land 999"))
+    assert hard.complexity > easy.complexity + 0.2
+    assert teacher.files is not None
+    teacher.files.close()
+
+
+def test_verdicts_are_saved_when_the_gateway_ends(tmp_path, faults):
+    async def go() -> None:
+        teacher = RouteTeacher(Classifier())
+        teacher.restore(open_in(tmp_path, faults))
+        for number in range(30):
+            teacher.routed("t", str(number), PromptView(f"Question {number}"), Tier.FAST)
+            teacher.verdict("t", str(number), good=number % 2 == 0)
+        await teacher.aclose()
+
+    asyncio.run(go())
+    assert len(read_all(tmp_path, TOPICS)) == 30
+    assert threading.active_count() >= 1
+
+
+def test_the_report_prints_the_curve_with_its_interval(labels):
+    lines = report(labels, "here")
+    assert lines[0] == "here: 240 labels, the powerful answer was better in 120"
+    sizes = [line.split()[0] for line in lines[2:]]
+    assert sizes == ["prior", "50", "100", "180"]
+    prior, best = (float(lines[at].split()[1]) for at in (2, -1))
+    assert best >= prior > 0.6
+    assert all(" to " in line for line in lines[2:])
+    assert "too few" in report(labels[:40], "here")[1]
