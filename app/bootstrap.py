@@ -32,6 +32,7 @@ from app.classify.classifier import Classifier
 from app.domain.agents import Agent
 from app.domain.chat import Dialect
 from app.domain.decisions import PromptView, Tier
+from app.domain.model_call import Headers
 from app.domain.models import Model
 from app.domain.usage import Price
 from app.errors import StoreError
@@ -46,7 +47,7 @@ from app.pipeline.gated import Gated
 from app.pipeline.gateway import Gateway
 from app.pipeline.teaching import RouteTeacher
 from app.pipeline.turn import serve
-from app.ports import Headers, Provider
+from app.ports import Provider
 from app.providers.profiles import abilities
 from app.providers.wire import WireOptions, WireProvider
 from app.routing.gate import Gate, GateLimits
@@ -203,7 +204,7 @@ async def _meaning(
         classify=gateway.classifier.classify,
         codecs=gateway.codecs,
         ttl_s=wanted.ttl_s,
-        on_settled=lambda word: metrics.semantic_answers.child(word).inc(),
+        on_settled=lambda word, count: metrics.semantic_answers.child(word).inc(count),
         sharing=gateway.sharing,
     )
     # Known from the start, so that a panel shows nought rather than nothing.

@@ -7,87 +7,15 @@ routing score, metrics and settings are never abstracted.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from app.domain.chat import ChatRequest, Conversation, Dialect, Json, PlainRequest
-from app.domain.deadline import Deadline
 from app.domain.decisions import PromptView
 from app.domain.events import Answer, Emit, Event
+from app.domain.model_call import ModelCall
 from app.domain.models import Model
 from app.domain.usage import Usage
 from app.errors import GatewayError, UpstreamError, UpstreamStatus
-
-Headers = tuple[tuple[bytes, bytes], ...]
-
-
-@dataclass(slots=True)
-class CallTiming:
-    """What happened when, in nanoseconds of the monotonic clock; 0 = did not happen (yet)."""
-
-    started_ns: int = 0
-    connected_ns: int = 0
-    """0 also when a kept-alive connection served."""
-    sent_ns: int = 0
-    headers_ns: int = 0
-    first_event_ns: int = 0
-    ended_ns: int = 0
-    reused: bool = False
-
-
-@dataclass(slots=True)
-class ModelCall:
-    """One call of one model: filled in by the pipeline, reported on by the provider.
-
-    ``native`` is the request to pass through untouched when the provider speaks its dialect; otherwise the
-    provider writes ``conversation`` in a dialect that it does speak. ``want`` names the dialect in which the
-    caller reads the answer: a provider that answers in that dialect emits ``Frames``/``Whole``, one that does
-    not emits neutral events. ``neutral`` asks for neutral events in any case (agents, escalation checks).
-    """
-
-    model: Model
-    stream: bool
-    deadline: Deadline
-    native: ChatRequest | None = None
-    conversation: Conversation | None = None
-    neutral: bool = False
-    request_id: str = ""
-    timing: CallTiming = field(default_factory=CallTiming)
-    usage: Usage | None = None
-    """Set by the provider when the upstream told it, before its ``stream`` returns."""
-    tokens_streamed: int = 0
-    """Content frames or deltas seen; set while streaming."""
-    complete: bool = False
-    """True once the upstream ended the answer in its dialect's own way."""
-    finish: str = ""
-    """The neutral finish reason where it is known ("" = not)."""
-    dropped: tuple[str, ...] = ()
-    """Hints of the caller that the target's dialect could not carry."""
-    upstream_status: int = 0
-    tenant: str = ""
-    """Whose it is: places at a busy upstream go to tenants in turn."""
-    traceparent: str = ""
-    """The W3C header that the call carries; empty = none."""
-    response_headers: Headers = ()
-    """The vendor's rate-limit, request-id and similar headers."""
-    prompts: PromptShaper | None = None
-    """What may be done to a long prompt on its way out; None = nothing."""
-    shaped: object = None  # what ``prompts`` found out about this call; its own affair
-
-
-class PromptShaper(Protocol):
-    """What makes the vendor's prompt cache work. Bodies below ``least_bytes`` are none of its business."""
-
-    least_bytes: int
-
-    def shape(self, call: ModelCall, dialect: Dialect, body: bytes) -> bytes:
-        """The body to send instead of ``body``: the same prompt, with breakpoints where they pay."""
-
-    async def gate(self, call: ModelCall, emit: Emit) -> Emit:
-        """Wait for who writes the same prefix right now; gives the ``emit`` to use. Bounded in time."""
-
-    def settle(self, call: ModelCall) -> None:
-        """The call is over, however it ended; never waits."""
 
 
 class Provider(Protocol):

@@ -17,10 +17,10 @@ from app.api.inference import (
 from app.api.outlet import Outlet, outlet_of
 from app.domain.chat import ChatRequest, Dialect, Json
 from app.domain.deadline import Deadline
+from app.domain.model_call import ModelCall
 from app.domain.models import Model
 from app.errors import GatewayError, MethodNotAllowed, NotFound, Unsupported
 from app.pipeline.turn import AUTO
-from app.ports import ModelCall
 from app.telemetry.timeline import Timeline
 
 _BYTES_PER_TOKEN = 4

@@ -26,6 +26,7 @@ from app.api.response import Answering, Pulse, Recorder, TurnResponse, retry_aft
 from app.domain.chat import ChatRequest, Dialect, Json
 from app.domain.deadline import Deadline
 from app.domain.decisions import CacheMode, Tier
+from app.domain.model_call import Headers
 from app.domain.turn_record import TurnRecord
 from app.errors import (
     BadRequest,
@@ -37,7 +38,6 @@ from app.errors import (
     TooLarge,
 )
 from app.pipeline.gateway import Gateway, Turn
-from app.ports import Headers
 from app.telemetry.timeline import Timeline
 
 _Choice = TypeVar("_Choice", CacheMode, Tier)

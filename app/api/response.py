@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 from typing import Protocol
 
 from app.api.outlet import AsgiOutlet, Outlet
@@ -54,9 +55,9 @@ class Recorder(Protocol):
 class Answering(Protocol):
     """The pipeline: ``app.pipeline.turn.answer`` or an agent's run."""
 
-    async def __call__(
+    def __call__(
         self, request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit
-    ) -> None:
+    ) -> Awaitable[None]:
         """Answer through ``emit``."""
         ...
 
@@ -174,13 +175,17 @@ class TurnResponse:
         if not outlet.try_write(data, followed):
             await outlet.write(data)
 
-    def offer(self, frames: Frames) -> bool:
-        """Write frames of a stream that is under way, if that takes no wait; the emit's ``Offer``."""
+    def offer(self, event: Frames | Whole) -> bool:
+        """Write frames of a stream that is under way, or take a whole answer, if that takes no wait."""
+        if isinstance(event, Whole):
+            if not self._request.stream:
+                self._whole = event.body
+            return not self._request.stream
         if not self._began or self._beginning is not None:
             return False
         self.last_write_s = self._pulse.now_s
         flight = self._turn.flight
-        return self._outlet.try_write(frames.data, flight is not None and flight.followers > 0)
+        return self._outlet.try_write(event.data, flight is not None and flight.followers > 0)
 
     def _encode(self, event: Event) -> bytes:
         """The bytes of an event in a stream; nothing in a JSON answer, which is written whole at the end."""

@@ -16,26 +16,20 @@ import asyncio
 from collections.abc import Callable
 
 from app.domain.chat import Dialect
-from app.domain.events import Emit, Event, Frames, offer_of
+from app.domain.events import Emit, Event, Frames, Offer, Whole, offer_of
 from app.errors import GatewayError, UpstreamClosed
 
 
 class Flight:
     """One running call; owned by the leader's task, read by followers of the same event loop."""
 
-    __slots__ = (
-        "_news",
-        "cancel",
-        "dialect",
-        "done",
-        "error",
-        "events",
-        "followers",
-        "leader",
-        "leader_gone",
-        "streamed",
-        "usage_shown",
-    )
+    # How every flight begins: stands here once rather than in each.
+    followers = 0
+    leader_gone = done = False
+    error: GatewayError | None = None
+    _news: list[asyncio.Future[None]] | None = None
+    _emit: Emit | None = None
+    _offer: Offer | None = None
 
     def __init__(
         self,
@@ -56,10 +50,6 @@ class Flight:
         self.leader = leader
         """The leader's turn: what followers say about model, tier and reason."""
         self.events: list[Event] = []
-        self.followers = 0
-        self.leader_gone = self.done = False
-        self.error: GatewayError | None = None
-        self._news: list[asyncio.Future[None]] | None = None
 
     def finish(self, error: GatewayError | None) -> None:
         """The call is over, whole (None) or failed."""
@@ -74,13 +64,25 @@ class Flight:
 
     def recording(self, emit: Emit) -> Emit:
         """The leader's ``emit``: keeps every event, and hands it on while the leader's client is there."""
-        return _Recording(self, emit)
+        self._emit, self._offer = emit, offer_of(emit)
+        return self
 
-    def keep(self, event: Event) -> None:
-        """Keep an event for those who follow and for the cache."""
+    async def __call__(self, event: Event) -> None:
+        """Keep an event for those who follow and for the cache, and hand it on to the leader's client."""
         self.events.append(event)
         if self.followers:
             self.wake()
+        if self._emit is not None and not self.leader_gone:
+            await self._emit(event)
+
+    def offer(self, event: Frames | Whole) -> bool:
+        """As a call, where the leader's client can take it at once; else False and nothing is changed."""
+        if not self.leader_gone and (self._offer is None or not self._offer(event)):
+            return False
+        self.events.append(event)
+        if self.followers:
+            self.wake()
+        return True
 
     async def follow(self, emit: Emit) -> None:
         """Hand on everything that was and will be said; raises the call's failure after what came before it.
@@ -118,30 +120,6 @@ class Flight:
         for future in news or ():
             if not future.done():
                 future.set_result(None)
-
-
-class _Recording:
-    """The leader's ``Emit``, with an ``Offer`` where the one behind it has one."""
-
-    __slots__ = ("_behind", "_emit", "_flight")
-
-    def __init__(self, flight: Flight, emit: Emit) -> None:
-        self._flight, self._emit, self._behind = flight, emit, offer_of(emit)
-
-    async def __call__(self, event: Event) -> None:
-        flight = self._flight
-        flight.keep(event)
-        if not flight.leader_gone:
-            await self._emit(event)
-
-    def offer(self, frames: Frames) -> bool:
-        flight = self._flight
-        if not flight.leader_gone and (self._behind is None or not self._behind(frames)):
-            return False
-        flight.events.append(frames)
-        if flight.followers:
-            flight.wake()
-        return True
 
 
 class Flights:

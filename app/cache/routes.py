@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -56,6 +56,11 @@ class Routes:
         self._on_fault = on_fault
         self._routes: OrderedDict[str, Route] = OrderedDict()
         self._fit: Refitting | None = None
+
+    @property
+    def in_memory(self) -> Mapping[str, Route]:
+        """Those in memory by name, as they are at any time: to look is not to use."""
+        return self._routes
 
     def known(self, name: str) -> Route | None:
         """The route, if it is in memory."""

@@ -158,11 +158,6 @@ class SemanticCache:
 
     # ---------------------------------------------------------------- on the request's path
 
-    def open(self, name: str) -> bool:
-        """Whether anything could be served on this route now, so that asking is worth the wait."""
-        route = self.routes.known(name)
-        return route is not None and route.state.threshold is not None
-
     async def look(self, asked: Asked) -> Look:
         """Look for an answer that may be served, for at most the budget; never raises."""
         found = await self._look(asked)

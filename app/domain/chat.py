@@ -24,6 +24,9 @@ class Dialect(StrEnum):
     RESPONSES = "openai_responses"
     MESSAGES = "anthropic_messages"
 
+    # As the text that it is: the enumeration's own is a call of Python at each look into a dict.
+    __hash__ = str.__hash__
+
 
 class Role(StrEnum):
     """Who speaks. ``TOOL`` messages hold tool results only."""

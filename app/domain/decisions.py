@@ -15,6 +15,9 @@ class Tier(StrEnum):
     FAST = "fast"
     POWERFUL = "powerful"
 
+    # As the text that it is: the enumeration's own is a call of Python at each look into a dict.
+    __hash__ = str.__hash__
+
 
 class Cacheability(StrEnum):
     """Whether, and how long, an answer may be kept."""
@@ -37,6 +40,8 @@ class CacheOutcome(StrEnum):
     MISS = "miss"
     BYPASS = "bypass"
 
+    __hash__ = str.__hash__
+
 
 class CacheMode(StrEnum):
     """What the caller asked of the cache through the ``x-slipstream-cache`` request header."""
@@ -45,6 +50,8 @@ class CacheMode(StrEnum):
     BYPASS = "bypass"
     REFRESH = "refresh"
     ONLY = "only"
+
+    __hash__ = str.__hash__
 
 
 @dataclass(frozen=True, slots=True)

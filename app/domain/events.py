@@ -174,8 +174,8 @@ Event = (
 Emit = Callable[[Event], Awaitable[None]]
 """Hand one event on; awaiting it is the back-pressure. Raises when the receiver is gone."""
 
-Offer = Callable[[Frames], bool]
-"""An ``Emit`` that never waits: takes the frames whole at once, or says no and has changed nothing."""
+Offer = Callable[[Frames | Whole], bool]
+"""An ``Emit`` that never waits: takes the event whole at once, or says no and has changed nothing."""
 
 
 def offer_of(emit: Emit) -> Offer | None:

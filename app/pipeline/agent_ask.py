@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from app.domain.chat import Conversation
 from app.domain.events import Emit
+from app.domain.model_call import ModelCall
 from app.domain.models import Model
 from app.domain.run_events import MessageEnded, MessageStarted, MessageText
 from app.pipeline.agent_time import TimePlan
 from app.pipeline.converse import ask
-from app.ports import ModelCall
 
 if TYPE_CHECKING:
     from app.pipeline.agent import AgentRun

@@ -8,15 +8,17 @@ answer, and nothing shown is silently replaced. A provider's refusal that anothe
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
 
 from app.domain.chat import ChatRequest
 from app.domain.events import Emit
+from app.domain.model_call import ModelCall
 from app.domain.models import Model
 from app.domain.trace_context import TurnTrace
 from app.errors import (
     DeadlineExceeded,
+    GatewayError,
     Overloaded,
     Unsupported,
     UpstreamError,
@@ -25,58 +27,87 @@ from app.errors import (
 )
 from app.pipeline.gateway import Gateway, Turn
 from app.pipeline.hedged import hedged
-from app.ports import CallTiming, ModelCall
 from app.routing.rate_headers import hold_s
+from app.telemetry.timeline import OpenSpan
 
 _RATE_LIMITED = 429
 _SERVER_ERROR = 500
 
 
-async def converse(
+def converse(
     request: ChatRequest, gateway: Gateway, turn: Turn, candidates: Sequence[Model], emit: Emit
-) -> None:
+) -> Awaitable[None]:
     """Stream the answer of the first candidate that begins to answer; raises the last failure."""
-    calls, unsupported = _calls(request, gateway, turn, candidates)
-    if not calls:
-        assert unsupported is not None  # noqa: S101 - no candidate is left out for another reason
-        raise unsupported
-    await ask(calls, gateway, turn, emit)
+    if len(candidates) == 1:
+        model = candidates[0]
+        if request.dialect in gateway.providers[model.provider].dialects():
+            call = ModelCall(model, request.stream, turn.deadline, request)
+            call.request_id = turn.request_id
+            return ask((call,), gateway, turn, emit)
+    return ask(_calls(request, gateway, turn, candidates), gateway, turn, emit)
 
 
 async def ask(calls: Sequence[ModelCall], gateway: Gateway, turn: Turn, emit: Emit) -> None:
     """Stream the answer of the first of ``calls`` that begins to answer; raises the last failure."""
-    call, others = calls[0], list(calls[1:])
-    retries = gateway.retries.get(call.model.provider, 1)
-    failure: UpstreamError | None = None
+    call = calls[0]
+    others = list(calls[1:]) if len(calls) > 1 else []
+    tried: _Tried | None = None
     while True:
+        span = failure = ok = None
         try:
             if others and call.stream and gateway.hedging is not None:
                 await hedged(call, others, gateway, turn, emit, _run)
             else:
-                await _run(call, gateway, turn, emit)
-        except (Unsupported, Overloaded) as refusal:
+                span = _begin(call, gateway, turn)
+                await gateway.providers[call.model.provider].stream(call, emit)
+            ok = True
+        except (Unsupported, Overloaded, UpstreamError) as error:
+            failure = error
+        finally:
+            if span is not None:
+                _settle(call, gateway, turn, span, ok, failure)
+        if failure is None:
+            return
+        tried = tried or _Tried(gateway.retries.get(call.model.provider, 1))
+        call = tried.after(failure, call, others, gateway, turn)
+
+
+@dataclass(slots=True)
+class _Tried:
+    """What is left to try, after a first failure."""
+
+    retries: int
+    failure: UpstreamError | None = None
+
+    def after(
+        self,
+        failure: Unsupported | Overloaded | UpstreamError,
+        call: ModelCall,
+        others: list[ModelCall],
+        gateway: Gateway,
+        turn: Turn,
+    ) -> ModelCall:
+        """The call to make next; raises the failure where none may end better."""
+        if isinstance(failure, (Unsupported, Overloaded)):
             # Its dialect cannot carry the request, or there is no place at it. Nobody was asked; another
             # deployment may take it.
             if not others:
-                raise failure or refusal from None
-            call = others.pop(0)
-        except UpstreamError as error:
-            failure = error
-            # The next deployment, or the same one once more, if this one failed before a word was said.
-            candidate = _next(others, gateway) or _again(call)
-            said = turn.upstream is not None and turn.upstream.first_event_ns
-            if said or not retries or not _worth_another_try(error, call, candidate, gateway):
-                raise
-            retries -= 1
-            call = candidate
-        else:
-            return
+                raise self.failure or failure from None
+            return others.pop(0)
+        self.failure = failure
+        # The next deployment, or the same one once more, if this one failed before a word was said.
+        candidate = _next(others, gateway) or call.again()
+        said = turn.upstream is not None and turn.upstream.first_event_ns
+        if said or not self.retries or not _worth_another_try(failure, call, candidate, gateway):
+            raise failure
+        self.retries -= 1
+        return candidate
 
 
 def _calls(
     request: ChatRequest, gateway: Gateway, turn: Turn, candidates: Sequence[Model]
-) -> tuple[list[ModelCall], Unsupported | None]:
-    """A call for each candidate that can carry the request, and why one cannot."""
+) -> list[ModelCall]:
+    """A call for each candidate that can carry the request; raises ``Unsupported`` where none can."""
     calls: list[ModelCall] = []
     unsupported: Unsupported | None = None
     conversation = None
@@ -92,7 +123,9 @@ def _calls(
                 continue
             call.conversation = conversation
         calls.append(call)
-    return calls, unsupported
+    if not calls and unsupported is not None:
+        raise unsupported
+    return calls
 
 
 def _next(others: list[ModelCall], gateway: Gateway) -> ModelCall | None:
@@ -101,10 +134,6 @@ def _next(others: list[ModelCall], gateway: Gateway) -> ModelCall | None:
         if not gateway.load.is_open(other.model.name):
             return others.pop(at)
     return None
-
-
-def _again(call: ModelCall) -> ModelCall:
-    return replace(call, timing=CallTiming(), dropped=(), response_headers=(), shaped=None)
 
 
 def _worth_another_try(
@@ -125,50 +154,69 @@ def _worth_another_try(
 
 
 async def _run(call: ModelCall, gateway: Gateway, turn: Turn, emit: Emit) -> None:
-    """Run one call; settle its time, tokens and money whatever happens."""
-    model, timing, load = call.model, call.timing, gateway.load
+    """Run one call of a race; settle its time, tokens and money whatever happens."""
+    span, ok, failure = _begin(call, gateway, turn), None, None
+    try:
+        await gateway.providers[call.model.provider].stream(call, emit)
+        ok = True
+    except UpstreamError as error:
+        failure = error
+        raise
+    finally:
+        _settle(call, gateway, turn, span, ok, failure)
+
+
+def _begin(call: ModelCall, gateway: Gateway, turn: Turn) -> OpenSpan:
+    """A call is about to be made; raises ``DeadlineExceeded`` where there is no time left for it."""
     if turn.deadline.at_s is not None and turn.deadline.passed(gateway.clock()):
         message = (
             "the deadline passed before a model could be asked: "
             "allow more time in x-slipstream-deadline-ms"
         )
         raise DeadlineExceeded(message)
-    turn.model, turn.upstream, turn.call = model, timing, call
+    model = call.model
+    turn.model, turn.upstream, turn.call = model, call, call
     call.tenant, call.prompts = turn.tenant, gateway.prompts
     if gateway.tracing or turn.traceparent:
         call.traceparent = _traceparent(turn, gateway)
     turn.attempts += 1
     gateway.retry_budget.deposit()
-    load.begin(model.name)
-    ok: bool | None = None
-    span = turn.timeline.stage("upstream", model.label)
-    try:
-        await gateway.providers[model.provider].stream(call, emit)
-        ok = True
-    except UpstreamError as error:
-        ok = _blame(error, model, gateway)
-        gateway.on_failure(model.provider, error.code)
-        raise
-    finally:
-        span.end()
-        if call.shaped is not None and call.prompts is not None:
-            call.prompts.settle(call)
-        took_ns = span.end_ns - span.start_ns
-        first_ns = timing.first_event_ns
-        load.end(
-            model.name,
-            ok=ok,
-            ttft_s=(first_ns - span.start_ns) / 1e9 if first_ns else None,
-            total_s=took_ns / 1e9,
-        )
-        if turn.call is call:  # not the loser of a race
-            turn.upstream_ns += took_ns
-            turn.usage, turn.finish, turn.complete = call.usage, call.finish, call.complete
-            turn.tokens_streamed, turn.vendor_headers = call.tokens_streamed, call.response_headers
-        if turn.band:
-            _learn(call, gateway, span.start_ns, span.end_ns, whole=ok is True)
-        if call.usage is not None:
-            turn.cost_usd += model.price.cost_usd(call.usage)
+    gateway.load.begin(model.name)
+    return turn.timeline.stage("upstream", model.label)
+
+
+def _settle(  # noqa: PLR0917 - made by position once a request
+    call: ModelCall,
+    gateway: Gateway,
+    turn: Turn,
+    span: OpenSpan,
+    ok: bool | None,  # noqa: FBT001
+    failure: GatewayError | None,
+) -> None:
+    """A call is over: account for its time, tokens and money. ``ok`` None: it was cancelled, or failed."""
+    span.end()
+    if call.shaped is not None and call.prompts is not None:
+        call.prompts.settle(call)
+    start_ns, model, usage = span.start_ns, call.model, call.usage
+    took_ns = span.end_ns - start_ns
+    first_ns = call.first_event_ns
+    if isinstance(failure, UpstreamError):
+        ok = _blame(failure, model, gateway)
+        gateway.on_failure(model.provider, failure.code)
+    gateway.load.end(
+        model.name,
+        ok=ok,
+        ttft_s=(first_ns - start_ns) / 1e9 if first_ns else None,
+        total_s=took_ns / 1e9,
+    )
+    if turn.call is call:  # not the loser of a race
+        turn.upstream_ns += took_ns
+        turn.usage, turn.finish, turn.complete = usage, call.finish, call.complete
+        turn.tokens_streamed = call.tokens_streamed
+    if turn.band:
+        _learn(call, gateway, start_ns, span.end_ns, whole=ok is True)
+    if usage is not None:
+        turn.cost_usd += model.price.cost_usd(usage)
 
 
 def _traceparent(turn: Turn, gateway: Gateway) -> str:
@@ -191,7 +239,7 @@ def _blame(error: UpstreamError, model: Model, gateway: Gateway) -> bool | None:
 
 def _learn(call: ModelCall, gateway: Gateway, start_ns: int, end_ns: int, *, whole: bool) -> None:
     """Let the router know what a routed call took, and what is left of the vendor's limits."""
-    name, first_ns = call.model.name, call.timing.first_event_ns
+    name, first_ns = call.model.name, call.first_event_ns
     if whole and call.stream and first_ns:
         tokens = call.usage.output_tokens if call.usage is not None else call.tokens_streamed
         took_s = (end_ns - start_ns) / 1e9

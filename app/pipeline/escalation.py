@@ -12,7 +12,7 @@ wrong: that costs a fast call and mends most of it.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 
 from app.domain.chat import ChatRequest
 from app.domain.decisions import Tier
@@ -36,18 +36,23 @@ from app.routing.lacks import other_language, refuses, repeats
 _REFUSED = frozenset({FinishReason.REFUSAL, FinishReason.CONTENT_FILTER})
 _ALL_BUT_CERTAIN = 0.95
 _OF_THE_ANSWER = (
-    "model", "upstream", "call", "usage", "finish", "complete", "tokens_streamed", "vendor_headers",
+    "model", "upstream", "call", "usage", "finish", "complete", "tokens_streamed",
     "answered_tier", "reason",
 )  # fmt: skip
 
 
-async def converse_or_escalate(
+def converse_or_escalate(
+    request: ChatRequest, gateway: Gateway, turn: Turn, candidates: Sequence[Model], emit: Emit
+) -> Awaitable[None]:
+    """Answer as ``converse`` does, or from the powerful tier where the fast one had no answer."""
+    if turn.routed and _may_escalate(gateway, candidates):
+        return _escalate(request, gateway, turn, candidates, emit)
+    return converse(request, gateway, turn, candidates, emit)
+
+
+async def _escalate(
     request: ChatRequest, gateway: Gateway, turn: Turn, candidates: Sequence[Model], emit: Emit
 ) -> None:
-    """Answer as ``converse`` does, or from the powerful tier where the fast one had no answer."""
-    if not _may_escalate(gateway, turn, candidates):
-        await converse(request, gateway, turn, candidates, emit)
-        return
     if request.stream:
         await _streamed(request, gateway, turn, candidates, emit)
         return
@@ -62,12 +67,9 @@ async def converse_or_escalate(
         await emit(event)
 
 
-def _may_escalate(gateway: Gateway, turn: Turn, candidates: Sequence[Model]) -> bool:
+def _may_escalate(gateway: Gateway, candidates: Sequence[Model]) -> bool:
     return (
-        gateway.escalate
-        and turn.routed
-        and candidates[0].tier is Tier.FAST
-        and bool(gateway.tiers[Tier.POWERFUL])
+        gateway.escalate and candidates[0].tier is Tier.FAST and bool(gateway.tiers[Tier.POWERFUL])
     )
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from time import monotonic_ns
 
 from app.domain.events import Emit
+from app.domain.model_call import ModelCall
 from app.errors import UpstreamStatus, UpstreamTimeout
-from app.ports import ModelCall, Provider
+from app.ports import Provider
 from app.routing.gate import Gate
 
 _TOO_MUCH = frozenset({429, 503, 529})

@@ -19,6 +19,7 @@ from app.domain.agents import Agent
 from app.domain.chat import Dialect
 from app.domain.deadline import Deadline
 from app.domain.decisions import CacheMode, CacheOutcome, Classification, Tier
+from app.domain.model_call import CallTiming, ModelCall
 from app.domain.models import Model
 from app.domain.turn_record import ToolUse
 from app.domain.usage import Usage
@@ -26,7 +27,7 @@ from app.lanes.rules import Lanes
 from app.pipeline.escalation_policy import Escalation
 from app.pipeline.speculation import Speculation
 from app.pipeline.teaching import RouteTeacher
-from app.ports import CallTiming, Codec, ModelCall, Provider
+from app.ports import Codec, Provider
 from app.prompts.caching import PromptCaching
 from app.routing.affinity import WarmPrefixes
 from app.routing.budget import RetryBudget
@@ -52,15 +53,12 @@ def _uncounted(_label: str, _other: str) -> None:
     """Count nothing: a gateway without metrics."""
 
 
-@dataclass(slots=True)
 class Turn:
-    """One request's life: what the caller wished, and what is said about the answer."""
+    """One request's life: what the caller wished, and what is said about the answer.
 
-    request_id: str
-    tenant: str
-    timeline: Timeline
-    deadline: Deadline
-    started_unix_s: float
+    What has not been said yet stands in the class: one is made for every request.
+    """
+
     user: str = ""
     cache_mode: CacheMode = CacheMode.DEFAULT
     tier: Tier | None = None
@@ -84,7 +82,6 @@ class Turn:
     score: float | None = None
     threshold: float | None = None
     dropped: tuple[str, ...] = ()
-    vendor_headers: tuple[tuple[bytes, bytes], ...] = ()
     usage: Usage | None = None
     cost_usd: float = 0.0
     saved_usd: float = 0.0
@@ -102,12 +99,31 @@ class Turn:
     routed: bool = False
     """The router's score decided, neither the caller nor a hard rule."""
     classification: Classification | None = None
-    tools: list[ToolUse] = field(default_factory=list)
+    tools: Sequence[ToolUse] = ()
     """Calls of the gateway's own tools, as they ended."""
     flight: Flight | None = None
     """The flight that this turn leads: while others follow it, its client may leave without ending it."""
     cancel: Callable[[], object] = nothing
     """Ends this turn's task."""
+
+    def __init__(
+        self,
+        request_id: str,
+        tenant: str,
+        timeline: Timeline,
+        deadline: Deadline,
+        started_unix_s: float,
+    ) -> None:
+        """A request has come in."""
+        self.request_id = request_id
+        self.tenant = tenant
+        self.timeline = timeline
+        self.deadline = deadline
+        self.started_unix_s = started_unix_s
+
+    def used(self, tool: ToolUse) -> None:
+        """One of the gateway's own tools was called."""
+        self.tools = (*self.tools, tool)
 
 
 @dataclass(slots=True)

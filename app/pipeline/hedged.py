@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Callable
 
 from app.domain.chat import TextPart
 from app.domain.events import Emit, Event, Offer, offer_of
+from app.domain.model_call import ModelCall
 from app.domain.usage import Usage
 from app.pipeline.gateway import Gateway, Turn
-from app.ports import ModelCall
 
 Run = Callable[[ModelCall, Gateway, Turn, Emit], Awaitable[None]]
 """Runs one call and settles its account."""

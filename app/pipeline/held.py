@@ -221,7 +221,7 @@ async def grey_race(
 
 
 _OF_THE_ANSWER = (
-    "model", "upstream", "call", "usage", "finish", "complete", "tokens_streamed", "vendor_headers",
+    "model", "upstream", "call", "usage", "finish", "complete", "tokens_streamed",
     "answered_tier", "reason", "upstream_ns", "attempts", "cost_usd",
 )  # fmt: skip
 

@@ -87,11 +87,12 @@ class Meaning:
         classify: Callable[[PromptView], Classification],
         codecs: Mapping[Dialect, Codec],
         ttl_s: float,
-        on_settled: Callable[[Settled], None],
+        on_settled: Callable[[Settled, int], None],
         sharing: Sharing | None = None,
     ) -> None:
-        """Nothing runs until ``run`` does."""
+        """Nothing runs until ``run`` does. ``on_settled`` is told what became of how many answers."""
         self.cache = cache
+        self._routes = cache.routes.in_memory
         self._classify, self._codecs = classify, codecs
         self._ttl_s, self._on_settled = ttl_s, on_settled
         self._sharing = sharing
@@ -103,14 +104,22 @@ class Meaning:
         """Answers a second that are learned from; the rest are dropped."""
         self._allowed = float(_MOST_WAITING_AT_ONCE)
         self._allowed_at_s = time.monotonic()
+        self._shut_until_s = 0.0
+        """Until then nothing is learned, so that most answers under load cost one look at the clock."""
+        self._dropped = 0
+        """Not told yet."""
 
     # ---------------------------------------------------------------- on the request's path
 
     def open(self, key: bytes, request: ChatRequest, gateway: Gateway, turn: Turn) -> bool:
         """Whether it may pay to look: the route is open, and no identical request is in flight to join."""
+        mode = turn.cache_mode
+        if mode is not CacheMode.DEFAULT and mode is not CacheMode.ONLY:
+            return False
+        route = self._routes.get(f"{turn.tenant}\x00{request.model}")  # route_name, without a call
         return (
-            turn.cache_mode in {CacheMode.DEFAULT, CacheMode.ONLY}
-            and self.cache.open(route_name(turn.tenant, request.model))
+            route is not None
+            and route.state.threshold is not None
             and gateway.flights.running(key) is None
         )
 
@@ -177,13 +186,17 @@ class Meaning:
         looked: Looked | None,
     ) -> None:
         """Learn some time later from the answer that was just kept under ``key``, if one was."""
+        if time.monotonic() < self._shut_until_s:
+            self._dropped += turn.complete
+            return
         entry = None if gateway.exact is None else gateway.exact.get(key)
         if entry is None or entry.request_id != turn.request_id:
             return  # it did not come whole
         if len(request.raw) > _MAX_BODY_BYTES:
             return
         if len(self._jobs) >= _MAX_WAITING or not self._may_learn():
-            self._on_settled("dropped")
+            self._dropped += 1
+            self._tell_dropped()
             return
         scope, at_unix_s = self._scope(request, turn), turn.started_unix_s
         known = turn.classification
@@ -208,9 +221,15 @@ class Meaning:
         self._allowed = min(max(_MOST_WAITING_AT_ONCE, self.most_per_s), self._allowed + earned)
         self._allowed_at_s = now_s
         if self._allowed < 1:
+            self._shut_until_s = now_s + (1 - self._allowed) / self.most_per_s
             return False
         self._allowed -= 1
         return True
+
+    def _tell_dropped(self) -> None:
+        if self._dropped:
+            self._on_settled("dropped", self._dropped)
+            self._dropped = 0
 
     def _scope(self, request: ChatRequest, turn: Turn) -> CacheScope:
         tier = "" if turn.tier is None else turn.tier.value
@@ -226,7 +245,8 @@ class Meaning:
         while True:
             await asyncio.sleep(_PAUSE_S)  # the answer's last bytes go out first
             while self._jobs:
-                self._on_settled(await self._settle(self._jobs[0]))
+                self._on_settled(await self._settle(self._jobs[0]), 1)
+                self._tell_dropped()
                 self._jobs.popleft()
                 if self._jobs:
                     crowded = len(self._jobs) > _LOAD

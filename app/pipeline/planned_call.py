@@ -63,7 +63,7 @@ async def planned_call(
         )
         outcome = ended.outcome if ended.outcome in _FINE else "error"
         start_ns = span.start_ns - run.turn.timeline.started_ns
-        run.turn.tools.append(ToolUse(name, start_ns, took_ns, outcome))
+        run.turn.used(ToolUse(name, start_ns, took_ns, outcome))
     return result
 
 

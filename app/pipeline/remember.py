@@ -186,27 +186,26 @@ def joinable(flight: Flight, request: ChatRequest) -> bool:
     return True
 
 
-class keep:  # noqa: N801 - reads as a verb: ``with keep(...) as flight``
+class keep(Flight):  # noqa: N801 - reads as a verb: ``with keep(...) as flight``
     """Lead a flight; when the answer came whole, keep it.
 
     Only whole, successful answers are kept: never one that was cut, refused, filtered, failed or cancelled.
     """
 
-    __slots__ = ("_flight", "_gateway", "_key", "_request", "_turn")
-    _flight: Flight
-
     def __init__(self, key: bytes, request: ChatRequest, gateway: Gateway, turn: Turn) -> None:
+        # As Flight's own, without a call of it.
+        self.dialect, self.streamed = request.dialect, request.stream
+        self.usage_shown, self.cancel, self.leader = request.include_usage, turn.cancel, turn
+        self.events = []
         self._key, self._request, self._gateway, self._turn = key, request, gateway, turn
 
     def __enter__(self) -> Flight:
-        request, turn = self._request, self._turn
-        self._flight = turn.flight = flight = Flight(
-            request.dialect, request.stream, request.include_usage, turn.cancel, turn
-        )
-        self._gateway.flights.lead(self._key, flight)
-        if self._gateway.shared is not None:
-            self._gateway.shared.begin(self._key, flight)
-        return flight
+        gateway = self._gateway
+        self._turn.flight = self
+        gateway.flights.lead(self._key, self)
+        if gateway.shared is not None:
+            gateway.shared.begin(self._key, self)
+        return self
 
     def __exit__(
         self,
@@ -215,12 +214,12 @@ class keep:  # noqa: N801 - reads as a verb: ``with keep(...) as flight``
         trace: TracebackType | None,
     ) -> None:
         gateway, turn = self._gateway, self._turn
-        gateway.flights.land(self._key, self._flight, error)
+        gateway.flights.land(self._key, self, error)
         whole = turn.complete and (turn.finish == "" or turn.finish in COMPLETE_FINISHES)
         kept = whole and error is None and turn.cache is CacheOutcome.MISS
         if gateway.shared is not None:
             entry = self._entry() if kept else None
-            gateway.shared.land(self._flight, entry, self._request, turn.classification)
+            gateway.shared.land(self, entry, self._request, turn.classification)
         elif kept and gateway.exact is not None:
             gateway.exact.put(self._key, self._entry())
             if gateway.sharing is not None:
@@ -230,7 +229,7 @@ class keep:  # noqa: N801 - reads as a verb: ``with keep(...) as flight``
         turn, request = self._turn, self._request
         pieces: list[bytes] = []
         builder: AnswerBuilder | None = None
-        for event in self._flight.events:
+        for event in self.events:
             if type(event) is Frames:
                 pieces.append(event.data)
             elif type(event) is Whole:

@@ -24,12 +24,12 @@ from app.domain.chat import ChatRequest, Conversation, Message, Role, TextPart
 from app.domain.deadline import Deadline
 from app.domain.decisions import CacheMode, PromptView, Tier
 from app.domain.events import Answer, AnswerBuilder, Event
+from app.domain.model_call import ModelCall
 from app.domain.models import Model
 from app.errors import GatewayError
 from app.pipeline.converse import ask
 from app.pipeline.escalation_policy import Check
 from app.pipeline.gateway import Gateway, Turn
-from app.ports import ModelCall
 from app.routing.learning import ShadowBudget
 from app.telemetry.timeline import Timeline
 
@@ -102,9 +102,9 @@ class Shadow:
 
 
 def _turn(tenant: str) -> Turn:
-    return Turn(
-        "shadow", tenant, Timeline(), Deadline(None), time.time(), cache_mode=CacheMode.BYPASS
-    )
+    turn = Turn("shadow", tenant, Timeline(), Deadline(None), time.time())
+    turn.cache_mode = CacheMode.BYPASS
+    return turn
 
 
 async def said(

@@ -7,11 +7,13 @@ upstream work.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from app.cache.coalesce import Flight
 from app.cache.exact import CachedAnswer
-from app.cache.key import CacheScope, exact_key
+from app.cache.key import exact_key
 from app.domain.agents import PREFIX as AGENT
 from app.domain.chat import ChatRequest
 from app.domain.decisions import CacheMode, CacheOutcome, PromptView
@@ -21,6 +23,7 @@ from app.domain.replay import answer_of_text, replay
 from app.errors import CacheOnlyMiss, NotFound
 from app.pipeline.agent_answer import answer_as_agent
 from app.pipeline.choose import choose
+from app.pipeline.converse import converse
 from app.pipeline.escalation import converse_or_escalate
 from app.pipeline.gateway import Gateway, Turn
 from app.pipeline.remember import follow, joinable, keep, may_serve, tell
@@ -33,17 +36,15 @@ AUTO = "auto"
 """The model name that asks the router to choose."""
 
 
-async def serve(request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit) -> None:
+def serve(request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit) -> Awaitable[None]:
     """Answer from a model, or by an agent's run where ``agent/<name>`` is asked for."""
     if request.model.startswith(AGENT):
-        await answer_as_agent(request, gateway, turn, emit)
-    else:
-        await answer(request, gateway, turn, emit)
+        return answer_as_agent(request, gateway, turn, emit)
+    return answer(request, gateway, turn, emit)
 
 
 async def answer(request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit) -> None:
     """Answer ``request`` through ``emit``, from the cheapest source that may answer it."""
-    timeline = turn.timeline
     named = gateway.models.get(request.model)
     if named is None and request.model != AUTO:
         raise NotFound(
@@ -51,65 +52,79 @@ async def answer(request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit)
         )
     view = None if named else gateway.codecs[request.dialect].view(request.body)
 
-    if view is not None and gateway.lanes is not None and _plain_question(view, turn):
-        with timeline.stage("lanes"):
-            lane = gateway.lanes.match(view.text)
-        if lane is not None:
-            turn.cache, turn.reason = CacheOutcome.LANE, f"lane {lane.rule}"
-            text = answer_of_text(
-                lane.text,
-                answer_id=turn.request_id,
-                model=f"lane/{lane.rule}",
-                created_s=int(turn.started_unix_s),
-            )
-            for event in replay(text):
-                await emit(event)
-            return
+    if view is not None and await _told_by_a_lane(view, gateway, turn, emit):
+        return
 
-    with timeline.stage("cache"):
-        key = _cache_key(request, gateway, turn)
-        entry = _look_up(key, request, gateway, turn)
+    looked = None
+    with turn.timeline.stage("cache"):
+        key, entry = _look_up(request, gateway, turn)
     if entry is not None:
         await tell(entry, request, gateway, turn, emit)
         return
-    served, looked = await _by_meaning(key, request, gateway, turn, emit)
-    if served:
-        return
-    flight = (
-        None
-        if key is None or turn.cache_mode is CacheMode.REFRESH or not gateway.coalesce
-        else gateway.flights.running(key)
-    )
-    if flight is not None and joinable(flight, request) and _may_share(key, gateway, turn):
-        await follow(flight, request, gateway, turn, emit)
-        return
-
+    if _more_may_be_known(key, request, gateway, turn):
+        served, looked = await _by_meaning(key, request, gateway, turn, emit)
+        if served:
+            return
     if key is None:
         await _ask((named, view), request, gateway, turn, emit)
+        return
+    flight = gateway.flights.running(key)
+    if flight is not None and _may_join(flight, key, request, gateway, turn):
+        await follow(flight, request, gateway, turn, emit)
         return
     if gateway.shared is not None and turn.cache_mode is not CacheMode.REFRESH:
         await answer_shared(key, request, gateway, turn, (emit, partial(_ask, (named, view))))
     else:
         with keep(key, request, gateway, turn) as led:
             await _ask((named, view), request, gateway, turn, led.recording(emit))
-    _learn(key, request, gateway, turn, looked)
+    if gateway.meaning is not None:
+        gateway.meaning.remember(key, request, gateway, turn, looked)
 
 
-async def _ask(
+async def _told_by_a_lane(view: PromptView, gateway: Gateway, turn: Turn, emit: Emit) -> bool:
+    """Answer a question that needs no model; say whether it was one."""
+    if gateway.lanes is None or not _plain_question(view, turn):
+        return False
+    with turn.timeline.stage("lanes"):
+        lane = gateway.lanes.match(view.text)
+    if lane is None:
+        return False
+    turn.cache, turn.reason = CacheOutcome.LANE, f"lane {lane.rule}"
+    text = answer_of_text(
+        lane.text,
+        answer_id=turn.request_id,
+        model=f"lane/{lane.rule}",
+        created_s=int(turn.started_unix_s),
+    )
+    for event in replay(text):
+        await emit(event)
+    return True
+
+
+def _ask(
     asked: tuple[Model | None, PromptView | None],
     request: ChatRequest,
     gateway: Gateway,
     turn: Turn,
     emit: Emit,
-) -> None:
+) -> Awaitable[None]:
     """Ask the model that is named, or those that the router chooses."""
     named, view = asked
     if named is None:
         candidates = _route(view or PromptView(""), request, gateway, turn)
-    else:
-        candidates = [named]
-        turn.answered_tier, turn.reason = named.tier.value, "model named by the caller"
-    await converse_or_escalate(request, gateway, turn, candidates, emit)
+        return converse_or_escalate(request, gateway, turn, candidates, emit)
+    turn.answered_tier, turn.reason = named.tier.value, "model named by the caller"
+    return converse(request, gateway, turn, (named,), emit)
+
+
+def _more_may_be_known(
+    key: bytes | None, request: ChatRequest, gateway: Gateway, turn: Turn
+) -> bool:
+    """Whether there is more to ask before a model, or nothing else may be asked."""
+    if gateway.shared is not None or turn.cache_mode is CacheMode.ONLY:
+        return True
+    meaning = gateway.meaning
+    return meaning is not None and key is not None and meaning.open(key, request, gateway, turn)
 
 
 async def _by_meaning(
@@ -146,13 +161,6 @@ def _look_first(key: bytes | None, request: ChatRequest, gateway: Gateway, turn:
     return turn.cache_mode is CacheMode.ONLY or (
         meaning is not None and meaning.open(key, request, gateway, turn)
     )
-
-
-def _learn(
-    key: bytes, request: ChatRequest, gateway: Gateway, turn: Turn, looked: Looked | None
-) -> None:
-    if gateway.meaning is not None:
-        gateway.meaning.remember(key, request, gateway, turn, looked)
 
 
 def _route(view: PromptView, request: ChatRequest, gateway: Gateway, turn: Turn) -> list[Model]:
@@ -192,38 +200,38 @@ def _plain_question(view: PromptView, turn: Turn) -> bool:
     )
 
 
-def _cache_key(request: ChatRequest, gateway: Gateway, turn: Turn) -> bytes | None:
-    if gateway.exact is None or turn.cache_mode is CacheMode.BYPASS:
+def _look_up(
+    request: ChatRequest, gateway: Gateway, turn: Turn
+) -> tuple[bytes | None, CachedAnswer | None]:
+    """The key of the request, None where it has none, and the answer that is kept under it."""
+    exact, mode = gateway.exact, turn.cache_mode
+    if exact is None or mode is CacheMode.BYPASS:
         turn.cache = CacheOutcome.BYPASS
-        turn.cache_reason = "disabled" if gateway.exact is None else "asked"
-        return None
+        turn.cache_reason = "disabled" if exact is None else "asked"
+        return None, None
     tier = "" if turn.tier is None else turn.tier.value
     user = turn.user if gateway.sharing is None else gateway.sharing.scope_of(turn.user)
-    scope = CacheScope(turn.tenant, user, request.model, tier)
-    return exact_key(scope, request)
-
-
-def _look_up(
-    key: bytes | None, request: ChatRequest, gateway: Gateway, turn: Turn
-) -> CachedAnswer | None:
-    if key is None or gateway.exact is None:
-        return None
-    if turn.cache_mode is CacheMode.REFRESH:
+    key = exact_key((turn.tenant, user, request.model, tier, 0), request)
+    if mode is CacheMode.REFRESH:
         turn.cache_reason = "refresh"
-        return None
+        return key, None
     if gateway.shared is not None and not gateway.shared.trusted():
         turn.cache_reason = "distrusted"
-        return None
-    entry = gateway.exact.get(key)
+        return key, None
+    entry = exact.get(key)
     if entry is None:
         turn.cache_reason = "absent"
-        return None
-    return entry if may_serve(entry, key, request, gateway, turn) else None
+        return key, None
+    return key, entry if may_serve(entry, key, request, gateway, turn) else None
 
 
-def _may_share(key: bytes | None, gateway: Gateway, turn: Turn) -> bool:
+def _may_join(
+    flight: Flight, key: bytes, request: ChatRequest, gateway: Gateway, turn: Turn
+) -> bool:
+    if not gateway.coalesce or turn.cache_mode is CacheMode.REFRESH:
+        return False
     sharing = gateway.sharing
-    return sharing is None or key is None or sharing.admits(key, turn.user)
+    return joinable(flight, request) and (sharing is None or sharing.admits(key, turn.user))
 
 
 def _unknown_model(name: str, gateway: Gateway) -> str:

@@ -18,9 +18,9 @@ import msgspec
 
 from app.domain.chat import Dialect
 from app.domain.events import Emit, Event
+from app.domain.model_call import ModelCall
 from app.domain.models import Model
 from app.domain.usage import Usage
-from app.ports import ModelCall
 from app.prompts.breakpoints import (
     LIFETIME_S,
     Plan,

@@ -14,8 +14,9 @@ from functools import lru_cache
 import msgspec
 
 from app.domain.chat import ChatRequest, Dialect
+from app.domain.model_call import ModelCall
 from app.errors import BadRequest, Unsupported
-from app.ports import Codec, ModelCall
+from app.ports import Codec
 
 _raw_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _USAGE_WANTED = msgspec.Raw(b'{"include_usage":true}')

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 
 from app.domain.events import Emit, Whole
+from app.domain.model_call import ModelCall
 from app.domain.replay import replay
-from app.ports import ModelCall
+from app.ports import Codec
 from app.providers.outgoing import Outgoing
 
 
@@ -16,15 +17,20 @@ async def hand_on_whole(body: bytes, call: ModelCall, request: Outgoing, emit: E
     Raises ``UpstreamProtocol`` for a body that is no answer, before anything is emitted.
     """
     if request.passthrough:
-        call.usage, call.finish = request.codec.glance(body)
-        call.complete = True
-        call.tokens_streamed = call.usage.output_tokens
-        call.timing.first_event_ns = time.monotonic_ns()
-        await emit(Whole(body))
+        await emit(whole(body, call, request.codec))
         return
     answer = request.codec.read_answer(body)
     call.usage, call.finish, call.complete = answer.usage, answer.finish, True
     call.tokens_streamed = answer.usage.output_tokens
-    call.timing.first_event_ns = time.monotonic_ns()
+    call.first_event_ns = call.ended_ns = time.monotonic_ns()
     for event in replay(answer):
         await emit(event)
+
+
+def whole(body: bytes, call: ModelCall, codec: Codec) -> Whole:
+    """Account for an answer that goes through untouched. Raises as ``hand_on_whole``."""
+    call.usage, call.finish = usage, _ = codec.glance(body)
+    call.complete = True
+    call.tokens_streamed = usage.output_tokens
+    call.first_event_ns = call.ended_ns = time.monotonic_ns()
+    return Whole(body)

@@ -21,6 +21,7 @@ import openai
 
 from app.domain.chat import Dialect
 from app.domain.events import Emit, Event, Frames, TextDelta, ThinkingDelta
+from app.domain.model_call import ModelCall
 from app.errors import (
     Unsupported,
     UpstreamClosed,
@@ -29,7 +30,7 @@ from app.errors import (
     UpstreamStatus,
     UpstreamTimeout,
 )
-from app.ports import Codec, ModelCall
+from app.ports import Codec
 from app.providers.outgoing import Outgoing, outgoing
 from app.providers.relay import hand_on_whole
 from app.settings import ProviderSettings

@@ -15,11 +15,12 @@ import msgspec
 
 from app.domain.chat import Dialect
 from app.domain.events import Emit, Event, Frames, TextDelta, ThinkingDelta, offer_of
+from app.domain.model_call import Headers, ModelCall
 from app.errors import Unsupported, UpstreamClosed, UpstreamProtocol, UpstreamStatus
-from app.ports import Codec, Headers, ModelCall, StreamReader
+from app.ports import Codec, StreamReader
 from app.providers.outgoing import Outgoing, outgoing
-from app.providers.relay import hand_on_whole
-from app.upstream import Exchange, Pool, Timeouts
+from app.providers.relay import hand_on_whole, whole
+from app.upstream import Exchange, Pool, Shape, Timeouts
 from app.wire.passthrough import PassthroughReader
 
 _ERROR_FROM = 400
@@ -35,6 +36,7 @@ _FORWARDED_PREFIXES = (
 _FORWARDED = frozenset({b"retry-after-ms", b"request-id"})
 _TELLING = re.compile(rb"\n(?:x-ratelimit-|anthropic-|openai-|retry-after-ms|request-id)")
 """Whether a head in lower case may hold a header that is forwarded: most local servers' hold none."""
+_MOST_SHAPES = 256
 _NO_SUCH_PATH = frozenset({404, 405, 501})
 
 
@@ -77,6 +79,10 @@ class WireProvider:
             dialect: options.base_path + codec.path.encode() for dialect, codec in codecs.items()
         }
         self._head: Headers = (*options.headers, _JSON)
+        self._starts: dict[Dialect, bytes] = {}
+        """How the requests begin that bring no headers of their own."""
+        self._told: dict[Shape, tuple[bool, bool]] = {}
+        """By the shape of a head: whether one is to be forwarded, and whether JSON follows."""
 
     @property
     def pool(self) -> Pool:
@@ -100,32 +106,88 @@ class WireProvider:
         request = outgoing(call, self._codecs, self._fallback)
         if call.shaped is not None and call.prompts is not None:
             emit = await call.prompts.gate(call, emit)
-        exchange = await self._send(call, request)
-        timing = call.timing
-        if _TELLING.search(exchange.low_head) is not None:
-            call.response_headers = _forwarded(exchange.headers)
+        start, timeouts, pool = self._start(call, request.codec.dialect), self._timeouts, self._pool
+        if call.deadline.at_s is not None:
+            timeouts = _shortened(timeouts, call.deadline.at_s)
+        # As in Pool.request, without a coroutine of its own for the way that most calls take.
+        exchange = pool.begin(start, request.body, timeouts)
+        if exchange is not None:
+            call.started_ns = exchange.queued_ns
+            news = exchange.changed()
+            try:
+                await news
+            except BaseException:
+                exchange.abort()
+                raise
+        else:
+            call.started_ns = time.monotonic_ns()
+        if exchange is None or not exchange.status:
+            exchange = await pool.persist(exchange, start, request.body, timeouts)
+        json = self._headed(call, exchange)
         if exchange.status >= _ERROR_FROM:
-            error = await self._error(exchange, request)
-            if not self._lacks_responses(call, error):
-                raise error
-            call.conversation = self._codecs[Dialect.RESPONSES].read(call.native.body)  # type: ignore[union-attr]
-            call.native = None
-            self._dialects = self._dialects - {Dialect.RESPONSES}
-            request = outgoing(call, self._codecs, self._fallback)
-            exchange = await self._send(call, request)
-            if exchange.status >= _ERROR_FROM:
-                raise await self._error(exchange, request)
+            request, exchange, json = await self._second(call, request, exchange)
         try:
-            if call.stream and not (exchange.header(b"content-type") or b"").startswith(
-                b"application/json"
-            ):
+            if call.stream and not json:
                 await self._stream(call, request, exchange, emit)
             else:
-                await self._whole(call, request, exchange, emit)
+                body = exchange.at_hand() or await exchange.read_all(_MAX_ANSWER_BYTES)
+                offer = offer_of(emit) if request.passthrough else None
+                if offer is None or not offer(whole(body, call, request.codec)):
+                    await hand_on_whole(body, call, request, emit)
         finally:
-            timing.ended_ns = time.monotonic_ns()
-            if not exchange.ended_ns:
+            if exchange.conn is not None:
                 exchange.abort()
+
+    def _start(self, call: ModelCall, dialect: Dialect, suffix: bytes = b"") -> bytes:
+        """The request's head but for its body's length."""
+        native = call.native
+        if not suffix and not call.traceparent and (native is None or not native.forward_headers):
+            start = self._starts.get(dialect)
+            if start is None:
+                start = self._starts[dialect] = self._pool.start_of(
+                    self._paths[dialect], self._head
+                )
+            return start
+        headers = self._head
+        if native is not None and native.forward_headers:
+            headers = _merged(headers, native.forward_headers)
+        if call.traceparent:
+            headers = (*headers, (b"traceparent", call.traceparent.encode("latin-1")))
+        return self._pool.start_of(self._paths[dialect] + suffix, headers)
+
+    def _headed(self, call: ModelCall, exchange: Exchange) -> bool:
+        """The response's head is there: note what it tells; whether a JSON body follows."""
+        call.headers_ns = exchange.first_byte_ns
+        call.upstream_status = exchange.status
+        shape = exchange.shape
+        told = None if shape is None else self._told.get(shape)
+        if told is None:
+            json = (exchange.header(b"content-type") or b"").startswith(b"application/json")
+            told = (_TELLING.search(exchange.low_head) is not None, json)
+            if shape is not None:
+                if len(self._told) >= _MOST_SHAPES:
+                    self._told.clear()
+                self._told[shape] = told
+        if told[0]:
+            call.response_headers = _forwarded(exchange.headers)
+        return told[1]
+
+    async def _second(
+        self, call: ModelCall, request: Outgoing, exchange: Exchange
+    ) -> tuple[Outgoing, Exchange, bool]:
+        """Raise what the upstream answered, or ask again in a dialect that it may know."""
+        error = await self._error(exchange, request)
+        if not self._lacks_responses(call, error):
+            raise error
+        call.conversation = self._codecs[Dialect.RESPONSES].read(call.native.body)  # type: ignore[union-attr]
+        call.native = None
+        self._dialects = self._dialects - {Dialect.RESPONSES}
+        request = outgoing(call, self._codecs, self._fallback)
+        exchange = await self._send(call, request)
+        json = self._headed(call, exchange)
+        if exchange.status >= _ERROR_FROM:
+            raise await self._error(exchange, request)
+        return request, exchange, json
 
     async def count_tokens(self, call: ModelCall) -> int:
         """Ask the vendor to count; raises ``Unsupported`` where it has no such endpoint."""
@@ -145,27 +207,11 @@ class WireProvider:
             raise UpstreamProtocol(message) from exc
 
     async def _send(self, call: ModelCall, request: Outgoing, suffix: bytes = b"") -> Exchange:
-        timing, timeouts = call.timing, self._timeouts
-        timing.started_ns = time.monotonic_ns()
+        timeouts = self._timeouts
         if call.deadline.at_s is not None:
-            left_s = max(0.001, call.deadline.at_s - time.monotonic())
-            timeouts = replace(timeouts, total_s=min(timeouts.total_s, left_s))
-        headers = self._head
-        if call.native is not None and call.native.forward_headers:
-            headers = _merged(headers, call.native.forward_headers)
-        if call.traceparent:
-            headers = (*headers, (b"traceparent", call.traceparent.encode("latin-1")))
-        path = self._paths[request.codec.dialect]
-        exchange = await self._pool.request(
-            path=path + suffix if suffix else path,
-            headers=headers,
-            body=request.body,
-            timeouts=timeouts,
-        )
-        timing.connected_ns, timing.sent_ns = exchange.connected_ns, exchange.sent_ns
-        timing.headers_ns, timing.reused = exchange.first_byte_ns, exchange.reused
-        call.upstream_status = exchange.status
-        return exchange
+            timeouts = _shortened(timeouts, call.deadline.at_s)
+        start = self._start(call, request.codec.dialect, suffix)
+        return await self._pool.persist(None, start, request.body, timeouts)
 
     async def _error(self, exchange: Exchange, request: Outgoing) -> UpstreamStatus:
         body = await exchange.read_all(_MAX_ERROR_BYTES)
@@ -184,7 +230,7 @@ class WireProvider:
     async def _stream(  # noqa: C901 - the loop of every token stands in one piece
         self, call: ModelCall, request: Outgoing, exchange: Exchange, emit: Emit
     ) -> None:
-        codec, timing = request.codec, call.timing
+        codec = request.codec
         reader = (
             codec.passthrough(hide_usage=request.hide_usage)
             if request.passthrough
@@ -194,37 +240,33 @@ class WireProvider:
             taker = None
             while data := await exchange.read(taker):
                 for event in reader.feed(data):
-                    if not timing.first_event_ns:
+                    if not call.first_event_ns:
                         if reader.failure is not None:
                             raise reader.failure
-                        timing.first_event_ns = time.monotonic_ns()
+                        call.first_event_ns = time.monotonic_ns()
                     call.tokens_streamed += (
                         event.count if type(event) is Frames else _is_token(event)
                     )
                     await emit(event)
                 if reader.failure is not None:
                     break
-                if taker is None and request.passthrough and timing.first_event_ns:
+                if taker is None and request.passthrough and call.first_event_ns:
                     taker = _taker(call, reader, emit)
             else:
                 for event in reader.end():
-                    timing.first_event_ns = timing.first_event_ns or time.monotonic_ns()
+                    call.first_event_ns = call.first_event_ns or time.monotonic_ns()
                     await emit(event)
         finally:
+            call.ended_ns = time.monotonic_ns()
             call.usage, call.finish = reader.usage, reader.finish
             call.complete = reader.complete and reader.failure is None
         if reader.failure is not None:
-            if request.passthrough and timing.first_event_ns:
+            if request.passthrough and call.first_event_ns:
                 reader.failure.said = True  # its own frame went through to the client
             raise reader.failure
         if not reader.complete:
             message = f"{self.name} ended the stream before the answer was whole"
             raise UpstreamClosed(message, code="upstream_truncated")
-
-    async def _whole(
-        self, call: ModelCall, request: Outgoing, exchange: Exchange, emit: Emit
-    ) -> None:
-        await hand_on_whole(await exchange.read_all(_MAX_ANSWER_BYTES), call, request, emit)
 
 
 def _taker(call: ModelCall, reader: StreamReader, emit: Emit) -> Callable[[bytes], bool] | None:
@@ -250,6 +292,12 @@ def _taker(call: ModelCall, reader: StreamReader, emit: Emit) -> Callable[[bytes
 
 class _Counted(msgspec.Struct):
     input_tokens: int
+
+
+def _shortened(timeouts: Timeouts, deadline_s: float) -> Timeouts:
+    """No longer than until ``deadline_s``."""
+    left_s = max(0.001, deadline_s - time.monotonic())
+    return replace(timeouts, total_s=min(timeouts.total_s, left_s))
 
 
 def _is_token(event: Event) -> bool:

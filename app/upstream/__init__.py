@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from app.upstream.exchange import Exchange, Timeouts, Timing
+from app.upstream.known_heads import Shape
 from app.upstream.origin import Origin, PoolLimits, PoolStats
 from app.upstream.pool import Pool
 
-__all__ = ["Exchange", "Origin", "Pool", "PoolLimits", "PoolStats", "Timeouts", "Timing"]
+__all__ = ["Exchange", "Origin", "Pool", "PoolLimits", "PoolStats", "Shape", "Timeouts", "Timing"]

@@ -169,11 +169,15 @@ class Exchange:
             finally:
                 self.taker = None
 
+    def at_hand(self) -> bytes:
+        """All that is unread, if the response has ended and whole; else ``b""``."""
+        if self.conn is not None or self._error is not None:
+            return b""
+        data, self._rest = self._rest, b""
+        return data
+
     async def read_all(self, limit_bytes: int) -> bytes:
         """The rest of the body; above ``limit_bytes``: socket closed, UpstreamProtocol raised."""
-        if self.conn is None and self._error is None and len(self._rest) <= limit_bytes:
-            data, self._rest = self._rest, b""  # a small answer comes whole, with its head
-            return data
         pieces: list[bytes] = []
         size_bytes = 0
         while data := await self.read():

@@ -21,8 +21,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from operator import itemgetter
-from typing import Final, NamedTuple
+from typing import Final
 
 _MOST_HEAD_BYTES: Final = 8192
 _MOST_SHAPES: Final = 64
@@ -48,7 +49,8 @@ _STEADY: Final = frozenset(
 _Pick = Callable[[Sequence[bytes]], tuple[bytes, ...]]
 
 
-class Shape(NamedTuple):
+@dataclass(frozen=True, slots=True, eq=False)
+class Shape:
     """What all heads of a kind have in common."""
 
     status: int

@@ -15,12 +15,12 @@ from app.domain.chat import Dialect, Json, Message, Role, TextPart
 from app.domain.deadline import Deadline
 from app.domain.decisions import Tier
 from app.domain.events import Emit
+from app.domain.model_call import ModelCall
 from app.domain.models import Model
 from app.domain.run_events import RunEvent
 from app.domain.tools import ToolSpec
 from app.pipeline.agent import AgentRun
 from app.pipeline.gateway import Gateway, Turn
-from app.ports import ModelCall
 from app.routing.load import Load
 from app.telemetry.timeline import Timeline
 from app.tools.registry import Registered, Registry

@@ -12,8 +12,9 @@ from app.bootstrap import _model, _provider
 from app.domain.chat import ChatRequest, Dialect
 from app.domain.deadline import Deadline
 from app.domain.events import AnswerBuilder, Event, Frames, Whole
+from app.domain.model_call import ModelCall
 from app.errors import UpstreamClosed, UpstreamError, UpstreamRefused, UpstreamStatus
-from app.ports import ModelCall, Provider
+from app.ports import Provider
 from app.providers.simulator import RunningSimulator, SimulatorSettings, expected_answer
 from app.wire.codecs import CODECS
 from tests.support.gateway import configuration, settings_of

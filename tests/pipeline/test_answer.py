@@ -45,7 +45,9 @@ class House:
         body = {"model": model, "messages": [{"role": "user", "content": text}]}
         request = ChatRequest(Dialect.CHAT, model, False, body, msgspec.json.encode(body))  # noqa: FBT003
         deadline = wishes.pop("deadline", Deadline(None))
-        turn = Turn("req_1", "acme", Timeline(), deadline, time.time(), **wishes)
+        turn = Turn("req_1", "acme", Timeline(), deadline, time.time())
+        for name, wish in wishes.items():
+            setattr(turn, name, wish)
         said: list[Event] = []
 
         async def emit(event: Event) -> None:

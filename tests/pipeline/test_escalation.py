@@ -378,7 +378,8 @@ def test_a_deadline_that_the_powerful_tier_cannot_meet_goes_to_the_fast_one():
 
         async def tier_with(left_s: float) -> Turn:
             deadline = Deadline.after(time.monotonic(), left_s)
-            turn = Turn("r", "t", Timeline(), deadline, time.time(), cache_mode=CacheMode.BYPASS)
+            turn = Turn("r", "t", Timeline(), deadline, time.time())
+            turn.cache_mode = CacheMode.BYPASS
             turn.classification = Classification(0.9, Cacheability.UNKNOWN, None, semantic_ok=False)
             await answer(request, house.gateway, turn, emit)
             return turn

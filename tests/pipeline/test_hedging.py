@@ -74,7 +74,8 @@ class House:
         """The turn, what was said, and when the first word was."""
         body = {"model": "auto", "stream": True, "messages": [{"role": "user", "content": text}]}
         request = ChatRequest(Dialect.CHAT, "auto", True, body, msgspec.json.encode(body))  # noqa: FBT003
-        turn = Turn("r", "t", Timeline(virtual_ns), Deadline(None), time.time(), tier=Tier.FAST)
+        turn = Turn("r", "t", Timeline(virtual_ns), Deadline(None), time.time())
+        turn.tier = Tier.FAST
         turn.cache_mode = CacheMode.BYPASS
         said: list[bytes] = []
         loop = asyncio.get_running_loop()

@@ -7,7 +7,7 @@ import itertools
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from hypothesis import example, given
@@ -229,7 +229,7 @@ def test_heads_of_a_known_shape_are_used_and_closing_ones_are_none():
     assert known.shape(CHUNKED) is not None
     assert known.shape(CLOSING) is None
     for count, shapes in known.shapes.items():
-        known.shapes[count] = tuple(shape._replace(status=201) for shape in shapes)
+        known.shapes[count] = tuple(replace(shape, status=201) for shape in shapes)
     heard = hear(known, [LENGTH + b"again"], method=b"POST", eof=False, taker=False)
     assert (heard.status, heard.body, heard.rests) == (201, b"again", True)
 

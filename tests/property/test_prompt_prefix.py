@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from app.domain.chat import ChatRequest, Dialect
 from app.domain.deadline import Deadline
 from app.domain.decisions import Tier
+from app.domain.model_call import ModelCall
 from app.domain.models import Abilities, Model
 from app.errors import Unsupported
-from app.ports import ModelCall
 from app.prompts.caching import PromptCaching
 from app.prompts.prefix import render
 from app.providers.outgoing import outgoing
@@ -121,7 +121,9 @@ def sent(caching, model, body, spoken, upstream):
     """The blocks that go to an ``upstream`` of one dialect for a client who speaks ``spoken``."""
     raw = json.dumps(body, ensure_ascii=False, indent=1).encode()
     request = ChatRequest(spoken, "auto", stream=False, body=json.loads(raw), raw=raw)
-    call = ModelCall(model, stream=False, deadline=Deadline(None), tenant="t", prompts=caching)
+    call = ModelCall(model, stream=False, deadline=Deadline(None))
+    call.tenant = "t"
+    call.prompts = caching
     if spoken is upstream:
         call.native = request
     else:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from app.domain.chat import Dialect
 from app.domain.events import AnswerStarted, Emit, Event, Finished, FinishReason, TextDelta
+from app.domain.model_call import ModelCall
 from app.domain.usage import Usage
 from app.errors import Unsupported, UpstreamError
-from app.ports import ModelCall
 
 USAGE = Usage(input_tokens=10, output_tokens=5)
 

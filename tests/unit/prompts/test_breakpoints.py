@@ -11,9 +11,9 @@ import pytest
 from app.domain.chat import Dialect
 from app.domain.deadline import Deadline
 from app.domain.decisions import Tier
+from app.domain.model_call import ModelCall
 from app.domain.models import Abilities, Model
 from app.domain.usage import Price, Usage
-from app.ports import ModelCall
 from app.prompts.caching import PromptCaching
 from app.prompts.prefix import render
 
@@ -57,7 +57,8 @@ class Desk:
     def ask(self, body, dialect=Dialect.MESSAGES, tenant="t", usage=None):
         """Send ``body``; gives what goes out, read again."""
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-        call = ModelCall(self.model, stream=False, deadline=Deadline(None), tenant=tenant)
+        call = ModelCall(self.model, stream=False, deadline=Deadline(None))
+        call.tenant = tenant
         sent = self.caching.shape(call, dialect, raw)
         if call.shaped.leads:
             self.caching._written(call.shaped)
@@ -213,7 +214,8 @@ class TestBytes:
     def test_every_byte_outside_the_marked_blocks_is_the_clients_own(self, indent):
         raw = json.dumps(messages("é" * 300, "b", "c"), indent=indent, ensure_ascii=False).encode()
         desk = Desk()
-        call = ModelCall(CLAUDE, stream=False, deadline=Deadline(None), tenant="t")
+        call = ModelCall(CLAUDE, stream=False, deadline=Deadline(None))
+        call.tenant = "t"
         sent = desk.caching.shape(call, Dialect.MESSAGES, raw)
         mark = b',"cache_control":{"type":"ephemeral"}}]'
         assert sent.count(mark) == 2
@@ -221,5 +223,6 @@ class TestBytes:
 
     @pytest.mark.parametrize("raw", [b"[]", b'{"messages": 3}', b'{"messages":[{}]}', b"nonsense"])
     def test_a_body_that_cannot_be_read_goes_out_as_it_came(self, raw):
-        call = ModelCall(CLAUDE, stream=False, deadline=Deadline(None), tenant="t")
+        call = ModelCall(CLAUDE, stream=False, deadline=Deadline(None))
+        call.tenant = "t"
         assert Desk().caching.shape(call, Dialect.MESSAGES, raw) == raw
