@@ -22,7 +22,7 @@ from app.api.auth import Authenticator
 from app.api.context import Context, Readiness
 from app.api.inference import Edge, InFlight
 from app.api.response import Pulse
-from app.bootstrap_redis import counters_of, open_redis, share
+from app.bootstrap_redis import counters_of, open_redis, share, share_runs
 from app.bootstrap_router import open_router
 from app.bootstrap_telemetry import degrade, open_telemetry
 from app.cache.coalesce import Flights
@@ -124,6 +124,8 @@ async def open_gateway(settings: Settings, *, simulated: bool = False) -> AsyncI
                 live.turn.leave(live.turn)
 
         runs = Runs(gateway, EventLog(), on_ended)
+        if redis is not None and settings.agents:
+            await share_runs(redis, runs, stack)
         stack.push_async_callback(runs.aclose)
         readiness.ready = True
         await _meaning(settings, gateway, telemetry, readiness, stack)

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import structlog
 
 from app.api.admission import Sums
+from app.api.runs import state_of
 from app.domain.limits import Counters
+from app.pipeline.agent_runs import Runs
 from app.pipeline.gateway import Gateway
 from app.settings import Settings
 from app.stores.memory import MemoryCounters
@@ -77,6 +79,15 @@ async def share(
     stack.push_async_callback(shared.aclose)
     await shared.start()
     gateway.shared = shared
+
+
+async def share_runs(redis: Redis, runs: Runs, stack: AsyncExitStack) -> None:
+    """Let other workers read the runs of this one, and this one theirs."""
+    from app.stores.redis_runs import SharedRuns
+
+    runs.shared, runs.describe = SharedRuns(redis), state_of
+    stack.push_async_callback(runs.shared.aclose)
+    await runs.shared.start()
 
 
 def counters_of(redis: Redis | None, spent: SpentFile) -> tuple[Counters, Sums]:

@@ -84,6 +84,7 @@ class AgentEndpoint:
                 agent = self._agent(given)
                 if ticket is not None:
                     ticket.bind(turn, PREFIX + agent.name, Dialect.CHAT)
+                await self._runs.claim(turn.tenant, given.run_id)
                 live = self._start(given, agent, turn)
             except BaseException:
                 if ticket is not None:

@@ -6,29 +6,46 @@ is right: a reader of a log loses nothing by it and rejoins with ``Last-Event-ID
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Annotated
+from collections.abc import AsyncIterator, Awaitable
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from fastapi import APIRouter, Header, Query, Request
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.responses import JSONResponse, Response
 
 from app.api.context import AsAdmin, AsCaller, context_of
-from app.errors import BadRequest, NotFound
+from app.errors import BadRequest, NotFound, Overloaded, StoreError
 from app.pipeline.agent_runs import LiveRun
 from app.stores.event_log import RunLog
 from app.wire.ag_ui import encoded, usage_list
 
+if TYPE_CHECKING:
+    from app.stores.redis_runs import RemoteRun  # loads Redis' client
+
+T = TypeVar("T")
 router = APIRouter(tags=["agents"])
 _PING_S = 10
 
 
-def _found(request: Request, tenant: str, run_id: str) -> LiveRun:
-    live = context_of(request).runs.find(tenant, run_id)
-    if live is None:
-        message = f"there is no run {run_id[:80]!r}: it never was, or it is no longer kept"
-        raise NotFound(message, code="run_not_found")
-    return live
+async def _found(request: Request, tenant: str, run_id: str) -> LiveRun | RemoteRun:
+    runs = context_of(request).runs
+    live = runs.find(tenant, run_id)
+    if live is not None:
+        return live
+    elsewhere = None if runs.shared is None else await _told_of(runs.shared.find(tenant, run_id))
+    if elsewhere is not None:
+        return elsewhere
+    message = f"there is no run {run_id[:80]!r}: it never was, or it is no longer kept"
+    raise NotFound(message, code="run_not_found")
+
+
+async def _told_of(asked: Awaitable[T]) -> T:
+    """What Redis says; raises ``Overloaded`` where it is away."""
+    try:
+        return await asked
+    except StoreError as error:
+        message = f"the runs of other workers cannot be reached: {error.message}"
+        raise Overloaded(message, code="store_away", retry_after_s=1) from error
 
 
 @router.get("/v1/speculation")
@@ -48,19 +65,22 @@ async def switch(request: Request, _: AsAdmin, halted: Annotated[bool, Query()])
 @router.get("/v1/runs/{run_id}")
 async def run(request: Request, caller: AsCaller, run_id: str) -> Response:
     """Say how a run stands."""
-    return JSONResponse(_state(_found(request, caller.tenant, run_id)))
+    return JSONResponse(_how(await _found(request, caller.tenant, run_id)))
 
 
 @router.post("/v1/runs/{run_id}/cancel")
 async def cancel(request: Request, caller: AsCaller, run_id: str) -> Response:
     """Stop a run: its tools and model calls at once, its events with a cancelled end. Idempotent."""
-    live = _found(request, caller.tenant, run_id)
-    if live.state == "running":
+    live = await _found(request, caller.tenant, run_id)
+    if not isinstance(live, LiveRun):
+        if live.state.get("state") == "running":
+            await _told_of(live.cancel())
+    elif live.state == "running":
         live.cancel()
         seq = live.log.last
         while await live.log.more(seq):
             seq = live.log.last
-    return JSONResponse(_state(live))
+    return JSONResponse(_how(live))
 
 
 @router.get("/v1/runs/{run_id}/events")
@@ -72,15 +92,21 @@ async def events(
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> Response:
     """Stream a run's events from the beginning, or from behind the one that is named."""
-    live = _found(request, caller.tenant, run_id)
+    live = await _found(request, caller.tenant, run_id)
     seq = starting_after if starting_after is not None else _seq_of(last_event_id, run_id)
-    live.log.after(seq)  # tells at once, with a true status, that they are gone
+    log: RunLog | RemoteRun
+    if isinstance(live, LiveRun):
+        log = live.log
+        log.after(seq)  # tells at once, with a true status, that they are gone
+    else:
+        log = live
+        await _told_of(log.load(seq))
     return EventSourceResponse(
-        _told(live.log, seq), ping=_PING_S, sep="\n", headers={"cache-control": "no-cache"}
+        _told(log, seq), ping=_PING_S, sep="\n", headers={"cache-control": "no-cache"}
     )
 
 
-async def _told(log: RunLog, seq: int) -> AsyncIterator[ServerSentEvent]:
+async def _told(log: RunLog | RemoteRun, seq: int) -> AsyncIterator[ServerSentEvent]:
     while True:
         for number, event in log.after(seq):
             event_id = f"{log.run_id}:{number}"
@@ -101,7 +127,12 @@ def _seq_of(last_event_id: str | None, run_id: str) -> int:
     return int(seq)
 
 
-def _state(live: LiveRun) -> dict[str, object]:
+def _how(run: LiveRun | RemoteRun) -> dict[str, object]:
+    return state_of(run) if isinstance(run, LiveRun) else run.state
+
+
+def state_of(live: LiveRun) -> dict[str, object]:
+    """How a run stands, as ``GET /v1/runs/{id}`` says it."""
     turn = live.turn
     return {
         "id": live.wanted.run_id,

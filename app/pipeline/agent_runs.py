@@ -13,6 +13,8 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
 
 from app.domain.agents import Agent
 from app.domain.chat import Message, Tool
@@ -33,6 +35,9 @@ from app.pipeline.agent_answer import with_system
 from app.pipeline.gateway import Gateway, Turn
 from app.pipeline.synthesis import missing_parts, partial_answer
 from app.stores.event_log import EventLog, RunLog
+
+if TYPE_CHECKING:
+    from app.stores.redis_runs import SharedRuns  # loads Redis' client
 
 _log = logging.getLogger("slipstream.agent")
 _CLIENT_CANCELLED = 499
@@ -71,6 +76,11 @@ class LiveRun:
             self.task.cancel()
 
 
+def _undescribed(_: LiveRun) -> dict[str, object]:
+    """Say nothing: a registry whose runs no other worker sees."""
+    return {}
+
+
 @dataclass(slots=True)
 class Runs:
     """The runs of this process."""
@@ -79,6 +89,10 @@ class Runs:
     events: EventLog
     on_end: Callable[[LiveRun], None]
     """Told every run that is over, for its record."""
+    shared: SharedRuns | None = None
+    """Where other workers read the runs of this one, and this one theirs; None without Redis."""
+    describe: Callable[[LiveRun], dict[str, object]] = _undescribed
+    """How a run stands, for those that ask another worker."""
     _runs: dict[tuple[str, str], LiveRun] = field(default_factory=dict)
     _live: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -99,7 +113,18 @@ class Runs:
         turn.cancel = live.task.cancel
         self._live.add(live.task)
         live.task.add_done_callback(self._live.discard)
+        if self.shared is not None:
+            self.shared.copy(
+                turn.tenant, log, state=partial(self.describe, live), cancel=live.cancel
+            )
         return live
+
+    async def claim(self, tenant: str, run_id: str) -> None:
+        """Raise ``Conflict`` where another worker has a run of that id; ``start`` asks this one."""
+        if self.shared is None or await self.shared.claim(tenant, run_id):
+            return
+        message = f"there is already a run {run_id!r}: give each run its own id"
+        raise Conflict(message, code="run_exists", param="runId")
 
     def find(self, tenant: str, run_id: str) -> LiveRun | None:
         """A run of this tenant that is under way or lately was."""

@@ -33,6 +33,13 @@ class RunLog:
         self._waiters: list[asyncio.Future[None]] = []
         self.ended = False
         """The last event is there."""
+        self.on_append: Callable[[], None] | None = None
+        """Called after each event, by whoever copies the log elsewhere."""
+
+    @property
+    def first(self) -> int:
+        """The number of the oldest event that is kept."""
+        return self._first
 
     @property
     def last(self) -> int:
@@ -49,6 +56,8 @@ class RunLog:
             self._first += 1
         if isinstance(event, RunFinished | RunFailed):
             self.ended = True
+        if self.on_append is not None:
+            self.on_append()
         self.wake()
 
     def wake(self) -> None:

@@ -1,0 +1,117 @@
+"""Runs that any worker can be asked for: rejoined, cancelled, and ended clearly when theirs is killed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from uuid import uuid4
+
+import pytest
+
+from tests.e2e.agent.test_agent_endpoint import body, read
+from tests.e2e.agent.test_agent_loop import agent
+from tests.e2e.state.conftest import workers
+from tests.e2e.state.test_worker_processes import processes
+from tests.support.redis import redis_server
+from tests.support.scripted_model import scripted_model
+
+pytestmark = pytest.mark.anyio
+
+
+class Talking:
+    """A model that says a few words, waits, and says the rest."""
+
+    def __init__(self) -> None:
+        self.go = asyncio.Event()
+
+    async def __call__(self, speaking) -> None:
+        for word in ("One ", "two "):
+            await speaking.text(word)
+        await self.go.wait()
+        await speaking.text("three.")
+        await speaking.finish()
+
+
+def sections(model_url: str) -> dict:
+    values = agent(model_url, [])
+    return {name: values[name] for name in ("providers", "models", "agents")}
+
+
+@pytest.fixture
+async def talking():
+    script = Talking()
+    async with scripted_model(script) as model:
+        script.url = model.url
+        yield script
+
+
+class Reader:
+    """A client of an event stream, read as it comes."""
+
+    def __init__(self, http, method: str, path: str, **more) -> None:
+        self.data, self.two = b"", asyncio.Event()
+        self.task = asyncio.get_running_loop().create_task(self._read(http, method, path, more))
+
+    async def _read(self, http, method: str, path: str, more: dict) -> None:
+        async with http.stream(method, path, **more) as reply:
+            self.status = reply.status_code
+            async for piece in reply.aiter_raw():
+                self.data += piece
+                if b"two " in self.data:
+                    self.two.set()
+
+
+async def test_a_stream_is_resumed_byte_for_byte_from_another_worker(talking, server):
+    run_id = uuid4().hex
+    async with workers(talking.url, server.url, **sections(talking.url)) as (one, other):
+        first = Reader(one.http, "POST", "/v1/agent", json=body(run_id, onDisconnect="detach"))
+        await first.two.wait()
+        elsewhere = Reader(other.http, "GET", f"/v1/runs/{run_id}/events")
+        await elsewhere.two.wait()
+        assert (await other.http.get(f"/v1/runs/{run_id}")).json()["state"] == "running"
+        talking.go.set()
+        async with asyncio.timeout(20):
+            await asyncio.wait([first.task, elsewhere.task])
+        told = first.data.split(b"\n\n")
+        assert elsewhere.data.split(b"\n\n") == told
+        events = read(first.data.decode())
+        assert events[-1][1]["type"] == "RUN_FINISHED"
+        for number in range(1, len(events)):
+            head = {"last-event-id": events[number - 1][0]}
+            rest = await other.http.get(f"/v1/runs/{run_id}/events", headers=head)
+            assert rest.content.split(b"\n\n") == told[number:]
+        state = (await other.http.get(f"/v1/runs/{run_id}")).json()
+        assert state == (await one.http.get(f"/v1/runs/{run_id}")).json()
+        assert (await other.http.get(f"/v1/runs/{run_id}x/events")).status_code == 404
+        again = await other.http.post("/v1/agent", json=body(run_id))
+        assert again.status_code == 409
+
+
+async def test_any_worker_can_cancel_a_run(talking, server):
+    run_id = uuid4().hex
+    async with workers(talking.url, server.url, **sections(talking.url)) as (one, other):
+        first = Reader(one.http, "POST", "/v1/agent", json=body(run_id))
+        await first.two.wait()
+        state = await other.http.post(f"/v1/runs/{run_id}/cancel")
+        assert state.json()["state"] == "cancelled"
+        async with asyncio.timeout(20):
+            await first.task
+
+
+@pytest.mark.slow
+async def test_the_run_of_a_killed_worker_ends_with_a_clear_error(talking):
+    run_id = uuid4().hex
+    with redis_server() as redis:
+        async with processes(redis.url, talking.url, 2, **sections(talking.url)) as (one, other):
+            first = Reader(one.http, "POST", "/v1/agent", json=body(run_id))
+            await first.two.wait()
+            elsewhere = Reader(other.http, "GET", f"/v1/runs/{run_id}/events")
+            await elsewhere.two.wait()
+            os.kill(one.pid, signal.SIGKILL)
+            async with asyncio.timeout(30):
+                await asyncio.wait([first.task, elsewhere.task])
+            last = read(elsewhere.data.decode())[-1][1]
+            assert (last["type"], last["code"]) == ("RUN_ERROR", "worker_lost")
+            state = (await other.http.get(f"/v1/runs/{run_id}")).json()
+            assert (state["state"], state["code"]) == ("failed", "worker_lost")
