@@ -209,6 +209,18 @@ def _simulating(base_url: str) -> None:
     print(f"Simulated upstream on {base_url}", file=sys.stderr, flush=True)
 
 
+def _lint_arguments(parser: argparse.ArgumentParser) -> None:
+    from app.prompts_command import lint_arguments
+
+    lint_arguments(parser)
+
+
+def _lint(options: argparse.Namespace) -> int:
+    from app.prompts_command import run_lint
+
+    return run_lint(options)
+
+
 COMMANDS: tuple[Command, ...] = (
     Command("serve", "Serve the gateway.", _serve_arguments, _serve),
     Command(
@@ -228,6 +240,12 @@ COMMANDS: tuple[Command, ...] = (
         "Report how well the router ranks requests, from the labels it has kept.",
         _router_arguments,
         _router,
+    ),
+    Command(
+        "lint",
+        "Say what in a request breaks prompt caching; exit status 1 where something does.",
+        _lint_arguments,
+        _lint,
     ),
     Command("simulate", "Serve the simulated upstream alone.", _simulate_arguments, _simulate),
 )

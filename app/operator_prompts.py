@@ -19,4 +19,5 @@ def prompts_of(settings: Settings, models: dict[str, Model]) -> PromptCaching | 
         lambda model: model.name in on,
         lead=wanted.lead,
         affinity=wanted.affinity,
+        value_usd_per_s=wanted.value_usd_per_s,
     )

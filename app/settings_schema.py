@@ -280,6 +280,9 @@ class PromptSettings(Section):
     """Whether a routed conversation stays where its prefix is warm, unless leaving gains more than that is
     worth.
     """
+    value_usd_per_s: Annotated[float, Field(gt=0)] = 0.01
+    """What a second of waiting is worth in USD, where a warm prompt's money is weighed against time.
+    """
 
 
 class LaneTest(Section):

@@ -28,6 +28,7 @@ from app.pipeline.escalation import converse_or_escalate
 from app.pipeline.gateway import Gateway, Turn
 from app.pipeline.remember import follow, joinable, keep, may_serve, tell
 from app.pipeline.shared_flight import answer_shared, look_shared
+from app.pipeline.stay import keep_warm, stays, warm_of
 
 if TYPE_CHECKING:
     from app.pipeline.meaning import Looked  # loads learners that are not needed without it
@@ -169,7 +170,10 @@ def _route(view: PromptView, request: ChatRequest, gateway: Gateway, turn: Turn)
         classification = turn.classification or gateway.classifier.classify(view)
     turn.classification = classification
     with turn.timeline.stage("router"):
-        decision = gateway.router.decide(classification, view, turn.tenant, turn.tier)
+        warm = warm_of(view, request, gateway, turn)
+        decision = gateway.router.decide(
+            classification, view, turn.tenant, turn.tier, None if warm is None else stays(warm)
+        )
         turn.answered_tier, turn.reason, turn.band = (
             decision.tier.value,
             decision.reason,
@@ -184,7 +188,8 @@ def _route(view: PromptView, request: ChatRequest, gateway: Gateway, turn: Turn)
             gateway.teacher.routed(turn.tenant, turn.request_id, view, decision.tier)
             if gateway.shadow is not None:
                 gateway.shadow.consider(request, view, decision.score, turn.tenant)
-        return choose(decision, view, request.dialect, gateway, turn)
+        chosen = choose(decision, view, request.dialect, gateway, turn)
+        return chosen if warm is None else keep_warm(chosen, warm, gateway)
 
 
 def _plain_question(view: PromptView, turn: Turn) -> bool:

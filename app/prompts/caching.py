@@ -33,6 +33,7 @@ from app.prompts.breakpoints import (
 from app.prompts.causes import Cause, cause_of, order_free
 from app.prompts.conversations import Conversation, Conversations, key_of, pieces_of
 from app.prompts.learned import ModelFacts, Returns, Seen
+from app.prompts.lint import Finding, finding_of
 from app.prompts.prefix import Rendered, UnreadableError, digest, render
 
 _LEAST_BYTES_PER_TOKEN = 3
@@ -96,11 +97,14 @@ class PromptCaching:
         *,
         lead: bool = True,
         affinity: bool = True,
+        value_usd_per_s: float = 0.01,
     ) -> None:
         """Serve ``models``; breakpoints go to those that are ``enabled``. ``lead``: the first of several that
         would write the same prefix goes ahead; ``affinity``: conversations stay where they are warm.
         """
         self._leads, self._stays = lead, affinity
+        self.value_usd_per_s = value_usd_per_s
+        """What a second of a caller's time is worth, to weigh time against money."""
         known = list(models)
         self._clock = clock
         self._facts = {
@@ -402,6 +406,16 @@ class PromptCaching:
         tokens = conversation.warm_tokens * facts.read_share
         plain, cached, _ = prices(model)
         return Saving(tokens * facts.token_s, tokens * (plain - cached) / 1e6)
+
+    def beside_the_last(self, tenant: str, rendered: Rendered, model: Model) -> list[Finding]:
+        """What keeps this request from reading what its conversation's last one left; at most one."""
+        self.drain()
+        before = self.conversations.get(key_of(tenant, rendered.opening))
+        if before is None or before.dialect is not rendered.dialect:
+            return []
+        self._learn_order(rendered)
+        cause = cause_of(before, rendered, model.name, self._loose)
+        return [] if cause is None else [finding_of(cause)]
 
     def facts(self, model: str) -> ModelFacts:
         """What is known of a deployment."""

@@ -25,10 +25,19 @@ class Router:
         return route(classification, view, self._policy, threshold).tier
 
     def decide(
-        self, classification: Classification, view: PromptView, tenant: str, forced: Tier | None
+        self,
+        classification: Classification,
+        view: PromptView,
+        tenant: str,
+        forced: Tier | None,
+        warm: tuple[Tier, float] | None = None,
     ) -> RouteDecision:
-        """The tier for this request. Forced and ruled decisions do not move the threshold."""
+        """The tier for this request. Forced and ruled decisions do not move the threshold. ``warm``: the tier
+        where the conversation's prompt is cached, and how much clearer the score must be to leave it.
+        """
         policy = self._policy if forced is None else replace(self._policy, forced=forced)
+        if warm is not None:
+            policy = replace(policy, warm=warm[0], warm_margin=warm[1])
         decision = route(classification, view, policy, self._tracker.threshold(tenant))
         if not decision.forced:
             self._tracker.observe(tenant, decision.score, decision.tier)

@@ -161,3 +161,69 @@ async def test_the_prefix_survives_translation_and_a_failed_try():
         rows.sort(key=len)
         for before, now in itertools.pairwise(rows):
             assert now[: len(before)] == before
+
+
+@pytest.mark.parametrize("affinity", [True, False])
+async def test_a_routed_conversation_stays_where_it_is_warm(affinity):
+    values = configuration("http://127.0.0.1:1")
+    fast = [m for m in values["models"] if m["name"] in {"small2", "large2"}]
+    models = [*fast, {**fast[0], "name": "small3"}, {**fast[1], "name": "large3"}]
+    async with serving(prompts={"affinity": affinity}, models=models) as (_, running, claude, _gpt):
+        gateway = running.context.edge.gateway
+        rounds, stayed = 4, 0
+        for conversation in range(6):
+            history, told = [], []
+            for turn in range(rounds):
+                history.append({"role": "user", "content": f"{conversation}: rule {turn}? " * 30})
+                answer = await claude.messages.with_raw_response.create(
+                    model="auto", max_tokens=30, messages=history, system=LONG
+                )
+                message = answer.parse()
+                if asyncio.iscoroutine(message):
+                    message = await message
+                history.append({"role": "assistant", "content": message.content[0].text})
+                key = gateway.prompts.warm_on("default", history[0]["content"])
+                told.append("" if key is None else key.model)
+            stayed += len(set(told)) == 1 and told[0] != ""
+        assert stayed == (6 if affinity else 0)
+
+
+async def test_lint_names_the_fault_and_the_difference_to_the_conversations_last_request():
+    async with serving() as (_, running, claude, _gpt):
+        await converse(claude, turns=1)
+        first = {"role": "user", "content": "Tell me of rule 0. " * 30}
+        body = {
+            "model": "large2",
+            "max_tokens": 30,
+            "system": f"It is 2026-11-21T05:00:00Z. {LONG}",
+            "messages": [
+                first,
+                {"role": "assistant", "content": "x"},
+                {"role": "user", "content": "y"},
+            ],
+        }
+        raw = json.dumps(body).encode()
+        async with httpx2.AsyncClient(verify=NO_TLS, base_url=running.url) as http:
+            answer = (await http.post("/v1/prompts/lint", content=raw)).json()
+            rules = {each["rule"]: each for each in answer["findings"]}
+            assert {"volatile_system", "volatile_timestamp"} <= rules.keys()
+            start, end = rules["volatile_timestamp"]["bytes"]
+            assert raw[start:end] == b"2026-11-21T05:00:00Z"
+            assert rules["volatile_timestamp"]["costs"]["usd"] > 0
+            refused = await http.post("/v1/prompts/lint", content=b'{"model": "large2"}')
+            assert refused.status_code == 400
+            unknown = await http.post("/v1/prompts/lint", json={**body, "model": "nobody"})
+            assert unknown.status_code == 404
+
+
+async def test_a_live_miss_gets_its_cause():
+    async with serving() as (_, running, claude, _gpt):
+        for system in (LONG, "Changed. " + LONG):
+            await claude.messages.create(
+                model="large2",
+                max_tokens=5,
+                system=system,
+                messages=[{"role": "user", "content": "What is rule one?"}],
+            )
+        figures = running.context.edge.gateway.prompts.figures()["large2"]
+        assert figures["causes"] == {"changed_system": 1}

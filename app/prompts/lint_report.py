@@ -1,0 +1,90 @@
+"""The linter's findings as JSON values and as lines: for the endpoint, and for the command."""
+
+from __future__ import annotations
+
+import msgspec
+
+from app.domain.chat import Dialect
+from app.domain.models import Model
+from app.prompts.learned import ModelFacts
+from app.prompts.lint import Finding, compare, costs, finding_of, lint
+from app.prompts.prefix import Rendered
+from app.prompts.spans import UnreadableError, fields, whole
+
+
+def dialect_of(body: bytes) -> Dialect:
+    """Which dialect a body is of: ``input`` is Responses, Anthropic's own fields Messages, else Chat.
+
+    Raises ``UnreadableError`` for what holds no prompt.
+    """
+    found = fields(body, whole(body))
+    if "messages" not in found and "input" not in found:
+        raise UnreadableError("it has neither messages nor input")
+    if "messages" not in found:
+        return Dialect.RESPONSES
+    ours = {"system", "max_tokens", "thinking", "stop_sequences", "cache_control", "top_k"}
+    theirs = {"response_format", "max_completion_tokens", "reasoning_effort", "stream_options"}
+    roles = (b'"role":"system"', b'"role": "system"', b'"role":"developer"', b'"role": "developer"')
+    if theirs & found.keys() or any(role in body for role in roles):
+        return Dialect.CHAT
+    if "system" in found or b'"cache_control"' in body or b'"input_schema"' in body:
+        return Dialect.MESSAGES
+    return Dialect.MESSAGES if ours & found.keys() and b'"function"' not in body else Dialect.CHAT
+
+
+def report(
+    rendered: Rendered, findings: list[Finding], model: Model, facts: ModelFacts
+) -> dict[str, object]:
+    """The answer of ``POST /v1/prompts/lint``."""
+    shown = [_json(each, *costs(each, model, facts)) for each in findings]
+    return {
+        "model": model.name,
+        "dialect": rendered.dialect.value,
+        "prompt_tokens": facts.tokens(sum(block.tokens for block in rendered.blocks)),
+        "minimum_tokens": facts.minimum_tokens,
+        "findings": shown,
+    }
+
+
+def _json(finding: Finding, ms: float, usd: float) -> dict[str, object]:
+    return {
+        "rule": finding.rule,
+        "severity": finding.severity,
+        "pointer": finding.pointer,
+        "bytes": [finding.at.start, finding.at.end],
+        "why": finding.why,
+        "costs": {"ms": round(ms, 3), "usd": round(usd, 9)},
+        "mend": finding.mend,
+    }
+
+
+def requests_of(text: bytes) -> list[bytes]:
+    """The requests of a file: one JSON object, an array of them, or one a line."""
+    head = text.lstrip()[:1]
+    try:
+        if head == b"[":
+            return [bytes(each) for each in msgspec.json.decode(text, type=list[msgspec.Raw])]
+        msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return [line for line in text.splitlines() if line.strip()]
+    return [text]
+
+
+def lint_all(
+    requests: list[bytes], minimum_tokens: int = 1024
+) -> list[tuple[int, Rendered, list[Finding]]]:
+    """Lint each request, and each beside the one before it that opens the same conversation.
+
+    Raises ``UnreadableError``.
+    """
+    last: dict[str, Rendered] = {}
+    found: list[tuple[int, Rendered, list[Finding]]] = []
+    for number, body in enumerate(requests):
+        rendered, findings = lint(body, dialect_of(body), minimum_tokens)
+        before = last.get(rendered.opening)
+        cause = None if before is None else compare(before, rendered)
+        if cause is not None:
+            findings.insert(0, finding_of(cause))
+        last[rendered.opening] = rendered
+        found.append((number, rendered, findings))
+    return found
