@@ -7,13 +7,11 @@ and takes it down in reverse. Nothing else in the program constructs a collabora
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from functools import partial
 from pathlib import Path
 from random import SystemRandom
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 from app import __version__
 from app.api.admission import Admission
@@ -22,6 +20,7 @@ from app.api.auth import Authenticator
 from app.api.context import Context, Readiness
 from app.api.inference import Edge, InFlight
 from app.api.response import Pulse
+from app.bootstrap_meaning import open_meaning
 from app.bootstrap_redis import counters_of, open_redis, share, share_runs
 from app.bootstrap_router import open_router
 from app.bootstrap_telemetry import degrade, open_telemetry
@@ -60,15 +59,12 @@ from app.stores.event_log import EventLog
 from app.stores.key_file import KeyFile
 from app.stores.spent_file import SpentFile
 from app.telemetry.metrics import Metrics
-from app.telemetry.telemetry import Telemetry
 from app.upstream import Origin, Pool, PoolLimits, Timeouts
 from app.wire.ag_ui import warm as warm_ag_ui
 from app.wire.codecs import CODECS
 
 if TYPE_CHECKING:
-    from app.stores.qdrant import RemoteVectors
     from app.stores.redis import Redis
-    from app.stores.sidecar_client import VectorProcess
 
 _ANTHROPIC_VERSION = b"2023-06-01"
 _NO_KEY = "none"
@@ -128,7 +124,9 @@ async def open_gateway(settings: Settings, *, simulated: bool = False) -> AsyncI
             await share_runs(redis, runs, stack)
         stack.push_async_callback(runs.aclose)
         readiness.ready = True
-        await _meaning(settings, gateway, telemetry, readiness, stack)
+        degraded = readiness.degraded
+        for work, name in await open_meaning(settings, gateway, telemetry.metrics, degraded, stack):
+            await _run_beside(stack, work, name)
         if redis is not None:
             await share(redis, settings, gateway, telemetry.metrics, stack)
         agents = tuple(agent.name for agent in settings.agents)
@@ -146,91 +144,6 @@ async def _agents(settings: Settings, gateway: Gateway, stack: AsyncExitStack) -
     gateway.tools = configured(settings)
     stack.push_async_callback(gateway.tools.aclose)
     await gateway.tools.start()
-
-
-async def _meaning(
-    settings: Settings,
-    gateway: Gateway,
-    telemetry: Telemetry,
-    readiness: Readiness,
-    stack: AsyncExitStack,
-) -> None:
-    """Give the gateway its semantic cache, and start the vector process beside it."""
-    wanted, metrics = settings.cache.semantic, telemetry.metrics
-    if not wanted.enabled or gateway.exact is None:
-        return
-    # Learners and the store's client: 0.1 s that a gateway without a semantic cache need not load.
-    from app.cache.bound import Limits
-    from app.cache.routes import Routes
-    from app.cache.semantic import SemanticCache, Word
-    from app.pipeline.meaning import Meaning
-    from app.stores.sidecar_client import VectorProcess
-
-    def vectors_are(why: str | None) -> None:
-        if why is None:
-            readiness.degraded.pop("semantic_cache", None)
-            for aside in memory.moved_aside:
-                degrade(readiness, "semantic_files", f"put aside, unreadable: {aside}")
-            return
-        said = f"no hits by meaning: the vector process {why}"
-        if why == "is starting":
-            readiness.degraded["semantic_cache"] = said
-            return
-        degrade(readiness, "semantic_cache", said)
-        metrics.vector_losses.child().inc()
-
-    folder = Path(settings.state.data_dir) / "semantic"
-    memory = VectorProcess(
-        folder,
-        Path(sys.prefix) / "embedder",
-        on_state=vectors_are,
-        max_entries=wanted.max_entries,
-    )
-    routes = Routes(
-        folder / "routes",
-        limits=Limits.of(wanted.max_error_rate),
-        audit_rate=wanted.audit_rate,
-        build_id=lambda: memory.build_id,
-        on_fault=partial(degrade, readiness, "semantic_evidence"),
-    )
-    cache = SemanticCache(
-        _remote(settings, memory, stack) if settings.state.qdrant_url else memory,
-        routes,
-        rng=SystemRandom(),
-        on_look=lambda word: metrics.semantic_looks.child(word).inc(),
-        budget_s=wanted.budget_ms / 1000,
-        sharing=gateway.sharing,
-    )
-    gateway.meaning = Meaning(
-        cache,
-        classify=gateway.classifier.classify,
-        codecs=gateway.codecs,
-        ttl_s=wanted.ttl_s,
-        on_settled=lambda word, count: metrics.semantic_answers.child(word).inc(count),
-        sharing=gateway.sharing,
-    )
-    # Known from the start, so that a panel shows nought rather than nothing.
-    for word in get_args(Word):
-        metrics.semantic_looks.child(word)
-    metrics.vector_losses.child()
-    stack.push_async_callback(memory.aclose)
-    stack.push_async_callback(cache.aclose)
-    await memory.start()
-    await _run_beside(stack, gateway.meaning.run(), "meaning")
-
-
-def _remote(settings: Settings, process: VectorProcess, stack: AsyncExitStack) -> RemoteVectors:
-    """The Qdrant server's vectors, with the process for embedding alone."""
-    from app.stores.qdrant import QdrantStore, RemoteVectors  # the client takes half a second
-
-    url, key = settings.state.qdrant_url or "", settings.state.qdrant_api_key
-    store = QdrantStore(
-        url,
-        api_key=None if key is None else key.get_secret_value(),
-        build_id=lambda: process.build_id,
-    )
-    stack.push_async_callback(store.aclose)
-    return RemoteVectors(process, store)
 
 
 def _agent(agent: AgentSettings, settings: Settings) -> Agent:

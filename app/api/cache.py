@@ -16,7 +16,7 @@ from app.errors import BadRequest, NotFound, StoreError
 from app.pipeline.forgetting import forget as forget_everywhere
 
 if TYPE_CHECKING:  # loads learners that a gateway without a semantic cache does not need
-    from app.cache.semantic import KeptAnswer
+    from app.cache.kept import KeptAnswer
     from app.domain.vectors import KeptQuestion
     from app.pipeline.meaning import Meaning
 

@@ -30,6 +30,8 @@ import numpy as np
 
 from app.cache.agreement import answers_agree
 from app.cache.decision import CandidateView, Decision, QueryView, decide
+from app.cache.kept import KeptAnswer, answer_of, askers_of
+from app.cache.owed import Owed
 from app.cache.routes import Route, Routes
 from app.cache.sharing import Sharing
 from app.cache.text_view import TextView, view
@@ -58,7 +60,6 @@ _MAX_ANSWER_CHARS: Final = 200_000
 _LATE_IN_A_ROW: Final = 5
 _REST_S: Final = 1.0
 _VIEWS: Final = 4_096
-_MOST_ASKERS: Final = 32
 _BARRIERS: Final = 512
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 
@@ -74,25 +75,6 @@ class Memory(VectorStore, Embedder, Protocol):
     async def recall(self, text: str, partition: str, k: int) -> Recalled | Unreadable:
         """The vector of ``text`` and the ``k`` nearest live questions of ``partition``."""
         ...
-
-
-class KeptAnswer(msgspec.Struct, frozen=True):
-    """A kept question's body."""
-
-    group: str
-    """Answers that agree are of one group."""
-    text: str
-    finish: str
-    model: str
-    """The model's own name for itself."""
-    tier: str
-    request_id: str
-    route: str
-    usage: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0)
-    cost_usd: float = 0.0
-    upstream_s: float = 0.0
-    askers: tuple[str, ...] = ()
-    """Whom a model answered so, the one whom this very answer was made for first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,9 +125,13 @@ class SemanticCache:
         on_look: Callable[[Word], None],
         budget_s: float = BUDGET_S,
         sharing: Sharing | None = None,
+        owed: Owed | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """``budget_s``: the longest a look-up may hold a request up. ``clock``: unix seconds."""
+        """``budget_s``: the longest a look-up may hold a request up. ``clock``: unix seconds.
+
+        ``owed``: removals that the store could not do yet.
+        """
         self.memory, self.routes = memory, routes
         self.budget_s = budget_s
         self._sharing = sharing
@@ -154,7 +140,10 @@ class SemanticCache:
         self._late, self._rest_until_s = 0, 0.0
         self._barriers: deque[tuple[Which, float]] = deque(maxlen=_BARRIERS)
         self._gone: OrderedDict[str, float] = OrderedDict()
-        self._owed: list[Which | tuple[str, ...]] = []
+        self._owed = Owed(None) if owed is None else owed
+        self.on_fault: Callable[[str], None] = lambda _: None
+        """Told what is wrong with what is kept, and "" once it is well again."""
+        self._trouble = ""
 
     # ---------------------------------------------------------------- on the request's path
 
@@ -177,10 +166,15 @@ class SemanticCache:
             self._late += 1
             if self._late >= _LATE_IN_A_ROW:  # the next look after the rest is the probe
                 self._late, self._rest_until_s = _LATE_IN_A_ROW - 1, self._clock() + _REST_S
+                self._say(
+                    f"{_LATE_IN_A_ROW} look-ups in a row took over {self.budget_s * 1000:g} ms"
+                )
             return Look("late")
         except StoreError:
             return Look("away")
         self._late = 0
+        if self._trouble:
+            self._say("")
         return self._judge(asked, recalled, route)
 
     def _judge(self, asked: Asked, recalled: Recalled | Unreadable, route: Route) -> Look:
@@ -188,7 +182,7 @@ class SemanticCache:
             return Look("too_long")
         near = tuple(each for each in recalled.near if self._live(each.question, asked))
         query = QueryView(self._view(asked.text), np.frombuffer(recalled.vector, dtype="<f4"))
-        answers = [_answer_of(each.question) for each in near]
+        answers = [answer_of(each.question) for each in near]
         candidates = [
             CandidateView(n.question.id, self._view(n.question.text), n.cosine, a.group)
             for n, a in zip(near, answers, strict=True)
@@ -271,7 +265,7 @@ class SemanticCache:
             decision = replace(decision, serve=False, audit=True)
         group = await self._group(fresh.answer.text, look.near, asked.entry_id)
         if self._sharing is not None:
-            askers = _askers(asked, group, look.near)
+            askers = askers_of((asked.entry_id, asked.asker), group, look.near)
             fresh = replace(fresh, answer=msgspec.structs.replace(fresh.answer, askers=askers))
         route.state.learn(look.query, group, decision)
         route.changes += 1
@@ -285,7 +279,7 @@ class SemanticCache:
         """The group of the first stored answer that agrees, nearest first, or a new one."""
         differing = set()
         for each in near:
-            answer = _answer_of(each.question)
+            answer = answer_of(each.question)
             if answer is None or answer.group in differing:
                 continue
             await asyncio.sleep(0)  # a comparison takes up to a millisecond: requests come between
@@ -310,7 +304,7 @@ class SemanticCache:
 
     def read(self, question: KeptQuestion) -> KeptAnswer | None:
         """The answer of a kept question, if it may still be shown."""
-        return None if self._barred(question) else _answer_of(question)
+        return None if self._barred(question) else answer_of(question)
 
     async def _keep(self, asked: Asked, fresh: Fresh, group: str, query: QueryView) -> None:
         if len(fresh.answer.text) > _MAX_ANSWER_CHARS:
@@ -326,8 +320,21 @@ class SemanticCache:
             text=asked.text,
             body=msgspec.json.encode(msgspec.structs.replace(fresh.answer, group=group)).decode(),
         )
-        if not self._barred(question):
+        if self._barred(question):
+            return
+        try:
             await self.memory.keep(question, query.vector.astype("<f4").tobytes())
+        except StoreError as exc:
+            self._say(f"an answer could not be kept: {exc.message}")
+            raise
+        if self._trouble:
+            self._say("")
+
+    def _say(self, trouble: str) -> None:
+        """Tell, once, what is wrong with the store, or that it is well again."""
+        if trouble != self._trouble:
+            self._trouble = trouble
+            self.on_fault(trouble)
 
     # ---------------------------------------------------------------- verdicts and invalidation
 
@@ -337,7 +344,7 @@ class SemanticCache:
             question = await self.memory.fetch(entry_id)
         except StoreError:
             question = None
-        answer = None if question is None else _answer_of(question)
+        answer = None if question is None else answer_of(question)
         if answer is not None:
             route = await self.routes.get(answer.route)
             route.state.feedback(entry_id, agreed=agreed)
@@ -352,7 +359,7 @@ class SemanticCache:
             return None
         if question is None or question.tenant != tenant or self._barred(question):
             return None
-        answer = _answer_of(question)
+        answer = answer_of(question)
         return None if answer is None else (question, answer)
 
     async def remove(self, entry_id: str) -> bool:
@@ -363,7 +370,7 @@ class SemanticCache:
         try:
             return bool(await self.memory.remove((entry_id,)))
         except StoreError:
-            self._owed.append((entry_id,))
+            self._owed.add((entry_id,))
             return False
 
     def bar(self, what: Forget) -> None:
@@ -382,18 +389,18 @@ class SemanticCache:
         try:
             return await self.memory.remove_where(which)
         except StoreError:
-            self._owed.append(which)
+            self._owed.add(which)
             return 0
 
     async def _pay(self) -> None:
         """Do the removals that the store could not do when they were asked for."""
         while self._owed:
-            owed = self._owed[0]
+            owed = self._owed.first()
             if isinstance(owed, Which):
                 await self.memory.remove_where(owed)
             else:
                 await self.memory.remove(owed)
-            del self._owed[0]
+            self._owed.done()
 
     # ---------------------------------------------------------------- what it says about itself
 
@@ -439,24 +446,6 @@ class SemanticCache:
 def route_name(tenant: str, model: str) -> str:
     """The route of a tenant's requests for ``model``, as asked."""
     return f"{tenant}\x00{model}"
-
-
-def _answer_of(question: KeptQuestion) -> KeptAnswer | None:
-    try:
-        return msgspec.json.decode(question.body, type=KeptAnswer)
-    except msgspec.DecodeError:
-        return None  # another version's: it expires in its time
-
-
-def _askers(asked: Asked, group: str, near: Sequence[Neighbour]) -> tuple[str, ...]:
-    """Who asks now, and who had an answer that agrees from the entry that this one replaces."""
-    for each in near:
-        if each.question.id == asked.entry_id:
-            before = _answer_of(each.question)
-            if before is not None and before.group == group:
-                others = (who for who in before.askers if who != asked.asker)
-                return (asked.asker, *others)[:_MOST_ASKERS]
-    return (asked.asker,)
 
 
 def _word(decision: Decision) -> Word:

@@ -18,6 +18,7 @@ from typing import Literal
 import structlog
 
 from app.cache.exact import CachedAnswer
+from app.cache.kept import KeptAnswer
 from app.cache.key import CacheScope
 from app.cache.partition import partition_key
 from app.cache.refusal import refuses
@@ -25,7 +26,6 @@ from app.cache.semantic import (
     MAX_CHARS,
     Asked,
     Fresh,
-    KeptAnswer,
     Look,
     SemanticCache,
     route_name,

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from app.cache.exact import CachedAnswer
+from app.cache.kept import KeptAnswer
 from app.cache.key import CacheScope, exact_key
 from app.cache.partition import partition_key
-from app.cache.semantic import Asked, Fresh, KeptAnswer
+from app.cache.semantic import Asked, Fresh
 from app.cache.sharing import EVERYBODY
 from app.domain.chat import ChatRequest, Dialect
 from app.domain.events import Answer, FinishReason, TextBlock

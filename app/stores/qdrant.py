@@ -6,6 +6,7 @@ writes wait until the server has them, so the next search, from any gateway, see
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -164,6 +165,17 @@ class QdrantStore:
             return await call
         except Exception as exc:  # the client lets its transports' own errors through
             raise StoreError(f"Qdrant: {type(exc).__name__}: {str(exc)[:200]}") from exc
+
+
+async def sweeping(store: QdrantStore, period_s: float, on_fault: Callable[[str], None]) -> None:
+    """Remove what has expired, every ``period_s``, until cancelled: a server does not do so by itself."""
+    while True:
+        await asyncio.sleep(period_s)
+        try:
+            await store.sweep()
+        except StoreError as exc:
+            if exc.code != "store_away":  # the encoder is still starting: nothing to name
+                on_fault(f"what has expired could not be removed: {exc.message}")
 
 
 class RemoteVectors:

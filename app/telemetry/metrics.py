@@ -149,6 +149,11 @@ class Metrics:
             "Fresh answers that might have been learned from, by what became of them.",
             ("outcome",),
         )
+        self.semantic_faults = self.counter(
+            "slipstream_semantic_faults_total",
+            "Faults of what is kept for hits by meaning, as /readyz names them.",
+            ("kind",),
+        )
         self.vector_losses = self.counter(
             "slipstream_vector_process_losses_total",
             "Times that the vector process was lost or could not be started.",

@@ -1,0 +1,154 @@
+"""The part of the composition root that is about hits by meaning; nothing of it is loaded where they
+are off.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
+from pathlib import Path
+from random import SystemRandom
+from typing import TYPE_CHECKING, get_args
+
+import structlog
+
+from app.pipeline.gateway import Gateway
+from app.settings import Settings
+from app.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from app.cache.semantic import Memory
+    from app.stores.qdrant import QdrantStore
+    from app.stores.sidecar_client import VectorProcess
+
+_SWEEP_S = 300.0
+
+Work = tuple[Coroutine[None, None, None], str]
+"""Something to run beside the requests, and its name."""
+
+
+async def open_meaning(
+    settings: Settings,
+    gateway: Gateway,
+    metrics: Metrics,
+    degraded: dict[str, str],
+    stack: AsyncExitStack,
+) -> list[Work]:
+    """Give the gateway its semantic cache, start the vector process, and say what is to be run beside."""
+    wanted = settings.cache.semantic
+    if not wanted.enabled or gateway.exact is None:
+        return []
+    # Learners and the store's client: 0.1 s that a gateway without a semantic cache need not load.
+    from app.cache.bound import Limits
+    from app.cache.owed import Owed
+    from app.cache.routes import Routes
+    from app.cache.semantic import SemanticCache, Word
+    from app.pipeline.meaning import Meaning
+    from app.stores.sidecar_client import VectorProcess
+
+    faults = _Faults(metrics, degraded)
+    folder = Path(settings.state.data_dir) / "semantic"
+    memory = VectorProcess(
+        folder,
+        Path(sys.prefix) / "embedder",
+        on_state=lambda why: faults.process(why, memory),
+        max_entries=wanted.max_entries,
+    )
+    remote = _remote(settings, memory, stack)
+    beside: list[Work] = []
+    store: Memory = memory
+    if remote is not None:
+        from app.stores.qdrant import RemoteVectors, sweeping
+
+        store = RemoteVectors(memory, remote)
+        beside.append((sweeping(remote, _SWEEP_S, faults.store), "sweeping"))
+    routes = Routes(
+        folder / "routes",
+        limits=Limits.of(wanted.max_error_rate),
+        audit_rate=wanted.audit_rate,
+        build_id=lambda: memory.build_id,
+        on_fault=faults.evidence,
+    )
+    cache = SemanticCache(
+        store,
+        routes,
+        rng=SystemRandom(),
+        on_look=lambda word: metrics.semantic_looks.child(word).inc(),
+        budget_s=wanted.budget_ms / 1000,
+        sharing=gateway.sharing,
+        owed=Owed(folder / "owed", faults.store),
+    )
+    cache.on_fault = faults.store
+    gateway.meaning = Meaning(
+        cache,
+        classify=gateway.classifier.classify,
+        codecs=gateway.codecs,
+        ttl_s=wanted.ttl_s,
+        on_settled=lambda word, count: metrics.semantic_answers.child(word).inc(count),
+        sharing=gateway.sharing,
+    )
+    # Known from the start, so that a panel shows nought rather than nothing.
+    for word in get_args(Word):
+        metrics.semantic_looks.child(word)
+    metrics.vector_losses.child()
+    stack.push_async_callback(memory.aclose)
+    stack.push_async_callback(cache.aclose)
+    await memory.start()
+    return [(gateway.meaning.run(), "meaning"), *beside]
+
+
+class _Faults:
+    """Says on ``/readyz`` and in the log what is wrong, and counts it."""
+
+    def __init__(self, metrics: Metrics, degraded: dict[str, str]) -> None:
+        self._metrics, self._degraded = metrics, degraded
+
+    def process(self, why: str | None, memory: VectorProcess) -> None:
+        """The vector process is there (None), or why it is not."""
+        if why is None:
+            self._degraded.pop("semantic_cache", None)
+            for aside in memory.moved_aside:
+                self._say("semantic_files", f"put aside, unreadable: {aside}")
+            return
+        said = f"no hits by meaning: the vector process {why}"
+        if why == "is starting":
+            self._degraded["semantic_cache"] = said
+            return
+        self._say("semantic_cache", said)
+        self._metrics.vector_losses.child().inc()
+
+    def evidence(self, why: str) -> None:
+        """A route's evidence cannot be read, made or written."""
+        self._say("semantic_evidence", why)
+
+    def store(self, why: str) -> None:
+        """The store is slow, full or cannot remove; "": it is well again."""
+        if why:
+            self._say("semantic_store", why)
+        elif self._degraded.pop("semantic_store", None) is not None:
+            structlog.get_logger().info("semantic_store_back")
+
+    def _say(self, what: str, why: str) -> None:
+        if self._degraded.get(what) != why:
+            self._degraded[what] = why
+            self._metrics.semantic_faults.child(what.removeprefix("semantic_")).inc()
+            structlog.get_logger().warning("degraded", what=what, reason=why)
+
+
+def _remote(
+    settings: Settings, process: VectorProcess, stack: AsyncExitStack
+) -> QdrantStore | None:
+    """The Qdrant server's vectors, where one is configured; the process then only embeds."""
+    url, key = settings.state.qdrant_url, settings.state.qdrant_api_key
+    if not url:
+        return None
+    from app.stores.qdrant import QdrantStore  # the client takes half a second
+
+    store = QdrantStore(
+        url,
+        api_key=None if key is None else key.get_secret_value(),
+        build_id=lambda: process.build_id,
+    )
+    stack.push_async_callback(store.aclose)
+    return store

@@ -1,0 +1,93 @@
+"""Removals that a store owes: asked for while it was away, written down until it has done them.
+
+An invalidation is a promise. Until it is kept nothing is served by meaning, and a restart must not
+forget it: each lies in a file of its own, so that the workers of one folder need no lock. To do one
+twice does no harm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+import msgspec
+
+from app.domain.vectors import Which
+
+_SUFFIX: Final = ".owed"
+
+
+class _Written(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    ids: tuple[str, ...] = ()
+    tenant: str = ""
+    model: str = ""
+    tags: tuple[str, ...] = ()
+    everything: bool = False
+
+
+def _unheard(_fault: str) -> None:
+    """Nobody listens: nothing is written, so nothing can go wrong."""
+
+
+class Owed:
+    """What is owed, oldest first."""
+
+    def __init__(self, folder: Path | None, on_fault: Callable[[str], None] = _unheard) -> None:
+        """Read what was owed at the end of the last run; ``folder`` None: kept in memory alone."""
+        self._folder, self._on_fault = folder, on_fault
+        self._owed: list[tuple[Path | None, Which | tuple[str, ...]]] = []
+        for path in sorted(folder.glob(f"*{_SUFFIX}")) if folder is not None else ():
+            try:
+                self._owed.append((path, _read(path.read_bytes())))
+            except (OSError, msgspec.MsgspecError) as exc:
+                on_fault(f"a removal that was owed cannot be read: {path.name}: {exc}")
+
+    def __bool__(self) -> bool:
+        """Whether anything is."""
+        return bool(self._owed)
+
+    def first(self) -> Which | tuple[str, ...]:
+        """The oldest: what matches, or ids."""
+        return self._owed[0][1]
+
+    def add(self, what: Which | tuple[str, ...]) -> None:
+        """Owe ``what``, also after a restart; a folder that cannot be written is told, not raised."""
+        path = None if self._folder is None else self._folder / f"{uuid4().hex}{_SUFFIX}"
+        if path is not None:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                fresh = path.with_suffix(".new")
+                fresh.write_bytes(_text(what))
+                fresh.replace(path)
+            except OSError as exc:
+                self._on_fault(f"a removal that is owed cannot be written down: {exc.strerror}")
+        self._owed.append((path, what))
+
+    def done(self) -> None:
+        """The first is done."""
+        path, _ = self._owed.pop(0)
+        if path is not None:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+def _text(what: Which | tuple[str, ...]) -> bytes:
+    if isinstance(what, Which):
+        everything = what == Which()
+        return msgspec.json.encode(
+            _Written((), what.tenant, what.model, what.tags, everything=everything)
+        )
+    return msgspec.json.encode(_Written(what))
+
+
+def _read(data: bytes) -> Which | tuple[str, ...]:
+    read = msgspec.json.decode(data, type=_Written)
+    if read.ids:
+        return read.ids
+    which = Which(read.tenant, read.model, read.tags)
+    if which == Which() and not read.everything:
+        raise msgspec.ValidationError("it names nothing")
+    return which

@@ -1,0 +1,40 @@
+"""Removals that a store owes are remembered until they are done, also by the next start."""
+
+from __future__ import annotations
+
+import pytest
+
+from app.cache.owed import Owed
+from app.domain.vectors import Which
+
+REMOVALS = [("ab" * 16,), Which("t", "small", ("a", "b")), Which("t"), Which()]
+
+
+@pytest.mark.parametrize("what", REMOVALS, ids=str)
+def test_what_is_owed_is_owed_after_a_restart_until_it_is_done(tmp_path, what):
+    faults: list[str] = []
+    Owed(tmp_path / "owed", faults.append).add(what)
+    again = Owed(tmp_path / "owed", faults.append)
+    assert again.first() == what
+    again.done()
+    assert not again
+    assert not Owed(tmp_path / "owed", faults.append)
+    assert faults == []
+
+
+def test_one_that_cannot_be_read_is_named_and_left_there(tmp_path):
+    faults: list[str] = []
+    for name, data in (("a", b"{no"), ("b", b"{}"), ("c", b'{"ids": 3}')):
+        (tmp_path / f"{name}.owed").write_bytes(data)
+    assert not Owed(tmp_path, faults.append)
+    assert len(faults) == 3
+    assert len(list(tmp_path.glob("*.owed"))) == 3
+
+
+def test_a_folder_that_cannot_be_written_is_told_and_the_removal_still_owed(tmp_path):
+    (tmp_path / "owed").write_text("a file where the folder should be")
+    faults: list[str] = []
+    owed = Owed(tmp_path / "owed", faults.append)
+    owed.add(Which("t"))
+    assert owed.first() == Which("t")
+    assert "cannot be written down" in faults[0]
