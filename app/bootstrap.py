@@ -21,7 +21,7 @@ from app.api.context import Context, Readiness
 from app.api.inference import Edge, InFlight
 from app.api.response import Pulse
 from app.bootstrap_meaning import open_meaning
-from app.bootstrap_redis import counters_of, open_redis, share, share_runs
+from app.bootstrap_redis import counters_of, open_redis, share, share_outputs, share_runs
 from app.bootstrap_router import open_router
 from app.bootstrap_telemetry import degrade, open_telemetry
 from app.cache.coalesce import Flights
@@ -88,6 +88,8 @@ async def open_gateway(settings: Settings, *, simulated: bool = False) -> AsyncI
         gateway.tracing = telemetry.spans is not None
         gateway.on_failure = telemetry.metrics.upstream_failed
         await _agents(settings, gateway, stack)
+        if redis is not None and gateway.tools is not None:
+            share_outputs(redis, gateway.tools)
         pulse = Pulse(settings.server.sse_comment_s)
         in_flight = InFlight(settings.server.max_inflight_requests)
         telemetry.metrics.follow_in_flight(lambda: in_flight.now)

@@ -20,6 +20,7 @@ from app.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from app.stores.redis import Redis
+    from app.tools.registry import Registry
 
 
 async def open_redis(
@@ -88,6 +89,14 @@ async def share_runs(redis: Redis, runs: Runs, stack: AsyncExitStack) -> None:
     runs.shared, runs.describe = SharedRuns(redis), state_of
     stack.push_async_callback(runs.shared.aclose)
     await runs.shared.start()
+
+
+def share_outputs(redis: Redis, tools: Registry) -> None:
+    """Let workers use the tool results that others have kept."""
+    from app.stores.redis import RedisKeyValue
+    from app.tools.shared_outputs import SharedOutputs
+
+    tools.shared = SharedOutputs(RedisKeyValue(redis, b"tool"))
 
 
 def counters_of(redis: Redis | None, spent: SpentFile) -> tuple[Counters, Sums]:

@@ -222,8 +222,8 @@ class keep(Flight):  # noqa: N801 - reads as a verb: ``with keep(...) as flight`
             gateway.shared.land(self, entry, self._request, turn.classification)
         elif kept and gateway.exact is not None:
             gateway.exact.put(self._key, self._entry())
-            if gateway.sharing is not None:
-                gateway.sharing.kept(self._key, turn.user)
+        if kept and gateway.sharing is not None:
+            gateway.sharing.kept(self._key, turn.user)
 
     def _entry(self) -> CachedAnswer:
         turn, request = self._turn, self._request

@@ -21,6 +21,7 @@ from app.errors import ToolError
 from app.ports import Tool
 from app.tools.mcp import McpServer
 from app.tools.output_cache import OutputCache, call_key
+from app.tools.shared_outputs import SharedOutputs
 
 _TRANSIENT = frozenset({"tool_timeout", "tool_refused", "tool_closed", "tool_server_error"})
 _BACKOFF_S = 0.05
@@ -80,6 +81,8 @@ class Registry:
     tools: dict[str, Registered] = field(default_factory=dict)
     servers: Mapping[str, McpServer] = field(default_factory=dict)
     outputs: OutputCache = field(default_factory=OutputCache)
+    shared: SharedOutputs | None = None
+    """What all workers keep; None without Redis."""
     closing: list[Callable[[], object]] = field(default_factory=list)
     jitter: Callable[[], float] = random.random
 
@@ -90,6 +93,8 @@ class Registry:
 
     async def aclose(self) -> None:
         """Close every connection; idempotent."""
+        if self.shared is not None:
+            await self.shared.settled()
         for server in self.servers.values():
             await server.aclose()
         for close in self.closing:
@@ -146,9 +151,14 @@ class Registry:
         key = call_key(name, parsed, caller) if spec.cache_ttl_s else b""
         if key and (kept := self.outputs.get(key)) is not None:
             return kept
+        if key and self.shared is not None and (found := await self.shared.get(key)) is not None:
+            self.outputs.put(key, *found)
+            return found[0]
         result = _told(await self._tried(registered, parsed), spec.max_result_bytes)
         if key:
             self.outputs.put(key, result, spec.cache_ttl_s)
+            if self.shared is not None:
+                self.shared.put(key, result, spec.cache_ttl_s)
         return result
 
     async def _tried(self, registered: Registered, arguments: Json) -> object:

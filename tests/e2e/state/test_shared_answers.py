@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
 from uuid import uuid4
 
 import pytest
 
 from tests.e2e.asking import DIALECTS
+from tests.e2e.state.conftest import workers
 from tests.e2e.test_exact_cache import ask, outcome
+from tests.support.redis import redis_server
 
 pytestmark = pytest.mark.anyio
 
@@ -125,8 +130,6 @@ async def test_a_wrong_hit_is_not_repeated_by_any_worker(pair, question):
 
 
 async def test_another_tenants_entries_are_neither_served_nor_forgotten(upstream, server):
-    from tests.e2e.state.conftest import workers
-
     keys = [{"key": "a", "tenant": "a"}, {"key": "b", "tenant": "b"}]
     question = f"What does the word {uuid4().hex[:10]} mean in the glossary of TCP?"
     body = {"model": "small", "messages": [{"role": "user", "content": question}]}
@@ -172,3 +175,32 @@ async def test_an_entry_that_cannot_be_read_is_a_miss_that_is_counted(pair, ques
     await other.written()
     one.running.context.edge.gateway.exact.clear()
     assert outcome(await ask(one.http, "chat", question)) == "exact"
+
+
+async def test_gateways_of_another_prefix_share_nothing(upstream, server, question):
+    apart = {"redis_url": server.url, "redis_budget_ms": 1_000, "redis_prefix": "staging"}
+    async with (
+        workers(upstream.base_url, server.url, 1) as (one,),
+        workers(upstream.base_url, server.url, 1, state=apart) as (other,),
+    ):
+        await ask(one.http, "chat", question)
+        await one.written()
+        assert outcome(await ask(other.http, "chat", question)) == "miss"
+        await other.http.post("/v1/cache/invalidate", json={"all": True})
+        assert outcome(await ask(one.http, "chat", question)) == "exact"
+
+
+async def test_a_redis_that_answers_too_late_is_left_alone_and_taken_back(upstream, question):
+    with redis_server() as own:
+        quick = {"redis_url": own.url, "redis_budget_ms": 30}
+        async with workers(upstream.base_url, own.url, 1, state=quick) as (one,):
+            os.kill(own.pid, signal.SIGSTOP)
+            for number in range(4):
+                reply = await ask(one.http, "chat", f"{question} {number}")
+                assert (reply.status_code, outcome(reply)) == (200, "miss")
+            degraded = (await one.http.get("/readyz")).json()["degraded"]
+            assert "does not answer within 30 ms" in degraded["redis"]
+            os.kill(own.pid, signal.SIGCONT)
+            async with asyncio.timeout(20):
+                while (await one.http.get("/readyz")).json()["degraded"].get("redis"):  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)

@@ -10,11 +10,12 @@ from uuid import uuid4
 import pytest
 
 from tests.e2e.agent.test_agent_endpoint import body, read
-from tests.e2e.agent.test_agent_loop import agent
+from tests.e2e.agent.test_agent_loop import agent, echo, tool
 from tests.e2e.state.conftest import workers
 from tests.e2e.state.test_worker_processes import processes
 from tests.support.redis import redis_server
 from tests.support.scripted_model import scripted_model
+from tests.support.tool_server import tool_server
 
 pytestmark = pytest.mark.anyio
 
@@ -115,3 +116,23 @@ async def test_the_run_of_a_killed_worker_ends_with_a_clear_error(talking):
             assert (last["type"], last["code"]) == ("RUN_ERROR", "worker_lost")
             state = (await other.http.get(f"/v1/runs/{run_id}")).json()
             assert (state["state"], state["code"]) == ("failed", "worker_lost")
+
+
+async def test_a_tools_result_is_used_by_every_worker_for_its_time(server):
+    async def call_once(speaking) -> None:
+        if any(message["role"] == "tool" for message in speaking.body["messages"]):
+            await speaking.text("done")
+            await speaking.finish()
+            return
+        await speaking.call(0, "a", '{"id": "1"}')
+        await speaking.finish("tool_calls")
+
+    async with tool_server({"/a/": echo()}) as tools, scripted_model(call_once) as model:
+        values = agent(model.url, [tool("a", tools.url, cache_ttl_s=60)])
+        parts = {name: values[name] for name in ("providers", "models", "agents", "tools")}
+        async with workers(model.url, server.url, **parts) as (one, other):
+            for worker in (one, other, one):
+                said = await worker.http.post("/v1/agent", json=body(uuid4().hex))
+                assert "RUN_FINISHED" in said.text
+                await worker.running.context.edge.gateway.tools.shared.settled()
+        assert len(tools.asked) == 1
