@@ -9,19 +9,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from pathlib import Path
+from functools import partial
 from random import SystemRandom
-from typing import TYPE_CHECKING
 
 from app import __version__
-from app.api.admission import Admission
 from app.api.agent import record_of
-from app.api.auth import Authenticator
 from app.api.context import Context, Readiness
 from app.api.inference import Edge, InFlight
 from app.api.response import Pulse
+from app.bootstrap_access import authenticator_of
 from app.bootstrap_meaning import open_meaning
-from app.bootstrap_redis import counters_of, open_redis, share, share_outputs, share_runs
+from app.bootstrap_redis import open_redis, share, share_outputs, share_runs
 from app.bootstrap_router import open_router
 from app.bootstrap_telemetry import degrade, open_telemetry
 from app.cache.coalesce import Flights
@@ -34,10 +32,8 @@ from app.domain.decisions import PromptView, Tier
 from app.domain.model_call import Headers
 from app.domain.models import Model
 from app.domain.usage import Price
-from app.errors import StoreError
 from app.lanes.builtin import built_in_rules
 from app.lanes.rules import Lanes
-from app.operator_access import keys_of, limits_of
 from app.operator_lanes import rule_of
 from app.operator_prompts import prompts_of
 from app.operator_workflows import workflow_of
@@ -56,15 +52,10 @@ from app.routing.score import RoutePolicy
 from app.routing.threshold import FastShareTracker
 from app.settings import AgentSettings, ModelSettings, ProviderSettings, Settings
 from app.stores.event_log import EventLog
-from app.stores.key_file import KeyFile
-from app.stores.spent_file import SpentFile
 from app.telemetry.metrics import Metrics
 from app.upstream import Origin, Pool, PoolLimits, Timeouts
 from app.wire.ag_ui import warm as warm_ag_ui
 from app.wire.codecs import CODECS
-
-if TYPE_CHECKING:
-    from app.stores.redis import Redis
 
 _ANTHROPIC_VERSION = b"2023-06-01"
 _NO_KEY = "none"
@@ -95,8 +86,14 @@ async def open_gateway(settings: Settings, *, simulated: bool = False) -> AsyncI
         telemetry.metrics.follow_in_flight(lambda: in_flight.now)
         edge = Edge(
             gateway=gateway,
-            authenticator=await _authenticator(
-                settings, telemetry.metrics, readiness, redis, stack
+            authenticator=await authenticator_of(
+                settings,
+                telemetry.metrics,
+                readiness,
+                redis,
+                stack,
+                beside=partial(_run_beside, stack),
+                degrade=partial(degrade, readiness),
             ),
             recorder=telemetry,
             pulse=pulse,
@@ -241,50 +238,6 @@ def _lanes(settings: Settings) -> Lanes | None:
         return None
     own = map(rule_of, settings.lanes.rules)
     return Lanes([*own, *(built_in_rules() if settings.lanes.built_in else ())])
-
-
-async def _authenticator(
-    settings: Settings,
-    metrics: Metrics,
-    readiness: Readiness,
-    redis: Redis | None,
-    stack: AsyncExitStack,
-) -> Authenticator:
-    """Who may call, by the configuration's keys and the stored ones, and how much."""
-    data_dir = Path(settings.state.data_dir)
-    spent = SpentFile(data_dir / "limits")
-    counters, sums = counters_of(redis, spent)
-    admission = Admission(
-        counters,
-        sums,
-        default=limits_of(settings.limits.default),
-        tenants={name: limits_of(each) for name, each in settings.limits.tenants.items()},
-        on_refused=lambda limit: metrics.guards.limited.child(limit).inc(),
-    )
-
-    def source_is(why: str | None) -> None:
-        if why is None:
-            readiness.degraded.pop("key_store", None)
-        else:
-            degrade(readiness, "key_store", why)
-
-    source: KeyFile | None = None
-    try:
-        source = KeyFile(data_dir / "keys")
-        stack.callback(source.close)
-    except StoreError as error:
-        source_is(error.message)
-    await asyncio.to_thread(spent.load)
-    stack.callback(spent.close)
-    await _run_beside(stack, spent.run(), "spent")
-    await _run_beside(stack, admission.run(), "limits")
-    return Authenticator(
-        keys_of(settings),
-        required=settings.auth.required,
-        source=source,
-        guard=admission.guard,
-        on_source=source_is,
-    )
 
 
 def _model(model: ModelSettings, settings: Settings) -> Model:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, get_args
 
 import structlog
 
+from app.operator_access import seal_of
 from app.pipeline.gateway import Gateway
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
@@ -55,7 +56,7 @@ async def open_meaning(
         on_state=lambda why: faults.process(why, memory),
         max_entries=wanted.max_entries,
     )
-    remote = _remote(settings, memory, stack)
+    remote, seal = _remote(settings, memory, stack), seal_of(settings)
     beside: list[Work] = []
     store: Memory = memory
     if remote is not None:
@@ -63,12 +64,17 @@ async def open_meaning(
 
         store = RemoteVectors(memory, remote)
         beside.append((sweeping(remote, _SWEEP_S, faults.store), "sweeping"))
+    if seal is not None:
+        from app.stores.sealed_vectors import SealedVectors
+
+        store = SealedVectors(store, seal)
     routes = Routes(
         folder / "routes",
         limits=Limits.of(wanted.max_error_rate),
         audit_rate=wanted.audit_rate,
         build_id=lambda: memory.build_id,
         on_fault=faults.evidence,
+        seal=seal,
     )
     cache = SemanticCache(
         store,

@@ -11,6 +11,7 @@ import structlog
 from app.api.admission import Sums
 from app.api.runs import state_of
 from app.domain.limits import Counters
+from app.operator_access import seal_of
 from app.pipeline.agent_runs import Runs
 from app.pipeline.gateway import Gateway
 from app.settings import Settings
@@ -72,6 +73,7 @@ async def share(
         classify=gateway.classifier.classify,
         count=lambda word: metrics.shared_looks.child(word).inc(),
         coalesce=settings.cache.coalesce,
+        seal=seal_of(settings),
     )
     if gateway.meaning is not None:
         forgetting = ForgettingByMeaning(gateway.meaning.cache)

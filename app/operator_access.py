@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from hashlib import sha256
 
 from app.domain.access import Access, Key, Limits
+from app.domain.seal import Seal
 from app.settings import LimitSettings, Settings
 
 
@@ -28,6 +29,16 @@ def keys_of(settings: Settings) -> list[Key]:
         )
         for number, key in enumerate(settings.auth.keys, 1)
     ]
+
+
+def seal_of(settings: Settings) -> Seal | None:
+    """What encrypts at rest; None where no key is configured."""
+    secrets = [each.get_secret_value().encode() for each in settings.state.encryption_keys]
+    if not secrets:
+        return None
+    from app.stores.seal import Sealer  # OpenSSL: only who encrypts loads it
+
+    return Sealer(secrets)
 
 
 def limits_of(limits: LimitSettings) -> Limits:

@@ -25,6 +25,7 @@ Entry = tuple[Path, dict[str, object]]
 _PLACE = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _OWN_MODELS = frozenset({"auto"})
 _MCP_SEPARATOR = "__"
+_LEAST_SECRET_CHARS = 32
 _WAYS = ("http", "python", "mcp")
 
 
@@ -39,6 +40,7 @@ def cross_check(source: Source) -> None:
     _unique(source, ("auth", "keys"), "key")
     _addresses(source)
     _egress(source)
+    _encryption(source)
 
 
 def _providers(source: Source) -> None:
@@ -255,6 +257,19 @@ def _subagents(source: Source, path: Path, agent: dict[str, object], names: set[
                 "names no other entry of agents",
                 did_you_mean(str(name), names - {str(agent.get("name"))}),
                 name,
+            )
+
+
+def _encryption(source: Source) -> None:
+    """Secrets that can be guessed encrypt nothing."""
+    state = source.values.get("state")
+    secrets = state.get("encryption_keys") if isinstance(state, dict) else None
+    for index, secret in enumerate(secrets if isinstance(secrets, list) else ()):
+        if isinstance(secret, str) and len(secret) < _LEAST_SECRET_CHARS:
+            source.report(
+                ("state", "encryption_keys", index),
+                f"is shorter than {_LEAST_SECRET_CHARS} characters",
+                "Take one of `openssl rand -base64 32`.",
             )
 
 

@@ -341,6 +341,11 @@ class StateSettings(Section):
     """Qdrant for semantic entries, such as `http://host:6333`; empty: embedded, under `data_dir`."""
     qdrant_api_key: SecretStr | None = None
     """Qdrant's key, if it needs one."""
+    encryption_keys: tuple[SecretStr, ...] = ()
+    """Secrets, each of at least 32 characters (`openssl rand -base64 32`), by which kept questions and
+    answers are encrypted on disk, in Redis and in Qdrant. The first encrypts, all decrypt; none: clear
+    text.
+    """
     data_dir: str = "./var"
     """Folder for what the gateway writes: keys, traces, embedded vectors, jobs."""
 

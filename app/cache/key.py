@@ -27,6 +27,8 @@ from app.errors import BadRequest
 _encode = msgspec.json.Encoder(order="deterministic").encode
 _NOTHING: dict[str, object] = {}
 _SPOKEN = ("messages", "input", "system", "instructions")
+_VERSION = b"2023-06-01"
+"""Every Anthropic client sends it, and no other dialect's does: it says nothing."""
 KEY_VERSION = 2
 """Part of every key: raise it when the meaning of a key changes, so that old entries are never found."""
 
@@ -100,6 +102,8 @@ def exact_key(scope: Scope | CacheScope, request: ChatRequest) -> bytes:
         )  # fmt: skip
     else:
         decides = (KEY_VERSION, *scope, *_content(request.dialect, request.body))
+    if request.forward_headers and (asked := _asked(request.forward_headers)):
+        decides = (*decides, asked)
     try:
         return sha256(_encode(decides)).digest()
     except (OverflowError, TypeError, ValueError) as exc:
@@ -107,6 +111,15 @@ def exact_key(scope: Scope | CacheScope, request: ChatRequest) -> bytes:
             "the body holds a number that cannot be represented: use integers of at most 64 bits"
         )
         raise BadRequest(message) from exc
+
+
+def _asked(headers: Sequence[tuple[bytes, bytes]]) -> list[str]:
+    """The vendor's headers that can change an answer: a beta, a version that is not everybody's."""
+    return sorted(
+        f"{name.decode('latin-1')}: {value.decode('latin-1')}"
+        for name, value in headers
+        if name.endswith(b"-beta") or (name == b"anthropic-version" and value != _VERSION)
+    )
 
 
 def _content(dialect: Dialect, body: Json) -> Sequence[object]:

@@ -20,6 +20,8 @@ from app.cache.bound import Limits, borrow
 from app.cache.decision import RouteState
 from app.cache.refit import Refitting
 from app.cache.route_archive import ArchiveError, dump, load
+from app.domain.seal import Seal
+from app.errors import StoreError
 
 _SUFFIX = ".route"
 
@@ -47,8 +49,10 @@ class Routes:
         build_id: Callable[[], str],
         max_routes: int = 256,
         on_fault: Callable[[str], None],
+        seal: Seal | None = None,
     ) -> None:
         """Nothing is read yet. ``build_id`` names the encoder, "" while unknown."""
+        self._seal = seal
         self._folder = folder
         self._limits, self._audit_rate = limits, audit_rate
         self._build_id = build_id
@@ -148,10 +152,13 @@ class Routes:
     def _read(self, name: str, build_id: str) -> RouteState | None:
         path = self._path(name)
         try:
-            state = load(path.read_bytes(), build_id)
+            data = path.read_bytes()
+            if self._seal is not None:
+                data = self._seal.open(data, path.name.encode())
+            state = load(data, build_id)
         except FileNotFoundError:
             return None
-        except (ArchiveError, OSError) as exc:
+        except (ArchiveError, StoreError, OSError) as exc:
             self._on_fault(f"a route's evidence could not be read, it starts anew: {exc}")
             return None
         # What is promised is this configuration's word, not the one it was written under.
@@ -164,7 +171,10 @@ class Routes:
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._path(name)
         fresh = path.with_suffix(".new")
-        fresh.write_bytes(dump(state, build_id))
+        data = dump(state, build_id)
+        if self._seal is not None:
+            data = self._seal.seal(data, path.name.encode())
+        fresh.write_bytes(data)
         fresh.replace(path)
 
 

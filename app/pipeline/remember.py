@@ -16,6 +16,7 @@ from app.domain.events import (
     Emit,
     Event,
     Frames,
+    RefusalBlock,
     Whole,
 )
 from app.domain.replay import replay
@@ -56,10 +57,11 @@ def _readable(entry: CachedAnswer, gateway: Gateway) -> bool:
     if entry.answer is not None or not entry.streamed:
         return True
     try:
-        read_whole(gateway.codecs[entry.dialect], entry.pieces, streamed=True)
+        answer = read_whole(gateway.codecs[entry.dialect], entry.pieces, streamed=True)
     except UpstreamError:
         return False
-    return True
+    # Frames go through unread: a refusal inside a stream that ended well shows only here.
+    return not any(isinstance(block, RefusalBlock) for block in answer.blocks)
 
 
 async def tell(

@@ -31,6 +31,7 @@ from app.domain.chat import ChatRequest, Dialect
 from app.domain.decisions import Classification, PromptView
 from app.domain.events import Event
 from app.domain.invalidation import Forget
+from app.domain.seal import Seal
 from app.errors import GatewayError, StoreError
 from app.pipeline.shared_leading import Job, Leading, Leases
 from app.pipeline.shared_stream import FollowedElsewhere, Form, Record, Said
@@ -56,7 +57,7 @@ class LeaderLost(Exception):
 class SharedAnswers:
     """One worker's view on what all workers keep and do; one event loop owns it."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - it stands between many
         self,
         redis: Redis,
         *,
@@ -66,6 +67,7 @@ class SharedAnswers:
         classify: Callable[[PromptView], Classification],
         count: Callable[[str], None],
         coalesce: bool = True,
+        seal: Seal | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Nothing runs until ``start``. ``count`` is told, in one word, what became of each look-up."""
@@ -80,7 +82,7 @@ class SharedAnswers:
         )
         self.trusted = self.workers.trusted
         """Whether an entry of the near cache may be served now."""
-        self._store = SharedFlights(redis, self.workers.id)
+        self._store = SharedFlights(redis, self.workers.id, seal)
         self._begun: dict[Flight, Leading] = {}
         self._leading = Leases(redis, self._store, start=self._run, land=self._queue, clock=clock)
         self._news: dict[bytes, asyncio.Event] = {}

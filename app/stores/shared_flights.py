@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from app.domain.seal import Seal
 from app.errors import StoreError
 from app.stores.redis import Redis, Script, Word
 
@@ -115,8 +116,9 @@ class Nothing:
 class SharedFlights:
     """Entries, leases and streams in Redis; raises ``StoreError`` as ``Redis`` does."""
 
-    def __init__(self, redis: Redis, worker: bytes) -> None:
-        """Act for ``worker``."""
+    def __init__(self, redis: Redis, worker: bytes, seal: Seal | None = None) -> None:
+        """Act for ``worker``; answers are sealed by ``seal`` where there is one."""
+        self._seal = seal
         self._redis, self._worker = redis, worker
         self._inbox = redis.key(b"to")
         self._epoch = redis.key(b"epoch")
@@ -135,7 +137,7 @@ class SharedFlights:
             case [0, bytes(incarnation), int(epoch)]:
                 return Led(Place(incarnation, epoch))
             case [1, bytes(incarnation), int(epoch), bytes(data)]:
-                return Kept(Place(incarnation, epoch), data)
+                return Kept(Place(incarnation, epoch), self._opened(data, entry_id.encode()))
             case [2, bytes(incarnation), int(epoch), bytes(led), bytes(worker), bytes(its_form)]:
                 return Running(Place(incarnation, epoch), led, worker, its_form)
             case [3, bytes(incarnation), int(epoch)]:
@@ -145,6 +147,8 @@ class SharedFlights:
 
     async def land(self, entry_id: str, flight: bytes, data: bytes, ttl_s: float) -> None:
         """The call is over: give the lease back and keep ``data``, if there is any, in one step."""
+        if data and self._seal is not None:
+            data = self._seal.seal(data, entry_id.encode())
         keys = [self._entry(entry_id), self._lease(entry_id)]
         words = (flight, data, max(1, int(ttl_s * 1000)))
         await self._redis.run(_LAND, keys, words, budget_s=_LONG_S)
@@ -167,6 +171,8 @@ class SharedFlights:
 
         False: the stream is gone (Redis lost it) and nothing was written; begin again with ``first``.
         """
+        if self._seal is not None:
+            record = self._seal.seal(record, flight)
         words: list[Word] = [int(not first), record, _STREAM_MS, self._inbox, flight, *readers]
         reply = await self._redis.run(_SAY, [self._stream(flight)], words, budget_s=_LONG_S)
         return reply == [1]
@@ -179,9 +185,19 @@ class SharedFlights:
         words = (b"(" + after if after else b"-", flight)
         match await self._redis.run(_READ, keys, words, budget_s=_LONG_S):
             case [list(said), int(alive)]:
-                return [_record(each) for each in said], alive == 1
+                records = [_record(each) for each in said]
+                return [(at, self._opened(data, flight)) for at, data in records], alive == 1
             case _:
                 raise _other_form()
+
+    def _opened(self, data: bytes, about: bytes) -> bytes:
+        """What was sealed; as it came where nothing is, so that the reader finds it unreadable."""
+        if self._seal is None:
+            return data
+        try:
+            return self._seal.open(data, about)
+        except StoreError:
+            return b""
 
     def _entry(self, entry_id: str) -> bytes:
         return self._redis.key(b"answer", entry_id.encode())

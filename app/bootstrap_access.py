@@ -1,0 +1,73 @@
+"""The part of the composition root that is about who may call, and how much."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from app.api.admission import Admission
+from app.api.auth import Authenticator
+from app.api.context import Readiness
+from app.bootstrap_redis import counters_of
+from app.errors import StoreError
+from app.operator_access import keys_of, limits_of
+from app.settings import Settings
+from app.stores.key_file import KeyFile
+from app.stores.spent_file import SpentFile
+from app.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from app.stores.redis import Redis
+
+Beside = Callable[[Coroutine[None, None, None], str], Awaitable[None]]
+"""Runs work until the gateway ends."""
+
+
+async def authenticator_of(
+    settings: Settings,
+    metrics: Metrics,
+    readiness: Readiness,
+    redis: Redis | None,
+    stack: AsyncExitStack,
+    *,
+    beside: Beside,
+    degrade: Callable[[str, str], None],
+) -> Authenticator:
+    """Who may call, by the configuration's keys and the stored ones, and how much."""
+    data_dir = Path(settings.state.data_dir)
+    spent = SpentFile(data_dir / "limits")
+    counters, sums = counters_of(redis, spent)
+    admission = Admission(
+        counters,
+        sums,
+        default=limits_of(settings.limits.default),
+        tenants={name: limits_of(each) for name, each in settings.limits.tenants.items()},
+        on_refused=lambda limit: metrics.guards.limited.child(limit).inc(),
+    )
+
+    def source_is(why: str | None) -> None:
+        if why is None:
+            readiness.degraded.pop("key_store", None)
+        else:
+            degrade("key_store", why)
+
+    source: KeyFile | None = None
+    try:
+        source = KeyFile(data_dir / "keys")
+        stack.callback(source.close)
+    except StoreError as error:
+        source_is(error.message)
+    await asyncio.to_thread(spent.load)
+    stack.callback(spent.close)
+    await beside(spent.run(), "spent")
+    await beside(admission.run(), "limits")
+    return Authenticator(
+        keys_of(settings),
+        required=settings.auth.required,
+        source=source,
+        guard=admission.guard,
+        on_source=source_is,
+    )
