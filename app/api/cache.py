@@ -148,7 +148,9 @@ async def feedback(context: InContext, caller: AsCaller, said: Feedback) -> dict
         raise BadRequest(message, code="not_a_hit", param="request_id")
     gateway, wrong, removed = context.edge.gateway, said.verdict == "wrong", False
     if gateway.meaning is not None and cache.get("outcome") == "semantic":
-        removed = await gateway.meaning.cache.feedback(str(entry_id), agreed=not wrong)
+        removed = await gateway.meaning.verdict(
+            caller.tenant, said.request_id, str(entry_id), agreed=not wrong
+        )
     if wrong:
         gone = await forget_everywhere(gateway, Forget(caller.tenant, entry_id=str(entry_id)))
         removed = gone > 0 or removed

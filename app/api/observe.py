@@ -31,6 +31,10 @@ async def trace(context: InContext, caller: AsCaller, request_id: str) -> dict[s
     if found is None:
         message = f"no recent request {request_id[:128]!r}: only the newest are remembered"
         raise NotFound(message)
+    meaning, cache = context.edge.gateway.meaning, found.get("cache")
+    words = () if meaning is None else meaning.told.words(caller.tenant, request_id)
+    if words and isinstance(cache, dict):  # why this was a hit by meaning, or why it was none
+        return {**found, "cache": {**cache, "words": list(words)}}
     return found
 
 

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
@@ -57,6 +58,7 @@ FIRST_FIT: Final = 120  # labels before the first fit
 # shows within tens of hits, where the usual one in fifty would take hundreds.
 _PROBED: Final = 40
 _PROBE_SHARE: Final = 0.5
+_MOST_DENIED: Final = 2_000
 _GROWTH: Final = 2.0  # refit when the labels have grown by this factor,
 _YOUNG: Final = 400  # while there are fewer than these, and from then on
 _LATE_GROWTH: Final = 3.0  # by this, as a fit then costs more and gains less,
@@ -124,6 +126,8 @@ class RouteState:
     alarms: int = 0
     audited: int = 0
     audited_wrong: int = 0
+    # Questions whose answer of a group was reported wrong, newest last.
+    denied: dict[str, None] = field(default_factory=dict)
     probing: int = 0  # would-be hits still to be audited closely, after one was found wrong
 
     def __post_init__(self) -> None:
@@ -179,6 +183,14 @@ class RouteState:
             return True
         return False
 
+    def deny(self, query: QueryView, answer: str) -> None:
+        """``answer`` was reported wrong for this question: never served for it again, and a negative pair."""
+        self.denied[_denial(query, answer)] = None
+        if len(self.denied) > _MOST_DENIED:
+            del self.denied[next(iter(self.denied))]
+        # Reports are no random sample: they are learned from, and do not count for the certificate.
+        self.biased.append(Question(query.view, query.vector, f"not {answer}", unbiased=False))
+
     def close(self) -> None:
         """Stop serving, and forget all labels: the traffic or its answers have changed."""
         self.unbiased.clear()
@@ -214,6 +226,11 @@ class RouteState:
             self.probing = _PROBED
 
 
+def _denial(query: QueryView, answer: str) -> str:
+    said = " ".join(query.view.words)
+    return blake2b(f"{answer}\x00{said}".encode(), digest_size=12).hexdigest()
+
+
 def decide(
     query: QueryView, candidates: Sequence[CandidateView], state: RouteState, rng: Random
 ) -> Decision:
@@ -223,6 +240,8 @@ def decide(
     """
     state.requests += 1
     near = candidates[:NEIGHBOURS]
+    if state.denied:
+        near = [c for c in near if _denial(query, c.answer) not in state.denied]
     if not near:
         return _miss(None, ("nothing similar is stored",))
     scored = state.verifier.score(

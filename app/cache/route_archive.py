@@ -68,6 +68,7 @@ def dump(state: RouteState, build_id: str) -> bytes:
         "wealth": state.drift.wealth,
         "entries": {k: [r.right, r.wrong] for k, r in state.entries.items()},
         "counters": {name: getattr(state, name) for name in _COUNTERS},
+        "denied": list(state.denied),
         "rareness": verifier.rareness.to_json(),
         "unbiased": [[q.view.text, q.answer] for q in state.unbiased],
         "biased": [[q.view.text, q.answer] for q in state.biased],
@@ -115,6 +116,7 @@ def _restore(head: Mapping[str, object], arrays: Mapping[str, NDArray[np.generic
         _questions(fields["unbiased"], arrays.get("unbiased_vectors"), counts=True)
     )
     state.biased.extend(_questions(fields["biased"], arrays.get("biased_vectors"), counts=False))
+    state.denied = {str(each): None for each in fields.get("denied", ())}
     rareness = Rareness.from_json(fields["rareness"])
     if "pair" in arrays:
         state.verifier = RouteVerifier(

@@ -184,5 +184,6 @@ def _copy(state: RouteState) -> RouteState:
     made.unbiased = deque(state.unbiased, maxlen=state.unbiased.maxlen)
     made.biased = deque(state.biased, maxlen=state.biased.maxlen)
     made.entries = {name: copy.copy(record) for name, record in state.entries.items()}
+    made.denied = dict(state.denied)
     made.drift = copy.copy(state.drift)
     return made

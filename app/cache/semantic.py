@@ -338,8 +338,13 @@ class SemanticCache:
 
     # ---------------------------------------------------------------- verdicts and invalidation
 
-    async def feedback(self, entry_id: str, *, agreed: bool) -> bool:
-        """Take a verdict on a served hit; a wrong one's entry is removed. Says whether it was there."""
+    async def feedback(
+        self, entry_id: str, *, agreed: bool, query: QueryView | None = None
+    ) -> bool:
+        """Take a verdict on a served hit; a wrong one's entry is removed. Says whether it was there.
+
+        ``query``: what was asked; a wrong answer to it, in whatever words it is kept, is not served again.
+        """
         try:
             question = await self.memory.fetch(entry_id)
         except StoreError:
@@ -348,6 +353,8 @@ class SemanticCache:
         if answer is not None:
             route = await self.routes.get(answer.route)
             route.state.feedback(entry_id, agreed=agreed)
+            if query is not None and not agreed:
+                route.state.deny(query, answer.group)
             route.changes += 1
         return not agreed and await self.remove(entry_id)
 
@@ -425,6 +432,7 @@ class SemanticCache:
                         state.audited_wrong / state.audited if state.audited else None
                     ),
                     "alarms": state.alarms,
+                    "denied": len(state.denied),
                     "limit_per_request": state.limits.per_request,
                     "limit_per_hit": state.limits.per_hit,
                     "threshold": None if threshold is None else threshold.score,

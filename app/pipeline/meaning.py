@@ -21,6 +21,7 @@ from app.cache.exact import CachedAnswer
 from app.cache.kept import KeptAnswer
 from app.cache.key import CacheScope
 from app.cache.partition import partition_key
+from app.cache.reasons import in_words
 from app.cache.refusal import refuses
 from app.cache.semantic import (
     MAX_CHARS,
@@ -40,6 +41,7 @@ from app.domain.usage import Usage
 from app.errors import BadRequest, StoreError, UpstreamError
 from app.pipeline.gateway import Gateway, Turn
 from app.pipeline.remember import read_whole
+from app.pipeline.told import Reasoned, Told
 from app.ports import Codec
 
 Settled = Literal["kept", "unfit", "crowding", "unreadable", "away", "dropped", "failed"]
@@ -102,6 +104,7 @@ class Meaning:
         self._idle.set()
         self.most_per_s = _MOST_PER_S
         """Answers a second that are learned from; the rest are dropped."""
+        self.told = Told()
         self._allowed = float(_MOST_WAITING_AT_ONCE)
         self._allowed_at_s = time.monotonic()
         self._shut_until_s = 0.0
@@ -141,6 +144,13 @@ class Meaning:
         with turn.timeline.stage("embed", "semantic"):
             look = await self.cache.look(asked)
         turn.cache_reason = look.word
+        if look.query is not None and look.decision is not None:
+            route = self.cache.routes.known(asked.route)
+            threshold = None if route is None else route.state.threshold
+            words = in_words(look.query.view, look.decision, threshold)
+            if look.word == "unshared":
+                words = (*words, "too few users had this answer yet")
+            self.told.add(turn.tenant, turn.request_id, Reasoned(words, asked, look))
         return asked, look
 
     async def tell(
@@ -154,7 +164,7 @@ class Meaning:
         question, kept = look.hit
         usage = Usage(*kept.usage)
         turn.cache, turn.cache_reason = CacheOutcome.SEMANTIC, "semantic"
-        turn.reason = _in_words(look)
+        turn.reason = _reason(look)
         turn.model, turn.answered_tier = gateway.models.get(question.model), kept.tier
         turn.entry_id, turn.usage = question.id, usage
         turn.saved_usd, turn.saved_s = kept.cost_usd, kept.upstream_s
@@ -174,6 +184,12 @@ class Meaning:
         writer = codec.writer(request)
         pieces = [writer.write(event) for event in replay(answer)]
         await emit(Frames(b"".join([*pieces, writer.end()])))
+
+    async def verdict(self, tenant: str, request_id: str, entry_id: str, *, agreed: bool) -> bool:
+        """Take a user's verdict on a hit; a wrong one's entry goes. Says whether it was there."""
+        told = self.told.get(tenant, request_id)
+        query = None if told is None else told.look.query
+        return await self.cache.feedback(entry_id, agreed=agreed, query=query)
 
     # ---------------------------------------------------------------- after the answer
 
@@ -310,7 +326,7 @@ class Meaning:
         return answer if plain and all(isinstance(b, TextBlock) for b in answer.blocks) else None
 
 
-def _in_words(look: Look) -> str:
+def _reason(look: Look) -> str:
     """The decision's reasons without any word of a question: what is said here ends up in logs."""
     decision = look.decision
     if decision is None:
