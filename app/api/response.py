@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from app.api.outlet import AsgiOutlet, Outlet
 from app.domain.chat import ChatRequest
 from app.domain.decisions import CacheOutcome
-from app.domain.events import AnswerBuilder, Emit, Event, Frames, Progress, Whole
+from app.domain.events import AnswerBuilder, Emit, Event, Frames, Pipe, Progress, Whole
 from app.domain.replay import replay
 from app.domain.turn_record import DisconnectWindow, TurnRecord
 from app.errors import DeadlineExceeded, GatewayError, UpstreamError, UpstreamStatus
@@ -186,6 +186,20 @@ class TurnResponse:
         self.last_write_s = self._pulse.now_s
         flight = self._turn.flight
         return self._outlet.try_write(event.data, flight is not None and flight.followers > 0)
+
+    def pipe(self) -> Pipe | None:
+        """A way for single frames that leaves them in the chunk that they came in; see ``Pipe``."""
+        direct = getattr(self._outlet, "direct", None)
+        if direct is None or not self._began or self._beginning is not None:
+            return None
+        write: Callable[[bytes], bool] = direct()
+        pulse = self._pulse
+
+        def pass_on(_frame: bytes, chunk: bytes) -> bool:
+            self.last_write_s = pulse.now_s
+            return write(chunk)
+
+        return pass_on
 
     def _encode(self, event: Event) -> bytes:
         """The bytes of an event in a stream; nothing in a JSON answer, which is written whole at the end."""

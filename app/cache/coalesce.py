@@ -16,7 +16,7 @@ import asyncio
 from collections.abc import Callable
 
 from app.domain.chat import Dialect
-from app.domain.events import Emit, Event, Frames, Offer, Whole, offer_of
+from app.domain.events import Emit, Event, Frames, Offer, Pipe, Whole, offer_of, pipe_of
 from app.errors import GatewayError, UpstreamClosed
 
 
@@ -30,6 +30,8 @@ class Flight:
     _news: list[asyncio.Future[None]] | None = None
     _emit: Emit | None = None
     _offer: Offer | None = None
+    _run: list[bytes] | None = None
+    """Piped frames, not among ``events`` yet."""
 
     def __init__(
         self,
@@ -49,7 +51,16 @@ class Flight:
         """Ends the leader's task."""
         self.leader = leader
         """The leader's turn: what followers say about model, tier and reason."""
-        self.events: list[Event] = []
+        self._events: list[Event] = []
+
+    @property
+    def events(self) -> list[Event]:
+        """All that was said; single frames that were piped together are one event."""
+        run = self._run
+        if run:
+            self._events.append(Frames(b"".join(run), len(run)))
+            run.clear()
+        return self._events
 
     def finish(self, error: GatewayError | None) -> None:
         """The call is over, whole (None) or failed."""
@@ -83,6 +94,23 @@ class Flight:
         if self.followers:
             self.wake()
         return True
+
+    def pipe(self) -> Pipe | None:
+        """A ``Pipe`` to the leader's client that keeps what goes through."""
+        behind = None if self._emit is None else pipe_of(self._emit)
+        if behind is None:
+            return None
+        run = self._run = self._run or []
+
+        def pass_on(frame: bytes, chunk: bytes) -> bool:
+            if self.followers or self.leader_gone:
+                return self.offer(Frames(frame))
+            if not behind(frame, chunk):
+                return False
+            run.append(frame)
+            return True
+
+        return pass_on
 
     async def follow(self, emit: Emit) -> None:
         """Hand on everything that was and will be said; raises the call's failure after what came before it.

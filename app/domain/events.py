@@ -178,6 +178,16 @@ Offer = Callable[[Frames | Whole], bool]
 """An ``Emit`` that never waits: takes the event whole at once, or says no and has changed nothing."""
 
 
+Pipe = Callable[[bytes, bytes], bool]
+"""An ``Offer`` of one ordinary frame, given twice: its bytes, and the HTTP/1.1 chunk that it came in."""
+
+
+def pipe_of(emit: Emit) -> Pipe | None:
+    """A ``Pipe`` to where ``emit`` leads, for a stream under way; None where there is none (any more)."""
+    open_pipe: Callable[[], Pipe | None] | None = getattr(emit, "pipe", None)
+    return None if open_pipe is None else open_pipe()
+
+
 def offer_of(emit: Emit) -> Offer | None:
     """The ``Offer`` that stands beside an ``Emit``, for those that have one."""
     return getattr(emit, "offer", None)

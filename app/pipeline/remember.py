@@ -198,7 +198,7 @@ class keep(Flight):  # noqa: N801 - reads as a verb: ``with keep(...) as flight`
         # As Flight's own, without a call of it.
         self.dialect, self.streamed = request.dialect, request.stream
         self.usage_shown, self.cancel, self.leader = request.include_usage, turn.cancel, turn
-        self.events = []
+        self._events = []
         self._key, self._request, self._gateway, self._turn = key, request, gateway, turn
 
     def __enter__(self) -> Flight:

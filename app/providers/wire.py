@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
 
 from app.domain.chat import Dialect
-from app.domain.events import Emit, Event, Frames, TextDelta, ThinkingDelta, offer_of
+from app.domain.events import Emit, Event, Frames, TextDelta, ThinkingDelta, offer_of, pipe_of
 from app.domain.model_call import Headers, ModelCall
 from app.errors import Unsupported, UpstreamClosed, UpstreamProtocol, UpstreamStatus
 from app.ports import Codec, StreamReader
 from app.providers.outgoing import Outgoing, outgoing
 from app.providers.relay import hand_on_whole, whole
-from app.upstream import Exchange, Pool, Shape, Timeouts
+from app.upstream import Exchange, Pool, Shape, Taker, Timeouts
 from app.wire.passthrough import PassthroughReader
 
 _ERROR_FROM = 400
@@ -269,20 +269,24 @@ class WireProvider:
             raise UpstreamClosed(message, code="upstream_truncated")
 
 
-def _taker(call: ModelCall, reader: StreamReader, emit: Emit) -> Callable[[bytes], bool] | None:
+def _taker(call: ModelCall, reader: StreamReader, emit: Emit) -> Taker | None:
     """What passes ordinary frames straight from one socket to the other while nobody has to wait.
 
     The task that reads is woken for everything else: frames that tell something, half frames, the end, and a
-    client that reads too slowly. None where ``emit`` or ``reader`` has no such way.
+    client that reads too slowly. A frame that came in a chunk of its own goes on in that chunk. None where
+    ``emit`` or ``reader`` has no such way.
     """
     offer = offer_of(emit)
     if offer is None or not isinstance(reader, PassthroughReader):
         return None
-    ordinary = reader.ordinary
+    ordinary, pipe = reader.ordinary, pipe_of(emit)
 
-    def take(data: bytes) -> bool:
+    def take(data: bytes, chunk: bytes) -> bool:
         count = ordinary(data)
-        if not count or not offer(Frames(data, count)):
+        if count == 1 and chunk and pipe is not None:
+            if not pipe(data, chunk):
+                return False
+        elif not count or not offer(Frames(data, count)):
             return False
         call.tokens_streamed += count
         return True

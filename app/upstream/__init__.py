@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from app.upstream.exchange import Exchange, Timeouts, Timing
+from app.upstream.exchange import Exchange, Taker, Timeouts, Timing
 from app.upstream.known_heads import Shape
 from app.upstream.origin import Origin, PoolLimits, PoolStats
 from app.upstream.pool import Pool
 
-__all__ = ["Exchange", "Origin", "Pool", "PoolLimits", "PoolStats", "Shape", "Timeouts", "Timing"]
+__all__ = [
+    "Exchange",
+    "Origin",
+    "Pool",
+    "PoolLimits",
+    "PoolStats",
+    "Shape",
+    "Taker",
+    "Timeouts",
+    "Timing",
+]

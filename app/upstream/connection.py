@@ -230,16 +230,16 @@ class Connection(asyncio.Protocol):
             start = data.find(b"\r\n") + 2
             size = self._sizes.get(data[: start - 2])
             if size and len(data) == start + size + 2 and data[-2:] == b"\r\n":
-                data = data[start:-2]
-                if taker(data):
+                body = data[start:-2]
+                if taker(body, data):
                     deadline_ns = now + exchange.between_ns
                     if deadline_ns > exchange.total_at_ns:  # noqa: PLR1730 - as in send
                         deadline_ns = exchange.total_at_ns
                     self._deadline_ns = deadline_ns
                     return
                 exchange.taker = None
-                self._reader.pieces.append(data)
-                self._after_reading(exchange, len(data), now)
+                self._reader.pieces.append(body)
+                self._after_reading(exchange, size, now)
                 return
         self._read(exchange, data, now)
 

@@ -16,6 +16,10 @@ _NS_PER_S: Final = 1_000_000_000
 _REPLAY_WINDOW_NS: Final = _NS_PER_S
 
 
+Taker = Callable[[bytes, bytes], bool]
+"""Shown the new bytes of a body, and the one chunk that they came in (``b""`` unless it was one, alone)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Timeouts:
     """How long each phase of a call may take, in seconds.
@@ -84,7 +88,7 @@ class Exchange:
     # How every exchange begins: stands here once rather than in each.
     conn: Carrier | None = None
     """What carries it while it is under way."""
-    taker: Callable[[bytes], bool] | None = None
+    taker: Taker | None = None
     """For the connection: who waits in ``read`` and takes what comes in the socket's own callback."""
     shape: Shape | None = None
     """What the head has in common with earlier ones, where that is known: what is said by the names alone
@@ -135,7 +139,7 @@ class Exchange:
             replayed=self.replayed,
         )
 
-    async def read(self, taker: Callable[[bytes], bool] | None = None) -> bytes:
+    async def read(self, taker: Taker | None = None) -> bytes:
         """All that arrived since the last call, joined; waits for a byte; ``b""`` at the end.
 
         While it waits, what arrives is first shown to ``taker``, in the socket's own callback: what
@@ -225,7 +229,7 @@ class Exchange:
         taker = self.taker
         if taker is None:
             return False
-        if taker(pieces[0] if len(pieces) == 1 else b"".join(pieces)):
+        if taker(pieces[0] if len(pieces) == 1 else b"".join(pieces), b""):
             return True
         # The task that wakes now reads these bytes; none may overtake them.
         self.taker = None

@@ -47,6 +47,7 @@ from app.wire.passthrough import PassthroughReader
 from app.wire.sse import FrameSplitter, read_events, split_frames
 
 _DONE = b"[DONE]"
+_LINE_END = ord("\n")
 _DONE_LINE = re.compile(rb"(?:^|[\r\n])data: ?\[DONE\]")
 _USAGE_OBJECT = re.compile(rb'"usage"\s*:\s*\{')
 _FINISH_WORD = re.compile(rb'"finish_reason"\s*:\s*"([A-Za-z_]{1,32})"')
@@ -115,6 +116,15 @@ class ChatPassthrough(PassthroughReader):
         if self.finish and self.failure is None:
             self.complete = True
         return events
+
+    def ordinary(self, data: bytes) -> int:
+        """As everywhere; the one frame of one token, which comes for every token, without a further call."""
+        end = len(data) - 2
+        if data.find(b"\n") != end or end < 0 or data[-1] != _LINE_END:
+            return super().ordinary(data)
+        if self._splitter.tail or data[:5] != b"data:" or data.find(b'"usage":{') >= 0:
+            return 0
+        return 1 if data.rfind(b'"finish_reason":null') >= 0 else 0
 
     def _ordinary(self, frames: bytes) -> int:
         # Two searches of the chunk: it goes on, and tells no usage. A chunk that goes on is no error either;

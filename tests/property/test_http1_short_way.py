@@ -113,7 +113,8 @@ def hear(  # noqa: C901 - all that can be told of an exchange
         connection.send(exchange, b"", b"", method, WITHIN.first_byte_ns)
         body: list[bytes] = []
 
-        def take(data: bytes) -> bool:
+        def take(data: bytes, whole: bytes) -> bool:
+            assert whole in {b"", b"%b\r\n%b\r\n" % (whole.partition(b"\r\n")[0], data)}
             body.append(data)
             return True
 

@@ -26,7 +26,7 @@ class Taker:
         self.log: list[tuple[str, bytes]] = []
         self._news = asyncio.Event()
 
-    def __call__(self, data: bytes) -> bool:
+    def __call__(self, data: bytes, _chunk: bytes) -> bool:
         if not data.startswith(b"a"):
             return False
         self.put("taken", data)
