@@ -18,11 +18,14 @@ from typing import TYPE_CHECKING
 from zlib import crc32
 
 import numpy as np
+import re2
 
 from app.domain.decisions import PromptView
 from app.learn.hashed_linear import HASH_BITS, HASH_COLUMNS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
 HEAD_CHARS, TAIL_CHARS = 1_100, 500
@@ -35,6 +38,7 @@ _CODE = re.compile(
     r"```|\bdef \w+\(|\bclass \w+[:({]|\bimport \w+|\bfunction\b[^\n]{0,80}\{|==|\bassert |;\s*\n"
     r"|#include|\bSELECT\b.{1,200}?\bFROM\b"
 )
+_CODE_LINEAR: Callable[[str], object] = re2.compile(_CODE.pattern).search
 _LATEX = re.compile(r"\\[a-zA-Z$]|\$[^$\n]{1,60}\$(?!\d)")
 _OPTION = re.compile(r"\n[ \t]*\(?[A-E][.):]\s")
 _BULLET = re.compile(r"\n[ \t]*(?:[-*•]|\d{1,2}[.)])\s")
@@ -148,7 +152,7 @@ def extract(view: PromptView) -> Features:
     text = cap(view.text)
     data = text.encode("utf-8", "replace")
     words = _TOKEN.findall(data.lower())
-    hashes = np.array(list(map(crc32, words)), dtype=np.uint32)
+    hashes = np.fromiter(map(crc32, words), dtype=np.uint32, count=len(words))
     return Features(_dense(view, text, data, words), _columns(hashes), tuple(words), text)
 
 
@@ -184,7 +188,7 @@ def _dense(view: PromptView, text: str, data: bytes, words: list[bytes]) -> NDAr
             log(len(view.text)),
             log(len(words)),
             letters / max(1, count - numbers),
-            sum(map(_SHORT.__lt__, map(len, words))) / count,
+            sum([len(word) > _SHORT for word in words]) / count,
             len(set(words)) / count,
             log(numbers),
             digits / max(1, len(data)),
@@ -200,7 +204,7 @@ def _dense(view: PromptView, text: str, data: bytes, words: list[bytes]) -> NDAr
             0.0 if text.isascii() else _having(data, _HIGH) / len(data),
             float(len(_OPTION.findall(text))) if lines else 0.0,
             log(len(_BULLET.findall(text))) if lines else 0.0,
-            float(data.count(b"(") > _FEW_BRACKETS and _CODE.search(text) is not None),
+            float(data.count(b"(") > _FEW_BRACKETS and _reads_as_code(text)),
             float((b"\\" in data or b"$" in data) and _LATEX.search(text) is not None),
             *(kind / count for kind in kinds),
             log(view.turns),
@@ -212,6 +216,12 @@ def _dense(view: PromptView, text: str, data: bytes, words: list[bytes]) -> NDAr
         ),
         dtype=np.float64,
     )
+
+
+def _reads_as_code(text: str) -> bool:
+    """By RE2, a sixth of the time; beyond ASCII its word boundaries are not Python's."""
+    found = _CODE_LINEAR(text) if text.isascii() else _CODE.search(text)
+    return found is not None
 
 
 def _having(data: bytes, letters: bytes) -> int:

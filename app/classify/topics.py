@@ -45,10 +45,10 @@ class Topics:
         score = self.bias
         if len(columns):
             idf = self.idf.take(columns)
-            total = self.weights.take(columns, axis=0).sum(axis=0)
+            total = np.add.reduce(self.weights.take(columns, axis=0), axis=0)
             score = score + total / max(math.sqrt(float(idf @ idf)), 1e-9)
-        power: Floats = np.exp(_SHARPNESS * (score - score.max()).astype(np.float64))
-        power /= power.sum()
+        power: Floats = np.exp(_SHARPNESS * (score - np.maximum.reduce(score)).astype(np.float64))
+        power /= np.add.reduce(power)
         return power
 
     @classmethod

@@ -160,9 +160,8 @@ class Gbdt:
         for _ in range(self._depth):
             # Heap step 2i+1+right on indices that carry their tree's offset r: 2(i-r)+1+right+r.
             at = 2 * at - self._roots + 1 + right[at]
-        return self._base + float(
-            self._leaf[at - self._roots - ((1 << self._depth) - 1) + self._rows].sum()
-        )
+        leaves = self._leaf[at - self._roots - ((1 << self._depth) - 1) + self._rows]
+        return self._base + float(np.add.reduce(leaves))
 
     def predict(self, features: Floats) -> Floats:
         """Estimates float[n]: the target itself ("squared") or its probability ("logistic")."""

@@ -71,7 +71,7 @@ class HashedLinear:
         if len(columns):
             scale = self.idf.take(columns)
             norm = max(math.sqrt(float(scale @ scale)), 1e-9)
-            out += self.weights.take(columns, axis=0).sum(axis=0) / norm
+            out += np.add.reduce(self.weights.take(columns, axis=0), axis=0) / norm
         return out if dense is None else out + dense @ self.dense
 
     def many(self, rows: HashedRows, dense: Floats | None = None) -> Floats:

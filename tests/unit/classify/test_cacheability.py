@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.classify.cacheability import CacheabilityRules
 from app.classify.features import extract
+from app.classify.lasting import MAX_CHARS, Lasting
 from app.domain.decisions import Cacheability, PromptView
 
 RULES = CacheabilityRules()
@@ -63,3 +66,53 @@ def test_an_answer_that_may_come_from_a_tool_is_never_called_stable():
 def test_words_that_only_look_like_an_action_or_a_person_are_let_through():
     assert judge("Fix my code: print(1").kind is Cacheability.STABLE
     assert judge("What does 'to cancel' mean?").kind is not Cacheability.SIDE_EFFECT
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                "who",
+                "is",
+                "the",
+                "president",
+                "current",
+                "last",
+                "season",
+                "how",
+                "many",
+                "were",
+                "there",
+                "in",
+                "1987",
+                "when",
+                "did",
+                "win",
+                "the",
+                "cup",
+                "is's",
+                "what",
+                "what's",
+                "no.",
+                "1",
+                "capital",
+                "of",
+                "most",
+                "of",
+                "all",
+                "time",
+                "going",
+                "to",
+                "children",
+                "in",
+                "history",
+            ]
+        ),
+        max_size=14,
+    ).map(" ".join)
+)
+def test_all_cues_in_one_pass_are_those_found_one_by_one(text):
+    lasting = Lasting(None)
+    plain = text[:MAX_CHARS].lower()
+    one_by_one = [cue(plain) is not None for cue in lasting._cues]
+    assert [bool(value) for value in lasting.cues(text)[:-1]] == one_by_one
