@@ -133,7 +133,8 @@ class GainHead:
         margin = prior_margin(point.dense)
         out = float(self.linear.one(point.hashed, _linear_row(point.topics, margin))[0])
         if self.trees is not None:
-            row = np.append(point.dense, margin)
+            row = np.empty(len(point.dense) + 1)
+            row[:-1], row[-1] = point.dense, margin
             out += self.trees_share * (self.trees.predict_one(row) - out)
         return out + SLOPE * margin
 
