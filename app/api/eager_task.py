@@ -22,21 +22,18 @@ from contextvars import copy_context
 _Ended = Callable[["EagerTask", BaseException | None], None]
 
 
+class _Occupied(Exception):
+    """Another task is running where this one was to begin."""
+
+
 class EagerTask:
     """Runs one coroutine; ``ended`` is told when it is over, and how, in place of a result."""
 
-    __slots__ = (
-        "__weakref__",
-        "_asked",
-        "_callbacks",
-        "_context",
-        "_coroutine",
-        "_ended",
-        "_fut_waiter",
-        "_loop",
-        "_must_cancel",
-        "_over",
-    )
+    # How every task begins stands here once: most never come to differ in these.
+    _asked = 0
+    _must_cancel = _over = False
+    _callbacks: list[Callable[[EagerTask], object]] | None = None
+    _fut_waiter: Future[object] | None = None
 
     def __init__(
         self, loop: AbstractEventLoop, coroutine: Coroutine[object, None, None], ended: _Ended
@@ -44,34 +41,25 @@ class EagerTask:
         """``ended`` gets the task and None, or what the coroutine raised; it must not raise."""
         self._loop, self._coroutine, self._ended = loop, coroutine, ended
         self._context = copy_context()
-        self._fut_waiter: Future[object] | None = None
-        self._asked = 0
-        self._must_cancel = self._over = False
-        self._callbacks: list[Callable[[EagerTask], object]] | None = None
 
     def start(self) -> None:
         """Run the first piece now, or soon if another task is running; call it once."""
-        self._context.run(self._begin)
+        try:
+            self._context.run(self._step)
+        except _Occupied:  # a task is running here: a server in a test, say
+            self.start_soon()
 
     def start_soon(self) -> None:
         """Run the first piece in the loop's next turn; call it once, in place of ``start``."""
         self._loop.call_soon(self._step, context=self._context)
 
-    def _begin(self) -> None:
+    def _step(self, _done: object = None, error: BaseException | None = None) -> None:
+        """Go on to the next wait: what the coroutine awaited is there, or was cancelled."""
+        loop = self._loop
         try:
-            _enter_task(self._loop, self)  # type: ignore[arg-type]
-        except RuntimeError:  # a task is running here: a server in a test, say
-            self.start_soon()
-            return
-        self._run(None)
-
-    def _step(self, _done: object = None) -> None:
-        """Go on: what the coroutine awaited is there, or was cancelled."""
-        _enter_task(self._loop, self)  # type: ignore[arg-type]
-        self._run(None)
-
-    def _run(self, error: BaseException | None) -> None:
-        """Run the coroutine up to its next wait. This is the current task, and ceases to be it here."""
+            _enter_task(loop, self)  # type: ignore[arg-type]
+        except RuntimeError as occupied:
+            raise _Occupied from occupied
         self._fut_waiter = None
         if self._must_cancel:
             self._must_cancel = False
@@ -86,28 +74,20 @@ class EagerTask:
             self._finish(raised)
             raise
         else:
-            self._wait(awaited)
+            if getattr(awaited, "_asyncio_future_blocking", False):
+                waiter: Future[object] = awaited  # type: ignore[assignment]
+                waiter._asyncio_future_blocking = False  # noqa: SLF001 - the protocol between futures and tasks
+                waiter.add_done_callback(self._step, context=self._context)
+                self._fut_waiter = waiter
+                if self._must_cancel and waiter.cancel():
+                    self._must_cancel = False
+            elif awaited is None:  # a bare yield: ``asyncio.sleep(0)``
+                loop.call_soon(self._step, context=self._context)
+            else:
+                message = f"a task cannot wait for {awaited!r}"
+                loop.call_soon(self._step, None, RuntimeError(message), context=self._context)
         finally:
-            _leave_task(self._loop, self)  # type: ignore[arg-type]
-
-    def _wait(self, awaited: object) -> None:
-        if awaited is None:  # a bare yield: ``asyncio.sleep(0)``
-            self._loop.call_soon(self._step, context=self._context)
-            return
-        if not getattr(awaited, "_asyncio_future_blocking", False):
-            message = f"a task cannot wait for {awaited!r}"
-            self._loop.call_soon(self._fail, RuntimeError(message), context=self._context)
-            return
-        waiter: Future[object] = awaited  # type: ignore[assignment]
-        waiter._asyncio_future_blocking = False  # noqa: SLF001 - the protocol between futures and tasks
-        waiter.add_done_callback(self._step, context=self._context)
-        self._fut_waiter = waiter
-        if self._must_cancel and waiter.cancel():
-            self._must_cancel = False
-
-    def _fail(self, error: BaseException) -> None:
-        _enter_task(self._loop, self)  # type: ignore[arg-type]
-        self._run(error)
+            _leave_task(loop, self)  # type: ignore[arg-type]
 
     def _finish(self, raised: BaseException | None) -> None:
         self._over = True

@@ -11,7 +11,8 @@ import re
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from random import Random
+from itertools import count
+from random import SystemRandom
 from typing import TypeVar
 
 import msgspec
@@ -47,7 +48,8 @@ _DIGITS = re.compile(rb"[0-9]{1,9}")  # int() of thousands of digits raises
 _USER = re.compile(r"[\x20-\x7e]{1,256}")
 _MAX_TAGS = 16
 _MAX_DEADLINE_MS = 3_600_000
-_random_bits = Random().getrandbits  # noqa: S311 - see request_id_of
+_OURS_BEGIN = f"req_{SystemRandom().getrandbits(64):016x}"
+_number = count(1)
 _OURS = (
     b"authorization",
     b"x-api-key",
@@ -112,7 +114,7 @@ class Inference:
         outlet = outlet_of(scope, receive, send)
         found, forwarded = read_headers(scope["headers"])
         if scope["method"] == "POST":
-            await self._answer(outlet, receive, found, tuple(forwarded))
+            await self._answer(outlet, receive, found, tuple(forwarded), outlet.whole_body())
             return
         message = f"{scope['path']} takes POST, not {scope['method']}"
         request_id = request_id_of(found.get(b"x-request-id"))
@@ -128,11 +130,18 @@ class Inference:
     def answer(self, outlet: NativeOutlet, head: Head) -> Coroutine[object, None, None]:
         """Answer a POST with a head that is known, and a body that has come whole."""
         receive: Receive = outlet.receive  # type: ignore[assignment]
-        return self._answer(outlet, receive, head.found, head.forwarded)
+        raw: bytes = outlet.body  # type: ignore[assignment]
+        return self._answer(outlet, receive, head.found, head.forwarded, raw)
 
     async def _answer(
-        self, outlet: Outlet, receive: Receive, headers: dict[bytes, bytes], forwarded: Headers
+        self,
+        outlet: Outlet,
+        receive: Receive,
+        headers: dict[bytes, bytes],
+        forwarded: Headers,
+        raw: bytes | None,
     ) -> None:
+        """Answer a POST; ``raw`` is its body, or None if that has yet to come."""
         timeline = Timeline()
         request_id = request_id_of(headers.get(b"x-request-id"))
         edge = self._edge
@@ -144,7 +153,6 @@ class Inference:
             caller = edge.authenticator.caller(
                 headers.get(b"authorization"), headers.get(b"x-api-key")
             )
-            raw = outlet.whole_body()
             if raw is None or len(raw) > edge.max_body_bytes:
                 raw = await read_body(
                     outlet, receive, headers.get(b"content-length"), edge.max_body_bytes
@@ -153,7 +161,7 @@ class Inference:
             try:
                 request = self._request(raw, forwarded)
                 turn = Turn(request_id, caller.tenant, timeline, _NO_DEADLINE, time.time())
-                if len(headers) > 1:
+                if not headers.keys() <= _NO_WISHES:
                     read_wishes(turn, headers, edge.clock)
                 if ticket is not None:
                     ticket.bind(turn, request.model, self._dialect)
@@ -234,6 +242,7 @@ class Inference:
 
 
 _NO_DEADLINE = Deadline(None)
+_NO_WISHES = frozenset({b"authorization", b"x-api-key", b"x-request-id", b"content-length"})
 _NOT_READ: Json = {}
 
 
@@ -280,8 +289,8 @@ def request_id_of(presented: bytes | None) -> str:
     """The caller's own request id if it is well formed, else a new one."""
     if presented is not None and _REQUEST_ID.fullmatch(presented):
         return presented.decode("ascii")
-    # Unique, not secret: a system call for randomness costs as much as reading the body.
-    return "req_" + _random_bits(96).to_bytes(12, "big").hex()
+    # Unique, not secret: this process's own beginning, and a number.
+    return _OURS_BEGIN + str(next(_number))
 
 
 async def read_body(

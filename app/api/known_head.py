@@ -41,7 +41,18 @@ class Endpoint(Protocol):
 class Head:
     """A head that the parser has read."""
 
-    __slots__ = ("_before", "_begin", "_behind", "_end", "_whole", "endpoint", "forwarded", "found")
+    __slots__ = (
+        "_before",
+        "_begin",
+        "_behind",
+        "_end",
+        "_raw",
+        "_size",
+        "_whole",
+        "endpoint",
+        "forwarded",
+        "found",
+    )  # fmt: skip
 
     found: dict[bytes, bytes]
     """The headers that mean something to the gateway, as the endpoint read them."""
@@ -52,23 +63,27 @@ class Head:
         """``raw`` is the whole head; the digits of its content length are ``raw[begin:end]``."""
         self._before, self._behind = raw[:begin], raw[end:]
         self._begin, self._end, self._whole = begin, end, len(raw)
+        self._raw, self._size = raw, len(raw) + int(raw[begin:end])
         self.endpoint = endpoint
 
     def body_of(self, data: bytes) -> bytes | None:
         """The body if ``data`` is exactly one request with this head, else None."""
+        whole = self._whole
+        if data[:whole] == self._raw and len(data) == self._size:
+            return data[whole:]  # the same length too
         begin, end = self._begin, self._end
         if data[:begin] != self._before:
             return None
-        whole = self._whole
         if data[end:whole] != self._behind:
             end = data.find(b"\r", begin, begin + _MOST_DIGITS + 1)
             whole = end + len(self._behind)
             if end < 0 or data[end:whole] != self._behind:
                 return None
-            self._end, self._whole = end, whole
         digits = data[begin:end]
         if not digits.isdigit() or int(digits) != len(data) - whole:
             return None
+        self._end, self._whole = end, whole
+        self._raw, self._size = data[:whole], len(data)
         return data[whole:]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from app.api.eager_task import EagerTask
+from app.api.eager_task import CurrentTask, EagerTask
 
 if TYPE_CHECKING:
     from app.api.protocol import GatewayProtocol
@@ -40,7 +40,7 @@ class NativeOutlet(RequestResponseCycle):
     response_started = False
     response_complete = False
     _news: _News | None = None
-    task: EagerTask
+    task: CurrentTask | None = None
     chunked_encoding: bool | None = None
     expected_content_length = 0
     access_log = False
@@ -120,27 +120,19 @@ class NativeOutlet(RequestResponseCycle):
         if self.disconnected:
             return True
         self.response_started = self.response_complete = True
-        protocol = self._protocol
-        headers = protocol.server_state.default_headers
-        remembered = protocol.server_head
+        protocol, keep_alive, transport = self._protocol, self.keep_alive, self.transport
+        ours, lines = protocol.server_head
+        if ours is not protocol.server_state.default_headers or not keep_alive:
+            lines = self._server_head()
+        line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+        length = b"content-length: %d\r\n" % len(body)
         # One join: a format reads its template byte by byte.
-        self.transport.write(
-            b"".join(
-                (
-                    _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status,
-                    head,
-                    b"content-length: ",
-                    str(len(body)).encode(),
-                    b"\r\n",
-                    remembered[1]
-                    if remembered[0] is headers and self.keep_alive
-                    else self._server_head(),
-                    b"\r\n",
-                    body,
-                )
-            )
-        )
-        self._complete()
+        transport.write(b"".join((line, head, length, lines, b"\r\n", body)))
+        if self._news is not None:
+            self._news.set()
+        if not keep_alive:
+            transport.close()
+        protocol.on_response_complete()
         return True
 
     async def begin(self, status: int, head: bytes, first: bytes) -> None:

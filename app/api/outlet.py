@@ -8,6 +8,8 @@ from typing import Protocol
 
 from starlette.types import Receive, Scope, Send
 
+from app.api.eager_task import CurrentTask
+
 
 class Outlet(Protocol):
     """Writes one response. ``head`` is header lines, each with its CRLF, without the status line.
@@ -16,6 +18,8 @@ class Outlet(Protocol):
     """
 
     abort: Callable[[], None] | None
+    task: CurrentTask | None
+    """What serves the request, where the outlet knows it."""
 
     @property
     def gone(self) -> bool:
@@ -70,6 +74,7 @@ class AsgiOutlet:
     """An outlet over plain ASGI: correct under every server, with one more task per request."""
 
     abort: Callable[[], None] | None = None
+    task: CurrentTask | None = None
 
     def __init__(self, receive: Receive, send: Send) -> None:
         """Write through ``send``; hear of a client's leaving through ``receive``."""

@@ -39,7 +39,7 @@ _log = logging.getLogger("slipstream.turn")
 
 _MOST_HEADS = 1024
 _HITS = frozenset({CacheOutcome.EXACT, CacheOutcome.SEMANTIC, CacheOutcome.COALESCED})
-_record = TurnRecord._make
+_new = tuple.__new__
 Said = tuple[bytes, CacheOutcome, str, str, str]
 """What the header lines say: content type, cache, model, tier, reason."""
 
@@ -70,12 +70,13 @@ class TurnResponse:
     _builder: AnswerBuilder | None = None
     _whole: bytes | None = None
     _began = False
+    _responded = False
+    """All of it has been written."""
     _left_by_client = False
     _expired = False
     _status = _OK
     _code = ""
     _first_event_ns = 0
-    _task: asyncio.Task[object] | None = None
     _beginning: asyncio.Task[None] | None = None
     last_write_s = 0.0
     """Loop time of the last byte, for the pulse."""
@@ -100,7 +101,7 @@ class TurnResponse:
         """Answer the request to its end; returns when the response is complete or the client has left."""
         turn, outlet, request = self._turn, self._outlet, self._request
         # The task of the native outlet is known; to ask asyncio costs ten times as much.
-        self._task = task = getattr(outlet, "task", None) or asyncio.current_task()
+        task = outlet.task or asyncio.current_task()
         if task is not None:
             turn.cancel = task.cancel
         outlet.abort = self._left
@@ -113,7 +114,11 @@ class TurnResponse:
             self.last_write_s = asyncio.get_running_loop().time()
             self._pulse.add(self)
         try:
-            await self._answer()
+            await self._answering(request, self._gateway, turn, self)
+            if not self._responded:
+                await self._finish()
+        except BaseException as raised:  # noqa: BLE001 - those that are not ours go on from there
+            await self._end_in(raised)
         finally:
             if request.stream:
                 self._pulse.discard(self)
@@ -124,15 +129,13 @@ class TurnResponse:
                 watcher.cancel()
             self._settle()
             # Cycles broken here are memory that the collector need not find.
-            turn.flight, turn.cancel, self._task = None, nothing, None
+            turn.flight, turn.cancel = None, nothing
 
-    async def _answer(self) -> None:
-        try:
-            await self._answering(self._request, self._gateway, self._turn, self)
-            await self._finish()
-        except GatewayError as error:
-            await self._fail(error)
-        except asyncio.CancelledError:
+    async def _end_in(self, raised: BaseException) -> None:
+        """Tell the client of what ended the turn, as far as it is there; raises what is not ours."""
+        if isinstance(raised, GatewayError):
+            await self._fail(raised)
+        elif isinstance(raised, asyncio.CancelledError):
             if self._expired:
                 _uncancel()
                 message = (
@@ -143,18 +146,25 @@ class TurnResponse:
                 _uncancel()
             else:
                 self._code = "cancelled"
-                raise
-        # The process edge: a fault of ours must not reach the client as a traceback.
-        except Exception:  # noqa: BLE001 - as said above; it is logged whole
-            _log.exception("turn_failed", extra={"request_id": self._turn.request_id})
+                raise raised
+        elif isinstance(raised, Exception):
+            # The process edge: a fault of ours must not reach the client as a traceback.
+            _log.error("turn_failed", exc_info=raised, extra={"request_id": self._turn.request_id})
             await self._fail(
                 GatewayError("the gateway failed; the request id finds the cause in its log")
             )
+        else:
+            raise raised
 
     async def __call__(self, event: Event) -> None:
         """Write one event; the back-pressure of a slow client unless others are waiting behind this one."""
         if type(event) is Whole and not self._request.stream:
             self._whole = event.body
+            if not self._outlet.gone:
+                self._first_event_ns = self._turn.timeline.now_ns()
+                # Now rather than in _finish: what is kept of the answer, and learned, can wait.
+                if self._outlet.try_respond(_OK, self._head(_JSON_TYPE), event.body):
+                    self._began = self._responded = True
             return
         data = event.data if type(event) is Frames else self._encode(event)
         outlet = self._outlet
@@ -243,7 +253,7 @@ class TurnResponse:
         stream after.
         """
         self._status, self._code = error.status, error.code
-        if self._outlet.gone:
+        if self._outlet.gone or self._responded:
             return
         if self._began:
             await self._after_beginning()
@@ -266,32 +276,32 @@ class TurnResponse:
 
     def _head(self, content_type: bytes) -> bytes:
         """The response's header lines; every value is ours or was checked when it came in."""
-        turn = self._turn
-        model = turn.model
+        turn, pulse = self._turn, self._pulse
+        model, call = turn.model, turn.call
         name = "" if model is None else model.name
         said = (content_type, turn.cache, name, turn.answered_tier, turn.reason)
-        lines = self._pulse.heads.get(said)
+        lines = pulse.heads.get(said)
         if lines is None:
             label = "" if model is None else model.label
             said_lines = _said(content_type, turn.cache, label, turn.answered_tier, turn.reason)
-            lines = self._pulse.remember(said, said_lines)
-        head = b"%sx-request-id: %s\r\nserver-timing: %s\r\n" % (
-            lines,
-            turn.request_id.encode("latin-1"),
-            turn.timeline.server_timing(),
-        )
-        call = turn.call
-        if call is not None:
+            lines = pulse.remember(said, said_lines)
+        # A client with limits here is told of those: the vendor's are shared by all clients.
+        limits = turn.limit_head
+        head = b"".join(
+            (
+                lines, turn.request_id.encode(), b"\r\nserver-timing: ",
+                turn.timeline.server_timing(), b"\r\n", limits,
+            )
+        )  # fmt: skip
+        if call is not None and (call.dropped or call.response_headers):
             if call.dropped:
                 head += b"x-slipstream-dropped: %s\r\n" % _one_line(", ".join(call.dropped))
-            if call.response_headers:
-                head += b"".join(
-                    b"%s: %s\r\n" % header
-                    for header in call.response_headers
-                    if not turn.limit_head or b"ratelimit" not in header[0]
-                )
-        # A client with limits here is told of those: the vendor's are shared by all clients.
-        return head + turn.limit_head if turn.limit_head else head
+            head += b"".join(
+                b"%s: %s\r\n" % header
+                for header in call.response_headers
+                if not limits or b"ratelimit" not in header[0]
+            )
+        return head
 
     def pulse(self, now_s: float) -> None:
         """Fill the silence: a comment to the client, after the head if that has not gone out yet."""
@@ -378,7 +388,7 @@ class TurnResponse:
             timeline,
             turn.traceparent,
         )
-        self._recorder.settle(_record(told))
+        self._recorder.settle(_new(TurnRecord, told))
 
 
 class Pulse:
@@ -421,7 +431,7 @@ class Pulse:
 
 
 def _said(content_type: bytes, cache: CacheOutcome, label: str, tier: str, reason: str) -> bytes:
-    """The header lines that are the same for many answers."""
+    """The header lines that are the same for many answers, up to the request's id."""
     label = "slipstream/lane" if cache is CacheOutcome.LANE else label
     lines = b"%sx-slipstream-cache: %s\r\n" % (content_type, cache.encode())
     if label:
@@ -430,7 +440,7 @@ def _said(content_type: bytes, cache: CacheOutcome, label: str, tier: str, reaso
         lines += b"x-slipstream-tier: %s\r\n" % tier.encode()
     if reason:
         lines += b"x-slipstream-reason: %s\r\n" % _one_line(reason)
-    return lines
+    return lines + b"x-request-id: "
 
 
 def retry_after(error: GatewayError) -> bytes:
