@@ -215,6 +215,18 @@ def _lint_arguments(parser: argparse.ArgumentParser) -> None:
     lint_arguments(parser)
 
 
+def _warm_arguments(parser: argparse.ArgumentParser) -> None:
+    from app.prompts_command import warm_arguments
+
+    warm_arguments(parser)
+
+
+def _warm(options: argparse.Namespace) -> int:
+    from app.prompts_command import run_warm
+
+    return run_warm(options)
+
+
 def _lint(options: argparse.Namespace) -> int:
     from app.prompts_command import run_lint
 
@@ -247,6 +259,7 @@ COMMANDS: tuple[Command, ...] = (
         _lint_arguments,
         _lint,
     ),
+    Command("warm", "Have a running gateway prime the prompt caches.", _warm_arguments, _warm),
     Command("simulate", "Serve the simulated upstream alone.", _simulate_arguments, _simulate),
 )
 """Every command, in the order of `slipstream --help`."""

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
 from app.domain.models import Model
+from app.domain.turn_record import TurnRecord
+from app.pipeline.gateway import Gateway
+from app.pipeline.priming import Priming, Scheduled
 from app.prompts.caching import PromptCaching
-from app.settings import Settings
+from app.prompts.lint_report import dialect_of
+from app.prompts.prefix import render
+from app.prompts.spans import UnreadableError
+from app.prompts.warm import KeepAlive
+from app.settings import Problem, Settings, SettingsError
+
+_TOLD_USD_PER_HOUR = 1.0
 
 
 def prompts_of(settings: Settings, models: dict[str, Model]) -> PromptCaching | None:
@@ -21,3 +33,34 @@ def prompts_of(settings: Settings, models: dict[str, Model]) -> PromptCaching | 
         affinity=wanted.affinity,
         value_usd_per_s=wanted.value_usd_per_s,
     )
+
+
+def priming_of(
+    settings: Settings, gateway: Gateway, trace: Callable[[TurnRecord], None]
+) -> Priming:
+    """What primes prompts and keeps them alive. Raises ``SettingsError`` for a file that holds no request."""
+    wanted = settings.prompts
+    budget = wanted.keep_alive_usd_per_hour
+    return Priming(
+        gateway,
+        KeepAlive(budget or _TOLD_USD_PER_HOUR),
+        trace,
+        [_scheduled(each.file, each.every_s, gateway.models) for each in wanted.schedules],
+        follow=budget > 0,
+    )
+
+
+def _problem(file: str, message: str) -> Problem:
+    return Problem(file, None, "", None, message, "Name a file with one request as JSON.")
+
+
+def _scheduled(file: str, every_s: float, models: Mapping[str, Model]) -> Scheduled:
+    try:
+        body = Path(file).read_bytes()
+        dialect = dialect_of(body)
+        name = render(body, dialect).model
+    except (OSError, UnreadableError, KeyError) as error:
+        raise SettingsError([_problem(file, str(error))]) from error
+    if name not in models:
+        raise SettingsError([_problem(file, f"its model {name!r} is not configured")])
+    return Scheduled(body, dialect, models[name], every_s)

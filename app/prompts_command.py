@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import http.client
 import json
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from app.domain.decisions import Tier
 from app.domain.models import Model
@@ -62,3 +64,50 @@ def run_lint(options: argparse.Namespace) -> int:
                 f"(bytes {each.at.start}-{each.at.end}): {each.why}; {each.mend}"
             )
     return FOUND if worst else CLEAN
+
+
+def warm_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``warm``."""
+    parser.add_argument("file", metavar="FILE", help="a request, an array of them, or one a line")
+    parser.add_argument(
+        "--url", default="http://127.0.0.1:8080", help="the gateway to ask (%(default)s)"
+    )
+    parser.add_argument(
+        "--keep-s", type=float, default=0.0, help="keep it alive for so many seconds (%(default)s)"
+    )
+    parser.add_argument("--key", default="", help="the gateway's key, where it needs one")
+
+
+def run_warm(options: argparse.Namespace) -> int:
+    """Have a running gateway prime the vendors' caches; 0 where all are primed, else 1."""
+    where = urlsplit(options.url)
+    kind = http.client.HTTPSConnection if where.scheme == "https" else http.client.HTTPConnection
+    connection = kind(where.hostname or "127.0.0.1", where.port, timeout=_PATIENCE_S)
+    headers = {"content-type": "application/json"}
+    if options.key:
+        headers["authorization"] = f"Bearer {options.key}"
+    cold = False
+    try:
+        for number, body in enumerate(requests_of(Path(options.file).read_bytes())):
+            path = f"{where.path.rstrip('/')}/v1/prompts/warm?keep_s={options.keep_s}"
+            connection.request("POST", path, body, headers)
+            answer = connection.getresponse()
+            said = json.loads(answer.read() or b"{}")
+            primed = answer.status == http.client.OK and said.get("primed")
+            cold = cold or not primed
+            print(f"{options.file}:{number}: {'primed' if primed else 'not primed'}: {_line(said)}")
+    finally:
+        connection.close()
+    return FOUND if cold else CLEAN
+
+
+def _line(said: dict[str, object]) -> str:
+    if "cost_usd" not in said:
+        return str(said.get("detail") or said.get("title") or "no answer")
+    return (
+        f"{said['model']}: {said['written_tokens']} written, {said['cached_tokens']} read, "
+        f"{said['uncached_tokens']} neither, {said['cost_usd']} USD"
+    )
+
+
+_PATIENCE_S = 90.0

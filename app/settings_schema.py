@@ -261,6 +261,15 @@ class CacheSettings(Section):
     """Whether a request joins the stream of an identical one in flight."""
 
 
+class WarmSettings(Section):
+    """A prompt that is kept warm whether traffic comes or not."""
+
+    file: str
+    """A file with the request as JSON, its `model` a configured name."""
+    every_s: Annotated[float, Field(ge=1)] = 240.0
+    """Seconds between two primings; less than the vendor's lifetime of 300 keeps it warm all the time."""
+
+
 class PromptSettings(Section):
     """The vendors' prompt caches: a long prompt that was read before is read again for a tenth."""
 
@@ -280,6 +289,12 @@ class PromptSettings(Section):
     """Whether a routed conversation stays where its prefix is warm, unless leaving gains more than that is
     worth.
     """
+    schedules: tuple[WarmSettings, ...] = ()
+    """Prompts that are primed at start and again and again."""
+    keep_alive_usd_per_hour: Annotated[float, Field(ge=0)] = 0.0
+    """Budget for keeping silent conversations' prefixes alive, where P(return) x what a miss would cost is more
+    than a ping. 0: only what `POST /v1/prompts/warm` asks for, up to a dollar an hour.
+    """  # noqa: E501
     value_usd_per_s: Annotated[float, Field(gt=0)] = 0.01
     """What a second of waiting is worth in USD, where a warm prompt's money is weighed against time.
     """

@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 from app.api.auth import Caller
 from app.api.inference import Edge
 from app.pipeline.agent_runs import Runs
+from app.pipeline.priming import Priming
 from app.telemetry.telemetry import Telemetry
 
 
@@ -33,6 +34,7 @@ class Context:
     readiness: Readiness
     runs: Runs
     agents: tuple[str, ...] = ()
+    priming: Priming | None = None
 
 
 def context_of(request: Request) -> Context:

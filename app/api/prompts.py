@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import time
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel
 
 from app.api.context import AsCaller, InContext
 from app.domain.models import Model
+from app.domain.usage import Usage
 from app.errors import BadRequest, NotFound
 from app.pipeline.gateway import Gateway
+from app.prompts.breakpoints import prices
 from app.prompts.learned import ModelFacts
 from app.prompts.lint import lint
 from app.prompts.lint_report import dialect_of, report
+from app.prompts.prefix import render
 from app.prompts.spans import UnreadableError, fields, text_of, whole
+from app.prompts.warm import PING_AT, lifetime_s
 
 router = APIRouter(prefix="/v1/prompts", tags=["prompts"])
 _BODY = {
@@ -101,3 +106,87 @@ def _model(gateway: Gateway, body: bytes) -> Model:
         message = f"the model {name[:80]!r} is not configured"
         raise NotFound(message, code="model_not_found", param="model")
     return model
+
+
+class KeepAliveSums(BaseModel):
+    """The arithmetic of keeping a prompt alive, in USD."""
+
+    until_unix_s: float
+    ping_every_s: float
+    pings: int
+    ping_usd: float
+    miss_usd: float
+    pays_from: float
+    """P(return) from which a ping pays: its price over what a miss would cost."""
+
+
+class WarmReport(BaseModel):
+    """What priming did."""
+
+    model: str
+    request_id: str
+    primed: bool
+    """The vendor now holds the prompt, as its usage says."""
+    cached_tokens: int
+    written_tokens: int
+    uncached_tokens: int
+    cost_usd: float
+    seconds: float
+    keep_alive: KeepAliveSums | None
+
+
+@router.post("/warm", openapi_extra=_BODY)
+async def warm_prompt(
+    request: Request,
+    context: InContext,
+    caller: AsCaller,
+    keep_s: Annotated[float, Query(ge=0, le=86_400)] = 0,
+) -> WarmReport:
+    """Prime the vendor's prompt cache with a request's prompt, by the cheapest means that it has.
+
+    `max_tokens: 0` where the vendor takes it, a prewarm where it has one, else one token. `keep_s`: keep it
+    alive for so many seconds, within the budget; each ping is at `/v1/traces` with its arithmetic.
+    """
+    body = await request.body()
+    priming = context.priming
+    assert priming is not None  # noqa: S101 - bootstrap gives one
+    try:
+        dialect = dialect_of(body)
+        rendered = render(body, dialect)
+        model = priming.model_named(rendered.model)
+        primed = await priming.prime(body, dialect, model, caller.tenant)
+    except (UnreadableError, KeyError) as error:
+        message = f"the body is no request that can be read: {error}"
+        raise BadRequest(message) from error
+    sums = None
+    if keep_s > 0:
+        tokens = primed.usage.prompt_tokens if primed.usage is not None else 0
+        priming.keep(body, rendered, model, caller.tenant, keep_s)
+        sums = _sums(model, tokens, keep_s)
+    used = primed.usage or Usage()
+    return WarmReport(
+        model=model.name,
+        request_id=primed.request_id,
+        primed=used.cached_tokens + used.cache_write_tokens > 0,
+        cached_tokens=used.cached_tokens,
+        written_tokens=used.cache_write_tokens,
+        uncached_tokens=used.input_tokens,
+        cost_usd=primed.cost_usd,
+        seconds=round(primed.seconds, 6),
+        keep_alive=sums,
+    )
+
+
+def _sums(model: Model, tokens: int, keep_s: float) -> KeepAliveSums:
+    every_s = PING_AT * lifetime_s(model)
+    plain, cached, write = prices(model)
+    ping = tokens * cached / 1e6
+    miss = tokens * (max(plain, write) - cached) / 1e6
+    return KeepAliveSums(
+        until_unix_s=round(time.time() + keep_s, 3),
+        ping_every_s=every_s,
+        pings=int(keep_s / every_s),
+        ping_usd=ping,
+        miss_usd=miss,
+        pays_from=round(ping / miss, 4) if miss else 1.0,
+    )

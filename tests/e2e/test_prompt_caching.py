@@ -14,6 +14,7 @@ import httpx2
 import openai
 import pytest
 
+from app.cli import main
 from app.domain.chat import Dialect
 from app.prompts.prefix import render
 from app.providers.simulator import SimulatorSettings, running_simulator
@@ -227,3 +228,62 @@ async def test_a_live_miss_gets_its_cause():
             )
         figures = running.context.edge.gateway.prompts.figures()["large2"]
         assert figures["causes"] == {"changed_system": 1}
+
+
+@pytest.mark.parametrize("extra", [{}, {"tool_choice": {"type": "any"}, "tools": TOOLS}])
+async def test_a_primed_prompt_is_read_by_the_first_real_request(extra, tmp_path):
+    body = {
+        "model": "large2",
+        "max_tokens": 30,
+        "system": LONG,
+        "messages": [{"role": "user", "content": "What is rule one?"}],
+        **extra,
+    }
+    async with serving() as (_, running, claude, _gpt):
+        async with httpx2.AsyncClient(verify=NO_TLS, base_url=running.url) as http:
+            answer = (await http.post("/v1/prompts/warm?keep_s=900", json=body)).json()
+            assert answer["primed"]
+            assert answer["written_tokens"] > 1024
+            assert answer["keep_alive"]["pings"] == 3
+            trace = (await http.get(f"/v1/traces/{answer['request_id']}")).json()
+            assert trace["reason"] == "prompt kept warm: asked"
+            unknown = await http.post("/v1/prompts/warm", json={**body, "model": "auto"})
+            assert unknown.status_code == 404
+        usage = (await claude.messages.create(**body)).usage
+        held = answer["written_tokens"]
+        assert usage.cache_read_input_tokens == held
+        path = tmp_path / "prompt.json"
+        path.write_text(json.dumps(body))
+        command = ["warm", str(path), "--url", running.url]
+        assert await asyncio.to_thread(main, command) == 0
+
+
+async def test_a_told_prompt_is_pinged_before_it_expires_and_the_arithmetic_is_in_the_trace():
+    async with serving() as (_, running, _claude, _gpt):
+        context = running.context
+        gateway = context.edge.gateway
+        body = {"model": "large2", "max_tokens": 9, "system": LONG}
+        body["messages"] = [{"role": "user", "content": "What is rule one?"}]
+        async with httpx2.AsyncClient(verify=NO_TLS, base_url=running.url) as http:
+            await http.post("/v1/prompts/warm?keep_s=900", json=body)
+            began = gateway.clock()
+            gateway.clock = lambda: began + 275.0
+            await context.priming.look()
+            traces = (await http.get("/v1/traces")).json()
+            reasons = [trace["reason"] for trace in traces.get("traces", traces.get("data", []))]
+        assert any("asked for; P 1.00 x miss" in reason for reason in reasons)
+
+
+async def test_a_schedule_primes_at_start(tmp_path):
+    path = tmp_path / "prompt.json"
+    body = {"model": "large2", "max_tokens": 9, "system": LONG}
+    body["messages"] = [{"role": "user", "content": "What is rule one?"}]
+    path.write_text(json.dumps(body))
+    wanted = {"schedules": [{"file": str(path), "every_s": 60}]}
+    async with serving(prompts=wanted) as (_, running, claude, _gpt):
+        for _ in range(200):
+            if len(running.context.telemetry.traces):
+                break
+            await asyncio.sleep(0.01)
+        usage = (await claude.messages.create(**body)).usage
+        assert usage.cache_read_input_tokens > 1024

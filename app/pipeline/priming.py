@@ -1,0 +1,189 @@
+"""Prime the vendors' prompt caches before traffic comes, and keep alive what is worth it.
+
+Everything goes through the ordinary provider, so that a primed prompt gets the breakpoints that the real
+request will get. One task does what falls due; it never runs more than one call at a time, and every call is
+in the trace ring with its arithmetic.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+
+import msgspec
+
+from app.domain.chat import ChatRequest, Dialect
+from app.domain.deadline import Deadline
+from app.domain.events import Event
+from app.domain.model_call import ModelCall
+from app.domain.models import Model
+from app.domain.turn_record import TurnRecord
+from app.domain.usage import Usage
+from app.errors import GatewayError, NotFound
+from app.pipeline.gateway import Gateway
+from app.prompts.conversations import key_of
+from app.prompts.prefix import Rendered
+from app.prompts.warm import KeepAlive, Session, priming_body
+
+_PRIMES = "warm_"
+_LONGEST_S = 60.0
+_LOOK_S = 5.0
+_bits = Random().getrandbits  # noqa: S311 - unique, not secret
+
+
+@dataclass(frozen=True, slots=True)
+class Primed:
+    """What priming did."""
+
+    model: Model
+    usage: Usage | None
+    cost_usd: float
+    seconds: float
+    request_id: str
+
+
+@dataclass(slots=True)
+class Scheduled:
+    """A prompt that the configuration keeps warm."""
+
+    body: bytes
+    dialect: Dialect
+    model: Model
+    every_s: float
+    next_s: float = 0.0
+
+
+class Priming:
+    """See the module; one event loop owns it."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        keep_alive: KeepAlive,
+        trace: Callable[[TurnRecord], None],
+        schedules: Sequence[Scheduled] = (),
+        *,
+        follow: bool = False,
+    ) -> None:
+        """``follow``: watch all conversations and keep alive those where it pays, not only those told."""
+        self._gateway = gateway
+        self._trace = trace
+        self._schedules = list(schedules)
+        self._follow = follow
+        self.keep_alive = keep_alive
+        if gateway.prompts is not None:
+            gateway.prompts.on_settled = self._settled
+
+    async def prime(
+        self, body: bytes, dialect: Dialect, model: Model, tenant: str, why: str = "asked"
+    ) -> Primed:
+        """Prime ``model``'s vendor with the prompt of ``body``. Raises ``UnreadableError``, ``GatewayError``."""  # noqa: E501
+        gateway = self._gateway
+        raw = priming_body(body, dialect)
+        read = msgspec.json.decode(raw, type=dict[str, object])
+        request = ChatRequest(dialect, str(read.get("model", model.name)), False, read, raw)  # noqa: FBT003
+        call = ModelCall(model, stream=False, deadline=Deadline.after(gateway.clock(), _LONGEST_S))
+        call.tenant, call.prompts = tenant, gateway.prompts
+        call.request_id = _PRIMES + _bits(96).to_bytes(12, "big").hex()
+        provider = gateway.providers[model.provider]
+        if dialect in provider.dialects():
+            call.native = request
+        else:
+            call.conversation = gateway.codecs[dialect].read(read)
+        began_s = time.monotonic()
+        code, status = "", 200
+        try:
+            await provider.stream(call, _nobody)
+        except GatewayError as error:
+            code, status = error.code, error.status
+            raise
+        finally:
+            if call.shaped is not None and call.prompts is not None:
+                call.prompts.settle(call)
+            cost = 0.0 if call.usage is None else model.price.cost_usd(call.usage)
+            took_s = time.monotonic() - began_s
+            self._trace(
+                TurnRecord(
+                    request_id=call.request_id,
+                    dialect=dialect,
+                    status=status,
+                    total_s=took_s,
+                    started_unix_s=time.time() - took_s,
+                    code=code,
+                    tenant=tenant,
+                    requested_model=model.name,
+                    model=model.name,
+                    provider=model.provider,
+                    tier=model.tier.value,
+                    reason=f"prompt kept warm: {why}",
+                    upstream_s=took_s,
+                    usage=call.usage,
+                    cost_usd=cost,
+                    attempts=1,
+                )
+            )
+        return Primed(model, call.usage, cost, took_s, call.request_id)
+
+    def keep(
+        self, body: bytes, rendered: Rendered, model: Model, tenant: str, for_s: float
+    ) -> None:
+        """Keep the prompt of ``body`` alive for ``for_s`` seconds, as the caller asks; the budget holds."""
+        now_s = self._gateway.clock()
+        tokens = sum(block.tokens for block in rendered.blocks)
+        session = Session(
+            model, tokens, body, rendered.dialect, tenant, now_s, now_s, now_s + for_s, told=True
+        )
+        self.keep_alive.asked(key_of(tenant, rendered.opening), session)
+
+    def model_named(self, name: str) -> Model:
+        """The configured model ``name``; raises ``NotFound``."""
+        model = self._gateway.models.get(name)
+        if model is None:
+            message = f"the model {name[:80]!r} is not configured: name the model to prime"
+            raise NotFound(message, code="model_not_found", param="model")
+        return model
+
+    async def run(self) -> None:
+        """Do what falls due, until cancelled."""
+        while True:
+            await self.look()
+            await asyncio.sleep(_LOOK_S)
+
+    async def look(self) -> None:
+        """Do what is due now."""
+        now_s = self._gateway.clock()
+        for each in self._schedules:
+            if now_s >= each.next_s:
+                each.next_s = now_s + each.every_s
+                await self._quietly(each.body, each.dialect, each.model, "", "schedule")
+        for session, total in self.keep_alive.due(now_s):
+            why = f"asked for; {total}" if session.told else str(total)
+            await self._quietly(session.body, session.dialect, session.model, session.tenant, why)
+
+    async def _quietly(
+        self, body: bytes, dialect: Dialect, model: Model, tenant: str, why: str
+    ) -> None:
+        """Prime; a failure is in the trace, and costs nobody anything but a miss."""
+        try:
+            await self.prime(body, dialect, model, tenant, why)
+        except (GatewayError, ValueError):
+            return
+
+    def _settled(self, call: ModelCall, rendered: Rendered, key: bytes) -> None:
+        """A long prompt was answered: its conversation may come back."""
+        if not self._follow or call.request_id.startswith(_PRIMES) or call.usage is None:
+            return
+        held = call.usage.cached_tokens + call.usage.cache_write_tokens
+        if held:
+            now_s = self._gateway.clock()
+            session = Session(
+                call.model, held, rendered.raw, rendered.dialect, call.tenant, now_s, now_s
+            )
+            self.keep_alive.asked(key, session)
+
+
+async def _nobody(_: Event) -> None:
+    """Nobody reads the answer to a priming call."""
