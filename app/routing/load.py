@@ -159,7 +159,8 @@ class Load:
         """A call starts."""
         deployment = self._deployments[name]
         deployment.in_flight += 1
-        deployment.breaker.begin()
+        if deployment.breaker.failures:  # every call comes by here: no call of ours where all is well
+            deployment.breaker.begin()
 
     def end(
         self,
@@ -182,7 +183,8 @@ class Load:
             deployment.breaker.fail(now)
             deployment.error_share += _SHARE * (1 - deployment.error_share)
             return
-        deployment.breaker.succeed()
+        if deployment.breaker.failures:
+            deployment.breaker.succeed()
         share = 1.0 if deployment.seen_at_s == -math.inf else _SHARE
         if ttft_s is not None:
             deployment.ttft_s += share * (ttft_s - deployment.ttft_s)
