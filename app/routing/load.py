@@ -159,7 +159,9 @@ class Load:
         """A call starts."""
         deployment = self._deployments[name]
         deployment.in_flight += 1
-        if deployment.breaker.failures:  # every call comes by here: no call of ours where all is well
+        if (
+            deployment.breaker.failures
+        ):  # every call comes by here: no call of ours where all is well
             deployment.breaker.begin()
 
     def end(
