@@ -104,6 +104,10 @@ def count_data_lines(frames: bytes) -> int:
 
 def split_frames(frames: bytes) -> list[bytes]:
     """Cut complete frames apart; joined again they are byte for byte what came."""
+    if frames.find(b"\r") < 0 and frames.find(b"\n\n\n") < 0:
+        whole = [frame + b"\n\n" for frame in frames.split(b"\n\n")]
+        last = whole.pop()[:-2]
+        return [*whole, last] if last else whole
     parts: list[bytes] = []
     start = 0
     for match in _BLANK_LINE.finditer(frames):
