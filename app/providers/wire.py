@@ -19,6 +19,7 @@ from app.domain.model_call import Headers, ModelCall
 from app.errors import Unsupported, UpstreamClosed, UpstreamProtocol, UpstreamStatus
 from app.ports import Codec, StreamReader
 from app.providers.outgoing import Outgoing, outgoing
+from app.providers.redaction import redacted
 from app.providers.relay import hand_on_whole, whole
 from app.upstream import Exchange, Pool, Shape, Taker, Timeouts
 from app.wire.passthrough import PassthroughReader
@@ -215,7 +216,9 @@ class WireProvider:
 
     async def _error(self, exchange: Exchange, request: Outgoing) -> UpstreamStatus:
         body = await exchange.read_all(_MAX_ERROR_BYTES)
-        return request.codec.read_error(exchange.status, body, dict(exchange.headers))
+        return request.codec.read_error(
+            exchange.status, redacted(body, self._options.headers), dict(exchange.headers)
+        )
 
     def _lacks_responses(self, call: ModelCall, error: UpstreamStatus) -> bool:
         """Whether this upstream has just shown that it knows no Responses API (and not: no such model)."""
