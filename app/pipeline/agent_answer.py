@@ -216,6 +216,9 @@ def _look_up(
     if turn.cache_mode is CacheMode.REFRESH:
         turn.cache_reason = "refresh"
         return None
+    if gateway.shared is not None and not gateway.shared.trusted():
+        turn.cache_reason = "distrusted"
+        return None
     entry = gateway.exact.get(key)
     if entry is None:
         turn.cache_reason = "absent"

@@ -279,3 +279,21 @@ async def test_whole_and_streamed_requests_join_each_other(http, upstream, quest
     assert upstream.simulator.stats.requests.total() - asked <= 2
     wanted = expected_answer(question, "sim-fast")
     assert {text_of(dialect, reply, stream=stream) for stream, reply in replies} == {wanted}
+
+
+async def test_a_wish_counts_in_every_request_of_a_connection(gateway, question):
+    """Sent whole in one piece, as busy connections deliver them: a head seen before is known by its bytes."""
+    host, port = gateway.url.removeprefix("http://").split(":")
+    body = json.dumps(body_of("chat", "small", question)).encode()
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        f"x-slipstream-cache: only\r\ncontent-length: {len(body)}\r\n\r\n"
+    ).encode()
+    reader, writer = await asyncio.open_connection(host, int(port))
+    for _ in range(3):
+        writer.write(head + body)
+        answer = await reader.readuntil(b"\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 504 ")
+        length = int(answer.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        await reader.readexactly(length)
+    writer.close()
