@@ -10,10 +10,12 @@ import json
 import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.cache.data import SHARED, Stream, embedder, load_pairs, load_stream
+from bench.cache.isolation import measure_isolation
 from bench.cache.nearmiss import judge
 from bench.cache.report import Report, print_report, summarise
 from bench.cache.speed import measure_speed
@@ -65,9 +67,16 @@ def main() -> int:
     seeds, longest = int(os.environ.get("SEEDS", "5")), int(os.environ.get("LONGEST", "5000"))
     report: Report = summarise(_trials(streams, seeds, longest), suites, speed, encoder.build_id)
     print_report(report)
+    apart = measure_isolation()
+    print(
+        f"isolation: of {apart.pairs:,} pairs that differ in one field {apart.met_by_meaning} share a"
+        f" partition, {apart.met_exactly} an exact key (wanted 0)"
+    )
     out = os.environ.get("OUT")
     if out:
-        Path(out).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        Path(out).write_text(
+            json.dumps({**report, "isolation": asdict(apart)}, indent=1) + "\n", encoding="utf-8"
+        )
     return 0
 
 
