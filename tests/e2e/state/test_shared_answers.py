@@ -204,3 +204,18 @@ async def test_a_redis_that_answers_too_late_is_left_alone_and_taken_back(upstre
             async with asyncio.timeout(20):
                 while (await one.http.get("/readyz")).json()["degraded"].get("redis"):  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
+
+
+async def test_what_is_forgotten_is_told_to_the_hits_by_meaning_of_every_worker(pair, question):
+    told: list[tuple[int, object]] = []
+    before = [worker.shared.on_forget for worker in pair]
+    for number, worker in enumerate(pair):
+        worker.shared.on_forget = lambda what, number=number: told.append((number, what))
+    try:
+        await ask(pair[0].http, "chat", question)
+        await pair[0].http.post("/v1/cache/invalidate", json={"tags": ["t"], "model": "small"})
+    finally:
+        for worker, hook in zip(pair, before, strict=True):
+            worker.shared.on_forget = hook
+    assert sorted(number for number, _ in told) == [0, 1]
+    assert {(what.model, what.tags) for _, what in told} == {("small", ("t",))}
