@@ -59,6 +59,9 @@ FIRST_FIT: Final = 120  # labels before the first fit
 _PROBED: Final = 40
 _PROBE_SHARE: Final = 0.5
 _MOST_DENIED: Final = 2_000
+# Evidence against the bound from which every would-be hit is checked, long before it is an alarm.
+# Measured (2 streams, 1 seed): half as many wrong hits after a shift, 3 % fewer hits without one.
+_SUSPICION: Final = 3.0
 _GROWTH: Final = 2.0  # refit when the labels have grown by this factor,
 _YOUNG: Final = 400  # while there are fewer than these, and from then on
 _LATE_GROWTH: Final = 3.0  # by this, as a fit then costs more and gains less,
@@ -305,6 +308,8 @@ def _weigh(candidate: CandidateView, scored: Scored, state: RouteState, rng: Ran
     if state.probing:
         state.probing -= 1
         share = max(share, _PROBE_SHARE)
+    if state.drift.evidence >= _SUSPICION:
+        share = 1.0
     if rng.random() < share:
         reasons = (why, "audited", *notes)
         return replace(_miss(candidate, reasons, score, chance, bound), audit=True)

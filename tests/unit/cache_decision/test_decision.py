@@ -74,6 +74,23 @@ def desk() -> Desk:
     return made
 
 
+def test_every_would_be_hit_is_checked_while_evidence_against_the_bound_mounts(desk):
+    state = load(dump(desk.state, "b"), "b")
+    assert state.mode == "open"
+    state.audit_rate, state.probing = 0.0, 0
+    state.drift.reset()
+    query = next(q for q, _ in desk.stored if _decided(desk, state, q).serve)
+    state.drift.wealth = [4.0] * len(state.drift.wealth)
+    checked = _decided(desk, state, query)
+    assert (checked.serve, checked.audit) == (False, True)
+    state.drift.reset()
+    assert _decided(desk, state, query).serve
+
+
+def _decided(desk, state, query):
+    return decide(query, desk.near(query), state, Random(1))
+
+
 def test_nothing_is_served_before_there_is_evidence():
     fresh = Desk(Limits.of(0.05))
     assert not any(fresh.step()[0] for _ in range(100))
