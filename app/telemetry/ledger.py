@@ -23,6 +23,7 @@ from typing import Literal
 from app.domain.models import Model
 from app.domain.turn_record import TurnRecord
 from app.domain.usage import Usage
+from app.telemetry.alike import Alike, alike
 from app.telemetry.ledger_book import LedgerBook, Saving
 from app.telemetry.metrics import Metrics
 
@@ -153,16 +154,17 @@ class Ledger:
 
     def record_all(self, turns: Sequence[TurnRecord]) -> None:
         """Book finished turns of one ``kind``, in the order in which they ended."""
-        self._record_all(turns)
+        batch = alike(turns)
+        self._record_all(batch)
         if self._book_of is not None:
             savings, self._savings = self._savings, []
-            self._book_of.add(turns, savings)
+            self._book_of.add(batch, savings)
 
-    def _record_all(self, turns: Sequence[TurnRecord]) -> None:
-        first, period = turns[0], self._period()
+    def _record_all(self, turns: Alike) -> None:
+        first, period, of = turns[0], self._period(), turns.columns
         period.turns += len(turns)
-        period.seconds += sum([turn.total_s for turn in turns])
-        period.usd += sum([turn.cost_usd for turn in turns])
+        period.seconds += sum(of.total_s)
+        period.usd += sum(of.cost_usd)
         if first.status != _OK or first.code or first.disconnect:
             return
         hit = _HITS.get(first.cache)
@@ -171,9 +173,10 @@ class Ledger:
                 self._book_hit(period, hit, turn)
         elif first.attempts:
             self._book_calls(period, turns)
-        for turn in turns:
-            if len(turn.tools) > 1:
-                self._book_tools(period, turn)
+        if any(of.tools):
+            for turn in turns:
+                if len(turn.tools) > 1:
+                    self._book_tools(period, turn)
 
     def savings(self, window_s: float | None = None) -> dict[str, object]:
         """The body of ``GET /v1/savings``: whole minutes that reach into the last ``window_s``,
@@ -231,7 +234,7 @@ class Ledger:
         seconds = mean.seconds - turn.total_s if mean is not None else 0.0
         self._book(period, turn, technique, seconds, usd - turn.cost_usd)
 
-    def _book_calls(self, period: _Period, turns: Sequence[TurnRecord]) -> None:
+    def _book_calls(self, period: _Period, turns: Alike) -> None:
         """Real calls: they teach the means, and may have been cheaper by the router or the vendor's cache."""
         first = turns[0]
         mean = self._calls.get(first.model)
@@ -240,15 +243,17 @@ class Ledger:
         means = [mean, self._any_call]
         if first.tier == "powerful":
             means.append(self._powerful_call)
-        calls = [(turn.upstream_s, turn.cost_usd) for turn in turns]
+        of = turns.columns
         for each in means:
-            each.add_all(calls)
-        for turn in turns:
-            usage = turn.usage
-            if usage is not None and (
-                first.routed or usage.cached_tokens or usage.cache_write_tokens
-            ):
-                self._book_cheaper(period, turn, usage)
+            each.add_all(zip(of.upstream_s, of.cost_usd, strict=True))
+        bought = [usage.cached_tokens or usage.cache_write_tokens for usage in of.usages()]
+        if first.routed or any(bought):
+            for turn in turns:
+                usage = turn.usage
+                if usage is not None and (
+                    first.routed or usage.cached_tokens or usage.cache_write_tokens
+                ):
+                    self._book_cheaper(period, turn, usage)
 
     def _book_cheaper(self, period: _Period, turn: TurnRecord, usage: Usage) -> None:
         """What the router's choice and the vendor's prompt cache saved on one call."""

@@ -10,7 +10,6 @@ the names, and a test holds it against this file.
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +18,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from app.domain.turn_record import STAGES, StageName, TurnRecord
+from app.telemetry.alike import Alike, alike
 from app.telemetry.guard_metrics import GuardMetrics
 from app.telemetry.series import OTHER, Cell, Counter, Family, Gauge, Histogram, HistogramCell
 
@@ -307,7 +307,8 @@ class Metrics:
 
     def record_all(self, turns: Sequence[TurnRecord]) -> None:
         """Count finished turns of one ``kind``, once each: their labels are looked up once for all."""
-        first = turns[0]
+        batch = alike(turns)
+        first, of = batch[0], batch.columns
         key = (
             first.dialect, first.status, first.code, first.cache, first.cache_reason, first.tier,
             first.band, first.routed, first.model, first.disconnect,
@@ -316,49 +317,34 @@ class Metrics:
         if bound is None:
             bound = self._bind(key, first)
         for counted in bound.once:
-            counted.value += len(turns)
-        total_s = [turn.total_s for turn in turns]
-        bound.seconds.observe_all(total_s)
-        self._stage["total"].observe_all(total_s)
-        self._count_stages(turns)
-        overhead_s = [turn.overhead_s for turn in turns]
-        self._overhead.observe_all([each for each in overhead_s if each is not None])
+            counted.value += len(batch)
+        bound.seconds.observe_all(of.total_s)
+        self._stage["total"].observe_all(of.total_s)
+        for stage, passed_ns in of.stages.items():
+            self._stage[stage].observe_all([each / 1e9 for each in passed_ns])
+        self._overhead.observe_all([each for each in of.overhead_s if each is not None])
         if first.stream:
-            for turn in turns:
+            for turn in batch:
                 if turn.ttft_s is not None:
                     bound.first_token.observe(turn.ttft_s)
                     self._per_token(turn, turn.ttft_s, bound.per_token)
         if first.attempts:
-            self._count_calls(turns, bound)
-        for turn in turns:
-            if turn.tools:
+            self._count_calls(batch, bound)
+        if any(of.tools):
+            for turn in batch:
                 self._count_tools(turn)
 
-    def _count_stages(self, turns: Sequence[TurnRecord]) -> None:
-        stages = self._stage
-        for turn in turns:
-            if turn.times is not None:
-                for stage, passed_ns in turn.times.stage_times_ns().items():
-                    # observe(), without the call: a turn has three or four of these.
-                    cell, passed_s = stages[stage], passed_ns / 1e9
-                    cell.counts[bisect_left(STAGE_BOUNDS_S, passed_s)] += 1
-                    cell.sum += passed_s
-
-    def _count_calls(self, turns: Sequence[TurnRecord], bound: _Bound) -> None:
+    def _count_calls(self, turns: Alike, bound: _Bound) -> None:
         """Tokens and money are counted where they were spent: a hit buys none."""
-        bound.cost.value += sum([turn.cost_usd for turn in turns])
+        of = turns.columns
+        bound.cost.value += sum(of.cost_usd)
+        used = of.usages()
         fresh, cached, written, output = bound.tokens
-        for turn in turns:
-            usage = turn.usage
-            if usage is not None:
-                fresh.value += usage.input_tokens
-                output.value += usage.output_tokens
-                if usage.cached_tokens:
-                    cached.value += usage.cached_tokens
-                if usage.cache_write_tokens:
-                    written.value += usage.cache_write_tokens
-            if turn.discarded_tokens:
-                self._discarded.value += turn.discarded_tokens
+        fresh.value += sum([usage.input_tokens for usage in used])
+        output.value += sum([usage.output_tokens for usage in used])
+        cached.value += sum([usage.cached_tokens for usage in used])
+        written.value += sum([usage.cache_write_tokens for usage in used])
+        self._discarded.value += sum([turn.discarded_tokens for turn in turns])
 
     def _per_token(self, turn: TurnRecord, ttft_s: float, cell: HistogramCell) -> None:
         """The mean gap of one stream from an upstream; a replay has none."""

@@ -17,6 +17,7 @@ from http import HTTPStatus
 from typing import Protocol
 
 from app.domain.turn_record import TurnRecord
+from app.telemetry.alike import Alike
 from app.telemetry.ledger import Ledger
 from app.telemetry.ledger_book import LedgerBook
 from app.telemetry.log import LogWriter
@@ -98,12 +99,12 @@ class Telemetry:
         self._traces.extend(pending)
         if self.spans is not None:
             self.spans.extend(pending)
-        kinds: dict[tuple[object, ...], list[TurnRecord]] = {}
+        kinds: dict[tuple[object, ...], Alike] = {}
         for record in pending:
             kind = record.kind()
             turns = kinds.get(kind)
             if turns is None:
-                kinds[kind] = [record]
+                kinds[kind] = Alike((record,))
             else:
                 turns.append(record)
         for turns in kinds.values():

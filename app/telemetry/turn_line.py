@@ -16,10 +16,13 @@ from itertools import repeat
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from app.domain.turn_record import TurnRecord
+from app.telemetry.alike import Alike, Columns, alike
 
 _KEPT = 2048
+_MILLISECONDS = tuple(f".{each:03d}Z" for each in range(1000))
 _VARYING = frozenset(
     {
         "timestamp", "request_id", "reason", "total_ms", "ttft_ms", "upstream_ms", "overhead_ms",
@@ -44,47 +47,58 @@ class TurnLines:
 
     def lines(self, turns: Sequence[TurnRecord]) -> list[str]:
         """The lines of ``turns``, which are of one kind, line ends included."""
-        if _alike(turns):
-            return self._lines(turns)
-        shapes: dict[tuple[object, ...], list[TurnRecord]] = {}
-        for turn in turns:
+        batch = alike(turns)
+        of = batch.columns
+        if of.same_stages and not any(map(_mixed, (of.ttft_s, of.overhead_s, of.usage))):
+            return self._lines(batch)
+        shapes: dict[tuple[object, ...], Alike] = {}
+        for turn in batch:
             times = turn.times
             shape = (
                 turn.ttft_s is None, turn.overhead_s is None, turn.usage is None,
                 None if times is None else tuple(times.stage_times_ns()),
             )  # fmt: skip
-            shapes.setdefault(shape, []).append(turn)
-        return [line for alike in shapes.values() for line in self._lines(alike)]
+            shapes.setdefault(shape, Alike()).append(turn)
+        return [line for each in shapes.values() for line in self._lines(each)]
 
-    def _lines(self, turns: Sequence[TurnRecord]) -> list[str]:
+    def _lines(self, turns: Alike) -> list[str]:
         """The lines of turns of one kind that know the same things."""
-        first = turns[0]
+        first, of = turns[0], turns.columns
         kind = first.kind()
         common = self._common.get(kind) or self._remember(kind, first)
-        seconds = self._seconds
-        ended_ms = _texts([(turn.started_unix_s + turn.total_s) * 1e3 // 1 for turn in turns])
         pieces: list[Iterable[str]] = [
             repeat('{"timestamp":"'),
-            [f"{seconds[at[:-5]]}.{at[-5:-2]}" for at in ended_ms],
-            repeat('Z","request_id":"'),
-            [turn.request_id for turn in turns],
+            *self._stamps(of),
+            repeat('","request_id":"'),
+            of.request_id,
             repeat(f'",{common}'),
-            map(self._reasons.__getitem__, [turn.reason for turn in turns]),
+            map(self._reasons.__getitem__, of.reason),
             repeat(',"cost_usd":'),
-            _texts([turn.cost_usd for turn in turns]),
+            _texts(of.cost_usd),
         ]
         if first.usage is not None:
-            used = [turn.usage for turn in turns if turn.usage is not None]
+            used = of.usages()
+            prompts = [
+                each.input_tokens + each.cached_tokens + each.cache_write_tokens for each in used
+            ]
             pieces += (
-                repeat(',"input_tokens":'), _texts([each.prompt_tokens for each in used]),
+                repeat(',"input_tokens":'), _texts(prompts),
                 repeat(',"cached_tokens":'), _texts([each.cached_tokens for each in used]),
                 repeat(',"output_tokens":'), _texts([each.output_tokens for each in used]),
             )  # fmt: skip
         pieces += _times(turns)
         lines = list(map("".join, zip(*pieces, strict=False)))
-        if any([turn.tools for turn in turns]):  # noqa: C419 - a list costs less than a generator
-            return list(map(_with_tools, lines, turns))
-        return lines
+        return list(map(_with_tools, lines, turns)) if any(of.tools) else lines
+
+    def _stamps(self, of: Columns) -> tuple[Iterable[str], Iterable[str]]:
+        """When each turn ended: up to the second, and the rest."""
+        ended_s = np.array(of.started_unix_s) + np.array(of.total_s)
+        seconds, milliseconds = np.divmod((ended_s * 1e3).astype(np.int64), 1000)
+        first, last = int(seconds.min()), int(seconds.max())
+        rest = [_MILLISECONDS[each] for each in milliseconds.tolist()]
+        if first == last:
+            return repeat(self._seconds[first]), rest
+        return map(self._seconds.__getitem__, seconds.tolist()), rest
 
     def _remember(self, kind: tuple[object, ...], record: TurnRecord) -> str:
         """What all turns of a kind say."""
@@ -95,43 +109,25 @@ class TurnLines:
         return common
 
 
-def _alike(turns: Sequence[TurnRecord]) -> bool:
-    """Whether what one of ``turns`` knows (first token, overhead, usage, stages) all of them know."""
-    if len(turns) == 1:
-        return True
-    for column in (
-        [turn.ttft_s for turn in turns],
-        [turn.overhead_s for turn in turns],
-        [turn.usage for turn in turns],
-    ):
-        if column.count(None) not in {0, len(turns)}:
-            return False
-    times = [turn.times for turn in turns]
-    if None in times:
-        return times.count(None) == len(turns)
-    stages = [tuple(each.stage_times_ns()) for each in times if each is not None]
-    return stages.count(stages[0]) == len(turns)
+def _mixed(column: Sequence[object]) -> bool:
+    """Whether some of it is unknown and some known."""
+    return column.count(None) not in {0, len(column)}
 
 
-def _times(turns: Sequence[TurnRecord]) -> list[Iterable[str]]:
+def _times(turns: Alike) -> list[Iterable[str]]:
     """The durations, in milliseconds to the microsecond, and the line's end."""
-    first = turns[0]
+    first, of = turns[0], turns.columns
     names = ["total_ms", "upstream_ms"]
-    columns: list[Sequence[float]] = [
-        [turn.total_s for turn in turns],
-        [turn.upstream_s for turn in turns],
-    ]
+    columns: list[Sequence[float | None]] = [of.total_s, of.upstream_s]
     if first.ttft_s is not None:
         names.append("ttft_ms")
-        columns.append([turn.ttft_s or 0.0 for turn in turns])
+        columns.append(of.ttft_s)
     if first.overhead_s is not None:
         names.append("overhead_ms")
-        columns.append([turn.overhead_s or 0.0 for turn in turns])
+        columns.append(of.overhead_s)
     in_seconds = len(names)
-    if first.times is not None:
-        settled = [turn.times.stage_times_ns() for turn in turns if turn.times is not None]
-        names += settled[0]
-        columns += zip(*[each.values() for each in settled], strict=True)
+    names += of.stages
+    columns += of.stages.values()
     times = np.array(columns, float)
     times[:in_seconds] *= 1e3
     times[in_seconds:] /= 1e6
@@ -142,7 +138,7 @@ def _times(turns: Sequence[TurnRecord]) -> list[Iterable[str]]:
             repeat(f',"stages_ms":{{"{name}":' if place == in_seconds else f',"{name}":'),
             texts.split(","),
         )
-    if first.times is None:
+    if not of.timed:
         end = "}\n"
     elif len(names) > in_seconds:
         end = "}}\n"
@@ -161,16 +157,16 @@ class _Reasons(dict[str, str]):
         return text
 
 
-class _Seconds(dict[str, str]):
-    """The text of each second by its digits."""
+class _Seconds(dict[int, str]):
+    """The text of each second."""
 
     def __init__(self, iso: Callable[[float], str]) -> None:
         self._iso = iso
 
-    def __missing__(self, second: str) -> str:
+    def __missing__(self, second: int) -> str:
         if len(self) >= _KEPT:
             self.clear()
-        text = self[second] = self._iso(int(second or "0"))[:19]
+        text = self[second] = self._iso(second)[:19]
         return text
 
 
@@ -181,9 +177,9 @@ def _json(value: object) -> str:
         return json.dumps(value, default=str)
 
 
-def _texts(numbers: Sequence[float]) -> list[str]:
+def _texts(numbers: Sequence[float] | NDArray[np.int64]) -> list[str]:
     """Each number as JSON."""
-    return orjson.dumps(numbers)[1:-1].decode().split(",")
+    return orjson.dumps(numbers, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].decode().split(",")
 
 
 def _with_tools(line: str, turn: TurnRecord) -> str:

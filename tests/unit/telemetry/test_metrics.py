@@ -140,6 +140,17 @@ def test_buckets_are_cumulative_and_end_in_the_count(values: list[float]) -> Non
     assert histogram.child().cumulative() == expected
 
 
+@given(st.lists(st.sampled_from([0.0, 0.5, 1.0, 1.5, 2.0, 9.0]) | st.floats(0, 10), max_size=60))
+def test_many_observations_at_once_are_counted_as_one_by_one(values: list[float]) -> None:
+    bounds = (0.5, 1.0, 2.0, 8.0)
+    one, many = (Histogram("h", "A test.", bounds=bounds).child() for _ in range(2))
+    for value in values:
+        one.observe(value)
+    many.observe_all(values)
+    assert many.counts == one.counts
+    assert many.sum == pytest.approx(one.sum)
+
+
 async def test_hostile_labels_cannot_grow_the_page(metrics: Metrics) -> None:
     """20,000 invented models, reasons and codes make few series, and all of it is counted."""
     before = len(parsed(await metrics.render()))
