@@ -17,6 +17,8 @@ class CallTiming:
     """What happened when, in nanoseconds of the monotonic clock; 0 = did not happen (yet)."""
 
     started_ns = 0
+    entered_ns = 0
+    """When it got a place at a busy upstream; 0 where it had not to wait for one."""
     headers_ns = 0
     first_event_ns = 0
     ended_ns = 0

@@ -25,6 +25,7 @@ from app.errors import (
     UpstreamStatus,
     UpstreamTimeout,
 )
+from app.pipeline.gated import Gated, leave
 from app.pipeline.gateway import Gateway, Turn
 from app.pipeline.hedged import hedged
 from app.routing.rate_headers import hold_s
@@ -53,19 +54,28 @@ async def ask(calls: Sequence[ModelCall], gateway: Gateway, turn: Turn, emit: Em
     others = list(calls[1:]) if len(calls) > 1 else []
     tried: _Tried | None = None
     while True:
-        span = failure = ok = None
+        span = failure = ok = gate = None
         try:
             if others and call.stream and gateway.hedging is not None:
                 await hedged(call, others, gateway, turn, emit, _run)
             else:
                 span = _begin(call, gateway, turn)
-                await gateway.providers[call.model.provider].stream(call, emit)
+                provider = gateway.providers[call.model.provider]
+                if type(provider) is Gated:  # as its own stream, without a coroutine of its own
+                    if not provider.gate.try_enter():
+                        await provider.gate.enter(call.tenant, call.deadline)
+                        call.entered_ns = time.monotonic_ns()
+                    gate, provider = provider.gate, provider.behind
+                await provider.stream(call, emit)
             ok = True
         except (Unsupported, Overloaded, UpstreamError) as error:
             failure = error
         finally:
             if span is not None:
                 _settle(call, gateway, turn, span, ok, failure)
+            if gate is not None and span is not None:
+                entered_ns = call.entered_ns or span.start_ns
+                leave(gate, call, entered_ns, span.end_ns, ok=ok is True, failure=failure)
         if failure is None:
             return
         tried = tried or _Tried(gateway.retries.get(call.model.provider, 1))

@@ -6,7 +6,7 @@ from time import monotonic_ns
 
 from app.domain.events import Emit
 from app.domain.model_call import ModelCall
-from app.errors import UpstreamStatus, UpstreamTimeout
+from app.errors import GatewayError, UpstreamError, UpstreamStatus, UpstreamTimeout
 from app.ports import Provider
 from app.routing.gate import Gate
 
@@ -21,7 +21,7 @@ class Gated:
         """Put ``gate`` before ``provider``."""
         self.name = provider.name
         self.gate = gate
-        self._provider = provider
+        self.behind = provider
         self.dialects = provider.dialects
         self.count_tokens = provider.count_tokens
         self.start = provider.start
@@ -33,21 +33,38 @@ class Gated:
         if not gate.try_enter():
             await gate.enter(call.tenant, call.deadline)
         entered_ns = monotonic_ns()
-        ok = overloaded = False
+        failure: UpstreamError | None = None
+        ok = False
         try:
-            await self._provider.stream(call, emit)
+            await self.behind.stream(call, emit)
             ok = True
-        except UpstreamStatus as error:
-            overloaded = error.status in _TOO_MUCH
-            raise
-        except UpstreamTimeout as error:
-            overloaded = error.phase in _WAITED_FOR
+        except UpstreamError as error:
+            failure = error
             raise
         finally:
-            first_ns = call.timing.first_event_ns
-            gate.leave(
-                first_s=(first_ns - entered_ns) / 1e9 if first_ns and call.stream else None,
-                took_s=(monotonic_ns() - entered_ns) / 1e9,
-                overloaded=overloaded,
-                ok=ok,
-            )
+            leave(gate, call, entered_ns, monotonic_ns(), ok=ok, failure=failure)
+
+
+def leave(
+    gate: Gate,
+    call: ModelCall,
+    entered_ns: int,
+    ended_ns: int,
+    *,
+    ok: bool,
+    failure: GatewayError | None,
+) -> None:
+    """Give the place of ``call`` back, and tell the gate how it went."""
+    first_ns = call.first_event_ns
+    gate.leave(
+        first_s=(first_ns - entered_ns) / 1e9 if first_ns and call.stream else None,
+        took_s=(ended_ns - entered_ns) / 1e9,
+        overloaded=failure is not None and _too_much(failure),
+        ok=ok,
+    )
+
+
+def _too_much(failure: GatewayError) -> bool:
+    if isinstance(failure, UpstreamStatus):
+        return failure.status in _TOO_MUCH
+    return isinstance(failure, UpstreamTimeout) and failure.phase in _WAITED_FOR
