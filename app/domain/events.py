@@ -34,6 +34,8 @@ class FinishReason(StrEnum):
     PAUSE = "pause"
     CONTEXT_EXCEEDED = "context_exceeded"
 
+    __hash__ = str.__hash__  # the enumeration's own is a call of Python
+
     @property
     def complete(self) -> bool:
         """Say whether the answer is whole: neither cut short, filtered nor refused."""

@@ -107,7 +107,8 @@ class WireProvider:
         request = outgoing(call, self._codecs, self._fallback)
         if call.shaped is not None and call.prompts is not None:
             emit = await call.prompts.gate(call, emit)
-        start, timeouts, pool = self._start(call, request.codec.dialect), self._timeouts, self._pool
+        timeouts, pool = self._timeouts, self._pool
+        start = self._start(call, request.codec.dialect)
         if call.deadline.at_s is not None:
             timeouts = _shortened(timeouts, call.deadline.at_s)
         # As in Pool.request, without a coroutine of its own for the way that most calls take.

@@ -98,7 +98,9 @@ class Exchange:
     connected_ns = tls_ns = sent_ns = first_byte_ns = ended_ns = 0
     reused = replayed = False
     _error: UpstreamError | None = None
-    _rest = _head = _low_head = b""
+    _rest = _cut_head = _low_head = b""
+    _one_piece = b"", 4
+    """A response that came whole, and how much of it is its head, blank line included."""
     _headers: tuple[Header, ...] | None = None
     _waiter: asyncio.Future[None] | None = None
 
@@ -108,6 +110,11 @@ class Exchange:
         self.between_ns = timeouts.between_bytes_ns
         self.queued_ns = now = time.monotonic_ns()
         self.total_at_ns = now + timeouts.total_ns
+
+    @property
+    def _head(self) -> bytes:
+        data, head_bytes = self._one_piece
+        return self._cut_head or data[: head_bytes - 4]
 
     @property
     def headers(self) -> tuple[Header, ...]:
@@ -262,7 +269,7 @@ class Exchange:
     def begin(self, status: int, head: bytes, low_head: bytes) -> None:
         """For the connection: the response's head is there, as it came and in lower case."""
         self.status = status
-        self._head = head
+        self._cut_head = head
         self._low_head = low_head
         self.wake()
 
@@ -270,7 +277,7 @@ class Exchange:
         """For the connection: the response has come in one piece, its head the first ``head_bytes``."""
         self.status = shape.status
         self.shape = shape
-        self._head = data[: head_bytes - 4]
+        self._one_piece = data, head_bytes
         self._rest = data[head_bytes:]
         self.conn = None
         self.ended_ns = self.first_byte_ns

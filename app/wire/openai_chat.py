@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from app.domain.chat import ChatRequest, Conversation, Dialect, Json, PlainRequest
+from app.domain.chat import ChatRequest, Conversation, Dialect, Json
 from app.domain.decisions import PromptView
 from app.domain.events import Answer
 from app.domain.models import Model
-from app.domain.usage import Usage
 from app.errors import GatewayError, UpstreamStatus
 from app.wire import (
     json_text,
@@ -29,9 +28,7 @@ class OpenAIChatCodec:
     dialect = Dialect.CHAT
     path = "/chat/completions"
 
-    def plain(self, raw: bytes) -> PlainRequest | None:
-        """The reading of an ordinary request, cheaply."""
-        return plain_chat(raw)
+    plain = staticmethod(plain_chat)
 
     def check(self, body: Json) -> None:
         """Refuse what no server of this dialect could take."""
@@ -51,9 +48,7 @@ class OpenAIChatCodec:
         """The request body for a server of this dialect, and what was left out."""
         return openai_chat_write.write(conversation, model, stream=stream)
 
-    def glance(self, body: bytes) -> tuple[Usage, str]:
-        """Usage and neutral finish reason of a whole answer."""
-        return openai_chat_answer.glance(body)
+    glance = staticmethod(openai_chat_answer.glance)
 
     def read_answer(self, body: bytes) -> Answer:
         """A whole JSON answer."""
