@@ -6,7 +6,7 @@ request, because any other prefix would be of no use to it.
 
 Keeping alive is arithmetic. A ping costs what reading the prefix costs and buys one more lifetime; it pays where
 P(the conversation goes on within that time) x (what a miss would cost more than a hit) is more. The chance is
-counted, by how long conversations of this tenant have been silent before, and taken a standard error low:
+counted, by how long conversations of this tenant have been silent before, and taken two standard errors low:
 where little is known, nothing is spent.
 """  # noqa: E501
 
@@ -27,7 +27,9 @@ from app.prompts.spans import Span
 PING_AT = 0.9
 """The share of a lifetime after which a ping is due: 270 s of five minutes."""
 _WINDOWS = 24
-_LEAST_EVIDENCE = 20
+_LEAST_EVIDENCE = 40
+_MARGIN = 1.25
+"""By how much a ping must be worth its price: at the break-even itself chance alone decides."""
 _HOUR_S = 3_600.0
 _MOST_SESSIONS = 2_048
 _NOT_WITH_ZERO = ("stream", "stream_options")
@@ -108,24 +110,30 @@ class Gaps:
     at_risk: list[float] = field(default_factory=lambda: [0.0] * _WINDOWS)
     went_on: list[float] = field(default_factory=lambda: [0.0] * _WINDOWS)
 
-    def add(self, gap_s: float, *, ended: bool) -> None:
-        """A conversation went on after ``gap_s`` (``ended``), or had not by then."""
+    def reach(self, gap_s: float, counted: int) -> int:
+        """A conversation is silent for ``gap_s`` and was ``counted`` in so many windows: in how many it is now.
+
+        It counts as at risk from the moment that it enters a window, so that those still silent weigh on the
+        chance from the start: else only those that came back would.
+        """  # noqa: E501
         # The first ping, at the end of window 0, buys the time from the end of the first lifetime on.
         slack_s = self.window_s * (1 - PING_AT) / PING_AT
-        last = int(max(0.0, gap_s - slack_s) / self.window_s)
-        for window in range(min(last, _WINDOWS - 1) + 1):
-            if window < last or ended:
-                self.at_risk[window] += 1
-        if ended and last < _WINDOWS:
-            self.went_on[last] += 1
+        window = min(int(max(0.0, gap_s - slack_s) / self.window_s), _WINDOWS - 1)
+        for each in range(counted, window + 1):
+            self.at_risk[each] += 1
+        return max(counted, window + 1)
+
+    def end(self, counted: int) -> None:
+        """It went on in the last of the windows in which it was ``counted``."""
+        self.went_on[counted - 1] += 1
 
     def chance(self, window: int) -> float:
-        """P(it goes on in ``window`` | it had not before), a standard error low; 0 where little is known."""
+        """P(it goes on in ``window`` | it had not before), two standard errors low; 0 where little is known."""  # noqa: E501
         if window >= _WINDOWS or self.at_risk[window] < _LEAST_EVIDENCE:
             return 0.0
         n = self.at_risk[window]
         p = (self.went_on[window] + 0.5) / (n + 1)
-        return max(0.0, p - math.sqrt(p * (1 - p) / (n + 1)))
+        return max(0.0, p - 2 * math.sqrt(p * (1 - p) / (n + 1)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +147,15 @@ class Sum:
     @property
     def pays(self) -> bool:
         """Whether the ping is worth its price."""
-        return self.chance * self.miss_usd > self.ping_usd
+        return self.chance * self.miss_usd > _MARGIN * self.ping_usd
 
     def __str__(self) -> str:
+        """The sum as a trace shows it."""
         sign = ">" if self.pays else "<="
-        return f"P {self.chance:.2f} x miss {self.miss_usd:.6f} USD {sign} ping {self.ping_usd:.6f} USD"
+        return (
+            f"P {self.chance:.2f} x miss {self.miss_usd:.6f} USD {sign} "
+            f"{_MARGIN} x ping {self.ping_usd:.6f} USD"
+        )
 
 
 @dataclass(slots=True)
@@ -161,6 +173,8 @@ class Session:
     """When the vendor last read it: the last request or ping."""
     until_s: float = math.inf
     """Kept only so long."""
+    counted: int = 0
+    """In how many windows of silence it was counted."""
     told: bool = False
     """A caller has asked to keep it: no arithmetic until ``until_s``."""
 
@@ -186,13 +200,12 @@ class KeepAlive:
         before = self._sessions.pop(key, None)
         gaps = self._gaps_of(session)
         if before is not None:
-            gaps.add(session.asked_s - before.asked_s, ended=True)
+            gaps.end(gaps.reach(session.asked_s - before.asked_s, before.counted))
             if before.told and before.until_s > session.asked_s:
                 session.told, session.until_s = True, before.until_s
         self._sessions[key] = session
         while len(self._sessions) > _MOST_SESSIONS:
-            _, gone = self._sessions.popitem(last=False)
-            self._gaps_of(gone).add(session.asked_s - gone.asked_s, ended=False)
+            self._sessions.popitem(last=False)
 
     def due(self, now_s: float) -> list[tuple[Session, Sum]]:
         """The sessions to ping now, each with its arithmetic; those past saving are let go."""
@@ -200,14 +213,11 @@ class KeepAlive:
         found: list[tuple[Session, Sum]] = []
         for key, session in list(self._sessions.items()):
             life_s = lifetime_s(session.model)
-            if now_s - session.read_s < PING_AT * life_s:
-                continue
-            gaps = self._gaps_of(session)
-            silent_s = now_s - session.asked_s
-            if silent_s > _WINDOWS * gaps.window_s or now_s - session.read_s >= life_s:
-                if silent_s > _WINDOWS * gaps.window_s:
-                    gaps.add(silent_s, ended=False)
-                    del self._sessions[key]
+            gaps, silent_s = self._gaps_of(session), now_s - session.asked_s
+            session.counted = gaps.reach(silent_s, session.counted)
+            if silent_s > _WINDOWS * gaps.window_s:
+                del self._sessions[key]
+            if not PING_AT * life_s <= now_s - session.read_s < life_s:
                 continue
             total = self._sum(session, gaps, silent_s, now_s)
             if total.pays and total.ping_usd <= self._left_usd:

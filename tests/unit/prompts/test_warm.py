@@ -63,7 +63,7 @@ def test_nothing_is_spent_before_there_is_evidence():
 
 def test_a_ping_goes_out_where_conversations_come_back_late_and_none_where_they_do_not():
     keep = KeepAlive(10.0)
-    for number in range(40):
+    for number in range(80):
         at = number * 1000.0
         keep.asked(b"%d" % number, session(at))
         keep.asked(b"%d" % number, session(at + 400.0))  # always back after 400 s
@@ -85,10 +85,11 @@ def test_the_budget_is_never_exceeded():
     assert keep.spent_usd <= 0.004
 
 
-def test_a_chance_is_taken_a_standard_error_low():
+def test_a_chance_is_taken_low_and_counts_those_who_are_still_silent():
     gaps = Gaps(270.0)
     for _ in range(30):
-        gaps.add(400.0, ended=True)
+        gaps.end(gaps.reach(400.0, 0))
+    assert gaps.chance(1) == 0.0  # too little is known
     for _ in range(30):
-        gaps.add(1000.0, ended=False)
+        gaps.reach(400.0, 0)
     assert 0.3 < gaps.chance(1) < 0.5

@@ -1,0 +1,1 @@
+"""Prompt caching, counted by the simulated vendor."""
