@@ -35,7 +35,7 @@ from app.domain.usage import Price
 from app.lanes.builtin import built_in_rules
 from app.lanes.rules import Lanes
 from app.operator_lanes import rule_of
-from app.operator_prompts import priming_of, prompts_of
+from app.operator_prompts import priming_of, prompts_of, show_prompts
 from app.operator_workflows import workflow_of
 from app.pipeline.agent_runs import LiveRun, Runs
 from app.pipeline.gated import Gated
@@ -129,6 +129,7 @@ async def open_gateway(settings: Settings, *, simulated: bool = False) -> AsyncI
         if redis is not None:
             await share(redis, settings, gateway, telemetry.metrics, stack)
         agents = tuple(agent.name for agent in settings.agents)
+        show_prompts(gateway.prompts, telemetry)
         priming = priming_of(settings, gateway, telemetry.traces.add)
         await _run_beside(stack, priming.run(), "priming")
         yield Context(edge, telemetry, readiness, runs, agents, priming)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from app.domain.models import Model
 from app.domain.turn_record import TurnRecord
+from app.domain.usage import Usage
 from app.pipeline.gateway import Gateway
 from app.pipeline.priming import Priming, Scheduled
 from app.prompts.caching import PromptCaching
@@ -15,6 +16,7 @@ from app.prompts.prefix import render
 from app.prompts.spans import UnreadableError
 from app.prompts.warm import KeepAlive
 from app.settings import Problem, Settings, SettingsError
+from app.telemetry.telemetry import Telemetry
 
 _TOLD_USD_PER_HOUR = 1.0
 
@@ -33,6 +35,22 @@ def prompts_of(settings: Settings, models: dict[str, Model]) -> PromptCaching | 
         affinity=wanted.affinity,
         value_usd_per_s=wanted.value_usd_per_s,
     )
+
+
+def show_prompts(prompts: PromptCaching | None, telemetry: Telemetry) -> None:
+    """Let metrics and the ledger know what the vendors' prompt caches save, and why they miss."""
+    if prompts is None:
+        return
+    guards = telemetry.metrics.guards
+
+    def used(model: Model, usage: Usage, usd: float, seconds: float) -> None:
+        if usage.cached_tokens:
+            guards.prompt_saved_cost.child(model.name).value += max(0.0, usd)
+            guards.prompt_saved_seconds.child(model.name).value += seconds
+
+    prompts.on_use = used
+    prompts.on_cause = lambda model, cause: guards.prompt_misses.child(model, cause).inc()
+    telemetry.ledger.prompt_token_s = prompts.token_s
 
 
 def priming_of(

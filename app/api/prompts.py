@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel
 
-from app.api.context import AsCaller, InContext
+from app.api.context import AsAdmin, AsCaller, InContext
 from app.domain.models import Model
 from app.domain.usage import Usage
 from app.errors import BadRequest, NotFound
@@ -190,3 +190,15 @@ def _sums(model: Model, tokens: int, keep_s: float) -> KeepAliveSums:
         miss_usd=miss,
         pays_from=round(ping / miss, 4) if miss else 1.0,
     )
+
+
+@router.get("/stats")
+async def prompt_stats(context: InContext, admin: AsAdmin) -> dict[str, object]:
+    """By model: tokens read from, written to and past the vendor's prompt cache, money and seconds saved, and the
+    causes of misses. Of the prompts that are long enough to be cached.
+    """  # noqa: E501
+    del admin
+    prompts = context.edge.gateway.prompts
+    if prompts is None:
+        return {"models": {}, "conversations": 0}
+    return {"models": prompts.figures(), "conversations": len(prompts.conversations)}

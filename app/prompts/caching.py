@@ -417,6 +417,11 @@ class PromptCaching:
         cause = cause_of(before, rendered, model.name, self._loose)
         return [] if cause is None else [finding_of(cause)]
 
+    def token_s(self, model: str) -> float:
+        """Seconds that a prompt token read anew costs the first token; 0 for a model that is unknown."""
+        facts = self._facts.get(model)
+        return 0.0 if facts is None else facts.token_s
+
     def facts(self, model: str) -> ModelFacts:
         """What is known of a deployment."""
         return self._facts[model]

@@ -55,6 +55,21 @@ class GuardMetrics:
             "What shadow runs cost, in USD, without the judge.",
             (),
         )
+        self.prompt_misses = counter(
+            "slipstream_prompt_cache_misses_total",
+            "Conversations that did not read what their last request had left, by cause.",
+            ("model", "cause"),
+        )
+        self.prompt_saved_seconds = counter(
+            "slipstream_prompt_cache_saved_seconds_total",
+            "Time to first token that the vendor's prompt cache saved, in seconds, as measured.",
+            ("model",),
+        )
+        self.prompt_saved_cost = counter(
+            "slipstream_prompt_cache_saved_usd_total",
+            "What reading the vendor's prompt cache saved, in USD.",
+            ("model",),
+        )
         self.hedges = counter(
             "slipstream_hedges_total",
             "Second calls beside a slow first one: won, lost or failed.",

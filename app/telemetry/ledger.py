@@ -104,6 +104,11 @@ class _Mean:
         self.calls, self.seconds, self.usd = calls, mean_s, mean_usd
 
 
+def _unmeasured(_: str) -> float:
+    """Nothing was measured yet."""
+    return 0.0
+
+
 class Ledger:
     """Running totals of money and time, spent and saved; one event loop writes."""
 
@@ -127,6 +132,8 @@ class Ledger:
         self._calls: dict[str, _Mean] = {}
         self._any_call = _Mean()
         self._powerful_call = _Mean()
+        self.prompt_token_s: Callable[[str], float] = _unmeasured
+        """Seconds that a prompt token read anew costs a model's first token, as measured."""
         self._book_of: LedgerBook | None = None
         self._savings: list[Saving] = []
         """Of the batch at hand, for the book."""
@@ -268,7 +275,8 @@ class Ledger:
         if usage.cached_tokens or usage.cache_write_tokens:
             plain = Usage(input_tokens=usage.prompt_tokens, output_tokens=usage.output_tokens)
             saved_usd = model.price.cost_usd(plain) - model.price.cost_usd(usage)
-            self._book(period, turn, "prompt_cache", 0.0, saved_usd)
+            seconds = usage.cached_tokens * self.prompt_token_s(turn.model)
+            self._book(period, turn, "prompt_cache", seconds, saved_usd)
 
     def _book_tools(self, period: _Period, turn: TurnRecord) -> None:
         """Tool calls that ran beside each other: their sum against the time in which any of them

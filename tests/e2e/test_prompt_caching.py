@@ -83,6 +83,13 @@ async def test_a_conversation_reads_what_its_last_turn_wrote_without_the_clients
         assert figures["cached_tokens"] == sum(u.cache_read_input_tokens for u in used)
         assert figures["saved_usd"] > 0
         assert figures["causes"] == {}
+        async with httpx2.AsyncClient(verify=NO_TLS, base_url=running.url) as http:
+            shown = (await http.get("/v1/prompts/stats")).json()
+            assert shown["models"]["large2"] == figures
+            metrics = (await http.get("/metrics")).text
+            assert 'slipstream_prompt_cache_saved_usd_total{model="large2"}' in metrics
+            saved = (await http.get("/v1/savings")).json()["by_technique"]["prompt_cache"]
+            assert saved["saved_s"] > 0
 
 
 async def test_another_conversation_reads_the_tools_and_the_system_prompt():
