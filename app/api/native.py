@@ -19,6 +19,9 @@ _STATUS_LINES = {
     status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode())
     for status in HTTPStatus
 }
+_SIZES = tuple(b"%x\r\n" % size for size in range(1024))
+"""How the chunk of a token, or of a few, begins."""
+_SIZED = len(_SIZES)
 _FAILED = 500
 _PLAIN = b"content-type: text/plain; charset=utf-8\r\n"
 
@@ -151,7 +154,7 @@ class NativeOutlet(RequestResponseCycle):
         if self.flow.write_paused and not self.disconnected:
             await self.flow.drain()
         if not self.disconnected and data:
-            self.transport.write(b"%x\r\n%s\r\n" % (len(data), data))
+            self.transport.write(_chunk(data))
 
     def try_write(self, data: bytes, force: bool) -> bool:  # noqa: FBT001 - see the protocol
         """Send more without waiting: False, and nothing sent, to a client that reads too slowly."""
@@ -159,7 +162,11 @@ class NativeOutlet(RequestResponseCycle):
             return True
         if self.flow.write_paused and not force:
             return False
-        self.transport.write(b"%x\r\n%s\r\n" % (len(data), data))
+        # _chunk(), without the call: this is every token's.
+        size = len(data)
+        self.transport.write(
+            b"".join((_SIZES[size] if size < _SIZED else b"%x\r\n" % size, data, b"\r\n"))
+        )
         return True
 
     def direct(self) -> Callable[[bytes], bool]:
@@ -179,7 +186,7 @@ class NativeOutlet(RequestResponseCycle):
     def beat(self, data: bytes) -> None:
         """Send ``data`` now unless the client is slow: a sign of life must never wait."""
         if not self.disconnected and not self.flow.write_paused and not self.response_complete:
-            self.transport.write(b"%x\r\n%s\r\n" % (len(data), data))
+            self.transport.write(_chunk(data))
 
     async def end(self, data: bytes = b"") -> None:
         """Send the last bytes of a streamed response and its end."""

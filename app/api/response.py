@@ -159,12 +159,7 @@ class TurnResponse:
     async def __call__(self, event: Event) -> None:
         """Write one event; the back-pressure of a slow client unless others are waiting behind this one."""
         if type(event) is Whole and not self._request.stream:
-            self._whole = event.body
-            if not self._outlet.gone:
-                self._first_event_ns = self._turn.timeline.now_ns()
-                # Now rather than in _finish: what is kept of the answer, and learned, can wait.
-                if self._outlet.try_respond(_OK, self._head(_JSON_TYPE), event.body):
-                    self._began = self._responded = True
+            self._take(event.body)
             return
         data = event.data if type(event) is Frames else self._encode(event)
         outlet = self._outlet
@@ -185,11 +180,20 @@ class TurnResponse:
         if not outlet.try_write(data, followed):
             await outlet.write(data)
 
+    def _take(self, body: bytes) -> None:
+        """Write a whole answer now rather than in ``_finish``: what is kept of it, and learned, can wait."""
+        self._whole = body
+        outlet = self._outlet
+        if not outlet.gone:
+            self._first_event_ns = self._turn.timeline.now_ns()
+            if outlet.try_respond(_OK, self._head(_JSON_TYPE), body):
+                self._began = self._responded = True
+
     def offer(self, event: Frames | Whole) -> bool:
         """Write frames of a stream that is under way, or take a whole answer, if that takes no wait."""
         if isinstance(event, Whole):
             if not self._request.stream:
-                self._whole = event.body
+                self._take(event.body)
             return not self._request.stream
         if not self._began or self._beginning is not None:
             return False
