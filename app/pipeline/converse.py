@@ -210,7 +210,7 @@ def _settle(  # noqa: PLR0917 - made by position once a request
     start_ns, model, usage = span.start_ns, call.model, call.usage
     took_ns = span.end_ns - start_ns
     first_ns = call.first_event_ns
-    if isinstance(failure, UpstreamError):
+    if failure is not None and isinstance(failure, UpstreamError):
         ok = _blame(failure, model, gateway)
         gateway.on_failure(model.provider, failure.code)
     gateway.load.end(

@@ -24,6 +24,8 @@ from app.errors import UpstreamClosed, UpstreamError, UpstreamProtocol
 from app.pipeline.gateway import Gateway, Turn
 from app.ports import Codec
 
+_MISS = CacheOutcome.MISS
+
 
 def may_serve(
     entry: CachedAnswer, key: bytes, request: ChatRequest, gateway: Gateway, turn: Turn
@@ -218,7 +220,7 @@ class keep(Flight):  # noqa: N801 - reads as a verb: ``with keep(...) as flight`
         gateway, turn = self._gateway, self._turn
         gateway.flights.land(self._key, self, error)
         whole = turn.complete and (turn.finish == "" or turn.finish in COMPLETE_FINISHES)
-        kept = whole and error is None and turn.cache is CacheOutcome.MISS
+        kept = whole and error is None and turn.cache is _MISS
         if gateway.shared is not None:
             entry = self._entry() if kept else None
             gateway.shared.land(self, entry, self._request, turn.classification)

@@ -16,7 +16,7 @@ from app.cache.exact import CachedAnswer
 from app.cache.key import exact_key
 from app.domain.agents import PREFIX as AGENT
 from app.domain.chat import ChatRequest
-from app.domain.decisions import CacheMode, CacheOutcome, PromptView
+from app.domain.decisions import CacheMode, CacheOutcome, PromptView, Tier
 from app.domain.events import Emit
 from app.domain.models import Model
 from app.domain.replay import answer_of_text, replay
@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 """The model name that asks the router to choose."""
+# To name a member of an enumeration is a look-up of 900 instructions: these are named for every request.
+_DEFAULT, _BYPASS = CacheMode.DEFAULT, CacheMode.BYPASS
+_REFRESH, _ONLY = CacheMode.REFRESH, CacheMode.ONLY
+_WORDS = {tier: tier.value for tier in Tier}
 
 
 def serve(request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit) -> Awaitable[None]:
@@ -73,7 +77,7 @@ async def answer(request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit)
     if flight is not None and _may_join(flight, key, request, gateway, turn):
         await follow(flight, request, gateway, turn, emit)
         return
-    if gateway.shared is not None and turn.cache_mode is not CacheMode.REFRESH:
+    if gateway.shared is not None and turn.cache_mode is not _REFRESH:
         await answer_shared(key, request, gateway, turn, (emit, partial(_ask, (named, view))))
     else:
         with keep(key, request, gateway, turn) as led:
@@ -114,7 +118,7 @@ def _ask(
     if named is None:
         candidates = _route(view or PromptView(""), request, gateway, turn)
         return converse_or_escalate(request, gateway, turn, candidates, emit)
-    turn.answered_tier, turn.reason = named.tier.value, "model named by the caller"
+    turn.answered_tier, turn.reason = _WORDS[named.tier], "model named by the caller"
     return converse(request, gateway, turn, (named,), emit)
 
 
@@ -122,7 +126,7 @@ def _more_may_be_known(
     key: bytes | None, request: ChatRequest, gateway: Gateway, turn: Turn
 ) -> bool:
     """Whether there is more to ask before a model, or nothing else may be asked."""
-    if gateway.shared is not None or turn.cache_mode is CacheMode.ONLY:
+    if gateway.shared is not None or turn.cache_mode is _ONLY:
         return True
     meaning = gateway.meaning
     return meaning is not None and key is not None and meaning.open(key, request, gateway, turn)
@@ -146,7 +150,7 @@ async def _by_meaning(
         if looked is not None and looked[1].hit is not None:
             await meaning.tell(looked[1], request, gateway, turn, emit)
             return True, looked
-    if turn.cache_mode is CacheMode.ONLY:
+    if turn.cache_mode is _ONLY:
         message = (
             "nothing is cached for this request, and x-slipstream-cache: only asks for nothing else"
         )
@@ -156,10 +160,10 @@ async def _by_meaning(
 
 def _look_first(key: bytes | None, request: ChatRequest, gateway: Gateway, turn: Turn) -> bool:
     """Whether what other workers keep is looked for before anything may be claimed."""
-    if key is None or turn.cache_mode is CacheMode.REFRESH:
+    if key is None or turn.cache_mode is _REFRESH:
         return False
     meaning = gateway.meaning
-    return turn.cache_mode is CacheMode.ONLY or (
+    return turn.cache_mode is _ONLY or (
         meaning is not None and meaning.open(key, request, gateway, turn)
     )
 
@@ -175,7 +179,7 @@ def _route(view: PromptView, request: ChatRequest, gateway: Gateway, turn: Turn)
             classification, view, turn.tenant, turn.tier, None if warm is None else stays(warm)
         )
         turn.answered_tier, turn.reason, turn.band = (
-            decision.tier.value,
+            _WORDS[decision.tier],
             decision.reason,
             decision.band,
         )
@@ -201,7 +205,7 @@ def _plain_question(view: PromptView, turn: Turn) -> bool:
         and not view.has_images
         and not view.wants_json
         and turn.tier is None
-        and turn.cache_mode in {CacheMode.DEFAULT, CacheMode.ONLY}
+        and turn.cache_mode in (_DEFAULT, _ONLY)
     )
 
 
@@ -210,14 +214,14 @@ def _look_up(
 ) -> tuple[bytes | None, CachedAnswer | None]:
     """The key of the request, None where it has none, and the answer that is kept under it."""
     exact, mode = gateway.exact, turn.cache_mode
-    if exact is None or mode is CacheMode.BYPASS:
+    if exact is None or mode is _BYPASS:
         turn.cache = CacheOutcome.BYPASS
         turn.cache_reason = "disabled" if exact is None else "asked"
         return None, None
-    tier = "" if turn.tier is None else turn.tier.value
+    tier = "" if turn.tier is None else _WORDS[turn.tier]
     user = turn.user if gateway.sharing is None else gateway.sharing.scope_of(turn.user)
     key = exact_key((turn.tenant, user, request.model, tier, 0), request)
-    if mode is CacheMode.REFRESH:
+    if mode is _REFRESH:
         turn.cache_reason = "refresh"
         return key, None
     if gateway.shared is not None and not gateway.shared.trusted():
@@ -233,7 +237,7 @@ def _look_up(
 def _may_join(
     flight: Flight, key: bytes, request: ChatRequest, gateway: Gateway, turn: Turn
 ) -> bool:
-    if not gateway.coalesce or turn.cache_mode is CacheMode.REFRESH:
+    if not gateway.coalesce or turn.cache_mode is _REFRESH:
         return False
     sharing = gateway.sharing
     return joinable(flight, request) and (sharing is None or sharing.admits(key, turn.user))

@@ -19,6 +19,7 @@ from app.errors import BadRequest, Unsupported
 from app.ports import Codec
 
 _raw_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_CHAT = Dialect.CHAT
 _USAGE_WANTED = msgspec.Raw(b'{"include_usage":true}')
 
 
@@ -59,7 +60,7 @@ def outgoing(call: ModelCall, codecs: dict[Dialect, Codec], fallback: Codec) -> 
 
 def splice(request: ChatRequest, upstream_model: str) -> tuple[bytes, bool]:
     """The client's body with its ``model`` replaced; whether the usage chunk is our own wish."""
-    want_usage = request.stream and not request.include_usage and request.dialect is Dialect.CHAT
+    want_usage = request.stream and not request.include_usage and request.dialect is _CHAT
     if not want_usage and request.model == upstream_model:
         return request.raw, False
     if request.plain is not None:

@@ -185,6 +185,7 @@ class _Glance(msgspec.Struct):
     error: None = None
 
 
+_STOP = FinishReason.STOP
 _GLANCE = msgspec.json.Decoder(_Glance)
 
 
@@ -196,7 +197,7 @@ def glance(body: bytes) -> tuple[Usage, str]:
         answer = read_answer(body)  # says what is wrong, or reads what is unusual
         return answer.usage, answer.finish
     choice = seen.choices[0]
-    message, finish = choice.message, FinishReason.STOP
+    message, finish = choice.message, _STOP
     if choice.finish_reason != "stop" or message.tool_calls or message.refusal:
         finish = read_finish(
             choice.finish_reason or "stop",
