@@ -294,3 +294,32 @@ async def test_a_schedule_primes_at_start(tmp_path):
             await asyncio.sleep(0.01)
         usage = (await claude.messages.create(**body)).usage
         assert usage.cache_read_input_tokens > 1024
+
+
+@pytest.mark.parametrize("breakpoints", [True, False])
+@pytest.mark.parametrize("responses", [True, False])
+async def test_a_changed_question_keeps_the_developer_prompt_where_the_vendor_marks_the_latest_block(
+    breakpoints, responses
+):
+    values = configuration("http://127.0.0.1:1")
+    large = next(m for m in values["models"] if m["name"] == "large")
+    large |= {
+        "model": "sim-powerful?implicit_cache=latest",
+        "abilities": {"cache_breakpoints": "openai"},
+        "breakpoints": breakpoints,
+    }
+    async with serving(models=[large]) as (_, _running, _claude, gpt):
+        read = []
+        for number in range(3):
+            turns = [
+                {"role": "developer", "content": LONG},
+                {"role": "user", "content": f"What is rule {number}?"},
+            ]
+            if responses:
+                answer = await gpt.responses.create(model="large", input=turns)
+                read.append(answer.usage.input_tokens_details.cached_tokens)
+            else:
+                answer = await gpt.chat.completions.create(model="large", messages=turns)
+                read.append(answer.usage.prompt_tokens_details.cached_tokens)
+        held = len(LONG) // 4
+        assert [tokens >= held for tokens in read] == [False, breakpoints, breakpoints]
