@@ -14,6 +14,7 @@ from pydantic import Field, SecretStr
 
 from app.domain.decisions import Tier
 from app.settings_agents import AgentSettings, EgressSettings, McpServerSettings, ToolSettings
+from app.settings_prompts import PromptSettings
 from app.settings_routing import RoutingSettings
 from app.settings_types import Count, Name, Port, Seconds, Section, Share, ToolName, Usd
 
@@ -259,45 +260,6 @@ class CacheSettings(Section):
     """Whose answers are shown to whom."""
     coalesce: bool = True
     """Whether a request joins the stream of an identical one in flight."""
-
-
-class WarmSettings(Section):
-    """A prompt that is kept warm whether traffic comes or not."""
-
-    file: str
-    """A file with the request as JSON, its `model` a configured name."""
-    every_s: Annotated[float, Field(ge=1)] = 240.0
-    """Seconds between two primings; less than the vendor's lifetime of 300 keeps it warm all the time."""
-
-
-class PromptSettings(Section):
-    """The vendors' prompt caches: a long prompt that was read before is read again for a tenth."""
-
-    enabled: bool = True
-    """Whether anything is done or learned about them. Prompts below the shortest prefix that a vendor caches
-    are left alone in any case.
-    """
-    breakpoints: bool = True
-    """Whether breakpoints are added where the price table and the traffic say that they pay, at most four
-    with the client's own. A model's own `breakpoints` overrides it.
-    """
-    lead: bool = True
-    """Whether of several requests that would write the same prefix the first goes ahead, and the others start
-    at its first byte and read it.
-    """
-    affinity: bool = True
-    """Whether a routed conversation stays where its prefix is warm, unless leaving gains more than that is
-    worth.
-    """
-    schedules: tuple[WarmSettings, ...] = ()
-    """Prompts that are primed at start and again and again."""
-    keep_alive_usd_per_hour: Annotated[float, Field(ge=0)] = 0.0
-    """Budget for keeping silent conversations' prefixes alive, where P(return) x what a miss would cost is more
-    than a ping. 0: only what `POST /v1/prompts/warm` asks for, up to a dollar an hour.
-    """  # noqa: E501
-    value_usd_per_s: Annotated[float, Field(gt=0)] = 0.01
-    """What a second of waiting is worth in USD, where a warm prompt's money is weighed against time.
-    """
 
 
 class LaneTest(Section):

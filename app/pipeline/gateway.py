@@ -29,6 +29,7 @@ from app.pipeline.speculation import Speculation
 from app.pipeline.teaching import RouteTeacher
 from app.ports import Codec, Provider
 from app.prompts.caching import PromptCaching
+from app.prompts.contracts import Contracts
 from app.routing.affinity import WarmPrefixes
 from app.routing.budget import RetryBudget
 from app.routing.hedge import Hedging
@@ -151,6 +152,8 @@ class Gateway:
     """What all workers keep and do, in Redis; None where none is configured."""
     sharing: Sharing | None = None
     """What users may share; None where the defaults hold."""
+    contracts: Contracts | None = None
+    """What answers are to be; None where the operator says nothing."""
     prompts: PromptCaching | None = None
     """What makes the vendors' prompt caches work; None where it is off."""
     clock: Callable[[], float] = time.monotonic

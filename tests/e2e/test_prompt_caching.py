@@ -323,3 +323,13 @@ async def test_a_changed_question_keeps_the_developer_prompt_where_the_vendor_ma
                 read.append(answer.usage.prompt_tokens_details.cached_tokens)
         held = len(LONG) // 4
         assert [tokens >= held for tokens in read] == [False, breakpoints, breakpoints]
+
+
+async def test_a_contract_caps_the_answers_of_the_model_that_it_names_alone():
+    wanted = {"contracts": [{"model": "large2", "max_tokens": 3}]}
+    async with serving(prompts=wanted) as (_, _running, claude, _gpt):
+        ask = {"max_tokens": 60, "messages": [{"role": "user", "content": "What is rule one?"}]}
+        short = await claude.messages.create(model="large2", **ask)
+        assert (short.stop_reason, short.usage.output_tokens) == ("max_tokens", 3)
+        other = await claude.messages.create(model="small2", **ask)
+        assert other.usage.output_tokens > 3

@@ -1,0 +1,67 @@
+"""The shape of what the configuration says about prompts; see `app.settings_schema`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from app.settings_types import Count, Section
+
+
+class ContractSettings(Section):
+    """What answers are to be, where the client leaves it open; nothing is changed for other requests."""
+
+    model: str
+    """The model that clients ask for: `auto` or a configured name."""
+    tenant: str | None = None
+    """Only this tenant's requests; absent: everybody's."""
+    max_tokens: Count | None = None
+    """Longest answer in tokens; a client's own lower limit holds."""
+    json_schema: dict[str, object] | None = None
+    """JSON Schema of the answer, by the vendor's own structured output."""
+    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    """How much is thought."""
+    verbosity: Literal["low", "medium", "high"] | None = None
+    """How much is said; OpenAI's dialects only."""
+
+
+class WarmSettings(Section):
+    """A prompt that is kept warm whether traffic comes or not."""
+
+    file: str
+    """A file with the request as JSON, its `model` a configured name."""
+    every_s: Annotated[float, Field(ge=1)] = 240.0
+    """Seconds between two primings; less than the vendor's lifetime of 300 keeps it warm all the time."""
+
+
+class PromptSettings(Section):
+    """The vendors' prompt caches: a long prompt that was read before is read again for a tenth."""
+
+    enabled: bool = True
+    """Whether anything is done or learned about them. Prompts below the shortest prefix that a vendor caches
+    are left alone in any case.
+    """
+    breakpoints: bool = True
+    """Whether breakpoints are added where the price table and the traffic say that they pay, at most four
+    with the client's own. A model's own `breakpoints` overrides it.
+    """
+    lead: bool = True
+    """Whether of several requests that would write the same prefix the first goes ahead, and the others start
+    at its first byte and read it.
+    """
+    affinity: bool = True
+    """Whether a routed conversation stays where its prefix is warm, unless leaving gains more than that is
+    worth.
+    """
+    contracts: tuple[ContractSettings, ...] = ()
+    """Output contracts; the first that names a request's model and tenant holds."""
+    schedules: tuple[WarmSettings, ...] = ()
+    """Prompts that are primed at start and again and again."""
+    keep_alive_usd_per_hour: Annotated[float, Field(ge=0)] = 0.0
+    """Budget for keeping silent conversations' prefixes alive, where P(return) x what a miss would cost is more
+    than a ping. 0: only what `POST /v1/prompts/warm` asks for, up to a dollar an hour.
+    """  # noqa: E501
+    value_usd_per_s: Annotated[float, Field(gt=0)] = 0.01
+    """What a second of waiting is worth in USD, where a warm prompt's money is weighed against time.
+    """
