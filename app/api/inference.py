@@ -161,7 +161,7 @@ class Inference:
             try:
                 request = self._request(raw, forwarded)
                 turn = Turn(request_id, caller.tenant, timeline, _NO_DEADLINE, time.time())
-                if not headers.keys() <= _NO_WISHES:
+                if headers and not _NO_WISHES.issuperset(headers):
                     read_wishes(turn, headers, edge.clock)
                 if ticket is not None:
                     ticket.bind(turn, request.model, self._dialect)

@@ -131,11 +131,16 @@ class Timeline:
         """End the spans that a failure or a cancellation left open; the timeline may then be kept
         and read.
         """
-        if self._settled is None:  # else it was counted when every span had ended
-            for span in self._spans:
-                if span.end_ns == _OPEN:
-                    span.end_ns = self._clock()
-            self._settled = self.stage_times_ns()
+        if self._settled is not None:
+            return  # counted when every span had ended
+        passed: dict[StageName, int] = {}
+        for span in self._spans:
+            ended_ns = span.end_ns
+            if ended_ns == _OPEN:
+                span.end_ns = ended_ns = self._clock()
+            passed[span.stage] = ended_ns - span.start_ns
+        # Fewer stages than spans: some stage ran more than once.
+        self._settled = passed if len(passed) == len(self._spans) else self._overlapping_times_ns()
 
     def spans(self) -> tuple[Span, ...]:
         """Every span so far, by start, relative to the turn's; one still open counts up to now."""
@@ -199,18 +204,34 @@ class Timeline:
         """The ``server-timing`` header's value: each stage that has run, and ``total``, in
         milliseconds up to now.
         """
+        now_ns = self._clock()
         pieces: list[bytes] = []
-        for stage, passed_ns in self.stage_times_ns().items():
-            hundredths = (passed_ns + 5_000) // 10_000
+        for span in self._spans:
+            entry, ended_ns = _ENTRIES[span.stage], span.end_ns
+            if entry in pieces:  # a stage that ran more than once
+                return self._server_timing()
+            hundredths = (
+                (now_ns if ended_ns == _OPEN else ended_ns) - span.start_ns + 5_000
+            ) // 10_000
             pieces += (
-                _ENTRIES[stage],
+                entry,
                 _HUNDREDTHS[hundredths] if hundredths < _TABLED else _printed(hundredths),
             )
-        hundredths = (self._clock() - self.started_ns + 5_000) // 10_000
+        hundredths = (now_ns - self.started_ns + 5_000) // 10_000
         pieces += (
             b", total;dur=",
             _HUNDREDTHS[hundredths] if hundredths < _TABLED else _printed(hundredths),
         )
+        return b"".join(pieces)[2:]
+
+    def _server_timing(self) -> bytes:
+        """As ``server_timing``, where a stage has several spans."""
+        pieces = [
+            _ENTRIES[stage] + _printed((passed_ns + 5_000) // 10_000)
+            for stage, passed_ns in self.stage_times_ns().items()
+        ]
+        total_ns = self._clock() - self.started_ns
+        pieces.append(b", total;dur=" + _printed((total_ns + 5_000) // 10_000))
         return b"".join(pieces)[2:]
 
 
