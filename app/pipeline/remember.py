@@ -233,7 +233,7 @@ class keep(Flight):  # noqa: N801 - reads as a verb: ``with keep(...) as flight`
         turn, request = self._turn, self._request
         pieces: list[bytes] = []
         builder: AnswerBuilder | None = None
-        for event in self.events:
+        for event in self._events if self._run is None else self.events:
             if type(event) is Frames:
                 pieces.append(event.data)
             elif type(event) is Whole:

@@ -32,5 +32,5 @@ def whole(body: bytes, call: ModelCall, codec: Codec) -> Whole:
     call.usage, call.finish = usage, _ = codec.glance(body)
     call.complete = True
     call.tokens_streamed = usage.output_tokens
-    call.first_event_ns = call.ended_ns = time.monotonic_ns()
+    call.first_event_ns = call.ended_ns = call.ended_ns or time.monotonic_ns()
     return Whole(body)

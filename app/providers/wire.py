@@ -133,6 +133,7 @@ class WireProvider:
                 await self._stream(call, request, exchange, emit)
             else:
                 body = exchange.at_hand() or await exchange.read_all(_MAX_ANSWER_BYTES)
+                call.ended_ns = exchange.ended_ns
                 offer = offer_of(emit) if request.passthrough else None
                 if offer is None or not offer(whole(body, call, request.codec)):
                     await hand_on_whole(body, call, request, emit)

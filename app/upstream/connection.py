@@ -150,7 +150,9 @@ class Connection(asyncio.Protocol):
             self._write(b"%bcontent-length: %d\r\n\r\n%b" % (start, size, body))
         elif self._transport is not None:
             self._transport.writelines((b"%bcontent-length: %d\r\n\r\n" % (start, size), body))
-        exchange.sent_ns = deadline_ns = time.monotonic_ns()
+        # What was begun right now need not ask the clock again.
+        deadline_ns = exchange.queued_ns if exchange.at_once else time.monotonic_ns()
+        exchange.sent_ns = deadline_ns
         self._phase = "first_byte"
         deadline_ns += first_byte_ns
         if deadline_ns > exchange.total_at_ns:  # noqa: PLR1730 - min() costs four times as much

@@ -96,7 +96,8 @@ class Exchange:
     """
     status = 0
     connected_ns = tls_ns = sent_ns = first_byte_ns = ended_ns = 0
-    reused = replayed = False
+    reused = replayed = at_once = False
+    """``at_once``: sent in the moment it was made, on a connection at rest."""
     _error: UpstreamError | None = None
     _rest = _cut_head = _low_head = b""
     _one_piece = b"", 4
@@ -265,6 +266,7 @@ class Exchange:
         """For the pool: the request is about to be sent a second time."""
         self._error = None
         self.ended_ns = 0
+        self.at_once = False
 
     def begin(self, status: int, head: bytes, low_head: bytes) -> None:
         """For the connection: the response's head is there, as it came and in lower case."""

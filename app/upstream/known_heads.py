@@ -27,8 +27,13 @@ from typing import Final
 
 _MOST_HEAD_BYTES: Final = 8192
 _MOST_SHAPES: Final = 64
+_MOST_ALIKE: Final = 8
+"""Shapes of one number of lines: each is compared."""
 _MOST_LESSONS: Final = 512
-"""Heads that are looked at for a shape: a server whose heads are never alike is not worth more."""
+"""Heads that are looked at for a shape; after that one in ``_SELDOM``: a server whose heads are never alike
+is not worth more, and one that has changed its ways is learned again.
+"""
+_SELDOM: Final = 64
 _MOST_SIZES: Final = 4096
 _SIZE: Final = re.compile(rb"[1-9A-Fa-f][0-9A-Fa-f]{0,5}|0")
 """A chunk's size as everybody writes it: no extension, no padding, below 16 MiB."""
@@ -97,9 +102,10 @@ class KnownHeads:
 
     def learn(self, raw: bytes, status: int, *, chunked: bool) -> None:
         """Learn from a head (with its blank line) that the strict reader accepted."""
-        if len(raw) > _MOST_HEAD_BYTES or self._lessons >= _MOST_LESSONS:
-            return
         self._lessons += 1
+        enough = self._lessons > _MOST_LESSONS and self._lessons % _SELDOM
+        if len(raw) > _MOST_HEAD_BYTES or enough:
+            return
         lines = tuple(raw.split(b"\n"))
         names = _names(lines)
         if names is None or names.count(_LENGTH_NAME) != (not chunked):
@@ -111,10 +117,12 @@ class KnownHeads:
                 kept = tuple(other for other in known if other is not shape)
                 self.shapes[len(lines)] = (_shape(status, names, lines, moved), *kept)
                 return
-        if self._shapes < _MOST_SHAPES:
-            self._shapes += 1
-            at_once = frozenset({names.index(_LENGTH_NAME)} if not chunked else ())
-            self.shapes[len(lines)] = (_shape(status, names, lines, at_once), *known)
+        if self._shapes >= _MOST_SHAPES:
+            self.shapes.clear()
+            self._shapes, known = 0, ()
+        self._shapes += 1
+        at_once = frozenset({names.index(_LENGTH_NAME)} if not chunked else ())
+        self.shapes[len(lines)] = (_shape(status, names, lines, at_once), *known[: _MOST_ALIKE - 1])
 
     def size(self, line: bytes) -> int | None:
         """The size that a chunk's first line says; None for what the strict reader must look at."""

@@ -154,7 +154,7 @@ class Pool:
         if exchange.queued_ns - conn.idle_since_ns >= self._idle_ttl_ns or conn.heard(0):
             idle[conn] = None  # persist looks closer
             return None
-        exchange.reused = True
+        exchange.reused = exchange.at_once = True
         conn.send(exchange, start, body, method, within.first_byte_ns)
         return exchange
 

@@ -313,3 +313,13 @@ def test_whole_chunks_are_cut_as_the_parser_cuts_them_at_every_split(cut: int, d
         True,
         True,
     )
+
+
+def test_a_server_that_changes_its_ways_is_learned_again_and_shapes_stay_bounded():
+    known = KnownHeads()
+    for number in range(2000):
+        name = b"x-%d" % (number if number < 1000 else 0)
+        head = b"HTTP/1.1 200 OK\r\n%b: a\r\ncontent-length: 5\r\n\r\n" % name
+        known.learn(head, 200, chunked=False)
+    assert known.shape(b"HTTP/1.1 200 OK\r\nx-0: a\r\ncontent-length: 7\r\n\r\n") is not None
+    assert sum(len(shapes) for shapes in known.shapes.values()) <= 64
