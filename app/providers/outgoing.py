@@ -87,21 +87,18 @@ def _splice_plain(request: ChatRequest, upstream_model: str, *, want_usage: bool
     one ``"model"`` is the only one.
     """
     raw = request.raw
-    escaped = (
-        raw.find(b"\\") >= 0 and raw.find(b"\\u") >= 0
-    )  # one byte is found at a tenth of the cost
-    if escaped or raw.count(b'"model"') != 1:
+    # One byte is found at a tenth of the cost.
+    if raw.find(b"\\") >= 0 and raw.find(b"\\u") >= 0:
         return None
     was, now = _model_fields(request.model, upstream_model)
-    at = raw.find(was)
-    if at < 0:
+    before, found, after = raw.partition(was)
+    if not found or after.find(b'"model"') >= 0 or before.find(b'"model"') >= 0:
         return None
-    end = at + len(was)
     if not want_usage:
-        return b"%b%b%b" % (raw[:at], now, raw[end:])
+        return b"".join((before, now, after))
     if raw.find(b'"stream_options"') >= 0 or raw[-1:] != b"}":
         return None
-    return b'%b%b%b,"stream_options":{"include_usage":true}}' % (raw[:at], now, raw[end:-1])
+    return b"".join((before, now, after[:-1], b',"stream_options":{"include_usage":true}}'))
 
 
 @lru_cache(maxsize=1024)
