@@ -22,6 +22,8 @@ from app.domain.turn_record import TurnRecord
 from app.telemetry.alike import Alike, Columns, alike
 
 _KEPT = 2048
+_FEW = 12
+"""Up to here numpy's fixed cost is more than it saves."""
 _MILLISECONDS = tuple(f".{each:03d}Z" for each in range(1000))
 _VARYING = frozenset(
     {
@@ -92,6 +94,10 @@ class TurnLines:
 
     def _stamps(self, of: Columns) -> tuple[Iterable[str], Iterable[str]]:
         """When each turn ended: up to the second, and the rest."""
+        if len(of.total_s) < _FEW:
+            ended = [a + b for a, b in zip(of.started_unix_s, of.total_s, strict=True)]
+            whole = map(self._seconds.__getitem__, map(int, ended))
+            return whole, [_MILLISECONDS[int(each % 1 * 1e3)] for each in ended]
         ended_s = np.array(of.started_unix_s) + np.array(of.total_s)
         seconds, milliseconds = np.divmod((ended_s * 1e3).astype(np.int64), 1000)
         first, last = int(seconds.min()), int(seconds.max())
@@ -128,12 +134,9 @@ def _times(turns: Alike) -> list[Iterable[str]]:
     in_seconds = len(names)
     names += of.stages
     columns += of.stages.values()
-    times = np.array(columns, float)
-    times[:in_seconds] *= 1e3
-    times[in_seconds:] /= 1e6
-    printed = orjson.dumps(np.round(times, 3), option=orjson.OPT_SERIALIZE_NUMPY).decode()
+    printed = _printed(columns, in_seconds)
     pieces: list[Iterable[str]] = []
-    for place, (name, texts) in enumerate(zip(names, printed[2:-2].split("],["), strict=True)):
+    for place, (name, texts) in enumerate(zip(names, printed, strict=True)):
         pieces += (
             repeat(f',"stages_ms":{{"{name}":' if place == in_seconds else f',"{name}":'),
             texts.split(","),
@@ -145,6 +148,22 @@ def _times(turns: Alike) -> list[Iterable[str]]:
     else:
         end = ',"stages_ms":{}}\n'
     return [*pieces, repeat(end)]
+
+
+def _printed(columns: Sequence[Sequence[float | None]], in_seconds: int) -> list[str]:
+    """The first columns, in seconds, and the others, in nanoseconds, as milliseconds with commas between."""
+    if len(columns[0]) < _FEW:
+        told = [
+            [((each or 0) * scale + 0.5) // 1 / 1000 for each in column]
+            for place, column in enumerate(columns)
+            for scale in (1e6 if place < in_seconds else 1e-3,)
+        ]
+        return orjson.dumps(told).decode()[2:-2].split("],[")
+    times = np.array(columns, float)
+    times[:in_seconds] *= 1e3
+    times[in_seconds:] /= 1e6
+    rounded = orjson.dumps(np.round(times, 3), option=orjson.OPT_SERIALIZE_NUMPY)
+    return rounded.decode()[2:-2].split("],[")
 
 
 class _Reasons(dict[str, str]):
