@@ -5,6 +5,10 @@ progress, so the beginning of each message is held back until it is too long to 
 statuses and remarks go out as comments of the stream. Before the first tool starts nothing goes out
 at all: a failure keeps its true status.
 
+Identical requests in flight share one run where nothing that it may call changes anything, and no
+request brings a deadline of its own, which would shape the answer: a call that changes something
+must happen as often as it was asked for.
+
 An answer that was made from read-only tools may be kept as long as its shortest-lived ingredient:
 the least ``cache_ttl_s`` of the tools that were called. One call of any other tool, and it is not
 kept.
@@ -13,13 +17,15 @@ kept.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from hashlib import blake2b
 
+from app.cache.coalesce import Flight
 from app.cache.exact import CachedAnswer
 from app.cache.key import CacheScope, exact_key
 from app.domain.agents import PREFIX, Agent
-from app.domain.chat import ChatRequest, Message, Role, TextPart
+from app.domain.chat import ChatRequest, Conversation, Message, Role, TextPart
 from app.domain.deadline import Deadline
 from app.domain.decisions import CacheMode, CacheOutcome
 from app.domain.events import (
@@ -32,6 +38,7 @@ from app.domain.events import (
     TextBlock,
     TextDelta,
 )
+from app.domain.plan import NodeKind
 from app.domain.run_events import (
     CallEnded,
     CallOpened,
@@ -45,7 +52,7 @@ from app.domain.usage import Usage
 from app.errors import CacheOnlyMiss, GatewayError, NotFound, Unsupported
 from app.pipeline.agent import AgentRun
 from app.pipeline.gateway import Gateway, Turn
-from app.pipeline.remember import may_serve, tell
+from app.pipeline.remember import follow, may_serve, tell
 from app.pipeline.synthesis import missing_parts, partial_answer
 
 _REMARK_CHARS = 96
@@ -74,10 +81,25 @@ async def answer_as_agent(request: ChatRequest, gateway: Gateway, turn: Turn, em
         return
     if turn.cache_mode is CacheMode.ONLY:
         raise CacheOnlyMiss("no answer of this agent is kept for this request")
+    shared = key is not None and _may_share(agent, gateway, turn)
+    flight = gateway.flights.running(key) if key is not None and shared else None
+    if flight is not None:
+        await follow(flight, request, gateway, turn, emit)
+        return
     now_s = asyncio.get_running_loop().time()
     turn.deadline = Deadline.after(now_s, turn.deadline.sooner(now_s, agent.deadline_s))
-    teller = _Teller(request.model, turn, emit)
-    run = AgentRun(
+    with _leading(key if shared else None, request, gateway, turn) as led:
+        teller = _Teller(request.model, turn, emit if led is None else led.recording(emit))
+        run = _run(agent, conversation, gateway, turn, teller)
+        answer = await teller.tell(run)
+    if key is not None:
+        _keep(key, answer, run, request)
+
+
+def _run(
+    agent: Agent, conversation: Conversation, gateway: Gateway, turn: Turn, teller: _Teller
+) -> AgentRun:
+    return AgentRun(
         agent=agent,
         messages=with_system(agent, conversation.messages),
         gateway=gateway,
@@ -85,9 +107,42 @@ async def answer_as_agent(request: ChatRequest, gateway: Gateway, turn: Turn, em
         say=teller.hear,
         sampling=conversation.sampling,
     )
-    answer = await teller.tell(run)
-    if key is not None:
-        _keep(key, answer, run, request)
+
+
+def _may_share(agent: Agent, gateway: Gateway, turn: Turn) -> bool:
+    default = turn.cache_mode is CacheMode.DEFAULT and turn.deadline.at_s is None
+    return gateway.coalesce and default and _changes_nothing(agent, gateway, set())
+
+
+def _changes_nothing(agent: Agent, gateway: Gateway, seen: set[str]) -> bool:
+    """Say whether all that a run of ``agent`` may call is declared read-only."""
+    seen.add(agent.name)
+    tools = gateway.tools
+    planned = [node.name for node in agent.workflow if node.kind in {NodeKind.TOOL, NodeKind.MAP}]
+    if tools is not None and not all(map(tools.reads_only, (*agent.tools, *planned))):
+        return False
+    others = [gateway.agents[name] for name in agent.agents if name in gateway.agents]
+    return all(each.name in seen or _changes_nothing(each, gateway, seen) for each in others)
+
+
+@contextmanager
+def _leading(
+    key: bytes | None, request: ChatRequest, gateway: Gateway, turn: Turn
+) -> Iterator[Flight | None]:
+    """Let identical requests join what is said inside; None where they may not."""
+    if key is None:
+        yield None
+        return
+    flight = turn.flight = Flight(
+        request.dialect, request.stream, request.include_usage, turn.cancel, turn
+    )
+    gateway.flights.lead(key, flight)
+    try:
+        yield flight
+    except BaseException as error:
+        gateway.flights.land(key, flight, error)
+        raise
+    gateway.flights.land(key, flight, None)
 
 
 def with_system(agent: Agent, messages: tuple[Message, ...]) -> tuple[Message, ...]:

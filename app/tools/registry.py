@@ -123,6 +123,14 @@ class Registry:
                     found[listed.spec.name] = self.tools[listed.spec.name]
         return found
 
+    def reads_only(self, name: str) -> bool:
+        """Say whether all that ``name`` stands for is declared to change nothing."""
+        own = self.tools.get(name)
+        if own is not None:
+            return own.spec.effects.read_only
+        server = self.servers.get(name.partition(SEPARATOR)[0])
+        return server is not None and server.options.effects.read_only
+
     async def _described(self, own: Registered) -> Registered:
         """A configured MCP tool whose parameters the operator left to the server takes the server's."""
         describe = getattr(own.tool, "describe", None)
