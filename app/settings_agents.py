@@ -88,6 +88,10 @@ class ToolSettings(Section):
     """
     cost_usd: Usd = 0.0
     """What a call costs, in USD; speculation weighs it."""
+    approval: bool = False
+    """Whether a person must approve each call. On `POST /v1/agent` the run then ends as interrupted and
+    another resumes it; elsewhere, and in plans, such a call is refused.
+    """
     effects: ToolEffects = ToolEffects()
     """What a call does to the world."""
 

@@ -116,8 +116,10 @@ class AgentEndpoint:
     def _start(self, given: AgentInput, agent: Agent, turn: Turn) -> LiveRun:
         now_s = asyncio.get_running_loop().time()
         turn.deadline = Deadline.after(now_s, turn.deadline.sooner(now_s, agent.deadline_s))
+        answers = self._runs.resume(turn.tenant, given.resume, given.messages)
         return self._runs.start(
-            Wanted(agent, given.run_id, given.thread_id, given.messages, given.tools), turn
+            Wanted(agent, given.run_id, given.thread_id, given.messages, given.tools, answers),
+            turn,
         )
 
 

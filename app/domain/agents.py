@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from app.domain.chat import Json
 from app.domain.plan import Node
 
 PREFIX = "agent/"
@@ -54,3 +55,14 @@ class Agent:
     """What a second of a user's waiting is worth."""
     max_waste_share: float = 0.1
     """Calls started in vain, at most, per call that the model made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A person's answer to an interrupt."""
+
+    interrupt_id: str
+    approved: bool
+    arguments: Json | None = None
+    """To be called with these instead; they are checked as the model's are."""
+    reason: str = ""

@@ -110,7 +110,9 @@ class CallEnded:
     name: str
     text: str
     outcome: str = "ok"
-    """``ok``, ``cached``, ``error``, ``timeout``, ``invalid``, ``left_out`` or ``cancelled``."""
+    """``ok``, ``cached``, ``error``, ``timeout``, ``invalid``, ``left_out``, ``declined`` or
+    ``cancelled``.
+    """
     code: str = ""
     """The error's stable code."""
     duration_s: float = 0.0
@@ -146,6 +148,17 @@ class ModelUsage:
 
 
 @dataclass(frozen=True, slots=True)
+class Interrupt:
+    """A call that waits for a person's approval, as it would be made."""
+
+    id: str
+    call_id: str
+    name: str
+    arguments: Mapping[str, object] = field(default_factory=dict)
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class RunFinished:
     """The run is over and did not fail."""
 
@@ -160,6 +173,8 @@ class RunFinished:
     """Tools whose results the answer had to do without."""
     pending: tuple[str, ...] = ()
     """Calls of the client's own tools, for it to answer."""
+    interrupts: tuple[Interrupt, ...] = ()
+    """Calls that wait for approval: another run goes on from the answers."""
 
 
 @dataclass(frozen=True, slots=True)

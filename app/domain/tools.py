@@ -46,6 +46,8 @@ class ToolSpec:
     max_result_bytes: int = 64 * 1024
     cost_usd: float = 0.0
     effects: Effects = Effects()
+    approval: bool = False
+    """A person must approve each call."""
     own_host: bool = False
     """It never leaves this process or this machine: nothing is disclosed to anybody by calling it."""
 

@@ -35,6 +35,7 @@ from app.domain.events import FinishReason
 from app.domain.models import Model
 from app.domain.run_events import (
     Inner,
+    Interrupt,
     MessageEnded,
     MessageStarted,
     MessageText,
@@ -53,6 +54,7 @@ from app.pipeline.agent_model import candidates_of, view_of
 from app.pipeline.agent_plan import WorkflowRun
 from app.pipeline.agent_time import TimePlan
 from app.pipeline.agent_turn import ModelTurn
+from app.pipeline.approvals import Decided, settled
 from app.pipeline.gateway import Gateway, Turn
 from app.pipeline.plan_by_model import Planned, PlanTurn
 from app.pipeline.speculation import stage_of
@@ -81,8 +83,16 @@ class AgentRun:
     client_tools: tuple[Tool, ...] = ()
     sampling: Sampling = field(default_factory=Sampling)
 
+    answers: tuple[Decided, ...] = ()
+    """What a person decided about the calls that an earlier run ended with."""
+    run_id: str = ""
+    interactive: bool = False
+    """A person can be asked to approve calls."""
+
     text: str = ""
     """The final answer's text."""
+    interrupts: list[Interrupt] = field(default_factory=list)
+    """Calls that wait for approval."""
     finish: str = ""
     usages: dict[str, ModelUsage] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
@@ -123,6 +133,8 @@ class AgentRun:
         candidates = candidates_of(agent, self.messages, tuple(offered), gateway, self.turn)
         time = TimePlan.of(self.turn.deadline, gateway, candidates)
         transcript = list(self.messages)
+        if self.answers:
+            transcript = await settled(self, self.answers, offered, time)
         if agent.workflow:
             workflow = WorkflowRun(self, self.question, time.tools_by_s)
             await workflow.execute()
@@ -145,7 +157,8 @@ class AgentRun:
             transcript += await model_turn.run(writers, tuple(transcript))
             self.text = model_turn.text
             self.finish = model_turn.finish
-            if last or not model_turn.calls or self.pending or model_turn.time_is_up:
+            waits = self.pending or self.interrupts
+            if last or not model_turn.calls or waits or model_turn.time_is_up:
                 return
 
     def _writers(self, candidates: list[Model]) -> list[Model]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from app.domain.agents import Agent
+from app.domain.agents import Agent, Decision
 from app.domain.chat import Message, Tool
 from app.domain.run_events import (
     CallEnded,
@@ -32,6 +32,7 @@ from app.domain.run_events import (
 from app.errors import Conflict, GatewayError
 from app.pipeline.agent import AgentRun
 from app.pipeline.agent_answer import with_system
+from app.pipeline.approvals import Decided, decided
 from app.pipeline.gateway import Gateway, Turn
 from app.pipeline.synthesis import missing_parts, partial_answer
 from app.stores.event_log import EventLog, RunLog
@@ -52,6 +53,7 @@ class Wanted:
     thread_id: str
     messages: tuple[Message, ...]
     client_tools: tuple[Tool, ...] = ()
+    answers: tuple[Decided, ...] = ()
 
 
 @dataclass(slots=True)
@@ -94,6 +96,8 @@ class Runs:
     describe: Callable[[LiveRun], dict[str, object]] = _undescribed
     """How a run stands, for those that ask another worker."""
     _runs: dict[tuple[str, str], LiveRun] = field(default_factory=dict)
+    _resumed: set[tuple[str, str]] = field(default_factory=set)
+    """Runs whose interrupts were answered: none is answered twice."""
     _live: set[asyncio.Task[None]] = field(default_factory=set)
 
     def start(self, wanted: Wanted, turn: Turn) -> LiveRun:
@@ -104,6 +108,9 @@ class Runs:
             raise Conflict(message, code="run_exists", param="runId")
         log.append(RunStarted(wanted.run_id, wanted.thread_id, wanted.agent.name))
         log.append(Status("Thinking…", first=True))
+        if wanted.answers:
+            answered = (turn.tenant, wanted.answers[0].interrupt.id.rpartition(":")[0])
+            self._resumed = {key for key in self._resumed if self.events.find(*key)} | {answered}
         live = LiveRun(wanted, turn, log)
         key = (turn.tenant, wanted.run_id)
         self._runs = {known: each for known, each in self._runs.items() if self.events.find(*known)}
@@ -130,6 +137,21 @@ class Runs:
         """A run of this tenant that is under way or lately was."""
         return self._runs.get((tenant, run_id)) if self.events.find(tenant, run_id) else None
 
+    def resume(
+        self, tenant: str, decisions: Sequence[Decision], messages: Sequence[Message]
+    ) -> tuple[Decided, ...]:
+        """The interrupts that ``decisions`` answer, now closed; raises ``GatewayError`` where they do not
+        fit what was asked.
+        """
+        if not decisions:
+            return ()
+        run_ids = {each.interrupt_id.rpartition(":")[0] for each in decisions}
+        log = self.events.find(tenant, min(run_ids)) if len(run_ids) == 1 else None
+        last = log.after(log.last - 1)[-1][1] if log is not None and log.last else None
+        key = (tenant, min(run_ids))
+        asked = last.interrupts if isinstance(last, RunFinished) else ()
+        return decided(decisions, () if key in self._resumed else asked, messages)
+
     async def aclose(self) -> None:
         """Cancel what runs and wait until it has stopped."""
         for task in list(self._live):
@@ -153,6 +175,9 @@ class Runs:
             turn=turn,
             say=say,
             client_tools=wanted.client_tools,
+            answers=wanted.answers,
+            run_id=wanted.run_id,
+            interactive=True,
         )
         try:
             async with asyncio.timeout_at(turn.deadline.at_s):
@@ -195,6 +220,7 @@ class Runs:
                 cost_usd=turn.cost_usd,
                 left_out=tuple(dict.fromkeys(run.left_out)) if run is not None else (),
                 pending=tuple(run.pending) if run is not None else (),
+                interrupts=tuple(run.interrupts) if run is not None and not cancelled else (),
             )
         )
         self._settle(live)
@@ -207,7 +233,7 @@ class Runs:
 
 def _close(run: AgentRun, ended: Sequence[CallEnded]) -> None:
     """Say what the model did not: the results where it had no time for an answer, and what is missing."""
-    if run.pending:
+    if run.pending or run.interrupts:
         return
     text = "" if run.text else partial_answer(ended)
     text = (text + missing_parts(run.left_out)).strip()

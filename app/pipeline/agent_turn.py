@@ -47,6 +47,7 @@ from app.domain.run_events import (
     CallEnded,
     CallOpened,
     CallSealed,
+    Interrupt,
     Status,
     StepFinished,
     StepStarted,
@@ -229,12 +230,27 @@ class ModelTurn:
             run.invalid += 1
             self._refuse(call, error.message, error.code, "invalid")
             return
+        if registered.spec.approval:
+            self._ask_person(call, registered)
+            return
         run.used[call.name] = registered
         if self._drafts is not None:
             call.speculative = self._drafts.foresaw(call.name, call.arguments)
             self._drafts.took(call.name, call.arguments)
         run.say(Status(registered.spec.status_of(call.arguments)))
         self._fanout.add(Node(str(call.index), deadline_s=self._time.for_tools_s()))
+
+    def _ask_person(self, call: _Call, registered: Registered) -> None:
+        """A call that must be approved: the run will end with it, where there is somebody to ask."""
+        run = self._run
+        if not run.interactive or run.depth:
+            message = "needs a person's approval, which cannot be asked for here"
+            self._refuse(call, f"{call.name} {message}", "tool_approval")
+            return
+        call.pending = True
+        interrupt_id = f"{run.run_id}:{call.id}"
+        message = f"Allow {call.name}? {registered.spec.status_of(call.arguments)}"
+        run.interrupts.append(Interrupt(interrupt_id, call.id, call.name, call.arguments, message))
 
     def _registered(self, name: str) -> Registered:
         found = self._offered.get(name)

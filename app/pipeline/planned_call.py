@@ -37,6 +37,25 @@ async def planned_call(
     Cancelled after ``until_s`` of the loop's clock it is told as left out, before as cancelled.
     """
     call_id = _opened(run, name, arguments)
+    return await made_call(run, call_id, name, arguments, offered, until_s=until_s)
+
+
+async def made_call(
+    run: AgentRun,
+    call_id: str,
+    name: str,
+    arguments: Json,
+    offered: Mapping[str, Registered],
+    *,
+    until_s: float | None = None,
+    approved: bool = False,
+) -> ToolResult:
+    """As ``planned_call``, for a call that was told to begin with; ``approved`` by a person, where its
+    tool asks for that.
+    """
+    if not approved and (refusal := _unapproved(name, offered)):
+        run.say(CallEnded(call_id, name, f"{name} {refusal.message}", "error", refusal.code))
+        raise refusal
     span = run.turn.timeline.stage("tools", name)
     ended = CallEnded(call_id, name, f"{name} failed", "error", "tool_failed")
     try:
@@ -71,6 +90,13 @@ def refused_call(run: AgentRun, name: str, arguments: Json, message: str, code: 
     """Tell a call of a plan that cannot be made: nothing of it has run."""
     call_id = _opened(run, name, arguments)
     run.say(CallEnded(call_id, name, message, "invalid", code))
+
+
+def _unapproved(name: str, offered: Mapping[str, Registered]) -> ToolError | None:
+    registered = offered.get(name)
+    if registered is None or not registered.spec.approval:
+        return None
+    return ToolError("needs a person's approval, so it cannot be planned", code="tool_approval")
 
 
 def _opened(run: AgentRun, name: str, arguments: Json) -> str:

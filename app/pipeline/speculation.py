@@ -106,7 +106,7 @@ class Speculation:
         effects = spec.effects
         if self.halted or not policy.enabled or prediction.tries < LEAST_TRIES:
             return False
-        if not (effects.read_only and effects.repeatable):
+        if spec.approval or not (effects.read_only and effects.repeatable):
             return False
         if not (effects.disclosable or spec.own_host):
             return False

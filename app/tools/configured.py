@@ -91,6 +91,7 @@ def _spec(tool: ToolSettings) -> ToolSpec:
         max_result_bytes=tool.max_result_bytes,
         cost_usd=tool.cost_usd,
         effects=_effects(tool.effects),
+        approval=tool.approval,
         own_host=own_host,
     )
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, assert_never
 
 import msgspec
 
+from app.domain.agents import Decision
 from app.domain.chat import (
     ImagePart,
     Json,
@@ -29,6 +30,7 @@ from app.domain.run_events import (
     CallEnded,
     CallOpened,
     CallSealed,
+    Interrupt,
     MessageEnded,
     MessageStarted,
     MessageText,
@@ -48,9 +50,21 @@ from app.errors import BadRequest
 
 if TYPE_CHECKING:
     from ag_ui.core import Message as AgUiMessage
+    from ag_ui.core import ResumeEntry
 
 PROTOCOL_VERSION = "1.0"
 _ID_CHARS = 200
+_REASON_CHARS = 500
+_APPROVAL = {
+    "type": "object",
+    "properties": {
+        "approved": {"type": "boolean"},
+        "arguments": {"type": "object"},
+        "reason": {"type": "string"},
+    },
+    "required": ["approved"],
+}
+"""What a person answers an interrupt with, as JSON Schema."""
 _encode = msgspec.json.Encoder().encode
 
 
@@ -66,6 +80,8 @@ class AgentInput:
     agent: str = ""
     on_disconnect: str = "cancel"
     """``cancel`` or ``detach``: what becomes of the run when its client leaves."""
+    resume: tuple[Decision, ...] = ()
+    """Answers to the interrupts of an earlier run."""
     model: str = ""
     forwarded: Json = field(default_factory=dict)
 
@@ -105,8 +121,23 @@ def read_input(raw: bytes) -> AgentInput:
         ),
         agent=str(forwarded.get("agent", "")),
         on_disconnect=on_disconnect,
+        resume=tuple(_decision(entry) for entry in given.resume or ()),
         forwarded=forwarded,
     )
+
+
+def _decision(entry: ResumeEntry) -> Decision:
+    """A person's answer: ``true``, or an object that says ``approved``."""
+    payload = entry.payload
+    given = payload if isinstance(payload, dict) else {"approved": payload}
+    approved, arguments = given.get("approved"), given.get("arguments")
+    if entry.status == "cancelled":
+        approved = False
+    if not isinstance(approved, bool) or not (arguments is None or isinstance(arguments, dict)):
+        message = "resume[].payload must say approved: true or false, and may hold arguments"
+        raise BadRequest(message, param="resume")
+    reason = str(given.get("reason", ""))[:_REASON_CHARS]
+    return Decision(entry.interrupt_id, approved, arguments, reason)
 
 
 def _messages(given: Sequence[AgUiMessage]) -> tuple[Message, ...]:
@@ -230,15 +261,15 @@ def _of_run(event: RunStarted | RunFinished | RunFailed) -> dict[str, object]:
                 "metadata": {"agent": agent},
             }
         case RunFinished():
-            outcome: dict[str, object] = {"type": "cancelled" if event.cancelled else "success"}
-            if event.pending and not event.cancelled:
-                outcome["pendingToolCallIds"] = list(event.pending)
+            outcome = _outcome(event)
             metadata: dict[str, object] = {
                 "timings": dict(event.timings),
                 "costUsd": event.cost_usd,
             }
             if event.left_out:
                 metadata["leftOut"] = list(event.left_out)
+            if event.pending and event.interrupts:
+                metadata["pendingToolCallIds"] = list(event.pending)
             return {
                 "type": "RUN_FINISHED",
                 "threadId": event.thread_id,
@@ -250,6 +281,26 @@ def _of_run(event: RunStarted | RunFinished | RunFailed) -> dict[str, object]:
         case RunFailed(message, code, usage):
             failed = {"type": "RUN_ERROR", "message": message, "code": code}
             return {**failed, "usage": usage_list(usage)}
+
+
+def _outcome(event: RunFinished) -> dict[str, object]:
+    if event.cancelled:
+        return {"type": "cancelled"}
+    if event.interrupts:
+        return {"type": "interrupt", "interrupts": [_interrupt(each) for each in event.interrupts]}
+    pending = {"pendingToolCallIds": list(event.pending)} if event.pending else {}
+    return {"type": "success", **pending}
+
+
+def _interrupt(asked: Interrupt) -> dict[str, object]:
+    return {
+        "id": asked.id,
+        "reason": "tool_call",
+        "message": asked.message,
+        "toolCallId": asked.call_id,
+        "responseSchema": _APPROVAL,
+        "metadata": {"toolCallName": asked.name, "arguments": asked.arguments},
+    }
 
 
 def usage_list(usage: Sequence[ModelUsage]) -> list[dict[str, object]]:

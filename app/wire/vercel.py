@@ -34,7 +34,7 @@ from app.wire.ag_ui import usage_list
 
 HEADERS = ((b"x-vercel-ai-ui-message-stream", b"v1"),)
 DONE = b"data: [DONE]\n\n"
-_FAILED = frozenset({"error", "timeout", "invalid", "left_out", "cancelled"})
+_FAILED = frozenset({"error", "timeout", "invalid", "left_out", "declined", "cancelled"})
 _encode = msgspec.json.Encoder().encode
 
 
@@ -92,8 +92,16 @@ class VercelWriter:
                     "timings": dict(event.timings),
                     "costUsd": event.cost_usd,
                 }
-                reason = "tool-calls" if event.pending else "stop"
-                return [{"type": "finish", "finishReason": reason, "messageMetadata": told}]
+                reason = "tool-calls" if event.pending or event.interrupts else "stop"
+                asked: list[dict[str, object]] = [
+                    {
+                        "type": "tool-approval-request",
+                        "approvalId": each.id,
+                        "toolCallId": each.call_id,
+                    }
+                    for each in event.interrupts
+                ]
+                return [*asked, {"type": "finish", "finishReason": reason, "messageMetadata": told}]
             case RunFailed(message):
                 return [{"type": "error", "errorText": message}]
 
