@@ -8,6 +8,7 @@ from pathlib import Path
 from app.domain.models import Model
 from app.domain.turn_record import TurnRecord
 from app.domain.usage import Usage
+from app.pipeline.batching import Batch, Batching
 from app.pipeline.gateway import Gateway
 from app.pipeline.priming import Priming, Scheduled
 from app.prompts.caching import PromptCaching
@@ -57,6 +58,21 @@ def contracts_of(settings: Settings, models: Mapping[str, Model]) -> Contracts |
         ],
         fields,
     )
+
+
+def batching_of(settings: Settings, models: Mapping[str, Model]) -> Batching | None:
+    """What sends small tasks together; None where no route asked. Raises ``SettingsError``."""
+    wanted = settings.prompts.batches
+    for each in wanted:
+        if each.model not in models:
+            message = f"its model {each.model!r} is not configured"
+            mend = f"Name one of {', '.join(sorted(models))}."
+            raise SettingsError([Problem("", None, "prompts.batches", None, message, mend)])
+    batches = [
+        Batch(each.model, each.tenant or "", each.window_ms / 1000, each.most, each.most_chars)
+        for each in wanted
+    ]
+    return Batching(batches) if batches else None
 
 
 def show_prompts(prompts: PromptCaching | None, telemetry: Telemetry) -> None:

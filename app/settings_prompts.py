@@ -26,6 +26,23 @@ class ContractSettings(Section):
     """How much is said; OpenAI's dialects only."""
 
 
+class BatchSettings(Section):
+    """Small tasks for one model that come at once and go as one call; other models' wait for nothing."""
+
+    model: str
+    """A configured name, as clients ask for it. Only requests that are not streamed, have no tools and no
+    deadline, and are a short text behind a system prompt go together.
+    """
+    tenant: str | None = None
+    """Only this tenant's requests; absent: everybody's, never two tenants' or two users' in one call."""
+    window_ms: Annotated[float, Field(gt=0, le=1000)] = 5.0
+    """How long the first task waits for others."""
+    most: Annotated[int, Field(ge=2, le=128)] = 16
+    """So many go at once, whatever is left of the window."""
+    most_chars: Count = 2_000
+    """Longest task, in characters; a longer one goes alone."""
+
+
 class WarmSettings(Section):
     """A prompt that is kept warm whether traffic comes or not."""
 
@@ -56,6 +73,8 @@ class PromptSettings(Section):
     """
     contracts: tuple[ContractSettings, ...] = ()
     """Output contracts; the first that names a request's model and tenant holds."""
+    batches: tuple[BatchSettings, ...] = ()
+    """Routes whose small tasks go together; the first that names a request's model and tenant holds."""
     schedules: tuple[WarmSettings, ...] = ()
     """Prompts that are primed at start and again and again."""
     keep_alive_usd_per_hour: Annotated[float, Field(ge=0)] = 0.0

@@ -38,6 +38,7 @@ from app.routing.router import Router
 from app.telemetry.timeline import Timeline
 
 if TYPE_CHECKING:
+    from app.pipeline.batching import Batching  # needs this module
     from app.pipeline.meaning import Meaning  # needs this module
     from app.pipeline.shadow import Shadow  # likewise
     from app.pipeline.shared_answers import SharedAnswers  # loads Redis' client
@@ -154,6 +155,8 @@ class Gateway:
     """What users may share; None where the defaults hold."""
     contracts: Contracts | None = None
     """What answers are to be; None where the operator says nothing."""
+    batching: Batching | None = None
+    """What sends small tasks together; None where no route asked for it."""
     prompts: PromptCaching | None = None
     """What makes the vendors' prompt caches work; None where it is off."""
     clock: Callable[[], float] = time.monotonic

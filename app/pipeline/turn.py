@@ -121,6 +121,10 @@ def _ask(
         candidates = _route(view or PromptView(""), request, gateway, turn)
         return converse_or_escalate(request, gateway, turn, candidates, emit)
     turn.answered_tier, turn.reason = _WORDS[named.tier], "model named by the caller"
+    if gateway.batching is not None:
+        batch = gateway.batching.of(named, request, turn)
+        if batch is not None:
+            return gateway.batching.answer((batch, named), request, gateway, turn, emit)
     return converse(request, gateway, turn, (named,), emit)
 
 

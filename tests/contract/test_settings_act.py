@@ -62,6 +62,34 @@ def question(model: str = "small", text: str = "Who wrote it?", **more: object) 
     return {"model": model, "messages": [{"role": "user", "content": text}], **more}
 
 
+class TestBatches:
+    async def test_tasks_of_one_window_are_one_call_and_are_answered_one_by_one(self):
+        async def label(asked: Asked, body: dict) -> None:
+            tasks = json.loads(body["messages"][-1]["content"])
+            told = [{"id": each["id"], "answer": each["task"].upper()} for each in tasks]
+            await asked.answer(json.loads(chat_answer(json.dumps({"answers": told}))))
+
+        rule = {"model": "small", "window_ms": 1000, "most": 3, "most_chars": 50}
+        async with gateway_over(label, prompts={"batches": [rule]}) as (client, upstream, _):
+            system = {"role": "system", "content": "Shout."}
+            asks = [
+                {"model": "small", "messages": [system, {"role": "user", "content": text}]}
+                for text in ("one", "two", "three")
+            ]
+            async with asyncio.TaskGroup() as group:
+                posts = [group.create_task(client.post(CHAT, json=ask)) for ask in asks]
+            answers = [post.result() for post in posts]
+            said = [each.json()["choices"][0]["message"]["content"] for each in answers]
+            assert said == ["ONE", "TWO", "THREE"]
+            assert {each.headers["x-slipstream-reason"] for each in answers} == {
+                "answered in a batch of 3"
+            }
+            assert sum(each.json()["usage"]["prompt_tokens"] for each in answers) == 3
+            (sent,) = upstream.asked
+            form = json.loads(sent.body)["response_format"]
+            assert (form["type"], form["json_schema"]["strict"]) == ("json_schema", True)
+
+
 class TestRetries:
     @pytest.mark.parametrize("retries", [0, 1, 3])
     async def test_a_provider_is_tried_once_and_as_often_again_as_it_says(self, retries):
