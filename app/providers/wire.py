@@ -139,7 +139,7 @@ class WireProvider:
                     await hand_on_whole(body, call, request, emit)
         finally:
             if exchange.conn is not None:
-                exchange.abort()
+                (exchange.let_go if call.complete else exchange.abort)()
 
     def _start(self, call: ModelCall, dialect: Dialect, suffix: bytes = b"") -> bytes:
         """The request's head but for its body's length."""
@@ -235,6 +235,7 @@ class WireProvider:
     async def _stream(  # noqa: C901 - the loop of every token stands in one piece
         self, call: ModelCall, request: Outgoing, exchange: Exchange, emit: Emit
     ) -> None:
+        """Hand events on until the dialect's own end: whoever has that may leave, so no more is awaited."""
         codec = request.codec
         reader = (
             codec.passthrough(hide_usage=request.hide_usage)
@@ -253,11 +254,11 @@ class WireProvider:
                         event.count if type(event) is Frames else _is_token(event)
                     )
                     await emit(event)
-                if reader.failure is not None:
+                if reader.failure is not None or reader.complete:
                     break
                 if taker is None and request.passthrough and call.first_event_ns:
                     taker = _taker(call, reader, emit)
-            else:
+            if reader.failure is None:
                 for event in reader.end():
                     call.first_event_ns = call.first_event_ns or time.monotonic_ns()
                     await emit(event)

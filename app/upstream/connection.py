@@ -182,6 +182,12 @@ class Connection(asyncio.Protocol):
                 self._expect_by(time.monotonic_ns() + exchange.between_ns, exchange)
         return data
 
+    def let_go(self) -> None:
+        """Drop the unread body; what is left of it must come within the exchange's total time."""
+        self.take()
+        if self._exchange is not None:
+            self._expect_by(self._exchange.total_at_ns, self._exchange)
+
     def abort(self, error: UpstreamError | None = None) -> None:
         """Close the socket now; an exchange on it ends with ``error``. Idempotent."""
         if self.closed:

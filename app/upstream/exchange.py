@@ -13,6 +13,8 @@ from app.upstream.http1 import Header, find_header, split_head
 from app.upstream.known_heads import Shape
 
 _NS_PER_S: Final = 1_000_000_000
+LET_GO_S: Final = 1.0
+_LET_GO_NS: Final = int(LET_GO_S * _NS_PER_S)
 _REPLAY_WINDOW_NS: Final = _NS_PER_S
 
 
@@ -72,6 +74,9 @@ class Carrier(Protocol):
 
     def take(self) -> bytes:
         """The body bytes that have come since the last call."""
+
+    def let_go(self) -> None:
+        """Drop what is unread, and go by the exchange's total time from now on."""
 
     def abort(self, error: UpstreamError | None = None) -> None:
         """Close the socket now; the exchange ends with ``error``."""
@@ -202,6 +207,16 @@ class Exchange:
                 )
             pieces.append(data)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def let_go(self) -> None:
+        """Leave what may still come, the body's end, to the connection; it is used again after that end.
+
+        Closed where the end does not come within ``LET_GO_S``. No effect after the end.
+        """
+        conn = self.conn
+        if conn is not None:
+            self.total_at_ns = min(self.total_at_ns, time.monotonic_ns() + _LET_GO_NS)
+            conn.let_go()
 
     def abort(self) -> None:
         """Close the socket now and drop what was not read; no effect after the end. Idempotent."""

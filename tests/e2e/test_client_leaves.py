@@ -10,10 +10,12 @@ import json
 import time
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 
 from tests.support.gateway import Running, configuration, running_gateway
 from tests.support.raw_server import PATIENCE_S, Peer, raw_server
+from tests.support.scripted_model import Speaking, scripted_model
 
 pytestmark = pytest.mark.anyio
 
@@ -210,3 +212,39 @@ async def test_a_first_client_that_reads_slowly_neither_slows_nor_misses_what_ot
 
 _MUCH = 200
 """Frames of 64 KiB: more than the sockets' buffers hold."""
+
+
+async def test_whoever_has_the_dialect_s_end_may_leave_before_the_body_s_end() -> None:
+    """The packages do: it is a whole answer, kept and counted as one, though the upstream dawdles."""
+    left = asyncio.Event()
+
+    async def dawdle(speaking: Speaking) -> None:
+        await speaking.text("Because of the air.")
+        raw = (
+            b'data: {"id":"x1","object":"chat.completion.chunk","created":1,"model":"m","choices":'
+            b'[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+        )
+        speaking.asked.writer.write(b"%x\r\n%s\r\n" % (len(raw), raw))
+        await speaking.asked.writer.drain()
+        await left.wait()
+        speaking.asked.writer.write(b"0\r\n\r\n")
+        await speaking.asked.writer.drain()
+
+    body = {
+        "model": "small",
+        "stream": True,
+        "messages": [{"role": "user", "content": "Why is it blue?"}],
+    }
+    async with (
+        scripted_model(dawdle) as upstream,
+        running_gateway(configuration(upstream.url)) as gateway,
+        httpx.AsyncClient(base_url=gateway.url, timeout=20) as client,
+    ):
+        async with client.stream("POST", "/v1/chat/completions", json=body) as answer:
+            text = "".join([piece async for piece in answer.aiter_text()])
+        assert text.endswith("data: [DONE]\n\n")  # whole, while the upstream has not ended
+        again = await client.post("/v1/chat/completions", json=body)
+        assert again.headers["x-slipstream-cache"] == "exact"
+        traces = (await client.get("/v1/traces")).json()["traces"]
+        assert [trace["status"] for trace in traces] == [200, 200]
+        left.set()

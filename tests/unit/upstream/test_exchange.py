@@ -273,3 +273,46 @@ async def test_two_readers_at_once_are_a_mistake_and_said_to_be(pool_to: MakePoo
             await server.peers[0].send(b"1\r\na\r\n")
         assert first.result() == b"a"
         exchange.abort()
+
+
+async def test_a_connection_whose_rest_was_let_go_serves_again_after_its_end(pool_to: MakePool):
+    async def serve(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n")
+        await told.wait()
+        await peer.send(b"0\r\n\r\n")
+        await peer.request()
+        await peer.answer(b"again")
+
+    told = asyncio.Event()
+    async with raw_server(serve) as server, pool_to(server) as pool:
+        first = await pool.request(path=b"/", headers=[], body=b"1")
+        assert await first.read() == b"hi"
+        first.let_go()
+        told.set()
+        async with asyncio.timeout(PATIENCE_S):
+            await given_back(pool)
+        second = await pool.request(path=b"/", headers=[], body=b"2")
+        assert await second.read_all(10) == b"again"
+        assert len(server.peers) == 1
+
+
+async def test_one_whose_end_does_not_come_is_closed(pool_to: MakePool):
+    async def serve(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n")
+        await peer.gone.wait()
+
+    async with raw_server(serve) as server, pool_to(server) as pool:
+        exchange = await pool.request(path=b"/", headers=[], body=b"1")
+        assert await exchange.read() == b"hi"
+        exchange.let_go()
+        async with asyncio.timeout(PATIENCE_S):
+            await server.peers[0].gone.wait()
+        assert pool.stats.in_flight == 0
+
+
+async def given_back(pool: Pool) -> None:
+    """Turn the loop until a connection is idle."""
+    while not pool.stats.idle:  # noqa: ASYNC110 - the pool tells nobody
+        await asyncio.sleep(0)
