@@ -35,7 +35,14 @@ from app.domain.usage import Price
 from app.lanes.builtin import built_in_rules
 from app.lanes.rules import Lanes
 from app.operator_lanes import rule_of
-from app.operator_prompts import batching_of, contracts_of, priming_of, prompts_of, show_prompts
+from app.operator_prompts import (
+    batching_of,
+    contracts_of,
+    layouts_of,
+    priming_of,
+    prompts_of,
+    show_prompts,
+)
 from app.operator_workflows import workflow_of
 from app.pipeline.agent_runs import LiveRun, Runs
 from app.pipeline.gated import Gated
@@ -219,6 +226,7 @@ def _gateway(
         sharing=_sharing(settings),
         escalate=settings.routing.escalate,
         prompts=prompts_of(settings, models),
+        layouts=layouts_of(settings),
         contracts=contracts_of(settings, models),
         batching=batching_of(settings, models),
     )

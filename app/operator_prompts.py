@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from app.pipeline.gateway import Gateway
 from app.pipeline.priming import Priming, Scheduled
 from app.prompts.caching import PromptCaching
 from app.prompts.contracts import Contract, Contracts
+from app.prompts.layout import Layout, Layouts
 from app.prompts.lint_report import dialect_of
 from app.prompts.prefix import render
 from app.prompts.spans import UnreadableError
@@ -58,6 +60,20 @@ def contracts_of(settings: Settings, models: Mapping[str, Model]) -> Contracts |
         ],
         fields,
     )
+
+
+def layouts_of(settings: Settings) -> Layouts | None:
+    """What may be moved; None where nothing may. Raises ``SettingsError`` for what is no expression."""
+    layouts = []
+    for each in settings.prompts.layouts:
+        try:
+            variables = tuple(re.compile(one) for one in each.variables)
+        except re.error as error:
+            mend = "Write regular expressions that match whole lines, such as 'Now: .*'."
+            problem = Problem("", None, "prompts.layouts.variables", None, str(error), mend)
+            raise SettingsError([problem]) from error
+        layouts.append(Layout(each.model, each.tenant or "", variables, each.documents))
+    return Layouts(layouts) if layouts else None
 
 
 def batching_of(settings: Settings, models: Mapping[str, Model]) -> Batching | None:

@@ -26,6 +26,21 @@ class ContractSettings(Section):
     """How much is said; OpenAI's dialects only."""
 
 
+class LayoutSettings(Section):
+    """What may be moved in a prompt, so that what changes stands behind what does not."""
+
+    model: str
+    """The model that clients ask for: `auto` or a configured name."""
+    tenant: str | None = None
+    """Only this tenant's requests; absent: everybody's."""
+    variables: tuple[str, ...] = ()
+    """Regular expressions: lines of the system prompt that match one as a whole (`Now: .*`) go to the end of
+    the last message, as a part of their own.
+    """
+    documents: bool = True
+    """Whether documents and images of a user's message go before its text."""
+
+
 class BatchSettings(Section):
     """Small tasks for one model that come at once and go as one call; other models' wait for nothing."""
 
@@ -73,6 +88,10 @@ class PromptSettings(Section):
     """
     contracts: tuple[ContractSettings, ...] = ()
     """Output contracts; the first that names a request's model and tenant holds."""
+    layouts: tuple[LayoutSettings, ...] = ()
+    """Routes on which parts of prompts may be moved; the first that names a request's model and tenant
+    holds.
+    """
     batches: tuple[BatchSettings, ...] = ()
     """Routes whose small tasks go together; the first that names a request's model and tenant holds."""
     schedules: tuple[WarmSettings, ...] = ()

@@ -30,6 +30,7 @@ from app.pipeline.teaching import RouteTeacher
 from app.ports import Codec, Provider
 from app.prompts.caching import PromptCaching
 from app.prompts.contracts import Contracts
+from app.prompts.layout import Layouts
 from app.routing.affinity import WarmPrefixes
 from app.routing.budget import RetryBudget
 from app.routing.hedge import Hedging
@@ -155,6 +156,8 @@ class Gateway:
     """What users may share; None where the defaults hold."""
     contracts: Contracts | None = None
     """What answers are to be; None where the operator says nothing."""
+    layouts: Layouts | None = None
+    """What may be moved behind what is stable; None where nobody asked."""
     batching: Batching | None = None
     """What sends small tasks together; None where no route asked for it."""
     prompts: PromptCaching | None = None

@@ -45,6 +45,8 @@ def serve(request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit) -> Awa
     """Answer from a model, or by an agent's run where ``agent/<name>`` is asked for."""
     if gateway.contracts is not None:
         request = gateway.contracts.apply(request, turn.tenant)
+    if gateway.layouts is not None:
+        request = gateway.layouts.apply(request, turn.tenant)
     if request.model.startswith(AGENT):
         return answer_as_agent(request, gateway, turn, emit)
     return answer(request, gateway, turn, emit)

@@ -90,6 +90,27 @@ class TestBatches:
             assert (form["type"], form["json_schema"]["strict"]) == ("json_schema", True)
 
 
+class TestLayouts:
+    @pytest.mark.parametrize("model", ["small", "large"])
+    async def test_declared_lines_go_to_the_end_on_the_route_that_asked_alone(self, model):
+        async def fine(asked: Asked, _: dict) -> None:
+            await asked.answer(json.loads(chat_answer("fine")))
+
+        rule = {"model": "small", "variables": ["Now: .*"], "documents": True}
+        async with gateway_over(fine, prompts={"layouts": [rule]}) as (client, upstream, _):
+            turns = [
+                {"role": "system", "content": "Be brief.\nNow: 12:30"},
+                {"role": "user", "content": "Hello?"},
+            ]
+            await client.post(CHAT, json={"model": model, "messages": turns})
+            sent = json.loads(upstream.asked[0].body)["messages"]
+            if model == "large":
+                assert sent == turns
+            else:
+                assert sent[0]["content"] == "Be brief."
+                assert [part["text"] for part in sent[1]["content"]] == ["Hello?", "Now: 12:30"]
+
+
 class TestRetries:
     @pytest.mark.parametrize("retries", [0, 1, 3])
     async def test_a_provider_is_tried_once_and_as_often_again_as_it_says(self, retries):
