@@ -4,9 +4,10 @@ Vendors render tools, then the system prompt, then the messages, and read a pref
 in the system prompt costs everything behind it, and a question before its documents costs the documents.
 What is moved here is what the operator declared: whole lines of the system prompt (a time, a user's or a
 session's id) go to the very end, as a part of their own, in their order; and in a user's message documents
-and images go before its text. Nothing is rewritten or left out, every message that nothing is moved in keeps its
-bytes, and a message is laid out alike whether it stands last or in the history, so that the next turn finds
-its prefix.
+and images go before its text.
+
+Nothing is rewritten or left out, every message that nothing is moved in keeps its bytes, and a message is
+laid out alike whether it stands last or in the history, so that the next turn finds its prefix.
 """
 
 from __future__ import annotations

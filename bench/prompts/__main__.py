@@ -21,10 +21,12 @@ from bench.prompts.replay import (
     oracle,
     replay,
 )
-from bench.prompts.silence import keep_alive
+from bench.prompts.silence import SILENCES, keep_alive
 from bench.prompts.traffic import conversations
 
 _SEEDS = (1, 2, 3)
+_SILENCE_SEEDS = (201, 202, 203)
+"""None of those that the policy was chosen on."""
 _WIDTH = 32
 _HIT_BAR, _WRITE_BAR, _CAUSE_BAR = 0.97, 1.05, 0.99
 
@@ -114,20 +116,31 @@ def _causes() -> tuple[dict[str, object], float]:
 
 
 def _alive() -> tuple[list[dict[str, object]], bool]:
-    print("\nkeep-alive over a day, 960 sessions: USD for pings, USD saved")
+    print(
+        "\nkeep-alive over a day, 960 sessions a replay: replays in which pings cost more than they saved"
+    )
     rows: list[dict[str, object]] = []
     fine = True
-    for seed in _SEEDS:
+    for name, silence in SILENCES.items():
         for tokens in (4_000, 60_000):
-            for back in (0.02, 0.1, 0.3, 0.7):
-                spent = keep_alive(seed, tokens, back)
-                fine = fine and spent.ping_usd <= spent.saved_usd
+            for back in (0.02, 0.1, 0.3, 0.5, 0.7, 0.9):
+                day = [keep_alive(seed, tokens, back, silence) for seed in _SILENCE_SEEDS]
+                dearer = sum(spent.ping_usd > spent.saved_usd for spent in day)
+                fine = fine and not dearer
+                pings, saved = sum(each.pings for each in day), sum(each.saved for each in day)
+                cost, gain = sum(e.ping_usd for e in day), sum(e.saved_usd for e in day)
                 print(
-                    f"      seed {seed}, {tokens:>6} tokens, {back:.0%} come back: {spent.pings:>5} pings "
-                    f"{spent.ping_usd:>8.3f}, {spent.saved:>4} misses saved {spent.saved_usd:>8.3f}"
+                    f"      {name:<23} {tokens:>6} tokens, {back:>3.0%} come back: {dearer} of {len(day)}; "
+                    f"{pings:>6} pings {cost:>8.3f} USD, {saved:>5} misses saved {gain:>8.3f} USD"
                 )
-                row = {"seed": seed, "tokens": tokens, "share_back": back, "pings": spent.pings}
-                rows.append({**row, "ping_usd": spent.ping_usd, "saved_usd": spent.saved_usd})
+                row: dict[str, object] = {
+                    "silence": name,
+                    "tokens": tokens,
+                    "share_back": back,
+                    "replays": len(day),
+                }
+                row |= {"dearer": dearer, "pings": pings, "ping_usd": cost, "saved_usd": gain}
+                rows.append(row)
     return rows, fine
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
@@ -24,22 +25,31 @@ class Spent:
     saved_usd: float = 0.0
 
 
-def keep_alive(seed: int, tokens: int, share_back: float, days: float = 1.0) -> Spent:
-    """Sessions with prefixes of ``tokens``; ``share_back`` of them come back, after 400 s in the median
-    (log-normal), the others never. Only misses that a ping prevented count as saved.
+SILENCES: dict[str, Callable[[Random], float]] = {
+    "log-normal around 400 s": lambda rng: rng.lognormvariate(6.0, 0.7),
+    "uniform, 2 to 40 min": lambda rng: rng.uniform(120.0, 2400.0),
+}
+"""How long those are silent that come back, in seconds."""
+
+
+def keep_alive(
+    seed: int, tokens: int, share_back: float, silence: Callable[[Random], float]
+) -> Spent:
+    """960 sessions of a day, with prefixes of ``tokens``; ``share_back`` of them come back each time, after
+    a ``silence``, the others never. Only misses that a ping prevented count as saved.
     """
     rng = Random(seed)
     plain, cached, write = prices(CLAUDE)
     miss, ping = tokens * (max(plain, write) - cached) / 1e6, tokens * cached / 1e6
-    ends = days * 86_400.0
+    ends = 86_400.0
     arrivals: list[tuple[float, bytes]] = []
-    for number in range(int(days * 24 * 40)):
+    for number in range(24 * 40):
         at = rng.random() * ends
         while True:
             arrivals.append((at, b"%d" % number))
             if rng.random() >= share_back:
                 break
-            at += rng.lognormvariate(6.0, 0.7)
+            at += silence(rng)
     arrivals.sort()
     keep, spent = KeepAlive(1000.0), Spent()
     live: dict[bytes, tuple[float, float]] = {}  # last asked, last read
