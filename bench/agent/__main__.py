@@ -17,9 +17,10 @@ import uvloop
 
 from app.bootstrap import open_gateway
 from app.settings import load
-from bench.agent import eager, foresight, headline, lag, scheduler, shapes
+from bench.agent import eager, foresight, headline, lag, promptness, scheduler, shapes
 from bench.agent.gateway import configuration, gateway
 from bench.agent.servers import model, served, tools
+from bench.agent.verdicts import verdicts
 
 Figures = dict[str, object]
 
@@ -39,12 +40,22 @@ async def run(*, quick: bool) -> Figures:
     async with open_gateway(load(None, {})) as context:
         lags = await lag.sealed_to_started(context.edge.gateway)
     found["sealed_to_started"] = _show("Sealed call -> tool started (us)", lags)
+    first = await promptness.first_status(60 if quick else 300)
+    found["first_status"] = first
+    _show("First status frame, from the request's first byte", {"all": first})
+    found["three_tools"] = _show(
+        "Run of 3 tools beyond its critical path", await promptness.three_tools(20 if quick else 60)
+    )
+    found["cancellation"] = _show(
+        "Until the last open exchange is hung up", await promptness.cancellation(5 if quick else 20)
+    )
     found["eager"] = await _eager(tasks, quick=quick)
     found["headline"] = await _headline(quick=quick)
     dialogues = shapes.dialogues(folder)
     if dialogues:
         told = foresight.foresight(dialogues)
         found["foresight"] = _show("Speculation on multi-turn traces", {"all": told})
+    print("\nThe promises", *verdicts(found), sep="\n")
     return found
 
 

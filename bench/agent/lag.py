@@ -35,10 +35,12 @@ class _Tool:
 
     def __init__(self) -> None:
         self.started_ns = 0
+        self.started_cpu_ns = 0
 
     async def call(self, arguments: Json) -> object:
         """Start."""
         self.started_ns = time.perf_counter_ns()
+        self.started_cpu_ns = time.thread_time_ns()
         return arguments
 
 
@@ -51,6 +53,7 @@ class _Replayed:
         self._codec = CODECS[dialect]
         self._calls, self._answer, self._seals = _streams(dialect)
         self.sealed_ns = 0
+        self.sealed_cpu_ns = 0
         self._asked = 0
 
     def dialects(self) -> frozenset[Dialect]:
@@ -65,6 +68,7 @@ class _Replayed:
         for index, chunk in enumerate(self._calls if calls else self._answer):
             if calls and index == self._seals:
                 self.sealed_ns = time.perf_counter_ns()
+                self.sealed_cpu_ns = time.thread_time_ns()
             for event in reader.feed(chunk):
                 await emit(event)
         call.usage, call.complete = reader.usage, True
@@ -81,7 +85,9 @@ class _Replayed:
 
 
 async def sealed_to_started(gateway: Gateway) -> dict[str, dict[str, float]]:
-    """Microseconds, p50 and p99, by dialect; ``gateway`` lends its classifier, router and the like."""
+    """Microseconds, p50 and p99, by dialect; and the p99 of the thread's own CPU, which a busy
+    machine does not stretch. ``gateway`` lends its classifier, router and the like.
+    """
     found: dict[str, dict[str, float]] = {}
     for dialect in Dialect:
         provider, tool = _Replayed(dialect), _Tool()
@@ -92,14 +98,21 @@ async def sealed_to_started(gateway: Gateway) -> dict[str, dict[str, float]]:
         gateway.tools = Registry({"get": Registered(ToolSpec("get", parameters=parameters), tool)})
         agent = Agent("a", tools=("get",), model="m")
         lags: list[float] = []
+        worked: list[float] = []
         for number in range(RUNS):
             turn = Turn(f"r{number}", "t", Timeline(), Deadline(None), time.time())
             question = (Message(Role.USER, (TextPart("hi"),)),)
             told: list[RunEvent] = []
             await AgentRun(agent, question, gateway, turn, told.append).run()
             lags.append((tool.started_ns - provider.sealed_ns) / 1000)
+            worked.append((tool.started_cpu_ns - provider.sealed_cpu_ns) / 1000)
         lags.sort()
-        found[dialect.value] = {"p50_us": lags[RUNS // 2], "p99_us": lags[int(RUNS * 0.99)]}
+        worked.sort()
+        found[dialect.value] = {
+            "p50_us": lags[RUNS // 2],
+            "p99_us": lags[int(RUNS * 0.99)],
+            "cpu_p99_us": worked[int(RUNS * 0.99)],
+        }
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 
@@ -32,6 +33,13 @@ def fail() -> str:
 def die() -> str:
     """End the process in mid-call."""
     os._exit(3)
+
+
+@server.tool()
+async def hang() -> str:
+    """Never answer."""
+    await asyncio.Event().wait()
+    return ""
 
 
 if __name__ == "__main__":
