@@ -156,6 +156,18 @@ def _router(options: argparse.Namespace) -> int:
     return router_command.run(options)
 
 
+def _replay_arguments(parser: argparse.ArgumentParser) -> None:
+    from app import replay_command
+
+    replay_command.arguments(parser)
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from app import replay_command
+
+    return replay_command.run(options)
+
+
 def _simulate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=_port, default=9100, help="TCP port (%(default)s)")
@@ -260,6 +272,12 @@ COMMANDS: tuple[Command, ...] = (
         _lint,
     ),
     Command("warm", "Have a running gateway prime the prompt caches.", _warm_arguments, _warm),
+    Command(
+        "replay",
+        "Say what recorded traffic would have met under other settings.",
+        _replay_arguments,
+        _replay,
+    ),
     Command("simulate", "Serve the simulated upstream alone.", _simulate_arguments, _simulate),
 )
 """Every command, in the order of `slipstream --help`."""

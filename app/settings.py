@@ -117,13 +117,20 @@ _EMPTY_IS_ABSENT = (
 )
 
 
-def load(path: str | FilePath | None = None, env: Mapping[str, str] | None = None) -> Settings:
+def load(
+    path: str | FilePath | None = None,
+    env: Mapping[str, str] | None = None,
+    changes: Mapping[str, str] | None = None,
+) -> Settings:
     """Read the configuration at `path`, or the embedded default where it is None.
 
-    `env` is the environment that variables are taken from; None: this process's own.
+    `env` is the environment that variables are taken from; None: this process's own. `changes` are laid
+    over both, by dotted key (`routing.fast_share`), as variables `SLIPSTREAM_SECTION__KEY` are.
     Raises SettingsError with every problem of the file at once, also where it cannot be read.
     """
     env = os.environ if env is None else env
+    if changes:
+        env = {**env, **{_variable(key): value for key, value in changes.items()}}
     if path is None:
         return _settled(Source(_BUILT_IN, values=embedded(env)), env)
     file = FilePath(path)
@@ -136,6 +143,10 @@ def load(path: str | FilePath | None = None, env: Mapping[str, str] | None = Non
         )
         raise SettingsError([problem]) from exc
     return loads(text, str(path), env)
+
+
+def _variable(key: str) -> str:
+    return PREFIX + key.upper().replace(".", "__")
 
 
 def loads(text: str, file: str, env: Mapping[str, str]) -> Settings:

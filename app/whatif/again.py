@@ -1,0 +1,232 @@
+"""Decide each request of a trace again: with the gateway's own code where the prompts are there.
+
+Theory of operation. Time is virtual: it stands at each arrival in turn. A request meets the lanes, the exact
+cache under its real key, flights that are still in the air, the classifier, and the router with its moving
+threshold, as in ``pipeline/turn.py``. An answer enters the cache when its call would have ended. A call
+takes what it took when it was recorded, if the same tier was asked then; else a recorded call of that tier
+is drawn. What does not depend on the settings (classification) is done once for all of them.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from app.cache.exact import CachedAnswer, ExactCache
+from app.cache.key import exact_key
+from app.classify.classifier import Classifier
+from app.domain.chat import Dialect
+from app.domain.decisions import Classification, PromptView, Tier
+from app.lanes.rules import Lanes
+from app.providers.profiles import abilities
+from app.routing.router import Router
+from app.routing.score import RoutePolicy
+from app.routing.threshold import FastShareTracker
+from app.whatif.outcome import FIXED, Outcomes
+from app.whatif.traffic import AUTO, Arrival, TraceError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from app.domain.chat import ChatRequest
+    from app.settings import Settings
+    from app.whatif.evidence import Pools
+
+_CHARS_PER_TOKEN = 4.0
+_JUDGED_AT_ONCE = 100
+
+
+def judged(
+    arrivals: Sequence[Arrival], progress: Callable[[int], None]
+) -> list[tuple[Classification, PromptView, ChatRequest]]:
+    """The classifier's word on each arrival with a prompt; ``progress`` is told how many are done."""
+    classifier = Classifier()
+    found = []
+    for at, arrival in enumerate(arrivals):
+        if arrival.view is None or arrival.request is None:
+            raise TraceError([f"{arrival.place}: holds no prompt"])
+        found.append((classifier.classify(arrival.view), arrival.view, arrival.request))
+        if not at % _JUDGED_AT_ONCE:
+            progress(at)
+    return found
+
+
+def router_of(settings: Settings) -> Router:
+    """The router as ``bootstrap`` makes it, its threshold where a fresh gateway's is."""
+    fast = [model for model in settings.models if model.tier is Tier.FAST]
+    windows = [model.context_tokens for model in fast if model.context_tokens is not None]
+    sees = any(
+        abilities(
+            settings.providers[model.provider].kind,
+            model.model,
+            model.abilities.model_dump(exclude_none=True),
+        ).images
+        for model in fast
+    )
+    policy = RoutePolicy(
+        fast_context_tokens=min(windows) if windows else None, fast_sees_images=sees
+    )
+    return Router(policy, FastShareTracker(settings.routing.fast_share))
+
+
+@dataclass(slots=True)
+class _Kept:
+    """An answer on its way into the cache."""
+
+    key: bytes
+    tenant: str
+    model: str
+    tier: str
+
+
+class Again:
+    """One run of a trace under one configuration."""
+
+    def __init__(
+        self, settings: Settings, pools: Pools, lanes: Lanes | None, rng: np.random.Generator
+    ) -> None:
+        """``lanes``: those of ``settings``, None where they are off."""
+        self._settings, self._pools, self._lanes, self._rng = settings, pools, lanes, rng
+        self._now_s = 0.0
+        exact = settings.cache.exact
+        self._exact = (
+            ExactCache(ttl_s=exact.ttl_s, max_bytes=exact.max_bytes, clock=lambda: self._now_s)
+            if exact.enabled
+            else None
+        )
+        self._router = router_of(settings)
+        self._by_user = settings.cache.sharing.scope == "user"
+        self._flying: dict[bytes, float] = {}
+        self._landing: list[tuple[float, int, _Kept]] = []
+        self.outcomes = Outcomes()
+
+    def run(
+        self,
+        arrivals: Sequence[Arrival],
+        known: Sequence[tuple[Classification, PromptView, ChatRequest]],
+    ) -> Outcomes:
+        """Replay ``arrivals``, of which ``known`` holds what ``judged`` gave."""
+        for arrival, (classification, view, request) in zip(arrivals, known, strict=True):
+            self._land(arrival.at_s)
+            self._one(arrival, classification, view, request)
+        return self.outcomes
+
+    def _land(self, until_s: float) -> None:
+        """Keep what was answered up to ``until_s``, each at its own time, and go there."""
+        while self._landing and self._landing[0][0] <= until_s:
+            self._now_s, _, kept = heapq.heappop(self._landing)
+            if self._flying.get(kept.key) == self._now_s:
+                del self._flying[kept.key]
+            if self._exact is not None:
+                self._exact.put(kept.key, _entry(kept))
+        self._now_s = until_s
+
+    def _one(
+        self,
+        arrival: Arrival,
+        classification: Classification,
+        view: PromptView,
+        request: ChatRequest,
+    ) -> None:
+        named = arrival.requested if arrival.requested != AUTO else ""
+        if named and named not in self._pools.prices:
+            raise TraceError([f"{arrival.place}: the model {named[:80]!r} is not configured"])
+        if not named and self._lanes is not None and _plain_question(view):
+            lane = self._lanes.match(view.text)
+            if lane is not None:
+                self._hit("lane")
+                return
+        key = self._key(arrival, request)
+        if key is not None and self._serves(key, classification):
+            self._hit("exact")
+            return
+        lands_s = None if key is None else self._flying.get(key)
+        if lands_s is not None and self._settings.cache.coalesce:
+            self.outcomes.add("coalesced", lands_s - arrival.at_s, 0.0)
+            return
+        if named:
+            tier, pool = self._pools.tiers[named], self._pools.model(named)
+        else:
+            decided = self._router.decide(classification, view, arrival.tenant, None)
+            tier = decided.tier.value
+            pool = self._pools.tier(tier)
+        took_s = self._call(arrival, tier, named, pool, view)
+        if key is not None:
+            self._flying[key] = lands_s = arrival.at_s + took_s
+            kept = _Kept(key, arrival.tenant, named, tier)
+            heapq.heappush(self._landing, (lands_s, len(self.outcomes.pool), kept))
+
+    def _key(self, arrival: Arrival, request: ChatRequest) -> bytes | None:
+        if self._exact is None:
+            return None
+        user = arrival.user if self._by_user else ""
+        return exact_key((arrival.tenant, user, request.model, "", 0), request)
+
+    def _serves(self, key: bytes, classification: Classification) -> bool:
+        """As ``pipeline/remember.py`` has it: the question's class may shorten an entry's life."""
+        exact = self._exact
+        entry = None if exact is None else exact.get(key)
+        if exact is None or entry is None:
+            return False
+        if entry.judged:
+            return True
+        entry.judged = True
+        return classification.ttl_s is None or exact.shorten(key, classification.ttl_s)
+
+    def _hit(self, source: str) -> None:
+        pool = self._pools.all[self._pools.HITS]
+        at = int(self._rng.integers(len(pool.total_s)))
+        self.outcomes.add(
+            source, float(pool.total_s[at]), 0.0, pool=self._pools.HITS, fixed_usd=0.0
+        )
+
+    def _call(self, arrival: Arrival, tier: str, named: str, pool: int, view: PromptView) -> float:
+        """Write a call down; its own recorded time where the same was asked, else a drawn one."""
+        own = arrival.recorded
+        if (
+            own is not None
+            and own.called
+            and own.model in self._pools.prices
+            and (own.model == named if named else self._pools.tiers[own.model] == tier)
+        ):
+            cost_usd = self._pools.prices[own.model].cost_usd(own.usage)
+            self.outcomes.add(tier, own.total_s, cost_usd, pool=FIXED)
+            return own.total_s
+        drawn = self._pools.all[pool]
+        at = int(self._rng.integers(len(drawn.total_s)))
+        told = own.usage.prompt_tokens if own is not None else 0
+        tokens = float(told or max(1.0, view.total_chars / _CHARS_PER_TOKEN))
+        took_s = float(drawn.total_s[at])
+        usd = float(tokens * drawn.prompt_usd[at] + drawn.output_usd[at])
+        self.outcomes.add(tier, took_s, usd, pool=pool, prompt_tokens=tokens)
+        return took_s
+
+
+def _entry(kept: _Kept) -> CachedAnswer:
+    return CachedAnswer(
+        key=kept.key,
+        dialect=Dialect.CHAT,
+        streamed=False,
+        usage_shown=False,
+        pieces=(),
+        model=kept.model,
+        tier=kept.tier,
+        tenant=kept.tenant,
+        stored_at_s=0.0,
+        expires_at_s=0.0,
+        request_id="",
+    )
+
+
+def _plain_question(view: PromptView) -> bool:
+    """As ``pipeline/turn.py`` has it: one user turn, and nothing that would bend the answer's form."""
+    return (
+        view.turns == 1
+        and not view.system
+        and not view.tool_names
+        and not view.has_images
+        and not view.wants_json
+    )
