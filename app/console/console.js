@@ -1,8 +1,10 @@
 // The page: wires the form, the conversation, the list of requests and the banners together.
 
-import { keepKey, key, read, readiness } from "./gateway.js";
+import { keepKey, read, readiness } from "./gateway.js";
 import { Recent } from "./recent.js";
+import { Requests } from "./requests.js";
 import { Turn } from "./turn.js";
+import { Views } from "./views.js";
 import { seconds, usd } from "./words.js";
 
 const at = (id) => document.getElementById(id);
@@ -114,7 +116,6 @@ document.addEventListener("click", (event) => {
   if (!at("options").contains(event.target)) at("options").open = false;
 });
 
-at("key").value = key();
 at("key").addEventListener("change", (event) => {
   keepKey(event.target.value.trim());
   start();
@@ -171,6 +172,7 @@ function theme(name) {
   localStorage.setItem("slipstream-theme", name);
   at("theme").textContent = `Theme: ${name}`;
 }
+at("filters").addEventListener("submit", (event) => event.preventDefault());
 at("theme").addEventListener("click", () => {
   const now = localStorage.getItem("slipstream-theme") ?? "auto";
   theme(THEMES[(THEMES.indexOf(now) + 1) % THEMES.length]);
@@ -186,4 +188,5 @@ function start() {
 
 start();
 recent.start();
-question.focus();
+const views = new Views({ "requests-view": new Requests() });
+if (views.now === "ask") question.focus();

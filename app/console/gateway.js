@@ -1,19 +1,15 @@
 // Calls of the gateway, all of this page's own origin. Paths are relative, so a prefix in front works.
 
-const KEY = "slipstream-key";
-
-export function key() {
-  return sessionStorage.getItem(KEY) ?? "";
-}
+// In memory alone: gone with the page, never in a store that another page or script of a later day could read.
+let kept = "";
 
 export function keepKey(value) {
-  if (value) sessionStorage.setItem(KEY, value);
-  else sessionStorage.removeItem(KEY);
+  kept = value;
 }
 
 function headers(more = {}) {
   const found = { ...more };
-  if (key()) found.authorization = `Bearer ${key()}`;
+  if (kept) found.authorization = `Bearer ${kept}`;
   return found;
 }
 

@@ -1,5 +1,6 @@
 // One request's time, drawn: live from what this page sees, then from the gateway's own trace.
 
+import { criticalPath, spansOf } from "./why.js";
 import { make, ms } from "./words.js";
 
 export const STAGES = ["lanes", "cache", "embed", "classifier", "router", "upstream", "tools", "synthesis", "stream"];
@@ -56,7 +57,8 @@ export class Waterfall {
     const name = make("span", { class: "stage", "data-depth": this.depth(span), text: span.stage });
     span.parts = { bar, detail, number };
     const note = make("span", { class: "unseen", text: span.detail ? ` (${span.detail})` : "" });
-    return make("li", { "data-stage": span.stage }, name, track, number, note);
+    if (span.waited) note.append(`, on the critical path for ${ms(span.waited)}`);
+    return make("li", { "data-stage": span.stage, "data-critical": Boolean(span.waited) }, name, track, number, note);
   }
 
   depth(span) {
@@ -102,13 +104,8 @@ export class Waterfall {
   }
 
   trace(trace) {
-    const spans = trace.spans.map((span) => ({
-      stage: span.stage,
-      start: span.start_ms,
-      duration: span.duration_ms,
-      detail: span.detail,
-      parent: span.parent,
-    }));
+    const spans = spansOf(trace);
+    for (const { index, time } of criticalPath(spans, trace.total_ms).path) spans[index].waited = time;
     this.draw(spans, trace.total_ms, trace.ttft_ms);
   }
 }

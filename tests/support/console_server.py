@@ -137,11 +137,11 @@ class ConsoleServer:
         last = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
         yield b"data: %s\n\n" % json.dumps(last).encode()
         yield b"data: %s\n\n" % json.dumps({"choices": [], "usage": usage}).encode()
-        self.traces.append(_trace(request_id, hit=hit))
+        self.traces.append(trace_of(request_id, hit=hit))
         yield b"data: [DONE]\n\n"
 
 
-def _trace(request_id: str, *, hit: bool) -> dict[str, object]:
+def trace_of(request_id: str, *, hit: bool) -> dict[str, object]:
     stages = [("lanes", 0.02, 0.02, ""), ("cache", 0.05, 0.31, "exact")]
     if not hit:
         stages += [
