@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from app.errors import GatewayError
@@ -92,7 +93,9 @@ def _serve(options: argparse.Namespace) -> int:
     server = settings.server
     host = options.host or server.host
     port = server.port if options.port is None else options.port
-    serve(settings, host, port, options.workers or server.workers)
+    serve(
+        settings, host, port, options.workers or server.workers, partial(_checked, options.config)
+    )
     return DONE
 
 

@@ -15,6 +15,7 @@
     │   └── RateLimited             429  ``retry_after_s`` says when
     ├── CacheOnlyMiss               504  the caller asked for a hit or nothing
     ├── Overloaded                  503  the operator can add capacity; ``retry_after_s``
+    ├── ShuttingDown                503  the worker ends before the answer is whole: ask again
     ├── DeadlineExceeded            504  the caller's or the operator's deadline has passed
     ├── UpstreamError               the provider's side
     │   ├── UpstreamStatus          the provider's own 4xx/5xx, its body kept for its own dialect
@@ -143,6 +144,13 @@ class Overloaded(GatewayError):
     status = 503
     code = "overloaded"
     retryable = True
+
+
+class ShuttingDown(GatewayError):
+    """The worker ends and the answer was not whole within ``server.shutdown_grace_s``: ask again."""
+
+    status = 503
+    code = "shutting_down"
 
 
 class DeadlineExceeded(GatewayError):

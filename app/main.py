@@ -23,6 +23,7 @@ from app.api import cache, cache_transfer, feedback, models, observe, problems, 
 from app.api.agent import AgentEndpoint
 from app.api.count_tokens import CountTokens
 from app.api.cross_origin import CrossOrigin
+from app.api.draining import REFUSED, last_words, told_to_end
 from app.api.inference import Inference, read_headers, request_id_of
 from app.api.known_head import Endpoint
 from app.api.openapi import describe_inference
@@ -89,8 +90,12 @@ def create_app(
             async with AsyncExitStack() as beside:
                 if siblings is not None:
                     await beside.enter_async_context(listening(app, siblings))
-                yield
-            context.readiness.draining = True
+                if siblings is not None:
+                    context.readiness.refusal = siblings / REFUSED
+                with told_to_end(context, settings.server.drain_s, siblings):
+                    yield
+                context.readiness.draining = True
+                await last_words(context)
 
     docs = settings.server.docs_enabled
     app = SlipstreamApp(
@@ -113,7 +118,7 @@ def create_app(
     if origins:
         app.add_middleware(CrossOrigin, origins=origins)
     if siblings is not None:
-        app.add_middleware(Siblings, folder=siblings)
+        app.add_middleware(Siblings, folder=siblings, shared=bool(settings.state.redis_url))
     return app
 
 

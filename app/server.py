@@ -7,14 +7,16 @@ from __future__ import annotations
 import gc
 import http.client
 import json
+import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from http import HTTPStatus
+from math import ceil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
@@ -22,20 +24,27 @@ from urllib.parse import urlsplit
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
+from app.api.draining import REFUSED, STAYING
 from app.api.protocol import GatewayProtocol
 from app.errors import GatewayError
 from app.main import create_app
-from app.settings import Settings, SimulatorSettings
+from app.settings import Settings, SettingsError, SimulatorSettings
 
 _SIMULATOR_UP_WITHIN_S = 20.0
 _SIMULATOR_ANSWERS_WITHIN_S = 5.0
 _STATS_BYTES = 1 << 20
 _BACKLOG = 4096
+_WORKER_UP_WITHIN_S = 30
 _NO_KEY = "none"
 
 
-def serve(settings: Settings, host: str, port: int, workers: int) -> None:
-    """Serve until a signal ends it; raises ``GatewayError`` when the port cannot be had."""
+def serve(
+    settings: Settings, host: str, port: int, workers: int, read: Callable[[], Settings]
+) -> None:
+    """Serve until a signal ends it; raises ``GatewayError`` when the port cannot be had.
+
+    ``read`` reads the configuration again on SIGHUP and raises ``SettingsError``.
+    """
     for said in apart(settings, workers):
         print(f"slipstream: {said}", file=sys.stderr, flush=True)
     with _simulator(settings) as simulated, _meeting_place(workers) as siblings:
@@ -56,16 +65,85 @@ def serve(settings: Settings, host: str, port: int, workers: int) -> None:
             server_header=False,
             proxy_headers=False,
             timeout_keep_alive=75,
-            timeout_graceful_shutdown=int(settings.server.shutdown_grace_s),
+            timeout_graceful_shutdown=ceil(settings.server.shutdown_grace_s),
+            timeout_worker_healthcheck=_WORKER_UP_WITHIN_S,
         )
         listening = _listen(host, port)
         bound = listening.getsockname()
         shown = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
         print(f"Slipstream on http://{shown}:{bound[1]}", file=sys.stderr, flush=True)
-        if workers == 1:
+        if siblings is None:
+            signal.signal(signal.SIGHUP, partial(_say_restart, read))
             uvicorn.Server(config).run(sockets=[listening])
         else:
-            Multiprocess(config, sockets=[listening]).run()
+
+            def again() -> Callable[[], object]:
+                return partial(_worker_app, read(), simulated=simulated, siblings=siblings)
+
+            Workers(config, listening, siblings, again).run()
+
+
+class Workers(Multiprocess):
+    """uvicorn's supervisor, whose SIGHUP also reads the configuration again, whole or not at all.
+
+    Each worker's successor is ready before the worker is told to end, and what it has begun goes on for
+    ``server.shutdown_grace_s``. The listening socket, and with it host, port and the number of workers, stay.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        listening: socket.socket,
+        folder: Path,
+        again: Callable[[], Callable[[], object]],
+    ) -> None:
+        """``again`` reads the configuration and returns its application's factory, or raises."""
+        super().__init__(config, [listening])
+        self._folder, self._again = folder, again
+
+    def handle_hup(self) -> None:
+        """Replace every worker by one of the new configuration, or say why not."""
+        before, refused = self.config.app, self._folder / REFUSED
+        try:
+            self.config.app = self._again()
+        except (SettingsError, OSError) as exc:
+            _say_refused(exc)
+            refused.write_text(
+                "the last reload was refused: the configuration is invalid (see the log)"
+            )
+            return
+        staying, old = self._folder / STAYING, {process.pid for process in self.processes}
+        staying.touch()
+        try:
+            self.restart_all()
+        finally:
+            staying.unlink()
+        if old.isdisjoint(process.pid for process in self.processes):
+            refused.unlink(missing_ok=True)
+            print("slipstream: the configuration was read again", file=sys.stderr, flush=True)
+        elif not self.should_exit.is_set():
+            self.config.app = before
+            said = "the last reload failed: a worker did not become ready (see the log)"
+            refused.write_text(said)
+            print(f"slipstream: {said}", file=sys.stderr, flush=True)
+
+
+def _say_refused(why: SettingsError | OSError) -> None:
+    problems = why.problems if isinstance(why, SettingsError) else [why]
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    print("slipstream: reload refused, nothing has changed", file=sys.stderr, flush=True)
+
+
+def _say_restart(read: Callable[[], Settings], _: int, __: object) -> None:
+    """SIGHUP with one worker: there is no successor to take over, so it is only checked."""
+    try:
+        read()
+    except (SettingsError, OSError) as exc:
+        _say_refused(exc)
+        return
+    said = "the configuration is valid; one worker takes it at its next start, several at once"
+    print(f"slipstream: {said}", file=sys.stderr, flush=True)
 
 
 def apart(settings: Settings, workers: int) -> list[str]:

@@ -67,6 +67,8 @@ class AgentEndpoint:
                 message = f"{scope['path']} takes POST, not {scope['method']}"
                 raise MethodNotAllowed(message)
             in_flight = self._edge.in_flight
+            if in_flight.draining:
+                outlet.keep_alive = False
             if in_flight.now >= in_flight.most:
                 message = f"{in_flight.most} requests are being answered: come back shortly"
                 raise Overloaded(message, retry_after_s=1)

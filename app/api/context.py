@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -21,6 +22,8 @@ class Readiness:
     ready: bool = False
     draining: bool = False
     simulated: bool = False
+    refusal: Path | None = None
+    """The file that says why the last reload of the configuration was refused, while there is one."""
     degraded: dict[str, str] = field(default_factory=dict)
     """What works less well than it should, and why: name to reason."""
 

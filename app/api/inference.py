@@ -83,7 +83,7 @@ class InFlight:
         self.now = 0
         self.most = most
         self.draining = False
-        """A shutdown has begun: new requests go elsewhere."""
+        """A shutdown has begun: every answer ends its connection, so that the next request goes elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +112,8 @@ class Inference:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; every failure is told in the dialect's own form."""
         outlet = outlet_of(scope, receive, send)
+        if self._edge.in_flight.draining:
+            outlet.keep_alive = False
         found, forwarded = read_headers(scope["headers"])
         if scope["method"] == "POST":
             await self._answer(outlet, receive, found, tuple(forwarded), outlet.whole_body())
@@ -129,6 +131,8 @@ class Inference:
 
     def answer(self, outlet: NativeOutlet, head: Head) -> Coroutine[object, None, None]:
         """Answer a POST with a head that is known, and a body that has come whole."""
+        if self._edge.in_flight.draining:
+            outlet.keep_alive = False
         receive: Receive = outlet.receive  # type: ignore[assignment]
         raw: bytes = outlet.body  # type: ignore[assignment]
         return self._answer(outlet, receive, head.found, head.forwarded, raw)

@@ -84,9 +84,12 @@ async def readyz(context: InContext) -> Response:
     """Say whether new requests are welcome: 503 while warming or draining."""
     readiness = context.readiness
     ready = readiness.ready and not readiness.draining
+    degraded = dict(readiness.degraded)
+    if readiness.refusal is not None and readiness.refusal.exists():
+        degraded["configuration"] = readiness.refusal.read_text()
     body = {
         "status": "ready" if ready else "draining" if readiness.draining else "warming",
         "simulated": readiness.simulated,
-        "degraded": readiness.degraded,
+        "degraded": degraded,
     }
     return JSONResponse(body, 200 if ready else 503)

@@ -18,6 +18,8 @@ class Outlet(Protocol):
     """
 
     abort: Callable[[], None] | None
+    keep_alive: bool
+    """The connection lives on after this response; to be set before it begins."""
     task: CurrentTask | None
     """What serves the request, where the outlet knows it."""
 
@@ -75,6 +77,7 @@ class AsgiOutlet:
 
     abort: Callable[[], None] | None = None
     task: CurrentTask | None = None
+    keep_alive = True
 
     def __init__(self, receive: Receive, send: Send) -> None:
         """Write through ``send``; hear of a client's leaving through ``receive``."""
@@ -118,6 +121,8 @@ class AsgiOutlet:
     async def _start(self, status: int, head: bytes) -> None:
         lines = (line.partition(b": ") for line in head.split(b"\r\n") if line)
         headers = [(name, value) for name, _, value in lines]
+        if not self.keep_alive:
+            headers.append((b"connection", b"close"))
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def write(self, data: bytes) -> None:

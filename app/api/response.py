@@ -22,7 +22,7 @@ from app.domain.decisions import CacheOutcome
 from app.domain.events import AnswerBuilder, Emit, Event, Frames, Pipe, Progress, Whole
 from app.domain.replay import replay
 from app.domain.turn_record import DisconnectWindow, TurnRecord
-from app.errors import DeadlineExceeded, GatewayError, UpstreamError, UpstreamStatus
+from app.errors import DeadlineExceeded, GatewayError, ShuttingDown, UpstreamError, UpstreamStatus
 from app.pipeline.gateway import Gateway, Turn, nothing
 from app.ports import Codec, StreamWriter
 
@@ -144,6 +144,9 @@ class TurnResponse:
                 await self._fail(DeadlineExceeded(message))
             elif self._left_by_client:
                 _uncancel()
+            elif self._pulse.stopping:
+                _uncancel()
+                await self._fail(ShuttingDown("this worker ends: ask again, another one answers"))
             else:
                 self._code = "cancelled"
                 raise raised
@@ -404,6 +407,8 @@ class Pulse:
         self._streams: set[TurnResponse] = set()
         self.heads: dict[Said, bytes] = {}
         """Header lines by what they say: most answers say the same."""
+        self.stopping = False
+        """The worker ends: a turn that is cancelled now is told to be asked again."""
         self.now_s = 0.0
         """Loop time, coarse: as of the last look (a quarter of a second at most)."""
 

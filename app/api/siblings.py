@@ -52,14 +52,18 @@ Merge = Callable[[list[Reply], Scope], bytes]
 class Siblings:
     """ASGI around the administrative routes of one of several workers."""
 
-    def __init__(self, app: ASGIApp, folder: Path) -> None:
-        """Find the other workers' sockets in ``folder``."""
-        self._app, self._folder = app, folder
+    def __init__(self, app: ASGIApp, folder: Path, *, shared: bool = False) -> None:
+        """Find the other workers' sockets in ``folder``; ``shared``: Redis tells them of invalidations."""
+        self._app, self._folder, self._shared = app, folder, shared
         self._own = folder / f"{os.getpid()}.sock"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer for all workers where that makes a difference, else for this one."""
         way = None if scope["type"] != "http" or _by_socket(scope) else _way(scope)
+        if way is _INVALIDATION and self._shared:
+            way = (
+                None  # every worker has heard of it and said so before the answer: no second round
+            )
         if way is None:
             await self._app(scope, receive, send)
             return
@@ -173,12 +177,13 @@ def _is_number(value: object) -> bool:
 
 
 _WHOEVER: Way = Siblings.of_whoever_knows
+_INVALIDATION = _merging(_sums)
 _EXACT: dict[tuple[str, str], Way] = {
     ("GET", "/metrics"): _merging(_metrics),
     ("GET", "/v1/traces"): _merging(_traces),
     ("GET", "/v1/savings"): _merging(_sums),
     ("GET", "/v1/cache/stats"): _merging(_sums),
-    ("POST", "/v1/cache/invalidate"): _merging(_sums),
+    ("POST", "/v1/cache/invalidate"): _INVALIDATION,
     ("POST", "/v1/cache/feedback"): _WHOEVER,
     ("POST", "/v1/feedback"): _WHOEVER,
 }

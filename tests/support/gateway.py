@@ -163,7 +163,7 @@ def gateway_process(
             file.write_text(yaml.safe_dump({"state": {"data_dir": folder}, **values}))
             command += ["--config", str(file)]
         environment = {k: v for k, v in os.environ.items() if not k.endswith("_API_KEY")}
-        environment |= {"SLIPSTREAM_DATA": folder, **(env or {})}
+        environment |= {"SLIPSTREAM_DATA": folder, "SLIPSTREAM_SERVER__DRAIN_S": "0", **(env or {})}
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
         )
