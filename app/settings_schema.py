@@ -46,9 +46,10 @@ class ServerSettings(Section):
     """Seconds that streams in flight have to finish after SIGTERM; the usual grace of
     orchestrators.
     """
-    drain_s: Annotated[float, Field(ge=0, le=600)] = 2.0
+    drain_s: Annotated[float, Field(ge=0, le=600)] = 3.0
     """Seconds after SIGTERM in which new requests are still served while `/readyz` is 503 and every
-    answer ends its connection, so that whoever stands in front goes elsewhere first.
+    answer ends its connection, so that whoever stands in front goes elsewhere first. Longer than
+    that one holds a server for dead (nginx: `fail_timeout`).
     """
     cors_origins: tuple[str, ...] = ()
     """Origins whose pages may call the gateway, such as `https://app.example`; `*` for all, none by

@@ -16,7 +16,7 @@ import yaml
 from app.providers.simulator import SimulatorSettings, running_simulator
 from tests.support.gateway import PATIENCE_S, GatewayProcess, configuration, gateway_process
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(180)]
 SLOW = "sim-fast?token_s=0.02"
 LOG = {"log_format": "json"}
 NEVER = "sim-fast?token_s=30"
