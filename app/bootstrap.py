@@ -7,9 +7,10 @@ and takes it down in reverse. Nothing else in the program constructs a collabora
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
+from pathlib import Path
 from random import SystemRandom
 
 from app import __version__
@@ -32,6 +33,7 @@ from app.domain.decisions import PromptView, Tier
 from app.domain.model_call import Headers
 from app.domain.models import Model
 from app.domain.usage import Price
+from app.jobs.door import JobLimits, JobsDoor
 from app.lanes.builtin import built_in_rules
 from app.lanes.rules import Lanes
 from app.operator_lanes import rule_of
@@ -129,6 +131,7 @@ async def open_gateway(settings: Settings, *, simulated: bool = False) -> AsyncI
         if redis is not None and settings.agents:
             await share_runs(redis, runs, stack)
         stack.push_async_callback(runs.aclose)
+        door = await _jobs(settings, gateway, on_ended, stack)
         readiness.ready = True
         degraded = readiness.degraded
         for work, name in await open_meaning(settings, gateway, telemetry.metrics, degraded, stack):
@@ -139,7 +142,24 @@ async def open_gateway(settings: Settings, *, simulated: bool = False) -> AsyncI
         show_prompts(gateway.prompts, telemetry)
         priming = priming_of(settings, gateway, telemetry.traces.add)
         await _run_beside(stack, priming.run(), "priming")
-        yield Context(edge, telemetry, readiness, runs, agents, priming)
+        yield Context(edge, telemetry, readiness, runs, agents, priming, door)
+
+
+async def _jobs(
+    settings: Settings,
+    gateway: Gateway,
+    on_ended: Callable[[LiveRun], None],
+    stack: AsyncExitStack,
+) -> JobsDoor | None:
+    """The way to the jobs; None where there are none."""
+    wanted = settings.jobs
+    if not wanted.enabled or not settings.agents:
+        return None
+    limits = JobLimits(wanted.concurrency, wanted.per_tenant, wanted.max_attempts, wanted.backoff_s)
+    door = JobsDoor(Path(settings.state.data_dir) / "jobs", gateway, on_ended, limits)
+    stack.push_async_callback(door.aclose)
+    await door.start()
+    return door
 
 
 async def _agents(settings: Settings, gateway: Gateway, stack: AsyncExitStack) -> None:

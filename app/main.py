@@ -19,7 +19,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import __version__
-from app.api import cache, cache_transfer, feedback, models, observe, problems, prompts, runs
+from app.api import cache, cache_transfer, feedback, jobs, models, observe, problems, prompts, runs
 from app.api.agent import AgentEndpoint
 from app.api.count_tokens import CountTokens
 from app.api.cross_origin import CrossOrigin
@@ -109,7 +109,7 @@ def create_app(
     )
     app.hot, app.native = {}, {}
     problems.install(app)
-    for part in (models, cache, cache_transfer, feedback, observe, prompts, runs):
+    for part in (models, cache, cache_transfer, feedback, jobs, observe, prompts, runs):
         app.include_router(part.router)
     app.openapi = partial(describe_inference, app, app.openapi)  # type: ignore[method-assign]
     app.router.routes.append(Route("/", _console_page, include_in_schema=False))

@@ -386,6 +386,21 @@ class AuthSettings(Section):
     """Keys from the configuration, beside those that `slipstream keys` keeps under `state.data_dir`."""
 
 
+class JobSettings(Section):
+    """Agents' runs in the background, that outlive the worker that began them."""
+
+    enabled: bool = True
+    """Whether `/v1/jobs` is there. It costs nothing before the first job."""
+    concurrency: Annotated[int, Field(ge=1, le=1_000)] = 4
+    """Jobs that one worker runs at once."""
+    per_tenant: Annotated[int, Field(ge=1, le=1_000)] = 4
+    """Jobs of one tenant that run at once, over all workers of a host."""
+    max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
+    """How often a job is begun that fails for a cause that may pass; then it is `dead`."""
+    backoff_s: Annotated[float, Field(gt=0, le=3_600)] = 1.0
+    """How long after its first failure a job is begun again, in seconds; doubled each time."""
+
+
 class TelemetrySettings(Section):
     """What is recorded."""
 
@@ -447,6 +462,8 @@ class Settings(Section):
     """What tools may reach."""
     agents: tuple[AgentSettings, ...] = ()
     """Agents by name."""
+    jobs: JobSettings = JobSettings()
+    """Runs in the background."""
     auth: AuthSettings = AuthSettings()
     """Who may call."""
     limits: TenantLimitSettings = TenantLimitSettings()

@@ -19,6 +19,11 @@ settings.register_profile("thorough", settings.get_profile("default"), max_examp
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))  # noqa: TID251 (test runner)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How often workers are killed under their jobs."""
+    parser.addoption("--kills", default="24", help="SIGKILLs of a worker in the jobs' test")
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> tuple[str, dict[str, bool]]:
     """Async tests run on uvloop, as the gateway does."""

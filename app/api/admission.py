@@ -204,6 +204,10 @@ class Guard:
             return agents is None or name.removeprefix(PREFIX) in agents
         return access.models is None or name in access.models
 
+    def charge(self, turn: Turn) -> None:
+        """Put down to the limits what a job's turn used; it was let in long ago."""
+        Ticket(self, 0).leave(turn)
+
     async def enter(self, size_bytes: int) -> Ticket:
         """Let a request of ``size_bytes`` in; raises ``RateLimited`` or ``TooLarge``.
 

@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 
 from app.api.auth import Caller
 from app.api.inference import Edge
+from app.jobs.door import JobsDoor
 from app.pipeline.agent_runs import Runs
 from app.pipeline.priming import Priming
 from app.telemetry.telemetry import Telemetry
@@ -38,6 +39,8 @@ class Context:
     runs: Runs
     agents: tuple[str, ...] = ()
     priming: Priming | None = None
+    jobs: JobsDoor | None = None
+    """None where jobs are off, or there is no agent."""
 
 
 def context_of(request: Request) -> Context:

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from app.domain.chat import Json, Tool
 
 _PLACE = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _LONGEST_STATUS = 200
+idempotency_key: ContextVar[str] = ContextVar("idempotency_key", default="")
+"""What a tool's server may know a repeated call of a job by; "" outside jobs."""
 
 
 @dataclass(frozen=True, slots=True)

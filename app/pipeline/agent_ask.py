@@ -43,7 +43,8 @@ async def ask_in_time(
     ]
     try:
         async with asyncio.timeout_at(time.answer_by_s):
-            await ask(calls, run.gateway, turn, emit)
+            journal = run.gateway.journal
+            await (ask if journal is None else journal.ask)(calls, run.gateway, turn, emit)
     except TimeoutError:
         return False
     finally:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from app.cache.coalesce import Flight, Flights
 from app.cache.exact import ExactCache
@@ -19,6 +19,7 @@ from app.domain.agents import Agent
 from app.domain.chat import Dialect
 from app.domain.deadline import Deadline
 from app.domain.decisions import CacheMode, CacheOutcome, Classification, Tier
+from app.domain.events import Emit
 from app.domain.model_call import CallTiming, ModelCall
 from app.domain.models import Model
 from app.domain.turn_record import ToolUse
@@ -129,6 +130,16 @@ class Turn:
         self.tools = (*self.tools, tool)
 
 
+class Journalled(Protocol):
+    """A job's journal, see ``app.jobs.journal``."""
+
+    async def ask(
+        self, calls: Sequence[ModelCall], gateway: Gateway, turn: Turn, emit: Emit
+    ) -> None:
+        """As ``app.pipeline.converse.ask``, but whole before the first event, and only once."""
+        ...
+
+
 @dataclass(slots=True)
 class Gateway:
     """Every collaborator of the pipeline; filled in one place, ``bootstrap``."""
@@ -179,6 +190,8 @@ class Gateway:
     hedging: Hedging | None = None
     """None: no second call is ever made beside a first."""
     warm: WarmPrefixes = field(default_factory=WarmPrefixes)
+    journal: Journalled | None = None
+    """A job's: its models' answers are kept before they are acted upon."""
     tracing: bool = False
     """Spans are exported: calls upstream carry this gateway's own ``traceparent``."""
     coalesce: bool = True

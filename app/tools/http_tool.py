@@ -17,7 +17,7 @@ import httpx
 import msgspec
 
 from app.domain.chat import Json
-from app.domain.tools import fill, places
+from app.domain.tools import fill, idempotency_key, places
 from app.errors import ToolError
 from app.tools.addresses import Addresses, CheckedBackend
 from app.tools.egress import Origin, encoded, origin_of, plain
@@ -113,6 +113,8 @@ class HttpTool:
             body = arguments if call.body is None else _body(call.body, arguments)
             content = msgspec.json.encode(body)
             headers.setdefault("content-type", "application/json")
+        if key := idempotency_key.get():
+            headers["idempotency-key"] = key
         headers.setdefault("accept", "application/json, text/plain;q=0.9, */*;q=0.1")
         try:
             return self._client.build_request(call.method, url, headers=headers, content=content)

@@ -1,0 +1,267 @@
+"""Agents' runs as jobs: kept before they are accepted, run by whichever worker has room, taken up
+again where their worker died.
+
+One task looks for work: at once when a job comes in here, else each second, for other workers take
+jobs in too, die, or are told to cancel. A job's run is an ordinary run of an agent over a gateway
+whose models and tools keep a journal (``app.jobs.journal``). Its events are on disk before a reader
+sees them; an attempt tells again what the one before it told, and that is left out.
+
+The file is spoken to in one thread: an ordinary request never waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from app.domain.deadline import Deadline
+from app.errors import GatewayError
+from app.jobs.door import JobLimits
+from app.jobs.journal import Journal, journalled
+from app.pipeline.agent_runs import LiveRun, Runs, Wanted
+from app.pipeline.gateway import Gateway, Turn
+from app.stores.event_log import EventLog
+from app.stores.job_store import Job, JobStore
+from app.telemetry.timeline import Timeline
+from app.wire.ag_ui import read_input, written
+
+T = TypeVar("T")
+Charge = Callable[[Turn], None]
+_log = logging.getLogger("slipstream.jobs")
+_LOOK_S = 1.0
+_MOST_CRASHES = 50
+_LONGEST_BACKOFF_S = 3600.0
+_MAY_PASS = frozenset({408, 425, 429})
+_SERVER_ERROR = 500
+_ENDS = frozenset({"RUN_FINISHED", "RUN_ERROR"})
+OVER = frozenset({"finished", "cancelled", "dead"})
+
+
+@dataclass(slots=True)
+class Jobs:
+    """The jobs of this host, and those that run here. ``start`` before use, ``aclose`` after."""
+
+    folder: Path
+    gateway: Gateway
+    on_end: Callable[[LiveRun], None]
+    limits: JobLimits
+    _thread: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="jobs")
+    )
+    _store: JobStore | None = None
+    _charges: dict[str, Charge] = field(default_factory=dict)
+    _running: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    _live: dict[str, LiveRun] = field(default_factory=dict)
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
+    _changed: dict[str, asyncio.Event] = field(default_factory=dict)
+    _looking: asyncio.Task[None] | None = None
+    _stopping: bool = False
+
+    async def start(self) -> None:
+        """Open the file and begin to look for work."""
+        loop = asyncio.get_running_loop()
+        self._store = await loop.run_in_executor(self._thread, JobStore, self.folder)
+        self._looking = loop.create_task(self._look(), name="jobs")
+
+    async def aclose(self) -> None:
+        """Stop what runs here, to be taken up again, and close the file."""
+        self._stopping = True
+        tasks = [*self._running.values()]
+        if self._looking is not None:
+            tasks.append(self._looking)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        if self._store is not None:
+            await self._do(self._store.close)
+        self._thread.shutdown(wait=False)
+
+    @property
+    def store(self) -> JobStore:
+        """The file."""
+        assert self._store is not None  # noqa: S101 - started before it is used
+        return self._store
+
+    async def _do(self, work: Callable[..., T], *args: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
+
+    async def submit(
+        self, job: Job, idempotency: str | None, charge: Charge | None = None
+    ) -> tuple[Job, bool]:
+        """Keep a job; on disk when this returns. False: one of that key is there already.
+
+        ``charge`` is told what its turns used, as long as they run in this worker.
+        """
+        found, new = await self._do(self.store.add, job, idempotency)
+        if new:
+            if charge is not None:
+                self._charges[job.id] = charge
+            self._news.set()
+        return found, new
+
+    async def find(self, tenant: str, job_id: str) -> Job | None:
+        """A tenant's job."""
+        return await self._do(self.store.find, tenant, job_id)
+
+    async def cancel(self, tenant: str, job_id: str) -> None:
+        """End a job: at once where it waits or runs here, within a second where it runs elsewhere."""
+        await self._do(self.store.cancel, tenant, job_id)
+        live, task = self._live.get(job_id), self._running.get(job_id)
+        if live is not None and live.turn.tenant == tenant:
+            live.cancel()
+            if task is not None:
+                await asyncio.wait({task})
+        self._wake(job_id)
+
+    async def told(self, job_id: str, after: int) -> list[tuple[int, str, str]]:
+        """A job's events behind number ``after``: number, kind, JSON text."""
+        return await self._do(self.store.told, job_id, after)
+
+    async def news(self, job_id: str) -> None:
+        """Wait until a job has more to tell; up to a second where it runs elsewhere."""
+        event = self._changed.setdefault(job_id, asyncio.Event())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LOOK_S):
+                await event.wait()
+
+    def _wake(self, job_id: str) -> None:
+        if (event := self._changed.pop(job_id, None)) is not None:
+            event.set()
+
+    async def _look(self) -> None:
+        while True:
+            self._news.clear()
+            try:
+                await self._take()
+            except Exception:  # noqa: BLE001 - the process edge: a full disk must not end all jobs
+                _log.exception("jobs_failed")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_S):
+                    await self._news.wait()
+
+    async def _take(self) -> None:
+        await self._do(self.store.adopt, _MOST_CRASHES)
+        for job_id in await self._do(self.store.cancelled):
+            if (live := self._live.get(job_id)) is not None:
+                live.cancel()
+        while len(self._running) < self.limits.concurrency:
+            job = await self._do(self.store.claim, time.time(), self.limits.per_tenant)
+            if job is None:
+                return
+            task = asyncio.get_running_loop().create_task(self._run(job), name=f"job {job.id}")
+            self._running[job.id] = task
+
+    async def _run(self, job: Job) -> None:
+        try:
+            live = await self._attempt(job)
+            await self._settle(job, live.state, live.status, live.code)
+        except GatewayError as error:
+            await self._settle(job, "failed", error.status, error.code)
+        except asyncio.CancelledError:
+            if self._stopping:
+                await asyncio.shield(self._do(self.store.give_back, job.id))
+            raise
+        except Exception:  # noqa: BLE001 - the process edge: one job's task; the log has it all
+            _log.exception("job_failed", extra={"job": job.id})
+            await self._settle(job, "failed", _SERVER_ERROR, "internal_error")
+        finally:
+            self._running.pop(job.id, None)
+            self._live.pop(job.id, None)
+            self._wake(job.id)
+            self._news.set()
+
+    async def _attempt(self, job: Job) -> LiveRun:
+        """Run a job as far as it comes."""
+        steps = await self._do(self.store.steps, job.id)
+        teller = _Teller(job.id, await self._do(self.store.told, job.id))
+        journal = Journal(job.id, self.store, self._thread, steps)
+        gateway = replace(self.gateway, journal=journal, tools=journalled(self.gateway, journal))
+        given = read_input(job.body)
+        agent = replace(self.gateway.agents[job.agent], speculate=False)
+        now_s = asyncio.get_running_loop().time()
+        turn = Turn(job.id, job.tenant, Timeline(), Deadline(None), time.time())
+        turn.deadline = Deadline.after(now_s, agent.deadline_s)
+        turn.tools_allowed = None if job.tools is None else frozenset(job.tools.split("\n"))
+        turn.leave = self._charges.get(job.id)
+        runs = Runs(gateway, EventLog(), self.on_end)
+        live = runs.start(Wanted(agent, job.id, given.thread_id, given.messages), turn)
+        await asyncio.sleep(0)  # a task that is cancelled before its first step tells no end
+        self._live[job.id] = live
+        try:
+            seq = 0
+            while await live.log.more(seq):
+                new = live.log.after(seq)
+                seq = new[-1][0]
+                told = teller.new([written(event, job.id) for _, event in new])
+                if self._stopping:
+                    continue
+                last = live.log.ended and seq == live.log.last
+                if last and live.state == "failed" and self._again(job, live.status):
+                    told = [each for each in told if each[1] not in _ENDS]
+                await self._do(self.store.tell, job.id, told)
+                self._wake(job.id)
+        finally:
+            await runs.aclose()
+        return live
+
+    def _again(self, job: Job, status: int) -> bool:
+        passes = status >= _SERVER_ERROR or status in _MAY_PASS
+        return passes and job.attempts < self.limits.max_attempts
+
+    async def _settle(self, job: Job, state: str, status: int, code: str) -> None:
+        if self._stopping and state == "cancelled":
+            await self._do(self.store.give_back, job.id)
+            return
+        due = time.time()
+        if state == "failed":
+            state = "dead"
+            if self._again(job, status):
+                state = "queued"
+                due += min(_LONGEST_BACKOFF_S, self.limits.backoff_s * 2 ** (job.attempts - 1))
+        message = "" if state == "finished" else f"attempt {job.attempts} ended with {code}"
+        await self._do(self.store.settle, job.id, state, code, message, due)
+        if state in OVER:
+            self._charges.pop(job.id, None)
+
+
+class _Teller:
+    """Numbers a job's events and leaves out what an earlier attempt told."""
+
+    def __init__(self, job_id: str, told: list[tuple[int, str, str]]) -> None:
+        """``told``: what is on disk."""
+        self._job_id = job_id
+        self._last = told[-1][0] if told else 0
+        self._told = Counter(_identity(msgspec.json.decode(data)) for _, _, data in told)
+
+    def new(self, events: list[dict[str, object]]) -> list[tuple[int, str, str]]:
+        """Those that were not told yet: number, kind, JSON text."""
+        found: list[tuple[int, str, str]] = []
+        for event in events:
+            who = _identity(event)
+            if self._told[who] > 0:
+                self._told[who] -= 1
+                continue
+            self._last += 1
+            text = msgspec.json.encode(event).decode()
+            found.append((self._last, str(event["type"]), text))
+        return found
+
+
+def _identity(event: dict[str, object]) -> str:
+    """What an event says, without what another attempt may say otherwise: how long it took."""
+    if event["type"] in _ENDS:
+        return str(event["type"])
+    if event["type"] == "TOOL_CALL_RESULT":
+        return f"result {event['toolCallId']}"
+    return msgspec.json.encode(event, order="deterministic").decode()
