@@ -21,7 +21,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))  # noqa: 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How often workers are killed under their jobs."""
-    parser.addoption("--kills", default="24", help="SIGKILLs of a worker in the jobs' test")
+    parser.addoption("--kills", default="8", help="SIGKILLs of a worker in the jobs' test")
 
 
 @pytest.fixture(scope="session")

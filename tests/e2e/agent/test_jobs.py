@@ -156,6 +156,7 @@ async def test_no_more_jobs_run_at_once_than_a_worker_and_a_tenant_may(setting: 
         assert most == 1
 
 
+@pytest.mark.timeout(3600)
 async def test_killed_workers_lose_no_job_and_double_no_side_effect(
     tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
