@@ -287,7 +287,8 @@ class ModelTurn:
             call.speculative = False
             result = await tools.call(call.name, call.arguments, caller, checked=True)
             if self._drafts is not None:
-                self._drafts.timed(call.name, (run.turn.timeline.now_ns() - span.start_ns) / 1e9)
+                took_s = (run.turn.timeline.now_ns() - span.start_ns) / 1e9
+                self._drafts.timed(call.name, took_s, cached=result.cached)
             return result
 
     def _on_outcome(self, outcome: Outcome) -> None:

@@ -48,7 +48,17 @@ class ToolStatistics:
     predictions: int = 0
     squared_error: float = 0.0
     mean_s: float = 0.0
-    """Moving mean of how long a call takes."""
+    """Moving mean of how long a call takes that is really made."""
+
+    def count(self, took_s: float, *, cached: bool) -> None:
+        """Count a call of the model's. A kept result says nothing of what a call would take: frequent
+        ones would make the next real call look like nothing to save.
+        """
+        self.calls += 1
+        self.tool_s += took_s
+        if not cached:
+            known_s = self.mean_s or took_s
+            self.mean_s = known_s + _FORGET * (took_s - known_s)
 
     def described(self) -> dict[str, object]:
         """As JSON: with the hit rate and the Brier score of all predictions, fired or not."""
@@ -214,16 +224,12 @@ class Drafts:
         statistics.hits += 1
         took_s = outcome.ended_s - outcome.started_s
         statistics.saved_s += min(took_s, max(0.0, asked_s - outcome.started_s))
-        self.timed(tool, took_s)
+        statistics.count(took_s, cached=outcome.value.cached)
         return outcome.value
 
-    def timed(self, tool: str, took_s: float) -> None:
-        """A call of the model's has taken this long in all."""
-        statistics = self._speculation.of_tool(tool)
-        statistics.calls += 1
-        statistics.tool_s += took_s
-        known_s = statistics.mean_s or took_s
-        statistics.mean_s = known_s + _FORGET * (took_s - known_s)
+    def timed(self, tool: str, took_s: float, *, cached: bool) -> None:
+        """A call of the model's, made when it asked, has taken this long in all."""
+        self._speculation.of_tool(tool).count(took_s, cached=cached)
 
     async def _work(self, node: Node, _: Mapping[str, object]) -> ToolResult:
         prediction = self._drafts[node.id].prediction

@@ -47,6 +47,14 @@ def test_a_pattern_learned_from_one_ticket_predicts_another() -> None:
     assert patterns.predict("And INC-4821?", ["other"]) == []
 
 
+def test_kept_results_do_not_make_a_slow_tool_look_fast() -> None:
+    statistics = Speculation().of_tool("get")
+    statistics.count(2.0, cached=False)
+    for _ in range(100):
+        statistics.count(0.0, cached=True)
+    assert (statistics.mean_s, statistics.calls) == (2.0, 101)
+
+
 def test_what_was_wrong_is_believed_less() -> None:
     patterns = Patterns()
     patterns.learn("see A-1", [], [("get", {"id": "A-1"})])
