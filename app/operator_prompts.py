@@ -55,6 +55,7 @@ def contracts_of(settings: Settings, models: Mapping[str, Model]) -> Contracts |
                 each.json_schema,
                 each.effort or "",
                 each.verbosity or "",
+                each.name or "",
             )
             for each in settings.prompts.contracts
         ],

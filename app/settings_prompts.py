@@ -16,6 +16,8 @@ class ContractSettings(Section):
     """The model that clients ask for: `auto` or a configured name."""
     tenant: str | None = None
     """Only this tenant's requests; absent: everybody's."""
+    name: str | None = None
+    """Only requests that ask for it in `x-slipstream-contract`; absent: all."""
     max_tokens: Count | None = None
     """Longest answer in tokens; a client's own lower limit holds."""
     json_schema: dict[str, object] | None = None

@@ -60,6 +60,7 @@ _OURS = (
     b"x-slipstream-user",
     b"x-slipstream-tags",
     b"x-slipstream-deadline-ms",
+    b"x-slipstream-contract",
     b"traceparent",
 )
 _FORWARDED = (
@@ -340,7 +341,9 @@ def parse(raw: bytes) -> dict[str, object]:
     return body
 
 
-def read_wishes(turn: Turn, headers: dict[bytes, bytes], clock: Callable[[], float]) -> None:
+def read_wishes(  # noqa: C901 - one arm a header
+    turn: Turn, headers: dict[bytes, bytes], clock: Callable[[], float]
+) -> None:
     """Fill in what the ``x-slipstream-*`` headers ask for."""
     if (value := headers.get(b"x-slipstream-cache")) is not None:
         turn.cache_mode = _choice(CacheMode, value, "x-slipstream-cache")
@@ -354,6 +357,8 @@ def read_wishes(turn: Turn, headers: dict[bytes, bytes], clock: Callable[[], flo
             message = "x-slipstream-user must be 1 to 256 printable ASCII characters"
             raise BadRequest(message, param="x-slipstream-user")
         turn.user = user
+    if (value := headers.get(b"x-slipstream-contract")) is not None:
+        turn.contract = value.decode("latin-1")
     if (value := headers.get(b"x-slipstream-tags")) is not None:
         tags = [tag.strip() for tag in value.decode("latin-1").split(",")]
         if len(tags) > _MAX_TAGS or not all(_USER.fullmatch(tag) for tag in tags):

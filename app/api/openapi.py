@@ -14,6 +14,7 @@ _HEADERS = {
     "x-slipstream-user": ("scopes cached answers to this user", None),
     "x-slipstream-tags": ("comma-separated tags for the cache entry", None),
     "x-slipstream-deadline-ms": ("the answer must be whole by then", None),
+    "x-slipstream-contract": ("the name of an output contract of the configuration", None),
 }
 _ENDPOINTS = {
     "/v1/chat/completions": ("OpenAI Chat Completions", ["model", "messages"], "messages", True),

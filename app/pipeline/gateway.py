@@ -67,6 +67,8 @@ class Turn:
     cache_mode: CacheMode = CacheMode.DEFAULT
     tier: Tier | None = None
     tags: tuple[str, ...] = ()
+    contract: str = ""
+    """The output contract that was asked for by name; "" = none."""
     traceparent: str = ""
     """The caller's W3C ``traceparent``, as it came; empty = none."""
     tools_allowed: frozenset[str] | None = None

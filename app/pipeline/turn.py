@@ -20,7 +20,7 @@ from app.domain.decisions import CacheMode, CacheOutcome, PromptView, Tier
 from app.domain.events import Emit
 from app.domain.models import Model
 from app.domain.replay import answer_of_text, replay
-from app.errors import CacheOnlyMiss, NotFound
+from app.errors import BadRequest, CacheOnlyMiss, NotFound
 from app.pipeline.agent_answer import answer_as_agent
 from app.pipeline.choose import choose
 from app.pipeline.converse import converse
@@ -44,7 +44,10 @@ _WORDS = {tier: tier.value for tier in Tier}
 def serve(request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit) -> Awaitable[None]:
     """Answer from a model, or by an agent's run where ``agent/<name>`` is asked for."""
     if gateway.contracts is not None:
-        request = gateway.contracts.apply(request, turn.tenant)
+        request = gateway.contracts.apply(request, turn.tenant, turn.contract)
+    elif turn.contract:
+        message = "no output contracts are configured: leave out x-slipstream-contract"
+        raise BadRequest(message, code="unknown_contract", param="x-slipstream-contract")
     if gateway.layouts is not None:
         request = gateway.layouts.apply(request, turn.tenant)
     if request.model.startswith(AGENT):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import msgspec
 
 from app.domain.chat import ChatRequest, Dialect
+from app.errors import BadRequest
 
 _NAME = "answer"
 
@@ -29,6 +30,8 @@ class Contract:
     json_schema: Mapping[str, object] | None = None
     effort: str = ""
     verbosity: str = ""
+    name: str = ""
+    """Only requests that ask for it by this name; "" = all."""
 
 
 class Contracts:
@@ -40,15 +43,34 @@ class Contracts:
         self._limit_fields = limit_fields
         self._models = {contract.model for contract in contracts}
 
-    def apply(self, request: ChatRequest, tenant: str) -> ChatRequest:
-        """``request`` under its contract; itself where none names it."""
+    def apply(self, request: ChatRequest, tenant: str, asked: str = "") -> ChatRequest:
+        """``request`` under the contract that it asked for or that names it; itself where there is none.
+
+        Raises ``BadRequest`` where it asked for one that its model and tenant do not have.
+        """
+        if asked:
+            return self._asked(request, tenant, asked)
         if request.model not in self._models:
             return request
         for contract in self._contracts:
-            if contract.model == request.model and contract.tenant in {"", tenant}:
-                limit = self._limit_fields.get(request.model, "max_tokens")
-                return _applied(contract, request, limit)
+            if not contract.name and _names(contract, request, tenant):
+                return self._under(contract, request)
         return request
+
+    def _asked(self, request: ChatRequest, tenant: str, asked: str) -> ChatRequest:
+        for contract in self._contracts:
+            if contract.name == asked and _names(contract, request, tenant):
+                return self._under(contract, request)
+        message = f"there is no contract of that name for the model {request.model[:80]!r}"
+        raise BadRequest(message, code="unknown_contract", param="x-slipstream-contract")
+
+    def _under(self, contract: Contract, request: ChatRequest) -> ChatRequest:
+        limit = self._limit_fields.get(request.model, "max_tokens")
+        return _applied(contract, request, limit)
+
+
+def _names(contract: Contract, request: ChatRequest, tenant: str) -> bool:
+    return contract.model == request.model and contract.tenant in {"", tenant}
 
 
 def _applied(contract: Contract, request: ChatRequest, limit: str) -> ChatRequest:

@@ -111,6 +111,27 @@ class TestLayouts:
                 assert [part["text"] for part in sent[1]["content"]] == ["Hello?", "Now: 12:30"]
 
 
+class TestNamedContracts:
+    async def test_a_named_contract_holds_for_requests_that_ask_for_it_alone(self):
+        async def fine(asked: Asked, _: dict) -> None:
+            await asked.answer(json.loads(chat_answer("fine")))
+
+        contract = {"model": "small", "name": "short", "max_tokens": 3}
+        async with gateway_over(fine, prompts={"contracts": [contract]}) as (client, upstream, _):
+            await client.post(CHAT, json=question())
+            wish = {"x-slipstream-contract": "short"}
+            await client.post(CHAT, json=question(), headers=wish)
+            plain, capped = [json.loads(asked.body) for asked in upstream.asked]
+            assert "max_tokens" not in plain
+            assert 3 in {capped.get("max_tokens"), capped.get("max_completion_tokens")}
+            wish = {"x-slipstream-contract": "other"}
+            refused = await client.post(CHAT, json=question(), headers=wish)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (
+                400,
+                "unknown_contract",
+            )
+
+
 class TestRetries:
     @pytest.mark.parametrize("retries", [0, 1, 3])
     async def test_a_provider_is_tried_once_and_as_often_again_as_it_says(self, retries):
