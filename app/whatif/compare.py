@@ -201,7 +201,8 @@ class Comparison:
             "Retries, hedges, escalations and errors happen as often as in the recorded calls; failed"
             f" requests ({traffic.failed:,}) are left out. What becomes of the quality is in no trace.",
             "A moved call's prompt is priced as uncached; a kept call keeps its recorded tokens.",
-            "Intervals are 95 %, by a bootstrap over blocks of requests and over the recorded calls.",
+            "Intervals are 95 %, by a bootstrap over blocks of requests and over the recorded calls; which"
+            " requests hit, and which tier is asked, are those of one run.",
         ]
         said += _left_alone(self._candidates, self._acted())
         few = [model for model, count in calls.items() if count < _FEW_CALLS]

@@ -22,9 +22,9 @@ _STYLE = """
 :root{color-scheme:light dark;--fg:#1f2328;--bg:#fff;--line:#d0d7de}
 @media(prefers-color-scheme:dark){:root{--fg:#e6edf3;--bg:#0d1117;--line:#3d444d}}
 body{font:15px/1.5 system-ui,sans-serif;color:var(--fg);background:var(--bg);
-max-width:60rem;margin:2rem auto;padding:0 1rem}
-.wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
-th,td{padding:.3rem .6rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
+max-width:64rem;margin:2rem auto;padding:0 1rem}
+.wide{overflow-x:auto}table{border-collapse:collapse;font-size:.85rem;font-variant-numeric:tabular-nums}
+th,td{padding:.3rem .5rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
 th:first-child,td:first-child{text-align:left}svg{max-width:100%;height:auto}
 svg text{fill:var(--fg);font-size:12px}
 .grid{stroke:var(--line);fill:none}.slo{stroke:var(--fg);stroke-dasharray:2 4}

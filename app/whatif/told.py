@@ -46,7 +46,7 @@ def proposal(report: Report) -> str:
     said = (
         f"Cheapest of {report.tried} settings that hold 80 % under 3 s and 95 % under 5 s with their"
         f" whole interval, fast_share at most {report.most_fast:g}:"
-        f"\n  {best.name} (${best.figures.cost_usd.value:.4f})"
+        f"\n  {best.name} (fast_share {best.fast_share:g}, ${best.figures.cost_usd.value:.4f})"
     )
     if careful is not None and careful.fast_share < best.fast_share:
         said += f"\nSmallest fast_share that holds: {careful.name} (${careful.figures.cost_usd.value:.4f})"
