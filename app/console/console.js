@@ -1,6 +1,9 @@
 // The page: wires the form, the conversation, the list of requests and the banners together.
 
 import { keepKey, read, readiness } from "./gateway.js";
+import { playground } from "./compare.js";
+import { Overview } from "./overview.js";
+import { linter } from "./prompts.js";
 import { Recent } from "./recent.js";
 import { Requests } from "./requests.js";
 import { Turn } from "./turn.js";
@@ -188,5 +191,7 @@ function start() {
 
 start();
 recent.start();
-const views = new Views({ "requests-view": new Requests() });
+const views = new Views({ "requests-view": new Requests(), "overview-view": new Overview() });
+linter();
+playground();
 if (views.now === "ask") question.focus();

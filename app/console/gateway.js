@@ -23,6 +23,24 @@ export async function read(path) {
   }
 }
 
+// The same for text.
+export async function readText(path) {
+  try {
+    const response = await fetch(path, { headers: headers(), cache: "no-store" });
+    return response.ok ? await response.text() : null;
+  } catch {
+    return null;
+  }
+}
+
+// Post JSON text and give the JSON answer; throws an Error in the gateway's own words.
+export async function ask(path, body) {
+  const response = await fetch(path, { method: "POST", headers: headers({ "content-type": "application/json" }), body });
+  const found = await response.json().catch(() => ({}));
+  if (!response.ok) throw new Error(found.detail ?? found.error?.message ?? `The gateway answered ${response.status}.`);
+  return found;
+}
+
 export async function post(path, body) {
   const response = await fetch(path, {
     method: "POST",

@@ -76,8 +76,8 @@ const MISSES = {
 };
 
 const BANDS = {
-  easy: "clearly below the threshold",
-  hard: "clearly above the threshold",
+  fast: "clearly below the threshold",
+  powerful: "clearly above the threshold",
   grey: "close to the threshold, where a wrong choice costs least",
   forced: "not judged: a model, a header or a rule named it",
 };

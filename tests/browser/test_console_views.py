@@ -181,3 +181,41 @@ async def test_the_critical_path_leaves_out_what_nobody_waited_for(
         ],
         "between": 10,
     }
+
+
+async def test_the_overview_tells_the_promise_the_shares_the_savings_and_the_upstreams(
+    page: Page, gateway: GatewayProcess
+) -> None:
+    question = f"What holds flange number {next(_NUMBERS)} together?"
+    await asked(page, gateway, question)
+    await asked(page, gateway, question)
+    await page.get_by_role("link", name="Overview").click()
+    overview = page.locator("#overview")
+    for words in ("80 % within 3 s", "held", "p95", "exact hit", "fast", "together", "calls now"):
+        await expect(overview).to_contain_text(words)
+    await expect(overview.locator(".state")).to_contain_text("Ready")
+
+
+async def test_the_linter_says_what_a_timestamp_in_front_costs(page: Page) -> None:
+    await page.get_by_role("link", name="Prompts").click()
+    prompt = "Now it is 2026-01-01T10:11:12Z. " + "Answer briefly. " * 800
+    await page.locator("#lint-body").fill(prompt)
+    await page.get_by_role("button", name="Check").click()
+    result = page.locator("#lint-result")
+    await expect(result).to_contain_text("volatile timestamp at /messages/0/content")
+    await expect(result).to_contain_text("Mend: ")
+
+
+async def test_one_question_is_compared_with_and_without_the_techniques(
+    page: Page, gateway: GatewayProcess
+) -> None:
+    question = f"What holds flange number {next(_NUMBERS)} together?"
+    await asked(page, gateway, question)
+    await page.get_by_role("link", name="Compare").click()
+    await page.locator("#compare-question").fill(question)
+    await page.get_by_role("button", name="Ask both").click()
+    await expect(page.locator("#compare-result")).to_contain_text("Without: ", timeout=20_000)
+    facts = page.locator("#compare-sides .facts")
+    await expect(facts.nth(0)).to_contain_text("exact hit")
+    await expect(facts.nth(1)).to_contain_text("bypassed")
+    await expect(facts.nth(1)).to_contain_text("powerful")

@@ -1,0 +1,37 @@
+// The same question twice at once: as the gateway answers it, and by the powerful model with no cache.
+
+import { Turn } from "./turn.js";
+import { make } from "./words.js";
+
+const at = (id) => document.getElementById(id);
+const SIDES = [
+  { title: "With the techniques", options: {} },
+  { title: "Without: no cache, powerful model", options: { cache: "bypass", tier: "powerful" } },
+];
+
+export function playground() {
+  let running = [];
+  at("compare-form").addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const text = at("compare-question").value.trim();
+    if (!text) return;
+    for (const turn of running) turn.stop();
+    const turns = SIDES.map(() => new Turn(text, new Set()));
+    running = turns;
+    at("compare-sides").replaceChildren(
+      ...SIDES.map(({ title }, side) => make("section", { "aria-label": title }, make("h3", { text: title }), turns[side].element)),
+    );
+    const request = { model: "auto", messages: [{ role: "user", content: text }] };
+    await Promise.all(
+      turns.map(async (turn, side) => {
+        await turn.run(request, SIDES[side].options);
+        await turn.settle();
+      }),
+    );
+    if (running !== turns) return;
+    const [ours, plain] = turns.map((turn) => turn.trace?.total_ms ?? turn.waterfall.now());
+    at("compare-result").textContent = turns.every((turn) => turn.done)
+      ? `With: ${Math.round(ours)} ms. Without: ${Math.round(plain)} ms.`
+      : "One side failed or was stopped, so there is nothing to compare.";
+  });
+}
