@@ -6,8 +6,9 @@
   at once).
 * A request like the one before on its connection is known by its bytes (``app.api.known_head``) and goes
   straight to its endpoint, past the parser, the ASGI scope and the application's layers.
-* A head must be whole within ``HEAD_WITHIN_S``, a request within ``BODY_WITHIN_S``: uvicorn itself lets
-  a slow sender hold a connection for ever.
+* A head must be whole within ``HEAD_WITHIN_S``, a request within ``BODY_WITHIN_S``, and a client that has
+  something to read must read of it within ``READ_WITHIN_S``: uvicorn itself lets a slow sender or reader
+  hold a connection for ever.
 
 Everything else is uvicorn's. An application finds the native outlet in ``scope["extensions"]["slipstream"]``;
 under any other server there is none, and ``AsgiOutlet`` serves.
@@ -34,6 +35,10 @@ BODY_WITHIN_S = 60.0
 """From a request's first byte to its last: 16 MiB at 280 KiB/s."""
 IDLE_FOR_S = 75.0
 """Between requests; longer than the 60 s for which load balancers commonly keep their connections."""
+REST_WITHIN_S = 10.0
+"""For the rest of a body that was answered early: read, so that no reset overtakes the answer."""
+READ_WITHIN_S = 60.0
+"""For which a client that has something to read may read nothing of it."""
 LOOK_EVERY_S = 2.5
 _MOST_TARGETS = 256
 _MAX_HEAD_BYTES = 65_536
@@ -55,6 +60,7 @@ class _Phase(IntEnum):
     BODY = 1
     ANSWER = 2
     NEXT = 3
+    REST = 4
 
 
 # Members of an enumeration cost a look-up each time; these are set on every request.
@@ -64,6 +70,7 @@ _PATIENCE_S = {
     _Phase.BODY: BODY_WITHIN_S,
     _Phase.ANSWER: float("inf"),
     _Phase.NEXT: IDLE_FOR_S,
+    _Phase.REST: REST_WITHIN_S,
 }
 
 
@@ -88,6 +95,10 @@ class GatewayProtocol(HttpToolsProtocol):
     """Of a head under way, read after the read in which it began."""
     _fed_bytes = 0
     """Size of the read at hand."""
+    _unread_bytes = 0
+    """What waited to be sent at the last look."""
+    _unread_since_s = 0.0
+    """When it last became less."""
     _scope_of_all: dict[str, object]
     _data = b""
     """The read at hand while a message that begins it may be remembered."""
@@ -259,6 +270,7 @@ class GatewayProtocol(HttpToolsProtocol):
         """Keep a piece of the body: the first, which mostly is the only one, as it is."""
         cycle: NativeOutlet = self.cycle  # type: ignore[assignment]
         if cycle.response_complete:
+            self._phase = _Phase.REST
             return
         if cycle.body:
             kept = cycle.body
@@ -278,6 +290,8 @@ class GatewayProtocol(HttpToolsProtocol):
             cycle.more_body = False
             self._between = cycle.keep_alive
             cycle.tell()
+        elif cycle.more_body:  # answered before it was whole, such as a body over its limit
+            self.transport.close()
 
     def on_response_complete(self) -> None:
         """Go on with a pipelined request, or wait for the next."""
@@ -296,12 +310,28 @@ class GatewayProtocol(HttpToolsProtocol):
     def _look_at_phase(self) -> None:
         """End the connection when its phase has lasted too long."""
         self._look = None
+        if self._is_unread():
+            self.transport.abort()
+            return
         if self.transport.is_closing():
+            if self._unread_bytes:
+                self._look = self.loop.call_later(LOOK_EVERY_S, self._look_at_phase)
             return
         if self.loop.time() - self._since_s < _PATIENCE_S[self._phase]:
             self._look = self.loop.call_later(LOOK_EVERY_S, self._look_at_phase)
             return
         answered: bool = self.cycle is not None and self.cycle.response_started  # type: ignore[redundant-expr]
-        if self._phase is not _Phase.NEXT and not (self._phase is _Phase.BODY and answered):
+        begun = self._phase in {_HEAD, _BODY} and not (self._phase is _BODY and answered)
+        if begun:
             self.transport.write(_TIMEOUT_RESPONSE)
         self.transport.close()
+        if self.transport.get_write_buffer_size():  # closed when all is read: not for ever
+            self._look = self.loop.call_later(LOOK_EVERY_S, self._look_at_phase)
+
+    def _is_unread(self) -> bool:
+        """Whether something waits to be sent of which the client has long read nothing."""
+        before, now_s = self._unread_bytes, self.loop.time()
+        self._unread_bytes = waiting = self.transport.get_write_buffer_size()
+        if not waiting or waiting < before or not before:
+            self._unread_since_s = now_s
+        return bool(waiting) and now_s - self._unread_since_s >= READ_WITHIN_S

@@ -1,0 +1,1 @@
+"""The fault laboratory: named faults between real processes, and what became of every request."""

@@ -1,0 +1,63 @@
+"""Clients that do not read, and bodies that are answered before they are whole, do not hold a connection."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+
+from app.api import protocol
+from bench.chaos.clients import BIG_BODY, BIG_CHUNKS
+from tests.support.gateway import configuration, running_gateway
+from tests.support.raw_server import PATIENCE_S, Peer, raw_server
+
+pytestmark = pytest.mark.anyio
+ASK = (
+    b'POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n{"model":"small",'
+    b'"stream":true,"messages":[{"role":"user","content":"hi"}]}'
+)
+
+
+@pytest.mark.parametrize("sent", [BIG_BODY, BIG_CHUNKS], ids=["length", "chunks"])
+async def test_a_body_over_its_limit_is_told_so_and_its_connection_ends(sent: bytes) -> None:
+    """The 413 said ``connection: close`` and left it open for 75 s."""
+    values = configuration("http://127.0.0.1:9", server={"max_body_bytes": 1 << 20})
+    async with running_gateway(values) as gateway:
+        port = int(gateway.url.rpartition(":")[2])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(sent)
+        async with asyncio.timeout(PATIENCE_S):
+            got = await reader.read()
+        writer.close()
+    assert got.startswith(b"HTTP/1.1 413 ")
+    assert b"request_too_large" in got
+
+
+async def test_a_client_that_reads_nothing_is_cut_off(monkeypatch) -> None:
+    """And the call upstream that was made for it ends too."""
+    monkeypatch.setattr(protocol, "READ_WITHIN_S", 0.1)
+    monkeypatch.setattr(protocol, "LOOK_EVERY_S", 0.02)
+    event = b'data: {"id":"a","choices":[{"index":0,"delta":{"content":"%s"}}]}\n\n' % (b"x" * 9000)
+
+    async def endless(peer: Peer) -> None:
+        await peer.request()
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
+        await peer.send(head + b"transfer-encoding: chunked\r\n\r\n")
+        while not peer.gone.is_set():
+            await peer.send(b"%x\r\n%s\r\n" % (len(event), event))
+
+    async with raw_server(endless) as upstream:
+        values = configuration(f"http://127.0.0.1:{upstream.port}")
+        async with running_gateway(values) as gateway:
+            client = socket.socket()
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.settimeout(0)
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(client, ("127.0.0.1", int(gateway.url.rpartition(":")[2])))
+            length = len(ASK.partition(b"\r\n\r\n")[2])
+            await loop.sock_sendall(client, ASK % length)
+            peer = await upstream.peer()
+            await peer.wait_gone()
+            assert gateway.context.edge.in_flight.now == 0
+            client.close()
