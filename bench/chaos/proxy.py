@@ -127,7 +127,12 @@ class FaultProxy:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._forth(reader, link))
                 group.create_task(self._back(back, link))
-        except* (OSError, asyncio.CancelledError, _Ended):
+        except* (
+            OSError,
+            asyncio.CancelledError,
+            RuntimeError,
+            _Ended,
+        ):  # RuntimeError: uvloop's, of a closed transport
             pass
         finally:
             self._tasks.discard(task)
