@@ -4,6 +4,7 @@ when asked.
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import http.client
 import json
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from http import HTTPStatus
 from math import ceil
@@ -74,13 +75,31 @@ def serve(
         print(f"Slipstream on http://{shown}:{bound[1]}", file=sys.stderr, flush=True)
         if siblings is None:
             signal.signal(signal.SIGHUP, partial(_say_restart, read))
-            uvicorn.Server(config).run(sockets=[listening])
+            Alone(config).run(sockets=[listening])
         else:
 
             def again() -> Callable[[], object]:
                 return partial(_worker_app, read(), simulated=simulated, siblings=siblings)
 
             Workers(config, listening, siblings, again).run()
+
+
+class Alone(uvicorn.Server):
+    """uvicorn's server, which resets no connection that the kernel has made and it has not yet taken."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take what waits to be taken, then stop listening, and so on as uvicorn does."""
+        loop = asyncio.get_running_loop()
+        made = partial(
+            GatewayProtocol, self.config, self.server_state, self.lifespan.state, _loop=loop
+        )
+        for listening in sockets or ():
+            with suppress(BlockingIOError):
+                while True:
+                    connection, _ = listening.accept()
+                    connection.settimeout(0)
+                    await loop.connect_accepted_socket(made, connection)
+        await super().shutdown(sockets)
 
 
 class Workers(Multiprocess):

@@ -40,6 +40,8 @@ REST_WITHIN_S = 10.0
 READ_WITHIN_S = 60.0
 """For which a client that has something to read may read nothing of it."""
 LOOK_EVERY_S = 2.5
+LAST_CHANCE_S = 1.0
+"""For a connection's first request, if the server stops listening just as it was made."""
 _MOST_TARGETS = 256
 _MAX_HEAD_BYTES = 65_536
 _MOST_LESSONS = 8
@@ -122,6 +124,14 @@ class GatewayProtocol(HttpToolsProtocol):
         }
         self._since_s = self.loop.time()
         self._look = self.loop.call_later(LOOK_EVERY_S, self._look_at_phase)
+
+    def shutdown(self) -> None:
+        """End the connection as soon as nothing is under way; a new one may still say what it wants."""
+        last: RequestResponseCycle | None = self.cycle
+        if last is None and not self.transport.is_closing():
+            self.loop.call_later(LAST_CHANCE_S, super().shutdown)
+            return
+        super().shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell every response that is not complete that its client has left."""

@@ -34,7 +34,7 @@ def with_model(upstream: str, model: str, **server: object) -> dict[str, object]
 
 async def until(holds: Callable[[], bool]) -> None:
     """Another process's doing: there is no event to wait for."""
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(3 * PATIENCE_S):
         while not holds():  # noqa: ASYNC110 - see above
             await asyncio.sleep(0.02)
 
