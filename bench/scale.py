@@ -12,6 +12,7 @@ import asyncio
 import json
 import os
 import resource
+import signal
 import statistics
 import subprocess
 import sys
@@ -73,6 +74,7 @@ class Started:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print the table, write the JSON (OUT). 2: cannot run."""
     options = _options(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what it started ends with it
     try:
         instruments = compile_instruments()
     except ToolMissingError as missing:
