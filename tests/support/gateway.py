@@ -164,6 +164,8 @@ def gateway_process(
             command += ["--config", str(file)]
         environment = {k: v for k, v in os.environ.items() if not k.endswith("_API_KEY")}
         environment |= {"SLIPSTREAM_DATA": folder, "SLIPSTREAM_SERVER__DRAIN_S": "0", **(env or {})}
+        if values is None:
+            environment["SLIPSTREAM_STATE__DATA_DIR"] = folder
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
         )
