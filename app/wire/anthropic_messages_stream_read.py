@@ -202,6 +202,8 @@ class MessagesReader:
         self._blocks[index] = opened
         match block.type:
             case "tool_use":
+                if not opened.name:
+                    raise UpstreamProtocol("The upstream began a tool call without a name.")
                 self._calls += 1
                 opened.initial = arguments_of(block)
                 events.append(ToolCallStarted(opened.call, opened.id, opened.name))

@@ -234,6 +234,8 @@ class ResponsesReader:
 
     def _added(self, output: int, item: WireItem, events: list[Event]) -> None:
         if item.type == "function_call":
+            if not item.name:
+                raise UpstreamProtocol("The upstream began a tool call without a name.")
             call = _Call(len(self._calls), item.call_id or item.id or "", item.name or "")
             self._calls[output] = call
             events.append(ToolCallStarted(call.index, call.id, call.name))

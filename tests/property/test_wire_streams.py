@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from app.domain.chat import Dialect
 from app.domain.events import Frames, ThinkingBlock
-from app.errors import GatewayError
+from app.errors import GatewayError, UpstreamProtocol
 from app.wire.codecs import CODECS
 from app.wire.sse import event_frame, read_events
 from tests.wire import transcripts
@@ -231,6 +232,20 @@ def test_any_one_wrong_value_in_a_good_stream_is_survived(good, junk, data):
         writer = CODECS[target].writer(request(target))
         again = CODECS[target].reader()
         again.feed(b"".join(map(writer.write, told)) + writer.end())
+
+
+@pytest.mark.parametrize(
+    ("dialect", "stream"),
+    [(Dialect.MESSAGES, transcripts.MESSAGES_TOOLS), (Dialect.RESPONSES, transcripts.RESPONSES)],
+)
+@pytest.mark.parametrize("name", [b'""', b"null"])
+def test_a_tool_call_without_a_name_is_the_upstream_s_fault_in_every_dialect(dialect, stream, name):
+    """Else it would be written in another dialect, whose clients cannot read it."""
+    nameless, changed = re.subn(rb'"name": ?"[^"]+"', b'"name":' + name, stream)
+    assert changed
+    reader = CODECS[dialect].reader()
+    with pytest.raises(UpstreamProtocol, match="without a name"):
+        [*reader.feed(nameless), *reader.end()]
 
 
 @given(dialects, answers(), json_values, st.data())
