@@ -43,6 +43,7 @@ from app.operator_prompts import (
     layouts_of,
     priming_of,
     prompts_of,
+    show_batching,
     show_prompts,
 )
 from app.operator_workflows import workflow_of
@@ -140,6 +141,7 @@ async def open_gateway(settings: Settings, *, simulated: bool = False) -> AsyncI
             await share(redis, settings, gateway, telemetry.metrics, stack)
         agents = tuple(agent.name for agent in settings.agents)
         show_prompts(gateway.prompts, telemetry)
+        show_batching(gateway.batching, telemetry)
         priming = priming_of(settings, gateway, telemetry.traces.add)
         await _run_beside(stack, priming.run(), "priming")
         yield Context(edge, telemetry, readiness, runs, agents, priming, door)

@@ -108,6 +108,21 @@ def show_prompts(prompts: PromptCaching | None, telemetry: Telemetry) -> None:
     telemetry.ledger.prompt_token_s = prompts.token_s
 
 
+def show_batching(batching: Batching | None, telemetry: Telemetry) -> None:
+    """Let metrics know which small tasks went together."""
+    if batching is None:
+        return
+    guards = telemetry.metrics.guards
+
+    def batched(model: str, what: str, tasks: int) -> None:
+        if what == "call":
+            guards.batch_calls.child(model).value += tasks
+        elif tasks:
+            guards.batched_tasks.child(model, what).value += tasks
+
+    batching.on_batch = batched
+
+
 def priming_of(
     settings: Settings, gateway: Gateway, trace: Callable[[TurnRecord], None]
 ) -> Priming:

@@ -245,3 +245,15 @@ class ChatRequest:
     """Vendor headers that travel on to an upstream of the same dialect (``anthropic-beta`` ...)."""
     plain: PlainRequest | None = None
     """Its reading where it is surely plain; None where nobody has looked, too."""
+
+    def with_body(self, body: Json, raw: bytes) -> ChatRequest:
+        """The same caller's request with another body; ``raw`` are its bytes."""
+        return ChatRequest(
+            self.dialect,
+            self.model,
+            self.stream,
+            body,
+            raw,
+            self.include_usage,
+            self.forward_headers,
+        )

@@ -142,7 +142,4 @@ def asked_again(request: ChatRequest, answer: Answer, fault: str) -> ChatRequest
         before = [{"role": "user", "content": before}]
     items = list(before) if isinstance(before, list) else []
     body: Json = {**request.body, turns: [*items, {"role": "user", "content": text}]}
-    return ChatRequest(
-        request.dialect, request.model, request.stream, body, msgspec.json.encode(body),
-        include_usage=request.include_usage, forward_headers=request.forward_headers,
-    )  # fmt: skip
+    return request.with_body(body, msgspec.json.encode(body))

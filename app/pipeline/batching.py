@@ -12,7 +12,7 @@ ask by themselves.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -28,6 +28,10 @@ from app.pipeline.gateway import Gateway, Turn
 from app.prompts.tasks import Task, answers_of, batch_of, split, task_of
 
 _HARMLESS = frozenset({b"anthropic-version", b"tracestate"})
+
+
+def _uncounted(_model: str, _what: str, _tasks: int) -> None:
+    """Count nothing: no metrics."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +77,11 @@ class Batching:
         """The first of ``batches`` that names a request's model and tenant holds."""
         self._batches = batches
         self._open: dict[tuple[str, ...], _Group] = {}
-        self.sent = 0
-        """Batches of two or more that were sent."""
-        self.alone = 0
-        """Tasks of those that had to be asked alone after all."""
+        self.on_batch: Callable[[str, str, int], None] = _uncounted
+        """Told what became of tasks: the model's name, ``together`` (answered from a common call), ``failed``
+        (the call brought nothing) or ``unanswered`` (it left them out), the last two to be asked alone, and
+        how many. Each common call is told once as ``call``.
+        """
 
     def of(self, model: Model, request: ChatRequest, turn: Turn) -> Batch | None:
         """The rule that ``request`` comes under, from what costs nothing to see."""
@@ -167,14 +172,20 @@ class Batching:
         async def gather(event: object) -> None:
             builder.add(event)  # type: ignore[arg-type]
 
-        self.sent += 1
+        self.on_batch(model.name, "call", 1)
         try:
             await ask((call,), gateway, turn, gather)
         except GatewayError:
-            self.alone += len(members)
+            self.on_batch(model.name, "failed", len(members))
             return  # counted where upstream failures are; each asks alone
+        except asyncio.CancelledError:  # the opener leaves: the others ask alone
+            self.on_batch(model.name, "failed", len(members) - 1)
+            raise
         texts = answers_of(builder.answer(), tasks)
-        self.alone += texts.count(None)
+        lacking = texts.count(None)
+        kind = "unanswered" if lacking < len(texts) else "failed"
+        self.on_batch(model.name, kind, lacking)
+        self.on_batch(model.name, "together", len(texts) - lacking)
         _hand_out(members, texts, model, turn)
 
 

@@ -83,15 +83,7 @@ def _applied(contract: Contract, request: ChatRequest, limit: str) -> ChatReques
     for name, value in changes.items():
         body[name] = value
         raws[name] = msgspec.Raw(msgspec.json.encode(value))
-    return ChatRequest(
-        request.dialect,
-        request.model,
-        request.stream,
-        body,
-        msgspec.json.encode(raws),
-        request.include_usage,
-        request.forward_headers,
-    )
+    return request.with_body(body, msgspec.json.encode(raws))
 
 
 def _limit(contract: Contract, body: Mapping[str, object], name: str) -> dict[str, object]:

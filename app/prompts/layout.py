@@ -191,12 +191,4 @@ def _with(
     for field_name, value in changes.items():
         raws[field_name] = msgspec.Raw(msgspec.json.encode(value))
     body = {**request.body, **changes, name: [message for message, _ in messages]}
-    return ChatRequest(
-        request.dialect,
-        request.model,
-        request.stream,
-        body,
-        msgspec.json.encode(raws),
-        request.include_usage,
-        request.forward_headers,
-    )
+    return request.with_body(body, msgspec.json.encode(raws))

@@ -70,6 +70,16 @@ class GuardMetrics:
             "What reading the vendor's prompt cache saved, in USD.",
             ("model",),
         )
+        self.batch_calls = counter(
+            "slipstream_batch_calls_total",
+            "Calls that asked for several small tasks at once.",
+            ("model",),
+        )
+        self.batched_tasks = counter(
+            "slipstream_batched_tasks_total",
+            "Tasks of such calls: together, or asked alone after all (failed, unanswered).",
+            ("model", "outcome"),
+        )
         self.hedges = counter(
             "slipstream_hedges_total",
             "Second calls beside a slow first one: won, lost or failed.",

@@ -85,6 +85,9 @@ class TestBatches:
                 "answered in a batch of 3"
             }
             assert sum(each.json()["usage"]["prompt_tokens"] for each in answers) == 3
+            shown = (await client.get("/metrics")).text
+            assert 'slipstream_batch_calls_total{model="small"} 1' in shown
+            assert 'slipstream_batched_tasks_total{model="small",outcome="together"} 3' in shown
             (sent,) = upstream.asked
             form = json.loads(sent.body)["response_format"]
             assert (form["type"], form["json_schema"]["strict"]) == ("json_schema", True)

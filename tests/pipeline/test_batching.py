@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 
 import msgspec
 import pytest
@@ -65,6 +66,8 @@ class House:
         models = {model.name: _model(model, settings) for model in settings.models}
         self.provider = provider
         self.gateway = _gateway(settings, models, {"local": provider, "claude": provider})
+        self.counted = Counter()
+        self.gateway.batching.on_batch = lambda _, what, tasks: self.counted.update({what: tasks})
 
     async def ask(self, text, *, at_s=0.0, system="Say the label.", model="small", **wishes):
         await asyncio.sleep(at_s)
@@ -134,6 +137,8 @@ def test_usage_and_cost_are_split_and_add_up_to_the_call_s():
 def test_who_got_no_answer_from_the_batch_asks_alone(bend, alone):
     house = House(Labeller(bend))
     told = all_at_once(house, *TEXTS)
+    lacking = {"failed" if alone == len(TEXTS) else "unanswered": alone}
+    assert +house.counted == Counter(call=1, together=len(TEXTS) - alone, **lacking)
     assert sum(text == "local" for _, text in told) == alone
     assert len(house.provider.calls) == 1 + alone
     assert all(
