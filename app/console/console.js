@@ -1,5 +1,6 @@
 // The page: wires the form, the conversation, the list of requests and the banners together.
 
+import { Agents } from "./agents.js";
 import { keepKey, read, readiness } from "./gateway.js";
 import { playground } from "./compare.js";
 import { Overview } from "./overview.js";
@@ -191,7 +192,7 @@ function start() {
 
 start();
 recent.start();
-const views = new Views({ "requests-view": new Requests(), "overview-view": new Overview() });
+const views = new Views({ "agents-view": new Agents(), "requests-view": new Requests(), "overview-view": new Overview() });
 linter();
 playground();
 if (views.now === "ask") question.focus();

@@ -2,6 +2,8 @@
 
 // In memory alone: gone with the page, never in a store that another page or script of a later day could read.
 let kept = "";
+// How often a lost connection to a run is tried again, each time after twice the wait: a minute in all.
+const REJOINS = 18;
 
 export function keepKey(value) {
   kept = value;
@@ -72,18 +74,21 @@ async function refusal(response) {
   const text = await response.text().catch(() => "");
   let error = null;
   try {
-    error = JSON.parse(text).error;
+    const found = JSON.parse(text);
+    // The vendors' form, or problem details.
+    error = found.error ?? { message: found.detail, code: found.code };
   } catch {
     // Not JSON: a proxy between, most likely; its page is of no use here.
   }
   return new Refused(error?.message ?? "", response.status, error?.code ?? error?.type ?? "");
 }
 
-// Split an SSE body into frames: {data} or {comment}. Bytes may be cut anywhere.
+// Split an SSE body into frames: {data}, {data, id} or {comment}. Bytes may be cut anywhere.
 export async function* frames(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let held = "";
   let data = [];
+  let id;
   for (;;) {
     const { value, done } = await reader.read();
     held += done ? "\n\n" : value;
@@ -93,12 +98,14 @@ export async function* frames(body) {
     held = lines.pop() + held.slice(usable);
     for (const line of lines) {
       if (line === "") {
-        if (data.length) yield { data: data.join("\n") };
+        if (data.length) yield id === undefined ? { data: data.join("\n") } : { data: data.join("\n"), id };
         data = [];
       } else if (line.startsWith(":")) {
         yield { comment: line.slice(1).trim() };
       } else if (line.startsWith("data:")) {
         data.push(line.slice(line[5] === " " ? 6 : 5));
+      } else if (line.startsWith("id:")) {
+        id = line.slice(line[3] === " " ? 4 : 3);
       }
     }
     if (done) return;
@@ -139,4 +146,71 @@ export async function chat(request, options, on, signal) {
     if (chunk.usage) on.usage(chunk.usage);
   }
   if (!ended) throw new Refused("The stream ended without its closing mark.", 0, "stream_cut");
+}
+
+// A run's events, numbered without a gap. A connection that breaks is made again where it broke off; `on`
+// is told: opened(response), event(event), lost(), back(). Throws Refused where the gateway says no.
+export class RunStream {
+  constructor(runId) {
+    this.runId = runId;
+    this.last = 0;
+    this.stopping = new AbortController();
+  }
+
+  async start(input, on) {
+    const body = JSON.stringify({ ...input, runId: this.runId });
+    await this.follow(on, () => this.ask("v1/agent", { method: "POST", headers: headers({ "content-type": "application/json" }), body }));
+  }
+
+  async rejoin(on) {
+    await this.follow(on, () => this.again());
+  }
+
+  again() {
+    const more = this.last ? { "last-event-id": `${this.runId}:${this.last}` } : {};
+    return this.ask(`v1/runs/${encodeURIComponent(this.runId)}/events`, { headers: headers(more), cache: "no-store" });
+  }
+
+  async cancel() {
+    const path = `v1/runs/${encodeURIComponent(this.runId)}/cancel`;
+    const response = await fetch(path, { method: "POST", headers: headers(), keepalive: true });
+    return response.ok;
+  }
+
+  leave() {
+    this.stopping.abort();
+  }
+
+  async ask(path, options) {
+    const response = await fetch(path, { ...options, signal: this.stopping.signal });
+    if (!response.ok) throw await refusal(response);
+    return response;
+  }
+
+  async follow(on, open) {
+    let opening = open;
+    for (let tries = 0; ; ) {
+      try {
+        const response = await opening();
+        if (tries) on.back();
+        on.opened(response);
+        tries = 0;
+        for await (const frame of frames(response.body)) {
+          const number = Number(frame.id?.slice(frame.id.lastIndexOf(":") + 1));
+          if (frame.data === undefined || !(number > this.last)) continue;
+          this.last = number;
+          if (on.event(JSON.parse(frame.data))) return;
+        }
+      } catch (error) {
+        if (error.name === "AbortError" || (error instanceof Refused && error.status !== 503)) throw error;
+        // Nothing has ever come: there is no run to go back to.
+        if (this.last === 0) throw error;
+      }
+      tries += 1;
+      if (tries > REJOINS) throw new Refused("The connection is lost, and the gateway does not answer.", 0, "connection_lost");
+      on.lost(tries);
+      await new Promise((resolve) => setTimeout(resolve, Math.min(4000, 150 * 2 ** tries)));
+      opening = () => this.again();
+    }
+  }
 }

@@ -3,9 +3,13 @@
 import { clock, make, ms, outcome, status, tokens, usd } from "./words.js";
 import { post } from "./gateway.js";
 
+// Two instants that the gateway's clock may show for one.
+const BESIDE_MS = 0.05;
+
 // The chain of spans that the end waited for: [{index, time}], first to last. Walked backwards from the
-// end; at each moment the span that was still at work latest is what was waited for. Spans within a
-// span are walked within its time, and what they leave over is the span's own.
+// end; at each moment the span that was still at work latest is what was waited for. A tool call is never
+// begun by another that goes on beside it (what begins it is the model's stream, or a call's end). Spans
+// within a span are walked within its time, and what they leave over is the span's own.
 export function criticalPath(spans, total) {
   const found = new Map();
   const walk = (parent, from, to) => {
@@ -16,6 +20,7 @@ export function criticalPath(spans, total) {
       let until = from;
       spans.forEach((span, index) => {
         if ((span.parent ?? null) !== parent || index === parent || span.start >= at || span.duration <= 0) return;
+        if (span.stage === "tools" && at < to && span.start + span.duration > at + BESIDE_MS) return;
         const end = Math.min(at, span.start + span.duration);
         const later = end > until || (end === until && best >= 0 && span.start > spans[best].start);
         if (later) [best, until] = [index, end];
