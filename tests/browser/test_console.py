@@ -8,39 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 from playwright.async_api import expect
 
-from tests.support.browser import Visit, visit
-from tests.support.gateway import GatewayProcess, gateway_process
+from tests.support.gateway import GatewayProcess
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
-
-    from playwright.async_api import Browser, Locator, Page
+    from playwright.async_api import Locator, Page
 
 pytestmark = pytest.mark.browser
 _NUMBERS = itertools.count(1)
-
-
-@pytest.fixture(scope="module")
-def gateway() -> Iterator[GatewayProcess]:
-    """``slipstream serve`` with no configuration and no key."""
-    with gateway_process() as running:
-        yield running
-    if running.process.stderr is not None:
-        running.process.stderr.close()
-
-
-@pytest.fixture
-async def seen(chromium: Browser, gateway: GatewayProcess) -> AsyncIterator[Visit]:
-    """A visit of the page; whatever the test does, nothing outside is asked and nothing complains."""
-    async with visit(chromium, gateway.url) as made:
-        yield made
-        assert made.outside == []
-        assert made.complaints == []
-
-
-@pytest.fixture
-def page(seen: Visit) -> Page:
-    return seen.page
 
 
 def a_new_question() -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from playwright.async_api import expect
 
+from tests.browser.conftest import well_behaved
 from tests.support.browser import Visit, visit
 
 if TYPE_CHECKING:
@@ -26,15 +27,8 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture
 async def seen(chromium: Browser, served: ConsoleServer) -> AsyncIterator[Visit]:
-    async with visit(chromium, served.url) as made:
+    async with well_behaved(chromium, served.url) as made:
         yield made
-        assert made.outside == []
-        assert made.complaints == []
-
-
-@pytest.fixture
-def page(seen: Visit) -> Page:
-    return seen.page
 
 
 async def ask(page: Page, question: str) -> None:

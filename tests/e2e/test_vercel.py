@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 
 import pytest
 
 from app.providers.simulator import expected_answer
 from tests.e2e.conversations import BOTH_KINDS, EXPECTED_CALLS
-from tests.support.gateway import ROOT
+from tests.support.node_packages import NODE_FOLDER, node_packages
 
 pytestmark = [
     pytest.mark.anyio,
@@ -18,26 +17,17 @@ pytestmark = [
     pytest.mark.parametrize("model", BOTH_KINDS),
     pytest.mark.parametrize("way", ["chat", "responses", "messages"]),
 ]
-FOLDER = ROOT / "tests" / "support" / "node"
 
 
 @pytest.fixture(scope="module")
 async def told(gateway):
     """What the script said of every task; run once for the module."""
-    made = await asyncio.to_thread(
-        subprocess.run,
-        [ROOT / "scripts" / "node-packages"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if made.returncode:
-        pytest.skip(f"scripts/node-packages: {made.stderr.strip()[-200:]}")
+    await asyncio.to_thread(node_packages)
     process = await asyncio.create_subprocess_exec(
         "node",
         "vercel.mjs",
         gateway.url,
-        cwd=FOLDER,
+        cwd=NODE_FOLDER,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )

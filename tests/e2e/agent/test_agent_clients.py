@@ -4,32 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 
 import pytest
 
 from app.providers.simulator import SimulatorSettings, running_simulator
 from tests.e2e.agent.test_agent_loop import agent, echo, tool
-from tests.support.gateway import ROOT, running_gateway
+from tests.support.gateway import running_gateway
+from tests.support.node_packages import NODE_FOLDER, node_packages
 from tests.support.tool_server import tool_server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
-FOLDER = ROOT / "tests" / "support" / "node"
 PATIENCE_S = 50.0
 
 
 @pytest.fixture(scope="module")
 async def told():
     """What both clients made of a run with two tool calls."""
-    made = await asyncio.to_thread(
-        subprocess.run,
-        [ROOT / "scripts" / "node-packages"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if made.returncode:
-        pytest.skip(f"scripts/node-packages: {made.stderr.strip()[-200:]}")
+    await asyncio.to_thread(node_packages)
     async with (
         running_simulator(SimulatorSettings(time_scale=0.01)) as upstream,
         tool_server({"/ticket/": echo()}) as tools,
@@ -39,7 +30,7 @@ async def told():
             "node",
             "agent.mjs",
             gateway.url,
-            cwd=FOLDER,
+            cwd=NODE_FOLDER,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )

@@ -8,10 +8,11 @@ import json
 
 import pytest
 
-from tests.e2e.agent.test_agent_clients import FOLDER, PATIENCE_S
+from tests.e2e.agent.test_agent_clients import PATIENCE_S
 from tests.e2e.agent.test_agent_endpoint import body, post, read, types
 from tests.e2e.agent.test_agent_loop import agent, answers, chat, echo, results, said, tool
-from tests.support.gateway import ROOT, running_gateway
+from tests.support.gateway import running_gateway
+from tests.support.node_packages import NODE_FOLDER, node_packages
 from tests.support.scripted_model import Speaking, scripted_model
 from tests.support.tool_server import tool_server
 
@@ -159,18 +160,13 @@ async def test_vercel_s_stream_asks_too() -> None:
 
 @pytest.mark.slow
 async def test_the_official_client_asks_its_user_and_resumes() -> None:
-    process = await asyncio.create_subprocess_exec(
-        ROOT / "scripts" / "node-packages", stderr=asyncio.subprocess.PIPE
-    )
-    _, err = await process.communicate()
-    if process.returncode:
-        pytest.skip(f"scripts/node-packages: {err.decode().strip()[-200:]}")
+    await asyncio.to_thread(node_packages)
     async with desk() as (gateway, tools, _):
         process = await asyncio.create_subprocess_exec(
             "node",
             "approval.mjs",
             gateway.url,
-            cwd=FOLDER,
+            cwd=NODE_FOLDER,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )

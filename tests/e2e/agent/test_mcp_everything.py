@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 
 import pytest
 
 from app.errors import ToolError
 from tests.e2e.agent.test_mcp_tools import ANN, registry_of
-from tests.support.gateway import ROOT
+from tests.support.node_packages import NODE_FOLDER, node_packages
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
-FOLDER = ROOT / "tests" / "support" / "node"
 PROGRAM = (
-    FOLDER / "node_modules" / "@modelcontextprotocol" / "server-everything" / "dist" / "index.js"
+    NODE_FOLDER
+    / "node_modules"
+    / "@modelcontextprotocol"
+    / "server-everything"
+    / "dist"
+    / "index.js"
 )
 
 
 @pytest.fixture(scope="module")
 async def everything():
     """The server as a program of the gateway's."""
-    made = await asyncio.to_thread(
-        subprocess.run,
-        [ROOT / "scripts" / "node-packages"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if made.returncode:
-        pytest.skip(f"scripts/node-packages: {made.stderr.strip()[-200:]}")
+    await asyncio.to_thread(node_packages)
     return {"command": ["node", str(PROGRAM), "stdio"], "timeout_s": 30}
 
 
