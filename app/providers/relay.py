@@ -1,13 +1,14 @@
-"""A whole answer handed on, for both ways to a model."""
+"""An answer handed on, whole or as it comes: what both ways to a model do alike."""
 
 from __future__ import annotations
 
 import time
 
-from app.domain.events import Emit, Whole
+from app.domain.events import Emit, Event, Frames, TextDelta, ThinkingDelta, Whole
 from app.domain.model_call import ModelCall
 from app.domain.replay import replay
-from app.ports import Codec
+from app.errors import UpstreamClosed
+from app.ports import Codec, StreamReader
 from app.providers.outgoing import Outgoing
 
 
@@ -34,3 +35,49 @@ def whole(body: bytes, call: ModelCall, codec: Codec) -> Whole:
     call.tokens_streamed = usage.output_tokens
     call.first_event_ns = call.ended_ns = call.ended_ns or time.monotonic_ns()
     return Whole(body)
+
+
+def reader_of(request: Outgoing) -> StreamReader:
+    """What reads the upstream's stream: frames for a client of its own dialect, else neutral events."""
+    if request.passthrough:
+        return request.codec.passthrough(hide_usage=request.hide_usage)
+    return request.codec.reader()
+
+
+async def hand_on(data: bytes, reader: StreamReader, call: ModelCall, emit: Emit) -> None:
+    """Emit what ``data`` completes. Raises the upstream's in-stream error if nothing went out before it."""
+    for event in reader.feed(data):
+        if not call.first_event_ns:
+            if reader.failure is not None:
+                raise reader.failure
+            call.first_event_ns = time.monotonic_ns()
+        call.tokens_streamed += event.count if type(event) is Frames else _is_token(event)
+        await emit(event)
+
+
+async def hand_on_rest(reader: StreamReader, call: ModelCall, emit: Emit) -> None:
+    """The upstream closed: emit what its last bytes still hold."""
+    for event in reader.end():
+        call.first_event_ns = call.first_event_ns or time.monotonic_ns()
+        await emit(event)
+
+
+def settle(reader: StreamReader, call: ModelCall) -> None:
+    """Account for what was read, however the reading ended."""
+    call.usage, call.finish = reader.usage, reader.finish
+    call.complete = reader.complete and reader.failure is None
+
+
+def judge(reader: StreamReader, call: ModelCall, request: Outgoing, name: str) -> None:
+    """Raise what the upstream said went wrong, or ``UpstreamClosed`` for a stream that was cut."""
+    if reader.failure is not None:
+        if request.passthrough and call.first_event_ns:
+            reader.failure.said = True  # its own frame went through to the client
+        raise reader.failure
+    if not reader.complete:
+        message = f"{name} ended the stream before the answer was whole"
+        raise UpstreamClosed(message, code="upstream_truncated")
+
+
+def _is_token(event: Event) -> bool:
+    return isinstance(event, TextDelta | ThinkingDelta)

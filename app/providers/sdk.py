@@ -9,9 +9,10 @@ happen only before the first event.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Protocol
 
 import anthropic
@@ -20,7 +21,7 @@ import msgspec
 import openai
 
 from app.domain.chat import Dialect
-from app.domain.events import Emit, Event, Frames, TextDelta, ThinkingDelta
+from app.domain.events import Emit
 from app.domain.model_call import ModelCall
 from app.errors import (
     Unsupported,
@@ -32,8 +33,11 @@ from app.errors import (
 )
 from app.ports import Codec
 from app.providers.outgoing import Outgoing, outgoing
-from app.providers.relay import hand_on_whole
+from app.providers.relay import hand_on, hand_on_rest, hand_on_whole, judge, reader_of, settle
 from app.settings import ProviderSettings
+
+_LAST_BYTES_S = 0.1
+"""How long the end of a whole answer's body is waited for."""
 
 _STATUS_ERRORS = (openai.APIStatusError, anthropic.APIStatusError)
 _TIMEOUTS = (openai.APITimeoutError, anthropic.APITimeoutError, httpx2.TimeoutException)
@@ -177,35 +181,25 @@ class SdkProvider:
     async def _stream(
         self, call: ModelCall, request: Outgoing, response: RawResponse, emit: Emit
     ) -> None:
-        codec = request.codec
-        reader = (
-            codec.passthrough(hide_usage=request.hide_usage)
-            if request.passthrough
-            else codec.reader()
-        )
+        """Hand events on until the dialect's own end, as ``wire`` does."""
+        reader = reader_of(request)
+        chunks = response.iter_bytes()
         try:
-            async for data in response.iter_bytes():
-                for event in reader.feed(data):
-                    if not call.timing.first_event_ns:
-                        if reader.failure is not None:
-                            raise reader.failure
-                        call.timing.first_event_ns = time.monotonic_ns()
-                    call.tokens_streamed += _pieces_of(event)
-                    await emit(event)
-                if reader.failure is not None:
+            async for data in chunks:
+                await hand_on(data, reader, call, emit)
+                if reader.failure is not None or reader.complete:
                     break
             else:
-                for event in reader.end():
-                    await emit(event)
+                await hand_on_rest(reader, call, emit)
         finally:
-            call.usage, call.finish = reader.usage, reader.finish
-            call.complete = reader.complete and reader.failure is None
-        if reader.failure is not None:
-            reader.failure.said = request.passthrough and call.timing.first_event_ns > 0
-            raise reader.failure
-        if not reader.complete:
-            message = f"{self.name} ended the stream before the answer was whole"
-            raise UpstreamClosed(message, code="upstream_truncated")
+            settle(reader, call)
+        judge(reader, call, request, self.name)
+        # The package keeps a connection only if the body was read to its end, which is nearly always here
+        # already. An upstream that keeps its side open holds nobody up: leaving closes the connection.
+        with suppress(TimeoutError, httpx2.HTTPError):
+            async with asyncio.timeout(_LAST_BYTES_S):
+                async for _ in chunks:
+                    pass
 
     async def _whole(
         self, call: ModelCall, request: Outgoing, response: RawResponse, emit: Emit
@@ -305,10 +299,3 @@ def _anthropic_client(
         http_client=http,
         open_telemetry=False,
     )
-
-
-def _pieces_of(event: Event) -> int:
-    """How many pieces of the answer ``event`` brings: what a client that leaves has been sent."""
-    if isinstance(event, Frames):
-        return event.count
-    return int(isinstance(event, TextDelta | ThinkingDelta))

@@ -14,13 +14,21 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from app.domain.chat import Dialect
-from app.domain.events import Emit, Event, Frames, TextDelta, ThinkingDelta, offer_of, pipe_of
+from app.domain.events import Emit, Frames, offer_of, pipe_of
 from app.domain.model_call import Headers, ModelCall
-from app.errors import Unsupported, UpstreamClosed, UpstreamProtocol, UpstreamStatus
+from app.errors import Unsupported, UpstreamProtocol, UpstreamStatus
 from app.ports import Codec, StreamReader
 from app.providers.outgoing import Outgoing, outgoing
 from app.providers.redaction import redacted
-from app.providers.relay import hand_on_whole, whole
+from app.providers.relay import (
+    hand_on,
+    hand_on_rest,
+    hand_on_whole,
+    judge,
+    reader_of,
+    settle,
+    whole,
+)
 from app.upstream import Exchange, Pool, Shape, Taker, Timeouts
 from app.wire.passthrough import PassthroughReader
 
@@ -232,47 +240,25 @@ class WireProvider:
             and b"model" not in error.body
         )
 
-    async def _stream(  # noqa: C901 - the loop of every token stands in one piece
+    async def _stream(
         self, call: ModelCall, request: Outgoing, exchange: Exchange, emit: Emit
     ) -> None:
         """Hand events on until the dialect's own end: whoever has that may leave, so no more is awaited."""
-        codec = request.codec
-        reader = (
-            codec.passthrough(hide_usage=request.hide_usage)
-            if request.passthrough
-            else codec.reader()
-        )
+        reader = reader_of(request)
         try:
             taker = None
             while data := await exchange.read(taker):
-                for event in reader.feed(data):
-                    if not call.first_event_ns:
-                        if reader.failure is not None:
-                            raise reader.failure
-                        call.first_event_ns = time.monotonic_ns()
-                    call.tokens_streamed += (
-                        event.count if type(event) is Frames else _is_token(event)
-                    )
-                    await emit(event)
+                await hand_on(data, reader, call, emit)
                 if reader.failure is not None or reader.complete:
                     break
                 if taker is None and request.passthrough and call.first_event_ns:
                     taker = _taker(call, reader, emit)
-            if reader.failure is None:
-                for event in reader.end():
-                    call.first_event_ns = call.first_event_ns or time.monotonic_ns()
-                    await emit(event)
+            else:
+                await hand_on_rest(reader, call, emit)
         finally:
             call.ended_ns = time.monotonic_ns()
-            call.usage, call.finish = reader.usage, reader.finish
-            call.complete = reader.complete and reader.failure is None
-        if reader.failure is not None:
-            if request.passthrough and call.first_event_ns:
-                reader.failure.said = True  # its own frame went through to the client
-            raise reader.failure
-        if not reader.complete:
-            message = f"{self.name} ended the stream before the answer was whole"
-            raise UpstreamClosed(message, code="upstream_truncated")
+            settle(reader, call)
+        judge(reader, call, request, self.name)
 
 
 def _taker(call: ModelCall, reader: StreamReader, emit: Emit) -> Taker | None:
@@ -308,10 +294,6 @@ def _shortened(timeouts: Timeouts, deadline_s: float) -> Timeouts:
     """No longer than until ``deadline_s``."""
     left_s = max(0.001, deadline_s - time.monotonic())
     return replace(timeouts, total_s=min(timeouts.total_s, left_s))
-
-
-def _is_token(event: Event) -> bool:
-    return isinstance(event, TextDelta | ThinkingDelta)
 
 
 def _forwarded(headers: Sequence[tuple[bytes, bytes]]) -> Headers:

@@ -6,7 +6,6 @@ A tool call is sealed at its ``content_block_stop``. Usage is cumulative: ``mess
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -24,7 +23,7 @@ from app.domain.events import (
     ToolCallStarted,
 )
 from app.domain.usage import Usage
-from app.errors import UpstreamError, UpstreamProtocol
+from app.errors import UpstreamProtocol
 from app.wire.anthropic_messages_answer import (
     Block,
     WireMessage,
@@ -33,9 +32,10 @@ from app.wire.anthropic_messages_answer import (
     read_stop_reason,
     read_usage,
 )
+from app.wire.event_reader import EventReader
 from app.wire.failures import read_stream_error
 from app.wire.passthrough import PassthroughReader
-from app.wire.sse import FrameSplitter, read_events
+from app.wire.sse import read_events
 
 
 class _Delta(msgspec.Struct):
@@ -139,40 +139,18 @@ class _OpenBlock:
     pieces: list[str] = field(default_factory=list)
 
 
-class MessagesReader:
+class MessagesReader(EventReader):
     """Bytes of a Messages stream in, neutral events out."""
 
     def __init__(self) -> None:
         """Start before the first byte."""
-        self._splitter = FrameSplitter()
-        self.complete = False
-        self.usage: Usage | None = None
-        self.finish = ""
-        self.failure: UpstreamError | None = None
+        super().__init__()
         self._blocks: dict[int, _OpenBlock] = {}
         self._calls = 0
         self._finished: Finished | None = None
 
-    def feed(self, data: bytes) -> Sequence[Event]:
-        """Give the events that became whole; an error event is kept in ``failure``."""
-        frames = self._splitter.feed(data)
-        return self._read(frames) if frames else ()
-
-    def end(self) -> Sequence[Event]:
-        """The upstream closed: read a last event that lacks its blank line."""
-        rest = self._splitter.rest()
-        return self._read(rest) if rest.strip() else ()
-
-    def _read(self, frames: bytes) -> list[Event]:
-        events: list[Event] = []
-        for event in read_events(frames):
-            if self.failure is not None:
-                break
-            if event.data and event.data != b"[DONE]":
-                self._event(_decode(event.data), event.data, events)
-        return events
-
-    def _event(self, event: _Event, data: bytes, events: list[Event]) -> None:
+    def _event(self, data: bytes, events: list[Event]) -> None:
+        event = _decode(data)
         match event.type:
             case "content_block_delta":
                 if event.delta is not None:

@@ -31,8 +31,9 @@ from app.domain.events import (
     ToolCallStarted,
 )
 from app.domain.usage import Usage
-from app.errors import UpstreamClosed, UpstreamError, UpstreamProtocol
+from app.errors import UpstreamClosed, UpstreamProtocol
 from app.wire import json_text
+from app.wire.event_reader import EventReader
 from app.wire.failures import read_stream_error
 from app.wire.openai_chat_answer import (
     WireUsage,
@@ -44,7 +45,7 @@ from app.wire.openai_chat_answer import (
     read_usage,
 )
 from app.wire.passthrough import PassthroughReader
-from app.wire.sse import FrameSplitter, read_events, split_frames
+from app.wire.sse import read_events, split_frames
 
 _DONE = b"[DONE]"
 _LINE_END = ord("\n")
@@ -228,16 +229,12 @@ class _Call:
         return ToolCallSealed(self.index, self.id, self.name, "".join(self.pieces) or "{}")
 
 
-class ChatReader:
+class ChatReader(EventReader):
     """Bytes of a Chat Completions stream in, neutral events out."""
 
     def __init__(self) -> None:
         """Start before the first byte."""
-        self._splitter = FrameSplitter()
-        self.complete = False
-        self.usage: Usage | None = None
-        self.finish = ""
-        self.failure: UpstreamError | None = None
+        super().__init__()
         self._started = False
         self._ended = False
         self._thinking = False
@@ -246,30 +243,12 @@ class ChatReader:
         self._calls: list[_Call] = []
         self._by_upstream_index: dict[int, _Call] = {}
 
-    def feed(self, data: bytes) -> Sequence[Event]:
-        """Give the events that became whole; an error event is kept in ``failure``."""
-        frames = self._splitter.feed(data)
-        return self._read(frames) if frames else ()
-
     def end(self) -> Sequence[Event]:
         """The upstream closed: give what was still held back."""
-        rest = self._splitter.rest()
-        events = list(self._read(rest)) if rest.strip() else []
-        events.extend(self._finish())
-        return events
+        return [*super().end(), *self._finish()]
 
-    def _read(self, frames: bytes) -> list[Event]:
-        events: list[Event] = []
-        for event in read_events(frames):
-            if self.failure is not None:
-                break
-            if event.data.strip() == _DONE:
-                events.extend(self._finish())
-            elif event.data:
-                self._chunk(_decode(event.data), event.data, events)
-        return events
-
-    def _chunk(self, chunk: _Chunk, data: bytes, events: list[Event]) -> None:
+    def _event(self, data: bytes, events: list[Event]) -> None:
+        chunk = _decode(data)
         if chunk.error:
             self.failure = read_stream_error(chunk.error, data)
             return
@@ -379,6 +358,9 @@ class ChatReader:
     def _seal_all(self, events: list[Event]) -> None:
         self._seal_thinking(events)
         events.extend(call.seal() for call in self._calls if not call.sealed)
+
+    def _terminated(self) -> Sequence[Event]:
+        return self._finish()
 
     def _finish(self) -> list[Event]:
         if self._ended or not self._word or self.failure is not None:

@@ -6,7 +6,6 @@ leaves that event out. Events and items of unknown types are skipped.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -26,11 +25,12 @@ from app.domain.events import (
 )
 from app.domain.usage import Usage
 from app.errors import UpstreamError, UpstreamProtocol
+from app.wire.event_reader import EventReader
 from app.wire.failures import read_stream_error
 from app.wire.openai_responses_answer import WireItem, WireResponse, read_status, read_usage
 from app.wire.passthrough import PassthroughReader
 from app.wire.reasoning_seal import open_seal
-from app.wire.sse import FrameSplitter, read_events
+from app.wire.sse import read_events
 
 
 class _Event(msgspec.Struct):
@@ -138,41 +138,19 @@ class _Call:
     sealed: bool = False
 
 
-class ResponsesReader:
+class ResponsesReader(EventReader):
     """Bytes of a Responses stream in, neutral events out."""
 
     def __init__(self) -> None:
         """Start before the first byte."""
-        self._splitter = FrameSplitter()
-        self.complete = False
-        self.usage: Usage | None = None
-        self.finish = ""
-        self.failure: UpstreamError | None = None
+        super().__init__()
         self._calls: dict[int, _Call] = {}
         self._refused = False
         self._started = False
         self._summaries: dict[int, int] = {}
 
-    def feed(self, data: bytes) -> Sequence[Event]:
-        """Give the events that became whole; an error event is kept in ``failure``."""
-        frames = self._splitter.feed(data)
-        return self._read(frames) if frames else ()
-
-    def end(self) -> Sequence[Event]:
-        """The upstream closed: read a last event that lacks its blank line."""
-        rest = self._splitter.rest()
-        return self._read(rest) if rest.strip() else ()
-
-    def _read(self, frames: bytes) -> list[Event]:
-        events: list[Event] = []
-        for event in read_events(frames):
-            if self.failure is not None:
-                break
-            if event.data and event.data != b"[DONE]":
-                self._event(_decode(event.data), event.data, events)
-        return events
-
-    def _event(self, event: _Event, data: bytes, events: list[Event]) -> None:
+    def _event(self, data: bytes, events: list[Event]) -> None:
+        event = _decode(data)
         match event.type:
             case "response.output_text.delta":
                 self._text(event, events)

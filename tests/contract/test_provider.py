@@ -17,6 +17,7 @@ from app.errors import UpstreamClosed, UpstreamError, UpstreamRefused, UpstreamS
 from app.ports import Provider
 from app.providers.simulator import RunningSimulator, SimulatorSettings, expected_answer
 from app.wire.codecs import CODECS
+from tests.e2e.test_passthrough import STREAMS
 from tests.support.gateway import configuration, settings_of
 from tests.support.raw_server import PATIENCE_S, Peer, raw_server
 
@@ -172,3 +173,35 @@ async def test_a_cancelled_call_hangs_up_on_the_upstream(transport, name, dialec
             await task
         await peer.wait_gone()
         await provider.aclose()
+
+
+@over_every_dialect
+@pytest.mark.parametrize("end", ["kept open", "reset"])
+async def test_an_answer_is_over_with_its_dialect_s_own_end(transport, name, dialect, end):
+    """Whatever the upstream does with the connection afterwards."""
+    events = STREAMS[
+        {"openai_chat": "chat", "openai_responses": "responses"}.get(dialect, "messages")
+    ]
+
+    async def lingering(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
+            b"transfer-encoding: chunked\r\n\r\n%x\r\n%s\r\n" % (len(events), events)
+        )
+        if end == "reset":
+            peer.reset()
+        await peer.gone.wait()
+
+    async with raw_server(lingering) as server:
+        ways = Ways(f"http://127.0.0.1:{server.port}", transport)
+        provider, call, kept = (
+            ways.provider(name),
+            call_of(ways, name, dialect, stream=True),
+            Kept(),
+        )
+        async with asyncio.timeout(PATIENCE_S):
+            await provider.stream(call, kept)
+        await provider.aclose()
+    assert call.complete
+    assert kept.text(dialect) == Kept([Frames(events, 1)]).text(dialect)

@@ -116,6 +116,24 @@ def test_a_cut_stream_is_never_complete(dialect, answer, where):
         assert not reader.complete
 
 
+@given(dialects, answers(), st.binary(max_size=40), st.integers(1, 7))
+def test_what_comes_behind_the_end_of_an_answer_is_never_read(dialect, answer, junk, step):
+    data = write_stream(dialect, answer)
+    whole = CODECS[dialect].reader()
+    expected_events = [*whole.feed(data), *whole.end()]
+    reader = CODECS[dialect].reader()
+    events = []
+    at = 0
+    while not reader.complete:
+        events.extend(reader.feed(data[at : at + step]))
+        at += step
+    # The terminator itself, or half of it, may be among what is left unread.
+    events.extend(reader.feed(data[at : at + 7] + junk))
+    events.extend(reader.end())
+    assert events == expected_events
+    assert reader.failure is None
+
+
 garbage_events = st.lists(
     st.one_of(
         st.binary(max_size=40),
