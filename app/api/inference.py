@@ -203,7 +203,7 @@ class Inference:
         if isinstance(error, MethodNotAllowed):
             head += b"allow: POST\r\n"
         if isinstance(error, TooLarge):
-            head += b"connection: close\r\n"
+            outlet.keep_alive = False
         await outlet.respond(error.status, head, self._codec.write_error(error, request_id))
         self._edge.recorder.settle(
             TurnRecord(

@@ -119,7 +119,11 @@ class NativeOutlet(RequestResponseCycle):
         self.try_respond(status, head, body)
 
     def try_respond(self, status: int, head: bytes, body: bytes) -> bool:
-        """Send a complete response in one write; never has to wait."""
+        """Send a complete response in one write; never has to wait.
+
+        What is left of the request's body is read before the connection ends, where it does: a reset for
+        unread bytes would overtake the response.
+        """
         if self.disconnected:
             return True
         self.response_started = self.response_complete = True
@@ -133,7 +137,7 @@ class NativeOutlet(RequestResponseCycle):
         transport.write(b"".join((line, head, length, lines, b"\r\n", body)))
         if self._news is not None:
             self._news.set()
-        if not keep_alive:
+        if not keep_alive and not self.more_body:
             transport.close()
         protocol.on_response_complete()
         return True

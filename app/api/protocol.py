@@ -300,8 +300,12 @@ class GatewayProtocol(HttpToolsProtocol):
             cycle.more_body = False
             self._between = cycle.keep_alive
             cycle.tell()
-        elif cycle.more_body:  # answered before it was whole, such as a body over its limit
-            self.transport.close()
+        elif cycle.more_body:  # answered before it was whole, such as one with a wrong key
+            cycle.more_body = False
+            self._between = cycle.keep_alive
+            self._phase, self._since_s = _NEXT, self.loop.time()
+            if not cycle.keep_alive:
+                self.transport.close()
 
     def on_response_complete(self) -> None:
         """Go on with a pipelined request, or wait for the next."""
