@@ -97,7 +97,7 @@ async def test_a_store_of_questions_sees_neither_question_nor_answer():
     sealed = SealedVectors(store, Sealer([ONE]))
     await sealed.keep(question, b"v")
     kept = store.kept[question.id]
-    assert "Zo" not in kept.text + kept.body
+    assert not any(word in kept.text + kept.body for word in ("Who is", "Zoë", '{"a"'))
     assert await sealed.fetch(question.id) == question
     recalled = await sealed.recall("x", "p", 3)
     assert [each.question for each in recalled.near] == [question]
