@@ -7,10 +7,9 @@ and takes it down in reverse. Nothing else in the program constructs a collabora
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
-from pathlib import Path
 from random import SystemRandom
 
 from app import __version__
@@ -19,6 +18,7 @@ from app.api.context import Context, Readiness
 from app.api.inference import Edge, InFlight
 from app.api.response import Pulse
 from app.bootstrap_access import authenticator_of
+from app.bootstrap_jobs import open_jobs
 from app.bootstrap_meaning import open_meaning
 from app.bootstrap_redis import open_redis, share, share_outputs, share_runs
 from app.bootstrap_router import open_router
@@ -33,7 +33,6 @@ from app.domain.decisions import PromptView, Tier
 from app.domain.model_call import Headers
 from app.domain.models import Model
 from app.domain.usage import Price
-from app.jobs.door import JobLimits, JobsDoor
 from app.lanes.builtin import built_in_rules
 from app.lanes.rules import Lanes
 from app.operator_lanes import rule_of
@@ -132,7 +131,6 @@ async def open_gateway(settings: Settings, *, simulated: bool = False) -> AsyncI
         if redis is not None and settings.agents:
             await share_runs(redis, runs, stack)
         stack.push_async_callback(runs.aclose)
-        door = await _jobs(settings, gateway, on_ended, stack)
         readiness.ready = True
         degraded = readiness.degraded
         for work, name in await open_meaning(settings, gateway, telemetry.metrics, degraded, stack):
@@ -144,24 +142,9 @@ async def open_gateway(settings: Settings, *, simulated: bool = False) -> AsyncI
         show_batching(gateway.batching, telemetry)
         priming = priming_of(settings, gateway, telemetry.traces.add)
         await _run_beside(stack, priming.run(), "priming")
+        to = (on_ended, telemetry.metrics.jobs)
+        door = await open_jobs(settings, gateway, to, priming, stack)
         yield Context(edge, telemetry, readiness, runs, agents, priming, door)
-
-
-async def _jobs(
-    settings: Settings,
-    gateway: Gateway,
-    on_ended: Callable[[LiveRun], None],
-    stack: AsyncExitStack,
-) -> JobsDoor | None:
-    """The way to the jobs; None where there are none."""
-    wanted = settings.jobs
-    if not wanted.enabled or not settings.agents:
-        return None
-    limits = JobLimits(wanted.concurrency, wanted.per_tenant, wanted.max_attempts, wanted.backoff_s)
-    door = JobsDoor(Path(settings.state.data_dir) / "jobs", gateway, on_ended, limits)
-    stack.push_async_callback(door.aclose)
-    await door.start()
-    return door
 
 
 async def _agents(settings: Settings, gateway: Gateway, stack: AsyncExitStack) -> None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from app.domain.chat import Dialect
 from app.domain.models import Model
 from app.domain.turn_record import TurnRecord
 from app.domain.usage import Usage
@@ -143,6 +144,11 @@ def _problem(file: str, message: str) -> Problem:
 
 
 def _scheduled(file: str, every_s: float, models: Mapping[str, Model]) -> Scheduled:
+    return Scheduled(*prompt_of(file, models), every_s)
+
+
+def prompt_of(file: str, models: Mapping[str, Model]) -> tuple[bytes, Dialect, Model]:
+    """A prompt to keep warm, its form and its model. Raises ``SettingsError``."""
     try:
         body = Path(file).read_bytes()
         dialect = dialect_of(body)
@@ -151,4 +157,4 @@ def _scheduled(file: str, every_s: float, models: Mapping[str, Model]) -> Schedu
         raise SettingsError([_problem(file, str(error))]) from error
     if name not in models:
         raise SettingsError([_problem(file, f"its model {name!r} is not configured")])
-    return Scheduled(body, dialect, models[name], every_s)
+    return body, dialect, models[name]

@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from app.domain.cron import parse
 from app.settings_problems import Path, did_you_mean
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ Entry = tuple[Path, dict[str, object]]
 """Where an entry of a list or mapping stands, and the entry."""
 
 _PLACE = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{4}){3,}(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
 _OWN_MODELS = frozenset({"auto"})
 _MCP_SEPARATOR = "__"
 _LEAST_SECRET_CHARS = 32
@@ -37,6 +39,7 @@ def cross_check(source: Source) -> None:
     _tools(source)
     _mcp_servers(source)
     _agents(source)
+    _jobs(source)
     _unique(source, ("auth", "keys"), "key")
     _addresses(source)
     _egress(source)
@@ -248,6 +251,35 @@ def _agents(source: Source) -> None:
                 )
 
 
+def _jobs(source: Source) -> None:
+    _unique(source, ("jobs", "schedules"), "name")
+    _unique(source, ("jobs", "webhooks"), "name")
+    agents = {str(agent.get("name")) for _, agent in _entries(source, "agents")}
+    hooks = {str(hook.get("name")) for _, hook in _entries(source, "jobs", "webhooks")}
+    for path, hook in _entries(source, "jobs", "webhooks"):
+        _url(source, (*path, "url"), hook.get("url"), ("http", "https"))
+        secret = str(hook.get("secret", ""))
+        if secret.startswith("whsec_") and not _BASE64.fullmatch(secret.removeprefix("whsec_")):
+            message = "is no base64 behind whsec_"
+            source.report((*path, "secret"), message, "Take `whsec_$(openssl rand -base64 24)`.")
+    for path, schedule in _entries(source, "jobs", "schedules"):
+        try:
+            parse(str(schedule.get("cron", "")), str(schedule.get("timezone", "UTC")))
+        except ValueError as exc:
+            at = "timezone" if "zone" in str(exc) else "cron"
+            mend = "Write it as crontab(5) does: minute hour day month weekday."
+            source.report((*path, at), str(exc), mend, schedule.get(at))
+        agent, hook_name = schedule.get("agent"), schedule.get("webhook")
+        if (agent is None) == (schedule.get("warm") is None):
+            source.report(path, "needs exactly one of agent and warm", "Write one.")
+        if isinstance(agent, str) and agent not in agents:
+            mend = did_you_mean(agent, agents)
+            source.report((*path, "agent"), "names no agent", mend, agent)
+        if isinstance(hook_name, str) and hook_name not in hooks:
+            mend = did_you_mean(hook_name, hooks)
+            source.report((*path, "webhook"), "names no entry of jobs.webhooks", mend, hook_name)
+
+
 def _subagents(source: Source, path: Path, agent: dict[str, object], names: set[str]) -> None:
     others = agent.get("agents")
     for index, name in enumerate(others if isinstance(others, list) else ()):
@@ -287,6 +319,9 @@ def _egress(source: Source) -> None:
     ]
     found += [
         ((*path, "url"), server.get("url")) for path, server in _entries(source, "mcp_servers")
+    ]
+    found += [
+        ((*path, "url"), hook.get("url")) for path, hook in _entries(source, "jobs", "webhooks")
     ]
     for at, url in found:
         if not isinstance(url, str) or not url:

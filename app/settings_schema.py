@@ -14,6 +14,7 @@ from pydantic import Field, SecretStr
 
 from app.domain.decisions import Tier
 from app.settings_agents import AgentSettings, EgressSettings, McpServerSettings, ToolSettings
+from app.settings_jobs import JobSettings
 from app.settings_prompts import PromptSettings
 from app.settings_routing import RoutingSettings
 from app.settings_types import Count, Name, Port, Seconds, Section, Share, ToolName, Usd
@@ -384,21 +385,6 @@ class AuthSettings(Section):
     """True: every call needs `Authorization: Bearer <key>` or `x-api-key`."""
     keys: tuple[KeySettings, ...] = ()
     """Keys from the configuration, beside those that `slipstream keys` keeps under `state.data_dir`."""
-
-
-class JobSettings(Section):
-    """Agents' runs in the background, that outlive the worker that began them."""
-
-    enabled: bool = True
-    """Whether `/v1/jobs` is there. It costs nothing before the first job."""
-    concurrency: Annotated[int, Field(ge=1, le=1_000)] = 4
-    """Jobs that one worker runs at once."""
-    per_tenant: Annotated[int, Field(ge=1, le=1_000)] = 4
-    """Jobs of one tenant that run at once, over all workers of a host."""
-    max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
-    """How often a job is begun that fails for a cause that may pass; then it is `dead`."""
-    backoff_s: Annotated[float, Field(gt=0, le=3_600)] = 1.0
-    """How long after its first failure a job is begun again, in seconds; doubled each time."""
 
 
 class TelemetrySettings(Section):

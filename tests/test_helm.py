@@ -35,7 +35,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "networkPolicy": {"from": [{"namespaceSelector": {}}]},
     },
     "all that operators bring": {
-        "keda": {"enabled": True},
+        "keda": {"enabled": True, "jobLagSeconds": 10},
         "serviceMonitor": {"enabled": True},
         "prometheusRules": {"enabled": True},
         "ingress": {

@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from fastapi import APIRouter, Header, Query, Request
 from sse_starlette import EventSourceResponse, ServerSentEvent
@@ -16,6 +15,7 @@ from app.api.context import AsCaller, Context, context_of
 from app.api.runs import _PING_S, _seq_of
 from app.domain.agents import PREFIX
 from app.errors import BadRequest, Conflict, Forbidden, NotFound, TooLarge
+from app.jobs.told import state_of
 from app.stores.job_store import Job
 from app.wire.ag_ui import read_input
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 router = APIRouter(tags=["jobs"])
 _LONGEST_KEY = 255
+JobState = Literal["queued", "running", "finished", "cancelled", "dead"]
 _MOST_URGENT = 100
 
 
@@ -58,16 +59,20 @@ async def submit(
     caller: AsCaller,
     idempotency_key: Annotated[str | None, Header()] = None,
     priority: Annotated[int, Query(ge=-_MOST_URGENT, le=_MOST_URGENT)] = 0,
+    webhook: Annotated[str | None, Query()] = None,
 ) -> Response:
     """Keep an agent's run to be done in the background; the same key gives the same job.
 
-    It is on disk when this answers. More urgent jobs, of a higher ``priority``, begin first.
+    It is on disk when this answers. More urgent jobs, of a higher ``priority``, begin first. ``webhook``
+    names a receiver of the configuration that hears of its end.
     """
     context = context_of(request)
     jobs = await _engine(context)
     if idempotency_key is not None and not 0 < len(idempotency_key) <= _LONGEST_KEY:
         message = f"idempotency-key must be 1 to {_LONGEST_KEY} characters"
         raise BadRequest(message, param="idempotency-key")
+    if webhook is not None:
+        _may_name(context, caller.tenant, webhook)
     raw = await _body(request, context.edge.max_body_bytes)
     given = read_input(raw)
     if given.tools:
@@ -101,17 +106,54 @@ async def submit(
         ended=None,
     )
     charge = None if guard is None else guard.charge
-    job, new = await jobs.submit(wanted, idempotency_key, charge)
+    job, new = await jobs.submit(wanted, idempotency_key, charge, webhook or "")
     if not new and (job.body != raw or job.agent != agent):
         message = "this idempotency-key came before with another body: use a new key"
         raise Conflict(message, code="idempotency_key_reused", param="idempotency-key")
-    return JSONResponse(_state(job), 202, {"location": f"/v1/jobs/{job.id}"})
+    return JSONResponse(
+        state_of(job, await jobs.delivery(job.id)), 202, {"location": f"/v1/jobs/{job.id}"}
+    )
+
+
+def _may_name(context: Context, tenant: str, webhook: str) -> None:
+    hooks = {} if context.jobs is None else context.jobs.webhooks
+    if webhook not in hooks or hooks[webhook] not in {None, tenant}:
+        message = f"jobs.webhooks has no {webhook[:80]!r} that this tenant may name"
+        raise BadRequest(message, code="webhook_not_found", param="webhook")
+
+
+@router.get("/v1/jobs")
+async def list_jobs(
+    request: Request,
+    caller: AsCaller,
+    state: Annotated[JobState | None, Query()] = None,
+    before: Annotated[float | None, Query()] = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+) -> Response:
+    """List the tenant's jobs, newest first: those in one ``state``, created ``before`` a Unix time.
+
+    ``state=dead`` is what failed for good: the dead letters.
+    """
+    jobs = await _engine(context_of(request))
+    found = await jobs.listed(caller.tenant, state, before or time.time() + 1, limit)
+    return JSONResponse({"jobs": [state_of(each) for each in found]})
+
+
+@router.post("/v1/jobs/{job_id}/retry")
+async def retry(request: Request, caller: AsCaller, job_id: str) -> Response:
+    """Begin a dead job again, from the step where it failed."""
+    jobs, _ = await _found(request, caller.tenant, job_id)
+    if not await jobs.revive(caller.tenant, job_id):
+        message = f"only a dead job can be begun again: see GET /v1/jobs/{job_id}"
+        raise Conflict(message, code="job_not_dead")
+    return JSONResponse(state_of((await _found(request, caller.tenant, job_id))[1]), 202)
 
 
 @router.get("/v1/jobs/{job_id}")
 async def job(request: Request, caller: AsCaller, job_id: str) -> Response:
     """Say how a job stands."""
-    return JSONResponse(_state((await _found(request, caller.tenant, job_id))[1]))
+    jobs, found = await _found(request, caller.tenant, job_id)
+    return JSONResponse(state_of(found, await jobs.delivery(job_id)))
 
 
 @router.post("/v1/jobs/{job_id}/cancel")
@@ -119,7 +161,7 @@ async def cancel(request: Request, caller: AsCaller, job_id: str) -> Response:
     """End a job: at once where it waits or runs in this worker, else within a second. Idempotent."""
     jobs, _ = await _found(request, caller.tenant, job_id)
     await jobs.cancel(caller.tenant, job_id)
-    return JSONResponse(_state((await _found(request, caller.tenant, job_id))[1]))
+    return JSONResponse(state_of((await _found(request, caller.tenant, job_id))[1]))
 
 
 @router.get("/v1/jobs/{job_id}/events")
@@ -159,23 +201,3 @@ async def _body(request: Request, most: int) -> bytes:
             raise TooLarge(message)
         pieces.append(piece)
     return b"".join(pieces)
-
-
-def _state(job: Job) -> dict[str, object]:
-    return {
-        "id": job.id,
-        "agent": job.agent,
-        "state": job.state,
-        "priority": job.priority,
-        "attempts": job.attempts,
-        "crashes": job.crashes,
-        "code": job.code or None,
-        "message": job.message or None,
-        "created_at": _iso(job.created),
-        "due_at": _iso(job.due),
-        "ended_at": None if job.ended is None else _iso(job.ended),
-    }
-
-
-def _iso(unix_s: float) -> str:
-    return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="milliseconds")

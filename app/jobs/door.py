@@ -1,17 +1,13 @@
 """The way to the jobs that costs nothing before there is one: the engine and its file are opened by
-the first job, or at start where an earlier worker left some.
+the first job, or at start where there may be some: of an earlier worker, of another host, by schedule.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
-
-from app.pipeline.agent_runs import LiveRun
-from app.pipeline.gateway import Gateway
 
 if TYPE_CHECKING:
     from app.jobs.engine import Jobs
@@ -25,31 +21,32 @@ class JobLimits:
     per_tenant: int = 4
     max_attempts: int = 3
     backoff_s: float = 1.0
+    keep_days: float = 30.0
 
 
 @dataclass(slots=True)
 class JobsDoor:
     """``await jobs()`` gives the engine."""
 
-    folder: Path
-    gateway: Gateway
-    on_end: Callable[[LiveRun], None]
-    limits: JobLimits
+    make: Callable[[], Jobs]
+    """Makes the engine, not yet started."""
+    early: bool
+    """Whether there may be work before the first job comes in here."""
+    webhooks: Mapping[str, str | None] = field(default_factory=dict)
+    """The receivers that a request may name, each with the tenant that alone may; None: any."""
     _jobs: Jobs | None = None
     _opening: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def start(self) -> None:
-        """Take up what an earlier worker left."""
-        if (self.folder / "jobs.sqlite").exists():
+        """Take up what is there."""
+        if self.early:
             await self.jobs()
 
     async def jobs(self) -> Jobs:
         """The engine, opened where it is not."""
         async with self._opening:
             if self._jobs is None:
-                from app.jobs.engine import Jobs  # nothing of it before there is a job
-
-                found = Jobs(self.folder, self.gateway, self.on_end, self.limits)
+                found = self.make()
                 await found.start()
                 self._jobs = found
             return self._jobs

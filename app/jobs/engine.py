@@ -2,9 +2,10 @@
 again where their worker died.
 
 One task looks for work: at once when a job comes in here, else each second, for other workers take
-jobs in too, die, or are told to cancel. A job's run is an ordinary run of an agent over a gateway
-whose models and tools keep a journal (``app.jobs.journal``). Its events are on disk before a reader
-sees them; an attempt tells again what the one before it told, and that is left out.
+jobs in too, die, or are told to cancel. It also serves the schedules and has the ends told. A job's
+run is an ordinary run of an agent over a gateway whose models and tools keep a journal
+(``app.jobs.journal``). Its events are on disk before a reader sees them; an attempt tells again what
+the one before it told, and that is left out.
 
 The file is spoken to in one thread: an ordinary request never waits for it.
 """
@@ -19,19 +20,21 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
 from app.domain.deadline import Deadline
 from app.errors import GatewayError
+from app.jobs.deliveries import Deliveries
 from app.jobs.door import JobLimits
 from app.jobs.journal import Journal, journalled
+from app.jobs.schedules import Schedules
 from app.pipeline.agent_runs import LiveRun, Runs, Wanted
 from app.pipeline.gateway import Gateway, Turn
 from app.stores.event_log import EventLog
-from app.stores.job_store import Job, JobStore
+from app.stores.job_store import Delivery, Job, JobStore
+from app.telemetry.job_metrics import JobMetrics
 from app.telemetry.timeline import Timeline
 from app.wire.ag_ui import read_input, written
 
@@ -41,6 +44,8 @@ _log = logging.getLogger("slipstream.jobs")
 _LOOK_S = 1.0
 _MOST_CRASHES = 50
 _LONGEST_BACKOFF_S = 3600.0
+_SWEEP_EVERY_S = 600.0
+_DAY_S = 86_400.0
 _MAY_PASS = frozenset({408, 425, 429})
 _SERVER_ERROR = 500
 _ENDS = frozenset({"RUN_FINISHED", "RUN_ERROR"})
@@ -51,10 +56,14 @@ OVER = frozenset({"finished", "cancelled", "dead"})
 class Jobs:
     """The jobs of this host, and those that run here. ``start`` before use, ``aclose`` after."""
 
-    folder: Path
+    open_store: Callable[[], JobStore]
     gateway: Gateway
     on_end: Callable[[LiveRun], None]
     limits: JobLimits
+    metrics: JobMetrics
+    schedules: Schedules
+    deliveries: Deliveries | None
+    """None where nobody may be told."""
     _thread: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="jobs")
     )
@@ -66,11 +75,12 @@ class Jobs:
     _changed: dict[str, asyncio.Event] = field(default_factory=dict)
     _looking: asyncio.Task[None] | None = None
     _stopping: bool = False
+    _sweep_s: float = 0.0
 
     async def start(self) -> None:
         """Open the file and begin to look for work."""
         loop = asyncio.get_running_loop()
-        self._store = await loop.run_in_executor(self._thread, JobStore, self.folder)
+        self._store = await loop.run_in_executor(self._thread, self.open_store)
         self._looking = loop.create_task(self._look(), name="jobs")
 
     async def aclose(self) -> None:
@@ -83,6 +93,9 @@ class Jobs:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        await self.schedules.aclose()
+        if self.deliveries is not None:
+            await self.deliveries.aclose()
         if self._store is not None:
             await self._do(self._store.close)
         self._thread.shutdown(wait=False)
@@ -97,13 +110,14 @@ class Jobs:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
 
     async def submit(
-        self, job: Job, idempotency: str | None, charge: Charge | None = None
+        self, job: Job, idempotency: str | None, charge: Charge | None = None, hook: str = ""
     ) -> tuple[Job, bool]:
         """Keep a job; on disk when this returns. False: one of that key is there already.
 
-        ``charge`` is told what its turns used, as long as they run in this worker.
+        ``charge`` is told what its turns used, as long as they run in this worker; ``hook`` names whom
+        to tell of its end.
         """
-        found, new = await self._do(self.store.add, job, idempotency)
+        found, new = await self._do(self.store.add, job, idempotency, hook)
         if new:
             if charge is not None:
                 self._charges[job.id] = charge
@@ -113,6 +127,20 @@ class Jobs:
     async def find(self, tenant: str, job_id: str) -> Job | None:
         """A tenant's job."""
         return await self._do(self.store.find, tenant, job_id)
+
+    async def listed(self, tenant: str, state: str | None, before: float, most: int) -> list[Job]:
+        """A tenant's jobs, newest first."""
+        return await self._do(self.store.listed, tenant, state, before, most)
+
+    async def delivery(self, job_id: str) -> Delivery | None:
+        """How the telling of a job's end stands."""
+        return await self._do(self.store.delivery, job_id)
+
+    async def revive(self, tenant: str, job_id: str) -> bool:
+        """Queue a dead job anew; its finished steps are not run again."""
+        revived = await self._do(self.store.revive, tenant, job_id)
+        self._news.set()
+        return revived
 
     async def cancel(self, tenant: str, job_id: str) -> None:
         """End a job: at once where it waits or runs here, within a second where it runs elsewhere."""
@@ -151,16 +179,42 @@ class Jobs:
                     await self._news.wait()
 
     async def _take(self) -> None:
-        await self._do(self.store.adopt, _MOST_CRASHES)
+        if adopted := await self._do(self.store.adopt, _MOST_CRASHES):
+            self.metrics.ended.child("adopted").inc(adopted)
         for job_id in await self._do(self.store.cancelled):
             if (live := self._live.get(job_id)) is not None:
                 live.cancel()
+        await self.schedules.look(self.store, self._do)
+        await self._begin()
+        if self.deliveries is not None:
+            await self.deliveries.look(self.store, self._do)
+        await self._measure()
+
+    async def _begin(self) -> None:
         while len(self._running) < self.limits.concurrency:
-            job = await self._do(self.store.claim, time.time(), self.limits.per_tenant)
+            now = time.time()
+            if not await self._do(self.store.waits, now):
+                return
+            job = await self._do(self.store.claim, now, self.limits.per_tenant)
             if job is None:
                 return
+            self.metrics.waited.child().observe(max(0.0, now - job.due))
             task = asyncio.get_running_loop().create_task(self._run(job), name=f"job {job.id}")
             self._running[job.id] = task
+
+    async def _measure(self) -> None:
+        now = time.time()
+        depth = await self._do(self.store.depth, now)
+        state = self.metrics.jobs
+        state.child("queued").value = float(depth.queued)
+        state.child("delayed").value = float(depth.delayed)
+        state.child("running").value = float(depth.running)
+        state.child("dead").value = float(depth.dead)
+        state.child("undelivered").value = float(depth.undelivered)
+        self.metrics.lag.child().value = depth.lag_s
+        if now >= self._sweep_s:
+            full = await self._do(self.store.sweep, now - self.limits.keep_days * _DAY_S)
+            self._sweep_s = now if full else now + _SWEEP_EVERY_S
 
     async def _run(self, job: Job) -> None:
         try:
@@ -184,7 +238,8 @@ class Jobs:
     async def _attempt(self, job: Job) -> LiveRun:
         """Run a job as far as it comes."""
         steps = await self._do(self.store.steps, job.id)
-        teller = _Teller(job.id, await self._do(self.store.told, job.id))
+        told_before = await self._do(self.store.told, job.id)
+        teller = _Teller(told_before, await self._do(self.store.last_told, job.id))
         journal = Journal(job.id, self.store, self._thread, steps)
         gateway = replace(self.gateway, journal=journal, tools=journalled(self.gateway, journal))
         given = read_input(job.body)
@@ -231,17 +286,18 @@ class Jobs:
                 due += min(_LONGEST_BACKOFF_S, self.limits.backoff_s * 2 ** (job.attempts - 1))
         message = "" if state == "finished" else f"attempt {job.attempts} ended with {code}"
         await self._do(self.store.settle, job.id, state, code, message, due)
+        self.metrics.ended.child("retried" if state == "queued" else state).inc()
         if state in OVER:
+            self.metrics.took.child().observe(max(0.0, time.time() - job.created))
             self._charges.pop(job.id, None)
 
 
 class _Teller:
     """Numbers a job's events and leaves out what an earlier attempt told."""
 
-    def __init__(self, job_id: str, told: list[tuple[int, str, str]]) -> None:
-        """``told``: what is on disk."""
-        self._job_id = job_id
-        self._last = told[-1][0] if told else 0
+    def __init__(self, told: list[tuple[int, str, str]], last: int) -> None:
+        """``told``: what is on disk; ``last``: the last number that was given."""
+        self._last = last
         self._told = Counter(_identity(msgspec.json.decode(data)) for _, _, data in told)
 
     def new(self, events: list[dict[str, object]]) -> list[tuple[int, str, str]]:

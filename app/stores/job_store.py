@@ -1,49 +1,52 @@
-"""Jobs on disk: what was asked, how it stands, which steps are finished, what was told.
+"""Jobs as they are kept: what was asked, how it stands, which steps are finished, what was told, who
+is to hear of its end, and when each schedule was last due.
 
-One SQLite file that all workers of a host share. A worker holds a lock on a file of its own for as
-long as it lives; the kernel lets go of it when the worker dies in any way, so the jobs of a dead
-worker are known at once and those of a slow one are never taken from it: there is no lease that
-could run out. Every method blocks: call them from a thread of their own. Written through to the
-disk before they return (``synchronous=FULL``), for a step that counts as begun must stay begun.
+The statements are the same wherever they are kept (``Keeper``): in a file of one host
+(``app.stores.job_files``) or in a Postgres of many (``app.stores.job_postgres``). A worker is known
+by a lock that ends with it. Every method blocks: call them from a thread of their own. What a method
+has written is on disk when it returns.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
-import sqlite3
 import time
-import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Protocol, cast
 
-_BUSY_S = 30.0
-_SCHEMA = """
+_TABLES = """
 CREATE TABLE IF NOT EXISTS jobs (
-  id TEXT PRIMARY KEY, tenant TEXT NOT NULL, idempotency TEXT, body BLOB NOT NULL,
+  id TEXT PRIMARY KEY, tenant TEXT NOT NULL, idempotency TEXT, body {blob} NOT NULL,
   agent TEXT NOT NULL, tools TEXT, priority INTEGER NOT NULL, state TEXT NOT NULL,
-  due REAL NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, crashes INTEGER NOT NULL DEFAULT 0,
-  owner TEXT, cancel INTEGER NOT NULL DEFAULT 0, code TEXT NOT NULL DEFAULT '',
-  message TEXT NOT NULL DEFAULT '', created REAL NOT NULL, ended REAL,
-  UNIQUE (tenant, idempotency));
+  due DOUBLE PRECISION NOT NULL, attempts INTEGER NOT NULL DEFAULT 0,
+  crashes INTEGER NOT NULL DEFAULT 0, owner TEXT, cancel INTEGER NOT NULL DEFAULT 0,
+  code TEXT NOT NULL DEFAULT '', message TEXT NOT NULL DEFAULT '',
+  created DOUBLE PRECISION NOT NULL, ended DOUBLE PRECISION, UNIQUE (tenant, idempotency));
 CREATE INDEX IF NOT EXISTS jobs_due ON jobs (state, priority DESC, due);
+CREATE INDEX IF NOT EXISTS jobs_ended ON jobs (ended);
 CREATE TABLE IF NOT EXISTS steps (
-  job TEXT NOT NULL, step TEXT NOT NULL, outcome BLOB, PRIMARY KEY (job, step)) WITHOUT ROWID;
+  job TEXT NOT NULL, step TEXT NOT NULL, outcome {blob}, PRIMARY KEY (job, step));
 CREATE TABLE IF NOT EXISTS events (
   job TEXT NOT NULL, seq INTEGER NOT NULL, kind TEXT NOT NULL, data TEXT NOT NULL,
-  PRIMARY KEY (job, seq)) WITHOUT ROWID;
+  PRIMARY KEY (job, seq));
+CREATE TABLE IF NOT EXISTS hooks (
+  job TEXT PRIMARY KEY, hook TEXT NOT NULL, state TEXT NOT NULL, tries INTEGER NOT NULL DEFAULT 0,
+  due DOUBLE PRECISION NOT NULL DEFAULT 0, code TEXT NOT NULL DEFAULT '');
+CREATE INDEX IF NOT EXISTS hooks_due ON hooks (state, due);
+CREATE TABLE IF NOT EXISTS schedules (name TEXT PRIMARY KEY, last DOUBLE PRECISION NOT NULL)
 """
 _COLUMNS = (
     "id, tenant, body, agent, tools, priority, state, due, attempts, crashes, cancel, code,"
     " message, created, ended"
 )
-
 _WAITING = (
     "owner = NULL, attempts = attempts - 1, ended = CASE cancel WHEN 1 THEN ? END,"
     " state = CASE cancel WHEN 1 THEN 'cancelled' ELSE 'queued' END"
 )
 """A running job waits again, or is over where it was cancelled."""
+_MOST_LISTED = 200
+_SWEPT_AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,168 +72,335 @@ class Job:
     ended: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """Whom a job's end is told, and how that stands."""
+
+    job: str
+    hook: str
+    state: str
+    """``waiting``, ``delivered`` or ``failed``."""
+    tries: int
+    due: float
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """How much there is to do, over all workers that share the store."""
+
+    queued: int = 0
+    """Due now."""
+    delayed: int = 0
+    """Waiting for a later moment: to be tried again."""
+    running: int = 0
+    dead: int = 0
+    lag_s: float = 0.0
+    """How long the job that waits longest has been due."""
+    undelivered: int = 0
+    """Webhooks of ended jobs that were not taken yet."""
+
+
+class Keeper(Protocol):
+    """A database that jobs are kept in, and the locks of the workers that live."""
+
+    blob: str
+    """The type of its columns of bytes."""
+    owner: str
+    """This worker's name, known to be alive until it is closed or dies."""
+
+    def close(self) -> None:
+        """Close it and let go of this worker's lock."""
+        ...
+
+    def rows(self, text: str, values: Sequence[object] = ()) -> list[tuple[object, ...]]:
+        """Run one statement, ``?`` for each value, and give its rows."""
+        ...
+
+    def count(self, text: str, values: Sequence[object] = ()) -> int:
+        """Run one statement and say how many rows it changed."""
+        ...
+
+    def whole(self) -> AbstractContextManager[None]:
+        """All statements within it take effect, or none; one worker at a time."""
+        ...
+
+    def dead(self, owner: str) -> AbstractContextManager[bool]:
+        """Whether that worker is dead; while the context lasts nobody else takes its jobs."""
+        ...
+
+
 class JobStore:
-    """The file; see the module. Close it where it was opened."""
+    """The jobs in a keeper; see the module. Close it where it was opened."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open or make it, readable by this user alone."""
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._folder = folder
-        self._db = sqlite3.connect(
-            folder / "jobs.sqlite", timeout=_BUSY_S, isolation_level=None, check_same_thread=False
-        )
-        (folder / "jobs.sqlite").chmod(0o600)
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=FULL")
-        self._db.executescript(_SCHEMA)
-        self.owner = uuid.uuid4().hex
-        self._lock = os.open(self._lock_path(self.owner), os.O_CREAT | os.O_RDWR, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+    def __init__(self, keeper: Keeper) -> None:
+        """Make what is missing."""
+        self._db = keeper
+        with keeper.whole():
+            for each in _TABLES.format(blob=keeper.blob).split(";"):
+                keeper.count(each)
 
-    def _lock_path(self, owner: str) -> Path:
-        return self._folder / f"{owner}.worker"
+    @property
+    def owner(self) -> str:
+        """This worker's name."""
+        return self._db.owner
 
     def close(self) -> None:
         """Close it and let go of the lock."""
         self._db.close()
-        self._lock_path(self.owner).unlink(missing_ok=True)
-        os.close(self._lock)
 
-    def add(self, job: Job, idempotency: str | None) -> tuple[Job, bool]:
-        """Keep a new job, or give the one that came with the same key; True: it is new."""
-        added = self._db.execute(
-            "INSERT OR IGNORE INTO jobs (id, tenant, idempotency, body, agent, tools, priority,"
-            " state, due, created) VALUES (?, ?, ?, ?, ?, ?, ?, 'queued', ?, ?)",
-            (
-                *(job.id, job.tenant, idempotency, job.body, job.agent, job.tools, job.priority),
-                *(job.due, job.created),
-            ),
-        )
-        if added.rowcount:
-            return job, True
-        row = self._db.execute(
-            f"SELECT {_COLUMNS} FROM jobs WHERE tenant = ? AND idempotency = ?",  # noqa: S608 - constant
-            (job.tenant, idempotency),
-        ).fetchone()
-        return Job(*row), False
+    def add(self, job: Job, idempotency: str | None, hook: str = "") -> tuple[Job, bool]:
+        """Keep a new job, or give the one that came with the same key; True: it is new.
+
+        ``hook`` names whom to tell of its end.
+        """
+        with self._db.whole():
+            added = self._db.count(
+                "INSERT INTO jobs (id, tenant, idempotency, body, agent, tools, priority,"
+                " state, due, created) VALUES (?, ?, ?, ?, ?, ?, ?, 'queued', ?, ?)"
+                " ON CONFLICT DO NOTHING",
+                (
+                    *(job.id, job.tenant, idempotency, job.body, job.agent, job.tools),
+                    *(job.priority, job.due, job.created),
+                ),
+            )
+            if added:
+                if hook:
+                    text = "INSERT INTO hooks (job, hook, state) VALUES (?, ?, 'waiting')"
+                    self._db.count(text, (job.id, hook))
+                return job, True
+            return self._jobs("tenant = ? AND idempotency = ?", (job.tenant, idempotency))[0], False
 
     def find(self, tenant: str, job_id: str) -> Job | None:
         """A tenant's job."""
-        row = self._db.execute(
-            f"SELECT {_COLUMNS} FROM jobs WHERE id = ? AND tenant = ?",  # noqa: S608 - constant
-            (job_id, tenant),
-        ).fetchone()
-        return None if row is None else Job(*row)
+        found = self._jobs("id = ? AND tenant = ?", (job_id, tenant))
+        return found[0] if found else None
+
+    def listed(self, tenant: str, state: str | None, before: float, most: int) -> list[Job]:
+        """A tenant's jobs that were created before ``before``, newest first, at most 200."""
+        where = "tenant = ? AND created < ?"
+        values: list[object] = [tenant, before]
+        if state is not None:
+            where, values = f"{where} AND state = ?", [*values, state]
+        values.append(min(most, _MOST_LISTED))
+        return self._jobs(f"{where} ORDER BY created DESC LIMIT ?", values)
+
+    def _jobs(self, where: str, values: Sequence[object]) -> list[Job]:
+        rows = self._db.rows(f"SELECT {_COLUMNS} FROM jobs WHERE {where}", values)  # noqa: S608 - constant
+        return [_job(row) for row in rows]
 
     def claim(self, now: float, per_tenant: int) -> Job | None:
         """Take the most urgent job that is due and whose tenant has fewer than ``per_tenant`` running."""
-        row = self._db.execute(
-            "UPDATE jobs SET state = 'running', owner = ?, attempts = attempts + 1 WHERE id ="  # noqa: S608 - constant
-            " (SELECT id FROM jobs AS each WHERE state = 'queued' AND due <= ? AND"
-            " (SELECT count(*) FROM jobs WHERE state = 'running' AND tenant = each.tenant) < ?"
-            f" ORDER BY priority DESC, due LIMIT 1) RETURNING {_COLUMNS}",
-            (self.owner, now, per_tenant),
-        ).fetchall()
-        return Job(*row[0]) if row else None
+        with self._db.whole():
+            rows = self._db.rows(
+                "UPDATE jobs SET state = 'running', owner = ?, attempts = attempts + 1 WHERE id ="  # noqa: S608 - constant
+                " (SELECT id FROM jobs AS each WHERE state = 'queued' AND due <= ? AND"
+                " (SELECT count(*) FROM jobs WHERE state = 'running' AND tenant = each.tenant) < ?"
+                " ORDER BY priority DESC, due LIMIT 1) AND state = 'queued'"
+                f" RETURNING {_COLUMNS}",
+                (self.owner, now, per_tenant),
+            )
+        return _job(rows[0]) if rows else None
 
-    def next_due(self) -> float | None:
-        """When the next waiting job is due."""
-        found: float | None = self._db.execute(
-            "SELECT min(due) FROM jobs WHERE state = 'queued'"
-        ).fetchone()[0]
-        return found
+    def waits(self, now: float) -> bool:
+        """Whether a job is due; cheaper than to claim one."""
+        text = "SELECT 1 FROM jobs WHERE state = 'queued' AND due <= ? LIMIT 1"
+        return bool(self._db.rows(text, (now,)))
 
     def adopt(self, most_crashes: int) -> int:
         """Queue the jobs of workers that are dead; those that killed too many of them are dead too."""
-        owners = self._db.execute(
+        owners = self._db.rows(
             "SELECT DISTINCT owner FROM jobs WHERE state = 'running' AND owner != ?", (self.owner,)
-        ).fetchall()
-        return sum(self._adopt_from(owner, most_crashes) for (owner,) in owners)
+        )
+        return sum(self._adopt_from(str(owner), most_crashes) for (owner,) in owners)
 
     def _adopt_from(self, owner: str, most_crashes: int) -> int:
-        path = self._lock_path(owner)
-        try:
-            lock = os.open(path, os.O_RDWR)
-        except FileNotFoundError:
-            lock = None
-        try:
-            if lock is not None:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._db.execute(
-                "UPDATE jobs SET state = 'dead', code = 'worker_lost', ended = ?, owner = NULL,"
-                " message = 'its worker died each time it ran'"
-                " WHERE state = 'running' AND owner = ? AND crashes >= ?",
-                (time.time(), owner, most_crashes),
-            )
-            found = self._db.execute(
-                f"UPDATE jobs SET {_WAITING}, crashes = crashes + 1"  # noqa: S608 - constant
-                " WHERE state = 'running' AND owner = ?",
-                (time.time(), owner),
-            ).rowcount
-            path.unlink(missing_ok=True)
-        except BlockingIOError:  # it lives
-            return 0
-        finally:
-            if lock is not None:
-                os.close(lock)
-        return found
+        with self._db.dead(owner) as dead:
+            if not dead:
+                return 0
+            with self._db.whole():
+                lost = self._db.count(
+                    "UPDATE jobs SET state = 'dead', code = 'worker_lost', ended = ?, owner = NULL,"
+                    " message = 'its worker died each time it ran'"
+                    " WHERE state = 'running' AND owner = ? AND crashes >= ?",
+                    (time.time(), owner, most_crashes),
+                )
+                return lost + self._db.count(
+                    f"UPDATE jobs SET {_WAITING}, crashes = crashes + 1"  # noqa: S608 - constant
+                    " WHERE state = 'running' AND owner = ?",
+                    (time.time(), owner),
+                )
 
     def settle(self, job_id: str, state: str, code: str, message: str, due: float) -> None:
         """The attempt is over: the job is, or it is due again at ``due``."""
-        self._db.execute(
+        self._db.count(
             "UPDATE jobs SET state = ?, code = ?, message = ?, due = ?, owner = NULL, ended = ?"
-            " WHERE id = ?",
-            (state, code, message, due, None if state == "queued" else time.time(), job_id),
+            " WHERE id = ? AND owner = ?",
+            (
+                *(state, code, message, due, None if state == "queued" else time.time()),
+                *(job_id, self.owner),
+            ),
         )
 
     def give_back(self, job_id: str) -> None:
         """Queue a job whose attempt was stopped with its worker: that was no attempt."""
-        self._db.execute(
-            f"UPDATE jobs SET {_WAITING} WHERE id = ?",  # noqa: S608 - constant
-            (time.time(), job_id),
+        self._db.count(
+            f"UPDATE jobs SET {_WAITING} WHERE id = ? AND owner = ?",  # noqa: S608 - constant
+            (time.time(), job_id, self.owner),
         )
 
     def cancel(self, tenant: str, job_id: str) -> None:
         """End a waiting job; mark a running one for its worker to end."""
-        self._db.execute(
+        self._db.count(
             "UPDATE jobs SET cancel = 1, ended = CASE state WHEN 'queued' THEN ? END, state ="
             " CASE state WHEN 'queued' THEN 'cancelled' ELSE state END"
             " WHERE id = ? AND tenant = ? AND state IN ('queued', 'running')",
             (time.time(), job_id, tenant),
         )
 
+    def revive(self, tenant: str, job_id: str) -> bool:
+        """Queue a dead job anew, its finished steps kept; True: it was one."""
+        with self._db.whole():
+            revived = self._db.count(
+                "UPDATE jobs SET state = 'queued', attempts = 0, crashes = 0, code = '',"
+                " message = '', ended = NULL, due = ? WHERE id = ? AND tenant = ? AND state = 'dead'",
+                (time.time(), job_id, tenant),
+            )
+            if revived:
+                self._db.count(  # its number stays taken: whoever has read it reads on behind it
+                    "UPDATE events SET kind = '', data = '' WHERE job = ? AND kind = 'RUN_ERROR'",
+                    (job_id,),
+                )
+                text = "UPDATE hooks SET state = 'waiting', tries = 0, due = 0 WHERE job = ?"
+                self._db.count(text, (job_id,))
+        return bool(revived)
+
     def cancelled(self) -> list[str]:
         """Own running jobs that somebody has cancelled."""
-        rows = self._db.execute(
+        rows = self._db.rows(
             "SELECT id FROM jobs WHERE state = 'running' AND cancel = 1 AND owner = ?",
             (self.owner,),
         )
-        return [row[0] for row in rows]
+        return [str(row[0]) for row in rows]
 
     def steps(self, job_id: str) -> dict[str, bytes | None]:
         """Each step that was begun, with its outcome where it was finished."""
-        rows = self._db.execute("SELECT step, outcome FROM steps WHERE job = ?", (job_id,))
-        return dict(rows.fetchall())
+        rows = self._db.rows("SELECT step, outcome FROM steps WHERE job = ?", (job_id,))
+        return {
+            str(step): None if outcome is None else bytes(cast("bytes", outcome))
+            for step, outcome in rows
+        }
 
     def begin(self, job_id: str, step: str) -> None:
         """A step is about to be run."""
-        self._db.execute("INSERT OR IGNORE INTO steps VALUES (?, ?, NULL)", (job_id, step))
+        text = "INSERT INTO steps VALUES (?, ?, NULL) ON CONFLICT DO NOTHING"
+        self._db.count(text, (job_id, step))
 
     def finish(self, job_id: str, step: str, outcome: bytes) -> None:
         """A step has been run: never again."""
-        self._db.execute("INSERT OR REPLACE INTO steps VALUES (?, ?, ?)", (job_id, step, outcome))
+        self._db.count(
+            "INSERT INTO steps VALUES (?, ?, ?) ON CONFLICT (job, step)"
+            " DO UPDATE SET outcome = excluded.outcome",
+            (job_id, step, outcome),
+        )
 
     def tell(self, job_id: str, events: Iterable[tuple[int, str, str]]) -> None:
         """Keep events: number, kind and JSON text."""
-        self._db.execute("BEGIN IMMEDIATE")
-        self._db.executemany(
-            "INSERT INTO events VALUES (?, ?, ?, ?)", [(job_id, *event) for event in events]
-        )
-        self._db.execute("COMMIT")
+        with self._db.whole():
+            for event in events:
+                self._db.count("INSERT INTO events VALUES (?, ?, ?, ?)", (job_id, *event))
 
     def told(self, job_id: str, after: int = 0) -> list[tuple[int, str, str]]:
         """The events behind number ``after``."""
-        return self._db.execute(
-            "SELECT seq, kind, data FROM events WHERE job = ? AND seq > ? ORDER BY seq",
+        rows = self._db.rows(
+            "SELECT seq, kind, data FROM events WHERE job = ? AND seq > ? AND kind != ''"
+            " ORDER BY seq",
             (job_id, after),
-        ).fetchall()
+        )
+        return cast("list[tuple[int, str, str]]", rows)
+
+    def last_told(self, job_id: str) -> int:
+        """The number of the last event, also of one that was taken back."""
+        text = "SELECT COALESCE(max(seq), 0) FROM events WHERE job = ?"
+        return cast("int", self._db.rows(text, (job_id,))[0][0])
+
+    def delivery(self, job_id: str) -> Delivery | None:
+        """How the telling of a job's end stands; None: nobody is told."""
+        text = "SELECT job, hook, state, tries, due, code FROM hooks WHERE job = ?"
+        rows = self._db.rows(text, (job_id,))
+        return Delivery(*rows[0]) if rows else None  # type: ignore[arg-type]
+
+    def claim_delivery(self, now: float, again_s: float) -> tuple[Delivery, Job] | None:
+        """A job's end that is to be told now. Should this worker die, it is due again in ``again_s``."""
+        with self._db.whole():
+            rows = self._db.rows(
+                "UPDATE hooks SET tries = tries + 1, due = ? WHERE job = (SELECT hooks.job FROM hooks"
+                " JOIN jobs ON jobs.id = hooks.job WHERE hooks.state = 'waiting' AND hooks.due <= ?"
+                " AND jobs.ended IS NOT NULL ORDER BY hooks.due LIMIT 1)"
+                " RETURNING job, hook, state, tries, due, code",
+                (now + again_s, now),
+            )
+            if not rows:
+                return None
+            delivery = Delivery(*rows[0])  # type: ignore[arg-type]
+            return delivery, self._jobs("id = ?", (delivery.job,))[0]
+
+    def delivered(self, job_id: str, state: str, due: float, code: str) -> None:
+        """A try to tell is over: the telling is, or it is due again at ``due``."""
+        text = "UPDATE hooks SET state = ?, due = ?, code = ? WHERE job = ?"
+        self._db.count(text, (state, due, code, job_id))
+
+    def last_due(self, schedule: str, now: float) -> float:
+        """When a schedule was last served; ``now``, and so from now on, where it is new."""
+        text = "INSERT INTO schedules VALUES (?, ?) ON CONFLICT DO NOTHING"
+        self._db.count(text, (schedule, now))
+        rows = self._db.rows("SELECT last FROM schedules WHERE name = ?", (schedule,))
+        return cast("float", rows[0][0])
+
+    def serve(self, schedule: str, due: float) -> bool:
+        """Note that a schedule's moment is served; False: another worker has done it."""
+        text = "UPDATE schedules SET last = ? WHERE name = ? AND last < ?"
+        return bool(self._db.count(text, (due, schedule, due)))
+
+    def depth(self, now: float) -> Depth:
+        """How much there is to do."""
+        by = self._db.rows(
+            "SELECT state, count(*) FROM jobs WHERE state IN ('queued', 'running', 'dead')"
+            " GROUP BY state"
+        )
+        first, queued = self._db.rows(
+            "SELECT min(due), count(*) FROM jobs WHERE state = 'queued' AND due <= ?", (now,)
+        )[0]
+        unheard = self._db.rows(
+            "SELECT count(*) FROM hooks JOIN jobs ON jobs.id = hooks.job"
+            " WHERE hooks.state = 'waiting' AND jobs.ended IS NOT NULL"
+        )[0][0]
+        counts = {str(state): cast("int", number) for state, number in by}
+        return Depth(
+            queued=cast("int", queued),
+            delayed=counts.get("queued", 0) - cast("int", queued),
+            running=counts.get("running", 0),
+            dead=counts.get("dead", 0),
+            lag_s=0.0 if first is None else now - cast("float", first),
+            undelivered=cast("int", unheard),
+        )
+
+    def sweep(self, before: float) -> int:
+        """Forget some of the jobs that ended before ``before``, their webhooks told or given up."""
+        with self._db.whole():
+            rows = self._db.rows(
+                "SELECT id FROM jobs WHERE ended < ? AND NOT EXISTS (SELECT 1 FROM hooks"
+                " WHERE hooks.job = jobs.id AND hooks.state = 'waiting') LIMIT ?",
+                (before, _SWEPT_AT_ONCE),
+            )
+            for row in rows:
+                for each in ("steps", "events", "hooks"):
+                    self._db.count(f"DELETE FROM {each} WHERE job = ?", row)  # noqa: S608 - constant
+                self._db.count("DELETE FROM jobs WHERE id = ?", row)
+        return len(rows)
+
+
+def _job(row: tuple[object, ...]) -> Job:
+    values = list(row)
+    values[2] = bytes(cast("bytes", values[2]))
+    return Job(*values)  # type: ignore[arg-type]

@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 from app.domain.turn_record import STAGES, StageName, TurnRecord
 from app.telemetry.alike import Alike, alike
 from app.telemetry.guard_metrics import GuardMetrics
+from app.telemetry.job_metrics import JobMetrics
 from app.telemetry.series import OTHER, Cell, Counter, Family, Gauge, Histogram, HistogramCell
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
@@ -185,6 +186,7 @@ class Metrics:
             ("lack", "outcome"),
         )
         self.guards = GuardMetrics(self.counter, self.gauge)
+        self.jobs = JobMetrics(self.counter, self.gauge, self.histogram)
         self.disconnects = self.counter(
             "slipstream_client_disconnects_total",
             "Clients that left, by when: before_headers, before_first_token, mid_stream, json.",

@@ -13,16 +13,17 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from app.domain.chat import Json
-from app.domain.tools import Effects, ToolSpec
+from app.domain.tools import Effects, ToolSpec, idempotency_key
 from app.errors import ToolError
 from app.tools.addresses import Addresses, CheckedBackend
 
 if TYPE_CHECKING:
     from mcp import Client
     from mcp.types import CallToolResult
+    from mcp_types import RequestParamsMeta
 
 _DEFAULT_LIST_TTL_S = 60.0
 _MAX_PAGES = 100
@@ -30,6 +31,8 @@ _CONNECTION_CLOSED = -32000
 """JSON-RPC code with which the client fails what was under way when a connection ended."""
 _LONGEST_REASON_CHARS = 300
 _Result = TypeVar("_Result")
+IDEMPOTENCY_META = "slipstream.dev/idempotency-key"
+"""In a call's ``_meta``: what its server may know a repeated call of a job by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +103,9 @@ class McpServer:
     async def call(self, tool: str, arguments: Json) -> object:
         """Call a tool; raises ``ToolError``."""
         client = await self._connected()
-        result = await self._guarded(client.call_tool(tool, dict(arguments)))
+        key = idempotency_key.get()
+        meta = cast("RequestParamsMeta", {IDEMPOTENCY_META: key}) if key else None
+        result = await self._guarded(client.call_tool(tool, dict(arguments), meta=meta))
         return _value(result)
 
     async def _list(self) -> None:

@@ -7,6 +7,7 @@ import os
 import sys
 
 from mcp.server import MCPServer
+from mcp.server.mcpserver import Context
 
 server = MCPServer("small")
 
@@ -21,6 +22,13 @@ def add(a: int, b: int) -> int:
 def environment(name: str) -> str:
     """Say an environment variable."""
     return os.environ.get(name, "")  # noqa: TID251 - a program of its own, asked for what it was given
+
+
+@server.tool()
+def key_of(ctx: Context) -> str:
+    """Say the call's idempotency key."""
+    meta = ctx.request_context.meta or {}
+    return str(meta.get("slipstream.dev/idempotency-key"))
 
 
 @server.tool()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from app.domain.tools import ToolCaller
+from app.domain.tools import ToolCaller, idempotency_key
 from app.errors import ToolError
 from app.tools.configured import configured
 from tests.support.gateway import configuration, settings_of
@@ -35,7 +35,7 @@ async def test_a_program_s_tools_are_offered_and_called() -> None:
     await registry.start()
     try:
         offered = await registry.offered(["small__*"])
-        names = {"add", "environment", "fail", "die", "hang"}
+        names = {"add", "environment", "key_of", "fail", "die", "hang"}
         assert set(offered) == {f"small__{name}" for name in names}
         assert offered["small__add"].spec.parameters["required"] == ["a", "b"]
         assert (await registry.call("small__add", '{"a": 2, "b": 3}', ANN)).text in {
@@ -44,6 +44,9 @@ async def test_a_program_s_tools_are_offered_and_called() -> None:
         }
         said = await registry.call("small__environment", {"name": "GREETING"}, ANN)
         assert "hello" in said.text
+        token = idempotency_key.set("step-1")
+        assert "step-1" in (await registry.call("small__key_of", {}, ANN)).text
+        idempotency_key.reset(token)
         with pytest.raises(ToolError, match="fail"):
             await registry.call("small__fail", {}, ANN)
         with pytest.raises(ToolError) as wrong:

@@ -1,0 +1,140 @@
+"""The jobs: where they are kept, what runs them by the clock, whom their ends are told to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from app.errors import ToolError
+from app.jobs.door import JobLimits, JobsDoor
+from app.operator_prompts import prompt_of
+from app.pipeline.agent_runs import LiveRun
+from app.pipeline.gateway import Gateway
+from app.pipeline.priming import Priming
+from app.settings import Settings
+from app.telemetry.job_metrics import JobMetrics
+
+if TYPE_CHECKING:
+    from app.jobs.deliveries import Deliveries
+    from app.jobs.engine import Jobs
+    from app.jobs.schedules import Schedule
+    from app.stores.job_store import JobStore
+
+OnEnd = Callable[[LiveRun], None]
+
+
+async def open_jobs(
+    settings: Settings,
+    gateway: Gateway,
+    to: tuple[OnEnd, JobMetrics],
+    priming: Priming,
+    stack: AsyncExitStack,
+) -> JobsDoor | None:
+    """The way to the jobs; None where there are none. Raises ``SettingsError``."""
+    wanted = settings.jobs
+    if not wanted.enabled or not (settings.agents or wanted.schedules):
+        return None
+    folder = Path(settings.state.data_dir) / "jobs"
+    schedules = _schedules(settings, gateway, priming)
+    door = JobsDoor(
+        partial(_engine, settings, gateway, to, schedules),
+        early=bool(wanted.schedules) or (folder / "jobs.sqlite").exists(),
+        webhooks={each.name: each.tenant for each in wanted.webhooks},
+    )
+    stack.push_async_callback(door.aclose)
+    await door.start()
+    return door
+
+
+def _engine(
+    settings: Settings,
+    gateway: Gateway,
+    to: tuple[OnEnd, JobMetrics],
+    schedules: Callable[[], list[Schedule]],
+) -> Jobs:
+    from app.jobs.engine import Jobs  # nothing of it before there is a job
+    from app.jobs.schedules import Schedules
+
+    wanted, (on_end, metrics) = settings.jobs, to
+    return Jobs(
+        partial(_store, settings),
+        gateway,
+        on_end,
+        JobLimits(
+            wanted.concurrency,
+            wanted.per_tenant,
+            wanted.max_attempts,
+            wanted.backoff_s,
+            wanted.keep_days,
+        ),
+        metrics,
+        Schedules(schedules(), metrics),
+        _deliveries(settings, metrics),
+    )
+
+
+def _store(settings: Settings) -> JobStore:
+    from app.stores.job_files import JobFiles
+    from app.stores.job_store import JobStore
+
+    return JobStore(JobFiles(Path(settings.state.data_dir) / "jobs"))
+
+
+def _deliveries(settings: Settings, metrics: JobMetrics) -> Deliveries | None:
+    """Who tells the ends; None where nobody is to be told."""
+    wanted = settings.jobs
+    if not wanted.webhooks:
+        return None
+    from app.jobs.deliveries import Deliveries
+    from app.tools.addresses import Addresses
+    from app.tools.egress import origin_of
+    from app.tools.webhook import Receiver, Webhooks
+
+    addresses = Addresses(settings.egress.private)
+    for each in wanted.webhooks:
+        with suppress(ToolError):  # told when the configuration is read
+            addresses.declare(origin_of(each.url).host)
+    receivers = {
+        each.name: Receiver(each.url, each.secret.get_secret_value(), each.timeout_s)
+        for each in wanted.webhooks
+    }
+    way = Webhooks(addresses, time.time)
+    return Deliveries(way, receivers, metrics, wanted.webhook_attempts, wanted.webhook_backoff_s)
+
+
+def _schedules(
+    settings: Settings, gateway: Gateway, priming: Priming
+) -> Callable[[], list[Schedule]]:
+    """Makes what is done by the clock; prompts are read now, so that a bad file ends the start."""
+    prompts = {
+        each.name: prompt_of(each.warm, gateway.models)
+        for each in settings.jobs.schedules
+        if each.warm is not None
+    }
+
+    def made() -> list[Schedule]:
+        from app.domain.cron import parse
+        from app.jobs.schedules import Schedule
+
+        return [
+            Schedule(
+                name=each.name,
+                cron=parse(each.cron, each.timezone),
+                late_s=each.late_s,
+                tenant=each.tenant,
+                priority=each.priority,
+                hook=each.webhook or "",
+                agent=each.agent or "",
+                input=each.input,
+                warm=None
+                if each.warm is None
+                else partial(priming.prime, *prompts[each.name], each.tenant, "schedule"),
+            )
+            for each in settings.jobs.schedules
+        ]
+
+    return made

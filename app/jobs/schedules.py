@@ -1,0 +1,141 @@
+"""What is done by the clock, once for all workers that share the store.
+
+A schedule's moment becomes a job whose idempotency key is that moment, so that several workers that
+see it due make one job of it, whatever dies in between; or a prompt that is primed, by the worker
+that is first to note it. The last moment that was missed while nothing ran is served late, others
+are not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Protocol, TypeVar
+
+import msgspec
+
+from app.domain.cron import Cron
+from app.errors import GatewayError
+from app.stores.job_store import Job, JobStore
+from app.telemetry.job_metrics import JobMetrics
+
+T = TypeVar("T")
+Warm = Callable[[], Awaitable[object]]
+_log = logging.getLogger("slipstream.jobs")
+
+
+class Do(Protocol):
+    """Have the store's thread do some work."""
+
+    async def __call__(self, work: Callable[..., T], *args: object) -> T:
+        """Do it and give what it gives."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """One entry of ``jobs.schedules``."""
+
+    name: str
+    cron: Cron
+    late_s: float
+    tenant: str = "default"
+    priority: int = 0
+    hook: str = ""
+    agent: str = ""
+    input: str = ""
+    warm: Warm | None = None
+    """Primes a prompt; None: the agent runs."""
+
+    def job(self, due_unix_s: float) -> Job:
+        """The job of one moment."""
+        job_id = f"job-{uuid.uuid4().hex}"
+        text = {"id": "m1", "role": "user", "content": self.input}
+        asked = {
+            "threadId": f"schedule-{self.name}",
+            "runId": job_id,
+            "messages": [text],
+            "forwardedProps": {"agent": self.agent},
+        }
+        return Job(
+            id=job_id,
+            tenant=self.tenant,
+            body=msgspec.json.encode(asked),
+            agent=self.agent,
+            tools=None,
+            priority=self.priority,
+            state="queued",
+            due=due_unix_s,
+            attempts=0,
+            crashes=0,
+            cancel=0,
+            code="",
+            message="",
+            created=time.time(),
+            ended=None,
+        )
+
+    def key(self, due_unix_s: float) -> str:
+        """The moment's idempotency key; no header of a request could hold it."""
+        moment = datetime.fromtimestamp(due_unix_s, UTC).isoformat()
+        return f"schedule\n{self.name}\n{moment}"
+
+
+@dataclass(slots=True)
+class Schedules:
+    """All of them, and when each is due next."""
+
+    schedules: Sequence[Schedule]
+    metrics: JobMetrics
+    clock: Callable[[], float] = time.time
+    _next: dict[str, float] = field(default_factory=dict)
+    _priming: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def look(self, store: JobStore, do: Do) -> None:
+        """Serve what is due."""
+        for each in self.schedules:
+            now = self.clock()
+            if each.name not in self._next:
+                last = max(await do(store.last_due, each.name, now), now - each.late_s)
+                missed = each.cron.latest(last, now)
+                self._next[each.name] = each.cron.next(now) if missed is None else missed
+            due = self._next[each.name]
+            if now < due:
+                continue
+            await self._serve(each, due, store, do)
+            self._next[each.name] = each.cron.next(max(due, now - each.late_s))
+
+    async def _serve(self, each: Schedule, due: float, store: JobStore, do: Do) -> None:
+        if each.warm is None:
+            _, new = await do(store.add, each.job(due), each.key(due), each.hook)
+            await do(store.serve, each.name, due)
+            if new:
+                self.metrics.scheduled.child("job").inc()
+        elif await do(store.serve, each.name, due):
+            work = self._prime(each.name, each.warm)
+            task = asyncio.get_running_loop().create_task(work, name=f"schedule {each.name}")
+            self._priming.add(task)
+            task.add_done_callback(self._priming.discard)
+
+    async def _prime(self, name: str, warm: Warm) -> None:
+        try:
+            await warm()
+        except (GatewayError, ValueError) as error:
+            reason = error.code if isinstance(error, GatewayError) else "unreadable"
+            _log.warning("schedule_failed", extra={"schedule": name, "reason": reason})
+            self.metrics.scheduled.child("failed").inc()
+        else:
+            self.metrics.scheduled.child("warmed").inc()
+
+    async def aclose(self) -> None:
+        """Stop what is being primed."""
+        tasks = [*self._priming]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)

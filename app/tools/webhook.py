@@ -1,0 +1,100 @@
+"""Tell a receiver that a job is over, so that it can tell us from anybody else.
+
+The form is that of Standard Webhooks (standardwebhooks.com): ``webhook-id``, ``webhook-timestamp``
+and ``webhook-signature``, an HMAC-SHA256 over all three and the body. The id is the same in every
+try, so a receiver that hears twice knows it; the time is that of the try, so an old message cannot
+be played again. A receiver's address is judged like a tool's (``app.tools.addresses``), its
+redirects are not followed, and nothing that it says is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import hmac
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import httpx
+
+from app.errors import ToolError
+from app.tools.addresses import Addresses
+from app.tools.egress import origin_of
+from app.tools.http_tool import tool_client
+
+_PREFIX = "whsec_"
+_GONE = 410
+_OK = range(200, 300)
+
+
+@dataclass(frozen=True, slots=True)
+class Receiver:
+    """Whom to tell, by which secret."""
+
+    url: str
+    secret: str
+    timeout_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What became of one try: ``delivered``, or why not."""
+
+    delivered: bool
+    code: str
+    """``""``, or what a metric may be labelled by."""
+    gone: bool = False
+    """The receiver wants to hear no more (410)."""
+
+
+class Webhooks:
+    """The way to all receivers; closed by ``aclose``."""
+
+    def __init__(self, addresses: Addresses, clock: Callable[[], float]) -> None:
+        """Reach what ``addresses`` permits; ``clock`` gives Unix seconds."""
+        self._client = tool_client(addresses)
+        self._clock = clock
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def tell(self, receiver: Receiver, message_id: str, body: bytes) -> Heard:
+        """Try once; every way in which it fails is told, none raised but the own cancellation."""
+        headers = {
+            **signed(receiver.secret, message_id, int(self._clock()), body),
+            "content-type": "application/json",
+        }
+        try:
+            origin_of(receiver.url)
+            async with asyncio.timeout(receiver.timeout_s):
+                request = self._client.build_request(
+                    "POST", receiver.url, headers=headers, content=body
+                )
+                response = await self._client.send(request, stream=True)
+                await response.aclose()
+        except TimeoutError:
+            return Heard(delivered=False, code="timeout")
+        except ToolError as error:
+            return Heard(delivered=False, code=error.code)
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError):
+            return Heard(delivered=False, code="unreachable")
+        status = response.status_code
+        if status in _OK:
+            return Heard(delivered=True, code="")
+        return Heard(delivered=False, code=f"status_{status}", gone=status == _GONE)
+
+
+def signed(secret: str, message_id: str, unix_s: int, body: bytes) -> dict[str, str]:
+    """The three headers; ``secret`` is base64 behind ``whsec_``, else its own characters."""
+    key = secret.encode()
+    if secret.startswith(_PREFIX):
+        key = base64.b64decode(secret.removeprefix(_PREFIX))
+    content = f"{message_id}.{unix_s}.".encode() + body
+    digest = base64.b64encode(hmac.new(key, content, hashlib.sha256).digest()).decode()
+    return {
+        "webhook-id": message_id,
+        "webhook-timestamp": str(unix_s),
+        "webhook-signature": f"v1,{digest}",
+    }
