@@ -206,8 +206,13 @@ class LedgerBook:
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, timeout=_BUSY_TIMEOUT_S)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
+        except sqlite3.Error:
+            # A connection is part of a cycle: left alone it holds three files until the collector comes.
+            connection.close()
+            raise
         return connection
 
     def _set_aside_what_is_no_book(self) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import gc
 import os
+import resource
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -167,3 +170,28 @@ def test_a_file_that_vanishes_under_it_costs_no_more_than_rows(path: Path, book:
     book.book.close()
     assert sum(book.lost) == 1
     assert "could not be written" in book.faults[-1]
+
+
+def test_a_full_disk_costs_rows_and_no_descriptor(path: Path, book: Book) -> None:
+    """Each second of a full disk left three files open until the collector came by."""
+    book.ledger.record(a_turn(started_unix_s=NOW_S))
+    book.book.close()
+    gc.disable()  # the gateway's collector comes seldom
+    asked = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        for _ in range(3):
+            book.ledger.record(a_turn(started_unix_s=NOW_S))
+            book.book._write()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, asked)
+        gc.enable()
+    assert sum(book.lost) == 3
+    assert [name for name in _open_files() if name.startswith(str(path))] == []
+
+
+def _open_files() -> list[str]:
+    folder = Path("/proc/self/fd")
+    return [os.readlink(each) for each in folder.iterdir() if each.is_symlink()]
