@@ -11,7 +11,7 @@ ARGS    ?=
 export OUT STREAMS PAIRS TOOLS SHAPES
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check bench bench-cache bench-router bench-agent bench-prompts bench-scale chaos lock
+.PHONY: help install run test check bench bench-cache bench-router bench-agent bench-prompts bench-scale chaos fuzz soak lock
 
 help: ## Say what there is to make.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -48,6 +48,12 @@ bench-scale: install ## Workers, connections and memory under load (OUT=file).
 
 chaos: install ## Faults on purpose: stores gone, upstreams slow, processes killed.
 	@scripts/bench chaos $(ARGS)
+
+fuzz: install ## A million broken inputs for every decoder (ARGS="--count N --seed N").
+	@scripts/bench fuzz $(ARGS)
+
+soak: install ## A million short requests: memory, descriptors and tasks (ARGS="--count N").
+	@scripts/bench soak $(ARGS)
 
 lock: ## Renew the lock files from pyproject.toml.
 	@scripts/lock

@@ -140,7 +140,7 @@ def read_events(frames: bytes) -> list[ServerEvent]:
         if line.startswith(b"data:"):
             data.append(line[6:] if line[5:6] == b" " else line[5:])
         elif line.startswith(b"event:"):
-            name = line[6:].strip().decode("utf-8", "replace")
+            name = (line[7:] if line[6:7] == b" " else line[6:]).decode("utf-8", "replace")
         elif line == b"data":
             data.append(b"")
         elif not line:

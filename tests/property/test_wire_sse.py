@@ -87,3 +87,12 @@ def test_several_data_lines_are_joined_and_comments_skipped():
         ("", b""),
         ("x", b"c"),
     ]
+
+
+@pytest.mark.parametrize("name", [b" ping", b"ping ", b"\x0bping", b"ping"])
+def test_an_events_name_is_read_alike_alone_and_among_others(name):
+    """One blank behind the colon is the field's, all others are the name's; found by the fuzzer."""
+    frame = b"event: " + name + b"\ndata: {}\n\n"
+    alone = read_events(frame)
+    assert alone == read_events(frame + frame)[:1] == read_events(frame.replace(b"\n", b"\r\n"))
+    assert alone[0].event == name.decode()

@@ -194,4 +194,4 @@ def test_a_full_disk_costs_rows_and_no_descriptor(path: Path, book: Book) -> Non
 
 def _open_files() -> list[str]:
     folder = Path("/proc/self/fd")
-    return [os.readlink(each) for each in folder.iterdir() if each.is_symlink()]
+    return [str(each.readlink()) for each in folder.iterdir() if each.is_symlink()]

@@ -1,0 +1,1 @@
+"""Broken bytes for every decoder, from a seed: see ``__main__``."""
