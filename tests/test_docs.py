@@ -28,7 +28,7 @@ PAGES = sorted(
 )
 PROMISED_TARGETS = {
     *("install", "run", "test", "check", "bench", "bench-cache", "bench-router"),
-    *("bench-agent", "bench-prompts", "bench-scale", "chaos"),
+    *("bench-agent", "bench-prompts", "bench-scale", "chaos", "fuzz", "soak"),
 }
 
 

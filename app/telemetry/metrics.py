@@ -220,6 +220,11 @@ class Metrics:
             "slipstream_in_flight", "Turns being answered now.", read=lambda: float(self._running())
         )
         self.gauge(
+            "slipstream_event_loop_tasks",
+            "Tasks of the event loop that have not ended.",
+            read=_tasks,
+        )
+        self.gauge(
             "slipstream_metric_labels_refused",
             "Label sets counted under `other` because their family was full.",
             read=lambda: float(sum(family.refused for family in self._families)),
@@ -422,6 +427,13 @@ class _Families(Collector):
         """Give each family once."""
         for family in tuple(self._families):
             yield family.collect()
+
+
+def _tasks() -> float:
+    try:
+        return float(len(asyncio.all_tasks()))
+    except RuntimeError:  # read outside an event loop
+        return 0.0
 
 
 class LoopLag:

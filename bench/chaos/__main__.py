@@ -19,8 +19,9 @@ from pathlib import Path
 from bench.chaos import clients, stores, upstreams
 from bench.chaos.asking import Tally
 from bench.chaos.experiment import Experiment
+from bench.chaos.idle import idle_streams
 from bench.chaos.lab import Lab, LeftOverError, laboratory
-from bench.chaos.soak import idle_streams, soak
+from bench.chaos.soak import soak
 
 EXPERIMENTS = (*upstreams.EXPERIMENTS, *clients.EXPERIMENTS, *stores.EXPERIMENTS)
 WITHIN_S = 90.0

@@ -1,4 +1,4 @@
-"""Many short requests, and many streams that say nothing: does anything grow?"""
+"""Many short requests, one in 50 of which meets a fault: does anything grow?"""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 
 from bench.chaos.asking import Ask, Outcome, Tally, judge
 from bench.chaos.lab import Lab, laboratory
-from bench.chaos.proxy import Fault
 
 _SAMPLES = 10
 _MOST_GROWTH_KIB = 16 * 1024
@@ -76,32 +75,3 @@ async def _answer(question: Ask, reader: asyncio.StreamReader) -> Outcome:
         at = low.index(b"content-length: ") + 16
         body = await reader.readexactly(int(low[at : low.index(b"\r", at)]))
     return judge(question, head + body, 0.0)
-
-
-async def idle_streams(count: int) -> dict[str, object]:
-    """``count`` streams that wait for their first word at once; what each costs in memory."""
-    bad: list[str] = []
-    async with laboratory(redis=False, time_scale=1.0) as lab:
-        before_kib, before = lab.gateway.rss_kib(), lab.gateway.descriptors()
-        lab.inject(Fault(latency_s=3600))
-        writers = []
-        for number in range(count):
-            asked = Ask(f"Idle {number}?", "chat", stream=True)
-            _, writer = await asyncio.open_connection("127.0.0.1", lab.gateway.port)
-            writer.write(asked.wire())
-            writers.append(writer)
-        await asyncio.sleep(1)
-        in_flight = await lab.gateway.metric("slipstream_in_flight")
-        held_kib, held = lab.gateway.rss_kib() - before_kib, lab.gateway.descriptors() - before
-        for writer in writers:
-            writer.transport.abort()
-        await lab.calm()
-        bad += await lab.left_over()
-        after_kib = lab.gateway.rss_kib() - before_kib
-    if in_flight < count:
-        bad.append(f"{in_flight:g} of {count} streams were held")
-    print(
-        f"{count} idle streams: {held_kib / count:.1f} KiB each, {held} descriptors;"
-        f" {after_kib / 1024:+.1f} MiB after they left; {bad or 'nothing left over'}"
-    )
-    return {"streams": count, "kib_each": held_kib / count, "after_kib": after_kib, "bad": bad}
