@@ -49,6 +49,8 @@ class Scenario:
     least_s: float = 0.0
     drain_s: float = 3.0
     only: frozenset[str] | None = None
+    turns: int = 0
+    """Earlier messages, of 2,000 bytes each."""
 
     @property
     def streams(self) -> bool:
@@ -73,6 +75,7 @@ class Scenario:
 
 
 _OURS = frozenset({"slipstream"})
+_LARGE = frozenset({"direct", "nginx", "go_proxy", "bare_wire", "slipstream"})
 _HIT = frozenset({"direct", "nginx", "slipstream"})
 
 SCENARIOS = {
@@ -130,6 +133,7 @@ SCENARIOS = {
             least_s=1.6,
             only=_OURS,
         ),
+        Scenario("json_200k", "JSON, 100 messages of 2 KB", "bench-json", 1, turns=98, only=_LARGE),
         Scenario("json_r1000", "JSON, open loop, 1,000 a second", "bench-json", 100, rate=1000.0),
     )
 }
@@ -147,9 +151,11 @@ DEFAULT = (
     "hit_c50",
     "messages_on_openai",
     "chat_on_anthropic",
+    "json_200k",
 )
 QUICK = ("json_c1", "json_c50", "stream_c50", "hit_c1")
 
+_TURN_BYTES = 2_000
 _SYSTEM = "You are a terse assistant of a help desk. Answer in the language of the question."
 _QUESTION = (
     f"nonce={NONCE} Which of our plans include single sign-on, and how long does it take to change?"
@@ -157,14 +163,23 @@ _QUESTION = (
 
 
 def request_body(scenario: Scenario, model: str) -> bytes:
-    """The request, about 300 bytes, with NONCE where the load generator writes its own."""
+    """The request: about 300 bytes and the earlier turns; NONCE where the load generator writes its own."""
     body: dict[str, object] = {"model": model}
     user = {"role": "user", "content": _QUESTION}
     if scenario.dialect == "anthropic":
         body |= {"max_tokens": 256, "system": _SYSTEM, "messages": [user]}
     else:
-        body |= {"messages": [{"role": "system", "content": _SYSTEM}, user], "max_tokens": 256}
+        system = {"role": "system", "content": _SYSTEM}
+        body |= {"messages": [system, *_earlier(scenario.turns), user], "max_tokens": 256}
     body["temperature"] = 0.2
     if scenario.streams:
         body["stream"] = True
     return json.dumps(body, separators=(",", ":")).encode()
+
+
+def _earlier(turns: int) -> list[dict[str, str]]:
+    """A conversation so far, the asker first."""
+    said = "The plan that you have holds single sign-on, and the change takes effect at once. "
+    text = (said * (_TURN_BYTES // len(said) + 1))[:_TURN_BYTES]
+    roles = ("user", "assistant")
+    return [{"role": roles[turn % 2], "content": f"{turn}. {text}"} for turn in range(turns)]

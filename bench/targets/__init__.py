@@ -23,6 +23,7 @@ TARGETS: dict[str, Target] = {
         haproxy.TARGET,
         go_proxy.TARGET,
         slipstream.TARGET,
+        python_apps.BARE_WIRE,
         python_apps.STARLETTE,
         python_apps.FASTAPI,
         portkey.TARGET,

@@ -1,4 +1,4 @@
-"""The two bare Python proxies, each one uvicorn worker on uvloop and httptools."""
+"""The bare Python proxies, each one uvicorn worker on uvloop and httptools."""
 
 from __future__ import annotations
 
@@ -31,6 +31,12 @@ STARLETTE = Target(
     "Starlette + httpx",
     "bare",
     _launcher("starlette_httpx", "starlette", "httpx", "uvicorn"),
+)
+BARE_WIRE = Target(
+    "bare_wire",
+    "our pool, nothing else",
+    "bare",
+    _launcher("bare_wire", "uvicorn"),
 )
 FASTAPI = Target(
     "fastapi_sdk",
