@@ -34,7 +34,7 @@ from app.prompts.causes import Cause, cause_of, order_free
 from app.prompts.conversations import Conversation, Conversations, key_of, pieces_of
 from app.prompts.learned import ModelFacts, Returns, Seen
 from app.prompts.lint import Finding, finding_of
-from app.prompts.prefix import Rendered, UnreadableError, digest, render
+from app.prompts.prefix import EntryMemory, Rendered, UnreadableError, digest, render
 
 _LEAST_BYTES_PER_TOKEN = 3
 _MOST_SEEN = 65_536
@@ -115,6 +115,7 @@ class PromptCaching:
             for model in known
             if model.abilities.cache_breakpoints in {"anthropic", "openai"} and enabled(model)
         }
+        self._read = {dialect: EntryMemory() for dialect in Dialect}
         self._seen: OrderedDict[bytes, Seen] = OrderedDict()
         self._returns = Returns()
         self._loose: dict[bytes, bytes] = {}
@@ -144,7 +145,7 @@ class PromptCaching:
         now_s = self._clock()
         self._returns.expire(now_s)
         try:
-            rendered = render(body, dialect, (call.tenant, model.name))
+            rendered = render(body, dialect, (call.tenant, model.name), self._read[dialect])
         except (UnreadableError, KeyError):
             return body
         expected = self._expected(rendered, model, now_s)
@@ -292,7 +293,8 @@ class PromptCaching:
         rendered = shaped.rendered
         if rendered is None:
             try:
-                rendered = render(shaped.body, shaped.dialect, (shaped.tenant, model.name))
+                scope = (shaped.tenant, model.name)
+                rendered = render(shaped.body, shaped.dialect, scope, self._read[shaped.dialect])
             except (UnreadableError, KeyError):
                 return
         facts = self._facts[model.name]

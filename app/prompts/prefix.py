@@ -14,8 +14,9 @@ what the usage counters later say (``app.prompts.learned``).
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Literal
 
@@ -74,6 +75,35 @@ class Block:
     """A tool's name."""
 
 
+class EntryMemory:
+    """The blocks of messages that were read before, by their bytes: a conversation sends them every turn.
+
+    Reading a message takes ten times as long as finding it here. One dialect's; one event loop owns it.
+    """
+
+    def __init__(self, most_bytes: int = 4 << 20) -> None:
+        """Hold messages of ``most_bytes`` in all; the one that was asked for least recently goes."""
+        self._most_bytes = most_bytes
+        self.held_bytes = 0
+        """Bytes of the messages that are held."""
+        self._known: OrderedDict[bytes, tuple[str, list[Block]]] = OrderedDict()
+
+    def get(self, text: bytes) -> tuple[str, list[Block]] | None:
+        """Role and blocks of a message, with places from its own beginning; not to be changed."""
+        found = self._known.get(text)
+        if found is not None:
+            self._known.move_to_end(text)
+        return found
+
+    def put(self, text: bytes, role: str, blocks: list[Block]) -> None:
+        """Remember what was read of ``text``."""
+        self._known[text] = (role, blocks)
+        self.held_bytes += len(text)
+        while self.held_bytes > self._most_bytes:
+            gone, _ = self._known.popitem(last=False)
+            self.held_bytes -= len(gone)
+
+
 @dataclass(slots=True)
 class Rendered:
     """A request's row of blocks."""
@@ -100,15 +130,20 @@ class Rendered:
         return sum(block.tokens for block in self.blocks[: position + 1])
 
 
-def render(raw: bytes, dialect: Dialect, scope: Iterable[str] = ()) -> Rendered:
-    """Read ``raw`` into blocks, named within ``scope``. Raises ``UnreadableError``."""
+def render(
+    raw: bytes, dialect: Dialect, scope: Iterable[str] = (), memory: EntryMemory | None = None
+) -> Rendered:
+    """Read ``raw`` into blocks, named within ``scope``. Raises ``UnreadableError``.
+
+    ``memory`` is looked in for what was read before; it must have been used with ``dialect`` alone.
+    """
     found = fields(raw, whole(raw))
     rendered = Rendered(dialect, raw, found)
     for name in (*_EVERYTHING[dialect], *_AFTER_TOOLS, *_AFTER_SYSTEM):
         at = found.get(name)
         if at is not None:
             rendered.options[name] = raw[at.start : at.end]
-    reader = _Reader(rendered)
+    reader = _Reader(rendered, memory)
     if "tools" in found:
         for index, at in enumerate(_list(raw, found["tools"])):
             reader.tool(at, f"/tools/{index}")
@@ -150,9 +185,26 @@ def _name(rendered: Rendered, scope: Iterable[str]) -> None:
 class _Reader:
     """Appends the blocks of one body."""
 
-    def __init__(self, rendered: Rendered) -> None:
+    def __init__(self, rendered: Rendered, memory: EntryMemory | None) -> None:
         self.rendered = rendered
         self.raw = rendered.raw
+        self._memory = memory
+
+    def entry(self, at: Span, pointer: str) -> str:
+        """A message or item of the conversation; gives its role, "" where it has none."""
+        read, memory = _ENTRIES[self.rendered.dialect], self._memory
+        if memory is None or at.end - at.start < _LEAST_REMEMBERED_BYTES:
+            return read(self, at, pointer)
+        text, blocks = self.raw[at.start : at.end], self.rendered.blocks
+        known = memory.get(text)
+        if known is not None:
+            role, before = known
+            blocks.extend([_placed(block, at.start, pointer) for block in before])
+            return role
+        first = len(blocks)
+        role = read(self, at, pointer)
+        memory.put(text, role, [_lifted(block, at.start, len(pointer)) for block in blocks[first:]])
+        return role
 
     def tool(self, at: Span, pointer: str) -> None:
         """A tool's definition; Chat nests name and schema under ``function``."""
@@ -243,45 +295,66 @@ class _Reader:
         self.rendered.blocks.append(block)
 
 
+def _lifted(block: Block, start: int, pointer_chars: int) -> Block:
+    """``block`` with its place and pointer from the beginning of its message, which is at ``start``."""
+    at = Span(block.at.start - start, block.at.end - start)
+    return replace(block, at=at, pointer=block.pointer[pointer_chars:])
+
+
+def _placed(block: Block, start: int, pointer: str) -> Block:
+    """The reverse of ``_lifted``, without the detour through field names: it runs for every message."""
+    at = block.at
+    return Block(
+        block.section,
+        block.role,
+        block.kind,
+        pointer + block.pointer,
+        Span(at.start + start, at.end + start),
+        block.own,
+        block.tokens,
+        b"",
+        block.mark,
+        block.is_string,
+        block.is_part,
+        block.label,
+    )
+
+
 _OPENING_CHARS = 4_096
+_LEAST_REMEMBERED_BYTES = 64
 
 
 def _tokens(at: Span) -> int:
     return -(-(at.end - at.start) // _BYTES_PER_TOKEN)
 
 
+def _row(reader: _Reader, entries: list[Span], pointer: str, *, leading: bool) -> None:
+    """Read the entries of a conversation; while ``leading``, those of the operator are system."""
+    blocks = reader.rendered.blocks
+    for index, at in enumerate(entries):
+        first = len(blocks)
+        role = reader.entry(at, f"{pointer}/{index}")
+        leading = leading and role in {"system", "developer"}
+        if leading:
+            for block in blocks[first:]:
+                block.section = "system"
+        reader.open(role)
+
+
 def _messages(reader: _Reader, found: Mapping[str, Span]) -> None:
-    raw = reader.raw
     if "system" in found:
         reader.content("system", "system", found["system"], "/system")
-    for index, at in enumerate(_list(raw, found.get("messages", Span(0, 0)))):
-        message = fields(raw, at)
-        role = text_of(raw, message["role"])
-        reader.content("messages", role, message["content"], f"/messages/{index}/content")
-        reader.open(role)
+    entries = _list(reader.raw, found.get("messages", Span(0, 0)))
+    _row(reader, entries, "/messages", leading=False)
 
 
 def _chat(reader: _Reader, found: Mapping[str, Span]) -> None:
-    raw, leading = reader.raw, True
-    for index, at in enumerate(_list(raw, found.get("messages", Span(0, 0)))):
-        message = fields(raw, at)
-        role = text_of(raw, message["role"])
-        leading = leading and role in {"system", "developer"}
-        section: Section = "system" if leading else "messages"
-        pointer = f"/messages/{index}"
-        if role == "tool":
-            reader.item("tool", "tool_result", at, pointer)
-            continue
-        if "content" in message:
-            reader.content(section, role, message["content"], f"{pointer}/content")
-        if "tool_calls" in message:
-            for number, call in enumerate(_list(raw, message["tool_calls"])):
-                reader.item(role, "tool_call", call, f"{pointer}/tool_calls/{number}")
-        reader.open(role)
+    entries = _list(reader.raw, found.get("messages", Span(0, 0)))
+    _row(reader, entries, "/messages", leading=True)
 
 
 def _responses(reader: _Reader, found: Mapping[str, Span]) -> None:
-    raw, leading = reader.raw, True
+    raw = reader.raw
     if "instructions" in found:
         reader.content("system", "system", found["instructions"], "/instructions")
         if reader.rendered.blocks and reader.rendered.blocks[-1].pointer == "/instructions":
@@ -292,20 +365,7 @@ def _responses(reader: _Reader, found: Mapping[str, Span]) -> None:
         reader.rendered.blocks[-1].is_part = False
         reader.open("user")
         return
-    for index, at in enumerate(_list(raw, given)):
-        item = fields(raw, at)
-        kind = text_of(raw, item["type"]) if "type" in item else "message"
-        pointer = f"/input/{index}"
-        if kind != "message":
-            leading = False
-            reader.item("", kind, at, pointer)
-            continue
-        role = text_of(raw, item["role"])
-        leading = leading and role in {"system", "developer"}
-        reader.content(
-            "system" if leading else "messages", role, item["content"], f"{pointer}/content"
-        )
-        reader.open(role)
+    _row(reader, _list(raw, given), "/input", leading=True)
 
 
 _READERS: Mapping[Dialect, Callable[[_Reader, Mapping[str, Span]], None]] = {
@@ -314,4 +374,43 @@ _READERS: Mapping[Dialect, Callable[[_Reader, Mapping[str, Span]], None]] = {
     Dialect.RESPONSES: _responses,
 }
 
-__all__ = ["Block", "Rendered", "Section", "UnreadableError", "digest", "render"]
+
+def _messages_entry(reader: _Reader, at: Span, pointer: str) -> str:
+    message = fields(reader.raw, at)
+    role = text_of(reader.raw, message["role"])
+    reader.content("messages", role, message["content"], f"{pointer}/content")
+    return role
+
+
+def _chat_entry(reader: _Reader, at: Span, pointer: str) -> str:
+    message = fields(reader.raw, at)
+    role = text_of(reader.raw, message["role"])
+    if role == "tool":
+        reader.item("tool", "tool_result", at, pointer)
+        return role
+    if "content" in message:
+        reader.content("messages", role, message["content"], f"{pointer}/content")
+    if "tool_calls" in message:
+        for number, call in enumerate(_list(reader.raw, message["tool_calls"])):
+            reader.item(role, "tool_call", call, f"{pointer}/tool_calls/{number}")
+    return role
+
+
+def _responses_entry(reader: _Reader, at: Span, pointer: str) -> str:
+    item = fields(reader.raw, at)
+    kind = text_of(reader.raw, item["type"]) if "type" in item else "message"
+    if kind != "message":
+        reader.item("", kind, at, pointer)
+        return ""
+    role = text_of(reader.raw, item["role"])
+    reader.content("messages", role, item["content"], f"{pointer}/content")
+    return role
+
+
+_ENTRIES: Mapping[Dialect, Callable[[_Reader, Span, str], str]] = {
+    Dialect.MESSAGES: _messages_entry,
+    Dialect.CHAT: _chat_entry,
+    Dialect.RESPONSES: _responses_entry,
+}
+
+__all__ = ["Block", "EntryMemory", "Rendered", "Section", "UnreadableError", "digest", "render"]
