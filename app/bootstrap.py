@@ -14,6 +14,7 @@ from random import SystemRandom
 
 from app import __version__
 from app.api.agent import record_of
+from app.api.bodies import Bodies
 from app.api.context import Context, Readiness
 from app.api.inference import Edge, InFlight
 from app.api.response import Pulse
@@ -92,7 +93,8 @@ async def open_gateway(settings: Settings, *, simulated: bool = False) -> AsyncI
             share_outputs(redis, gateway.tools)
         pulse = Pulse(settings.server.sse_comment_s)
         in_flight = InFlight(settings.server.max_inflight_requests)
-        telemetry.metrics.follow_in_flight(lambda: in_flight.now)
+        bodies = Bodies(settings.server.max_bodies_bytes, settings.server.max_body_bytes)
+        telemetry.metrics.follow_in_flight(lambda: in_flight.now, lambda: bodies.held_bytes)
         edge = Edge(
             gateway=gateway,
             authenticator=await authenticator_of(
@@ -108,6 +110,7 @@ async def open_gateway(settings: Settings, *, simulated: bool = False) -> AsyncI
             pulse=pulse,
             in_flight=in_flight,
             max_body_bytes=settings.server.max_body_bytes,
+            bodies=bodies,
             answering=serve,
         )
         gateway.classifier.classify(

@@ -21,6 +21,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app import __version__
 from app.api import cache, cache_transfer, feedback, jobs, models, observe, problems, prompts, runs
 from app.api.agent import AgentEndpoint
+from app.api.bodies import Bodies
+from app.api.body_limit import BodyLimit
 from app.api.count_tokens import CountTokens
 from app.api.cross_origin import CrossOrigin
 from app.api.draining import REFUSED, last_words, told_to_end
@@ -32,6 +34,8 @@ from app.bootstrap import open_gateway
 from app.domain.chat import Dialect
 from app.settings import Settings
 
+_ADMIN_PART = 8
+"""Of the bytes that bodies may hold, one part in so many is for administrative routes."""
 _CONSOLE = Path(__file__).parent / "console"
 _CONSOLE_POLICY = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"
@@ -119,6 +123,9 @@ def create_app(
         app.add_middleware(CrossOrigin, origins=origins)
     if siblings is not None:
         app.add_middleware(Siblings, folder=siblings, shared=bool(settings.state.redis_url))
+    most = settings.server.max_body_bytes
+    bodies = Bodies(max(most, settings.server.max_bodies_bytes // _ADMIN_PART), most)
+    app.add_middleware(BodyLimit, most_body_bytes=most, bodies=bodies)
     return app
 
 

@@ -35,6 +35,11 @@ class ServerSettings(Section):
     """Largest request body in bytes; more is a 413. 16 MiB: above the vendors' image limits of 5 to
     10 MB.
     """
+    max_bodies_bytes: Count = 512 * 1024 * 1024
+    """Bytes of memory that the bodies of all requests in flight may take together, per worker, as they weigh
+    once they are read; beyond it 503 with retry-after. A request that alone takes over a quarter is a 413.
+    Administrative routes have an eighth of as much, apart.
+    """
     max_inflight_requests: Count = 2_000
     """Requests in flight per worker before new ones get 503 with retry-after, so that memory stays
     bounded.

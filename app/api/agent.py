@@ -58,8 +58,12 @@ class AgentEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        timeline = Timeline()
         outlet = outlet_of(scope, receive, send)
+        with self._edge.bodies.lease() as lease:
+            await self._serve(scope, lease.counting(receive, outlet), outlet)
+
+    async def _serve(self, scope: Scope, receive: Receive, outlet: Outlet) -> None:
+        timeline = Timeline()
         headers, _ = read_headers(scope["headers"])
         request_id = request_id_of(headers.get(b"x-request-id"))
         try:

@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.api.admission import refusal_lines
 from app.api.auth import Authenticator
+from app.api.bodies import SMALL_BYTES, Bodies
 from app.api.known_head import Head
 from app.api.native import NativeOutlet
 from app.api.outlet import Outlet, outlet_of
@@ -97,6 +98,7 @@ class Edge:
     pulse: Pulse
     in_flight: InFlight
     max_body_bytes: int
+    bodies: Bodies
     answering: Answering
     clock: Callable[[], float] = time.monotonic
 
@@ -117,7 +119,11 @@ class Inference:
             outlet.keep_alive = False
         found, forwarded = read_headers(scope["headers"])
         if scope["method"] == "POST":
-            await self._answer(outlet, receive, found, tuple(forwarded), outlet.whole_body())
+            raw = outlet.whole_body()
+            if raw is None or len(raw) > SMALL_BYTES:
+                await self._leased(outlet, receive, found, tuple(forwarded))
+            else:
+                await self._answer(outlet, receive, found, tuple(forwarded), raw)
             return
         message = f"{scope['path']} takes POST, not {scope['method']}"
         request_id = request_id_of(found.get(b"x-request-id"))
@@ -136,7 +142,16 @@ class Inference:
             outlet.keep_alive = False
         receive: Receive = outlet.receive  # type: ignore[assignment]
         raw: bytes = outlet.body  # type: ignore[assignment]
+        if len(raw) > SMALL_BYTES:
+            return self._leased(outlet, receive, head.found, head.forwarded)
         return self._answer(outlet, receive, head.found, head.forwarded, raw)
+
+    async def _leased(
+        self, outlet: Outlet, receive: Receive, headers: dict[bytes, bytes], forwarded: Headers
+    ) -> None:
+        """Answer a POST whose body is yet to come, or large: it counts until the request is done."""
+        with self._edge.bodies.lease() as lease:
+            await self._answer(outlet, lease.counting(receive, outlet), headers, forwarded, None)
 
     async def _answer(
         self,
@@ -304,9 +319,8 @@ async def read_body(
     """The whole request body; raises ``TooLarge`` before more than ``most`` bytes are held."""
     if content_length is not None and content_length.isdigit() and int(content_length) > most:
         raise _too_large(most)
-    if (body := outlet.whole_body()) is not None:
-        if len(body) > most:
-            raise _too_large(most)
+    body = outlet.whole_body()
+    if body is not None and len(body) <= min(most, SMALL_BYTES):
         return body
     pieces: list[bytes] = []
     size = 0

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 _ADDED_GAUGES = frozenset(
     {
         b"slipstream_in_flight",
+        b"slipstream_body_bytes",
         b"slipstream_event_loop_tasks",
         b"slipstream_metric_labels_refused",
         b"process_resident_memory_bytes",

@@ -45,6 +45,11 @@ def problem(
 async def _gateway_error(_: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, GatewayError):
         raise error
+    return refusal(error)
+
+
+def refusal(error: GatewayError) -> JSONResponse:
+    """The problem document of ``error``."""
     line = retry_after(error).decode()
     headers = {"retry-after": line.partition(": ")[2].strip()} if line else None
     return problem(

@@ -76,6 +76,7 @@ class Metrics:
         self._tools = {name: name for name in tools}
         self._bound: dict[tuple[object, ...], _Bound] = {}
         self._running: Callable[[], int] = int  # nobody to ask yet: int() is 0
+        self._body_bytes: Callable[[], int] = int
         self._redis_in_use: Callable[[], int] = int
 
         self.requests = self.counter(
@@ -216,8 +217,26 @@ class Metrics:
             "How late the event loop ran a timer.",
             bounds=LAG_BOUNDS_S,
         )
-        self.in_flight = self.gauge(
+        self._gauges_of_the_process()
+        self._stage: dict[StageName, HistogramCell] = {
+            stage: self.stage_seconds.child(stage) for stage in STAGES
+        }
+        self._overhead = self.gateway_overhead.child()
+        self._discarded = self.discarded_tokens.child()
+        self.registry.register(_Families(self._families))
+        self._process = CollectorRegistry(auto_describe=False)
+        for registry in (self.registry, self._process):
+            ProcessCollector(registry=registry)
+            GCCollector(registry=registry)
+
+    def _gauges_of_the_process(self) -> None:
+        self.gauge(
             "slipstream_in_flight", "Turns being answered now.", read=lambda: float(self._running())
+        )
+        self.gauge(
+            "slipstream_body_bytes",
+            "Bytes that the larger bodies of requests in flight hold of server.max_bodies_bytes.",
+            read=lambda: float(self._body_bytes()),
         )
         self.gauge(
             "slipstream_event_loop_tasks",
@@ -229,16 +248,6 @@ class Metrics:
             "Label sets counted under `other` because their family was full.",
             read=lambda: float(sum(family.refused for family in self._families)),
         )
-        self._stage: dict[StageName, HistogramCell] = {
-            stage: self.stage_seconds.child(stage) for stage in STAGES
-        }
-        self._overhead = self.gateway_overhead.child()
-        self._discarded = self.discarded_tokens.child()
-        self.registry.register(_Families(self._families))
-        self._process = CollectorRegistry(auto_describe=False)
-        for registry in (self.registry, self._process):
-            ProcessCollector(registry=registry)
-            GCCollector(registry=registry)
 
     def counter(self, name: str, documentation: str, labels: tuple[str, ...] = ()) -> Counter:
         """Add a counter; other rooms' metrics are made here too, through their port."""
@@ -281,9 +290,9 @@ class Metrics:
         """
         return self._models.get(model, OTHER)
 
-    def follow_in_flight(self, now: Callable[[], int]) -> None:
-        """Read ``slipstream_in_flight`` from whoever admits turns; asked at each scrape."""
-        self._running = now
+    def follow_in_flight(self, now: Callable[[], int], body_bytes: Callable[[], int]) -> None:
+        """Read what is in flight, and what its bodies hold, from who admits turns; asked at each scrape."""
+        self._running, self._body_bytes = now, body_bytes
 
     def follow_redis(self, in_use: Callable[[], int]) -> None:
         """Read ``slipstream_redis_in_use`` from the way to Redis; asked at each scrape."""

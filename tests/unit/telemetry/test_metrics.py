@@ -108,7 +108,7 @@ async def test_tools_are_counted_by_name_and_outcome(metrics: Metrics) -> None:
 async def test_in_flight_follows_the_turns(metrics: Metrics) -> None:
     assert await value(metrics, "slipstream_in_flight") == 0
     running = [1, 2]
-    metrics.follow_in_flight(lambda: len(running))
+    metrics.follow_in_flight(lambda: len(running), int)
     assert await value(metrics, "slipstream_in_flight") == 2
     running.clear()
     assert await value(metrics, "slipstream_in_flight") == 0

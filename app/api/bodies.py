@@ -1,0 +1,102 @@
+"""How much the bodies of all requests in flight may hold together: memory is bounded whatever clients do.
+
+Theory of operation. ``max_body_bytes`` bounds one body, ``max_inflight_requests`` their number, and the
+product of the two is no bound that a machine has. So every body that is more than one small read takes a
+lease on one sum, piece by piece as it comes, until its request is done. Leased is what the body will weigh
+when it is read as JSON, not its length: three bytes (``[],``) make seventy-two. A request that finds the sum
+taken is told 503 with ``retry-after``; one that alone weighs over a quarter of it is told 413. Smaller bodies
+are bounded by the number of requests alone and cost nothing.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from starlette.types import Message, Receive
+
+from app.api.outlet import Outlet
+from app.errors import GatewayError, Overloaded, TooLarge
+
+SMALL_BYTES = 65_536
+"""A body of one read up to this size takes no lease."""
+_CONTAINER_BYTES, _TEXT_BYTES, _VALUE_BYTES = 64, 50, 8
+_RETRY_AFTER_S = 1
+_ALONE = 4
+
+
+class Bodies:
+    """One sum; of one event loop."""
+
+    def __init__(self, most_bytes: int, most_body_bytes: int) -> None:
+        """Let bodies weigh ``most_bytes`` together, and one of ``most_body_bytes`` plain text in any case."""
+        self.most_bytes = most_bytes
+        self.most_alone_bytes = max(most_bytes // _ALONE, min(most_bytes, 2 * most_body_bytes))
+        self.held_bytes = 0
+
+    def lease(self) -> Lease:
+        """A lease on nothing yet; a context manager that gives it back."""
+        return Lease(self)
+
+
+class Lease:
+    """What one request's body takes of the sum."""
+
+    __slots__ = ("_bodies", "held_bytes")
+
+    def __init__(self, bodies: Bodies) -> None:
+        self._bodies = bodies
+        self.held_bytes = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, at: TracebackType | None
+    ) -> None:
+        """Give everything back."""
+        self._bodies.held_bytes -= self.held_bytes
+        self.held_bytes = 0
+
+    def take(self, piece: bytes | bytearray) -> None:
+        """Take what ``piece`` weighs; raises ``Overloaded`` or, where it could never do, ``TooLarge``."""
+        weight, bodies = weight_of(piece), self._bodies
+        if self.held_bytes + weight > bodies.most_alone_bytes:
+            message = (
+                f"the body would take more than {bodies.most_alone_bytes} bytes of memory when it is "
+                "read: send fewer values, or raise server.max_bodies_bytes"
+            )
+            raise TooLarge(message)
+        if bodies.held_bytes + weight > bodies.most_bytes:
+            message = "the requests in flight hold as many bytes as they may: come back shortly"
+            raise Overloaded(message, retry_after_s=_RETRY_AFTER_S)
+        bodies.held_bytes += weight
+        self.held_bytes += weight
+
+    def counting(self, receive: Receive, outlet: Outlet) -> Receive:
+        """``receive``, each piece counted; a body that is refused in the middle ends its connection."""
+
+        async def counted() -> Message:
+            message = await receive()
+            piece: bytes = message.get("body", b"")
+            if piece:
+                try:
+                    self.take(piece)
+                except GatewayError:
+                    outlet.keep_alive = False
+                    raise
+            return message
+
+        return counted
+
+
+def weight_of(piece: bytes | bytearray) -> int:
+    """Bytes that ``piece`` and what is read from it take, from above for anything but numbers."""
+    containers = piece.count(b"{") + piece.count(b"[")
+    quotes = piece.count(b'"') - piece.count(b'\\"')
+    return (
+        len(piece)
+        + _CONTAINER_BYTES * containers
+        + _TEXT_BYTES * max(0, quotes) // 2
+        + _VALUE_BYTES * piece.count(b",")
+    )
