@@ -1,9 +1,10 @@
 """Rolling restarts under load: two gateways behind nginx, ended and started again in turn.
 
-Each gateway is a process of its own on a loopback port; nginx has the deployment's own rules, which repeat no
-request that a gateway may have seen. The load asks JSON and streams through nginx, each client as fast as it
-is answered, and every answer must be whole. A gateway drains for longer than nginx holds its twin for dead
-(`fail_timeout`), so there is always one that nginx believes in.
+Each gateway is a host of its own: a process with its own loopback address and its own disk. nginx has
+the deployment's own rules, which repeat no request that a gateway may have seen. The load asks JSON and
+streams through nginx, each client as fast as it is answered, and every answer must be whole. A gateway
+drains for longer than nginx holds its twin for dead (`fail_timeout`), so there is always one that nginx
+believes in.
 """
 
 from __future__ import annotations
@@ -37,6 +38,20 @@ class NoProxyError(RuntimeError):
     """nginx is not installed."""
 
 
+@dataclass(frozen=True, slots=True)
+class Host:
+    """Where a gateway is."""
+
+    ip: str
+    port: int
+    disk: Path
+
+    @property
+    def address(self) -> str:
+        """As a proxy names it."""
+        return f"{self.ip}:{self.port}"
+
+
 @dataclass(slots=True)
 class Rolled:
     """What the clients saw."""
@@ -54,18 +69,21 @@ async def roll(config: Path, folder: Path, *, restarts: int, clients: int) -> Ro
     ``folder`` is for nginx's files. Raises ``NoProxyError`` without nginx, ``TimeoutError`` if a gateway does
     not come up.
     """
-    ports = (free_port(), free_port())
+    hosts = [Host(f"127.0.0.{2 + n}", free_port(), folder / f"host-{n}") for n in range(2)]
     rolled, over = Rolled(), asyncio.Event()
-    gateways = [await _gateway(config, port) for port in ports]
+    gateways = [await _gateway(config, host) for host in hosts]
     try:
-        async with _proxy(folder, ports) as url, asyncio.TaskGroup() as group:
+        async with (
+            proxy(folder, [host.address for host in hosts]) as url,
+            asyncio.TaskGroup() as group,
+        ):
             for number in range(clients):
                 group.create_task(_ask(url, number, rolled, over))
             try:
                 for _ in range(restarts):
-                    for place, port in enumerate(ports):
+                    for place, host in enumerate(hosts):
                         await _end(gateways[place])
-                        gateways[place] = await _gateway(config, port)
+                        gateways[place] = await _gateway(config, host)
                     rolled.restarts += 1
             finally:
                 over.set()
@@ -75,18 +93,23 @@ async def roll(config: Path, folder: Path, *, restarts: int, clients: int) -> Ro
     return rolled
 
 
-async def _gateway(config: Path, port: int) -> asyncio.subprocess.Process:
-    command = [sys.executable, "-m", "app", "serve", "--config", str(config), "--port", str(port)]
+async def _gateway(config: Path, host: Host) -> asyncio.subprocess.Process:
+    command = [sys.executable, "-m", "app", "serve", "--config", str(config)]
+    command += ["--host", host.ip, "--port", str(host.port)]
     process = await asyncio.create_subprocess_exec(
         *command,
         cwd=ROOT,
-        env={**os.environ, "SLIPSTREAM_SERVER__DRAIN_S": str(DRAIN_S)},
+        env={
+            **os.environ,
+            "SLIPSTREAM_SERVER__DRAIN_S": str(DRAIN_S),
+            "SLIPSTREAM_STATE__DATA_DIR": str(host.disk),
+        },
         stderr=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
     )
     try:
         async with asyncio.timeout(_PATIENCE_S), httpx.AsyncClient() as client:
-            while not await _ready(client, port):  # noqa: ASYNC110 - another process's start
+            while not await _ready(client, host.address):  # noqa: ASYNC110 - another process's start
                 await asyncio.sleep(0.05)
     except BaseException:
         await _end(process)
@@ -94,9 +117,9 @@ async def _gateway(config: Path, port: int) -> asyncio.subprocess.Process:
     return process
 
 
-async def _ready(client: httpx.AsyncClient, port: int) -> bool:
+async def _ready(client: httpx.AsyncClient, address: str) -> bool:
     try:
-        return (await client.get(f"http://127.0.0.1:{port}/readyz")).status_code == _OK
+        return (await client.get(f"http://{address}/readyz")).status_code == _OK
     except httpx.TransportError:
         return False
 
@@ -112,14 +135,14 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 
 @asynccontextmanager
-async def _proxy(folder: Path, ports: Sequence[int]) -> AsyncIterator[str]:
-    """Serve through nginx with the deployment's own rules, its two gateways and its port put in."""
+async def proxy(folder: Path, addresses: Sequence[str]) -> AsyncIterator[str]:
+    """Serve through nginx with the deployment's own rules, these gateways and its port put in."""
     nginx = shutil.which("nginx")
     if nginx is None:
         raise NoProxyError("nginx is not installed")
     port = free_port()
     text = _TEMPLATE.read_text()
-    servers = [f"server 127.0.0.1:{each} max_fails=2 fail_timeout=2s;" for each in ports]
+    servers = [f"server {each} max_fails=2 fail_timeout=2s;" for each in addresses]
     lines = []
     for line in text.splitlines():
         stripped = line.strip()
@@ -140,7 +163,7 @@ async def _proxy(folder: Path, ports: Sequence[int]) -> AsyncIterator[str]:
     )
     try:
         async with asyncio.timeout(_PATIENCE_S), httpx.AsyncClient() as client:
-            while not await _ready(client, port):  # noqa: ASYNC110 - another process's start
+            while not await _ready(client, f"127.0.0.1:{port}"):  # noqa: ASYNC110 - another process's start
                 await asyncio.sleep(0.05)
         yield f"http://127.0.0.1:{port}"
     finally:

@@ -37,6 +37,7 @@ class JobFiles:
         self.owner = uuid.uuid4().hex
         self._lock = os.open(self._lock_path(self.owner), os.O_CREAT | os.O_RDWR, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
+        os.write(self._lock, str(os.getpid()).encode())  # for whoever looks at the folder
 
     def _lock_path(self, owner: str) -> Path:
         return self._folder / f"{owner}.worker"

@@ -1,8 +1,8 @@
 """Run the fault laboratory: ``make chaos`` (about three minutes), or parts of it.
 
 ``--only NAME...``: these experiments. ``--soak N``: N short requests instead. ``--idle N``: N idle
-streams instead. OUT=file gets the table as JSON. Exit 1 when anything was wrong, lost, left over, or
-otherwise than promised.
+streams instead. ``--kills N``: SIGKILL of N workers under running jobs instead. OUT=file gets the
+table as JSON. Exit 1 when anything was wrong, lost, left over, or otherwise than promised.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import json
 import os
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from bench.chaos import clients, stores, upstreams
 from bench.chaos.asking import Tally
 from bench.chaos.experiment import Experiment
 from bench.chaos.idle import idle_streams
+from bench.chaos.jobs import kill_under_jobs
 from bench.chaos.lab import Lab, LeftOverError, laboratory
 from bench.chaos.soak import soak
 
@@ -118,17 +119,31 @@ async def _experiments(chosen: list[Experiment]) -> dict[str, object]:
     return {"experiments": lines, "grown_kib": grown_kib, "bad": bad}
 
 
+async def _kills(count: int) -> dict[str, object]:
+    killed = await kill_under_jobs(count, say=True)
+    print(
+        f"{killed.kills:,} workers killed under running jobs: {killed.jobs:,} jobs accepted,"
+        f" {killed.finished:,} finished, {killed.unfinished} lost, {killed.misreported} misreported;"
+        f" {killed.effects:,} side effects, {killed.doubled} doubled, {killed.unknown} of unknown outcome;"
+        f" {killed.crashes:,} attempts broken off; {killed.took_s:.0f} s"
+    )
+    return {**asdict(killed), "bad": [] if killed.good else ["kills"]}
+
+
 def main() -> int:
     """Read the arguments, run, print, and write OUT."""
     parser = argparse.ArgumentParser(prog="chaos", description=__doc__)
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=[e.name for e in EXPERIMENTS])
     parser.add_argument("--soak", type=int, metavar="N", help="N short requests")
     parser.add_argument("--idle", type=int, metavar="N", help="N idle streams")
+    parser.add_argument("--kills", type=int, metavar="N", help="SIGKILL N workers under jobs")
     options = parser.parse_args()
     if options.soak:
         found = asyncio.run(soak(options.soak))
     elif options.idle:
         found = asyncio.run(idle_streams(options.idle))
+    elif options.kills:
+        found = asyncio.run(_kills(options.kills))
     else:
         chosen = [e for e in EXPERIMENTS if not options.only or e.name in options.only]
         found = asyncio.run(_experiments(chosen))

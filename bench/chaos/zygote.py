@@ -1,0 +1,73 @@
+"""Workers of one gateway that are there in half the time: each is forked from a process that has
+loaded the program already, and serves the same listening socket.
+
+``python -m bench.chaos.zygote CONFIG``: prints ``port N``, then for each line on its standard input
+forks a worker and prints its process id. What is forked is the worker that ``slipstream serve`` starts:
+the same application under the same server and protocol class. It ends with its standard input.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import socket
+import sys
+
+import uvicorn
+
+from app.api.protocol import GatewayProtocol
+from app.classify.classifier import Classifier
+from app.domain.decisions import PromptView
+from app.main import create_app
+from app.settings import Settings, load
+from app.wire.ag_ui import warm
+
+
+def main() -> None:
+    """Fork as often as told."""
+    settings = load(sys.argv[1])
+    _load_all()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    print(f"port {listening.getsockname()[1]}", flush=True)
+    children: list[int] = []
+    for _ in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            _work(settings, listening)
+            os._exit(0)
+        children.append(child)
+        print(child, flush=True)
+    for child in children:
+        try:
+            os.kill(child, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def _load_all() -> None:
+    """Load what a worker loads at its start and with its first job."""
+    for name in ("app.tools.configured", "app.jobs.engine", "app.stores.job_files"):
+        importlib.import_module(name)
+    warm()
+    Classifier().classify(PromptView("warm up"))  # compiles its patterns
+
+
+def _work(settings: Settings, listening: socket.socket) -> None:
+    os.close(sys.stdin.fileno())
+    config = uvicorn.Config(
+        create_app(settings),
+        http=GatewayProtocol,
+        loop="uvloop",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=1,
+    )
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+if __name__ == "__main__":
+    main()
