@@ -15,6 +15,7 @@ import sys
 import threading
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.errors import GatewayError
@@ -93,9 +94,9 @@ def _serve(options: argparse.Namespace) -> int:
     server = settings.server
     host = options.host or server.host
     port = server.port if options.port is None else options.port
-    serve(
-        settings, host, port, options.workers or server.workers, partial(_checked, options.config)
-    )
+    file = None if options.config is None else Path(options.config)
+    read = partial(_checked, options.config)
+    serve(settings, host, port, options.workers or server.workers, (read, file))
     return DONE
 
 

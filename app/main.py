@@ -66,11 +66,16 @@ class SlipstreamApp(FastAPI):
 
 
 def create_app(
-    settings: Settings, *, simulated: bool = False, siblings: Path | None = None
-) -> FastAPI:
+    settings: Settings,
+    *,
+    simulated: bool = False,
+    siblings: Path | None = None,
+    alone: bool = False,
+) -> SlipstreamApp:
     """The whole application; ``simulated`` says that the models behind it are not real.
 
     ``siblings`` is the folder in which the workers of one server find each other; None: there is but one.
+    ``alone``: it is one of a lone worker's gateways, whose end ``app.reloading`` sees to.
     """
     origins = settings.server.cors_origins
 
@@ -91,12 +96,15 @@ def create_app(
             if origins:
                 hot = {path: CrossOrigin(endpoint, origins) for path, endpoint in hot.items()}
             app.hot, app.native = hot, inference  # type: ignore[attr-defined]
+            if alone:
+                yield
+                return
             async with AsyncExitStack() as beside:
                 if siblings is not None:
                     await beside.enter_async_context(listening(app, siblings))
                 if siblings is not None:
                     context.readiness.refusal = siblings / REFUSED
-                with told_to_end(context, settings.server.drain_s, siblings):
+                with told_to_end(lambda: [context], lambda: settings.server.drain_s, siblings):
                     yield
                 context.readiness.draining = True
                 await last_words(context)

@@ -8,14 +8,17 @@ import asyncio
 import gc
 import http.client
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from hashlib import blake2b
 from http import HTTPStatus
 from math import ceil
 from pathlib import Path
@@ -29,6 +32,7 @@ from app.api.draining import REFUSED, STAYING
 from app.api.protocol import GatewayProtocol
 from app.errors import GatewayError
 from app.main import create_app
+from app.reloading import Generations
 from app.settings import Settings, SettingsError, SimulatorSettings
 
 _SIMULATOR_UP_WITHIN_S = 20.0
@@ -37,22 +41,32 @@ _STATS_BYTES = 1 << 20
 _BACKLOG = 4096
 _WORKER_UP_WITHIN_S = 30
 _NO_KEY = "none"
+_LOOK_AT_FILE_S = 1.0
 
 
 def serve(
-    settings: Settings, host: str, port: int, workers: int, read: Callable[[], Settings]
+    settings: Settings,
+    host: str,
+    port: int,
+    workers: int,
+    read: tuple[Callable[[], Settings], Path | None],
 ) -> None:
     """Serve until a signal ends it; raises ``GatewayError`` when the port cannot be had.
 
-    ``read`` reads the configuration again on SIGHUP and raises ``SettingsError``.
+    ``read`` reads the configuration again on SIGHUP and raises ``SettingsError``; beside it the file
+    that it reads, which may be watched.
     """
     for said in apart(settings, workers):
         print(f"slipstream: {said}", file=sys.stderr, flush=True)
     with _simulator(settings) as simulated, _meeting_place(workers) as siblings:
-        app = partial(_worker_app, settings, simulated=simulated, siblings=siblings)
+        again, file = read
+        servers: list[uvicorn.Server] = []
+        several = partial(_worker_app, settings, simulated=simulated, siblings=siblings)
+        alone = partial(_lone_app, settings, again, simulated, lambda: servers[0])
         config = uvicorn.Config(
-            app,
+            several if siblings is not None else alone,
             factory=True,
+            interface="asgi3",
             host=host,
             port=port,
             workers=workers,
@@ -73,15 +87,20 @@ def serve(
         bound = listening.getsockname()
         shown = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
         print(f"Slipstream on http://{shown}:{bound[1]}", file=sys.stderr, flush=True)
+        servers.append(Alone(config))
+        signal.signal(
+            signal.SIGHUP, signal.SIG_IGN
+        )  # until there is something that could be reloaded
+        if file is not None and settings.server.reload_on_change:
+            watch(file)
         if siblings is None:
-            signal.signal(signal.SIGHUP, partial(_say_restart, read))
-            Alone(config).run(sockets=[listening])
+            servers[0].run(sockets=[listening])
         else:
 
-            def again() -> Callable[[], object]:
-                return partial(_worker_app, read(), simulated=simulated, siblings=siblings)
+            def anew() -> Callable[[], object]:
+                return partial(_worker_app, again(), simulated=simulated, siblings=siblings)
 
-            Workers(config, listening, siblings, again).run()
+            Workers(config, listening, siblings, anew).run()
 
 
 class Alone(uvicorn.Server):
@@ -154,15 +173,28 @@ def _say_refused(why: SettingsError | OSError) -> None:
     print("slipstream: reload refused, nothing has changed", file=sys.stderr, flush=True)
 
 
-def _say_restart(read: Callable[[], Settings], _: int, __: object) -> None:
-    """SIGHUP with one worker: there is no successor to take over, so it is only checked."""
+def watch(file: Path) -> None:
+    """Send this process SIGHUP when ``file`` has changed and is not being written any more."""
+    thread = threading.Thread(target=_watch, args=(file, os.getpid()), name="watch", daemon=True)
+    thread.start()
+
+
+def _watch(file: Path, pid: int) -> None:
+    taken = seen = _content(file)
+    while True:
+        time.sleep(_LOOK_AT_FILE_S)
+        now = _content(file)
+        if now == seen != taken and now:
+            taken = now
+            os.kill(pid, signal.SIGHUP)
+        seen = now
+
+
+def _content(file: Path) -> bytes:
     try:
-        read()
-    except (SettingsError, OSError) as exc:
-        _say_refused(exc)
-        return
-    said = "the configuration is valid; one worker takes it at its next start, several at once"
-    print(f"slipstream: {said}", file=sys.stderr, flush=True)
+        return blake2b(file.read_bytes()).digest()
+    except OSError:
+        return b""  # being replaced
 
 
 def apart(settings: Settings, workers: int) -> list[str]:
@@ -192,6 +224,29 @@ def _meeting_place(workers: int) -> Iterator[Path | None]:
 def _worker_app(settings: Settings, *, simulated: bool, siblings: Path | None) -> object:
     """Build the application in its worker, and leave what start-up made out of the collector's way."""
     app = create_app(settings, simulated=simulated, siblings=siblings)
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+    return app
+
+
+def _lone_app(
+    settings: Settings,
+    read: Callable[[], Settings],
+    simulated: bool,  # noqa: FBT001 - bound by name below
+    server: Callable[[], uvicorn.Server],
+) -> object:
+    """The application of a process without siblings."""
+
+    def on_swap() -> None:
+        for connection in server().server_state.connections:
+            if isinstance(connection, GatewayProtocol):
+                connection.forget()
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    app = Generations(settings, read, simulated=simulated, on_swap=on_swap, say=say)
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)

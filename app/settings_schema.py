@@ -31,6 +31,10 @@ class ServerSettings(Section):
     """TCP port, 0 to 65535; 0 takes a free one and prints it."""
     workers: Annotated[int, Field(ge=1, le=256)] = 1
     """Processes that share the port. Each keeps its own exact cache, limits, runs and traces."""
+    reload_on_change: bool = False
+    """Whether a changed configuration file is taken at once, as on SIGHUP; looked at every second. One that
+    is invalid is refused whole. Address, port and workers stay as they were.
+    """
     max_body_bytes: Count = 16 * 1024 * 1024
     """Largest request body in bytes; more is a 413. 16 MiB: above the vendors' image limits of 5 to
     10 MB.

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -32,8 +32,12 @@ _LAST_WORDS_S = 1.0
 
 
 @contextmanager
-def told_to_end(context: Context, drain_s: float, folder: Path | None) -> Iterator[None]:
+def told_to_end(
+    contexts: Callable[[], Sequence[Context]], drain_s: Callable[[], float], folder: Path | None
+) -> Iterator[None]:
     """Take SIGTERM while the context lasts; ``folder`` is where the workers of one server meet.
+
+    ``contexts`` are asked for when the signal comes: the gateways that serve then.
 
     Does nothing where no server has put a handler of its own, or outside the main thread.
     """
@@ -41,7 +45,7 @@ def told_to_end(context: Context, drain_s: float, folder: Path | None) -> Iterat
     if threading.current_thread() is not threading.main_thread() or not callable(servers):
         yield
         return
-    handler = servers
+    handler, told = servers, False
     loop = asyncio.get_running_loop()
 
     def pass_on() -> None:
@@ -49,14 +53,17 @@ def told_to_end(context: Context, drain_s: float, folder: Path | None) -> Iterat
 
     def begin() -> None:
         staying = folder is not None and (folder / STAYING).exists()
-        context.readiness.draining = not staying
-        context.edge.in_flight.draining = context.edge.pulse.stopping = True
-        loop.call_later(drain_s, pass_on)
+        for context in contexts():
+            context.readiness.draining = not staying
+            context.edge.in_flight.draining = context.edge.pulse.stopping = True
+        loop.call_later(drain_s(), pass_on)
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        if context.edge.in_flight.draining:
+        nonlocal told
+        if told:
             handler(number, frame)
         else:
+            told = True
             loop.call_soon_threadsafe(begin)
 
     signal.signal(signal.SIGTERM, on_signal)

@@ -173,15 +173,16 @@ async def events(
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> Response:
     """Stream a job's events, as AG-UI, from the beginning or from behind the one that is named."""
-    jobs, found = await _found(request, caller.tenant, job_id)
+    _, found = await _found(request, caller.tenant, job_id)
     seq = starting_after if starting_after is not None else _seq_of(last_event_id, job_id)
     return EventSourceResponse(
-        _told(jobs, found, seq), ping=_PING_S, sep="\n", headers={"cache-control": "no-cache"}
+        _told(request, found, seq), ping=_PING_S, sep="\n", headers={"cache-control": "no-cache"}
     )
 
 
-async def _told(jobs: Jobs, job: Job, seq: int) -> AsyncIterator[ServerSentEvent]:
+async def _told(request: Request, job: Job, seq: int) -> AsyncIterator[ServerSentEvent]:
     while True:
+        jobs = await _engine(context_of(request))  # a reload may have put another in its place
         now = await jobs.find(job.tenant, job.id)  # before the events: its last ones are there then
         for number, _, data in await jobs.told(job.id, seq):
             yield ServerSentEvent(data=data, id=f"{job.id}:{number}", sep="\n")

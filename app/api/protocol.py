@@ -270,6 +270,10 @@ class GatewayProtocol(HttpToolsProtocol):
         if known is not None and endpoint.knows(known, self.headers):
             self._known = known
 
+    def forget(self) -> None:
+        """Know no head any more: another application serves from the next request on."""
+        self._known, self._data, self._lessons = None, b"", _MOST_LESSONS
+
     def _start(self, outlet: NativeOutlet) -> None:
         application = self.app(outlet.scope, outlet.receive, outlet.send)
         outlet.task = task = EagerTask(self.loop, application, outlet.ended)

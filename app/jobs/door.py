@@ -53,5 +53,6 @@ class JobsDoor:
 
     async def aclose(self) -> None:
         """Stop the runs; another worker, or the next start, takes them up again."""
-        if self._jobs is not None:
-            await self._jobs.aclose()
+        if (jobs := self._jobs) is not None:
+            self._jobs = None
+            await jobs.aclose()

@@ -133,6 +133,15 @@ class Runs:
         message = f"there is already a run {run_id!r}: give each run its own id"
         raise Conflict(message, code="run_exists", param="runId")
 
+    def has(self, run_id: str) -> bool:
+        """Whether a run of that id, of any tenant, is kept here."""
+        return any(key[1] == run_id for key in self._runs)
+
+    @property
+    def under_way(self) -> int:
+        """Runs that are not over."""
+        return len(self._live)
+
     def find(self, tenant: str, run_id: str) -> LiveRun | None:
         """A run of this tenant that is under way or lately was."""
         return self._runs.get((tenant, run_id)) if self.events.find(tenant, run_id) else None

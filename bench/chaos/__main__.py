@@ -125,7 +125,7 @@ async def _kills(count: int) -> dict[str, object]:
         f"{killed.kills:,} workers killed under running jobs: {killed.jobs:,} jobs accepted,"
         f" {killed.finished:,} finished, {killed.unfinished} lost, {killed.misreported} misreported;"
         f" {killed.effects:,} side effects, {killed.doubled} doubled, {killed.unknown} of unknown outcome;"
-        f" {killed.crashes:,} attempts broken off; {killed.took_s:.0f} s"
+        f" {killed.crashes:,} attempts broken off; {killed.took_s:.0f} s; {killed.why or 'none amiss'}"
     )
     return {**asdict(killed), "bad": [] if killed.good else ["kills"]}
 

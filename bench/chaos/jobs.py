@@ -50,6 +50,8 @@ class Killed:
     jobs: int = 0
     finished: int = 0
     unfinished: int = 0
+    why: dict[str, int] = field(default_factory=dict)
+    """How those that are not finished ended: state, code, workers that died under it."""
     misreported: int = 0
     """Jobs whose events do not begin and end once."""
     effects: int = 0
@@ -255,6 +257,9 @@ def _judge(found: Killed, jobs: Path, ids: list[str], effects: Counter[str]) -> 
     found.jobs = len(ids)
     found.finished = sum(states.get(each) == "finished" for each in ids)
     found.unfinished = found.jobs - found.finished
+    text = "SELECT id, state, code, crashes, message FROM jobs WHERE state != 'finished'"
+    amiss = [row[1:] for row in _rows(jobs, text) if row[0] in set(ids)]
+    found.why = dict(Counter(" ".join(map(str, row)) for row in amiss))
     found.crashes = int(_rows(jobs, "SELECT sum(crashes) FROM jobs")[0][0])
     begun = Counter(
         row[0] for row in _rows(jobs, "SELECT job FROM events WHERE kind = 'RUN_STARTED'")
@@ -265,7 +270,9 @@ def _judge(found: Killed, jobs: Path, ids: list[str], effects: Counter[str]) -> 
     found.misreported = sum(begun[each] != 1 or ended[each] != 1 for each in ids)
     found.effects, found.doubled = len(effects), sum(n > 1 for n in effects.values())
     found.unknown = len(
-        _rows(jobs, "SELECT step FROM steps WHERE outcome LIKE '%tool_outcome_unknown%'")
+        _rows(
+            jobs, "SELECT step FROM steps WHERE CAST(outcome AS TEXT) LIKE '%tool_outcome_unknown%'"
+        )
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -155,11 +156,87 @@ async def test_an_invalid_configuration_is_refused_whole_and_said_on_readyz() ->
                 assert (await client.get("/readyz")).json()["degraded"] == {}
 
 
-async def test_sighup_leaves_one_worker_alive_and_checks_the_file() -> None:
+async def test_one_worker_takes_a_new_configuration_without_dropping_a_stream() -> None:
+    async with running_simulator(SimulatorSettings()) as upstream:
+        with gateway_process(with_model(upstream, SLOW)) as gateway:
+            file = configuration_file(gateway)
+            async with httpx.AsyncClient(base_url=gateway.url, timeout=20) as client:
+                path = "/v1/chat/completions"
+                known = {"model": "large", "messages": [{"role": "user", "content": "Well?"}]}
+                for _ in range(3):  # a connection whose head is known by its bytes
+                    assert (await client.post(path, json=known)).status_code == 200
+                async with client.stream("POST", path, json=asking()) as stream:
+                    lines = stream.aiter_lines()
+                    await anext(lines)
+                    changed = yaml.safe_load(file.read_text())
+                    changed["models"] = [
+                        {**each, "name": f"new-{each['name']}"} for each in changed["models"]
+                    ]
+                    file.write_text(yaml.safe_dump(changed))
+                    os.kill(gateway.process.pid, signal.SIGHUP)
+                    await until(lambda: any("was read again" in line for line in gateway.log))
+                    assert (await client.post(path, json=known)).status_code == 404
+                    assert {"new-small", "new-large"} <= await models(gateway.url)
+                    said = [line async for line in lines]
+                assert "data: [DONE]" in said
+                fresh = {**known, "model": "new-large"}
+                assert (await client.post(path, json=fresh)).status_code == 200
+            gateway.process.terminate()
+            assert await asyncio.to_thread(gateway.process.wait, 20) in {0, -signal.SIGTERM}
+
+
+async def test_one_worker_refuses_an_invalid_configuration_whole_and_says_so() -> None:
     async with running_simulator(SimulatorSettings(time_scale=0)) as upstream:
         with gateway_process(configuration(upstream, telemetry=LOG)) as gateway:
-            configuration_file(gateway).write_text("models: 7\n")
+            file = configuration_file(gateway)
+            good = file.read_text()
+            file.write_text("models: 7\n")
             os.kill(gateway.process.pid, signal.SIGHUP)
             await until(lambda: any("reload refused" in line for line in gateway.log))
             async with httpx.AsyncClient(base_url=gateway.url, timeout=20) as client:
-                assert await status_of(client) == 200
+                ready = await client.get("/readyz")
+                assert ready.status_code == 200
+                assert "refused" in ready.json()["degraded"]["configuration"]
+                assert "small" in await models(gateway.url)
+                file.write_text(good)
+                os.kill(gateway.process.pid, signal.SIGHUP)
+                await until(lambda: any("was read again" in line for line in gateway.log))
+                assert (await client.get("/readyz")).json()["degraded"] == {}
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_changed_file_is_taken_where_that_is_wanted(workers: str) -> None:
+    async with running_simulator(SimulatorSettings(time_scale=0)) as upstream:
+        server = {"reload_on_change": True}
+        values = configuration(upstream, telemetry=LOG, server=server)
+        with gateway_process(values, "--workers", workers) as gateway:
+            file = configuration_file(gateway)
+            file.write_text("models: 7\n")
+            await until(lambda: any("reload refused" in line for line in gateway.log))
+            changed = {**values, "models": [{**values["models"][0], "name": "renamed"}]}  # type: ignore[index]
+            file.write_text(yaml.safe_dump(changed))
+            await until(lambda: any("was read again" in line for line in gateway.log))
+            assert "renamed" in await models(gateway.url)
+
+
+async def test_a_job_goes_on_and_its_events_too_while_one_worker_reloads() -> None:
+    async with running_simulator(SimulatorSettings()) as upstream:
+        values = with_model(upstream, SLOW)
+        values["agents"] = [{"name": "desk", "model": "small"}]
+        with gateway_process(values) as gateway:
+            file = configuration_file(gateway)
+            async with httpx.AsyncClient(base_url=gateway.url, timeout=30) as client:
+                text = {"id": "m", "role": "user", "content": "Write."}
+                asked = {"threadId": "t", "runId": "r", "messages": [text]}
+                job = (await client.post("/v1/jobs", json=asked)).json()["id"]
+                async with client.stream("GET", f"/v1/jobs/{job}/events") as stream:
+                    lines = stream.aiter_lines()
+                    await anext(lines)
+                    file.write_text(file.read_text() + "\n# changed\n")
+                    os.kill(gateway.process.pid, signal.SIGHUP)
+                    said = [line async for line in lines]
+                kinds = [json.loads(line[6:])["type"] for line in said if line.startswith("data: ")]
+                assert kinds[-1] == "RUN_FINISHED"
+                assert kinds.count("RUN_STARTED") <= 1
+                assert (await client.get(f"/v1/jobs/{job}")).json()["state"] == "finished"
+            assert any("was read again" in line for line in gateway.log)

@@ -1,0 +1,216 @@
+"""One process that takes a new configuration while it serves: a new gateway beside the old one.
+
+Theory of operation. Where there are several workers each gets a successor (``app.server.Workers``). A
+lone worker has none, so the whole gateway is built a second time in the same process; only when it is
+ready do requests go to it. The old one keeps what it has begun, streams and agents' runs, for as long as
+that lasts, and is then closed. Kept connections stay open: the heads that they know by their bytes are
+forgotten, so that their next request finds the new gateway. A configuration that is invalid, or with
+which no gateway can be built, changes nothing, and ``/readyz`` says so.
+
+What a reload cannot change is what belongs to the process: address, port, number of workers, and the
+simulator. Metrics and the memory's answers begin anew, as after a restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import structlog
+from starlette.types import Receive, Scope, Send
+
+from app.api.context import Context
+from app.api.draining import last_words, told_to_end
+from app.api.known_head import Endpoint
+from app.errors import GatewayError
+from app.main import SlipstreamApp, create_app
+from app.settings import Settings, SettingsError
+
+_LOOK_S = 0.05
+_RUNS = "/v1/runs/"
+
+
+@dataclass(slots=True, eq=False)
+class _Generation:
+    """One gateway, built from one configuration."""
+
+    settings: Settings
+    app: SlipstreamApp
+    context: Context
+    end: asyncio.Event = field(default_factory=asyncio.Event)
+    task: asyncio.Task[None] | None = None
+
+
+class Generations:
+    """The application of a lone worker: whichever gateway was built last."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        read: Callable[[], Settings],
+        *,
+        simulated: bool,
+        on_swap: Callable[[], None],
+        say: Callable[[str], None],
+    ) -> None:
+        """``read`` reads the configuration again and raises ``SettingsError``; ``on_swap`` is told when
+        requests go to another gateway; ``say`` tells the operator.
+        """
+        self._settings, self._read = settings, read
+        self._simulated, self._on_swap, self._say = simulated, on_swap, say
+        self._now: _Generation | None = None
+        self._before: list[_Generation] = []
+        self._asked = asyncio.Event()
+        self.native: dict[str, Endpoint] = {}
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Serve as the newest gateway does; a run that an older one has is asked of that."""
+        if self._now is None or scope["type"] == "lifespan":
+            return self._live(receive, send)
+        if self._before and scope["type"] == "http" and scope["path"].startswith(_RUNS):
+            return self._with_the_run(scope["path"]).app(scope, receive, send)
+        return self._now.app(scope, receive, send)
+
+    def _with_the_run(self, path: str) -> _Generation:
+        run_id = path.removeprefix(_RUNS).partition("/")[0]
+        assert self._now is not None  # noqa: S101 - a request is served
+        for each in (self._now, *reversed(self._before)):
+            if each.context.runs.has(run_id):
+                return each
+        return self._now
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        """The server's life: begin, take new configurations, end."""
+        await receive()
+        try:
+            self._now = await self._begin(self._settings)
+        except BaseException as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            raise
+        self.native = self._now.app.native
+        reloading = asyncio.get_running_loop().create_task(self._reload(), name="reloading")
+        with told_to_end(self._contexts, self._drain_s, None), _on_hup(self._asked.set):
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+        reloading.cancel()
+        with suppress(asyncio.CancelledError):
+            await reloading
+        for context in self._contexts():
+            context.readiness.draining = True
+            await last_words(context)
+        for each in (*self._before, self._now):
+            await _close(each)
+        await send({"type": "lifespan.shutdown.complete"})
+
+    def _contexts(self) -> list[Context]:
+        """Of every gateway that still serves, the newest last."""
+        newest = () if self._now is None else (self._now,)
+        return [each.context for each in (*self._before, *newest)]
+
+    def _drain_s(self) -> float:
+        return 0.0 if self._now is None else self._now.settings.server.drain_s
+
+    async def _begin(self, settings: Settings) -> _Generation:
+        """Build a gateway and wait until it is ready; raises what keeps it from being so."""
+        app = create_app(settings, simulated=self._simulated, alone=True)
+        loop = asyncio.get_running_loop()
+        ready: asyncio.Future[None] = loop.create_future()
+        end = asyncio.Event()
+
+        async def live() -> None:
+            try:
+                async with app.router.lifespan_context(app):
+                    ready.set_result(None)
+                    await end.wait()
+            except BaseException as error:
+                if ready.done():
+                    raise
+                ready.set_exception(error)
+
+        task = loop.create_task(live(), name="gateway")
+        await ready
+        return _Generation(settings, app, app.state.context, end, task)
+
+    async def _reload(self) -> None:
+        retiring: set[asyncio.Task[None]] = set()
+        try:
+            while True:
+                await self._asked.wait()
+                self._asked.clear()
+                before = self._now
+                if before is None or not await self._replaced():
+                    continue
+                work = self._retire(before)
+                task = asyncio.get_running_loop().create_task(work, name="retiring")
+                retiring.add(task)
+                task.add_done_callback(retiring.discard)
+        finally:
+            for task in retiring:
+                task.cancel()
+
+    async def _replaced(self) -> bool:
+        """Put a gateway of the new configuration in the old one's place; False: nothing has changed."""
+        before = self._now
+        assert before is not None  # noqa: S101 - the caller has looked
+        try:
+            after = await self._begin(await asyncio.to_thread(self._read))
+        except SettingsError as error:
+            for problem in error.problems:
+                self._say(str(problem))
+            return self._refused(before, "the configuration is invalid (see the log)")
+        except (GatewayError, OSError) as error:
+            return self._refused(before, f"the gateway could not be built: {error}")
+        except Exception:  # noqa: BLE001 - the process edge: what serves must go on serving
+            structlog.get_logger().exception("reload_failed")
+            return self._refused(before, "the gateway could not be built (see the log)")
+        self._before.append(before)
+        self._now, self.native = after, after.app.native
+        self._on_swap()
+        before.app.state.context = (
+            after.context
+        )  # for what looks again in mid-stream, such as a job's events
+        self._say("slipstream: the configuration was read again")
+        return True
+
+    def _refused(self, before: _Generation, why: str) -> bool:
+        before.context.readiness.degraded["configuration"] = f"the last reload was refused: {why}"
+        self._say(f"slipstream: reload refused, nothing has changed: {why}")
+        return False
+
+    async def _retire(self, old: _Generation) -> None:
+        """Close a gateway once it has nothing more to do. Its jobs go over at once, step by step."""
+        if old.context.jobs is not None:
+            await old.context.jobs.aclose()
+        context = old.context
+        while context.edge.in_flight.now or context.runs.under_way:  # noqa: ASYNC110 - once a reload
+            await asyncio.sleep(_LOOK_S)
+        self._before.remove(old)
+        await _close(old)
+
+
+async def _close(generation: _Generation) -> None:
+    generation.end.set()
+    if generation.task is not None:
+        await asyncio.wait({generation.task})
+        if not generation.task.cancelled() and (error := generation.task.exception()) is not None:
+            structlog.get_logger().error("gateway_did_not_close", exc_info=error)
+
+
+class _on_hup:  # noqa: N801 - reads as what it does
+    """Call ``ask`` on SIGHUP while the context lasts; does nothing outside the main thread."""
+
+    def __init__(self, ask: Callable[[], None]) -> None:
+        self._ask, self._main = ask, threading.current_thread() is threading.main_thread()
+
+    def __enter__(self) -> None:
+        if self._main:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._ask)
+
+    def __exit__(self, *_: object) -> None:
+        if self._main:
+            asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
