@@ -11,7 +11,7 @@ ARGS    ?=
 export OUT STREAMS PAIRS TOOLS SHAPES
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check bench bench-cache bench-router bench-agent bench-prompts bench-scale chaos fuzz soak lock
+.PHONY: help install run test check bench bench-cache bench-router bench-agent bench-prompts bench-scale bench-conditions chaos fuzz soak lock
 
 help: ## Say what there is to make.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -45,6 +45,9 @@ bench-prompts: install ## Prompt-cache hits and wasted tokens (OUT=file).
 
 bench-scale: install ## Workers, connections and memory under load (OUT=file).
 	@scripts/bench scale $(ARGS)
+
+bench-conditions: install ## Behind TLS, at a distance, beside heavy work, on a semantic miss (OUT=file).
+	@scripts/bench conditions $(ARGS)
 
 chaos: install ## Faults on purpose: stores gone, upstreams slow, processes killed.
 	@scripts/bench chaos $(ARGS)

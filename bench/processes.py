@@ -102,7 +102,7 @@ def wait_for_answer(
         if server.process is not None:
             _still_running(server.process, server.log)
         try:
-            status, text = _ask(server.port, path, body, headers)
+            status, text = post(server.port, path, body, headers)
         except (OSError, http.client.HTTPException) as failure:
             seen = repr(failure)
         else:
@@ -113,13 +113,30 @@ def wait_for_answer(
     raise NotReadyError(f"{seen}\n{tail(server.log)}")
 
 
+def wait_for_port(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    """Until somebody listens; raises NotReadyError when the process ended or takes 10 s."""
+    deadline = time.monotonic() + 10.0
+    while time.monotonic() < deadline:
+        _still_running(process, log)
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.02)
+    raise NotReadyError(f"nobody listens on port {port} after 10 s:\n{tail(log)}")
+
+
 def ask_json(port: int, path: str) -> dict[str, object]:
     """GET a JSON object from a server on loopback."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    answer: dict[str, object] = json.loads(ask(port, path))
+    return answer
+
+
+def ask(port: int, path: str) -> str:
+    """GET a text from a server on loopback."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
         connection.request("GET", path)
-        answer: dict[str, object] = json.loads(connection.getresponse().read())
-        return answer
+        return connection.getresponse().read().decode()
     finally:
         connection.close()
 
@@ -129,7 +146,8 @@ def tail(log: Path, lines: int = 12) -> str:
     return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else ""
 
 
-def _ask(port: int, path: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, str]:
+def post(port: int, path: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, str]:
+    """Status and text of the answer to a JSON body on loopback. Raises OSError and HTTPException."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
         connection.request("POST", path, body, {"Content-Type": "application/json", **headers})

@@ -23,13 +23,13 @@ import urllib.request
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import yaml
 
 from bench import machine, rolling
 from bench.build import ToolMissingError, compile_instruments
+from bench.figures import Figure, table
 from bench.processes import NotReadyError, Server, ask_json, free_port, running, wait_for_line
 from bench.scenarios import SCENARIOS
 from bench.slices import Aim, Rigging, measure
@@ -41,26 +41,6 @@ _READY_S = 60.0
 _SPARE_FILES = 200
 _IMPORTS = 5
 _OK = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One line of the table; ``limit`` None: no bar applies."""
-
-    name: str
-    value: float
-    unit: str
-    n: int
-    sense: str = ""
-    limit: float | None = None
-
-    @property
-    def verdict(self) -> str:
-        """Whether the bar is met."""
-        if self.limit is None:
-            return ""
-        met = self.value <= self.limit if self.sense == "<=" else self.value >= self.limit
-        return f"{self.sense} {self.limit:g}{self.unit}: {'PASS' if met else 'FAIL'}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.restarts:
         _say("rolling restarts")
         figures += _restarts(options.restarts)
-    print(_table(figures))
+    print(table(figures))
     if out := os.environ.get("OUT", ""):
         Path(out).write_text(json.dumps([asdict(each) for each in figures], indent=2) + "\n")
     return 0
@@ -271,20 +251,6 @@ def _restarts(count: int) -> list[Figure]:
         print(f"bench: lost: {dict(rolled.lost)}", file=sys.stderr)
     name = f"requests lost over {rolled.restarts} rolling restarts of 2 gateways"
     return [Figure(name, lost, "", asked, "<=", 0)]
-
-
-def _table(figures: Sequence[Figure]) -> str:
-    lines = [
-        f"{machine.cpu_name()}; {machine.system_name()}; {datetime.now(UTC):%Y-%m-%d %H:%M UTC}",
-        "",
-        "| what | figure | n | bar |",
-        "| --- | --- | --- | --- |",
-    ]
-    lines += [
-        f"| {each.name} | {each.value:,.2f}{each.unit} | {each.n} | {each.verdict} |"
-        for each in figures
-    ]
-    return "\n".join(lines)
 
 
 def _say(text: str) -> None:

@@ -49,6 +49,8 @@ class Scenario:
     least_s: float = 0.0
     drain_s: float = 3.0
     only: frozenset[str] | None = None
+    question: str = ""
+    """The last message, which holds NONCE; "": the usual one."""
     turns: int = 0
     """Earlier messages, of 2,000 bytes each."""
 
@@ -165,7 +167,7 @@ _QUESTION = (
 def request_body(scenario: Scenario, model: str) -> bytes:
     """The request: about 300 bytes and the earlier turns; NONCE where the load generator writes its own."""
     body: dict[str, object] = {"model": model}
-    user = {"role": "user", "content": _QUESTION}
+    user = {"role": "user", "content": scenario.question or _QUESTION}
     if scenario.dialect == "anthropic":
         body |= {"max_tokens": 256, "system": _SYSTEM, "messages": [user]}
     else:

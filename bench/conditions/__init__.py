@@ -1,0 +1,1 @@
+"""What a gateway adds under conditions that `make bench` does not make: TLS, distance, a busy loop."""

@@ -1,0 +1,123 @@
+"""What looking for an answer in the semantic cache costs a request that finds none."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from app.cache.bound import Limits, Threshold
+from app.cache.routes import Routes
+from app.cache.semantic import route_name
+from app.settings_schema import SemanticCacheSettings
+from bench import summary
+from bench.conditions.rig import HEADERS, gateway
+from bench.conditions.stage import Stage
+from bench.figures import Figure
+from bench.processes import NotReadyError, Server, ask, ask_json
+from bench.scenarios import NONCE, Scenario
+from bench.slices import Aim, Slice, measure
+from bench.summary import by_target, over_rounds, rotated
+
+_QUESTION = Scenario(
+    "question_c1",
+    "a stable question, streamed",
+    "bench-slow",
+    1,
+    tokens=10,
+    least_s=3.0,
+    question=f"Explain what the word {NONCE} means.",
+)
+_OFF = {"cache": {"semantic": {"enabled": False}}}
+_MARKER = "slipstream.json"
+_SETTLE_S = 120.0
+_EMBEDDED = 'slipstream_stage_seconds_count{stage="embed"}'
+_CERTIFIED = Threshold(
+    0.75, labels=1_000, hits=400, wrong=0, upper_per_request=0.002, upper_per_hit=0.004
+)
+
+
+def semantic_miss(stage: Stage) -> list[Figure]:
+    """First token with the semantic cache over without, the same gateway otherwise, by turns."""
+    with ExitStack() as stack:
+        off = stack.enter_context(
+            gateway("semantic-off", stage.folder, stage.upstream, stage.server_cpu, _OFF)
+        )
+        with gateway("semantic-on", stage.folder, stage.upstream, stage.server_cpu) as first:
+            _await_model(first)
+        folder = stage.folder / "semantic-on-data" / "semantic"
+        marker = next(folder.glob(f"questions-*/{_MARKER}"))
+        asyncio.run(_open_route(folder, str(json.loads(marker.read_text())["build"])))
+        on = stack.enter_context(
+            gateway("semantic-on", stage.folder, stage.upstream, stage.server_cpu)
+        )
+        _await_model(on)
+        slices: list[Slice] = []
+        for number in range(-1, stage.rounds):
+            for name, server in rotated_pairs({"off": off, "on": on}, number):
+                aim = Aim(name, server, "", HEADERS, _QUESTION.model)
+                one = measure(stage.rigging, aim, _QUESTION, stage.slice_s, number)
+                slices += [one] if number >= 0 else []
+        looked = _looked_up(on)
+    if not looked:
+        raise NotReadyError("no request was looked up: the figures would say nothing")
+    seen = by_target(slices)
+    pair = (seen["on", _QUESTION.name], seen["off", _QUESTION.name])
+    figures = []
+    for name, reading, bar in (
+        ("p50", summary.ttft_p50, 0.2),
+        ("p99", summary.ttft_p99, 1.0),
+    ):
+        found = over_rounds(summary.added(reading), *pair)
+        if found is not None:
+            what = f"semantic miss: added first token, {name}"
+            value = found.value / 1e3
+            figures.append(
+                Figure(what, value, " ms", found.rounds, "<=", bar, noisy=not found.quiet)
+            )
+    figures.append(Figure("semantic look-ups made meanwhile", looked, "", 1))
+    return figures
+
+
+async def _open_route(folder: Path, build: str) -> None:
+    """Let the benchmark's route serve, as a year of traffic would: a route in shadow looks nothing up."""
+    wanted = SemanticCacheSettings()
+    faults: list[str] = []
+    routes = Routes(
+        folder / "routes",
+        limits=Limits.of(wanted.max_error_rate),
+        audit_rate=wanted.audit_rate,
+        build_id=lambda: build,
+        on_fault=faults.append,
+    )
+    route = await routes.get(route_name("default", _QUESTION.model))
+    route.state.threshold, route.changes = _CERTIFIED, 1
+    await routes.save()
+    if faults:
+        raise NotReadyError(faults[0])
+
+
+def rotated_pairs(servers: dict[str, Server], turns: int) -> list[tuple[str, Server]]:
+    """Who is measured when, so that nobody always comes after the same one."""
+    return [(name, servers[name]) for name in rotated(list(servers), turns + 1)]
+
+
+def _await_model(server: Server) -> None:
+    """Wait until the embedding model is loaded: until then nothing is looked up."""
+    deadline_s = time.monotonic() + _SETTLE_S
+    while time.monotonic() < deadline_s:
+        ready = ask_json(server.port, "/readyz")
+        if "semantic" not in str(ready.get("degraded", "")):
+            return
+        time.sleep(0.2)
+    raise NotReadyError(f"the embedding model is not there after {_SETTLE_S:g} s")
+
+
+def _looked_up(server: Server) -> float:
+    """How many requests had their question embedded."""
+    for line in ask(server.port, "/metrics").splitlines():
+        if line.startswith(_EMBEDDED):
+            return float(line.rpartition(" ")[2])
+    return 0.0
