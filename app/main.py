@@ -26,9 +26,10 @@ from app.api.body_limit import BodyLimit
 from app.api.count_tokens import CountTokens
 from app.api.cross_origin import CrossOrigin
 from app.api.draining import REFUSED, last_words, told_to_end
-from app.api.inference import Inference, read_headers, request_id_of
+from app.api.inference import Inference, read_headers
 from app.api.known_head import Endpoint
 from app.api.openapi import describe_inference
+from app.api.reading import request_id_of
 from app.api.siblings import Siblings, listening
 from app.bootstrap import open_gateway
 from app.domain.chat import Dialect

@@ -24,10 +24,10 @@ from app.api.inference import (
     read_body,
     read_headers,
     read_wishes,
-    request_id_of,
 )
 from app.api.outlet import AsgiOutlet, Outlet, outlet_of
 from app.api.problems import problem
+from app.api.reading import request_id_of
 from app.api.response import retry_after
 from app.domain.agents import PREFIX, Agent
 from app.domain.chat import Dialect

@@ -9,8 +9,9 @@ from __future__ import annotations
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.bodies import Bodies, Lease
-from app.api.inference import read_headers, request_id_of
+from app.api.inference import read_headers
 from app.api.problems import refusal
+from app.api.reading import request_id_of
 from app.errors import GatewayError, TooLarge
 
 

@@ -9,12 +9,11 @@ from app.api.inference import (
     ClientLeft,
     Edge,
     Inference,
-    parse,
     read_body,
     read_headers,
-    request_id_of,
 )
 from app.api.outlet import Outlet, outlet_of
+from app.api.reading import parse, request_id_of
 from app.domain.chat import ChatRequest, Dialect, Json
 from app.domain.deadline import Deadline
 from app.domain.model_call import ModelCall

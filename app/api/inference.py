@@ -11,11 +11,8 @@ import re
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from itertools import count
-from random import SystemRandom
 from typing import TypeVar
 
-import msgspec
 from starlette.types import Receive, Scope, Send
 
 from app.api.admission import refusal_lines
@@ -24,8 +21,10 @@ from app.api.bodies import SMALL_BYTES, Bodies
 from app.api.known_head import Head
 from app.api.native import NativeOutlet
 from app.api.outlet import Outlet, outlet_of
+from app.api.reading import parse, plain_request, request_id_of
 from app.api.response import Answering, Pulse, Recorder, TurnResponse, retry_after
-from app.domain.chat import ChatRequest, Dialect, Json
+from app.api.straight import StraightWay
+from app.domain.chat import ChatRequest, Dialect
 from app.domain.deadline import Deadline
 from app.domain.decisions import CacheMode, Tier
 from app.domain.model_call import Headers
@@ -43,14 +42,10 @@ from app.pipeline.gateway import Gateway, Turn
 from app.telemetry.timeline import Timeline
 
 _Choice = TypeVar("_Choice", CacheMode, Tier)
-_decode = msgspec.json.Decoder().decode
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}")
 _DIGITS = re.compile(rb"[0-9]{1,9}")  # int() of thousands of digits raises
 _USER = re.compile(r"[\x20-\x7e]{1,256}")
 _MAX_TAGS = 16
 _MAX_DEADLINE_MS = 3_600_000
-_OURS_BEGIN = f"req_{SystemRandom().getrandbits(64):016x}"
-_number = count(1)
 _OURS = (
     b"authorization",
     b"x-api-key",
@@ -74,7 +69,6 @@ _FORWARDED = (
 )
 _WANTED = dict.fromkeys(_OURS, True) | dict.fromkeys(_FORWARDED, False)
 """The headers that mean something: to the gateway (True), or to the vendor behind it."""
-_NOT_JSON = "the body is not valid JSON"
 
 
 class InFlight:
@@ -111,6 +105,7 @@ class Inference:
         self._dialect = dialect
         self._edge = edge
         self._codec = edge.gateway.codecs[dialect]
+        self._straight = StraightWay(dialect, edge)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; every failure is told in the dialect's own form."""
@@ -134,10 +129,13 @@ class Inference:
         found, forwarded = read_headers(headers)
         found.pop(b"content-length", None)
         head.found, head.forwarded = found, tuple(forwarded)
+        head.wishes_nothing = not forwarded and _NO_WISHES.issuperset(found)
         return not any(name == b"origin" for name, _ in headers)
 
-    def answer(self, outlet: NativeOutlet, head: Head) -> Coroutine[object, None, None]:
-        """Answer a POST with a head that is known, and a body that has come whole."""
+    def answer(self, outlet: NativeOutlet, head: Head) -> Coroutine[object, None, None] | None:
+        """Answer a POST with a head that is known, and a body that has come whole; None: it is under way."""
+        if head.wishes_nothing and self._straight.take(outlet, head.found):
+            return None
         if self._edge.in_flight.draining:
             outlet.keep_alive = False
         receive: Receive = outlet.receive  # type: ignore[assignment]
@@ -236,16 +234,7 @@ class Inference:
         """Read the body; raises ``BadRequest`` naming the field."""
         plain = self._codec.plain(raw)
         if plain is not None:
-            return _Unread(
-                self._dialect,
-                plain.model,
-                plain.stream,
-                _NOT_READ,
-                raw,
-                plain.include_usage,
-                forward,
-                plain,
-            )
+            return plain_request(self._dialect, plain, raw, forward)
         body = parse(raw)
         self._codec.check(body)
         options = body.get("stream_options")
@@ -263,25 +252,6 @@ class Inference:
 
 _NO_DEADLINE = Deadline(None)
 _NO_WISHES = frozenset({b"authorization", b"x-api-key", b"x-request-id", b"content-length"})
-_NOT_READ: Json = {}
-
-
-class _Unread(ChatRequest):
-    """A plain request: its reading says all that most turns ask, so the body is decoded for who looks."""
-
-    __slots__ = ("_read",)
-    _read: Json
-
-    @property
-    def body(self) -> Json:
-        """The parsed body, read when somebody first asks."""
-        if self._read is _NOT_READ:
-            self._read = parse(self.raw)
-        return self._read
-
-    @body.setter
-    def body(self, body: Json) -> None:
-        self._read = body
 
 
 class ClientLeft(ClientError):
@@ -303,14 +273,6 @@ def read_headers(
         else:
             forwarded.append(header)
     return found, forwarded
-
-
-def request_id_of(presented: bytes | None) -> str:
-    """The caller's own request id if it is well formed, else a new one."""
-    if presented is not None and _REQUEST_ID.fullmatch(presented):
-        return presented.decode("ascii")
-    # Unique, not secret: this process's own beginning, and a number.
-    return _OURS_BEGIN + str(next(_number))
 
 
 async def read_body(
@@ -341,18 +303,6 @@ def _too_large(most: int) -> TooLarge:
     return TooLarge(
         f"the body is larger than {most} bytes: send less, or raise server.max_body_bytes"
     )
-
-
-def parse(raw: bytes) -> dict[str, object]:
-    """The body as a JSON object; raises ``BadRequest``."""
-    try:
-        body = _decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise BadRequest(f"{_NOT_JSON}: {exc}", code="invalid_json") from exc
-    if not isinstance(body, dict):
-        kind = type(body).__name__
-        raise BadRequest(f"the body must be a JSON object, not {kind}", code="invalid_json")
-    return body
 
 
 def read_wishes(  # noqa: C901 - one arm a header

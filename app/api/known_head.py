@@ -33,8 +33,8 @@ class Endpoint(Protocol):
         """Put into ``head`` what is to be remembered of ``headers``; False to see them each time."""
         ...
 
-    def answer(self, outlet: NativeOutlet, head: Head) -> Coroutine[object, None, None]:
-        """Answer a request whose body is all in ``outlet``."""
+    def answer(self, outlet: NativeOutlet, head: Head) -> Coroutine[object, None, None] | None:
+        """Answer a request whose body is all in ``outlet``; None where nothing is left to run for that."""
         ...
 
 
@@ -52,12 +52,15 @@ class Head:
         "endpoint",
         "forwarded",
         "found",
+        "wishes_nothing",
     )  # fmt: skip
 
     found: dict[bytes, bytes]
     """The headers that mean something to the gateway, as the endpoint read them."""
     forwarded: tuple[tuple[bytes, bytes], ...]
     """Those that travel on to the vendor."""
+    wishes_nothing: bool
+    """The headers that mean something say who calls, and no more."""
 
     def __init__(self, raw: bytes, begin: int, end: int, endpoint: Endpoint) -> None:
         """``raw`` is the whole head; the digits of its content length are ``raw[begin:end]``."""

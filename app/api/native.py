@@ -54,6 +54,16 @@ class NativeOutlet(RequestResponseCycle):
         self.transport = protocol.transport
         self.flow = protocol.flow
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop of the connection."""
+        return self._protocol.loop
+
+    @property
+    def tasks(self) -> set[object]:
+        """What the server waits for before it ends, and cancels when that takes too long."""
+        return self._protocol.tasks  # type: ignore[return-value]
+
     # What only uvicorn's own half asks for (a response by ASGI messages) is made when it asks.
 
     @property

@@ -176,7 +176,10 @@ class GatewayProtocol(HttpToolsProtocol):
         self.cycle = outlet = NativeOutlet(self)
         outlet.body, outlet.more_body = body, False
         self._phase, self._lessons = _ANSWER, _MOST_LESSONS
-        task = EagerTask(self.loop, known.endpoint.answer(outlet, known), outlet.ended)
+        coroutine = known.endpoint.answer(outlet, known)
+        if coroutine is None:
+            return
+        task = EagerTask(self.loop, coroutine, outlet.ended)
         outlet.task = task
         self.tasks.add(task)  # type: ignore[arg-type]
         task.start()

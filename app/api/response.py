@@ -20,6 +20,8 @@ from app.api.outlet import AsgiOutlet, Outlet
 from app.domain.chat import ChatRequest
 from app.domain.decisions import CacheOutcome
 from app.domain.events import AnswerBuilder, Emit, Event, Frames, Pipe, Progress, Whole
+from app.domain.model_call import Headers
+from app.domain.models import Model
 from app.domain.replay import replay
 from app.domain.turn_record import DisconnectWindow, TurnRecord
 from app.errors import DeadlineExceeded, GatewayError, ShuttingDown, UpstreamError, UpstreamStatus
@@ -33,7 +35,7 @@ _STREAM_TYPE = (
     b"content-type: text/event-stream; charset=utf-8\r\n"
     b"cache-control: no-cache\r\nx-accel-buffering: no\r\n"
 )
-_JSON_TYPE = b"content-type: application/json\r\n"
+JSON_TYPE = b"content-type: application/json\r\n"
 _log = logging.getLogger("slipstream.turn")
 
 
@@ -189,7 +191,7 @@ class TurnResponse:
         outlet = self._outlet
         if not outlet.gone:
             self._first_event_ns = self._turn.timeline.now_ns()
-            if outlet.try_respond(_OK, self._head(_JSON_TYPE), body):
+            if outlet.try_respond(_OK, self._head(JSON_TYPE), body):
                 self._began = self._responded = True
 
     def offer(self, event: Frames | Whole) -> bool:
@@ -253,7 +255,7 @@ class TurnResponse:
             body = self._codec.write_answer(answer, self._request)
         self._first_event_ns = self._turn.timeline.now_ns()
         self._began = True
-        await self._outlet.respond(_OK, self._head(_JSON_TYPE), body)
+        await self._outlet.respond(_OK, self._head(JSON_TYPE), body)
 
     async def _fail(self, error: GatewayError) -> None:
         """Say ``error`` in the dialect's own form: with its status before the first byte, in the
@@ -276,22 +278,17 @@ class TurnResponse:
             content_type = b"content-type: %s\r\n" % error.content_type
             body = error.body
         else:
-            content_type, body = _JSON_TYPE, self._codec.write_error(error, self._turn.request_id)
+            content_type, body = JSON_TYPE, self._codec.write_error(error, self._turn.request_id)
         await self._outlet.respond(
             error.status, self._head(content_type) + retry_after(error), body
         )
 
     def _head(self, content_type: bytes) -> bytes:
         """The response's header lines; every value is ours or was checked when it came in."""
-        turn, pulse = self._turn, self._pulse
-        model, call = turn.model, turn.call
-        name = "" if model is None else model.name
-        said = (content_type, turn.cache, name, turn.answered_tier, turn.reason)
-        lines = pulse.heads.get(said)
-        if lines is None:
-            label = "" if model is None else model.label
-            said_lines = _said(content_type, turn.cache, label, turn.answered_tier, turn.reason)
-            lines = pulse.remember(said, said_lines)
+        turn, call = self._turn, self._turn.call
+        lines = self._pulse.lines(
+            content_type, turn.cache, turn.model, turn.answered_tier, turn.reason
+        )
         # A client with limits here is told of those: the vendor's are shared by all clients.
         limits = turn.limit_head
         head = b"".join(
@@ -303,11 +300,7 @@ class TurnResponse:
         if call is not None and (call.dropped or call.response_headers):
             if call.dropped:
                 head += b"x-slipstream-dropped: %s\r\n" % _one_line(", ".join(call.dropped))
-            head += b"".join(
-                b"%s: %s\r\n" % header
-                for header in call.response_headers
-                if not limits or b"ratelimit" not in header[0]
-            )
+            head += vendor_lines(call.response_headers, limited=bool(limits))
         return head
 
     def pulse(self, now_s: float) -> None:
@@ -405,18 +398,24 @@ class Pulse:
         """Fill a silence of ``silence_s`` seconds; ``run`` must be running."""
         self._silence_s = silence_s
         self._streams: set[TurnResponse] = set()
-        self.heads: dict[Said, bytes] = {}
+        self._heads: dict[Said, bytes] = {}
         """Header lines by what they say: most answers say the same."""
         self.stopping = False
         """The worker ends: a turn that is cancelled now is told to be asked again."""
         self.now_s = 0.0
         """Loop time, coarse: as of the last look (a quarter of a second at most)."""
 
-    def remember(self, said: Said, lines: bytes) -> bytes:
-        """Keep ``lines`` for the next answer that says the same; bounded."""
-        if len(self.heads) >= _MOST_HEADS:
-            self.heads.clear()
-        self.heads[said] = lines
+    def lines(
+        self, content_type: bytes, cache: CacheOutcome, model: Model | None, tier: str, reason: str
+    ) -> bytes:
+        """The header lines that are the same for many answers, up to the request's id."""
+        said = (content_type, cache, "" if model is None else model.name, tier, reason)
+        lines = self._heads.get(said)
+        if lines is None:
+            label = "" if model is None else model.label
+            if len(self._heads) >= _MOST_HEADS:
+                self._heads.clear()
+            lines = self._heads[said] = _said(content_type, cache, label, tier, reason)
         return lines
 
     def add(self, stream: TurnResponse) -> None:
@@ -450,6 +449,13 @@ def _said(content_type: bytes, cache: CacheOutcome, label: str, tier: str, reaso
     if reason:
         lines += b"x-slipstream-reason: %s\r\n" % _one_line(reason)
     return lines + b"x-request-id: "
+
+
+def vendor_lines(headers: Headers, *, limited: bool) -> bytes:
+    """The vendor's header lines; ``limited``: but for those about its limits."""
+    return b"".join(
+        b"%s: %s\r\n" % header for header in headers if not limited or b"ratelimit" not in header[0]
+    )
 
 
 def retry_after(error: GatewayError) -> bytes:

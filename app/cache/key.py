@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from app.domain.chat import ChatRequest, Dialect, Json
+from app.domain.chat import ChatRequest, Dialect, Json, PlainRequest
 from app.errors import BadRequest
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
@@ -85,6 +85,14 @@ class CacheScope(NamedTuple):
 
 Scope = tuple[str, str, str, str, int]
 """A ``CacheScope`` as the tuple that it is: to name its parts costs as much as to hash a short question."""
+
+
+def plain_key(scope: Scope | CacheScope, plain: PlainRequest) -> bytes:
+    """As ``exact_key``, for a plain request without headers of the vendor's."""
+    turns, warmth, top, most, stop, _, _, _ = plain
+    decides = (KEY_VERSION, *scope, "", _NOTHING, warmth, top, most, stop, turns)
+    # A number that JSON cannot carry here is not plain: it was refused when it was read.
+    return sha256(_encode(decides)).digest()
 
 
 def exact_key(scope: Scope | CacheScope, request: ChatRequest) -> bytes:

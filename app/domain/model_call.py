@@ -54,6 +54,10 @@ class ModelCall(CallTiming):
     """The vendor's rate-limit, request-id and similar headers."""
     prompts: PromptShaper | None = None
     """What may be done to a long prompt on its way out; None = nothing."""
+    begun: object = None
+    """An exchange of the provider's own, under way already: to be gone on with in place of a new one."""
+    begun_ns = 0
+    """When that began; it has its place at the upstream, and is counted among the calls."""
     shaped: object = None  # what ``prompts`` found out about this call; its own affair
 
     def __init__(  # noqa: PLR0917 - made by position once a request; keywords cost as much again

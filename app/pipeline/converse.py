@@ -44,6 +44,9 @@ def converse(
         if request.dialect in gateway.providers[model.provider].dialects():
             call = ModelCall(model, request.stream, turn.deadline, request)
             call.request_id = turn.request_id
+            if turn.begun_ns:
+                call.begun, call.begun_ns = turn.begun, turn.begun_ns
+                turn.begun, turn.begun_ns = None, 0
             return ask((call,), gateway, turn, emit)
     return ask(_calls(request, gateway, turn, candidates), gateway, turn, emit)
 
@@ -62,7 +65,7 @@ async def ask(calls: Sequence[ModelCall], gateway: Gateway, turn: Turn, emit: Em
                 span = _begin(call, gateway, turn)
                 provider = gateway.providers[call.model.provider]
                 if type(provider) is Gated:  # as its own stream, without a coroutine of its own
-                    if not provider.gate.try_enter():
+                    if not call.begun_ns and not provider.gate.try_enter():
                         await provider.gate.enter(call.tenant, call.deadline)
                         call.entered_ns = time.monotonic_ns()
                     gate, provider = provider.gate, provider.behind
@@ -190,9 +193,13 @@ def _begin(call: ModelCall, gateway: Gateway, turn: Turn) -> OpenSpan:
     if gateway.tracing or turn.traceparent:
         call.traceparent = _traceparent(turn, gateway)
     turn.attempts += 1
-    gateway.retry_budget.deposit()
-    gateway.load.begin(model.name)
-    return turn.timeline.stage("upstream", model.label)
+    span = turn.timeline.stage("upstream", model.label)
+    if call.begun_ns:
+        span.start_ns = call.begun_ns
+    else:
+        gateway.retry_budget.deposit()
+        gateway.load.begin(model.name)
+    return span
 
 
 def _settle(  # noqa: PLR0917 - made by position once a request

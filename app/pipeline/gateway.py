@@ -96,6 +96,9 @@ class Turn:
     upstream: CallTiming | None = None
     call: ModelCall | None = None
     """The upstream call under way or last made."""
+    begun: object = None
+    """An exchange that the first call goes on with, see ``ModelCall.begun``."""
+    begun_ns: int = 0
     upstream_ns: int = 0
     attempts: int = 0
     entry_id: str = ""

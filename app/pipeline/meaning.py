@@ -120,12 +120,8 @@ class Meaning:
         mode = turn.cache_mode
         if mode is not _DEFAULT and mode is not CacheMode.ONLY:
             return False
-        route = self._routes.get(f"{turn.tenant}\x00{request.model}")  # route_name, without a call
-        return (
-            route is not None
-            and route.state.threshold is not None
-            and gateway.flights.running(key) is None
-        )
+        is_open = self.is_open(turn.tenant, request.model)
+        return is_open and gateway.flights.running(key) is None
 
     async def look(self, key: bytes, request: ChatRequest, turn: Turn) -> Looked | None:
         """Look for an answer to another wording; None where that is out of the question."""
@@ -203,8 +199,7 @@ class Meaning:
         looked: Looked | None,
     ) -> None:
         """Learn some time later from the answer that was just kept under ``key``, if one was."""
-        if time.monotonic() < self._shut_until_s:
-            self._dropped += turn.complete
+        if self.sated(complete=turn.complete):
             return
         entry = None if gateway.exact is None else gateway.exact.get(key)
         if entry is None or entry.request_id != turn.request_id:
@@ -220,6 +215,18 @@ class Meaning:
         self._jobs.append(_Job(request, scope, entry, at_unix_s, known, looked, turn.user))
         self._idle.clear()
         self._news.set()
+
+    def sated(self, *, complete: bool) -> bool:
+        """Whether nothing more is learned now; a ``complete`` answer then counts as dropped."""
+        if time.monotonic() < self._shut_until_s:
+            self._dropped += complete
+            return True
+        return False
+
+    def is_open(self, tenant: str, model: str) -> bool:
+        """Whether it may pay to look for another wording of what ``tenant`` asks ``model``."""
+        route = self._routes.get(f"{tenant}\x00{model}")  # route_name, without a call
+        return route is not None and route.state.threshold is not None
 
     def question_of(
         self, key: bytes, request: ChatRequest, scope: CacheScope

@@ -201,14 +201,19 @@ class keep(Flight):  # noqa: N801 - reads as a verb: ``with keep(...) as flight`
         self.dialect, self.streamed = request.dialect, request.stream
         self.usage_shown, self.cancel, self.leader = request.include_usage, turn.cancel, turn
         self._events = []
-        self._key, self._request, self._gateway, self._turn = key, request, gateway, turn
+        self.key, self._request, self._gateway, self._turn = key, request, gateway, turn
+
+    def adopt(self, request: ChatRequest, turn: Turn) -> None:
+        """Go on for ``turn`` with a flight that began before there was one."""
+        self._request, self._turn = request, turn
+        self.cancel, self.leader = turn.cancel, turn
 
     def __enter__(self) -> Flight:
         gateway = self._gateway
         self._turn.flight = self
-        gateway.flights.lead(self._key, self)
+        gateway.flights.lead(self.key, self)
         if gateway.shared is not None:
-            gateway.shared.begin(self._key, self)
+            gateway.shared.begin(self.key, self)
         return self
 
     def __exit__(
@@ -218,16 +223,16 @@ class keep(Flight):  # noqa: N801 - reads as a verb: ``with keep(...) as flight`
         trace: TracebackType | None,
     ) -> None:
         gateway, turn = self._gateway, self._turn
-        gateway.flights.land(self._key, self, error)
+        gateway.flights.land(self.key, self, error)
         whole = turn.complete and (turn.finish == "" or turn.finish in COMPLETE_FINISHES)
         kept = whole and error is None and turn.cache is _MISS
         if gateway.shared is not None:
             entry = self._entry() if kept else None
             gateway.shared.land(self, entry, self._request, turn.classification)
         elif kept and gateway.exact is not None:
-            gateway.exact.put(self._key, self._entry())
+            gateway.exact.put(self.key, self._entry())
         if kept and gateway.sharing is not None:
-            gateway.sharing.kept(self._key, turn.user)
+            gateway.sharing.kept(self.key, turn.user)
 
     def _entry(self) -> CachedAnswer:
         turn, request = self._turn, self._request
@@ -243,7 +248,7 @@ class keep(Flight):  # noqa: N801 - reads as a verb: ``with keep(...) as flight`
                 builder.add(event)
         # By position: keywords would double what an entry costs, and one is made for every miss.
         entry = CachedAnswer(
-            self._key,
+            self.key,
             request.dialect,
             request.stream,
             request.include_usage,

@@ -93,6 +93,17 @@ async def answer(request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit)
         gateway.meaning.remember(key, request, gateway, turn, looked)
 
 
+async def go_on(led: keep, request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit) -> None:
+    """The rest of ``answer`` for a request whose model is being asked already; ``led`` is its flight."""
+    turn.cache_reason = "absent"
+    led.adopt(request, turn)
+    with led:
+        asked = gateway.models[request.model], None
+        await _ask(asked, request, gateway, turn, led.recording(emit))
+    if gateway.meaning is not None:
+        gateway.meaning.remember(led.key, request, gateway, turn, None)
+
+
 async def _told_by_a_lane(view: PromptView, gateway: Gateway, turn: Turn, emit: Emit) -> bool:
     """Answer a question that needs no model; say whether it was one."""
     if gateway.lanes is None or not _plain_question(view, turn):

@@ -29,7 +29,7 @@ from app.providers.relay import (
     settle,
     whole,
 )
-from app.upstream import Exchange, Pool, Shape, Taker, Timeouts
+from app.upstream import Exchange, Listener, Pool, Shape, Taker, Timeouts
 from app.wire.passthrough import PassthroughReader
 
 _ERROR_FROM = 400
@@ -110,7 +110,7 @@ class WireProvider:
         """Close every connection; idempotent."""
         await self._pool.aclose()
 
-    async def stream(self, call: ModelCall, emit: Emit) -> None:
+    async def stream(self, call: ModelCall, emit: Emit) -> None:  # noqa: C901, PLR0912 - no coroutine for a part of it
         """Run ``call`` and hand its events to ``emit``; see ``app.ports.Provider``."""
         request = outgoing(call, self._codecs, self._fallback)
         if call.shaped is not None and call.prompts is not None:
@@ -120,15 +120,20 @@ class WireProvider:
         if call.deadline.at_s is not None:
             timeouts = _shortened(timeouts, call.deadline.at_s)
         # As in Pool.request, without a coroutine of its own for the way that most calls take.
-        exchange = pool.begin(start, request.body, timeouts)
+        begun, call.begun = call.begun, None
+        if isinstance(begun, Exchange):
+            exchange: Exchange | None = begun
+        else:
+            exchange = pool.begin(start, request.body, timeouts)
         if exchange is not None:
             call.started_ns = exchange.queued_ns
-            news = exchange.changed()
-            try:
-                await news
-            except BaseException:
-                exchange.abort()
-                raise
+            if not exchange.told:
+                news = exchange.changed()
+                try:
+                    await news
+                except BaseException:
+                    exchange.abort()
+                    raise
         else:
             call.started_ns = time.monotonic_ns()
         if exchange is None or not exchange.status:
@@ -148,6 +153,22 @@ class WireProvider:
         finally:
             if exchange.conn is not None:
                 (exchange.let_go if call.complete else exchange.abort)()
+
+    def send(self, dialect: Dialect, body: bytes, listener: Listener) -> Exchange | None:
+        """Send ``body``, which is as this upstream reads it, if that takes no wait; ``listener`` hears more.
+
+        For calls without a deadline or headers of their own; ``stream`` goes on with the exchange where
+        ``ModelCall.begun`` holds it. None: nothing was sent.
+        """
+        start = self._starts.get(dialect)
+        if start is None:
+            start = self._starts[dialect] = self._pool.start_of(self._paths[dialect], self._head)
+        return self._pool.begin(start, body, self._timeouts, listener=listener)
+
+    def told(self, exchange: Exchange) -> tuple[bool, bool] | None:
+        """Whether headers of the answer are forwarded, and whether it is JSON; None: not known."""
+        shape = exchange.shape
+        return None if shape is None else self._told.get(shape)
 
     def _start(self, call: ModelCall, dialect: Dialect, suffix: bytes = b"") -> bytes:
         """The request's head but for its body's length."""
@@ -180,7 +201,7 @@ class WireProvider:
                     self._told.clear()
                 self._told[shape] = told
         if told[0]:
-            call.response_headers = _forwarded(exchange.headers)
+            call.response_headers = forwarded(exchange.headers)
         return told[1]
 
     async def _second(
@@ -296,7 +317,8 @@ def _shortened(timeouts: Timeouts, deadline_s: float) -> Timeouts:
     return replace(timeouts, total_s=min(timeouts.total_s, left_s))
 
 
-def _forwarded(headers: Sequence[tuple[bytes, bytes]]) -> Headers:
+def forwarded(headers: Sequence[tuple[bytes, bytes]]) -> Headers:
+    """The vendor's headers that its own clients read: limits, request ids."""
     return tuple(
         (name, value)
         for name, value in headers

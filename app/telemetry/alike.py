@@ -20,8 +20,8 @@ class Columns:
     """One tuple a field, in the order of the turns."""
 
     __slots__ = (
-        "cost_usd", "overhead_s", "reason", "request_id", "same_stages", "stages", "started_unix_s",
-        "timed", "tools", "total_s", "ttft_s", "upstream_s", "usage",
+        "avoided_cost_usd", "cost_usd", "overhead_s", "reason", "request_id", "same_stages", "stages",
+        "started_unix_s", "timed", "tools", "total_s", "ttft_s", "upstream_s", "usage",
     )  # fmt: skip
 
     request_id: tuple[str, ...]
@@ -33,6 +33,7 @@ class Columns:
     overhead_s: tuple[float | None, ...]
     usage: tuple[Usage | None, ...]
     cost_usd: tuple[float, ...]
+    avoided_cost_usd: tuple[float | None, ...]
     tools: tuple[tuple[ToolUse, ...], ...]
     stages: dict[StageName, Sequence[int]]
     """The times of each stage that has run in any of the turns, in nanoseconds."""
@@ -49,6 +50,7 @@ class Columns:
         self.ttft_s, self.upstream_s = columns[_AT["ttft_s"]], columns[_AT["upstream_s"]]
         self.overhead_s, self.usage = columns[_AT["overhead_s"]], columns[_AT["usage"]]
         self.cost_usd, self.tools = columns[_AT["cost_usd"]], columns[_AT["tools"]]
+        self.avoided_cost_usd = columns[_AT["avoided_cost_usd"]]
         stages = [each.stage_times_ns() for each in columns[_AT["times"]] if each is not None]
         self.stages, self.same_stages = _by_stage(stages)
         if 0 < len(stages) < len(columns[0]):

@@ -176,14 +176,13 @@ class Ledger:
             return
         hit = _HITS.get(first.cache)
         if hit is not None:
-            for turn in turns:
-                self._book_hit(period, hit, turn)
+            self._book_hits(period, hit, turns)
         elif first.attempts:
             self._book_calls(period, turns)
         if any(of.tools):
-            for turn in turns:
+            for place, turn in enumerate(turns):
                 if len(turn.tools) > 1:
-                    self._book_tools(period, turn)
+                    self._book_tools(period, place, turn)
 
     def savings(self, window_s: float | None = None) -> dict[str, object]:
         """The body of ``GET /v1/savings``: whole minutes that reach into the last ``window_s``,
@@ -224,22 +223,28 @@ class Ledger:
             },
         }
 
-    def _book_hit(self, period: _Period, technique: Technique, turn: TurnRecord) -> None:
-        """A kept or joined answer: against a call of the model that had made it; a lane against a
+    def _book_hits(self, period: _Period, technique: Technique, turns: Alike) -> None:
+        """Kept or joined answers: against a call of the model that had made them; lanes against a
         mean call.
         """
-        model = self._models.get(turn.model)
-        mean = self._calls.get(turn.model)
+        model = self._models.get(turns[0].model)
+        mean = self._calls.get(turns[0].model)
         if mean is None and technique == "lane" and self._any_call.calls:
             mean = self._any_call
-        if turn.avoided_cost_usd is not None:
-            usd = turn.avoided_cost_usd
-        elif model is not None and turn.usage is not None:
-            usd = model.price.cost_usd(turn.usage)
-        else:
-            usd = mean.usd if mean is not None else 0.0
-        seconds = mean.seconds - turn.total_s if mean is not None else 0.0
-        self._book(period, turn, technique, seconds, usd - turn.cost_usd)
+
+        def avoided_usd(turn: TurnRecord) -> float:
+            if model is not None and turn.usage is not None:
+                return model.price.cost_usd(turn.usage)
+            return mean.usd if mean is not None else 0.0
+
+        of = turns.columns
+        usd = [
+            (avoided_usd(turn) if known is None else known) - cost
+            for turn, known, cost in zip(turns, of.avoided_cost_usd, of.cost_usd, strict=True)
+        ]
+        usual_s = None if mean is None else mean.seconds
+        seconds = [0.0 if usual_s is None else usual_s - total_s for total_s in of.total_s]
+        self._credit(period, technique, Saving(technique, range(len(turns)), seconds, usd))
 
     def _book_calls(self, period: _Period, turns: Alike) -> None:
         """Real calls: they teach the means, and may have been cheaper by the router or the vendor's cache."""
@@ -255,14 +260,14 @@ class Ledger:
             each.add_all(zip(of.upstream_s, of.cost_usd, strict=True))
         bought = [usage.cached_tokens or usage.cache_write_tokens for usage in of.usages()]
         if first.routed or any(bought):
-            for turn in turns:
+            for place, turn in enumerate(turns):
                 usage = turn.usage
                 if usage is not None and (
                     first.routed or usage.cached_tokens or usage.cache_write_tokens
                 ):
-                    self._book_cheaper(period, turn, usage)
+                    self._book_cheaper(period, place, turn, usage)
 
-    def _book_cheaper(self, period: _Period, turn: TurnRecord, usage: Usage) -> None:
+    def _book_cheaper(self, period: _Period, place: int, turn: TurnRecord, usage: Usage) -> None:
         """What the router's choice and the vendor's prompt cache saved on one call."""
         model, powerful = self._models.get(turn.model), self._powerful
         if model is None:
@@ -271,14 +276,14 @@ class Ledger:
             known = self._powerful_call
             seconds = known.seconds - turn.upstream_s if known.calls else 0.0
             saved_usd = powerful.price.cost_usd(usage) - turn.cost_usd
-            self._book(period, turn, "routing", seconds, saved_usd)
+            self._book(period, place, "routing", seconds, saved_usd)
         if usage.cached_tokens or usage.cache_write_tokens:
             plain = Usage(input_tokens=usage.prompt_tokens, output_tokens=usage.output_tokens)
             saved_usd = model.price.cost_usd(plain) - model.price.cost_usd(usage)
             seconds = usage.cached_tokens * self.prompt_token_s(turn.model)
-            self._book(period, turn, "prompt_cache", seconds, saved_usd)
+            self._book(period, place, "prompt_cache", seconds, saved_usd)
 
-    def _book_tools(self, period: _Period, turn: TurnRecord) -> None:
+    def _book_tools(self, period: _Period, place: int, turn: TurnRecord) -> None:
         """Tool calls that ran beside each other: their sum against the time in which any of them
         ran.
         """
@@ -291,27 +296,29 @@ class Ledger:
             end_ns = max(end_ns, until_ns)
         overlap_ns = sum(use.duration_ns for use in kept) - busy_ns
         if overlap_ns:
-            self._book(period, turn, "parallel_tools", overlap_ns / 1e9, 0.0)
+            self._book(period, place, "parallel_tools", overlap_ns / 1e9, 0.0)
 
     def _book(
-        self, period: _Period, turn: TurnRecord, technique: Technique, seconds: float, usd: float
+        self, period: _Period, place: int, technique: Technique, seconds: float, usd: float
     ) -> None:
+        """Credit a technique for one turn."""
+        self._credit(period, technique, Saving(technique, (place,), (seconds,), (usd,)))
+
+    def _credit(self, period: _Period, technique: Technique, saving: Saving) -> None:
         """Credit a technique. A negative difference is booked too: what costs must show it."""
         if self._book_of is not None:
-            self._savings.append(Saving(turn.request_id, technique, seconds, usd))
+            self._savings.append(saving)
         part = period.saved.get(technique)
         if part is None:
             part = period.saved[technique] = _Saved()
-        part.turns += 1
-        part.seconds += seconds
-        part.usd += usd
+        part.turns += len(saving.places)
+        part.seconds += sum(saving.seconds)
+        part.usd += sum(saving.usd)
         if self._counters:
             # Counters cannot fall; the ledger's own report has the signed truth.
             saved_s, saved_usd = self._counters[technique]
-            if seconds > 0:
-                saved_s.value += seconds
-            if usd > 0:
-                saved_usd.value += usd
+            saved_s.value += sum([seconds for seconds in saving.seconds if seconds > 0])
+            saved_usd.value += sum([usd for usd in saving.usd if usd > 0])
 
     def _period(self) -> _Period:
         """The current minute's totals; a clock that jumps back goes on in the newest minute."""

@@ -23,6 +23,7 @@ from time import monotonic, time
 from typing import IO, NamedTuple
 
 from app.domain.turn_record import TurnRecord
+from app.telemetry.alike import alike
 
 MOST_ROWS_PER_S = 500
 _QUEUE_BATCHES = 4_096
@@ -53,12 +54,13 @@ _SAVED = ("saved_turns_{}", "saved_s_{}", "saved_usd_{}")
 
 
 class Saving(NamedTuple):
-    """What one technique saved on one turn, against the counterfactual of docs/metrics.md."""
+    """What one technique saved on turns of a batch, against the counterfactual of docs/metrics.md."""
 
-    request_id: str
     technique: str
-    seconds: float
-    usd: float
+    places: Sequence[int]
+    """Which turns of the batch."""
+    seconds: Sequence[float]
+    usd: Sequence[float]
 
 
 class MinuteSums(NamedTuple):
@@ -165,8 +167,10 @@ class LedgerBook:
         while self._queue:
             turns, savings = self._queue.popleft()
             count += len(turns)
-            made = [self._row(turn, savings) for turn in turns]
-            rows += made if self._may_write(len(made)) else [_summed(made)]
+            if self._may_write(len(turns)):
+                rows += self._rows(turns, savings)
+            else:
+                rows.append(self._sum(turns, savings))
         if not rows:
             return
         try:
@@ -176,15 +180,39 @@ class LedgerBook:
             self._on_lost(count)
             self._on_fault(f"{count} turns could not be written to {self._path.name}: {exc}")
 
-    def _row(self, turn: TurnRecord, savings: Sequence[Saving]) -> tuple[object, ...]:
+    def _rows(
+        self, turns: Sequence[TurnRecord], savings: Sequence[Saving]
+    ) -> list[tuple[object, ...]]:
+        """A row for each turn."""
+        nothing = [0.0] * (len(_SAVED) * len(self._techniques))
+        saved = [nothing] * len(turns)
+        for saving in savings:
+            at = len(_SAVED) * self._techniques.index(saving.technique)
+            for place, seconds, usd in zip(saving.places, saving.seconds, saving.usd, strict=True):
+                mine = saved[place] = [*saved[place]]
+                mine[at] += 1
+                mine[at + 1] += seconds
+                mine[at + 2] += usd
+        return [(*_plain(turn), *mine) for turn, mine in zip(turns, saved, strict=True)]
+
+    def _sum(self, turns: Sequence[TurnRecord], savings: Sequence[Saving]) -> tuple[object, ...]:
+        """One row for turns of one kind: their sums, no request's id."""
         saved = [0.0] * (len(_SAVED) * len(self._techniques))
         for saving in savings:
-            if saving.request_id == turn.request_id:
-                at = len(_SAVED) * self._techniques.index(saving.technique)
-                saved[at] += 1
-                saved[at + 1] += saving.seconds
-                saved[at + 2] += saving.usd
-        return (*_plain(turn), *saved)
+            at = len(_SAVED) * self._techniques.index(saving.technique)
+            saved[at] += len(saving.places)
+            saved[at + 1] += sum(saving.seconds)
+            saved[at + 2] += sum(saving.usd)
+        first, of = turns[0], alike(turns).columns
+        used = of.usages()
+        return (
+            *_plain(first)[:1], None, len(turns), *_plain(first)[3 : _COLUMNS.index("attempts")],
+            first.attempts * len(turns),
+            sum([each.input_tokens for each in used]), sum([each.cached_tokens for each in used]),
+            sum([each.cache_write_tokens for each in used]),
+            sum([each.output_tokens for each in used]),
+            sum(of.total_s), sum(of.upstream_s), sum(of.cost_usd), *saved,
+        )  # fmt: skip
 
     def _make(self, connection: sqlite3.Connection) -> None:
         """The tables; columns of techniques that the file does not know yet are added."""
@@ -284,15 +312,6 @@ def _plain(turn: TurnRecord) -> tuple[object, ...]:
         turn.requested_model, turn.model, turn.provider, turn.tier, turn.cache, turn.cache_reason,
         turn.attempts, *tokens, turn.total_s, turn.upstream_s, turn.cost_usd,
     )  # fmt: skip
-
-
-def _summed(rows: Sequence[tuple[object, ...]]) -> tuple[object, ...]:
-    """One row for turns of one kind: their sums, no request's id."""
-    first = list(rows[0])
-    first[1], first[2] = None, len(rows)
-    for column in range(_COLUMNS.index("attempts"), len(first)):
-        first[column] = sum(row[column] for row in rows)  # type: ignore[misc]
-    return tuple(first)
 
 
 def _csv(rows: Sequence[Sequence[object]]) -> str:

@@ -235,6 +235,12 @@ class Timeline:
         return b"".join(pieces)[2:]
 
 
+def in_ms(passed_ns: int) -> bytes:
+    """A time as ``server-timing`` has it."""
+    hundredths = (passed_ns + 5_000) // 10_000
+    return _HUNDREDTHS[hundredths] if hundredths < _TABLED else _printed(hundredths)
+
+
 def _printed(hundredths: int) -> bytes:
     return b"%d.%02d" % divmod(hundredths, 100)
 

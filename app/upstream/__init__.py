@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from app.upstream.exchange import Exchange, Taker, Timeouts, Timing
+from app.upstream.exchange import Exchange, Listener, Taker, Timeouts, Timing
 from app.upstream.known_heads import Shape
 from app.upstream.origin import Origin, PoolLimits, PoolStats
 from app.upstream.pool import Pool
 
 __all__ = [
     "Exchange",
+    "Listener",
     "Origin",
     "Pool",
     "PoolLimits",

@@ -69,6 +69,21 @@ class Timing:
     replayed: bool
 
 
+class Listener(Protocol):
+    """Who hears the first news of an exchange in the socket's own callback, in place of a task that waits.
+
+    Must not raise.
+    """
+
+    def answered(self) -> None:
+        """The response has come whole, in one piece: ``at_hand`` gives its body."""
+
+    def unusual(self) -> None:
+        """Something else has happened first: a head alone, a failure. The connection is not done with it,
+        so whatever is to be done about it has to wait for the loop's next turn.
+        """
+
+
 class Carrier(Protocol):
     """What an exchange needs of the connection that carries it."""
 
@@ -109,6 +124,8 @@ class Exchange:
     """A response that came whole, and how much of it is its head, blank line included."""
     _headers: tuple[Header, ...] | None = None
     _waiter: asyncio.Future[None] | None = None
+    listener: Listener | None = None
+    """Told the first news; None once it was, or where a task waits."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, timeouts: Timeouts) -> None:
         """Start the clock of the call; the pool does the rest."""
@@ -186,6 +203,11 @@ class Exchange:
             finally:
                 self.taker = None
 
+    @property
+    def unread(self) -> bytes:
+        """The unread body of a response that has ended; it stays unread."""
+        return self._rest
+
     def at_hand(self) -> bytes:
         """All that is unread, if the response has ended and whole; else ``b""``."""
         if self.conn is not None or self._error is not None:
@@ -230,6 +252,11 @@ class Exchange:
         """For the pool: why no head has come, or None."""
         return None if self.status else self._error
 
+    @property
+    def told(self) -> bool:
+        """The response's head is there, or what came instead: nobody need wait for it."""
+        return bool(self.status) or self._error is not None
+
     async def answered(self) -> None:
         """Wait for the response's head, or for what came instead. Cancelled: the socket is closed."""
         news = self.changed()
@@ -265,6 +292,9 @@ class Exchange:
             self._waiter = None
             if not waiter.done():
                 waiter.set_result(None)
+        elif self.listener is not None:
+            listener, self.listener = self.listener, None
+            listener.unusual()
 
     def met_a_stale_connection(self, error: UpstreamError) -> bool:
         """For the pool: the replay rule of its docstring."""
@@ -303,6 +333,9 @@ class Exchange:
             self._waiter = None
             if not waiter.done():
                 waiter.set_result(None)
+        elif self.listener is not None:
+            listener, self.listener = self.listener, None
+            listener.answered()
 
     def detach(self, rest: bytes, error: UpstreamError | None) -> None:
         """For the connection: nothing more will come; ``rest`` is the unread body."""

@@ -77,7 +77,7 @@ class Shape:
 class KnownHeads:
     """What one origin's heads look like; one event loop owns it."""
 
-    __slots__ = ("_lessons", "_shapes", "shapes", "sizes")
+    __slots__ = ("_last", "_last_raw", "_lessons", "_shapes", "shapes", "sizes")
 
     def __init__(self) -> None:
         """Know nothing yet."""
@@ -86,22 +86,30 @@ class KnownHeads:
         self.sizes: dict[bytes, int] = {}
         """Of chunks, by the line that says it, without its end."""
         self._lessons = self._shapes = 0
+        self._last_raw = b""
+        self._last: tuple[Shape, int] | None = None
+        """What the head that came last was found to be: within a second many servers send the same again."""
 
     def shape(self, raw: bytes) -> tuple[Shape, int] | None:
         """The shape of a head (with its blank line) and the length of its body; None if it has none.
 
         The length is 0 where the shape is chunked.
         """
+        if raw == self._last_raw:
+            return self._last
         lines = raw.split(b"\n")
         for shape in self.shapes.get(len(lines), ()):
             if shape.pick_steady(lines) == shape.steady:
                 found = shape.changing.fullmatch(b"".join(shape.pick_moving(lines)))
                 if found is not None:
-                    return shape, 0 if shape.chunked else int(found[1])
+                    self._last_raw = raw
+                    self._last = known = shape, 0 if shape.chunked else int(found[1])
+                    return known
         return None
 
     def learn(self, raw: bytes, status: int, *, chunked: bool) -> None:
         """Learn from a head (with its blank line) that the strict reader accepted."""
+        self._last_raw, self._last = b"", None
         self._lessons += 1
         enough = self._lessons > _MOST_LESSONS and self._lessons % _SELDOM
         if len(raw) > _MOST_HEAD_BYTES or enough:

@@ -1,23 +1,23 @@
 """The connections to one origin: warm, bounded, reused last-in first-out, handed on in order.
 
 Theory of operation. A *slot* is the right to have a connection, open or opening; there are
-``max_connections``. A request takes the most recently used idle connection (O(1): warm in the
-peer's caches, and the others may age out), else a free slot, else it waits in line. A connection
-that becomes free goes straight to the first in line; a slot that becomes free does too, and its new
-owner connects. Nothing polls, and no request walks the pool.
+``max_connections``. A request takes the most recently used idle connection (O(1): warm in the peer's caches,
+and the others may age out), else a free slot, else it waits in line. A connection that becomes free goes
+straight to the first in line; a slot that becomes free does too, and its new owner connects. Nothing polls,
+and no request walks the pool.
 
-Stale connections. The upstream may close an idle connection at any moment, or say something unasked
-on it. Three defences, in order: we close first (``idle_ttl_s``); an idle connection that hears
-anything is dropped as it happens; and right before each use the kernel is asked (0.9 us) whether
-there is something that the loop has not looked at yet. What remains is the race that HTTP/1.1
-cannot exclude (RFC 9112 section 9.3.1): the upstream closes while our request is on its way.
+Stale connections. The upstream may close an idle connection at any moment, or say something unasked on it.
+Three defences, in order: we close first (``idle_ttl_s``); an idle connection that hears anything is dropped
+as it happens; and right before each use the kernel is asked (0.9 us) whether there is something that the loop
+has not looked at yet. What remains is the race that HTTP/1.1 cannot exclude (RFC 9112 section 9.3.1): the
+upstream closes while our request is on its way.
 
-Replay rule. A request is sent a second time if, and only if, all of this holds: the connection had
-been idle (reused or warmed); the peer closed or reset it; not one byte of response had come; it
-happened within one second of sending; it is the first time. The second try uses a new connection,
-and ``Timing.replayed`` says so. An upstream that closes a *busy* connection silently within that
-second could be made to work twice; ones that do are broken, and a model call is safe to repeat.
-Everything else is the caller's to decide: retries proper live in the policies above.
+Replay rule. A request is sent a second time if, and only if, all of this holds: the connection had been idle
+(reused or warmed); the peer closed or reset it; not one byte of response had come; it happened within one
+second of sending; it is the first time. The second try uses a new connection, and ``Timing.replayed`` says
+so. An upstream that closes a *busy* connection silently within that second could be made to work twice; ones
+that do are broken, and a model call is safe to repeat. Everything else is the caller's to decide: retries
+proper live in the policies above.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from typing import Final, TypeVar
 
 from app.errors import UpstreamError, UpstreamRefused, UpstreamTimeout
 from app.upstream.connection import Connection
-from app.upstream.exchange import Exchange, Timeouts
+from app.upstream.exchange import Exchange, Listener, Timeouts
 from app.upstream.http1 import Header
 from app.upstream.known_heads import KnownHeads
 from app.upstream.origin import Origin, PoolLimits, PoolStats, default_ssl_context
@@ -101,8 +101,7 @@ class Pool:
     async def start(self) -> None:
         """Begin to open ``limits.warm`` connections, and keep so many open until ``aclose``.
 
-        Returns at once. An origin that cannot be reached is tried again, ever less often (0.1 to 30
-        s).
+        Returns at once. An origin that cannot be reached is tried again, ever less often (0.1 to 30 s).
         """
         self._check_open()
         if self._limits.warm and self._warmer is None:
@@ -120,10 +119,9 @@ class Pool:
     ) -> Exchange:
         """Send a request; return when the head of its response is there.
 
-        Raises UpstreamTimeout (``queue``, ``connect``, ``tls``, ``first_byte``, ``total``),
-        UpstreamRefused (nothing was sent), UpstreamProtocol, and GatewayError for a
-        header that may not be sent. Cancelled at any point: the socket, if there is one, is closed
-        before the cancellation goes on.
+        Raises UpstreamTimeout (``queue``, ``connect``, ``tls``, ``first_byte``, ``total``), UpstreamRefused
+        (nothing was sent), UpstreamProtocol, and GatewayError for a header that may not be sent.
+        Cancelled at any point: the socket, if there is one, is closed before the cancellation goes on.
         """
         within = timeouts or self._timeouts
         start = self._writer.start(method, path, headers)
@@ -139,12 +137,17 @@ class Pool:
         return self._writer.start(method, path, headers)
 
     def begin(
-        self, start: bytes, body: bytes, within: Timeouts, method: bytes = b"POST"
+        self,
+        start: bytes,
+        body: bytes,
+        within: Timeouts,
+        method: bytes = b"POST",
+        listener: Listener | None = None,
     ) -> Exchange | None:
         """Send on a connection that rests, without a wait; None where there is none to be had at once.
 
-        The caller awaits ``answered()`` next; an exchange without a status after that has failed, and
-        ``persist`` says with what, or tries again where that is safe.
+        The caller awaits ``answered()`` next, unless there is a ``listener``; an exchange without a status
+        after that has failed, and ``persist`` says with what, or tries again where that is safe.
         """
         idle = self._idle
         if not idle:
@@ -155,6 +158,7 @@ class Pool:
             idle[conn] = None  # persist looks closer
             return None
         exchange.reused = exchange.at_once = True
+        exchange.listener = listener
         conn.send(exchange, start, body, method, within.first_byte_ns)
         return exchange
 
@@ -356,9 +360,8 @@ class Pool:
 
     def _hand_on(self, what: Connection | None) -> bool:
         """Give a connection, or a slot, to the first who still waits."""
-        line = self._line
-        while line:
-            turn = line.popleft()
+        while self._line:
+            turn = self._line.popleft()
             if not turn.done():
                 turn.set_result(what)
                 return True
@@ -377,8 +380,7 @@ class Pool:
 
     async def _open_for(self, exchange: Exchange, within: Timeouts) -> Connection:
         conn = await self._open_connection(within, exchange.total_at_ns)
-        exchange.connected_ns = conn.connected_ns
-        exchange.tls_ns = conn.tls_ns
+        exchange.connected_ns, exchange.tls_ns = conn.connected_ns, conn.tls_ns
         exchange.reused = False
         return conn
 
@@ -454,8 +456,7 @@ class Pool:
             self._warm_wanted.clear()
             began_s = time.monotonic()
             await self._open_warm()
-            # The pause is what an origin that accepts and closes at once gets instead of a busy
-            # loop.
+            # The pause is what an origin that accepts and closes at once gets instead of a busy loop.
             await asyncio.sleep(pause_s)
             if self._slots >= self._limits.warm:
                 await self._warm_wanted.wait()
@@ -469,8 +470,7 @@ class Pool:
             try:
                 conn = await self._open_connection(self._timeouts, total_at_ns)
             except UpstreamError:
-                # Not fatal, and not silent: counted, and the requests that come meet the same
-                # error.
+                # Not fatal, and not silent: counted, and the requests that come meet the same error.
                 self._warm_failures_total += 1
                 return
             conn.idle_since_ns = time.monotonic_ns()

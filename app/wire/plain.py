@@ -71,6 +71,7 @@ class _Responses(Struct, forbid_unknown_fields=True):
 
 
 _T = TypeVar("_T")
+_new = tuple.__new__
 _CHAT = msgspec.json.Decoder(_Chat)
 _MESSAGES = msgspec.json.Decoder(_Messages)
 _RESPONSES = msgspec.json.Decoder(_Responses)
@@ -94,7 +95,7 @@ def plain_chat(raw: bytes) -> PlainRequest | None:
         it.stream,
         usage,
     )
-    return PlainRequest._make(told)
+    return _new(PlainRequest, told)
 
 
 def plain_messages(raw: bytes) -> PlainRequest | None:

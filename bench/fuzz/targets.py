@@ -15,8 +15,8 @@ from typing import cast
 
 import httptools
 
-from app.api.inference import parse
 from app.api.known_head import Endpoint, learn
+from app.api.reading import parse
 from app.domain.chat import ChatRequest, Dialect
 from app.domain.decisions import Tier
 from app.domain.events import AnswerStarted, Event, Frames

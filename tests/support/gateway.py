@@ -115,6 +115,8 @@ async def running_gateway(
         lifespan="on",
         log_config=None,
         access_log=False,
+        server_header=False,
+        proxy_headers=False,  # as in production: our protocol asks the application's endpoints itself
         timeout_graceful_shutdown=5,
     )
     server = _QuietServer(config)

@@ -1,0 +1,60 @@
+"""The times of a turn that took the straight way: known in number and order, so kept as one tuple.
+
+A ``Timeline`` is made for whatever may come: spans that nest, overlap and repeat. A turn of which it is
+certain what it did needs none of that; this says the same to whoever reads.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from app.domain.turn_record import Span, StageName
+from app.telemetry.timeline import DETAIL_CHARS
+
+
+class CacheAndUpstream(NamedTuple):
+    """A look into the cache, then one call upstream; instants in nanoseconds of the timeline's clock."""
+
+    started_ns: int
+    cache_ns: int
+    looked_ns: int
+    sent_ns: int
+    ended_ns: int
+    label: str
+    """Of the model that was asked."""
+
+    def spans(self) -> tuple[Span, ...]:
+        """Every span, by start."""
+        zero_ns = self.started_ns
+        return (
+            Span("cache", self.cache_ns - zero_ns, self.looked_ns - self.cache_ns),
+            Span(
+                "upstream",
+                self.sent_ns - zero_ns,
+                self.ended_ns - self.sent_ns,
+                self.label[:DETAIL_CHARS],
+            ),
+        )
+
+    def stage_times_ns(self) -> dict[StageName, int]:
+        """The time that passed in each stage."""
+        return {
+            "cache": self.looked_ns - self.cache_ns,
+            "upstream": self.ended_ns - self.sent_ns,
+        }
+
+
+class CacheAlone(NamedTuple):
+    """A look into the cache that found the answer."""
+
+    started_ns: int
+    cache_ns: int
+    looked_ns: int
+
+    def spans(self) -> tuple[Span, ...]:
+        """The one span."""
+        return (Span("cache", self.cache_ns - self.started_ns, self.looked_ns - self.cache_ns),)
+
+    def stage_times_ns(self) -> dict[StageName, int]:
+        """The time that the look took."""
+        return {"cache": self.looked_ns - self.cache_ns}

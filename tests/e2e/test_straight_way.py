@@ -1,0 +1,410 @@
+"""The straight way of an ordinary request says and does what the general way does, and leaves for it in time.
+
+A request takes it on a connection whose head is known: from the second of the same head on.
+``x-slipstream-tags`` is a wish, so a request that has it takes the general way; but for that header the
+two are the same request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import pytest
+
+from app.api import straight
+from tests.support.gateway import Running, configuration, running_gateway
+from tests.support.raw_server import PATIENCE_S, Peer, raw_server
+
+pytestmark = pytest.mark.anyio
+
+ANSWER = json.dumps(
+    {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "m",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "Four."},
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9},
+    }
+).encode()
+NEVER_ALIKE = {"x-request-id", "server-timing", "date"}
+TIMES = {
+    "request_id",
+    "started_unix_s",
+    "total_ms",
+    "ttft_ms",
+    "upstream_ms",
+    "overhead_ms",
+    "spans",
+}
+
+
+@dataclass
+class Client:
+    """One kept connection that sends the same head each time."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    more: bytes = b""
+
+    def send(self, text: str, **fields: object) -> None:
+        """Ask; all in one write."""
+        asked = {"model": "small", "messages": [{"role": "user", "content": text}], **fields}
+        body = json.dumps(asked, separators=(",", ":")).encode()
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n%bcontent-length: %d\r\n\r\n"
+        self.writer.write(head % (self.more, len(body)) + body)
+
+    async def read(self) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers and body of the next answer."""
+        head = await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), PATIENCE_S)
+        first, *lines = head.decode("latin-1").split("\r\n")[:-2]
+        headers = dict(line.split(": ", 1) for line in lines)
+        body = await self.reader.readexactly(int(headers["content-length"]))
+        return int(first.split()[1]), headers, body
+
+    async def ask(self, text: str, **fields: object) -> tuple[int, dict[str, str], bytes]:
+        """Ask, and wait for the answer."""
+        self.send(text, **fields)
+        return await self.read()
+
+
+async def connect(gateway: Running, more: bytes = b"") -> Client:
+    """A new connection; ``more`` are header lines that every request has."""
+    url = urlsplit(gateway.url)
+    client = Client(*await asyncio.open_connection(url.hostname, url.port), more)
+    OPEN.append(client)
+    return client
+
+
+OPEN: list[Client] = []
+"""To be closed at the end of a ``house``."""
+
+
+class Counted:
+    """How many requests went the straight way to their end, and how many were handed over."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.whole = self.handed_over = self.told = 0
+        settle, hand_over, tell = (
+            straight._Asked._settle,
+            straight._Asked._hand_over,
+            straight.StraightWay._tell,
+        )
+
+        def counting_settle(self_: straight._Asked, *rest: object) -> None:
+            self.whole += 1
+            settle(self_, *rest)  # type: ignore[arg-type]
+
+        def counting_hand_over(self_: straight._Asked) -> None:
+            self.handed_over += not self_._handed_over
+            hand_over(self_)
+
+        def counting_tell(self_: straight.StraightWay, *rest: object) -> bool:
+            told = tell(self_, *rest)  # type: ignore[arg-type]
+            self.told += told
+            return told
+
+        monkeypatch.setattr(straight._Asked, "_settle", counting_settle)
+        monkeypatch.setattr(straight._Asked, "_hand_over", counting_hand_over)
+        monkeypatch.setattr(straight.StraightWay, "_tell", counting_tell)
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
+    """Counts."""
+    return Counted(monkeypatch)
+
+
+async def answering(peer: Peer) -> None:
+    """An upstream that answers all that comes."""
+    while True:
+        await peer.request()
+        await peer.answer(
+            ANSWER, head=b"content-type: application/json\r\nx-ratelimit-limit-requests: 5\r\n"
+        )
+
+
+@asynccontextmanager
+async def house(upstream=answering, **sections: object) -> AsyncIterator[Running]:
+    """A gateway before ``upstream``."""
+    async with (
+        raw_server(upstream) as server,
+        running_gateway(configuration(f"http://127.0.0.1:{server.port}", **sections)) as gateway,
+    ):
+        try:
+            yield gateway
+        finally:
+            while OPEN:
+                OPEN.pop().writer.transport.abort()
+
+
+def at_rest(gateway: Running) -> bool:
+    """Whether nothing is left of any request."""
+    edge = gateway.context.edge
+    places = edge.gateway.providers["local"].gate.in_use  # type: ignore[attr-defined]
+    calls = edge.gateway.load.of("small").in_flight
+    return (edge.in_flight.now, len(edge.gateway.flights), places, calls) == (0, 0, 0, 0)
+
+
+async def rest(gateway: Running) -> None:
+    """Wait until what was under way has ended."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not at_rest(gateway):  # noqa: ASYNC110 - the end of a turn owes a test no event
+            await asyncio.sleep(0.002)
+
+
+def newest(gateway: Running) -> dict[str, object]:
+    """What the newest trace says that does not change from turn to turn."""
+    trace = gateway.context.telemetry.traces.latest(1)[0]
+    spans = [(span["stage"], span["detail"], span["parent"]) for span in trace["spans"]]  # type: ignore[attr-defined]
+    return {k: v for k, v in trace.items() if k not in TIMES} | {"stages": spans}
+
+
+def told(headers: dict[str, str]) -> dict[str, str]:
+    """The headers that do not change from answer to answer, and the names of those that do."""
+    stages = [entry.split(";")[0] for entry in headers["server-timing"].split(", ")]
+    same = {name: value for name, value in headers.items() if name not in NEVER_ALIKE}
+    return same | {"names": " ".join(headers), "stages": " ".join(stages)}
+
+
+async def test_a_miss_and_a_hit_say_the_same_by_both_ways(counted: Counted) -> None:
+    """Status, every header, the body, and every field of the turn's record."""
+    async with house() as gateway:
+        plain = await connect(gateway)
+        tagged = await connect(gateway, b"x-slipstream-tags: a\r\n")
+        for client in (plain, tagged):
+            await client.ask(f"the first teaches the connection's head {client.more!r}")
+        await plain.ask("the second's answer is of a known shape")
+        assert counted.whole == 1
+        for question in ("a miss", "a hit"):
+            said = []
+            # The general way first, then the straight one: of a hit that is the second telling.
+            for client, text in ((tagged, f"general {question}"), (plain, f"straight {question}")):
+                await client.ask(text)
+                if question == "a hit":
+                    await client.ask(text)
+                status, headers, body = (
+                    await client.ask(text)
+                    if question == "a hit"
+                    else (await client.ask(text + "!"))
+                )
+                said.append((status, told(headers), body, newest(gateway)))
+            general, straightly = said
+            entry = [record["cache"].pop("entry") for *_, record in said]  # type: ignore[attr-defined]
+            assert (entry[0] is None) == (entry[1] is None)
+            assert general == straightly
+            assert general[1]["x-slipstream-cache"] == ("exact" if question == "a hit" else "miss")
+        assert counted.told == 1
+        assert counted.whole >= 4
+        assert at_rest(gateway)
+
+
+async def test_ledger_metrics_and_load_count_both_ways_alike(counted: Counted) -> None:
+    """As many turns, tokens and USD whichever way they went."""
+    sums = []
+    for more in (b"", b"x-slipstream-tags: a\r\n"):
+        async with house() as gateway:
+            client = await connect(gateway, more)
+            for number in range(6):
+                await client.ask(f"question {number}")
+            telemetry = gateway.context.telemetry
+            saved = telemetry.ledger.savings()
+            load = gateway.context.edge.gateway.load.of("small")
+            sums.append((saved["turns"], saved["spent_usd"], load.upstream_s > 0, load.ttft_s > 0))
+            assert gateway.context.edge.gateway.retry_budget._tokens > 10
+    assert sums[0] == sums[1]
+    assert counted.whole > 2
+
+
+@pytest.mark.parametrize("status", [b"429 Too Many Requests", b"500 Internal Server Error"])
+async def test_an_upstreams_error_is_told_by_the_general_way(
+    counted: Counted, status: bytes
+) -> None:
+    """With its status; the next request is served."""
+    fail = asyncio.Event()
+
+    async def upstream(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            if not fail.is_set():
+                await peer.answer(ANSWER, head=b"content-type: application/json\r\n")
+                continue
+            body = b'{"error":{"message":"no","type":"x"}}'
+            await peer.send(
+                b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
+                % (status, len(body), body)
+            )
+
+    async with house(upstream) as gateway:
+        client = await connect(gateway)
+        for number in range(3):
+            await client.ask(f"{number}")
+        fail.set()
+        for number in range(3):
+            said, headers, body = await client.ask(f"failing {number}")
+            assert said == int(status[:3])
+            assert headers["x-slipstream-model"] == "local/sim-fast"
+            assert json.loads(body)["error"]["message"] == "no"
+        fail.clear()
+        await asyncio.sleep(0)
+        assert counted.handed_over >= 1
+        assert at_rest(gateway)
+
+
+@pytest.mark.parametrize("how", ["in pieces", "chunked", "no answer", "not JSON", "closed before"])
+async def test_an_answer_that_is_not_in_one_piece_or_none_is_for_the_general_way(
+    counted: Counted, how: str
+) -> None:
+    """The client gets the whole answer, or the failure's status; a connection that went stale is replaced."""
+    odd = asyncio.Event()
+
+    async def upstream(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            if not odd.is_set():
+                await peer.answer(ANSWER, head=b"content-type: application/json\r\n")
+                continue
+            odd.clear()
+            head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+            if how == "in pieces":
+                whole = head + b"content-length: %d\r\n\r\n" % len(ANSWER) + ANSWER
+                await peer.send(whole[:40], whole[40:120], whole[120:-9], whole[-9:])
+            elif how == "chunked":
+                chunk = b"%x\r\n%b\r\n0\r\n\r\n" % (len(ANSWER), ANSWER)
+                await peer.send(head + b"transfer-encoding: chunked\r\n\r\n" + chunk)
+            elif how == "not JSON":
+                await peer.answer(b"[1", head=b"content-type: application/json\r\n")
+            elif how == "no answer":
+                await peer.send(head[:20])
+                peer.writer.transport.abort()
+                return
+            else:
+                peer.writer.transport.abort()
+                return
+
+    async with house(upstream) as gateway:
+        client = await connect(gateway)
+        for number in range(3):
+            await client.ask(f"{number}")
+        began = counted.handed_over
+        odd.set()
+        status, _, body = await client.ask("the odd one")
+        whole = how in {"in pieces", "chunked", "closed before"}
+        assert (status, body) == (200, ANSWER) if whole else status in {200, 502}
+        assert counted.handed_over > began
+        assert (await client.ask("and the next"))[0] == 200
+        assert at_rest(gateway)
+
+
+async def test_who_asks_the_same_meanwhile_joins_the_flight(counted: Counted) -> None:
+    """One call upstream for two clients, both answered; the first may leave."""
+    asked: asyncio.Queue[Peer] = asyncio.Queue()
+    answer = asyncio.Event()
+
+    async def upstream(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            if peer.number or peer.requests > 3:
+                asked.put_nowait(peer)
+                await answer.wait()
+            await peer.answer(ANSWER, head=b"content-type: application/json\r\n")
+
+    for leaves in (False, True):
+        answer.clear()
+        async with house(upstream) as gateway:
+            first, second = await connect(gateway), await connect(gateway)
+            for number in range(3):
+                await first.ask(f"{number}")
+            first.send("the same")
+            await asyncio.wait_for(asked.get(), PATIENCE_S)
+            assert len(gateway.context.edge.gateway.flights) == 1
+            second.send("the same")
+            flight = next(iter(gateway.context.edge.gateway.flights._flights.values()))
+            async with asyncio.timeout(PATIENCE_S):
+                while not flight.followers:  # noqa: ASYNC110 - joining owes a test no event
+                    await asyncio.sleep(0.002)
+            if leaves:
+                first.writer.transport.abort()
+                async with asyncio.timeout(PATIENCE_S):
+                    while not flight.leader_gone:  # noqa: ASYNC110
+                        await asyncio.sleep(0.002)
+            answer.set()
+            status, headers, body = await second.read()
+            assert (status, body) == (200, ANSWER)
+            assert headers["x-slipstream-cache"] == "coalesced"
+            assert headers["x-slipstream-model"] == "local/sim-fast"
+            if not leaves:
+                assert (await first.read())[2] == ANSWER
+            assert asked.empty()
+            await rest(gateway)
+    assert counted.handed_over >= 2
+
+
+async def test_a_client_that_leaves_stops_the_upstream_and_counts_as_499(counted: Counted) -> None:
+    """At once, and nothing is left."""
+    asked: asyncio.Queue[Peer] = asyncio.Queue()
+
+    async def upstream(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            if peer.requests > 3:
+                asked.put_nowait(peer)
+                await peer.gone.wait()
+                return
+            await peer.answer(ANSWER, head=b"content-type: application/json\r\n")
+
+    async with house(upstream) as gateway:
+        client = await connect(gateway)
+        for number in range(3):
+            await client.ask(f"{number}")
+        client.send("and gone")
+        peer = await asyncio.wait_for(asked.get(), PATIENCE_S)
+        assert counted.handed_over == 1  # the upstream's first answer
+        client.writer.transport.abort()
+        await asyncio.wait_for(peer.gone.wait(), PATIENCE_S)
+        await rest(gateway)
+        trace = newest(gateway)
+        assert (trace["status"], trace["disconnect"], trace["attempts"]) == (499, "json", 1)
+        assert counted.handed_over == 2
+
+
+async def test_a_shutdown_ends_what_is_under_way_with_503(counted: Counted) -> None:
+    """The server cancels it as it does a task, and the client is told to ask again."""
+    asked: asyncio.Queue[Peer] = asyncio.Queue()
+
+    async def upstream(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            if peer.requests > 3:
+                asked.put_nowait(peer)
+                await peer.gone.wait()
+                return
+            await peer.answer(ANSWER, head=b"content-type: application/json\r\n")
+
+    async with house(upstream) as gateway:
+        client = await connect(gateway)
+        for number in range(3):
+            await client.ask(f"{number}")
+        client.send("too late")
+        peer = await asyncio.wait_for(asked.get(), PATIENCE_S)
+        gateway.context.edge.pulse.stopping = True
+        for task in gateway.server.server_state.tasks:
+            task.cancel(msg="the grace is over")
+        status, _, body = await client.read()
+        assert status == 503
+        assert b"ask again" in body
+        await asyncio.wait_for(peer.gone.wait(), PATIENCE_S)
+        await rest(gateway)
+        assert not gateway.server.server_state.tasks
+        assert counted.handed_over == 2
