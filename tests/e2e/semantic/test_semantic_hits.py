@@ -7,6 +7,8 @@ import json
 
 import pytest
 
+from tests.e2e.semantic.conftest import OPEN
+
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 
@@ -69,21 +71,46 @@ async def test_nothing_is_served_by_meaning_before_there_is_evidence(semantic):
 
 
 @pytest.mark.parametrize(
-    ("kept", "asked"),
+    ("kept", "asked", "same", "why"),
     [
-        ("How many feet are there in 3 miles?", "How many feet are there in 5 miles?"),
-        ("What is the boiling point of water?", "What is the freezing point of water?"),
-        ("Which metals are magnetic at room temperature?",
-         "Which metals are not magnetic at room temperature?"),
-        ("What is the capital city of France?", "What is the capital city of Spain?"),
+        ("Explain how a chess game of 10 minutes for each player works.",
+         "Explain how a chess game of 30 minutes for each player works.",
+         "Please explain how a chess game of 10 minutes for each player works.", "another number"),
+        ("Explain why a strong acid is dangerous to the skin.",
+         "Explain why a weak acid is dangerous to the skin.",
+         "Please explain why a strong acid is dangerous to skin.", "opposite words"),
+        ("Explain why copper is magnetic.", "Explain why copper is not magnetic.",
+         "Please explain why copper is magnetic.", "one of the two is negated"),
+        ("Explain the history of the railway in Norway.",
+         "Explain the history of the railway in Sweden.",
+         "Explain the railway history of Norway.", "another name"),
+        ("Explain how Rome defeated Carthage at sea.", "Explain how Carthage defeated Rome at sea.",
+         "Please explain how Rome defeated Carthage at sea.", "the same words in other roles"),
     ],
-    ids=["number", "antonym", "negation", "name"],
+    ids=["number", "antonym", "negation", "name", "role"],
 )  # fmt: skip
-async def test_a_near_miss_is_asked_of_the_model(semantic, kept, asked):
+async def test_a_near_miss_is_refused_for_its_difference_and_nothing_else(
+    semantic, kept, asked, same, why
+):
+    """The near-miss is near enough to be served, another wording is served, the difference forbids it."""
     semantic.model.topics = {}
     assert outcome(await semantic.ask(kept)) == "miss"
-    assert outcome(await semantic.ask(asked)) == "miss"
+    near = await semantic.meaning.cache.memory.recall(asked, *await _partition(semantic))
+    cosine = {each.question.text: each.cosine for each in near.near}[kept]
+    assert cosine >= OPEN.score, "a route that scores by cosine alone would serve it"
+    refused = await semantic.ask(asked)
+    assert outcome(refused) == "miss"
+    told = (await semantic.http.get(f"/v1/traces/{refused.headers['x-request-id']}")).json()
+    assert why in told["cache"]["words"]
+    assert told["cache"]["words"][-1] == "that forbids a hit at any score"
     assert semantic.model.asked == [kept, asked]
+    assert outcome(await semantic.ask(same)) == "semantic", "the control: another wording is a hit"
+
+
+async def _partition(semantic) -> tuple[str, int]:
+    """The partition of the questions kept, and how many near ones to look at."""
+    found, _ = await semantic.meaning.cache.memory.page("default", "", 1)
+    return found[0].partition, 10
 
 
 @pytest.mark.parametrize(
