@@ -17,9 +17,10 @@ joins as pseudo-labels, as many as the spread between routes warrants (method of
 Below the route, each entry's own record of right and wrong shrinks towards its score.
 
 When it breaks. Labels keep flowing: every request that was not a hit is one, and a few would-be
-hits are audited. `Drift` is an e-process over them that bets on over-confidence, restarted as a
-CUSUM: under honest probabilities its mean time to a false alarm is at least `ALARM` labels; an
-alarm closes the route at once. A closed route reopens like a new one, on labels since the alarm.
+hits are audited. `Drift` weighs them against "a share of what is kept has ceased to be right", as a
+likelihood ratio restarted like a CUSUM: under honest probabilities the mean time to a false alarm is
+at least `ALARM` labels (measured: far more). Long before an alarm mounting evidence makes the route
+careful (`app.cache.decision`). It also says when the change began: where its wealth last left 1.
 """
 
 from __future__ import annotations
@@ -41,12 +42,13 @@ _FLOOR_MULTIPLE: Final = 4.0  # the worst single hit against the mean hit
 _Z: Final = 1.2816  # one-sided, of CONFIDENCE
 _MOST_BORROWED: Final = 40.0
 _LEAST_ROUTES: Final = 3
-# Measured: 1 false alarm in 60,000 honest labels; scores that are right half as often as they claim
-# are found after 120 labels (at 200: 179).
-ALARM: Final = 50.0
-_STAKES: Final = (0.25, 0.5, 0.9)
-_AUDIT_STAKE: Final = 0.9
-_SLACK: Final = 0.1
+# Measured on honest probabilities: see the test that counts false alarms.
+ALARM: Final = 10_000.0
+# The shares of what is kept that may have ceased to be right; the evidence is the mean of three bets.
+_CEASED: Final = (0.25, 0.5, 0.9)
+_MOST_SURE: Final = 0.97  # one surprise proves nothing, however sure the score was
+_LEAST_SURE: Final = 0.05  # where nothing was expected, nothing is learned of a change
+_REPORT: Final = 1.8  # what a user's "wrong" multiplies the evidence by: reports are no sample
 _ENTRY_CONCENTRATION: Final = 4.0
 
 
@@ -155,30 +157,50 @@ def certify(
 class Drift:
     """An anytime-valid alarm against over-confidence, over labels in the order they come."""
 
-    wealth: list[float] = field(default_factory=lambda: [1.0] * len(_STAKES))
+    wealth: list[float] = field(default_factory=lambda: [1.0] * len(_CEASED))
+    began_s: list[float] = field(default_factory=lambda: [0.0] * len(_CEASED))
+    """When each bet's present run of evidence began: the time of the last label before it."""
+    last_s: float = 0.0
 
     @property
     def evidence(self) -> float:
         """The mixture's current evidence against the bound; an alarm from `ALARM` on."""
         return sum(self.wealth) / len(self.wealth)
 
-    def observe(self, probability: float, *, agreed: bool, audited: bool = False) -> bool:
+    @property
+    def since_s(self) -> float:
+        """When the change began, if there was one: where the strongest bet last stood at 1."""
+        return self.began_s[max(range(len(self.wealth)), key=self.wealth.__getitem__)]
+
+    def observe(self, probability: float, *, agreed: bool, at_s: float = 0.0) -> bool:
         """Take one label; True when it raises the alarm.
 
-        `probability`: what the route's calibrated score said before the label was known.
+        `probability`: what the route's calibrated score said before the label was known. `at_s`:
+        when the question was asked, on the clock of everything else that is compared with it.
         """
-        claimed = max(0.0, probability - _SLACK)
-        surprise = claimed - float(agreed)
-        # An audited hit stands for many: it bets its whole stake, once.
-        stakes = tuple(_AUDIT_STAKE for _ in _STAKES) if audited else _STAKES
-        self.wealth = [
-            max(1.0, w) * (1 + s * surprise) for w, s in zip(self.wealth, stakes, strict=True)
-        ]
+        if probability >= _LEAST_SURE:
+            p = min(probability, _MOST_SURE)
+            for i, ceased in enumerate(_CEASED):
+                if self.wealth[i] <= 1.0:
+                    self.wealth[i], self.began_s[i] = 1.0, self.last_s
+                kept = 1.0 - ceased
+                self.wealth[i] *= kept if agreed else (1.0 - p * kept) / (1.0 - p)
+        self.last_s = at_s
+        return self.evidence >= ALARM
+
+    def report(self, *, at_s: float = 0.0) -> bool:
+        """Take a user's "wrong"; True when it raises the alarm."""
+        for i, wealth in enumerate(self.wealth):
+            if wealth <= 1.0:
+                self.wealth[i], self.began_s[i] = 1.0, self.last_s
+            self.wealth[i] *= _REPORT
+        self.last_s = max(self.last_s, at_s)
         return self.evidence >= ALARM
 
     def reset(self) -> None:
-        """Start anew, after the route was closed."""
-        self.wealth = [1.0] * len(_STAKES)
+        """Start anew, after the route was closed or fitted."""
+        self.wealth = [1.0] * len(_CEASED)
+        self.began_s = [self.last_s] * len(_CEASED)
 
 
 @dataclass(slots=True)

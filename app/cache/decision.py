@@ -13,8 +13,14 @@ it starts a group of its own. Who compares is the caller's choice (`app.cache.ag
 plain comparison). A user's verdict on a served hit goes to `state.feedback`.
 
 A state moves between three modes: ``shadow`` (no certified threshold: nothing is served, every
-request is a label), ``open`` (hits from the threshold on), ``closed`` (an alarm said that the bound
+request is a label), ``open`` (hits from the threshold on), ``closed`` (alarms said that the bound
 does not hold any more: as shadow, but old labels are gone). `decision.reasons` are for people.
+
+When answers change. Labels tell of it (`bound.Drift`), and when it began. From the first suspicion
+on, only answers that a model has given again since then are served; every other would-be hit is
+asked of the model. An alarm makes that lasting: what was kept before is left out until it is
+confirmed, old labels go, and the next would-be hits must earn their trust one by one (``careful``).
+A second alarm closes the route.
 
 Randomness (which would-be hits are audited) comes from the `rng` handed in; nothing here reads a
 clock. `app.cache.route_archive` writes a state to bytes and back.
@@ -38,6 +44,7 @@ from app.cache.verifier import (
     RouteVerifier,
     Scored,
     fit_route,
+    reach_of,
 )
 from app.learn.isotonic import Isotonic
 
@@ -54,14 +61,15 @@ Mode = Literal["shadow", "open", "closed"]
 
 MEMORY: Final = 4_000  # labelled questions kept a route, newest last
 FIRST_FIT: Final = 120  # labels before the first fit
-# After a wrong audit or verdict the next would-be hits are audited at this share: a broken bound
-# shows within tens of hits, where the usual one in fifty would take hundreds.
-_PROBED: Final = 40
-_PROBE_SHARE: Final = 0.5
 _MOST_DENIED: Final = 2_000
-# Evidence against the bound from which every would-be hit is checked, long before it is an alarm.
-# Measured (2 streams, 1 seed): half as many wrong hits after a shift, 3 % fewer hits without one.
-_SUSPICION: Final = 3.0
+_MOST_CONFIRMED: Final = 4_000
+# Evidence of a change from which only what was confirmed since is served, long before an alarm.
+# Measured: at 2 a change of half the answers costs a quarter of the wrong hits that it costs at 3,
+# and a steady route loses 4 % of its hits more.
+_SUSPICION: Final = 2.0
+_WATCHED_SHARE: Final = 0.25  # of would-be hits audited while there is suspicion or after an alarm
+_LIKELY: Final = 0.5
+_EARNED: Final = 8  # would-be hits in a row that must be found right after an alarm
 _GROWTH: Final = 2.0  # refit when the labels have grown by this factor,
 _YOUNG: Final = 400  # while there are fewer than these, and from then on
 _LATE_GROWTH: Final = 3.0  # by this, as a fit then costs more and gains less,
@@ -78,12 +86,16 @@ class QueryView:
 
 @dataclass(frozen=True, slots=True)
 class CandidateView:
-    """A stored question near the one asked. `answer`: the group of agreeing answers it is in."""
+    """A stored question near the one asked. `answer`: the group of agreeing answers it is in.
+
+    `kept_s`: when its answer was asked for, on the clock of `RouteState.learn`.
+    """
 
     entry: str
     view: TextView
     cosine: float
     answer: str
+    kept_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +104,8 @@ class Decision:
 
     `probability`: calibrated chance that the best candidate's answer is right, 0 without one.
     `bound`: upper confidence bound of the share of wrong hits at the threshold in force, 1 without.
-    `audit`: it would have been a hit; ask the model all the same and `learn` from it.
+    `audit`: it would have been a hit; ask the model all the same and `learn` from it. `reach`:
+    calibrated chance that one of `offered`, the candidates' answers, is right.
     """
 
     serve: bool
@@ -102,6 +115,8 @@ class Decision:
     probability: float
     bound: float
     reasons: tuple[str, ...]
+    reach: float = 0.0
+    offered: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -119,6 +134,7 @@ class RouteState:
     verifier: RouteVerifier = field(init=False)
     threshold: Threshold | None = None
     curve: Isotonic | None = None
+    reach: Isotonic | None = None
     drift: Drift = field(default_factory=Drift)
     entries: dict[str, EntryRecord] = field(default_factory=dict)
     closed: bool = False
@@ -131,7 +147,11 @@ class RouteState:
     audited_wrong: int = 0
     # Questions whose answer of a group was reported wrong, newest last.
     denied: dict[str, None] = field(default_factory=dict)
-    probing: int = 0  # would-be hits still to be audited closely, after one was found wrong
+    # When a model last gave each group's answer, latest last.
+    confirmed: dict[str, float] = field(default_factory=dict)
+    trusted_from_s: float = -1.0  # what was not confirmed after that is not served; -1: all is
+    careful: bool = False  # since an alarm, until new labels certify a threshold
+    earning: int = 0  # would-be hits that must still be found right before one is served
 
     def __post_init__(self) -> None:
         self.verifier = RouteVerifier(Rareness({}, 0), self.prior)
@@ -152,12 +172,18 @@ class RouteState:
         growth = _GROWTH if self.fitted_at < _YOUNG else _LATE_GROWTH
         return self.fitted_at == 0 or self.labels >= self.fitted_at * growth or new >= _MOST_NEW
 
-    def learn(self, query: QueryView, answer: str, decision: Decision) -> bool:
-        """Take a fresh answer's group for a question that was not served; True if it closed the route."""
+    def learn(
+        self, query: QueryView, answer: str, decision: Decision, *, at_s: float = 0.0
+    ) -> bool:
+        """Take a fresh answer's group for a question that was not served; True if it raised an alarm.
+
+        `at_s`: when it was asked, on any clock that candidates' `kept_s` are on as well.
+        """
         unbiased = decision.audit or self.threshold is None
         kept = self.unbiased if unbiased else self.biased
-        kept.append(Question(query.view, query.vector, answer, unbiased))
+        kept.append(Question(query.view, query.vector, answer, unbiased, at_s))
         self.labels += 1
+        self._confirm(answer, at_s)
         candidate = decision.candidate
         if candidate is None:
             return False
@@ -166,25 +192,44 @@ class RouteState:
             self._record(candidate.entry, agreed=agreed)
             self.audited += 1
             self.audited_wrong += not agreed
+            if self.earning:
+                self.earning = self.earning - 1 if agreed else _EARNED
         if self.threshold is None or not self.verifier.fitted:
             return False
-        if self.drift.observe(decision.probability, agreed=agreed, audited=decision.audit):
-            self.close()
-            return True
-        return False
+        if self.careful and not decision.audit:
+            return False  # among so much that is not trusted, only would-be hits mean what they did
+        # What a label is held against is chosen before it is seen. A miss says most of a change by
+        # whether anything near was right at all.
+        chance = decision.probability
+        if not decision.audit and chance < _LIKELY and decision.reach > chance:
+            chance, agreed = decision.reach, answer in decision.offered
+        alarm = self.drift.observe(chance, agreed=agreed, at_s=at_s)
+        if alarm:
+            self._alarm()
+        return alarm
 
     def feedback(self, entry: str, *, agreed: bool) -> bool:
-        """Take a user's verdict on a served hit; True if it closed the route.
+        """Take a user's verdict on a served hit; True if it raised an alarm.
 
-        A wrong verdict counts like a wrong audit. The caller removes the entry itself.
+        The caller removes the entry itself.
         """
         self._record(entry, agreed=agreed)
         if agreed or self.threshold is None:
             return False
-        if self.drift.observe(1.0, agreed=False, audited=True):
-            self.close()
-            return True
-        return False
+        alarm = self.drift.report()
+        if alarm:
+            self._alarm()
+        return alarm
+
+    def fresh(self, candidate: CandidateView, since_s: float) -> bool:
+        """Whether a model gave the candidate's answer after ``since_s``."""
+        return candidate.kept_s > since_s or self.confirmed.get(candidate.answer, -1.0) > since_s
+
+    def _confirm(self, answer: str, at_s: float) -> None:
+        self.confirmed.pop(answer, None)
+        self.confirmed[answer] = at_s
+        if len(self.confirmed) > _MOST_CONFIRMED:
+            del self.confirmed[next(iter(self.confirmed))]
 
     def deny(self, query: QueryView, answer: str) -> None:
         """``answer`` was reported wrong for this question: never served for it again, and a negative pair."""
@@ -194,16 +239,31 @@ class RouteState:
         # Reports are no random sample: they are learned from, and do not count for the certificate.
         self.biased.append(Question(query.view, query.vector, f"not {answer}", unbiased=False))
 
+    def _alarm(self) -> None:
+        """Trust nothing from before the change; at the second alarm in a row, serve nothing at all."""
+        self.alarms += 1
+        if self.careful:
+            self.close()
+            return
+        since_s = self.trusted_from_s = max(self.trusted_from_s, self.drift.since_s)
+        for kept in (self.unbiased, self.biased):
+            newer = [q for q in kept if q.at_s > since_s]
+            kept.clear()
+            kept.extend(newer)
+        self.labels = len(self.unbiased) + len(self.biased)
+        self.fitted_at = 0
+        self.careful, self.earning = True, _EARNED
+        self.drift.reset()
+
     def close(self) -> None:
-        """Stop serving, and forget all labels: the traffic or its answers have changed."""
+        """Stop serving, and forget all labels and what was kept: traffic or answers have changed."""
         self.unbiased.clear()
         self.biased.clear()
         self.labels = 0
         self.fitted_at = 0
-        self.threshold, self.curve = None, None
-        self.closed = True
-        self.alarms += 1
-        self.probing = 0
+        self.threshold, self.curve, self.reach = None, None, None
+        self.closed, self.careful, self.earning = True, False, 0
+        self.trusted_from_s = max(self.trusted_from_s, self.drift.last_s)
         self.drift.reset()
 
     def refit(self) -> None:
@@ -212,12 +272,22 @@ class RouteState:
         self.install(verifier, outcomes)
 
     def install(self, verifier: RouteVerifier, outcomes: Calibration) -> None:
-        """Put a fit (perhaps made elsewhere) into force."""
-        self.verifier = verifier
-        self.threshold = certify(outcomes, self.limits, self.borrowed)
-        self.curve = Isotonic.fit(outcomes.scores, outcomes.agreed, prior_weight=1.0)
+        """Put a fit (perhaps made elsewhere) into force.
+
+        After an alarm the fit in force stays until a new one certifies a threshold: what words mean
+        has not changed with the answers, and every hit is watched.
+        """
         self.fitted_at = self.labels
-        self.closed = self.closed and self.threshold is None
+        threshold = certify(outcomes, self.limits, self.borrowed)
+        if threshold is None and self.careful:
+            return
+        self.verifier, self.threshold = verifier, threshold
+        self.curve = Isotonic.fit(outcomes.scores, outcomes.agreed, prior_weight=1.0)
+        self.reach = None
+        if len(outcomes.reach):
+            self.reach = Isotonic.fit(outcomes.reach, outcomes.reached, prior_weight=1.0)
+        self.closed = self.closed and threshold is None
+        self.careful = False
         self.drift.reset()
 
     def _record(self, entry: str, *, agreed: bool) -> None:
@@ -226,7 +296,6 @@ class RouteState:
             record.right += 1
         else:
             record.wrong += 1
-            self.probing = _PROBED
 
 
 def _denial(query: QueryView, answer: str) -> str:
@@ -252,9 +321,16 @@ def decide(
     )
     allowed = [i for i, s in enumerate(scored) if not s.differences.vetoes]
     if not allowed:
-        return _vetoed(near, scored)
-    best = max(allowed, key=lambda i: scored[i].probability)
-    return _weigh(near[best], scored[best], state, rng)
+        made = _vetoed(near, scored)
+    else:
+        best = max(allowed, key=lambda i: scored[i].probability)
+        made = _weigh(near[best], scored[best], state, rng)
+    if made.serve or state.reach is None:
+        return made
+    trusted = [i for i, c in enumerate(near) if state.fresh(c, state.trusted_from_s)]
+    offered = tuple(near[i].answer for i in trusted)
+    score = reach_of([scored[i].probability for i in trusted], offered)
+    return replace(made, reach=float(state.reach.predict_one(score)), offered=offered)
 
 
 def _miss(
@@ -294,6 +370,10 @@ def _weigh(candidate: CandidateView, scored: Scored, state: RouteState, rng: Ran
     if score < threshold.score:
         why = f"score {score:.3f} is below the certified {threshold.score:.3f}"
         return _miss(candidate, (why, *notes), score, chance, bound)
+    if not state.fresh(candidate, state.trusted_from_s):
+        # It stays a candidate: without it, one of another meaning would look better than it is.
+        why = "kept before answers changed, and not given since"
+        return _miss(candidate, (why, *notes), score, 0.0, bound)
     record = state.entries.get(candidate.entry)
     if record is not None and record.shrink(score) < state.limits.floor:
         why = f"this entry was found wrong {record.wrong:g} times, right {record.right:g} times"
@@ -304,14 +384,19 @@ def _weigh(candidate: CandidateView, scored: Scored, state: RouteState, rng: Ran
         f" per request {threshold.upper_per_request:.4f} <= {state.limits.per_request:g} from"
         f" {threshold.labels} labels)"
     )
-    share = state.audit_rate
-    if state.probing:
-        state.probing -= 1
-        share = max(share, _PROBE_SHARE)
-    if state.drift.evidence >= _SUSPICION:
-        share = 1.0
-    if rng.random() < share:
+    if rng.random() < _audit_share(candidate, state):
         reasons = (why, "audited", *notes)
         return replace(_miss(candidate, reasons, score, chance, bound), audit=True)
     state.hits += 1
     return replace(_miss(candidate, (why, *notes), score, chance, bound), serve=True)
+
+
+def _audit_share(candidate: CandidateView, state: RouteState) -> float:
+    """The chance that this would-be hit is asked of the model all the same."""
+    suspicious = state.drift.evidence >= _SUSPICION
+    doubted = state.careful or not state.fresh(candidate, state.drift.since_s)
+    if state.earning or (suspicious and doubted):
+        return 1.0
+    if suspicious or state.careful:
+        return max(state.audit_rate, _WATCHED_SHARE)
+    return state.audit_rate

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from app.cache.bound import Borrowed, EntryRecord, Limits, Threshold
+from app.cache.bound import Borrowed, Drift, EntryRecord, Limits, Threshold
 from app.cache.decision import RouteState
 from app.cache.text_view import view
 from app.cache.token_weights import TokenWeights
@@ -39,8 +39,10 @@ _COUNTERS: Final = (
     "alarms",
     "audited",
     "audited_wrong",
-    "probing",
+    "careful",
+    "earning",
 )
+_FLAGS: Final = frozenset({"closed", "careful"})
 
 
 class ArchiveError(ValueError):
@@ -55,6 +57,8 @@ def dump(state: RouteState, build_id: str) -> bytes:
         arrays |= verifier.arrays()
     if state.curve is not None:
         arrays |= {"curve_x": state.curve.x, "curve_y": state.curve.y}
+    if state.reach is not None:
+        arrays |= {"reach_x": state.reach.x, "reach_y": state.reach.y}
     for name, kept in (("unbiased", state.unbiased), ("biased", state.biased)):
         if kept:
             arrays[f"{name}_vectors"] = np.stack([q.vector for q in kept])
@@ -65,13 +69,15 @@ def dump(state: RouteState, build_id: str) -> bytes:
         "audit_rate": state.audit_rate,
         "borrowed": asdict(state.borrowed),
         "threshold": None if state.threshold is None else asdict(state.threshold),
-        "wealth": state.drift.wealth,
+        "drift": asdict(state.drift),
+        "confirmed": state.confirmed,
+        "trusted_from_s": state.trusted_from_s,
         "entries": {k: [r.right, r.wrong] for k, r in state.entries.items()},
         "counters": {name: getattr(state, name) for name in _COUNTERS},
         "denied": list(state.denied),
         "rareness": verifier.rareness.to_json(),
-        "unbiased": [[q.view.text, q.answer] for q in state.unbiased],
-        "biased": [[q.view.text, q.answer] for q in state.biased],
+        "unbiased": [[q.view.text, q.answer, q.at_s] for q in state.unbiased],
+        "biased": [[q.view.text, q.answer, q.at_s] for q in state.biased],
     }
     arrays["head"] = np.frombuffer(json.dumps(head).encode(), dtype=np.uint8)
     buffer = io.BytesIO()
@@ -107,11 +113,14 @@ def _restore(head: Mapping[str, object], arrays: Mapping[str, NDArray[np.generic
         borrowed=Borrowed(**fields["borrowed"]),
     )
     state.threshold = None if fields["threshold"] is None else Threshold(**fields["threshold"])
-    state.drift.wealth = [float(w) for w in fields["wealth"]]
+    # Absent from what earlier releases wrote, as are some counters and the times of labels.
+    state.drift = Drift(**fields.get("drift", {}))
+    state.confirmed = {str(k): float(v) for k, v in fields.get("confirmed", {}).items()}
+    state.trusted_from_s = float(fields.get("trusted_from_s", -1.0))
     state.entries = {k: EntryRecord(float(r), float(w)) for k, (r, w) in fields["entries"].items()}
     for name in _COUNTERS:
-        value = fields["counters"][name]
-        setattr(state, name, bool(value) if name == "closed" else int(value))
+        value = fields["counters"].get(name, 0)
+        setattr(state, name, bool(value) if name in _FLAGS else int(value))
     state.unbiased.extend(
         _questions(fields["unbiased"], arrays.get("unbiased_vectors"), counts=True)
     )
@@ -126,20 +135,25 @@ def _restore(head: Mapping[str, object], arrays: Mapping[str, NDArray[np.generic
             Gbdt.from_bytes(arrays["pair"].tobytes()),
             Gbdt.from_bytes(arrays["agreement"].tobytes()),
         )
-    if "curve_x" in arrays:
-        curve_x, curve_y = arrays["curve_x"], arrays["curve_y"]
-        state.curve = Isotonic(curve_x.astype(np.float64), curve_y.astype(np.float64))
+    state.curve, state.reach = _curve(arrays, "curve"), _curve(arrays, "reach")
     return state
 
 
+def _curve(arrays: Mapping[str, NDArray[np.generic]], name: str) -> Isotonic | None:
+    if f"{name}_x" not in arrays:
+        return None
+    x, y = arrays[f"{name}_x"], arrays[f"{name}_y"]
+    return Isotonic(x.astype(np.float64), y.astype(np.float64))
+
+
 def _questions(
-    rows: Sequence[Sequence[str]], vectors: NDArray[np.generic] | None, *, counts: bool
+    rows: Sequence[tuple[str, str] | tuple[str, str, float]], vectors: NDArray[np.generic] | None, *, counts: bool
 ) -> list[Question]:
     if vectors is None:
         if rows:
             raise ValueError(f"{len(rows)} labelled questions without vectors")
         return []
     return [
-        Question(view(text), vector.astype(np.float32), answer, counts)
-        for (text, answer), vector in zip(rows, vectors, strict=True)
+        Question(view(row[0]), vector.astype(np.float32), row[1], counts, *map(float, row[2:]))
+        for row, vector in zip(rows, vectors, strict=True)
     ]

@@ -119,7 +119,6 @@ class Routes:
         )
         state.fitted_at = labels
         state.closed = state.closed and fitted.threshold is None
-        state.probing = fitted.probing
         state.drift.reset()
         route.changes += 1
         await self._save(route)

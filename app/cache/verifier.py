@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -101,13 +101,15 @@ class Question:
 
     Two questions have the same `answer` when their answers agree. `unbiased`: it was labelled
     whatever its score (in shadow mode, or as an audit), so it may count for the bound; a miss of
-    an open route is labelled *because* its score was low, and is only learned from.
+    an open route is labelled *because* its score was low, and is only learned from. `at_s`: when
+    it was asked.
     """
 
     view: TextView
     vector: NDArray[np.float32]
     answer: str
     unbiased: bool = True
+    at_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +122,27 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Cross-fitted outcomes, one a question: its best candidate's score, and whether it agreed."""
+    """Cross-fitted outcomes, one a question: its best candidate's score, and whether it agreed.
+
+    `reach`, `reached`: the same of all candidates together (see `reach_of`); empty where unknown.
+    """
 
     scores: Floats
     agreed: Floats
     weights: Floats
+    reach: Floats = field(default_factory=lambda: np.zeros(0))
+    reached: Floats = field(default_factory=lambda: np.zeros(0))
+
+
+def reach_of(probabilities: Sequence[float], answers: Sequence[str]) -> float:
+    """A score for "one of the candidates has the right answer": the best of each group, joined."""
+    best: dict[str, float] = {}
+    for p, answer in zip(probabilities, answers, strict=True):
+        best[answer] = max(p, best.get(answer, 0.0))
+    none = 1.0
+    for p in best.values():
+        none *= 1.0 - p
+    return 1.0 - none
 
 
 def _sigmoid(x: Floats) -> Floats:
@@ -300,16 +318,21 @@ class _Fitting:
         return np.concatenate(parts)
 
     def _calibration(self, final: Floats) -> Calibration:
-        pairs, scores, agreed = self.pairs, [], []
+        pairs, scores, agreed, reach, reached = self.pairs, [], [], [], []
         allowed = np.where(pairs.vetoed, -1.0, final)
         for start, end in zip(pairs.starts, pairs.starts[1:], strict=False):
             best = start + int(np.argmax(allowed[start:end]))
             scores.append(max(0.0, float(allowed[best])))
             agreed.append(float(pairs.same[best]))
+            answers = [self.questions[j].answer for j in pairs.stored[start:end]]
+            reach.append(reach_of(final[start:end].tolist(), answers))
+            reached.append(float(pairs.same[start:end].any()))
         return Calibration(
             np.array(scores),
             np.array(agreed),
             np.array([float(q.unbiased) for q in self.questions]),
+            np.array(reach),
+            np.array(reached),
         )
 
 

@@ -90,7 +90,7 @@ class Ours:
     def serve(self, ask: Ask) -> int | None:
         """Decide; the candidates carry their answers' groups as the store would."""
         candidates = [
-            CandidateView(str(j), self._questions[j].view, cosine, self._questions[j].answer)
+            CandidateView(str(j), self._questions[j].view, cosine, self._questions[j].answer, j)
             for j, cosine in zip(ask.near, ask.cosines, strict=True)
         ]
         self._last = decide(self._query(ask), candidates, self.state, self._rng)
@@ -101,7 +101,8 @@ class Ours:
         """Label, and refit when due (at once; the gateway does it beside the traffic)."""
         if self._last is None:
             return
-        self.state.learn(self._query(ask), self._questions[ask.place].answer, self._last)
+        answer = self._questions[ask.place].answer
+        self.state.learn(self._query(ask), answer, self._last, at_s=ask.place)
         if self.state.refit_due:
             self.state.refit()
 
@@ -116,6 +117,7 @@ def prepared(
     state = RouteState(limits, prior=prior)
     state.unbiased.extend(shadow)
     state.labels = len(shadow)
+    state.drift.last_s = len(shadow) - 1
     state.install(*fit)
     return state
 

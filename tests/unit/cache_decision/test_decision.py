@@ -77,7 +77,7 @@ def desk() -> Desk:
 def test_every_would_be_hit_is_checked_while_evidence_against_the_bound_mounts(desk):
     state = load(dump(desk.state, "b"), "b")
     assert state.mode == "open"
-    state.audit_rate, state.probing = 0.0, 0
+    state.audit_rate = 0.0
     state.drift.reset()
     query = next(q for q, _ in desk.stored if _decided(desk, state, q).serve)
     state.drift.wealth = [4.0] * len(state.drift.wealth)
