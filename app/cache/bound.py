@@ -69,6 +69,11 @@ class Limits:
         """Least probability of a single served hit."""
         return max(0.5, 1.0 - _FLOOR_MULTIPLE * self.per_hit)
 
+    @property
+    def surely(self) -> float:
+        """The same after an alarm, while every hit has to make up for those that were wrong."""
+        return 1.0 - self.per_hit / 2
+
 
 @dataclass(frozen=True, slots=True)
 class Borrowed:
@@ -169,8 +174,12 @@ class Drift:
 
     @property
     def since_s(self) -> float:
-        """When the change began, if there was one: where the strongest bet last stood at 1."""
-        return self.began_s[max(range(len(self.wealth)), key=self.wealth.__getitem__)]
+        """When the change began, if there was one: when the last of the bets that saw it stood at 1.
+
+        A moment too late leaves out something right, one too early lets something wrong in.
+        """
+        seen = [i for i, wealth in enumerate(self.wealth) if wealth >= self.evidence / 2]
+        return max(self.began_s[i] for i in seen)
 
     def observe(self, probability: float, *, agreed: bool, at_s: float = 0.0) -> bool:
         """Take one label; True when it raises the alarm.

@@ -287,7 +287,18 @@ class RouteState:
         if len(outcomes.reach):
             self.reach = Isotonic.fit(outcomes.reach, outcomes.reached, prior_weight=1.0)
         self.closed = self.closed and threshold is None
-        self.careful = False
+        self.careful, self.earning = False, 0
+        self.drift.reset()
+
+    def take(self, fitted: RouteState, labels: int) -> None:
+        """Put into force what a copy of this state, taken at `labels` labels, learned in `refit`."""
+        self.verifier, self.threshold = fitted.verifier, fitted.threshold
+        self.curve, self.reach = fitted.curve, fitted.reach
+        self.fitted_at = labels
+        self.closed = self.closed and fitted.threshold is None
+        if self.careful and fitted.careful:
+            return
+        self.careful, self.earning = False, 0
         self.drift.reset()
 
     def _record(self, entry: str, *, agreed: bool) -> None:
@@ -370,14 +381,12 @@ def _weigh(candidate: CandidateView, scored: Scored, state: RouteState, rng: Ran
     if score < threshold.score:
         why = f"score {score:.3f} is below the certified {threshold.score:.3f}"
         return _miss(candidate, (why, *notes), score, chance, bound)
-    if not state.fresh(candidate, state.trusted_from_s):
-        # It stays a candidate: without it, one of another meaning would look better than it is.
-        why = "kept before answers changed, and not given since"
-        return _miss(candidate, (why, *notes), score, 0.0, bound)
-    record = state.entries.get(candidate.entry)
-    if record is not None and record.shrink(score) < state.limits.floor:
-        why = f"this entry was found wrong {record.wrong:g} times, right {record.right:g} times"
-        return _miss(candidate, (why, *notes), score, chance, bound)
+    refused = _refused(candidate, chance, score, state)
+    if refused is not None:
+        # What was kept before a change stays a candidate, of no known chance: without it, one of
+        # another meaning would look better than it is.
+        known = chance if state.fresh(candidate, state.trusted_from_s) else 0.0
+        return _miss(candidate, (refused, *notes), score, known, bound)
     why = (
         f"score {score:.3f} >= {threshold.score:.3f}: of {threshold.hits} labelled questions that"
         f" scored so, {threshold.wrong} had another answer (wrong per hit <= {bound:.3f}, wrong"
@@ -389,6 +398,22 @@ def _weigh(candidate: CandidateView, scored: Scored, state: RouteState, rng: Ran
         return replace(_miss(candidate, reasons, score, chance, bound), audit=True)
     state.hits += 1
     return replace(_miss(candidate, (why, *notes), score, chance, bound), serve=True)
+
+
+def _refused(
+    candidate: CandidateView, chance: float, score: float, state: RouteState
+) -> str | None:
+    """Why a score over the threshold is not enough for this entry; None where it is."""
+    if not state.fresh(candidate, state.trusted_from_s):
+        return "kept before answers changed, and not given since"
+    if state.careful and chance < state.limits.surely:
+        return (
+            f"since answers changed, a chance of {state.limits.surely:.3f} is needed: {chance:.3f}"
+        )
+    record = state.entries.get(candidate.entry)
+    if record is not None and record.shrink(score) < state.limits.floor:
+        return f"this entry was found wrong {record.wrong:g} times, right {record.right:g} times"
+    return None
 
 
 def _audit_share(candidate: CandidateView, state: RouteState) -> float:

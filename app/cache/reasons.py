@@ -70,7 +70,7 @@ def in_words(query: TextView, decision: Decision, threshold: Threshold | None) -
     if decision.audit:
         said.append("asked of the model all the same, to check")
     elif not decision.serve:
-        said.append("this entry was found wrong before")
+        said.append(decision.reasons[0])  # what speaks against this entry
     return tuple(said)
 
 

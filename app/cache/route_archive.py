@@ -147,7 +147,10 @@ def _curve(arrays: Mapping[str, NDArray[np.generic]], name: str) -> Isotonic | N
 
 
 def _questions(
-    rows: Sequence[tuple[str, str] | tuple[str, str, float]], vectors: NDArray[np.generic] | None, *, counts: bool
+    rows: Sequence[tuple[str, str] | tuple[str, str, float]],
+    vectors: NDArray[np.generic] | None,
+    *,
+    counts: bool,
 ) -> list[Question]:
     if vectors is None:
         if rows:

@@ -12,7 +12,7 @@ import asyncio
 import copy
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 
@@ -112,14 +112,7 @@ class Routes:
             route.fitting, self._fit = False, None
         if state.alarms != alarms:
             return False
-        state.verifier, state.threshold, state.curve = (
-            fitted.verifier,
-            fitted.threshold,
-            fitted.curve,
-        )
-        state.fitted_at = labels
-        state.closed = state.closed and fitted.threshold is None
-        state.drift.reset()
+        state.take(fitted, labels)
         route.changes += 1
         await self._save(route)
         return True
@@ -184,5 +177,6 @@ def _copy(state: RouteState) -> RouteState:
     made.biased = deque(state.biased, maxlen=state.biased.maxlen)
     made.entries = {name: copy.copy(record) for name, record in state.entries.items()}
     made.denied = dict(state.denied)
-    made.drift = copy.copy(state.drift)
+    made.drift = replace(state.drift, wealth=[*state.drift.wealth], began_s=[*state.drift.began_s])
+    made.confirmed = dict(state.confirmed)
     return made

@@ -184,7 +184,13 @@ class SemanticCache:
         query = QueryView(self._view(asked.text), np.frombuffer(recalled.vector, dtype="<f4"))
         answers = [answer_of(each.question) for each in near]
         candidates = [
-            CandidateView(n.question.id, self._view(n.question.text), n.cosine, a.group)
+            CandidateView(
+                n.question.id,
+                self._view(n.question.text),
+                n.cosine,
+                a.group,
+                n.question.kept_unix_s,
+            )
             for n, a in zip(near, answers, strict=True)
             if a is not None
         ]
@@ -267,7 +273,7 @@ class SemanticCache:
         if self._sharing is not None:
             askers = askers_of((asked.entry_id, asked.asker), group, look.near)
             fresh = replace(fresh, answer=msgspec.structs.replace(fresh.answer, askers=askers))
-        route.state.learn(look.query, group, decision)
+        route.state.learn(look.query, group, decision, at_s=asked.at_unix_s)
         route.changes += 1
         # Verdicts were on the answer that this replaces.
         route.state.entries.pop(asked.entry_id, None)
@@ -432,6 +438,8 @@ class SemanticCache:
                         state.audited_wrong / state.audited if state.audited else None
                     ),
                     "alarms": state.alarms,
+                    "careful": state.careful,
+                    "evidence_of_change": round(state.drift.evidence, 2),
                     "denied": len(state.denied),
                     "limit_per_request": state.limits.per_request,
                     "limit_per_hit": state.limits.per_hit,

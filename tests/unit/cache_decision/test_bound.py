@@ -79,13 +79,34 @@ def test_routes_that_agree_lend_labels_and_few_routes_lend_none():
     assert pytest.approx(0.02) == alike.wrong / alike.hits
 
 
-def test_honest_probabilities_do_not_raise_the_alarm():
+def test_honest_probabilities_hardly_ever_raise_the_alarm():
+    """`ALARM` labels on average is what is proven; 40,000 honest ones raise it less than once."""
     rng, drift = Random(5), Drift()
     alarms = 0
-    for _ in range(5_000):
+    for n in range(40_000):
         p = rng.random()
-        alarms += drift.observe(p, agreed=rng.random() < p)
-    assert alarms == 0
+        if drift.observe(p, agreed=rng.random() < p, at_s=n):
+            alarms += 1
+            drift.reset()
+    assert alarms <= 1
+
+
+@pytest.mark.parametrize(("share", "most"), [(0.3, 100), (0.5, 50), (1.0, 15)])
+def test_a_share_of_answers_that_ceased_to_be_right_is_found_and_dated(share: float, most: int):
+    needed, dated = [], []
+    for seed in range(40):
+        rng, drift = Random(seed), Drift()
+        for n in range(200):
+            p = rng.random()
+            drift.observe(p, agreed=rng.random() < p, at_s=n)
+        for n in range(200, 1_000):
+            p = rng.random()
+            if drift.observe(p, agreed=rng.random() < p * (1 - share), at_s=n):
+                break
+        needed.append(n - 199)
+        dated.append(drift.since_s)
+    assert np.median(needed) <= most
+    assert np.median(np.abs(np.array(dated) - 199)) <= 12
 
 
 def test_overconfidence_raises_the_alarm_within_a_few_labels():
@@ -95,6 +116,20 @@ def test_overconfidence_raises_the_alarm_within_a_few_labels():
     assert drift.evidence >= ALARM
     drift.reset()
     assert drift.evidence == 1.0
+
+
+def test_where_nothing_was_expected_nothing_is_learned():
+    drift = Drift()
+    for _ in range(100):
+        drift.observe(0.01, agreed=False)
+    assert drift.evidence == 1.0
+
+
+def test_one_report_is_no_proof_and_many_are():
+    drift = Drift()
+    drift.report()
+    assert drift.evidence < 2
+    assert next(n for n in range(2, 30) if drift.report()) > 10
 
 
 def test_an_entry_found_wrong_falls_below_the_floor_and_recovers_on_evidence():
