@@ -36,10 +36,10 @@ from app.domain.models import Model
 from app.domain.usage import Price
 from app.lanes.builtin import built_in_rules
 from app.lanes.rules import Lanes
+from app.operator_contracts import contracts_of
 from app.operator_lanes import rule_of
 from app.operator_prompts import (
     batching_of,
-    contracts_of,
     layouts_of,
     priming_of,
     prompts_of,

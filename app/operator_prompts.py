@@ -14,7 +14,6 @@ from app.pipeline.batching import Batch, Batching
 from app.pipeline.gateway import Gateway
 from app.pipeline.priming import Priming, Scheduled
 from app.prompts.caching import PromptCaching
-from app.prompts.contracts import Contract, Contracts
 from app.prompts.layout import Layout, Layouts
 from app.prompts.lint_report import dialect_of
 from app.prompts.prefix import render
@@ -39,28 +38,6 @@ def prompts_of(settings: Settings, models: dict[str, Model]) -> PromptCaching | 
         lead=wanted.lead,
         affinity=wanted.affinity,
         value_usd_per_s=wanted.value_usd_per_s,
-    )
-
-
-def contracts_of(settings: Settings, models: Mapping[str, Model]) -> Contracts | None:
-    """The operator's output contracts; None where there are none."""
-    if not settings.prompts.contracts:
-        return None
-    fields = {name: model.abilities.max_tokens_field for name, model in models.items()}
-    return Contracts(
-        [
-            Contract(
-                each.model,
-                each.tenant or "",
-                each.max_tokens,
-                each.json_schema,
-                each.effort or "",
-                each.verbosity or "",
-                each.name or "",
-            )
-            for each in settings.prompts.contracts
-        ],
-        fields,
     )
 
 

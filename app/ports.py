@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from app.domain.answer_edit import AnswerEdit, AnswerEditor
 from app.domain.chat import ChatRequest, Conversation, Dialect, Json, PlainRequest
 from app.domain.decisions import PromptView
 from app.domain.events import Answer, Emit, Event
@@ -143,6 +144,10 @@ class Codec(Protocol):
 
     def passthrough(self, *, hide_usage: bool) -> StreamReader:
         """A reader that gives ``Frames`` untouched; ``hide_usage`` removes the usage-only chunk."""
+        ...
+
+    def editor(self, edit: AnswerEdit) -> AnswerEditor:
+        """What changes an answer of this dialect as ``edit`` says."""
         ...
 
     def writer(self, request: ChatRequest) -> StreamWriter:

@@ -6,7 +6,20 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from app.domain.decisions import Tier
 from app.settings_types import Count, Section
+
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+Verbosity = Literal["low", "medium", "high"]
+
+
+class MannerSettings(Section):
+    """How a tier's models answer under a contract."""
+
+    effort: Effort | None = None
+    """How much is thought; absent: as the contract says."""
+    verbosity: Verbosity | None = None
+    """How much is said; absent: as the contract says."""
 
 
 class ContractSettings(Section):
@@ -22,10 +35,21 @@ class ContractSettings(Section):
     """Longest answer in tokens; a client's own lower limit holds."""
     json_schema: dict[str, object] | None = None
     """JSON Schema of the answer, by the vendor's own structured output."""
-    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
-    """How much is thought."""
-    verbosity: Literal["low", "medium", "high"] | None = None
-    """How much is said; OpenAI's dialects only."""
+    effort: Effort | None = None
+    """How much is thought, in the fields of the vendor that answers; nothing for models that do not."""
+    verbosity: Verbosity | None = None
+    """How much is said, where the model takes it (`models[].abilities.verbosity`)."""
+    tiers: dict[Tier, MannerSettings] = Field(default_factory=dict)
+    """Effort and verbosity by the tier whose model answers, `fast` or `powerful`."""
+    prefill: Annotated[str, Field(min_length=1)] | None = None
+    """How the answer begins: written for models that go on from there (`models[].abilities.prefill`), and
+    shown to the client with the rest. Others get `json_schema` instead, which must be given then; so do
+    requests with tools or thinking.
+    """
+    hide_reasoning: bool = False
+    """Whether the model's reasoning is taken out of the answer, `<think>` blocks at its beginning too. The
+    usage tells it all the same. With tools its sealed form stays, for the client has to hand it back.
+    """
 
 
 class LayoutSettings(Section):

@@ -182,6 +182,8 @@ class AbilitySettings(Section):
     """Shortest prefix in tokens that the vendor caches."""
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = None
     """What the Chat dialect calls the limit of the answer."""
+    verbosity: bool | None = None
+    """Takes OpenAI's `verbosity`: a word for how much is said."""
     default_max_tokens: Count | None = None
     """Tokens to allow where a dialect demands a limit and the caller gave none."""
 

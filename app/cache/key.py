@@ -110,6 +110,8 @@ def exact_key(scope: Scope | CacheScope, request: ChatRequest) -> bytes:
         )  # fmt: skip
     else:
         decides = (KEY_VERSION, *scope, *_content(request.dialect, request.body))
+    if request.terms is not None:
+        decides = (*decides, {"contract": request.terms.key})
     if request.forward_headers and (asked := _asked(request.forward_headers)):
         decides = (*decides, asked)
     try:

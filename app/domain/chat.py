@@ -11,7 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from app.domain.models import Model  # names tiers, which this page need not
 
 Json = Mapping[str, object]
 """A parsed JSON object; treated as immutable everywhere."""
@@ -245,6 +248,8 @@ class ChatRequest:
     """Vendor headers that travel on to an upstream of the same dialect (``anthropic-beta`` ...)."""
     plain: PlainRequest | None = None
     """Its reading where it is surely plain; None where nobody has looked, too."""
+    terms: AnswerTerms | None = None
+    """What an output contract asks of the model that will be chosen; None where none holds."""
 
     def with_body(self, body: Json, raw: bytes) -> ChatRequest:
         """The same caller's request with another body; ``raw`` are its bytes."""
@@ -256,4 +261,32 @@ class ChatRequest:
             raw,
             self.include_usage,
             self.forward_headers,
+            None,
+            self.terms,
         )
+
+
+class AnswerTerms(Protocol):
+    """The part of an output contract that depends on the model; see ``app.prompts.terms``."""
+
+    @property
+    def key(self) -> str:
+        """What tells these terms from others: answers given under different ones are never shared."""
+        ...
+
+    @property
+    def hides_reasoning(self) -> bool:
+        """Whether the answer comes without the model's reasoning."""
+        ...
+
+    def of_many(self) -> AnswerTerms:
+        """What of them holds for a call that asks for several answers at once."""
+        ...
+
+    def native(self, request: ChatRequest, model: Model) -> tuple[ChatRequest, str]:
+        """``request`` for ``model`` in the client's own dialect, and how the answer was begun for it ("")."""
+        ...
+
+    def neutral(self, conversation: Conversation, model: Model) -> tuple[Conversation, str]:
+        """Likewise, on the way to another dialect."""
+        ...

@@ -58,6 +58,8 @@ class ModelCall(CallTiming):
     """An exchange of the provider's own, under way already: to be gone on with in place of a new one."""
     begun_ns = 0
     """When that began; it has its place at the upstream, and is counted among the calls."""
+    begins_with = ""
+    """How the answer was begun for the model by an output contract: it goes on from there."""
     shaped: object = None  # what ``prompts`` found out about this call; its own affair
 
     def __init__(  # noqa: PLR0917 - made by position once a request; keywords cost as much again
@@ -86,7 +88,7 @@ class ModelCall(CallTiming):
 
     def again(self) -> ModelCall:
         """The same call, not made yet."""
-        return ModelCall(
+        same = ModelCall(
             self.model,
             self.stream,
             self.deadline,
@@ -95,6 +97,8 @@ class ModelCall(CallTiming):
             self.neutral,
             self.request_id,
         )
+        same.begins_with = self.begins_with
+        return same
 
 
 class PromptShaper(Protocol):

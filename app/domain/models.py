@@ -7,6 +7,17 @@ from dataclasses import dataclass, field
 from app.domain.decisions import Tier
 from app.domain.usage import Price
 
+THINKING_BUDGET_TOKENS = {
+    "minimal": 1024,
+    "low": 2048,
+    "medium": 8192,
+    "high": 16384,
+    "xhigh": 32768,
+    "max": 49152,
+}
+"""OpenAI's words of effort for models that take a budget; Anthropic's least is 1,024."""
+LEAST_THINKING_BUDGET_TOKENS = 1024
+
 
 @dataclass(frozen=True, slots=True)
 class Abilities:
@@ -28,6 +39,8 @@ class Abilities:
     cache_minimum_tokens: int = 1024
     max_tokens_field: str = "max_tokens"
     """Chat dialect: ``max_tokens`` or ``max_completion_tokens``."""
+    verbosity: bool = False
+    """Takes a word for how much is said (OpenAI's ``verbosity``)."""
     default_max_tokens: int = 4096
     """What to send where the dialect demands a limit and the caller gave none."""
 

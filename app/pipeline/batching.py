@@ -14,10 +14,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from app.domain.chat import ChatRequest
+from app.domain.chat import AnswerTerms, ChatRequest
 from app.domain.events import Answer, AnswerBuilder, Emit, FinishReason, TextBlock
+from app.domain.inline_reasoning import without_reasoning
 from app.domain.model_call import ModelCall
 from app.domain.models import Model
 from app.domain.replay import replay
@@ -62,6 +63,8 @@ class _Member:
     task: Task
     answer: asyncio.Future[_Told | None]
     weight: int
+    terms: AnswerTerms | None
+    """What the output contract of all of them asks; None where none holds."""
 
 
 @dataclass(slots=True)
@@ -105,8 +108,12 @@ class Batching:
         task = _task(request, gateway, batch)
         told = None
         if task is not None:
-            key = (turn.tenant, turn.user, model.name, request.dialect, task.together)
-            told = await self._together(key, task, found, gateway, turn)
+            terms = request.terms
+            under = "" if terms is None else terms.key
+            key = (turn.tenant, turn.user, model.name, request.dialect, under, task.together)
+            loop = asyncio.get_running_loop()
+            member = _Member(task, loop.create_future(), len(task.text) + 1, terms)
+            told = await self._together(key, member, found, gateway, turn)
         if told is None:
             await converse(request, gateway, turn, (model,), emit)
             return
@@ -127,13 +134,12 @@ class Batching:
     async def _together(
         self,
         key: tuple[str, ...],
-        task: Task,
+        member: _Member,
         found: tuple[Batch, Model],
         gateway: Gateway,
         turn: Turn,
     ) -> _Told | None:
         """Join the group that gathers under ``key``, or open it; None where the task must be asked alone."""
-        member = _Member(task, asyncio.get_running_loop().create_future(), len(task.text) + 1)
         group = self._open.get(key)
         if group is not None:
             group.members.append(member)
@@ -165,6 +171,9 @@ class Batching:
         """Ask for all of ``members`` on the opener's turn; hand out what came."""
         tasks = [each.task for each in members]
         conversation = batch_of(tasks, structured=model.abilities.structured_output)
+        terms = members[0].terms
+        if terms is not None:
+            conversation, _ = terms.of_many().neutral(conversation, model)
         call = ModelCall(model, stream=False, deadline=turn.deadline, conversation=conversation)
         call.neutral, call.request_id = True, turn.request_id
         builder = AnswerBuilder()
@@ -181,7 +190,10 @@ class Batching:
         except asyncio.CancelledError:  # the opener leaves: the others ask alone
             self.on_batch(model.name, "failed", len(members) - 1)
             raise
-        texts = answers_of(builder.answer(), tasks)
+        answer = builder.answer()
+        if answer is not None and terms is not None and terms.hides_reasoning:
+            answer = replace(answer, blocks=(TextBlock(without_reasoning(answer.text)),))
+        texts = answers_of(answer, tasks)
         lacking = texts.count(None)
         kind = "unanswered" if lacking < len(texts) else "failed"
         self.on_batch(model.name, kind, lacking)

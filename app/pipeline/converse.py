@@ -25,6 +25,7 @@ from app.errors import (
     UpstreamStatus,
     UpstreamTimeout,
 )
+from app.pipeline.contracted import under_terms
 from app.pipeline.gated import Gated, leave
 from app.pipeline.gateway import Gateway, Turn
 from app.pipeline.hedged import hedged
@@ -39,6 +40,9 @@ def converse(
     request: ChatRequest, gateway: Gateway, turn: Turn, candidates: Sequence[Model], emit: Emit
 ) -> Awaitable[None]:
     """Stream the answer of the first candidate that begins to answer; raises the last failure."""
+    if request.terms is not None:
+        calls = _calls(request, gateway, turn, candidates)
+        return ask(calls, gateway, turn, under_terms(calls, request, gateway, turn, emit))
     if len(candidates) == 1:
         model = candidates[0]
         if request.dialect in gateway.providers[model.provider].dialects():

@@ -118,7 +118,7 @@ def _last(  # noqa: PLR0917 - see plan
     seen: Mapping[bytes, Seen],
 ) -> int:
     """The position up to which it pays to write, -1 = none."""
-    end = len(rendered.blocks) - 1
+    end = rendered.end
     if worth_writing(model, returns.chance(tenant, place_of(rendered))):
         return end
     head = rendered.ends.get("system", rendered.ends.get("tools", -1))
@@ -134,7 +134,7 @@ def _last(  # noqa: PLR0917 - see plan
 def _before_question(rendered: Rendered, last: int) -> list[int]:
     """Before the last part of the last message: behind documents that others may ask about too."""
     blocks = rendered.blocks
-    if last < 1 or last != len(blocks) - 1:
+    if last < 1 or last != rendered.end:
         return []
     message = blocks[last].pointer.rpartition("/")[0]
     return [last - 1] if blocks[last - 1].pointer.rpartition("/")[0] == message else []

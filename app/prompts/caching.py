@@ -185,7 +185,7 @@ class PromptCaching:
     def _see(self, rendered: Rendered, tenant: str, model: Model, now_s: float) -> None:
         """Remember what was sent, and whose return it is."""
         lifetime_s = LIFETIME_S.get(model.abilities.cache_breakpoints, _DEFAULT_LIFETIME_S)
-        blocks, count = rendered.blocks, len(rendered.blocks)
+        blocks, count, end = rendered.blocks, len(rendered.blocks), rendered.end
         for position in range(count):
             if _FIRST_BLOCKS <= position < count - _LAST_BLOCKS:
                 continue
@@ -199,7 +199,7 @@ class PromptCaching:
                 seen.times += 1
                 seen.last_s = now_s
                 self._seen.move_to_end(name)
-            if position == count - 1:
+            if position == end:
                 self._returns.wait(seen, tenant, place_of(rendered), now_s + lifetime_s)
             elif position == rendered.ends.get("system", -1) and seen.times == 1:
                 self._returns.wait(seen, tenant, "head", now_s + lifetime_s)

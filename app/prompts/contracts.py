@@ -1,19 +1,22 @@
 """Output contracts: what form and length an answer has, for the routes whose operator asked for it.
 
 A contract fills in what the client left open and lowers a limit that is higher; it never loosens what was
-asked for, and a request that no contract names is not looked at. It is applied before all else, so that
-caches, router and vendor see one and the same request.
+asked for, and a request that no contract names is not looked at. What does not depend on the model (the
+longest answer, its schema) is applied before all else, so that caches, router and vendor see one and the same
+request; the rest goes along as its ``terms`` until a model is chosen (``app.prompts.terms``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
 from app.domain.chat import ChatRequest, Dialect
+from app.domain.decisions import Tier
 from app.errors import BadRequest
+from app.prompts.terms import Manner, Terms, inner
 
 _NAME = "answer"
 
@@ -32,6 +35,12 @@ class Contract:
     verbosity: str = ""
     name: str = ""
     """Only requests that ask for it by this name; "" = all."""
+    prefill: str = ""
+    """How the answer begins, where the model goes on from there; else ``json_schema`` alone holds."""
+    hide_reasoning: bool = False
+    """The answer comes without the model's reasoning."""
+    tiers: Mapping[Tier, Manner] = field(default_factory=dict)
+    """Effort and verbosity by the tier that answers."""
 
 
 class Contracts:
@@ -75,49 +84,49 @@ def _names(contract: Contract, request: ChatRequest, tenant: str) -> bool:
 
 def _applied(contract: Contract, request: ChatRequest, limit: str) -> ChatRequest:
     body = dict(request.body)
+    if body.get("max_tokens") == 0:
+        return request  # it only primes the cache: there is no answer
     changes = _CHANGES[request.dialect](contract, body, limit)
     changes = {name: value for name, value in changes.items() if body.get(name) != value}
-    if not changes:
-        return request
     raws = msgspec.json.decode(request.raw, type=dict[str, msgspec.Raw])
     for name, value in changes.items():
         body[name] = value
         raws[name] = msgspec.Raw(msgspec.json.encode(value))
-    return request.with_body(body, msgspec.json.encode(raws))
+    own = limit in changes and request.body.get(limit) is None
+    under = request.with_body(body, msgspec.json.encode(raws) if changes else request.raw)
+    under.terms = Terms(
+        Manner(contract.effort, contract.verbosity),
+        contract.tiers,
+        contract.prefill,
+        contract.hide_reasoning,
+        limit if own and request.dialect is Dialect.CHAT else "",
+        bool(changes.keys() & {"output_config", "response_format", "text"}),
+    )
+    return under
 
 
 def _limit(contract: Contract, body: Mapping[str, object], name: str) -> dict[str, object]:
-    """The lower of both limits; a 0 only primes the cache and stays."""
+    """The lower of both limits."""
     cap, asked = contract.max_tokens, body.get(name)
-    if cap is None or asked == 0:
+    if cap is None:
         return {}
     return {name: min(cap, asked) if isinstance(asked, int) else cap}
-
-
-def _inner(body: Mapping[str, object], name: str) -> dict[str, object]:
-    value = body.get(name)
-    return dict(value) if isinstance(value, dict) else {}
 
 
 def _messages(contract: Contract, body: Mapping[str, object], limit: str) -> dict[str, object]:
     del limit
     changes = _limit(contract, body, "max_tokens")
-    config = _inner(body, "output_config")
-    if contract.effort:
-        config.setdefault("effort", contract.effort)
-    if contract.json_schema is not None:
-        config.setdefault("format", {"type": "json_schema", "schema": contract.json_schema})
-    return {**changes, "output_config": config} if config else changes
+    config = inner(body, "output_config")
+    if contract.json_schema is not None and "format" not in config:
+        form = {"type": "json_schema", "schema": contract.json_schema}
+        changes["output_config"] = {**config, "format": form}
+    return changes
 
 
 def _chat(contract: Contract, body: Mapping[str, object], limit: str) -> dict[str, object]:
     for given in ("max_tokens", "max_completion_tokens"):
         limit = given if body.get(given) is not None else limit
     changes = _limit(contract, body, limit)
-    if contract.effort and body.get("reasoning_effort") is None:
-        changes["reasoning_effort"] = contract.effort
-    if contract.verbosity and body.get("verbosity") is None:
-        changes["verbosity"] = contract.verbosity
     if contract.json_schema is not None and body.get("response_format") is None:
         schema = {"name": _NAME, "strict": True, "schema": contract.json_schema}
         changes["response_format"] = {"type": "json_schema", "json_schema": schema}
@@ -127,16 +136,11 @@ def _chat(contract: Contract, body: Mapping[str, object], limit: str) -> dict[st
 def _responses(contract: Contract, body: Mapping[str, object], limit: str) -> dict[str, object]:
     del limit
     changes = _limit(contract, body, "max_output_tokens")
-    text, reasoning = _inner(body, "text"), _inner(body, "reasoning")
-    if contract.effort:
-        reasoning.setdefault("effort", contract.effort)
-        changes["reasoning"] = reasoning
-    if contract.verbosity:
-        text.setdefault("verbosity", contract.verbosity)
-    if contract.json_schema is not None:
+    text = inner(body, "text")
+    if contract.json_schema is not None and "format" not in text:
         schema = {"type": "json_schema", "name": _NAME, "strict": True}
-        text.setdefault("format", {**schema, "schema": contract.json_schema})
-    return {**changes, "text": text} if text else changes
+        changes["text"] = {**text, "format": {**schema, "schema": contract.json_schema}}
+    return changes
 
 
 _CHANGES = {

@@ -125,6 +125,20 @@ class Rendered:
         at = self.fields.get("model")
         return "" if at is None else text_of(self.raw, at)
 
+    @property
+    def end(self) -> int:
+        """The position of the last block that the next turn will repeat, -1 = none.
+
+        An answer that was begun for the model is not repeated: what follows it there goes on in its block.
+        (One that holds more than text goes on after a pause, and is.)
+        """
+        position = last = len(self.blocks) - 1
+        while position >= 0 and self.blocks[position].role == "assistant":
+            if self.blocks[position].kind != "text":
+                return last
+            position -= 1
+        return position
+
     def tokens_to(self, position: int) -> int:
         """Estimated tokens of the prefix that ends with block ``position``."""
         return sum(block.tokens for block in self.blocks[: position + 1])

@@ -13,12 +13,13 @@ from dataclasses import replace
 
 from app.domain.models import Abilities
 
-_OPENAI = Abilities(cache_breakpoints="implicit")
+_OPENAI = Abilities(cache_breakpoints="implicit", verbosity=True)
 _ANTHROPIC = Abilities(
     thinking="budget", cache_breakpoints="anthropic", max_tokens_field="max_tokens", prefill=True
 )
 
 _PROFILES: tuple[tuple[str, re.Pattern[str], Mapping[str, object]], ...] = (
+    ("openai", re.compile(r"gpt-(3|4)|chatgpt-4"), {"verbosity": False}),
     (
         "openai",
         re.compile(r"gpt-(5\.[6-9]|6)"),
@@ -33,6 +34,7 @@ _PROFILES: tuple[tuple[str, re.Pattern[str], Mapping[str, object]], ...] = (
         re.compile(r"(gpt-5|o[1-9])"),
         {"thinking": "effort", "temperature": False, "max_tokens_field": "max_completion_tokens"},
     ),
+    ("openai", re.compile(r"o[1-9]"), {"verbosity": False}),
     (
         "anthropic",
         re.compile(r"claude-(fable|mythos|opus|sonnet|haiku)-5"),

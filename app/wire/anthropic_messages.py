@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from app.domain.answer_edit import AnswerEdit
 from app.domain.chat import ChatRequest, Conversation, Dialect, Json, PlainRequest
 from app.domain.decisions import PromptView
 from app.domain.events import Answer
@@ -17,6 +18,7 @@ from app.wire import (
     anthropic_messages_write,
     json_text,
 )
+from app.wire.answer_edit import MessagesEditor
 from app.wire.anthropic_messages_stream_read import MessagesPassthrough, MessagesReader
 from app.wire.anthropic_messages_stream_write import MessagesWriter
 from app.wire.failures import anthropic_error, read_error_answer
@@ -75,6 +77,10 @@ class AnthropicMessagesCodec:
     def passthrough(self, *, hide_usage: bool) -> MessagesPassthrough:  # noqa: ARG002 (usage is always part of the stream)
         """A reader that gives ``Frames`` untouched."""
         return MessagesPassthrough()
+
+    def editor(self, edit: AnswerEdit) -> MessagesEditor:
+        """See ``Codec``."""
+        return MessagesEditor(edit)
 
     def writer(self, request: ChatRequest) -> MessagesWriter:
         """A writer of the stream that the client reads."""

@@ -23,7 +23,7 @@ from app.domain.chat import (
     ToolCallPart,
     ToolResultPart,
 )
-from app.domain.models import Model
+from app.domain.models import LEAST_THINKING_BUDGET_TOKENS, THINKING_BUDGET_TOKENS, Model
 from app.errors import BadRequest
 from app.wire import json_text
 from app.wire.spelling import refuse, refuse_in
@@ -31,16 +31,6 @@ from app.wire.spelling import refuse, refuse_in
 _TTLS = frozenset({"5m", "1h"})
 _TIERS = {"default": "standard_only", "standard_only": "standard_only"}
 _CHOICES = {"auto": "auto", "required": "any", "none": "none", "named": "tool"}
-_BUDGET_TOKENS = {
-    "minimal": 1024,
-    "low": 2048,
-    "medium": 8192,
-    "high": 16384,
-    "xhigh": 32768,
-    "max": 49152,
-}
-"""OpenAI's words for models that take a budget; Anthropic's least is 1,024."""
-_LEAST_BUDGET_TOKENS = 1024
 _MINIMAL = {"minimal": "low"}
 
 Body = dict[str, object]
@@ -277,7 +267,7 @@ class _Writer:
                 body["thinking"] = {"type": "adaptive"}
         elif kind == "budget":
             if "thinking" not in body:
-                self._give_budget(body, _BUDGET_TOKENS[effort])
+                self._give_budget(body, THINKING_BUDGET_TOKENS[effort])
         else:
             raise refuse(self._conversation, "effort", self._target, "the model does not think")
 
@@ -303,14 +293,14 @@ class _Writer:
     def _give_budget(self, body: Body, budget: int) -> None:
         """Think within a limit of the answer that the caller set for itself."""
         limit = self._max_tokens()
-        if limit <= _LEAST_BUDGET_TOKENS:
+        if limit <= LEAST_THINKING_BUDGET_TOKENS:
             raise refuse(
                 self._conversation,
                 "effort",
                 self._target,
-                f"thinking needs a limit of more than {_LEAST_BUDGET_TOKENS} tokens",
+                f"thinking needs a limit of more than {LEAST_THINKING_BUDGET_TOKENS} tokens",
             )
-        budget = max(_LEAST_BUDGET_TOKENS, min(budget, limit // 2))
+        budget = max(LEAST_THINKING_BUDGET_TOKENS, min(budget, limit // 2))
         body["thinking"] = {"type": "enabled", "budget_tokens": budget}
 
     def _tools(self, body: Body) -> None:

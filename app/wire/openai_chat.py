@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from app.domain.answer_edit import AnswerEdit
 from app.domain.chat import ChatRequest, Conversation, Dialect, Json
 from app.domain.decisions import PromptView
 from app.domain.events import Answer
@@ -16,6 +17,7 @@ from app.wire import (
     openai_chat_view,
     openai_chat_write,
 )
+from app.wire.answer_edit import ChatEditor
 from app.wire.failures import openai_error, read_error_answer
 from app.wire.openai_chat_stream_read import ChatPassthrough, ChatReader
 from app.wire.openai_chat_stream_write import ChatWriter
@@ -65,6 +67,10 @@ class OpenAIChatCodec:
     def passthrough(self, *, hide_usage: bool) -> ChatPassthrough:
         """A reader that gives ``Frames`` untouched."""
         return ChatPassthrough(hide_usage=hide_usage)
+
+    def editor(self, edit: AnswerEdit) -> ChatEditor:
+        """See ``Codec``."""
+        return ChatEditor(edit)
 
     def writer(self, request: ChatRequest) -> ChatWriter:
         """A writer of the stream that the client reads."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from app.domain.answer_edit import AnswerEdit
 from app.domain.chat import ChatRequest, Conversation, Dialect, Json, PlainRequest
 from app.domain.decisions import PromptView
 from app.domain.events import Answer
@@ -15,6 +16,7 @@ from app.domain.models import Model
 from app.domain.usage import Usage
 from app.errors import GatewayError, Unsupported, UpstreamStatus
 from app.wire import json_text, openai_responses_answer, openai_responses_request
+from app.wire.answer_edit import ResponsesEditor
 from app.wire.failures import openai_error, read_error_answer
 from app.wire.openai_responses_stream_read import ResponsesPassthrough, ResponsesReader
 from app.wire.openai_responses_stream_write import ResponsesWriter
@@ -77,6 +79,10 @@ class OpenAIResponsesCodec:
     def passthrough(self, *, hide_usage: bool) -> ResponsesPassthrough:  # noqa: ARG002 (usage is always in the last event)
         """A reader that gives ``Frames`` untouched."""
         return ResponsesPassthrough()
+
+    def editor(self, edit: AnswerEdit) -> ResponsesEditor:
+        """See ``Codec``."""
+        return ResponsesEditor(edit)
 
     def writer(self, request: ChatRequest) -> ResponsesWriter:
         """A writer of the stream that the client reads."""

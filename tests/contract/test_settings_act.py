@@ -135,6 +135,41 @@ class TestNamedContracts:
             )
 
 
+class TestContracts:
+    async def test_an_answer_is_asked_for_and_told_as_the_contract_says(self):
+        async def fine(asked: Asked, body: dict) -> None:
+            begun = body["messages"][-1]["role"] == "assistant"
+            text = ' "x"}' if begun else "<think>hm</think>Yes."
+            await asked.answer(json.loads(chat_answer(text)))
+
+        contracts = [
+            {
+                "model": "auto",
+                "hide_reasoning": True,
+                "effort": "medium",
+                "tiers": {"powerful": {"effort": "high", "verbosity": "low"}},
+            },
+            {"model": "small", "prefill": '{"a":'},
+        ]
+        can = {"thinking": "effort", "prefill": True}
+        models = [
+            {**model, "abilities": can}
+            for model in configuration("http://127.0.0.1:1")["models"]
+            if model["provider"] == "local"
+        ]
+        settings = {"prompts": {"contracts": contracts}, "models": models}
+        async with gateway_over(fine, **settings) as (client, upstream, _):
+            said = []
+            for model, tier in (("auto", "fast"), ("auto", "powerful"), ("small", "fast")):
+                wish = {"x-slipstream-tier": tier} if model == "auto" else {}
+                told = await client.post(CHAT, json=question(model), headers=wish)
+                said.append(told.json()["choices"][0]["message"]["content"])
+            assert said == ["Yes.", "Yes.", '{"a": "x"}']
+            sent = [json.loads(asked.body) for asked in upstream.asked]
+            assert [each.get("reasoning_effort") for each in sent] == ["medium", "high", None]
+            assert [each.get("verbosity") for each in sent] == [None, "low", None]
+
+
 class TestRetries:
     @pytest.mark.parametrize("retries", [0, 1, 3])
     async def test_a_provider_is_tried_once_and_as_often_again_as_it_says(self, retries):

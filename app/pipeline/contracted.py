@@ -1,0 +1,101 @@
+"""What an output contract asks of a call and of its answer, once the models to ask are known.
+
+Each call, a fallback's too, is written for its own model. The answer is changed where the client would else
+see what it must not (the model's reasoning), or lack what the gateway wrote (its beginning), whichever of the
+calls gives it. Without a contract nothing here is reached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from app.domain.answer_edit import AnswerEdit, AnswerEditor
+from app.domain.chat import AnswerTerms, ChatRequest
+from app.domain.events import (
+    AnswerStarted,
+    Emit,
+    Event,
+    Finished,
+    Frames,
+    RedactedThinking,
+    TextDelta,
+    ThinkingDelta,
+    ThinkingSealed,
+    Whole,
+)
+from app.domain.inline_reasoning import InlineReasoning
+from app.domain.model_call import ModelCall
+from app.pipeline.gateway import Gateway, Turn
+
+
+def under_terms(
+    calls: Sequence[ModelCall], request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit
+) -> Emit:
+    """Bring ``calls`` under the terms of ``request``; gives the ``emit`` that keeps them in the answer."""
+    terms = request.terms
+    if terms is None:
+        return emit
+    for call in calls:
+        if call.native is not None:
+            call.native, call.begins_with = terms.native(call.native, call.model)
+        elif call.conversation is not None:
+            call.conversation, call.begins_with = terms.neutral(call.conversation, call.model)
+    if not terms.hides_reasoning and not any(call.begins_with for call in calls):
+        return emit
+    return _Edited(terms, request, gateway, turn, emit)
+
+
+class _Edited:
+    """An ``Emit`` that changes the answer of whichever call gives it."""
+
+    def __init__(
+        self, terms: AnswerTerms, request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit
+    ) -> None:
+        self._terms, self._request, self._turn, self._emit = terms, request, turn, emit
+        self._codec = gateway.codecs[request.dialect]
+        self._edit: AnswerEdit | None = None
+        self._editor: AnswerEditor | None = None
+        self._text = InlineReasoning()
+
+    async def __call__(self, event: Event) -> None:
+        """Hand on what is left of ``event``."""
+        edit = self._edit or self._begin()
+        if isinstance(event, Frames):
+            self._editor = self._editor or self._codec.editor(edit)
+            data = self._editor.frames(event.data)
+            if data:
+                await self._emit(Frames(data, event.count))
+        elif isinstance(event, Whole):
+            await self._emit(Whole(self._codec.editor(edit).whole(event.body)))
+        else:
+            for each in self._neutral(event, edit):
+                await self._emit(each)
+
+    def _begin(self) -> AnswerEdit:
+        """The call that answers says its first word."""
+        call, body = self._turn.call, self._request.body
+        edit = self._edit = AnswerEdit(
+            self._terms.hides_reasoning,
+            bool(body.get("tools") or body.get("include")),
+            "" if call is None else call.begins_with,
+        )
+        self._text.is_over = not edit.hides_reasoning
+        return edit
+
+    def _neutral(self, event: Event, edit: AnswerEdit) -> Sequence[Event]:
+        """What becomes of an event that no dialect has written yet."""
+        match event:
+            case AnswerStarted() if edit.begins_with:
+                return (event, TextDelta(edit.begins_with))
+            case TextDelta(text):
+                said = self._text.feed(text)
+                return (TextDelta(said),) if said else ()
+            case Finished():
+                said = self._text.rest()
+                return (TextDelta(said), event) if said else (event,)
+            case ThinkingDelta() if edit.hides_reasoning:
+                return ()
+            case ThinkingSealed() | RedactedThinking() if edit.hides_reasoning:
+                return (event,) if edit.keeps_seals else ()
+            case _:
+                return (event,)

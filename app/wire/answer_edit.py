@@ -1,0 +1,372 @@
+"""Change an answer of the client's own dialect where an output contract asks for it.
+
+Theory of operation. Each event is read; one in which nothing is to be changed goes on in the bytes that it
+came in, and in the others all that is not changed stays, fields that this program does not know included.
+What is taken out leaves no hole: blocks, items and events behind it are numbered as if it had never been.
+Of text only the beginning is looked at (``InlineReasoning``), and what of it cannot be judged yet is held
+until it can. Usage is never touched: reasoning that is hidden was paid for.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable
+
+import msgspec
+
+from app.domain.answer_edit import AnswerEdit
+from app.domain.inline_reasoning import InlineReasoning, without_reasoning
+from app.errors import UpstreamProtocol
+from app.wire.sse import read_events, split_frames
+
+Json = dict[str, object]
+_REASONING = ("reasoning_content", "reasoning", "reasoning_details")
+_THOUGHTS = frozenset({"thinking", "redacted_thinking"})
+_DONE = b"[DONE]"
+
+
+class _Text:
+    """A text that comes in pieces."""
+
+    def __init__(self, edit: AnswerEdit) -> None:
+        self._reader = InlineReasoning()
+        self._reader.is_over = not edit.hides_reasoning
+        self.feed, self.rest = self._reader.feed, self._reader.rest
+        self._beginning = edit.begins_with
+
+    def begin(self) -> str:
+        """The beginning that the gateway wrote, once."""
+        beginning, self._beginning = self._beginning, ""
+        return beginning
+
+
+class _Editor:
+    """What the dialects share."""
+
+    def __init__(self, edit: AnswerEdit) -> None:
+        self.edit = edit
+        self.text = _Text(edit)
+
+    def frames(self, data: bytes) -> bytes:
+        """See ``AnswerEditor``."""
+        return b"".join(self._frame(frame) for frame in split_frames(data))
+
+    def whole(self, body: bytes) -> bytes:
+        """See ``AnswerEditor``."""
+        try:
+            answer = msgspec.json.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+            raise UpstreamProtocol("The upstream's answer is not JSON.") from exc
+        if not isinstance(answer, dict):
+            raise UpstreamProtocol("The upstream's answer is not a JSON object.")
+        self._answer(answer)
+        return msgspec.json.encode(answer)
+
+    def _frame(self, frame: bytes) -> bytes:
+        found = read_events(frame)
+        if len(found) != 1 or found[0].data.strip() == _DONE:
+            return frame
+        try:
+            event = msgspec.json.decode(found[0].data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return frame
+        if not isinstance(event, dict):
+            return frame
+        told = self._event(event)
+        if told is None:
+            return frame
+        return b"".join(_written(found[0].event, each) for each in told)
+
+    def final(self, text: object) -> str:
+        """A whole text as the client gets it."""
+        said = str(text)
+        return self.edit.begins_with + (
+            without_reasoning(said) if self.edit.hides_reasoning else said
+        )
+
+    @abstractmethod
+    def _answer(self, answer: Json) -> None:
+        """Change a whole answer."""
+
+    @abstractmethod
+    def _event(self, event: Json) -> list[Json] | None:
+        """What becomes of one event; None = it stays as it is."""
+
+
+def _written(name: str, event: Json) -> bytes:
+    kind = event.get("type")
+    head = b"event: %s\n" % str(kind).encode() if name and kind else b""
+    return head + b"data: " + msgspec.json.encode(event) + b"\n\n"
+
+
+def _objects(row: object) -> list[Json]:
+    return [each for each in row if isinstance(each, dict)] if isinstance(row, list) else []
+
+
+# ------------------------------------------------------------ Chat Completions
+class ChatEditor(_Editor):
+    """Chat Completions; several choices are told apart by their index."""
+
+    def __init__(self, edit: AnswerEdit) -> None:
+        """Start before the first byte."""
+        super().__init__(edit)
+        self._choices: dict[object, _Text] = {}
+
+    def _answer(self, answer: Json) -> None:
+        for choice in _objects(answer.get("choices")):
+            message = choice.get("message")
+            if not isinstance(message, dict):
+                continue
+            self._unthought(message)
+            content = message.get("content")
+            if isinstance(content, str) and (said := self.final(content)) != content:
+                message["content"] = said
+                choice.pop("logprobs", None)  # they spell what was taken out
+
+    def _event(self, event: Json) -> list[Json] | None:
+        choices = _objects(event.get("choices"))
+        changed = [self._choice(choice) for choice in choices]
+        if not any(changed):
+            return None
+        if event.get("usage") or any(_says(choice) for choice in choices):
+            return [event]
+        return []
+
+    def _choice(self, choice: Json) -> bool:
+        delta = choice.get("delta")
+        if not isinstance(delta, dict):
+            return False
+        own = self._choices.setdefault(choice.get("index"), _Text(self.edit))
+        changed = self._unthought(delta)
+        content = delta.get("content")
+        given = content if isinstance(content, str) else ""
+        said = own.feed(given)
+        if choice.get("finish_reason"):
+            said += own.rest()
+        if "role" in delta or said:
+            said = own.begin() + said
+        if said != given:
+            delta["content"] = said
+            if not said:
+                del delta["content"]
+            choice.pop("logprobs", None)
+            changed = True
+        return changed
+
+    def _unthought(self, message: Json) -> bool:
+        """Take the reasoning's own fields out of a message or delta."""
+        if not self.edit.hides_reasoning:
+            return False
+        found = [name for name in _REASONING if message.get(name) is not None]
+        for name in found:
+            del message[name]
+        content = message.get("content")
+        if isinstance(content, list):  # as Mistral sends it
+            kept = [part for part in content if _kind(part) not in _THOUGHTS]
+            if len(kept) < len(content):
+                found.append("content")
+                message["content"] = kept
+        return bool(found)
+
+
+def _kind(part: object) -> object:
+    return part.get("type") if isinstance(part, dict) else None
+
+
+def _says(choice: Json) -> bool:
+    return bool(choice.get("delta")) or choice.get("finish_reason") is not None
+
+
+# ------------------------------------------------------------ Messages
+class MessagesEditor(_Editor):
+    """Anthropic Messages; blocks behind one that is left out move up."""
+
+    def __init__(self, edit: AnswerEdit) -> None:
+        """Start before the first byte."""
+        super().__init__(edit)
+        self._gone: set[int] = set()
+
+    def _answer(self, answer: Json) -> None:
+        kept: list[object] = []
+        first = True
+        content = answer.get("content")
+        for block in content if isinstance(content, list) else ():
+            if _kind(block) in _THOUGHTS and self.edit.hides_reasoning:
+                if not self.edit.keeps_seals:
+                    continue
+                if "thinking" in block:
+                    block["thinking"] = ""
+            elif _kind(block) == "text" and first:
+                first = False
+                block["text"] = self.final(block.get("text", ""))
+            kept.append(block)
+        if first and self.edit.begins_with:
+            kept.append({"type": "text", "text": self.edit.begins_with})
+        answer["content"] = kept
+
+    def _event(self, event: Json) -> list[Json] | None:
+        match event.get("type"):
+            case "content_block_start":
+                return self._start(event)
+            case "content_block_delta":
+                return self._delta(event)
+            case "content_block_stop":
+                told = self._numbered(event)
+                rest = self.text.rest() if told and self.text_is_open else ""
+                self.text_is_open = False
+                return [_text_delta(event["index"], rest), *told] if rest else told
+            case _:
+                return None
+
+    text_is_open = False
+    """The block under way is text."""
+
+    def _start(self, event: Json) -> list[Json]:
+        block, index = event.get("content_block"), event.get("index")
+        kind = _kind(block)
+        if kind in _THOUGHTS and self.edit.hides_reasoning and isinstance(block, dict):
+            if not self.edit.keeps_seals and isinstance(index, int):
+                self._gone.add(index)
+                return []
+            if block.get("thinking"):
+                block["thinking"] = ""
+        told = self._numbered(event)
+        if kind == "text" and isinstance(block, dict):
+            self.text_is_open = True
+            said = self.text.begin() + self.text.feed(str(block.get("text", "")))
+            block["text"] = ""
+            if said:
+                told.append(_text_delta(event["index"], said))
+        return told
+
+    def _delta(self, event: Json) -> list[Json]:
+        delta = event.get("delta")
+        kind = _kind(delta)
+        if kind == "thinking_delta" and self.edit.hides_reasoning:
+            return []
+        told = self._numbered(event)
+        if told and kind == "text_delta" and isinstance(delta, dict):
+            delta["text"] = self.text.feed(str(delta.get("text", "")))
+            return told if delta["text"] else []
+        return told
+
+    def _numbered(self, event: Json) -> list[Json]:
+        """``event`` with its block's new number; nothing where that block is left out."""
+        index = event.get("index")
+        if not isinstance(index, int):
+            return [event]
+        if index in self._gone:
+            return []
+        event["index"] = index - sum(1 for gone in self._gone if gone < index)
+        return [event]
+
+
+def _text_delta(index: object, text: str) -> Json:
+    delta = {"type": "text_delta", "text": text}
+    return {"type": "content_block_delta", "index": index, "delta": delta}
+
+
+# ------------------------------------------------------------ Responses
+class ResponsesEditor(_Editor):
+    """OpenAI Responses; items and events behind one that is left out move up."""
+
+    def __init__(self, edit: AnswerEdit) -> None:
+        """Start before the first byte."""
+        super().__init__(edit)
+        self._gone: set[int] = set()
+        self._next: int | None = None
+        self._first: object = None
+        """Where the first text stands: the only one that may begin with reasoning."""
+
+    def _answer(self, answer: Json) -> None:
+        if isinstance(answer.get("output"), list):
+            answer["output"] = self._items(_objects(answer["output"]))
+
+    def _items(self, items: Iterable[Json]) -> list[Json]:
+        told: list[Json] = []
+        first = True
+        for item in items:
+            if item.get("type") == "reasoning" and self.edit.hides_reasoning:
+                if self.edit.keeps_seals:
+                    told.append(_sealed(item))
+                continue
+            if item.get("type") == "message" and first:
+                first = not self._message(item)
+            told.append(item)
+        return told
+
+    def _message(self, item: Json) -> bool:
+        """Change a message's first text; whether it has one."""
+        texts = [part for part in _objects(item.get("content")) if _kind(part) == "output_text"]
+        for part in texts[:1]:
+            part["text"] = self.final(part.get("text", ""))
+        return bool(texts)
+
+    def _event(self, event: Json) -> list[Json] | None:
+        told = []
+        for each in self._changed(event):
+            number = each.get("sequence_number")
+            if self._next is None and isinstance(number, int):
+                self._next = number
+            if self._next is not None:
+                each["sequence_number"] = self._next
+                self._next += 1
+            told.append(each)
+        return told
+
+    def _changed(self, event: Json) -> list[Json]:
+        kind, index = str(event.get("type")), event.get("output_index")
+        item, answer = event.get("item"), event.get("response")
+        if isinstance(answer, dict):
+            self._answer(answer)
+        if _kind(item) == "reasoning" and isinstance(item, dict) and self.edit.hides_reasoning:
+            if self.edit.keeps_seals:
+                event["item"] = _sealed(item)
+            elif isinstance(index, int):
+                self._gone.add(index)
+        if kind.startswith("response.reasoning_") and self.edit.hides_reasoning:
+            return []
+        if isinstance(index, int):
+            if index in self._gone:
+                return []
+            event["output_index"] = index - sum(1 for gone in self._gone if gone < index)
+        return self._spoken(kind, event)
+
+    def _spoken(self, kind: str, event: Json) -> list[Json]:
+        """Events of text, and what holds it once more when it is over."""
+        part, item = event.get("part"), event.get("item")
+        if kind == "response.content_part.added" and _kind(part) == "output_text":
+            self._first = event.get("output_index") if self._first is None else self._first
+        if self._first is None or self._first != event.get("output_index"):
+            return [event]
+        match kind:
+            case "response.content_part.added":
+                said = self.text.begin()
+                return [event, _output_delta(event, said)] if said else [event]
+            case "response.output_text.delta":
+                event["delta"] = self.text.feed(str(event.get("delta", "")))
+                return [event] if event["delta"] else []
+            case "response.output_text.done":
+                rest = self.text.rest()
+                event["text"] = self.final(event.get("text", ""))
+                return [_output_delta(event, rest), event] if rest else [event]
+            case "response.content_part.done" if isinstance(part, dict):
+                if _kind(part) == "output_text":
+                    part["text"] = self.final(part.get("text", ""))
+            case "response.output_item.done" if isinstance(item, dict):
+                self._message(item)
+            case _:
+                pass
+        return [event]
+
+
+def _sealed(item: Json) -> Json:
+    """A reasoning item of which the vendor's own words alone are left."""
+    empty: Json = {name: [] for name in ("summary", "content") if item.get(name) is not None}
+    return {**item, **empty}
+
+
+def _output_delta(event: Json, text: str) -> Json:
+    where = {name: event.get(name) for name in ("item_id", "output_index", "content_index")}
+    named = {"type": "response.output_text.delta", "sequence_number": event.get("sequence_number")}
+    return {**named, **where, "delta": text, "logprobs": []}
