@@ -38,6 +38,8 @@ def prompts_of(settings: Settings, models: dict[str, Model]) -> PromptCaching | 
         lead=wanted.lead,
         affinity=wanted.affinity,
         value_usd_per_s=wanted.value_usd_per_s,
+        diagnose=wanted.diagnose,
+        most_shown=max(1, settings.telemetry.trace_ring),
     )
 
 
@@ -83,7 +85,11 @@ def show_prompts(prompts: PromptCaching | None, telemetry: Telemetry) -> None:
 
     prompts.on_use = used
     prompts.on_cause = lambda model, cause: guards.prompt_misses.child(model, cause).inc()
+    prompts.on_diagnosis = lambda model, word, ours, verdict: guards.prompt_diagnoses.child(
+        model, word, ours or "none", verdict
+    ).inc()
     telemetry.ledger.prompt_token_s = prompts.token_s
+    telemetry.traces.beside = prompts.beside
 
 
 def show_batching(batching: Batching | None, telemetry: Telemetry) -> None:

@@ -112,6 +112,11 @@ class PromptSettings(Section):
     """Whether a routed conversation stays where its prefix is warm, unless leaving gains more than that is
     worth.
     """
+    diagnose: bool = False
+    """Whether Anthropic and OpenAI's Responses are asked in what a long prompt differs from the last of its
+    conversation, to prove or refute the cause found here. They keep a fingerprint of the request for that,
+    and their answers get a field that tells. What a client asks for itself is heard in any case.
+    """
     contracts: tuple[ContractSettings, ...] = ()
     """Output contracts; the first that names a request's model and tenant holds."""
     layouts: tuple[LayoutSettings, ...] = ()

@@ -42,8 +42,12 @@ async def trace(context: InContext, caller: AsCaller, request_id: str) -> dict[s
 async def savings(
     context: InContext, _: AsAdmin, window_s: Annotated[int | None, Query(ge=1, le=86_400)] = None
 ) -> dict[str, object]:
-    """Time and money saved, by technique, against the same traffic without it."""
-    return context.telemetry.ledger.savings(window_s)
+    """Time and money saved, by technique, against the same traffic without it. `prompt_cache`: what the
+    vendors' prompt caches did since the start, by model and for the newest conversations.
+    """
+    prompts = context.edge.gateway.prompts
+    told = {} if prompts is None else prompts.savings()
+    return {**context.telemetry.ledger.savings(window_s), "prompt_cache": told}
 
 
 @router.get("/v1/ledger", response_class=StreamingResponse)

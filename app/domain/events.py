@@ -58,6 +58,8 @@ class AnswerStarted:
     """Unix time in seconds; 0 when the dialect does not say."""
     usage: Usage | None = None
     """Prompt usage when the dialect tells it at the start (Anthropic)."""
+    diagnostics: object = None
+    """What the vendor says of its prompt cache, in its own form, where it was asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,8 @@ class Finished:
     reason: FinishReason
     usage: Usage | None = None
     stop_sequence: str | None = None
+    diagnostics: object = None
+    """As ``AnswerStarted``'s, of vendors that say it at the end."""
 
 
 @dataclass(slots=True)
@@ -247,6 +251,8 @@ class Answer:
     usage: Usage = field(default_factory=Usage)
     created_s: int = 0
     stop_sequence: str | None = None
+    diagnostics: object = field(default=None, compare=False)
+    """See ``AnswerStarted``."""
 
     @property
     def text(self) -> str:

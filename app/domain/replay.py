@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import assert_never
 
 from app.domain.events import (
@@ -30,7 +31,10 @@ from app.domain.usage import Usage
 
 def replay(answer: Answer) -> Iterator[Event]:
     """Tell ``answer`` as a stream would have: the same answer is built from these events again."""
-    yield AnswerStarted(answer.id, answer.model, answer.created_s, answer.usage)
+    started = AnswerStarted(answer.id, answer.model, answer.created_s, answer.usage)
+    yield (
+        started if answer.diagnostics is None else replace(started, diagnostics=answer.diagnostics)
+    )
     call_index = 0
     for block in answer.blocks:
         match block:

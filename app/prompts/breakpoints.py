@@ -198,7 +198,7 @@ def splice_marks(rendered: Rendered, positions: Sequence[int]) -> bytes:
     return b"".join(pieces)
 
 
-def with_field(raw: bytes, name: bytes, value: str) -> bytes:
+def with_field(raw: bytes, name: bytes, value: object) -> bytes:
     """The object ``raw`` with one more field at its end."""
     body = raw.rstrip()
     return b'%b,"%b":%b}' % (body[:-1], name, msgspec.json.encode(value))

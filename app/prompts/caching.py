@@ -12,7 +12,7 @@ import asyncio
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import msgspec
 
@@ -32,9 +32,11 @@ from app.prompts.breakpoints import (
 )
 from app.prompts.causes import Cause, cause_of, order_free
 from app.prompts.conversations import Conversation, Conversations, key_of, pieces_of
+from app.prompts.diagnosis import WORDS, Heard, asks, verdict, with_question
 from app.prompts.learned import ModelFacts, Returns, Seen
 from app.prompts.lint import Finding, finding_of
 from app.prompts.prefix import EntryMemory, Rendered, UnreadableError, digest, render
+from app.prompts.shown import Shown, Sums, Told, Totals, name_of
 
 _LEAST_BYTES_PER_TOKEN = 3
 _MOST_SEEN = 65_536
@@ -48,6 +50,8 @@ OnUse = Callable[[Model, Usage, float, float], None]
 """Told of each long prompt's usage: the model, USD saved and seconds saved by the vendor's cache."""
 OnCause = Callable[[str, str], None]
 """Told of each miss: the model's name and the cause."""
+OnDiagnosis = Callable[[str, str, str, str], None]
+"""Told of each diagnosis of a vendor's: the model's name, its word, our cause ("" = none), the verdict."""
 
 
 @dataclass(slots=True)
@@ -64,6 +68,8 @@ class Shaped:
     follows: asyncio.Event | None = None
     expected_tokens: int = 0
     """Estimated tokens that the vendor should have: they were written and have not expired."""
+    heard: Heard | None = None
+    """What the answer says, where the vendor is asked for its diagnosis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +78,6 @@ class Saving:
 
     seconds: float = 0.0
     usd: float = 0.0
-
-
-@dataclass(slots=True)
-class Totals:
-    """Running sums of one model."""
-
-    cached_tokens: int = 0
-    written_tokens: int = 0
-    uncached_tokens: int = 0
-    saved_usd: float = 0.0
-    saved_s: float = 0.0
-    causes: dict[str, int] = field(default_factory=dict)
 
 
 class PromptCaching:
@@ -98,14 +92,20 @@ class PromptCaching:
         lead: bool = True,
         affinity: bool = True,
         value_usd_per_s: float = 0.01,
+        diagnose: bool = False,
+        most_shown: int = 1_000,
     ) -> None:
         """Serve ``models``; breakpoints go to those that are ``enabled``. ``lead``: the first of several that
-        would write the same prefix goes ahead; ``affinity``: conversations stay where they are warm.
+        would write the same prefix goes ahead; ``affinity``: conversations stay where they are warm;
+        ``diagnose``: vendors are asked why they miss. So many requests are remembered for their traces.
         """
+        self._diagnoses = diagnose
+        self.shown = Shown(most_shown)
         self._leads, self._stays = lead, affinity
         self.value_usd_per_s = value_usd_per_s
         """What a second of a caller's time is worth, to weigh time against money."""
         known = list(models)
+        self._providers = {model.name: model.provider for model in known}
         self._clock = clock
         self._facts = {
             model.name: ModelFacts(model.abilities.cache_minimum_tokens) for model in known
@@ -126,6 +126,7 @@ class PromptCaching:
         self.totals: dict[str, Totals] = {}
         self.on_use: OnUse | None = None
         self.on_cause: OnCause | None = None
+        self.on_diagnosis: OnDiagnosis | None = None
         self.on_settled: Callable[[ModelCall, Rendered, bytes], None] | None = None
         """Told of each long prompt whose answer is over: the call, its blocks, its conversation's key."""
         cached = [m for m in known if m.abilities.cache_breakpoints != "none"]
@@ -162,7 +163,20 @@ class PromptCaching:
             rendered.fields
         ):
             body = with_field(body, b"prompt_cache_key", self._key(rendered, call.tenant))
+        if asks(rendered):
+            shaped.heard = Heard(dialect)
+        elif self._diagnoses:
+            shaped.heard = Heard(dialect)
+            body = with_question(body, rendered, self._last_id(call, rendered))
         return body
+
+    def _last_id(self, call: ModelCall, rendered: Rendered) -> str:
+        """The id of the conversation's last answer, where the same vendor gave it in the same dialect."""
+        before = self.conversations.get(key_of(call.tenant, rendered.opening))
+        if before is None or before.dialect is not rendered.dialect:
+            return ""
+        same = self._providers.get(before.model) == call.model.provider
+        return before.answer_id if same else ""
 
     def _key(self, rendered: Rendered, tenant: str) -> str:
         """The same for all that share tools, so that the vendor sends them where the prefix is."""
@@ -241,14 +255,17 @@ class PromptCaching:
                     await shaped.follows.wait()
             except TimeoutError:
                 shaped.follows.set()
-        if not shaped.leads:
+        heard = shaped.heard
+        if not shaped.leads and heard is None:
             return emit
 
-        async def first(event: Event) -> None:
+        async def listening(event: Event) -> None:
             self._written(shaped)
+            if heard is not None:
+                heard.take(event)
             await emit(event)
 
-        return first
+        return listening
 
     def _written(self, shaped: Shaped) -> None:
         """The vendor has begun to answer: what this call wrote can be read."""
@@ -314,6 +331,13 @@ class PromptCaching:
         if cause is not None:
             self._count_cause(model.name, cause.rule)
         self._learn_order(rendered)
+        told = self.shown.request(call.request_id, shaped.tenant)
+        told.conversation = name_of(key)
+        if cause is not None:
+            told.cause, told.pointer = cause.rule, cause.pointer
+        heard = shaped.heard
+        if heard is not None and before is not None:
+            self._compare(told, heard, before, rendered, model)
         self.conversations.put(
             key,
             Conversation(
@@ -325,9 +349,12 @@ class PromptCaching:
                 cached + written,
                 shaped.plan is None or shaped.plan.last >= 0,
                 1 if before is None else before.turns + 1,
+                "" if heard is None else heard.answer_id,
             ),
         )
-        self._count_use(model, usage)
+        talk = self.shown.conversation(key, shaped.tenant)
+        talk.model, talk.turns = model.name, talk.turns + 1
+        self._count_use(model, usage, (told, talk))
         if self.on_settled is not None:
             self.on_settled(call, rendered, key)
 
@@ -355,6 +382,22 @@ class PromptCaching:
             lifetime_s=lifetime_s,
         )
 
+    def _compare(
+        self, told: Told, heard: Heard, before: Conversation, rendered: Rendered, model: Model
+    ) -> None:
+        """Hold the difference that was found here against what the vendor says."""
+        if not heard.word:
+            return
+        ours = None
+        if before.dialect is rendered.dialect:
+            ours = cause_of(before, rendered, model.name, self._loose)
+        found = verdict(ours, heard.word, rendered.dialect)
+        told.vendor = heard.word
+        told.agrees = None if found == "open" else found == "agree"
+        if self.on_diagnosis is not None:
+            word = heard.word if heard.word in WORDS else "other"
+            self.on_diagnosis(model.name, word, "" if ours is None else ours.rule, found)
+
     def _learn_order(self, rendered: Rendered) -> None:
         """Hash the tools with sorted keys, once for each."""
         for block in rendered.blocks:
@@ -363,18 +406,14 @@ class PromptCaching:
                     self._loose.clear()
                 self._loose[block.own] = order_free(rendered, block)
 
-    def _count_use(self, model: Model, usage: Usage) -> None:
+    def _count_use(self, model: Model, usage: Usage, also: Iterable[Sums]) -> None:
         plain, cached, write = prices(model)
         facts = self._facts[model.name]
         usd = usage.cached_tokens * (plain - cached) - usage.cache_write_tokens * (write - plain)
         usd /= 1e6
         seconds = usage.cached_tokens * facts.token_s
-        total = self.totals.setdefault(model.name, Totals())
-        total.cached_tokens += usage.cached_tokens
-        total.written_tokens += usage.cache_write_tokens
-        total.uncached_tokens += usage.input_tokens
-        total.saved_usd += usd
-        total.saved_s += seconds
+        for sums in (self.totals.setdefault(model.name, Totals()), *also):
+            sums.add(usage, usd, seconds)
         if self.on_use is not None:
             self.on_use(model, usage, usd, seconds)
 
@@ -432,3 +471,12 @@ class PromptCaching:
         """By model: tokens, money and seconds, and the causes of misses."""
         self.drain()
         return {name: msgspec.to_builtins(total) for name, total in sorted(self.totals.items())}
+
+    def beside(self, request_id: str, tenant: str) -> Mapping[str, object] | None:
+        """What the trace of a request says of its prompt; None for a short one."""
+        self.drain()
+        return self.shown.beside(request_id, tenant)
+
+    def savings(self) -> dict[str, object]:
+        """What the vendors' caches saved since the start, by model and by conversation (the newest ones)."""
+        return {"models": self.figures(), "conversations": self.shown.talks()}

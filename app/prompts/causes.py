@@ -1,8 +1,8 @@
 """Why a vendor's prompt cache missed: the difference between a conversation's request and its last one.
 
 The vendor reads a prefix, so the first block that differs in render order is the cause and everything behind
-it is its victim. The vendors give their own diagnosis in coarser words (``system_changed``); ``family``
-says which of them each cause of ours belongs to.
+it is its victim. The vendors give their own diagnosis in coarser words (``system_changed``);
+``app.prompts.diagnosis`` says which of them each cause of ours belongs to.
 """
 
 from __future__ import annotations
@@ -29,24 +29,6 @@ _OPTIONS = {
     "tool_choice": ("tool_choice_changed", "a changed tool_choice drops the cache of the messages"),
     "thinking": ("thinking_changed", "changed thinking options drop the cache of the messages"),
 }
-FAMILY = {
-    "model_switch": "model_changed",
-    "tool_order": "tools_changed",
-    "key_order": "tools_changed",
-    "changed_tool": "tools_changed",
-    "added_tool": "tools_changed",
-    "removed_tool": "tools_changed",
-    "volatile_system": "system_changed",
-    "changed_system": "system_changed",
-    "volatile_message": "messages_changed",
-    "changed_history": "messages_changed",
-    "shortened_history": "messages_changed",
-    "tool_choice_changed": "messages_changed",
-    "thinking_changed": "messages_changed",
-    "speed_changed": "system_changed",
-    "expired": "previous_message_not_found",
-}
-"""Anthropic's word for a cause of ours; the others have none."""
 VOLATILE = re.compile(
     r"(?P<uuid>\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b)"
     r"|(?P<time>\b\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(?::\d{2}(?:\.\d+)?)?(?:Z|[+-]\d{2}:?\d{2})?"
@@ -72,11 +54,6 @@ class Cause:
     why: str
     lost_tokens: int = 0
     """Estimated tokens that were read before and could not be any more."""
-
-    @property
-    def family(self) -> str:
-        """The vendor's own word for it, "" = it has none."""
-        return FAMILY.get(self.rule, "")
 
 
 def order_free(rendered: Rendered, block: Block) -> bytes:

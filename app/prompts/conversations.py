@@ -42,6 +42,8 @@ class Conversation:
     """Estimated tokens of its prefix that the vendor holds."""
     marked: bool = True
     turns: int = 1
+    answer_id: str = ""
+    """The vendor's own id of its answer, where its diagnosis is asked for."""
 
 
 class Conversations:

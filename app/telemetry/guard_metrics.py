@@ -60,6 +60,11 @@ class GuardMetrics:
             "Conversations that did not read what their last request had left, by cause.",
             ("model", "cause"),
         )
+        self.prompt_diagnoses = counter(
+            "slipstream_prompt_cache_diagnoses_total",
+            "Vendors' own diagnoses of a changed prompt, held against the cause found here.",
+            ("model", "vendor", "ours", "verdict"),
+        )
         self.prompt_saved_seconds = counter(
             "slipstream_prompt_cache_saved_seconds_total",
             "Time to first token that the vendor's prompt cache saved, in seconds, as measured.",

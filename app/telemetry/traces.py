@@ -8,12 +8,16 @@ and no answer, so there is nothing to redact here. ``docs/metrics.md`` describes
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from app.domain.turn_record import Span, ToolUse, TurnRecord
 from app.domain.usage import Usage
 
 KEPT_TRACES = 1000
+
+
+def _nothing(_request_id: str, _tenant: str) -> None:
+    """Nothing is known beside a turn's own record."""
 
 
 class TraceRing:
@@ -23,6 +27,8 @@ class TraceRing:
         if capacity < 1:
             raise ValueError(f"a trace ring keeps at least one turn, not {capacity}")
         self._ring: deque[TurnRecord] = deque(maxlen=capacity)
+        self.beside: Callable[[str, str], Mapping[str, object] | None] = _nothing
+        """What the vendor's prompt cache did for a request, by its id and tenant; None = nothing is known."""
 
     def __len__(self) -> int:
         return len(self._ring)
@@ -42,7 +48,7 @@ class TraceRing:
             if len(found) >= limit:
                 break
             if tenant is None or record.tenant == tenant:
-                found.append(trace_json(record))
+                found.append(self._trace(record))
         return found
 
     def get(self, request_id: str, tenant: str | None = None) -> dict[str, object] | None:
@@ -51,8 +57,11 @@ class TraceRing:
         """
         for record in reversed(self._ring):  # seldom asked: an index would cost every turn
             if record.request_id == request_id:
-                return trace_json(record) if tenant is None or record.tenant == tenant else None
+                return self._trace(record) if tenant is None or record.tenant == tenant else None
         return None
+
+    def _trace(self, record: TurnRecord) -> dict[str, object]:
+        return {**trace_json(record), "prompt": self.beside(record.request_id, record.tenant)}
 
 
 def trace_json(record: TurnRecord) -> dict[str, object]:

@@ -83,6 +83,7 @@ class WireMessage(msgspec.Struct):
     stop_reason: str | None = None
     stop_sequence: str | None = None
     usage: WireUsage | None = None
+    diagnostics: object = None
     error: object = None
 
 
@@ -146,6 +147,7 @@ def read_answer(body: bytes) -> Answer:
         finish=read_stop_reason(message.stop_reason),
         usage=read_usage(message.usage) if message.usage else Usage(),
         stop_sequence=message.stop_sequence,
+        diagnostics=message.diagnostics,
     )
 
 

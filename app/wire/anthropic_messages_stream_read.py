@@ -164,7 +164,12 @@ class MessagesReader(EventReader):
                 message = event.message or WireMessage()
                 self.usage = read_usage(message.usage) if message.usage else None
                 events.append(
-                    AnswerStarted(message.id or "", message.model or "", usage=self.usage)
+                    AnswerStarted(
+                        message.id or "",
+                        message.model or "",
+                        usage=self.usage,
+                        diagnostics=message.diagnostics,
+                    )
                 )
             case "message_delta":
                 self._message_delta(event)

@@ -90,6 +90,7 @@ class WireResponse(msgspec.Struct):
     output: list[WireItem] | None = None
     usage: WireUsage | None = None
     incomplete_details: _IncompleteDetails | None = None
+    prompt_cache_diagnostics: object = None
     error: object = None
 
 
@@ -158,6 +159,7 @@ def read_answer(body: bytes) -> Answer:
         ),
         usage=read_usage(response.usage) if response.usage else Usage(),
         created_s=int(response.created_at or 0),
+        diagnostics=response.prompt_cache_diagnostics,
     )
 
 

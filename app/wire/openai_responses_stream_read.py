@@ -243,4 +243,4 @@ class ResponsesReader(EventReader):
         reason = read_status(response, called=bool(self._calls), refused=self._refused)
         self.finish = reason.value
         self.complete = True
-        events.append(Finished(reason, self.usage))
+        events.append(Finished(reason, self.usage, diagnostics=response.prompt_cache_diagnostics))

@@ -8,6 +8,7 @@ from hashlib import sha256
 import orjson
 
 from app.providers.simulator.answer import Reply
+from app.providers.simulator.diagnosis import Fingerprints
 from app.providers.simulator.dialect import (
     Answer,
     Call,
@@ -61,6 +62,9 @@ class MessagesDialect:
 
     name: DialectName = "messages"
 
+    def __init__(self) -> None:
+        self._fingerprints = Fingerprints()
+
     def read(self, body: JsonObject, choice: ModelChoice) -> Call:
         """Check and understand a request body. Raises `RefusedError`."""
         check_number(body, "temperature", least=0, most=1)
@@ -111,6 +115,7 @@ class MessagesDialect:
         message = _message(answer)
         message["content"] = [] if answer.call.is_warm_up else _content(answer.reply, answer.call)
         message.update(_ending(answer))
+        message["diagnostics"] = self._diagnosis(answer)
         message["usage"] = _usage(answer, answer.output_tokens)
         return dumps(message)
 
@@ -118,6 +123,7 @@ class MessagesDialect:
         """The answer as events: message_start, ping, blocks, message_delta, message_stop."""
         message = _message(answer)
         message["usage"] = _usage(answer, 1)
+        message["diagnostics"] = self._diagnosis(answer)
         yield Frame(sse_event({"type": "message_start", "message": message}))
         yield Frame(sse_event({"type": "ping"}))
         yield from _block_frames(answer.reply, answer.call)
@@ -128,6 +134,9 @@ class MessagesDialect:
         }
         yield Frame(sse_event(delta))
         yield Frame(sse_event({"type": "message_stop"}))
+
+    def _diagnosis(self, answer: Answer) -> dict[str, object] | None:
+        return self._fingerprints.of_messages(f"msg_{answer.serial}", answer.call.body)
 
     def error_body(self, error: RefusedError, request_id: str) -> bytes:
         """The JSON body of an error status."""

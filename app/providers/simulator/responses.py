@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from app.providers.simulator import openai_prompt as shared
 from app.providers.simulator.answer import Reply
+from app.providers.simulator.diagnosis import Fingerprints
 from app.providers.simulator.dialect import (
     Answer,
     Call,
@@ -59,6 +60,7 @@ class ResponsesDialect:
 
     def __init__(self) -> None:
         self._kept: OrderedDict[str, Sequence[JsonObject]] = OrderedDict()
+        self._fingerprints = Fingerprints()
 
     def read(self, body: JsonObject, choice: ModelChoice) -> Call:
         """Check and understand a request body. Raises `RefusedError`."""
@@ -107,7 +109,7 @@ class ResponsesDialect:
         """The answer as one JSON body."""
         output = [] if answer.call.is_warm_up else _output(answer)
         self._keep(answer, output)
-        return dumps(_response(answer, _status(answer), output))
+        return dumps({**_response(answer, _status(answer), output), **self._diagnosis(answer)})
 
     def frames(self, answer: Answer) -> Iterator[Frame]:
         """The answer as typed events with sequence numbers; the first two come at once."""
@@ -126,9 +128,14 @@ class ResponsesDialect:
         ending = {
             "type": f"response.{status}",
             "sequence_number": number,
-            "response": _response(answer, status, output),
+            "response": {**_response(answer, status, output), **self._diagnosis(answer)},
         }
         yield Frame(sse_event(ending))
+
+    def _diagnosis(self, answer: Answer) -> dict[str, object]:
+        call = answer.call
+        told = self._fingerprints.of_responses(_response_id(answer), call.body, call.conversation)
+        return {} if told is None else {"prompt_cache_diagnostics": told}
 
     def error_body(self, error: RefusedError, request_id: str) -> bytes:  # noqa: ARG002
         """The JSON body of an error status."""

@@ -1,0 +1,157 @@
+"""The vendor's own word for a miss of its prompt cache: asked for, read, and held against ours.
+
+Anthropic compares a request with the one whose answer it is told the id of, and says where the two part; so
+does OpenAI's Responses API. Both compare the requests themselves, whether or not the cache was hit, and both
+may not know. What they say proves or refutes the cause that this gateway found by itself; it changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from app.domain.chat import Dialect
+from app.domain.events import AnswerStarted, Event, Finished, Frames, Whole
+from app.prompts.breakpoints import with_field
+from app.prompts.causes import Cause
+from app.prompts.prefix import Rendered
+
+UNCHANGED = "unchanged"
+"""The vendor sees no difference."""
+_OPEN = frozenset({"", "pending", "previous_message_not_found"})
+"""What says nothing about the requests: not asked, not compared yet, nothing to compare with."""
+_UNAVAILABLE = "unavailable"
+_TELLING = (b'"message_start"', b'"response.completed"', b'"response.incomplete"')
+"""The events that hold an answer's id and the vendor's word."""
+_NO_CHANGE = frozenset({"expired", "not_marked", "evicted"})
+"""Causes of ours that are no difference between requests."""
+_TOOLS = frozenset({"tools_changed"})
+_OTHERWISE = frozenset({_UNAVAILABLE})
+_TOOL_RULES = ("tool_order", "key_order", "changed_tool", "added_tool", "removed_tool")
+_WORDS: Mapping[Dialect, Mapping[str, frozenset[str]]] = {
+    Dialect.MESSAGES: {
+        "model_switch": frozenset({"model_changed"}),
+        "speed_changed": frozenset({"model_changed"}),
+        **dict.fromkeys(_TOOL_RULES, _TOOLS),
+        "volatile_system": frozenset({"system_changed"}),
+        "changed_system": frozenset({"system_changed"}),
+        "volatile_message": frozenset({"messages_changed"}),
+        "changed_history": frozenset({"messages_changed"}),
+        "shortened_history": frozenset({"messages_changed"}),
+        # Anthropic says so of every other parameter that is rendered.
+        "tool_choice_changed": _OTHERWISE,
+        "thinking_changed": _OTHERWISE,
+    },
+    Dialect.RESPONSES: {
+        "model_switch": frozenset({"model_changed"}),
+        "key_changed": frozenset({"prompt_cache_key_changed"}),
+        **dict.fromkeys(_TOOL_RULES, _TOOLS),
+        # One field holds the form and the verbosity there.
+        "format_changed": frozenset({"text_format_changed", "verbosity_changed"}),
+        "effort_changed": frozenset({"reasoning_effort_changed"}),
+        "service_tier_changed": frozenset({"service_tier_changed"}),
+        "volatile_system": frozenset({"input_changed"}),
+        "changed_system": frozenset({"input_changed"}),
+        "volatile_message": frozenset({"input_changed"}),
+        "changed_history": frozenset({"input_changed"}),
+        "shortened_history": frozenset({"context_compacted", "input_changed"}),
+    },
+}
+"""By dialect: the vendor's words for each cause of ours; the others have none."""
+WORDS = frozenset(
+    {"", "pending", UNCHANGED, _UNAVAILABLE, "previous_message_not_found"}
+    | {word for rules in _WORDS.values() for words in rules.values() for word in words}
+)
+"""All that a vendor is known to say, in one form for both."""
+
+
+def asks(rendered: Rendered) -> bool:
+    """Whether the client itself asks the vendor for its diagnosis."""
+    if rendered.dialect is Dialect.MESSAGES:
+        return "diagnostics" in rendered.fields
+    at = rendered.fields.get("prompt_cache_options")
+    return at is not None and b'"comparison_response_id"' in rendered.raw[at.start : at.end]
+
+
+def with_question(body: bytes, rendered: Rendered, last_id: str) -> bytes:
+    """``body`` with the question how it differs from the request that ``last_id`` answered; "" = the first.
+
+    No part of the prefix is changed by it.
+    """
+    if rendered.dialect is Dialect.MESSAGES:
+        return with_field(body, b"diagnostics", {"previous_message_id": last_id or None})
+    if rendered.dialect is not Dialect.RESPONSES or not last_id:
+        return body
+    if "prompt_cache_options" in rendered.fields:
+        return body  # the client's own options stay as they are
+    return with_field(body, b"prompt_cache_options", {"comparison_response_id": last_id})
+
+
+class Heard:
+    """What an answer says of itself and of the prompt cache, picked up as it passes."""
+
+    __slots__ = ("_dialect", "answer_id", "word")
+
+    def __init__(self, dialect: Dialect) -> None:
+        """Listen to an upstream of ``dialect``."""
+        self._dialect = dialect
+        self.answer_id = ""
+        self.word = ""
+        """The vendor's, one of ``WORDS`` or one that is new; "" = it said nothing."""
+
+    def take(self, event: Event) -> None:
+        """Listen to one event; never raises."""
+        match event:
+            case Frames(data) if any(mark in data for mark in _TELLING):
+                for line in data.splitlines():
+                    if line.startswith(b"data:"):
+                        self._document(line[5:], nested=True)
+            case Whole(body):
+                self._document(body, nested=False)
+            case AnswerStarted():
+                self.answer_id = event.id
+                self._said(event.diagnostics)
+            case Finished() if event.diagnostics is not None:
+                self._said(event.diagnostics)
+            case _:
+                pass
+
+    def _document(self, data: bytes, *, nested: bool) -> None:
+        try:
+            told = msgspec.json.decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return
+        if nested and isinstance(told, dict):
+            told = told.get("message") or told.get("response")
+        if not isinstance(told, dict):
+            return
+        self.answer_id = str(told.get("id") or self.answer_id)
+        own = "diagnostics" if self._dialect is Dialect.MESSAGES else "prompt_cache_diagnostics"
+        if own in told:
+            self._said(told[own])
+
+    def _said(self, told: object) -> None:
+        """The vendor's object; None: it has no difference to tell of."""
+        if self._dialect is Dialect.MESSAGES:
+            reason = told.get("cache_miss_reason") if isinstance(told, dict) else None
+            if told is None:
+                self.word = UNCHANGED
+            else:
+                self.word = str(reason.get("type")) if isinstance(reason, dict) else "pending"
+        elif isinstance(told, dict):
+            kind = str(told.get("type"))
+            self.word = {
+                "cache_hit": UNCHANGED,
+                "comparison_response_not_found": "previous_message_not_found",
+                "cache_miss": str(told.get("reason")),
+            }.get(kind, kind)
+
+
+def verdict(ours: Cause | None, word: str, dialect: Dialect) -> str:
+    """``agree`` or ``differ``; ``open`` where the vendor does not say."""
+    rule = "" if ours is None or ours.rule in _NO_CHANGE else ours.rule
+    words = _WORDS.get(dialect, {}).get(rule, _OTHERWISE if rule else frozenset({UNCHANGED}))
+    if word in words:
+        return "agree"
+    return "open" if word in _OPEN or word == _UNAVAILABLE else "differ"

@@ -1,0 +1,124 @@
+"""What the vendors' prompt caches did, by request and by conversation, for traces and savings.
+
+Bounded: the newest requests and conversations are remembered, the oldest go. It holds counts, rules and
+hashes, never a word of a prompt.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+
+from app.domain.usage import Usage
+
+MOST_CONVERSATIONS = 256
+_ID_CHARS = 16
+
+
+@dataclass(slots=True)
+class Sums:
+    """Tokens of prompts, and what the vendor's cache saved of them."""
+
+    cached_tokens: int = 0
+    written_tokens: int = 0
+    uncached_tokens: int = 0
+    saved_usd: float = 0.0
+    """Against plain input; what writing cost more is taken off."""
+    saved_s: float = 0.0
+    """Of the time to the first token, as measured."""
+
+    def add(self, usage: Usage, usd: float, seconds: float) -> None:
+        """Count one call."""
+        self.cached_tokens += usage.cached_tokens
+        self.written_tokens += usage.cache_write_tokens
+        self.uncached_tokens += usage.input_tokens
+        self.saved_usd += usd
+        self.saved_s += seconds
+
+
+@dataclass(slots=True)
+class Totals(Sums):
+    """Running sums of one model."""
+
+    causes: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Talk(Sums):
+    """One conversation."""
+
+    tenant: str = ""
+    model: str = ""
+    """The last that answered."""
+    turns: int = 0
+
+
+@dataclass(slots=True)
+class Told(Sums):
+    """One request; all its calls together."""
+
+    tenant: str = ""
+    conversation: str = ""
+    cause: str | None = None
+    """Why it did not read what its conversation's last request had left; None = it did."""
+    pointer: str | None = None
+    vendor: str | None = None
+    """The vendor's own word; None = it was not asked or said nothing."""
+    agrees: bool | None = None
+    """Whether that is the difference that was found here; None = the vendor does not say."""
+
+
+class Shown:
+    """The two tables; one event loop owns them."""
+
+    def __init__(self, most_requests: int) -> None:
+        """Remember so many requests."""
+        self._most = most_requests
+        self._told: OrderedDict[str, Told] = OrderedDict()
+        self._talks: OrderedDict[bytes, Talk] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._told)
+
+    def request(self, request_id: str, tenant: str) -> Told:
+        """The account of a request, a new one where there is none."""
+        told = self._told.get(request_id)
+        if told is None:
+            told = self._told[request_id] = Told(tenant=tenant)
+            if len(self._told) > self._most:
+                self._told.popitem(last=False)
+        return told
+
+    def conversation(self, key: bytes, tenant: str) -> Talk:
+        """The account of a conversation, a new one where there is none."""
+        talk = self._talks.get(key)
+        if talk is None:
+            talk = self._talks[key] = Talk(tenant=tenant)
+            if len(self._talks) > MOST_CONVERSATIONS:
+                self._talks.popitem(last=False)
+        self._talks.move_to_end(key)
+        return talk
+
+    def beside(self, request_id: str, tenant: str) -> Mapping[str, object] | None:
+        """What a trace says of a request's prompt; None for a short one, and for who is forgotten."""
+        told = self._told.get(request_id)
+        if told is None or told.tenant != tenant:
+            return None
+        return {name: value for name, value in _json(told) if name != "tenant"}
+
+    def talks(self) -> dict[str, object]:
+        """The newest conversations by their id, newest first."""
+        return {name_of(key): dict(_json(talk)) for key, talk in reversed(self._talks.items())}
+
+
+def _json(value: Sums) -> Iterator[tuple[str, object]]:
+    told: dict[str, object] = msgspec.to_builtins(value)
+    return iter(told.items())
+
+
+def name_of(key: bytes) -> str:
+    """How a conversation is named outside: the beginning of its hash."""
+    return key.hex()[:_ID_CHARS]
