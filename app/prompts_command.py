@@ -11,9 +11,12 @@ from urllib.parse import urlsplit
 
 from app.domain.decisions import Tier
 from app.domain.models import Model
+from app.domain.usage import Price
 from app.prompts.learned import ModelFacts
+from app.prompts.lint import Finding, costs
 from app.prompts.lint_report import lint_all, report, requests_of
 from app.prompts.spans import UnreadableError
+from app.settings import load
 
 CLEAN, FOUND, WRONG = 0, 1, 2
 """The exit codes: nothing found at or above the level asked for; something; the file cannot be read."""
@@ -38,6 +41,17 @@ def lint_arguments(parser: argparse.ArgumentParser) -> None:
         default=1024,
         help="shortest prefix that the model caches (%(default)s)",
     )
+    parser.add_argument(
+        "--config",
+        metavar="GATEWAY",
+        help="a configuration whose prices say what each finding costs in USD",
+    )
+    parser.add_argument(
+        "--per-hour",
+        type=float,
+        default=0.0,
+        help="how many such requests come in an hour (%(default)s)",
+    )
 
 
 def run_lint(options: argparse.Namespace) -> int:
@@ -48,22 +62,52 @@ def run_lint(options: argparse.Namespace) -> int:
     except (UnreadableError, KeyError) as error:
         print(f"{options.file}: no request that can be read: {error}", file=sys.stderr)
         return WRONG
-    model, facts = Model("", "", "", Tier.FAST), ModelFacts(options.minimum_tokens)
+    models, facts = _models(options.config), ModelFacts(options.minimum_tokens)
     worst = False
     for number, rendered, findings in results:
         worst = worst or any(
             _LEVELS.index(each.severity) <= _LEVELS.index(options.level) for each in findings
         )
+        model = models.get(rendered.model) or Model("", "", "", Tier.FAST)
         if options.json:
-            said = report(rendered, findings, model, facts)
+            said = report(rendered, findings, model, facts, options.per_hour)
             print(json.dumps({"request": number, "findings": said["findings"]}))
             continue
         for each in findings:
             print(
                 f"{options.file}:{number}: {each.severity}: {each.rule} at {each.pointer or '/'} "
-                f"(bytes {each.at.start}-{each.at.end}): {each.why}; {each.mend}"
+                f"(bytes {each.at.start}-{each.at.end}): {each.why}; "
+                f"costs {_cost(each, model, facts, options.per_hour)}; {each.mend}"
             )
     return FOUND if worst else CLEAN
+
+
+def _models(config: str | None) -> dict[str, Model]:
+    """The models of a configuration with their prices; none where none is named. Raises ``SettingsError``."""
+    if config is None:
+        return {}
+    return {
+        each.name: Model(
+            each.name,
+            each.provider,
+            each.model,
+            each.tier,
+            Price(**each.price.model_dump()),
+        )
+        for each in load(config).models
+    }
+
+
+def _cost(finding: Finding, model: Model, facts: ModelFacts, per_hour: float) -> str:
+    """What a finding costs a request, and an hour where its traffic is known."""
+    ms, usd = costs(finding, model, facts)
+    told = f"{ms:.0f} ms"
+    if model.name:
+        told += f" and {usd:.6f} USD"
+    if per_hour:
+        told += f" a request, {ms * per_hour / 1e3:.0f} s"
+        told += f" and {usd * per_hour:.4f} USD an hour" if model.name else " an hour"
+    return told
 
 
 def warm_arguments(parser: argparse.ArgumentParser) -> None:

@@ -32,10 +32,12 @@ _BODY = {
 
 
 class Costs(BaseModel):
-    """What a finding costs each such request."""
+    """What a finding costs each such request, and all of an hour at this traffic."""
 
     ms: float
     usd: float
+    s_per_hour: float
+    usd_per_hour: float
 
 
 class LintFinding(BaseModel):
@@ -57,6 +59,8 @@ class LintReport(BaseModel):
     dialect: str
     prompt_tokens: int
     minimum_tokens: int
+    requests_per_hour: float
+    """Of this tenant's long prompts to the model, at the pace of the last hours."""
     findings: list[LintFinding]
     live: dict[str, int]
     """Causes of misses seen in this model's own traffic, with how often."""
@@ -66,9 +70,10 @@ class LintReport(BaseModel):
 async def lint_prompt(request: Request, context: InContext, caller: AsCaller) -> LintReport:
     """Say what in a request breaks prompt caching or wastes time.
 
-    Each finding names a JSON pointer, the bytes of the body, why it matters, what it costs a request in
-    milliseconds and USD at the model's prices and measured speed, and the mend. Where the request goes on
-    with a conversation that was seen before, the difference to its last request is among the findings.
+    Each finding names a JSON pointer, the bytes of the body, why it matters, what it costs in time and USD at
+    the model's prices and measured speed, a request and an hour at this traffic, and the mend. Where the
+    request goes on with a conversation that was seen before, the difference to its last request is among the
+    findings.
     """
     body = await request.body()
     gateway = context.edge.gateway
@@ -86,12 +91,15 @@ async def lint_prompt(request: Request, context: InContext, caller: AsCaller) ->
         message = f"the body is no request that can be read: {error}"
         raise BadRequest(message) from error
     live: dict[str, int] = {}
+    per_hour = 0.0
     if prompts is not None:
+        per_hour = prompts.per_hour(caller.tenant, model.name)
         found = prompts.beside_the_last(caller.tenant, rendered, model)
         findings = [*found, *findings]
         total = prompts.totals.get(model.name)
         live = dict(total.causes) if total is not None else {}
-    return LintReport.model_validate({**report(rendered, findings, model, facts), "live": live})
+    told = report(rendered, findings, model, facts, per_hour)
+    return LintReport.model_validate({**told, "live": live})
 
 
 def _model(gateway: Gateway, body: bytes) -> Model:

@@ -82,7 +82,7 @@ class Priming:
     ) -> Primed:
         """Prime ``model``'s vendor with the prompt of ``body``. Raises ``UnreadableError``, ``GatewayError``."""  # noqa: E501
         gateway = self._gateway
-        raw = priming_body(body, dialect)
+        raw = priming_body(self._as_sent(body, dialect, model, tenant), dialect)
         read = msgspec.json.decode(raw, type=dict[str, object])
         request = ChatRequest(dialect, str(read.get("model", model.name)), False, read, raw)  # noqa: FBT003
         call = ModelCall(model, stream=False, deadline=Deadline.after(gateway.clock(), _LONGEST_S))
@@ -126,6 +126,23 @@ class Priming:
                 )
             )
         return Primed(model, call.usage, cost, took_s, call.request_id)
+
+    def _as_sent(self, body: bytes, dialect: Dialect, model: Model, tenant: str) -> bytes:
+        """``body`` as the real request would go out: under its route's contract and layout, which change what
+        the vendor renders.
+        """
+        gateway = self._gateway
+        if gateway.contracts is None and gateway.layouts is None:
+            return body
+        read = msgspec.json.decode(body, type=dict[str, object])
+        request = ChatRequest(dialect, str(read.get("model", model.name)), False, read, body)  # noqa: FBT003
+        if gateway.contracts is not None:
+            request = gateway.contracts.apply(request, tenant)
+        if gateway.layouts is not None:
+            request = gateway.layouts.apply(request, tenant)
+        if request.terms is not None:
+            request, _ = request.terms.of_many().native(request, model)
+        return request.raw
 
     def keep(
         self, body: bytes, rendered: Rendered, model: Model, tenant: str, for_s: float

@@ -355,6 +355,7 @@ class PromptCaching:
         talk = self.shown.conversation(key, shaped.tenant)
         talk.model, talk.turns = model.name, talk.turns + 1
         self._count_use(model, usage, (told, talk))
+        self.shown.came(shaped.tenant, model.name, now_s)
         if self.on_settled is not None:
             self.on_settled(call, rendered, key)
 
@@ -462,6 +463,11 @@ class PromptCaching:
         """Seconds that a prompt token read anew costs the first token; 0 for a model that is unknown."""
         facts = self._facts.get(model)
         return 0.0 if facts is None else facts.token_s
+
+    def per_hour(self, tenant: str, model: str) -> float:
+        """How many long prompts of ``tenant`` come for a model in an hour, at the pace of the last ones."""
+        self.drain()
+        return self.shown.per_hour(tenant, model, self._clock())
 
     def facts(self, model: str) -> ModelFacts:
         """What is known of a deployment."""

@@ -6,17 +6,42 @@ some models), the counters decide: a marked prefix that was neither read nor wri
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 
 from app.domain.usage import Usage
 
 _FORGET = 0.97
+_HOUR_S = 3_600.0
 _TTFT_PRIOR_S = 30e-6
 """Seconds a prompt token costs before anything was measured: 20.87 s for 151,629 tokens was published for a
 large model, a fifth of that for small ones."""
 _MOST_S = 1e-3
 _LEAST_SPREAD_TOKENS = 256.0
+
+
+@dataclass(slots=True)
+class Rate:
+    """How many requests an hour come: those of the last hours, newer ones weighing more."""
+
+    _weight: float = 0.0
+    _first_s: float = 0.0
+    _at_s: float = 0.0
+
+    def came(self, now_s: float) -> None:
+        """One more."""
+        if not self._weight:
+            self._first_s = now_s
+        self._weight = self._weight * math.exp((self._at_s - now_s) / _HOUR_S) + 1.0
+        self._at_s = now_s
+
+    def per_hour(self, now_s: float) -> float:
+        """At this pace; over less than a minute as if that were one."""
+        if not self._weight:
+            return 0.0
+        seen = 1.0 - math.exp(-max(60.0, now_s - self._first_s) / _HOUR_S)
+        return self._weight * math.exp((self._at_s - now_s) / _HOUR_S) / seen
 
 
 @dataclass(slots=True)

@@ -33,27 +33,37 @@ def dialect_of(body: bytes) -> Dialect:
 
 
 def report(
-    rendered: Rendered, findings: list[Finding], model: Model, facts: ModelFacts
+    rendered: Rendered,
+    findings: list[Finding],
+    model: Model,
+    facts: ModelFacts,
+    per_hour: float = 0.0,
 ) -> dict[str, object]:
-    """The answer of ``POST /v1/prompts/lint``."""
-    shown = [_json(each, *costs(each, model, facts)) for each in findings]
+    """The answer of ``POST /v1/prompts/lint``; ``per_hour``: how many such requests come."""
+    shown = [_json(each, *costs(each, model, facts), per_hour) for each in findings]
     return {
         "model": model.name,
         "dialect": rendered.dialect.value,
         "prompt_tokens": facts.tokens(sum(block.tokens for block in rendered.blocks)),
         "minimum_tokens": facts.minimum_tokens,
+        "requests_per_hour": round(per_hour, 3),
         "findings": shown,
     }
 
 
-def _json(finding: Finding, ms: float, usd: float) -> dict[str, object]:
+def _json(finding: Finding, ms: float, usd: float, per_hour: float) -> dict[str, object]:
     return {
         "rule": finding.rule,
         "severity": finding.severity,
         "pointer": finding.pointer,
         "bytes": [finding.at.start, finding.at.end],
         "why": finding.why,
-        "costs": {"ms": round(ms, 3), "usd": round(usd, 9)},
+        "costs": {
+            "ms": round(ms, 3),
+            "usd": round(usd, 9),
+            "s_per_hour": round(ms * per_hour / 1e3, 3),
+            "usd_per_hour": round(usd * per_hour, 6),
+        },
         "mend": finding.mend,
     }
 

@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 import msgspec
 
 from app.domain.usage import Usage
+from app.prompts.learned import Rate
 
 MOST_CONVERSATIONS = 256
 _ID_CHARS = 16
+_MOST_RATES = 4_096
 
 
 @dataclass(slots=True)
@@ -79,6 +81,7 @@ class Shown:
         self._most = most_requests
         self._told: OrderedDict[str, Told] = OrderedDict()
         self._talks: OrderedDict[bytes, Talk] = OrderedDict()
+        self._rates: OrderedDict[tuple[str, str], Rate] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._told)
@@ -101,6 +104,20 @@ class Shown:
                 self._talks.popitem(last=False)
         self._talks.move_to_end(key)
         return talk
+
+    def came(self, tenant: str, model: str, now_s: float) -> None:
+        """A request of ``tenant`` for ``model`` was answered."""
+        rate = self._rates.get((tenant, model))
+        if rate is None:
+            rate = self._rates[tenant, model] = Rate()
+            if len(self._rates) > _MOST_RATES:
+                self._rates.popitem(last=False)
+        rate.came(now_s)
+
+    def per_hour(self, tenant: str, model: str, now_s: float) -> float:
+        """How many come in an hour, at the pace of the last ones."""
+        rate = self._rates.get((tenant, model))
+        return 0.0 if rate is None else rate.per_hour(now_s)
 
     def beside(self, request_id: str, tenant: str) -> Mapping[str, object] | None:
         """What a trace says of a request's prompt; None for a short one, and for who is forgotten."""

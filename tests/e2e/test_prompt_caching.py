@@ -217,7 +217,11 @@ async def test_lint_names_the_fault_and_the_difference_to_the_conversations_last
             assert {"volatile_system", "volatile_timestamp"} <= rules.keys()
             start, end = rules["volatile_timestamp"]["bytes"]
             assert raw[start:end] == b"2026-11-21T05:00:00Z"
-            assert rules["volatile_timestamp"]["costs"]["usd"] > 0
+            costs = rules["volatile_timestamp"]["costs"]
+            assert costs["usd"] > 0
+            assert answer["requests_per_hour"] > 0
+            hourly = costs["usd"] * answer["requests_per_hour"]
+            assert costs["usd_per_hour"] == pytest.approx(hourly, abs=1e-5)
             refused = await http.post("/v1/prompts/lint", content=b'{"model": "large2"}')
             assert refused.status_code == 400
             unknown = await http.post("/v1/prompts/lint", json={**body, "model": "nobody"})

@@ -10,6 +10,7 @@ import pytest
 from app.cli import main
 from app.domain.chat import Dialect
 from app.prompts.diagnosis import verdict
+from app.prompts.learned import Rate
 from app.prompts.lint import compare, lint
 from app.prompts.lint_report import dialect_of, lint_all, requests_of
 from app.prompts.prefix import render
@@ -143,3 +144,34 @@ def test_files_may_hold_one_request_an_array_or_one_a_line(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out.splitlines()[1])["findings"][0]["bytes"]
     path.write_text("no request")
     assert main(["lint", str(path)]) == 2
+
+
+def test_the_command_says_what_a_finding_costs_at_these_prices_and_this_traffic(tmp_path, capsys):
+    path, config = tmp_path / "turns.jsonl", tmp_path / "gateway.yaml"
+    model = {"name": "m", "provider": "p", "model": "x", "tier": "fast", "price": {"input": 10}}
+    provider = {"kind": "anthropic", "base_url": "http://127.0.0.1:1"}
+    config.write_text(json.dumps({"providers": {"p": provider}, "models": [model]}))
+    other = {**CLEAN, "tools": list(reversed(CLEAN["tools"]))}
+    path.write_text(json.dumps(CLEAN) + "\n" + json.dumps(other) + "\n")
+    told = ["lint", "--json", "--config", str(config), "--per-hour", "100", str(path)]
+    assert main(told) == 1
+    line = json.loads(capsys.readouterr().out.splitlines()[1])
+    (found,) = [each for each in line["findings"] if each["rule"] == "tool_order"]
+    cost = found["costs"]
+    assert cost["usd"] > 0
+    assert cost["usd_per_hour"] == pytest.approx(100 * cost["usd"], rel=1e-3)
+    assert cost["s_per_hour"] == pytest.approx(cost["ms"] / 10, abs=1e-2)
+    assert main([each for each in told if each != "--json"]) == 1
+    assert "USD an hour" in capsys.readouterr().out
+
+
+def test_the_rate_is_that_of_the_last_hours():
+    rate = Rate()
+    assert rate.per_hour(5.0) == 0
+    for number in range(6000):
+        rate.came(60.0 * number)
+    assert rate.per_hour(60.0 * 6000) == pytest.approx(60, rel=0.05)
+    assert rate.per_hour(60.0 * 6000 + 10 * 3600) < 1
+    once = Rate()
+    once.came(7.0)
+    assert once.per_hour(7.0) == pytest.approx(60, rel=0.05)
