@@ -147,7 +147,9 @@ async def open_gateway(settings: Settings, *, simulated: bool = False) -> AsyncI
         await _run_beside(stack, priming.run(), "priming")
         to = (on_ended, telemetry.metrics.jobs)
         door = await open_jobs(settings, gateway, to, priming, stack)
-        yield Context(edge, telemetry, readiness, runs, agents, priming, door)
+        text = settings.cache.show_text
+        yield Context(edge, telemetry, readiness, runs, agents, priming, door, show_text=text)
+
 
 
 async def _agents(settings: Settings, gateway: Gateway, stack: AsyncExitStack) -> None:

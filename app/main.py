@@ -19,7 +19,18 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import __version__
-from app.api import cache, cache_transfer, feedback, jobs, models, observe, problems, prompts, runs
+from app.api import (
+    cache,
+    cache_entries,
+    cache_transfer,
+    feedback,
+    jobs,
+    models,
+    observe,
+    problems,
+    prompts,
+    runs,
+)
 from app.api.agent import AgentEndpoint
 from app.api.bodies import Bodies
 from app.api.body_limit import BodyLimit
@@ -122,7 +133,8 @@ def create_app(
     )
     app.hot, app.native = {}, {}
     problems.install(app)
-    for part in (models, cache, cache_transfer, feedback, jobs, observe, prompts, runs):
+    parts = (models, cache_entries, cache, cache_transfer, feedback, jobs, observe, prompts, runs)
+    for part in parts:
         app.include_router(part.router)
     app.openapi = partial(describe_inference, app, app.openapi)  # type: ignore[method-assign]
     app.router.routes.append(Route("/", _console_page, include_in_schema=False))

@@ -277,6 +277,10 @@ class CacheSettings(Section):
     """Whose answers are shown to whom."""
     coalesce: bool = True
     """Whether a request joins the stream of an identical one in flight."""
+    show_text: bool = False
+    """Whether `GET /v1/cache/entries` and the console show what was asked and answered, to admin keys alone
+    where keys exist; off: times, models, tags and sizes.
+    """
 
 
 class LaneTest(Section):

@@ -128,6 +128,10 @@ class Authenticator:
             raise Forbidden(message, code="admin_key_required")
         return caller
 
+    def is_admin(self, caller: Caller) -> bool:
+        """Whether ``admin`` lets ``caller`` through."""
+        return not self._closed or (caller.access is not None and caller.access.admin)
+
     def _look_up(self, presented: bytes | None) -> Caller:
         if presented:
             found = sha256(presented).digest()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from app.api.cache_entries import described_exact, described_similar
 from app.api.context import AsCaller, Context, InContext
 from app.cache.exact import CachedAnswer, ExactCache
 from app.domain.invalidation import Forget
@@ -16,8 +15,6 @@ from app.errors import BadRequest, NotFound, StoreError
 from app.pipeline.forgetting import forget as forget_everywhere
 
 if TYPE_CHECKING:  # loads learners that a gateway without a semantic cache does not need
-    from app.cache.kept import KeptAnswer
-    from app.domain.vectors import KeptQuestion
     from app.pipeline.meaning import Meaning
 
 router = APIRouter(prefix="/v1/cache", tags=["cache"])
@@ -33,11 +30,19 @@ class Invalidation(BaseModel):
 
 
 class Feedback(BaseModel):
-    """A verdict on a cached answer."""
+    """A verdict on a cached answer: on the hit that a request had, or on an entry whoever it was shown."""
 
     model_config = ConfigDict(extra="forbid")
-    request_id: Annotated[str, Field(min_length=1, max_length=128)]
+    request_id: Annotated[str, Field(max_length=128)] = ""
+    entry_id: Annotated[str, Field(max_length=64)] = ""
     verdict: Literal["wrong", "right"]
+
+    @model_validator(mode="after")
+    def _names_one(self) -> Self:
+        if bool(self.request_id) == bool(self.entry_id):
+            message = "name either request_id or entry_id"
+            raise ValueError(message)
+        return self
 
 
 @router.get("/stats")
@@ -85,24 +90,9 @@ async def entry(context: InContext, caller: AsCaller, entry_id: str) -> dict[str
     if held is None and meaning is not None:
         kept = await meaning.cache.fetch(entry_id, caller.tenant)
         if kept is not None:
-            return _described(*kept)
+            return described_similar(*kept)
     found = _of_tenant(held, caller.tenant, entry_id)
-    now_s = time.monotonic()
-    return {
-        "id": found.id,
-        "kind": "exact",
-        "model": found.model,
-        "tier": found.tier,
-        "request_id": found.request_id,
-        "kept_at": _when(time.time() - (now_s - found.stored_at_s)),
-        "dialect": found.dialect.value,
-        "tags": list(found.tags),
-        "hits": found.hits,
-        "size_bytes": found.size_bytes,
-        "age_s": round(now_s - found.stored_at_s, 3),
-        "expires_in_s": round(found.expires_at_s - now_s, 3),
-        "cost_usd": found.cost_usd,
-    }
+    return described_exact(found, context)
 
 
 @router.delete("/entries/{entry_id}")
@@ -136,6 +126,8 @@ async def invalidate(context: InContext, caller: AsCaller, what: Invalidation) -
 @router.post("/feedback")
 async def feedback(context: InContext, caller: AsCaller, said: Feedback) -> dict[str, object]:
     """Take a verdict on a hit: a wrong one's entry is forgotten."""
+    if said.entry_id:
+        return await _judged(context, caller.tenant, said)
     trace = context.telemetry.traces.get(said.request_id, caller.tenant)
     if trace is None:
         message = f"no recent request {said.request_id!r} of this tenant"
@@ -154,29 +146,25 @@ async def feedback(context: InContext, caller: AsCaller, said: Feedback) -> dict
     if wrong:
         gone = await forget_everywhere(gateway, Forget(caller.tenant, entry_id=str(entry_id)))
         removed = gone > 0 or removed
-    return {"request_id": said.request_id, "verdict": said.verdict, "removed": removed}
+    told = {"request_id": said.request_id, "entry_id": str(entry_id), "verdict": said.verdict}
+    return {**told, "removed": removed}
 
 
-def _described(question: KeptQuestion, answer: KeptAnswer) -> dict[str, object]:
-    now_s = time.time()
-    return {
-        "id": question.id,
-        "kind": "semantic",
-        "model": question.model,
-        "tier": answer.tier,
-        "said_by": answer.model,
-        "request_id": answer.request_id,
-        "kept_at": _when(question.kept_unix_s),
-        "askers": len(answer.askers),
-        "tags": list(question.tags),
-        "age_s": round(now_s - question.kept_unix_s, 3),
-        "expires_in_s": round(question.expires_unix_s - now_s, 3),
-        "cost_usd": answer.cost_usd,
-    }
-
-
-def _when(unix_s: float) -> str:
-    return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="milliseconds")
+async def _judged(context: Context, tenant: str, said: Feedback) -> dict[str, object]:
+    """A verdict on an entry itself: what was asked is not known, so the verifier learns of it alone."""
+    gateway, wrong, removed = context.edge.gateway, said.verdict == "wrong", False
+    held = await _held(context, said.entry_id)
+    meaning = gateway.meaning
+    if (held is None or held.tenant != tenant) and meaning is not None:
+        if await meaning.cache.fetch(said.entry_id, tenant) is None:
+            _of_tenant(None, tenant, said.entry_id)
+        removed = await meaning.cache.feedback(said.entry_id, agreed=not wrong)
+    else:
+        _of_tenant(held, tenant, said.entry_id)
+    if wrong:
+        gone = await forget_everywhere(gateway, Forget(tenant, entry_id=said.entry_id))
+        removed = gone > 0 or removed
+    return {"entry_id": said.entry_id, "verdict": said.verdict, "removed": removed}
 
 
 def _exact(context: Context) -> ExactCache:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -41,6 +42,10 @@ class Context:
     priming: Priming | None = None
     jobs: JobsDoor | None = None
     """None where jobs are off, or there is no agent."""
+    show_text: bool = False
+    """``cache.show_text``."""
+    epoch_unix_s: float = field(default_factory=lambda: time.time() - time.monotonic())
+    """When the monotonic clock was 0: one value for the process, so that an entry's time stays the same."""
 
 
 def context_of(request: Request) -> Context:

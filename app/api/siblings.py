@@ -24,6 +24,7 @@ import msgspec
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.cache_entries import mark_of
 from app.api.metrics_sum import add_up
 
 _WITHIN_S = 1.0
@@ -88,6 +89,29 @@ class Siblings:
             return own
         others = await self._ask_all(scope, body)
         return next((reply for reply in others if reply.status != _NOT_FOUND), own)
+
+    async def of_those_that_know(self, own: Reply, scope: Scope, body: bytes) -> Reply:
+        """What this worker and the others did, added up; those to which the thing is unknown do not count."""
+        everybody = [own, *await self._ask_all(scope, body)]
+        done = [reply for reply in everybody if reply.status == _OK]
+        return Reply(_OK, _sums(done, scope), done[0].headers) if done else own
+
+    async def of_the_judge(self, own: Reply, scope: Scope, body: bytes) -> Reply:
+        """The verdict as whoever knows the hit took it; a wrong one's copies leave every worker's memory."""
+        reply = await self.of_whoever_knows(own, scope, body)
+        told = _read(reply) if reply.status == _OK else {}
+        if told.get("verdict") == "wrong" and not self._shared:
+            path = f"/v1/cache/entries/{told['entry_id']}"
+            remove = {
+                **scope,
+                "method": "DELETE",
+                "path": path,
+                "raw_path": b"",
+                "query_string": b"",
+            }
+            await _ask_self(self._app, remove, b"")
+            await self._ask_all(remove, b"")
+        return reply
 
     async def _ask_all(self, scope: Scope, body: bytes) -> list[Reply]:
         request = _request(scope, body)
@@ -176,6 +200,35 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _entries(replies: list[Reply], scope: Scope) -> bytes:
+    """Pages of several memories as one: the newest of all, an entry that several have once, its hits added.
+
+    What is kept by meaning is one store: each worker has said the same.
+    """
+    asked = parse_qs(scope["query_string"].decode("latin-1"))
+    if asked.get("kind") == ["semantic"]:
+        return replies[0].body
+    limit = int(asked.get("limit", ["50"])[-1])
+    pages = [_read(reply) for reply in replies]
+    found: dict[object, Json] = {}
+    for entry in (entry for page in pages for entry in cast("list[Json]", page["entries"])):
+        known = found.setdefault(entry["id"], entry)
+        if known is not entry:
+            hits = cast("int", known["hits"]) + cast("int", entry["hits"])
+            newer = max((known, entry), key=_place)
+            found[entry["id"]] = {**newer, "hits": hits}
+    merged = sorted(found.values(), key=_place, reverse=True)
+    more = len(merged) > limit or any(page["next"] for page in pages)
+    merged = merged[:limit]
+    return msgspec.json.encode(
+        {"entries": merged, "next": mark_of(merged[-1]) if more and merged else ""}
+    )
+
+
+def _place(entry: Json) -> tuple[int, str]:
+    return cast("int", entry["kept_unix_ms"]), cast("str", entry["id"])
+
+
 _WHOEVER: Way = Siblings.of_whoever_knows
 _INVALIDATION = _merging(_sums)
 _EXACT: dict[tuple[str, str], Way] = {
@@ -183,22 +236,24 @@ _EXACT: dict[tuple[str, str], Way] = {
     ("GET", "/v1/traces"): _merging(_traces),
     ("GET", "/v1/savings"): _merging(_sums),
     ("GET", "/v1/cache/stats"): _merging(_sums),
+    ("GET", "/v1/cache/entries"): _merging(_entries),
     ("POST", "/v1/cache/invalidate"): _INVALIDATION,
-    ("POST", "/v1/cache/feedback"): _WHOEVER,
+    ("POST", "/v1/cache/feedback"): Siblings.of_the_judge,
     ("POST", "/v1/feedback"): _WHOEVER,
 }
-_BELOW: tuple[tuple[str, str], ...] = (
-    ("GET", "/v1/traces/"),
-    ("GET", "/v1/cache/entries/"),
-    ("DELETE", "/v1/cache/entries/"),
-)
+_BELOW: dict[tuple[str, str], Way] = {
+    ("GET", "/v1/traces/"): _WHOEVER,
+    ("GET", "/v1/cache/entries/"): _WHOEVER,
+    ("DELETE", "/v1/cache/entries/"): Siblings.of_those_that_know,
+}
 
 
 def _way(scope: Scope) -> Way | None:
     method, path = scope["method"], scope["path"]
     found = _EXACT.get((method, path))
-    if found is None and any(method == m and path.startswith(p) for m, p in _BELOW):
-        return _WHOEVER
+    if found is None:
+        below = (way for (m, p), way in _BELOW.items() if method == m and path.startswith(p))
+        found = next(below, None)
     return found
 
 

@@ -139,6 +139,10 @@ class ExactCache:
         key = self._key_of(entry_id)
         return None if key is None else self.get(key)
 
+    def kept(self) -> tuple[CachedAnswer, ...]:
+        """All entries as they are now, least recently used first, expired ones included."""
+        return tuple(self._entries.values())
+
     def grow(self, entry: CachedAnswer, extra_bytes: int) -> None:
         """Account for bytes that were rendered and kept beside an entry."""
         if self._entries.get(entry.key) is entry:

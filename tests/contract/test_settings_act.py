@@ -372,3 +372,16 @@ class TestLedgerDays:
             fetched = await client.get("/v1/ledger")
             assert fetched.status_code == status
             assert (request_id in fetched.text) == (status == 200)
+
+
+class TestShowText:
+    @pytest.mark.parametrize("show", [True, False])
+    async def test_the_list_of_kept_answers_has_their_words_only_where_it_is_on(self, show):
+        async def answer(asked: Asked, _: dict) -> None:
+            await asked.answer(chat_answer("Heliotrope."))
+
+        async with gateway_over(answer, cache={"show_text": show}) as (client, _, _running):
+            await client.post(CHAT, json=question())
+            told = await client.get("/v1/cache/entries")
+            assert len(told.json()["entries"]) == 1
+            assert ("Heliotrope" in told.text) is show

@@ -58,8 +58,38 @@ async def test_workers_answer_as_one() -> None:
 
             kept = (await call(url, "GET", "/v1/cache/stats")).json()["entries"]
             assert kept == ASKED
+            listed = (await call(url, "GET", f"/v1/cache/entries?limit={ASKED - 10}")).json()
+            rest = f"/v1/cache/entries?limit={ASKED}&after={listed['next']}"
+            entries = [*listed["entries"], *(await call(url, "GET", rest)).json()["entries"]]
+            assert [entry["request_id"] for entry in entries] == ids[::-1]
             gone = (await call(url, "POST", "/v1/cache/invalidate", {"all": True})).json()
             assert gone == {"invalidated": ASKED}
             for n in range(ASKED):
                 again = await ask(url, f"Question {n}?")
                 assert again.headers["x-slipstream-cache"] == "miss"
+
+
+async def test_what_is_called_wrong_or_deleted_leaves_the_memory_of_every_worker() -> None:
+    async with running_simulator(SimulatorSettings(time_scale=0)) as upstream:
+        values = configuration(upstream, telemetry={"log_format": "json"})
+        with gateway_process(values, "--workers", str(WORKERS)) as gateway:
+            url = gateway.url
+            for way in ("verdict", "delete"):
+                text, hit = f"Question of the {way}?", None
+                # some worker has had no miss of its own only for so long
+                for _ in range(ASKED):
+                    answer = await ask(url, text)
+                    hit = answer if answer.headers["x-slipstream-cache"] == "exact" else hit
+                assert hit is not None
+                request_id = hit.headers["x-request-id"]
+                if way == "verdict":
+                    said = {"request_id": request_id, "verdict": "wrong"}
+                    told = await call(url, "POST", "/v1/cache/feedback", said)
+                else:
+                    trace = (await call(url, "GET", f"/v1/traces/{request_id}")).json()
+                    path = f"/v1/cache/entries/{trace['cache']['entry']}"
+                    told = await call(url, "DELETE", path)
+                    assert told.json()["invalidated"] >= 1
+                assert told.status_code == 200
+                left = (await call(url, "GET", "/v1/cache/entries")).json()["entries"]
+                assert left == []

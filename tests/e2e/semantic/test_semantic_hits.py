@@ -214,3 +214,23 @@ async def test_the_statistics_tell_mode_bound_and_evidence(semantic):
     assert route["hits"] >= 1
     metrics = (await semantic.http.get("/metrics")).text
     assert 'slipstream_semantic_looks_total{outcome="hit"}' in metrics
+
+
+async def test_what_is_kept_by_meaning_is_listed_page_by_page_and_can_be_called_wrong(semantic):
+    await semantic.http.post("/v1/cache/invalidate", json={"all": True})
+    await semantic.ask(CAPITAL)
+    await semantic.ask("How does a heat pump work in winter?")
+    found, after = [], ""
+    for _ in range(2):
+        query = {"kind": "semantic", "limit": 1, "after": after}
+        told = (await semantic.http.get("/v1/cache/entries", params=query)).json()
+        found += told["entries"]
+        after = told["next"]
+    assert after == ""
+    assert len({entry["id"] for entry in found}) == len(found) == 2
+    assert {(entry["kind"], entry["model"]) for entry in found} == {("semantic", "small")}
+    assert "heat pump" not in json.dumps(found)
+    gone = {"entry_id": found[0]["id"], "verdict": "wrong"}
+    assert (await semantic.http.post("/v1/cache/feedback", json=gone)).json()["removed"] is True
+    left = (await semantic.http.get("/v1/cache/entries?kind=semantic")).json()["entries"]
+    assert [entry["id"] for entry in left] == [found[1]["id"]]
