@@ -23,6 +23,7 @@ from app.bootstrap_jobs import open_jobs
 from app.bootstrap_meaning import open_meaning
 from app.bootstrap_redis import open_redis, share, share_outputs, share_runs
 from app.bootstrap_router import open_router
+from app.bootstrap_state import connections_of_all, show_state
 from app.bootstrap_telemetry import degrade, open_telemetry
 from app.cache.coalesce import Flights
 from app.cache.exact import ExactCache
@@ -147,8 +148,11 @@ async def open_gateway(settings: Settings, *, simulated: bool = False) -> AsyncI
         await _run_beside(stack, priming.run(), "priming")
         to = (on_ended, telemetry.metrics.jobs)
         door = await open_jobs(settings, gateway, to, priming, stack)
-        text = settings.cache.show_text
-        yield Context(edge, telemetry, readiness, runs, agents, priming, door, show_text=text)
+        show_state(gateway, telemetry.metrics.state)
+        yield Context(
+            edge, telemetry, readiness, runs, agents, priming, door,
+            show_text=settings.cache.show_text, connections=partial(connections_of_all, gateway),
+        )  # fmt: skip
 
 
 

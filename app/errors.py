@@ -169,6 +169,11 @@ class UpstreamError(GatewayError):
     said = False
     """The client has already been told, by the upstream's own in-stream error frame."""
 
+    @property
+    def counted_as(self) -> str:
+        """What metrics call it: the code, or more exactly what the provider's status says."""
+        return self.code
+
 
 class UpstreamStatus(UpstreamError):
     """The provider answered with an error status of its own.
@@ -197,6 +202,11 @@ class UpstreamStatus(UpstreamError):
         self.body = body
         self.kind = kind
         self.content_type = content_type
+
+    @property
+    def counted_as(self) -> str:
+        """A limit of the account and a vendor without room are counted apart from other statuses."""
+        return f"upstream_{self.kind}" if self.kind in {"rate_limit", "overloaded"} else self.code
 
     @property
     def transient(self) -> bool:

@@ -30,6 +30,7 @@ from app.api import (
     problems,
     prompts,
     runs,
+    upstreams,
 )
 from app.api.agent import AgentEndpoint
 from app.api.bodies import Bodies
@@ -133,7 +134,10 @@ def create_app(
     )
     app.hot, app.native = {}, {}
     problems.install(app)
-    parts = (models, cache_entries, cache, cache_transfer, feedback, jobs, observe, prompts, runs)
+    parts = (
+        *(models, cache_entries, cache, cache_transfer, feedback),
+        *(jobs, observe, upstreams, prompts, runs),
+    )
     for part in parts:
         app.include_router(part.router)
     app.openapi = partial(describe_inference, app, app.openapi)  # type: ignore[method-assign]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +16,7 @@ from app.jobs.door import JobsDoor
 from app.pipeline.agent_runs import Runs
 from app.pipeline.priming import Priming
 from app.telemetry.telemetry import Telemetry
+from app.upstream.origin import PoolStats
 
 
 @dataclass(slots=True)
@@ -44,6 +46,8 @@ class Context:
     """None where jobs are off, or there is no agent."""
     show_text: bool = False
     """``cache.show_text``."""
+    connections: Callable[[], Mapping[str, PoolStats | None]] = dict
+    """How the connections to each upstream stand; None where a vendor's package keeps them."""
     epoch_unix_s: float = field(default_factory=lambda: time.time() - time.monotonic())
     """When the monotonic clock was 0: one value for the process, so that an entry's time stays the same."""
 

@@ -237,6 +237,7 @@ _EXACT: dict[tuple[str, str], Way] = {
     ("GET", "/v1/savings"): _merging(_sums),
     ("GET", "/v1/cache/stats"): _merging(_sums),
     ("GET", "/v1/cache/entries"): _merging(_entries),
+    ("GET", "/v1/upstreams"): _merging(_sums),
     ("POST", "/v1/cache/invalidate"): _INVALIDATION,
     ("POST", "/v1/cache/feedback"): Siblings.of_the_judge,
     ("POST", "/v1/feedback"): _WHOEVER,

@@ -54,7 +54,7 @@ class Routes:
         """Nothing is read yet. ``build_id`` names the encoder, "" while unknown."""
         self._seal = seal
         self._folder = folder
-        self._limits, self._audit_rate = limits, audit_rate
+        self.limits, self._audit_rate = limits, audit_rate
         self._build_id = build_id
         self._max_routes = max_routes
         self._on_fault = on_fault
@@ -91,7 +91,7 @@ class Routes:
 
     def new_state(self) -> RouteState:
         """A route's beginning: shadow mode, without evidence."""
-        return RouteState(self._limits, audit_rate=self._audit_rate)
+        return RouteState(self.limits, audit_rate=self._audit_rate)
 
     async def fit(self, route: Route) -> bool:
         """Fit the route in a process of its own; False when it failed or came too late."""
@@ -154,9 +154,9 @@ class Routes:
             self._on_fault(f"a route's evidence could not be read, it starts anew: {exc}")
             return None
         # What is promised is this configuration's word, not the one it was written under.
-        if state.limits != self._limits:
+        if state.limits != self.limits:
             state.threshold, state.fitted_at = None, 0
-        state.limits, state.audit_rate = self._limits, self._audit_rate
+        state.limits, state.audit_rate = self.limits, self._audit_rate
         return state
 
     def _write(self, name: str, state: RouteState, build_id: str) -> None:

@@ -1,6 +1,7 @@
 // The page: wires the form, the conversation, the list of requests and the banners together.
 
 import { Agents } from "./agents.js";
+import { Cache } from "./cache.js";
 import { keepKey, read, readiness } from "./gateway.js";
 import { playground } from "./compare.js";
 import { Overview } from "./overview.js";
@@ -8,6 +9,7 @@ import { linter } from "./prompts.js";
 import { Recent } from "./recent.js";
 import { Requests } from "./requests.js";
 import { Turn } from "./turn.js";
+import { Upstreams } from "./upstreams.js";
 import { Views } from "./views.js";
 import { seconds, usd } from "./words.js";
 
@@ -192,7 +194,13 @@ function start() {
 
 start();
 recent.start();
-const views = new Views({ "agents-view": new Agents(), "requests-view": new Requests(), "overview-view": new Overview() });
+const views = new Views({
+  "agents-view": new Agents(),
+  "requests-view": new Requests(),
+  "overview-view": new Overview(),
+  "cache-view": new Cache(),
+  "upstreams-view": new Upstreams(),
+});
 linter();
 playground();
 if (views.now === "ask") question.focus();

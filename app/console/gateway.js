@@ -52,6 +52,10 @@ export async function post(path, body) {
   return response.ok;
 }
 
+export async function remove(path) {
+  return (await fetch(path, { method: "DELETE", headers: headers() })).ok;
+}
+
 // The state of the gateway also where it answers 503 while it warms up.
 export async function readiness() {
   try {

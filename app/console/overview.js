@@ -1,6 +1,7 @@
 // What the gateway does now: the load, the promise, the cache, the tiers, the savings, the upstreams.
 
 import { read, readText, readiness } from "./gateway.js";
+import { table } from "./tables.js";
 import { make, ms, outcome, seconds, usd } from "./words.js";
 
 const EVERY_MS = 3000;
@@ -22,17 +23,6 @@ function counts(traces, of) {
   const found = new Map();
   for (const trace of traces) found.set(of(trace), (found.get(of(trace)) ?? 0) + 1);
   return [...found].sort((a, b) => b[1] - a[1]);
-}
-
-function table(caption, head, rows) {
-  const cells = (tag, values) => values.map((value) => make(tag, tag === "th" ? { scope: "col", text: value } : { text: value }));
-  return make(
-    "table",
-    {},
-    make("caption", { text: caption }),
-    make("thead", {}, make("tr", {}, ...cells("th", head))),
-    make("tbody", {}, ...rows.map((row) => make("tr", {}, ...cells("td", row)))),
-  );
 }
 
 // {provider: {which: value}} from the gauge of places in Prometheus' text.

@@ -223,7 +223,7 @@ def _settle(  # noqa: PLR0917 - made by position once a request
     first_ns = call.first_event_ns
     if failure is not None and isinstance(failure, UpstreamError):
         ok = _blame(failure, model, gateway)
-        gateway.on_failure(model.provider, failure.code)
+        gateway.on_failure(model.provider, failure.counted_as)
     gateway.load.end(
         model.name,
         ok=ok,

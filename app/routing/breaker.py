@@ -22,6 +22,9 @@ _OPEN_MOST_S = 30.0
 HOLD_MOST_S = 60.0
 """A vendor that asks for more is asked again all the same: limits are raised, clocks are wrong."""
 
+STATES = ("closed", "held", "half_open", "open")
+"""From the best to the worst."""
+
 
 @dataclass(slots=True)
 class Breaker:
@@ -41,6 +44,17 @@ class Breaker:
         if self.failures < FAILURES_TO_OPEN:
             return False
         return now_s < self.open_until_s or self.probing
+
+    def state(self, now_s: float) -> str:
+        """One of ``STATES``: how it stands, the worst of what holds."""
+        if self.failures >= FAILURES_TO_OPEN:
+            return "open" if now_s < self.open_until_s else "half_open"
+        return "held" if now_s < self.held_until_s else "closed"
+
+    def shut_for_s(self, now_s: float) -> float:
+        """How much longer nobody is sent there; 0 where somebody may be."""
+        opens_s = self.open_until_s if self.failures >= FAILURES_TO_OPEN else -math.inf
+        return max(0.0, opens_s - now_s, self.held_until_s - now_s)
 
     @property
     def tripped(self) -> bool:

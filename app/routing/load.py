@@ -116,6 +116,10 @@ class Load:
         """What is known of the deployment ``name``."""
         return self._deployments[name]
 
+    def now_s(self) -> float:
+        """This moment on the clock that the breakers go by."""
+        return self._clock()
+
     def order(
         self, models: Sequence[Model], preferred: Callable[[Model], bool], warm: str = ""
     ) -> list[Model]:

@@ -95,14 +95,14 @@ class GuardMetrics:
             "About what the losers of hedges cost, in USD: the prompt that was read twice.",
             (),
         )
-        self._gates: dict[str, Places] = {}
+        self.gates: dict[str, Places] = {}
 
     def follow_gate(self, provider: str, now: Places) -> None:
         """Read ``slipstream_upstream_places`` from a gate; asked at each scrape."""
-        self._gates[provider] = now
+        self.gates[provider] = now
 
     def refresh(self) -> None:
         """Read the gates."""
-        for provider, now in self._gates.items():
+        for provider, now in self.gates.items():
             for which, value in zip(("limit", "in_use", "waiting"), now(), strict=True):
                 self.places.child(provider, which).value = float(value)

@@ -22,6 +22,7 @@ from app.telemetry.alike import Alike, alike
 from app.telemetry.guard_metrics import GuardMetrics
 from app.telemetry.job_metrics import JobMetrics
 from app.telemetry.series import OTHER, Cell, Counter, Family, Gauge, Histogram, HistogramCell
+from app.telemetry.state_metrics import StateMetrics
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -188,6 +189,7 @@ class Metrics:
         )
         self.guards = GuardMetrics(self.counter, self.gauge)
         self.jobs = JobMetrics(self.counter, self.gauge, self.histogram)
+        self.state = StateMetrics(self.counter, self.gauge)
         self.disconnects = self.counter(
             "slipstream_client_disconnects_total",
             "Clients that left, by when: before_headers, before_first_token, mid_stream, json.",
@@ -413,6 +415,7 @@ class Metrics:
         number is of the moment at which it was read.
         """
         self.guards.refresh()
+        self.state.refresh()
         pieces: list[str] = []
         held = 0
         for family in tuple(self._families):

@@ -189,6 +189,10 @@ class Counter(Family[Cell]):
 
     kind = "counter"
 
+    def values(self) -> dict[tuple[str, ...], float]:
+        """Each series' value by its labels."""
+        return {labels: cell.value for labels, cell in self._children.items()}
+
     def _make(self, values: tuple[str, ...]) -> Cell:
         return Cell(self._line(values))
 

@@ -183,6 +183,14 @@ def test_promtool_approves(words) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_every_alert_is_tried_on_series_that_raise_it() -> None:
+    raised: set[str] = set()
+    for group in yaml.safe_load(RULES[0].with_name("alerts_test.yml").read_text())["tests"]:
+        raised |= {each["alertname"] for each in group["alert_rule_test"] if each["exp_alerts"]}
+    alerts = yaml.safe_load(RULES[0].with_name("alerts.yml").read_text())["groups"]
+    assert raised == {rule["alert"] for group in alerts for rule in group["rules"]}
+
+
 def test_the_dashboards_are_what_their_source_makes() -> None:
     done = subprocess.run(
         [ROOT / ".venv" / "bin" / "python", ROOT / "scripts" / "dashboards"],

@@ -27,6 +27,17 @@ class TestBreaker:
         assert breaker.is_open(0.999)
         assert not breaker.is_open(1.0)
 
+    def test_it_says_how_it_stands_and_for_how_long(self):
+        breaker = Breaker()
+        assert (breaker.state(0.0), breaker.shut_for_s(0.0)) == ("closed", 0.0)
+        breaker.hold(0.0, 3.0)
+        assert (breaker.state(1.0), breaker.shut_for_s(1.0)) == ("held", 2.0)
+        assert breaker.state(3.0) == "closed"
+        for _ in range(5):
+            breaker.fail(3.0)
+        assert (breaker.state(3.5), breaker.shut_for_s(3.5)) == ("open", 0.5)
+        assert (breaker.state(4.0), breaker.shut_for_s(4.0)) == ("half_open", 0.0)
+
     def test_half_open_it_lets_one_probe_through_and_its_end_decides(self):
         breaker = Breaker(failures=5, open_until_s=1.0, open_for_s=1.0)
         breaker.begin()

@@ -1,0 +1,79 @@
+"""The part of the composition root that shows how things stand: what a scrape reads, and nobody pays for
+between scrapes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from app.pipeline.gated import Gated
+from app.pipeline.gateway import Gateway
+from app.pipeline.turn import AUTO
+from app.ports import Provider
+from app.providers.wire import WireProvider
+from app.routing.breaker import STATES
+from app.telemetry.state_metrics import StateMetrics
+from app.upstream.origin import PoolStats
+
+if TYPE_CHECKING:
+    from app.cache.routes import Route  # loads learners
+
+
+def show_state(gateway: Gateway, metrics: StateMetrics) -> None:
+    """Let each scrape read deployments, connections and the routes of hits by meaning."""
+    metrics.follow(lambda told: _deployments(gateway, told))
+    metrics.follow(lambda told: _connections(gateway, told))
+    metrics.follow(lambda told: _routes(gateway, told))
+
+
+def connections_of(provider: Provider) -> PoolStats | None:
+    """The provider's connections; None where a vendor's package keeps them."""
+    behind = provider.behind if isinstance(provider, Gated) else provider
+    return behind.pool.stats if isinstance(behind, WireProvider) else None
+
+
+def connections_of_all(gateway: Gateway) -> dict[str, PoolStats | None]:
+    """The connections to each upstream."""
+    return {name: connections_of(provider) for name, provider in gateway.providers.items()}
+
+
+def _deployments(gateway: Gateway, told: StateMetrics) -> None:
+    now_s = gateway.load.now_s()
+    for name in gateway.models:
+        known = gateway.load.of(name)
+        told.in_flight.child(name).value = float(known.in_flight)
+        told.state.child(name).value = float(STATES.index(known.breaker.state(now_s)))
+        told.first_token.child(name).value = known.ttft_s
+
+
+def _connections(gateway: Gateway, told: StateMetrics) -> None:
+    for name, provider in gateway.providers.items():
+        stats = connections_of(provider)
+        if stats is None:
+            continue
+        for which, value in (
+            ("open", stats.open),
+            ("idle", stats.idle),
+            ("waiting", stats.waiting),
+        ):
+            told.connections.child(name, which).value = float(value)
+        told.opened.child(name).value = float(stats.opened_total)
+
+
+def _routes(gateway: Gateway, told: StateMetrics) -> None:
+    """By model: tenants are not labels, so the worst bound and the sums of their routes are told."""
+    if gateway.meaning is None:
+        return
+    routes = gateway.meaning.cache.routes
+    found: dict[str, list[Route]] = {name: [] for name in (*gateway.models, AUTO)}
+    for route in routes.in_memory.values():
+        found.get(route.name.partition("\x00")[2], found[AUTO]).append(route)
+    for model, those in found.items():
+        states = [route.state for route in those]
+        proven = [state.threshold.upper_per_hit for state in states if state.threshold is not None]
+        wrong = sum(state.audited_wrong for state in states)
+        told.bound.child(model).value = max(proven, default=0.0)
+        told.limit.child(model).value = routes.limits.per_hit
+        told.audited.child(model, "wrong").value = float(wrong)
+        told.audited.child(model, "agreed").value = float(sum(s.audited for s in states) - wrong)
+        told.alarms.child(model).value = float(sum(state.alarms for state in states))
