@@ -2,7 +2,7 @@
 
 import { post, read, remove } from "./gateway.js";
 import { table } from "./tables.js";
-import { clock, make, outcome, seconds, usd } from "./words.js";
+import { clock, make, outcome, seconds, toRequest, usd } from "./words.js";
 
 const PAGE = 100;
 const at = (id) => document.getElementById(id);
@@ -90,21 +90,16 @@ export class Cache {
   }
 
   row(entry) {
-    const origin = make("a", { href: `#requests-view`, text: entry.request_id });
-    origin.addEventListener("click", () => {
-      at("filter-text").value = entry.request_id;
-      at("filter-text").dispatchEvent(new Event("input"));
-    });
     const used = entry.kind === "exact" ? `${entry.hits} ${entry.hits === 1 ? "hit" : "hits"}` : `${entry.askers} ${entry.askers === 1 ? "asker" : "askers"}`;
     const said = make("span", { role: "status" });
-    const wrong = make("button", { type: "button", class: "quiet", text: "This was wrong", "aria-label": `Entry ${entry.id.slice(0, 8)} was wrong` });
-    const gone = make("button", { type: "button", class: "quiet", text: "Delete", "aria-label": `Delete entry ${entry.id.slice(0, 8)}` });
+    const wrong = make("button", { type: "button", class: "quiet", text: "This was wrong", "aria-label": `This was wrong: entry ${entry.id.slice(0, 8)}` });
+    const gone = make("button", { type: "button", class: "quiet", text: "Delete", "aria-label": `Delete: entry ${entry.id.slice(0, 8)}` });
     const row = make(
       "tr",
       {},
       make("td", {}, clock(entry.kept_unix_ms / 1000), make("small", { text: ` ${seconds(Math.max(0, entry.age_s))} ago` })),
       make("td", { text: entry.model || "any" }),
-      make("td", {}, origin),
+      make("td", {}, toRequest(entry.request_id)),
       make("td", { text: used }),
       make("td", { text: entry.tags.join(", ") || "–" }),
       make("td", { text: seconds(Math.max(0, entry.expires_in_s)) }),

@@ -2,11 +2,13 @@
 
 import { read, readText, readiness } from "./gateway.js";
 import { table } from "./tables.js";
-import { make, ms, outcome, seconds, usd } from "./words.js";
+import { whySlow } from "./why.js";
+import { clock, make, ms, outcome, seconds, toRequest, usd } from "./words.js";
 
 const EVERY_MS = 3000;
 const WINDOW_S = 300;
 const PAGE = 1000;
+const SLOWEST = 5;
 // The promise: this share of answers within this time.
 const PROMISES = [
   { share: 0.8, within_ms: 3000 },
@@ -44,6 +46,8 @@ export class Overview {
   }
 
   async refresh() {
+    // Whoever is on a link in here by the keyboard keeps it.
+    if (at("overview").contains(document.activeElement)) return;
     const [found, saved, metrics, ready] = await Promise.all([
       read(`v1/traces?limit=${PAGE}`),
       read("v1/savings?window_s=3600"),
@@ -92,12 +96,22 @@ export class Overview {
       return [`${share * 100} % within ${within_ms / 1000} s`, percent(within, recent.length), held];
     });
     const shares = (list) => list.map(([name, count]) => [name, String(count), percent(count, recent.length)]);
+    const slowest = table("The slowest of these, and why", ["at", "request", "took", "why"], this.slowest(recent));
+    slowest.classList.add("wide", "slowest");
     return [
       table(`The last ${seconds(span)}`, ["figure", "value"], rows),
       table("The promise", ["promise", "now", "state"], promises),
       table("Cache", ["outcome", "requests", "share"], shares(counts(recent, (t) => outcome(t.cache.outcome) || "none"))),
       table("Tiers", ["tier", "requests", "share"], shares(counts(recent, (t) => t.tier ?? "no model"))),
+      slowest,
     ];
+  }
+
+  slowest(recent) {
+    return [...recent]
+      .sort((a, b) => b.total_ms - a.total_ms)
+      .slice(0, SLOWEST)
+      .map((trace) => [clock(trace.started_unix_s), toRequest(trace.request_id), ms(trace.total_ms), whySlow(trace)]);
   }
 
   savings(saved) {

@@ -30,6 +30,7 @@ export class Requests {
     }
     at("filter-text").addEventListener("input", () => this.filter());
     new ResizeObserver(() => this.paint()).observe(this.viewport);
+    document.addEventListener("open-request", (event) => this.find(event.detail));
   }
 
   show() {
@@ -37,6 +38,14 @@ export class Requests {
     this.refresh();
     clearInterval(this.timer);
     this.timer = setInterval(() => document.hidden || this.refresh(), EVERY_MS);
+  }
+
+  // Show one request, by its id, whatever was filtered before.
+  async find(id) {
+    for (const name of ["filter-status", "filter-cache", "filter-model"]) at(name).value = "";
+    at("filter-text").value = id;
+    await this.refresh();
+    this.choose(0);
   }
 
   hide() {
@@ -86,7 +95,6 @@ export class Requests {
 
   paint() {
     this.spacer.style.height = `${this.shown.length * ROW_PX}px`;
-    this.viewport.setAttribute("aria-rowcount", String(this.shown.length));
     const first = Math.max(0, Math.floor(this.viewport.scrollTop / ROW_PX) - AHEAD);
     const last = Math.min(this.shown.length, first + Math.ceil(this.viewport.clientHeight / ROW_PX) + 2 * AHEAD);
     const rows = [];

@@ -63,6 +63,13 @@ export function status(code) {
   return STATUSES[code] ?? (code >= 500 ? STATUSES[500] : STATUSES[400]);
 }
 
+// A link to one request in the list of all, opened to its reasons.
+export function toRequest(id, text = id) {
+  const link = make("a", { href: "#requests-view", text });
+  link.addEventListener("click", () => document.dispatchEvent(new CustomEvent("open-request", { detail: id })));
+  return link;
+}
+
 // Make an element: tag, attributes (text = textContent), children.
 export function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
