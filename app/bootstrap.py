@@ -155,7 +155,6 @@ async def open_gateway(settings: Settings, *, simulated: bool = False) -> AsyncI
         )  # fmt: skip
 
 
-
 async def _agents(settings: Settings, gateway: Gateway, stack: AsyncExitStack) -> None:
     """Give the gateway its agents and their tools; nothing of either is loaded where none is configured."""
     gateway.agents = {each.name: _agent(each, settings) for each in settings.agents}
