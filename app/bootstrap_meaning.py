@@ -93,6 +93,8 @@ async def open_meaning(
         ttl_s=wanted.ttl_s,
         on_settled=lambda word, count: metrics.semantic_answers.child(word).inc(count),
         sharing=gateway.sharing,
+        race_for=wanted.race_for,
+        on_race=lambda winner: metrics.semantic_races.child(winner).inc(),
     )
     # Known from the start, so that a panel shows nought rather than nothing.
     for word in get_args(Word):

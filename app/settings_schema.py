@@ -239,6 +239,10 @@ class SemanticCacheSettings(Section):
     """The longest that embedding and look-up may hold a request up, in milliseconds; a later answer counts
     as a miss.
     """
+    race_for: tuple[str, ...] = ()
+    """Tenants whose requests are asked of the model while the look-up runs, `*` for all: a miss waits for
+    nothing, and a hit costs what the model had begun. Without Redis alone.
+    """
     max_entries: Annotated[int, Field(ge=16, le=100_000_000)] = 1_000_000
     """Questions kept in the embedded engine, about 3 KiB each and the answer. Beyond, those that expire
     soonest make room.

@@ -48,9 +48,9 @@ def free_port() -> int:
 
 @contextmanager
 def running(
-    argv: Sequence[str], *, cpu: int, log: Path, env: Mapping[str, str] | None = None
+    argv: Sequence[str], *, cpu: int | str, log: Path, env: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program on one CPU, its output in `log`; on leaving, end it and its children."""
+    """Run a program on one CPU, or some ("0,1"), its output in `log`; on leaving, end it and its children."""
     pin = ["taskset", "-c", str(cpu)] if shutil.which("taskset") else []
     with log.open("wb") as sink:
         process = subprocess.Popen(

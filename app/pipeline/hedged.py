@@ -49,7 +49,7 @@ async def hedged(  # noqa: PLR0917 - the race's two sides, and what every call n
     decided: set[asyncio.Future[None]] = {first, race.won}
     try:
         await asyncio.wait(decided, timeout=delay_s, return_when=asyncio.FIRST_COMPLETED)
-        if first.done() or race.won.done() or not hedging.take(_prompt_usd(backup)):
+        if first.done() or race.won.done() or not hedging.take(prompt_usd(backup)):
             await first
             return
         others.remove(backup)
@@ -59,11 +59,11 @@ async def hedged(  # noqa: PLR0917 - the race's two sides, and what every call n
             gateway.load.waited(call.model.name, delay_s)
             turn.reason += f"; a second call after {delay_s * 1e3:.0f} ms was quicker"
             turn.upstream_ns += int(delay_s * 1e9)
-            hedging.settle("won", call.tokens_streamed, _prompt_usd(call))
+            hedging.settle("won", call.tokens_streamed, prompt_usd(call))
             await second
         else:
             failed = race.winner is None
-            hedging.settle("failed" if failed else "lost", 0, _prompt_usd(backup))
+            hedging.settle("failed" if failed else "lost", 0, prompt_usd(backup))
             await first
     finally:
         await race.close()
@@ -140,7 +140,7 @@ async def until_decided(race: Race, *calls: asyncio.Task[None]) -> None:
         await asyncio.wait({*running, race.won}, return_when=asyncio.FIRST_COMPLETED)
 
 
-def _prompt_usd(call: ModelCall) -> float:
+def prompt_usd(call: ModelCall) -> float:
     """About what reading the prompt of ``call`` costs."""
     if call.native is not None:
         chars = len(call.native.raw)

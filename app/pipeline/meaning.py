@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -92,8 +92,15 @@ class Meaning:
         ttl_s: float,
         on_settled: Callable[[Settled, int], None],
         sharing: Sharing | None = None,
+        race_for: Collection[str] = (),
+        on_race: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Nothing runs until ``run`` does. ``on_settled`` is told what became of how many answers."""
+        """Nothing runs until ``run`` does. ``on_settled`` is told what became of how many answers.
+
+        ``race_for``: the tenants whose misses do not wait for the look-up, ``*`` for all; ``on_race`` is told
+        who was first, ``look`` or ``model``.
+        """
+        self._race_for, self.on_race = frozenset(race_for), on_race
         self.cache = cache
         self._routes = cache.routes.in_memory
         self._classify, self._codecs = classify, codecs
@@ -122,6 +129,10 @@ class Meaning:
             return False
         is_open = self.is_open(turn.tenant, request.model)
         return is_open and gateway.flights.running(key) is None
+
+    def races(self, tenant: str) -> bool:
+        """Whether this tenant pays for asking the model while the look-up runs."""
+        return tenant in self._race_for or "*" in self._race_for
 
     async def look(self, key: bytes, request: ChatRequest, turn: Turn) -> Looked | None:
         """Look for an answer to another wording; None where that is out of the question."""

@@ -26,12 +26,16 @@ from app.pipeline.choose import choose
 from app.pipeline.converse import converse
 from app.pipeline.escalation import converse_or_escalate
 from app.pipeline.gateway import Gateway, Turn
+from app.pipeline.raced import Ask, answer_by_the_first
 from app.pipeline.remember import follow, joinable, keep, may_serve, tell
 from app.pipeline.shared_flight import answer_shared, look_shared
 from app.pipeline.stay import keep_warm, stays, warm_of
 
 if TYPE_CHECKING:
-    from app.pipeline.meaning import Looked  # loads learners that are not needed without it
+    from app.pipeline.meaning import (
+        Looked,
+        Meaning,
+    )  # loads learners that are not needed without it
 
 AUTO = "auto"
 """The model name that asks the router to choose."""
@@ -74,7 +78,8 @@ async def answer(request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit)
         await tell(entry, request, gateway, turn, emit)
         return
     if _more_may_be_known(key, request, gateway, turn):
-        served, looked = await _by_meaning(key, request, gateway, turn, emit)
+        ask = partial(_ask, (named, view))
+        served, looked = await _by_meaning((key, ask), request, gateway, turn, emit)
         if served:
             return
     if key is None:
@@ -154,20 +159,31 @@ def _more_may_be_known(
     return meaning is not None and key is not None and meaning.open(key, request, gateway, turn)
 
 
+def _may_race(meaning: Meaning, gateway: Gateway, turn: Turn) -> bool:
+    """Whether the model is asked while the look-up by meaning runs."""
+    alone = gateway.shared is None and turn.cache_mode is _DEFAULT
+    return alone and meaning.races(turn.tenant)
+
+
 async def _by_meaning(
-    key: bytes | None, request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit
+    asked: tuple[bytes | None, Ask], request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit
 ) -> tuple[bool, Looked | None]:
     """Answer from what was answered to other words of the same meaning, where that is proven safe.
 
-    Says whether it did, and what it saw. Raises ``CacheOnlyMiss`` where nothing else may answer.
+    Says whether it did, and what it saw; where tenants pay for a race, the model may have answered first.
+    Raises ``CacheOnlyMiss`` where nothing else may answer.
     """
-    meaning, looked = gateway.meaning, None
+    (key, ask), meaning, looked = asked, gateway.meaning, None
     if gateway.shared is not None and _look_first(key, request, gateway, turn):
         entry = await look_shared(key, request, gateway, turn)
         if entry is not None:
             await tell(entry, request, gateway, turn, emit)
             return True, None
     if meaning is not None and key is not None and meaning.open(key, request, gateway, turn):
+        if _may_race(meaning, gateway, turn):
+            looked = await answer_by_the_first(key, request, gateway, turn, emit, ask)
+            meaning.remember(key, request, gateway, turn, looked)
+            return True, looked
         looked = await meaning.look(key, request, turn)
         if looked is not None and looked[1].hit is not None:
             await meaning.tell(looked[1], request, gateway, turn, emit)

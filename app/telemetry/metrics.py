@@ -147,6 +147,11 @@ class Metrics:
             "Look-ups by meaning on a request's path, by what became of them.",
             ("outcome",),
         )
+        self.semantic_races = self.counter(
+            "slipstream_semantic_races_total",
+            "Requests asked of the model while the look-up by meaning ran, by who was first.",
+            ("winner",),
+        )
         self.semantic_answers = self.counter(
             "slipstream_semantic_answers_total",
             "Fresh answers that might have been learned from, by what became of them.",

@@ -124,7 +124,7 @@ def gateway(
     name: str,
     folder: Path,
     upstream: str,
-    cpu: int,
+    cpu: int | str,
     sections: Mapping[str, object] | None = None,
     *,
     env: Mapping[str, str] | None = None,

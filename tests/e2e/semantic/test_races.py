@@ -1,0 +1,106 @@
+"""With ``race_for`` the look-up by meaning and the model are asked at once, and who speaks first answers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from contextlib import asynccontextmanager
+
+import httpx2
+import pytest
+
+from tests.e2e.semantic.conftest import PATIENCE_S, PLAIN, Semantic, TopicModel
+from tests.support.gateway import configuration, running_gateway
+from tests.support.tool_server import Asked, tool_server
+
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+CAPITAL = "What is the capital city of France?"
+REWORDED = "What's the capital city of France?"
+KEPT = 'slipstream_semantic_answers_total{outcome="kept"} 1.0'
+
+
+class SilentModel(TopicModel):
+    """Answers until it is told to be silent; then it says when it is asked, and when its caller leaves."""
+
+    def __init__(self) -> None:
+        super().__init__({"capital": "Paris."})
+        self.is_silent = False
+        self.left = asyncio.Event()
+
+    async def answer(self, asked: Asked) -> None:
+        if not self.is_silent:
+            await super().answer(asked)
+            return
+        self.asked.append("silence")
+        await asked.until_gone()
+        self.left.set()
+
+
+@asynccontextmanager
+async def racing(race_for):
+    model = SilentModel()
+    cache = {"semantic": {"enabled": True, "race_for": race_for}}
+    async with (
+        tool_server({"/v1/chat/completions": model.answer}) as upstream,
+        running_gateway(configuration(upstream.url, cache=cache)) as running,
+        httpx2.AsyncClient(verify=PLAIN, base_url=running.url, timeout=60) as http,
+    ):
+        semantic = Semantic(running, http, model)
+        await semantic.open()
+        semantic.meaning.cache.budget_s = PATIENCE_S
+        semantic.meaning.most_per_s = 1e9
+        yield semantic
+
+
+def outcome(reply) -> str:
+    assert reply.status_code == 200, reply.text
+    return reply.headers["x-slipstream-cache"]
+
+
+async def learned(semantic: Semantic) -> None:
+    """Wait until one answer has been kept for other words: that begins after its last byte."""
+    async with asyncio.timeout(PATIENCE_S):
+        while KEPT not in (await semantic.http.get("/metrics")).text:  # noqa: ASYNC110 - seen from outside
+            await asyncio.sleep(0.01)
+
+
+async def test_a_hit_answers_while_the_model_is_silent_and_ends_its_call():
+    async with racing(["*"]) as semantic:
+        assert outcome(await semantic.ask(CAPITAL)) == "miss"
+        await learned(semantic)
+        semantic.model.is_silent = True
+        reply = await semantic.ask(REWORDED)
+        assert outcome(reply) == "semantic"
+        assert reply.json()["choices"][0]["message"]["content"] == "Paris."
+        await asyncio.wait_for(semantic.model.left.wait(), PATIENCE_S)
+        text = (await semantic.http.get("/metrics")).text
+        assert 'slipstream_semantic_races_total{winner="look"} 1.0' in text
+
+
+async def test_the_model_answers_while_the_look_up_hangs_and_its_answer_is_kept():
+    async with racing(["default"]) as semantic:
+        process = semantic.meaning.cache.memory.pid
+        os.kill(process, signal.SIGSTOP)
+        try:
+            body = {"model": "small", "messages": [{"role": "user", "content": CAPITAL}]}
+            async with asyncio.timeout(PATIENCE_S / 2):
+                reply = await semantic.http.post("/v1/chat/completions", json=body)
+                assert outcome(reply) == "miss"
+                again = await semantic.http.post("/v1/chat/completions", json=body)
+                assert outcome(again) in {"exact", "coalesced"}
+        finally:
+            os.kill(process, signal.SIGCONT)
+        assert len(semantic.model.asked) == 1
+        trace = (await semantic.http.get(f"/v1/traces/{reply.headers['x-request-id']}")).json()
+        assert trace["model"] == "small"
+        assert trace["usage"]["output_tokens"] == 7
+
+
+async def test_who_does_not_pay_for_it_waits_for_the_look_up():
+    async with racing(["another-tenant"]) as semantic:
+        await semantic.ask(CAPITAL)
+        await learned(semantic)
+        semantic.model.is_silent = True
+        assert outcome(await semantic.ask(REWORDED)) == "semantic"
+        assert "silence" not in semantic.model.asked
