@@ -75,7 +75,19 @@ class Prediction:
 
 def key_of(tool: str, arguments: Json) -> str:
     """Name a call within a run."""
-    return f"{tool} {json.dumps(arguments, sort_keys=True, ensure_ascii=False, default=str)}"
+    said = json.dumps(plain(arguments), sort_keys=True, ensure_ascii=False, default=str)
+    return f"{tool} {said}"
+
+
+def plain(value: object) -> object:
+    """``value`` with one spelling for each number: JSON has no other 980 than 980.0."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, Mapping):
+        return {name: plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    return value
 
 
 @dataclass(slots=True)

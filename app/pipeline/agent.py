@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -46,18 +47,21 @@ from app.domain.run_events import (
     SubagentStarted,
     Within,
 )
-from app.domain.tools import ToolResult
+from app.domain.tools import ToolCaller, ToolResult
 from app.domain.usage import Usage
 from app.errors import GatewayError, ToolError
+from app.learn.said import Made, Scene
 from app.pipeline import subagents
 from app.pipeline.agent_model import candidates_of, view_of
 from app.pipeline.agent_plan import WorkflowRun
+from app.pipeline.agent_scene import scene_of
 from app.pipeline.agent_time import TimePlan
 from app.pipeline.agent_turn import ModelTurn
 from app.pipeline.approvals import Decided, settled
+from app.pipeline.drafts import Drafts
 from app.pipeline.gateway import Gateway, Turn
 from app.pipeline.plan_by_model import Planned, PlanTurn
-from app.pipeline.speculation import stage_of
+from app.pipeline.speculation import Policy, stage_of
 from app.pipeline.subagents import Leaders
 from app.pipeline.synthesis import AUTO, assembler
 
@@ -104,6 +108,10 @@ class AgentRun:
     readable: str = ""
     """What the next call's arguments may come from: the question, or the last results."""
     stage: str = ""
+    made: list[Made] = field(default_factory=list)
+    """Calls whose tools were asked, and their results."""
+    drafts: Drafts | None = None
+    """Calls that were started before the model asked for them; None where there are no tools."""
     calls_made: int = 0
     invalid: int = 0
     depth: int = 0
@@ -143,6 +151,18 @@ class AgentRun:
                 return
             transcript.append(workflow.told())
         self.readable, self.stage = self.question, stage_of(())
+        async with self._drafting(offered) as self.drafts:
+            await self._loop(offered, candidates, transcript, time)
+
+    async def _loop(
+        self,
+        offered: dict[str, Registered],
+        candidates: list[Model],
+        transcript: list[Message],
+        time: TimePlan,
+    ) -> None:
+        """Model, tools, model, until there is an answer."""
+        agent = self.agent
         plans = agent.plans and not self.client_tools and bool(offered or self.others)
         planned = Planned(self.question)
         for number in range(1, agent.max_turns + 1):
@@ -160,6 +180,21 @@ class AgentRun:
             waits = self.pending or self.interrupts
             if last or not model_turn.calls or waits or model_turn.time_is_up:
                 return
+
+    def _drafting(
+        self, offered: dict[str, Registered]
+    ) -> Drafts | AbstractAsyncContextManager[None]:
+        """The run's speculation, where there are tools to speculate on."""
+        tools, agent = self.gateway.tools, self.agent
+        if tools is None or not offered:
+            return nullcontext()
+        caller = ToolCaller(self.turn.tenant, self.turn.user)
+        policy = Policy(agent.speculate, agent.value_usd_per_s, agent.max_waste_share)
+        return Drafts(self.gateway.speculation, policy, tools, caller, agent=agent.name)
+
+    def scene(self) -> Scene:
+        """What the model can read now."""
+        return scene_of(self.messages, self.made)
 
     def _writers(self, candidates: list[Model]) -> list[Model]:
         """Who reads the tools' results: the agent's model for answers, while all results came."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, assert_never
 
@@ -55,11 +54,13 @@ from app.domain.run_events import (
 from app.domain.tools import ToolCaller, ToolResult
 from app.domain.turn_record import ToolUse
 from app.errors import ToolError, UpstreamProtocol
+from app.learn.said import Made
 from app.pipeline import subagents
 from app.pipeline.agent_ask import Speech, ask_in_time
+from app.pipeline.agent_scene import value_of
 from app.pipeline.agent_time import TimePlan
 from app.pipeline.fanout import Fanout
-from app.pipeline.speculation import Drafts, Policy, stage_of
+from app.pipeline.speculation import stage_of
 from app.pipeline.subagents import task_of
 from app.pipeline.synthesis import shortened
 
@@ -84,6 +85,8 @@ class _Call:
     """It was started before the model asked for it."""
     pending: bool = False
     """The client's own tool: it has the result, not we."""
+    made: bool = False
+    """It was well-formed, and its tool was asked."""
     ended: CallEnded | None = None
 
 
@@ -105,7 +108,7 @@ class ModelTurn:
         self._final = final
         self._number = number
         self._builder = AnswerBuilder()
-        self._drafts: Drafts | None = None
+        self._drafts = run.drafts
         self._speech = Speech(run, f"{run.label}-turn-{number}")
         self.calls: dict[int, _Call] = {}
         self.text = ""
@@ -120,12 +123,11 @@ class ModelTurn:
         run.say(StepStarted(step))
         limit = run.agent.max_parallel_tools
         try:
-            async with (
-                self._drafting() as self._drafts,
-                Fanout(self._work, limit=limit, on_event=self._on_outcome) as self._fanout,
-            ):
+            async with Fanout(self._work, limit=limit, on_event=self._on_outcome) as self._fanout:
                 if not self._final and self._drafts is not None:
-                    self._drafts.fire(self._offered)
+                    self._drafts.fire(
+                        self._offered, stage=run.stage, text=run.readable, scene=run.scene
+                    )
                 answer = await self._ask(candidates, transcript)
                 agent = run.agent
                 await self._fanout.enough(agent.quorum, agent.patience_s, self._may_be_left_out)
@@ -133,23 +135,6 @@ class ModelTurn:
             self._close()
             run.say(StepFinished(step))
         return self._added(answer)
-
-    def _drafting(self) -> Drafts | AbstractAsyncContextManager[None]:
-        """The turn's speculation, where there are tools to speculate on."""
-        run, tools = self._run, self._run.gateway.tools
-        if tools is None or not self._offered:
-            return nullcontext()
-        caller = ToolCaller(run.turn.tenant, run.turn.user)
-        policy = Policy(run.agent.speculate, run.agent.value_usd_per_s, run.agent.max_waste_share)
-        return Drafts(
-            run.gateway.speculation,
-            policy,
-            tools,
-            caller,
-            agent=run.agent.name,
-            stage=run.stage,
-            text=run.readable,
-        )
 
     async def _ask(self, candidates: Sequence[Model], transcript: tuple[Message, ...]) -> Answer:
         run = self._run
@@ -210,6 +195,8 @@ class ModelTurn:
         if any(tool.name == call.name for tool in run.client_tools):
             call.pending = True
             run.pending.append(call.id)
+            if self._drafts is not None:
+                self._drafts.void()  # what the client does with it is not known here
             return
         if self._final:
             self._refuse(call, "no tool may be called any more: answer now", "tool_limit")
@@ -222,6 +209,8 @@ class ModelTurn:
         try:
             if call.name in run.others:
                 call.arguments = task_of(arguments)
+                if self._drafts is not None:
+                    self._drafts.void()  # another agent may change anything
                 self._fanout.add(Node(str(call.index), deadline_s=self._time.for_tools_s()))
                 return
             registered = self._registered(call.name)
@@ -234,9 +223,11 @@ class ModelTurn:
             self._ask_person(call, registered)
             return
         run.used[call.name] = registered
+        call.made = True
         if self._drafts is not None:
             call.speculative = self._drafts.foresaw(call.name, call.arguments)
-            self._drafts.took(call.name, call.arguments)
+            changes = not registered.spec.effects.read_only
+            self._drafts.took(call.name, call.arguments, changes=changes)
         run.say(Status(registered.spec.status_of(call.arguments)))
         self._fanout.add(Node(str(call.index), deadline_s=self._time.for_tools_s()))
 
@@ -343,6 +334,14 @@ class ModelTurn:
             each.ended.text for each in self.calls.values() if each.ended is not None
         )
         self._run.stage = stage_of([each.name for each in self.calls.values()])
+        made = [
+            Made(each.name, each.arguments, value_of(each.ended.text))
+            for each in self.calls.values()
+            if each.ended is not None and each.name in self._offered and each.made
+        ]
+        self._run.made += made
+        if self._drafts is not None:
+            self._drafts.turn_over(made)
         added = [Message(Role.ASSISTANT, parts)] if parts else []
         return [*added, Message(Role.TOOL, results)] if results else added
 

@@ -1,4 +1,4 @@
-"""Start the tool calls that the model will most likely make, before it has made them.
+"""What speculation may do, and what it has learned and done: the policy, without the drafts.
 
 A draft is started if and only if all of this holds: speculation is on for the agent; the tool is
 read-only and repeatable, and disclosable unless it stays on the operator's own hosts; ``p > c / (c
@@ -9,26 +9,21 @@ when its turn is over, and counted. Nothing of a wrong draft reaches model or cl
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TypeVar
 
-from app.domain.chat import Json
-from app.domain.plan import Node, Outcome
-from app.domain.speculation import LEAST_TRIES, Patterns, Prediction, key_of, pays
-from app.domain.tools import ToolCaller, ToolResult, ToolSpec
-from app.errors import ToolError
-from app.pipeline.fanout import Fanout
-
-if TYPE_CHECKING:
-    from app.tools.registry import Registered, Registry
+from app.domain.speculation import LEAST_TRIES, Patterns, Prediction, pays
+from app.domain.tools import ToolSpec
+from app.learn.next_calls import Foreseen, NextCalls
 
 _FORGET = 0.2
 _LEAST_COST_USD = 1e-5
 """What a wasted call costs at least: some quota and some work of somebody's server."""
 _FREE_WASTE_CALLS = 2
+_MOST_STAGES = 1024
+_MOST_AGENTS = 64
 
 
 @dataclass(slots=True)
@@ -91,7 +86,8 @@ class Speculation:
     """All that was learned, of all agents; one event loop owns it. ``halted`` is the kill switch."""
 
     halted: bool = False
-    patterns: dict[tuple[str, str, str], Patterns] = field(default_factory=dict)
+    patterns: OrderedDict[tuple[str, str, str], Patterns] = field(default_factory=OrderedDict)
+    habits: OrderedDict[tuple[str, str], NextCalls] = field(default_factory=OrderedDict)
     tools: dict[str, ToolStatistics] = field(default_factory=dict)
     decide_s: dict[str, float] = field(default_factory=dict)
     """Moving mean, by agent, of the time until the model has made a call."""
@@ -102,7 +98,11 @@ class Speculation:
 
     def of_stage(self, tenant: str, agent: str, stage: str) -> Patterns:
         """What is known of one stage of an agent, for one tenant: nobody's traffic shows in another's."""
-        return self.patterns.setdefault((tenant, agent, stage), Patterns())
+        return _latest(self.patterns, (tenant, agent, stage), Patterns, _MOST_STAGES)
+
+    def of_agent(self, tenant: str, agent: str) -> NextCalls:
+        """What is known of an agent's conversations, for one tenant."""
+        return _latest(self.habits, (tenant, agent), NextCalls, _MOST_AGENTS)
 
     def described(self) -> dict[str, object]:
         """Statistics as JSON."""
@@ -111,14 +111,13 @@ class Speculation:
             "tools": {name: each.described() for name, each in sorted(self.tools.items())},
         }
 
-    def may_fire(self, spec: ToolSpec, prediction: Prediction, policy: Policy, agent: str) -> bool:
+    def may_fire(
+        self, spec: ToolSpec, prediction: Prediction | Foreseen, policy: Policy, agent: str
+    ) -> bool:
         """Every condition of the module's text."""
-        effects = spec.effects
-        if self.halted or not policy.enabled or prediction.tries < LEAST_TRIES:
+        if self.halted or not policy.enabled or not may_ever_fire(spec):
             return False
-        if spec.approval or not (effects.read_only and effects.repeatable):
-            return False
-        if not (effects.disclosable or spec.own_host):
+        if isinstance(prediction, Prediction) and prediction.tries < LEAST_TRIES:
             return False
         total = sum(each.calls for each in self.tools.values())
         wasted = sum(each.wasted for each in self.tools.values())
@@ -129,132 +128,29 @@ class Speculation:
         return pays(prediction.p, cost_usd, policy.value_usd_per_s, saved_s)
 
 
-@dataclass(slots=True)
-class _Draft:
-    prediction: Prediction
-    spec: ToolSpec
-    started_s: float
-    done: asyncio.Future[Outcome]
-    taken: bool = False
+def may_ever_fire(spec: ToolSpec) -> bool:
+    """Whether a tool's declaration lets its calls be started before the model has asked."""
+    effects = spec.effects
+    if spec.approval or not (effects.read_only and effects.repeatable):
+        return False
+    return effects.disclosable or spec.own_host
 
 
-class Drafts:
-    """The drafts of one model turn: ``async with``, so that none outlives it."""
+_Key = TypeVar("_Key")
+_Learned = TypeVar("_Learned")
 
-    def __init__(
-        self,
-        speculation: Speculation,
-        policy: Policy,
-        registry: Registry,
-        caller: ToolCaller,
-        *,
-        agent: str,
-        stage: str,
-        text: str,
-    ) -> None:
-        """Predict from ``text``; nothing starts before ``fire``."""
-        self._speculation, self._policy = speculation, policy
-        self._registry, self._caller, self._agent = registry, caller, agent
-        self._patterns = speculation.of_stage(caller.tenant, agent, stage)
-        self._text = text
-        self._loop = asyncio.get_running_loop()
-        self._began_s = self._loop.time()
-        self._drafts: dict[str, _Draft] = {}
-        self._predicted: list[Prediction] = []
-        self._made: list[tuple[str, Json]] = []
-        self._fanout = Fanout(self._work, on_event=self._on_outcome)
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self._fanout.__aexit__(kind, error, trace)
-        if error is None:
-            self._settle()
-
-    def fire(self, offered: Mapping[str, Registered]) -> None:
-        """Start what pays; every prediction is remembered, for its outcome is counted either way."""
-        self._predicted = self._patterns.predict(self._text, offered)
-        for prediction in self._predicted:
-            registered = offered[prediction.tool]
-            if not self._speculation.may_fire(
-                registered.spec, prediction, self._policy, self._agent
-            ):
-                continue
-            try:
-                registered.check(prediction.arguments)
-            except ToolError:
-                continue
-            self._drafts[prediction.key] = _Draft(
-                prediction, registered.spec, self._loop.time(), self._loop.create_future()
-            )
-            self._speculation.of_tool(prediction.tool).fired += 1
-            self._fanout.add(Node(prediction.key))
-
-    def took(self, tool: str, arguments: Json) -> None:
-        """The model has made a call: put it down for learning."""
-        self._made.append((tool, arguments))
-        decided_s = self._loop.time() - self._began_s
-        known_s = self._speculation.decide_s.get(self._agent, decided_s)
-        self._speculation.decide_s[self._agent] = known_s + _FORGET * (decided_s - known_s)
-
-    def foresaw(self, tool: str, arguments: Json) -> bool:
-        """Say whether a draft of this call is there to be taken."""
-        draft = self._drafts.get(key_of(tool, arguments))
-        return draft is not None and not draft.taken
-
-    async def take(self, tool: str, arguments: Json) -> ToolResult | None:
-        """The result of the draft of this call, awaited if need be; None where there is none, or it
-        failed.
-        """
-        draft = self._drafts.get(key_of(tool, arguments))
-        if draft is None or draft.taken:
-            return None
-        draft.taken = True
-        asked_s = self._loop.time()
-        outcome = await asyncio.shield(draft.done)
-        if not isinstance(outcome.value, ToolResult):
-            return None  # repeatable by its flag: the real call is made
-        statistics = self._speculation.of_tool(tool)
-        statistics.hits += 1
-        took_s = outcome.ended_s - outcome.started_s
-        statistics.saved_s += min(took_s, max(0.0, asked_s - outcome.started_s))
-        statistics.count(took_s, cached=outcome.value.cached)
-        return outcome.value
-
-    def timed(self, tool: str, took_s: float, *, cached: bool) -> None:
-        """A call of the model's, made when it asked, has taken this long in all."""
-        self._speculation.of_tool(tool).count(took_s, cached=cached)
-
-    async def _work(self, node: Node, _: Mapping[str, object]) -> ToolResult:
-        prediction = self._drafts[node.id].prediction
-        return await self._registry.call(
-            prediction.tool, prediction.arguments, self._caller, checked=True
-        )
-
-    def _on_outcome(self, outcome: Outcome) -> None:
-        draft = self._drafts[outcome.id]
-        if not draft.done.done():
-            draft.done.set_result(outcome)
-
-    def _settle(self) -> None:
-        """The turn is over: count the waste, learn from what was called."""
-        made = {key_of(tool, arguments) for tool, arguments in self._made}
-        for draft in self._drafts.values():
-            if not draft.taken:
-                statistics = self._speculation.of_tool(draft.spec.name)
-                statistics.wasted += 1
-                statistics.wasted_usd += draft.spec.cost_usd
-        for prediction in self._predicted:
-            statistics = self._speculation.of_tool(prediction.tool)
-            statistics.predictions += 1
-            statistics.squared_error += (prediction.p - (prediction.key in made)) ** 2
-        self._patterns.learn(self._text, self._predicted, self._made)
+def _latest(
+    table: OrderedDict[_Key, _Learned], key: _Key, make: Callable[[], _Learned], most: int
+) -> _Learned:
+    """What is known under ``key``, made if it is new; what was not used for longest is forgotten."""
+    found = table.get(key)
+    if found is None:
+        found = table[key] = make()
+        if len(table) > most:
+            table.popitem(last=False)
+    table.move_to_end(key)
+    return found
 
 
 def stage_of(tools: Sequence[str]) -> str:

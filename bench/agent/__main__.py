@@ -1,14 +1,16 @@
 """``make bench-agent``: every claim about agents, measured, with the rivals beside it.
 
 ``SHAPES`` is a folder with the public sets (absent: the committed sample), ``OUT`` a file for the
-figures as JSON, ``RIVALS_PYTHON`` an interpreter with langgraph and llama-index-workflows.
-``--quick`` runs a fraction of everything.
+figures as JSON. LangGraph and LlamaIndex are installed into the benchmark's own cache, pinned, unless
+``RIVALS_PYTHON`` names an interpreter that has them. ``--quick`` runs a fraction of everything.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +19,8 @@ import uvloop
 
 from app.bootstrap import open_gateway
 from app.settings import load
-from bench.agent import eager, foresight, headline, lag, promptness, scheduler, shapes
+from bench.agent import eager, foresight, headline, lag, promptness, rivals, scheduler, shapes
+from bench.agent.environment import RIVALS, UnavailableError, python_with
 from bench.agent.gateway import configuration, gateway
 from bench.agent.servers import model, served, tools
 from bench.agent.verdicts import verdicts
@@ -33,7 +36,7 @@ async def run(*, quick: bool) -> Figures:
         tasks = tasks[:24]
     found: Figures = {"shapes": about, "tasks": len(tasks)}
     found["overhead"] = _show_overhead(await scheduler.overhead())
-    found["rivals"] = _show_rivals()
+    found["rivals"] = await asyncio.to_thread(_rivals, quick=quick)
     found["critical_path"] = _show(
         "Wall / critical path", await scheduler.critical_path(tasks, 20 if quick else 120)
     )
@@ -51,33 +54,54 @@ async def run(*, quick: bool) -> Figures:
     )
     found["eager"] = await _eager(tasks, quick=quick)
     found["headline"] = await _headline(quick=quick)
-    dialogues = shapes.dialogues(folder)
-    if dialogues:
-        told = foresight.foresight(dialogues)
-        found["foresight"] = _show("Speculation on multi-turn traces", {"all": told})
+    found |= _foresight(folder, quick=quick)
     print("\nThe promises", *verdicts(found), sep="\n")
     return found
+
+
+def _foresight(folder: str, *, quick: bool) -> Figures:
+    title = "Speculation on multi-turn traces (medians over orders of the stream)"
+    if not foresight.there(folder):
+        print(f"\n{title}: not run (SHAPES names no folder with the multi-turn traces)")
+        return {}
+    try:
+        dialogues = foresight.dialogues(folder)
+    except UnavailableError as why:
+        print(f"\n{title}: not run (the tools that made the traces: {why})")
+        return {}
+    tools = foresight.documented(folder)
+    told = foresight.foresight(dialogues, tools, 1 if quick else foresight.SEEDS)
+    return {"foresight": _show(title, told)}
 
 
 def _show_overhead(found: dict[str, dict[str, float]]) -> Figures:
     return _show("Scheduler, us a node (deadlines, cancellation, one event a node)", found)
 
 
-def _show_rivals() -> Figures:
-    python = os.environ.get("RIVALS_PYTHON", "")
-    if not python:
-        print("\nRivals: not run (RIVALS_PYTHON names no interpreter that has them)")
+def _rivals(*, quick: bool) -> Figures:
+    """Ours and the others, by turns: what the machine does meanwhile it does to all of them."""
+    title = f"Scheduler and rivals, us a node: {rivals.WIDTH} parallel no-op nodes and a join"
+    print(f"\n{title}")
+    try:
+        python = os.environ.get("RIVALS_PYTHON") or python_with("agents", RIVALS)
+    except UnavailableError as why:
+        print(f"  LangGraph, LlamaIndex workflows: NOT MEASURED ({why})")
         return {}
-    script = Path(__file__).with_name("rivals.py")
-    done = subprocess.run([python, str(script)], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        print(f"\nRivals: failed\n{done.stderr[-600:]}")
-        return {}
-    found: dict[str, float] = json.loads(done.stdout)
-    print("\nRivals, us a node, 100 parallel no-op nodes and a join")
-    for name, us in found.items():
-        print(f"  {name:28} {us:10.1f}")
-    return dict(found)
+    script = str(Path(rivals.__file__))
+    rows: dict[str, list[float]] = {}
+    for _ in range(2 if quick else 5):
+        rows.setdefault("Slipstream", []).append(scheduler.joined())
+        done = subprocess.run([str(python), script], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            print(f"  the others: NOT MEASURED ({done.stderr.strip()[-300:]})")
+            return {}
+        for name, us in json.loads(done.stdout).items():
+            rows.setdefault(name, []).append(us)
+    ours = rows["Slipstream"]
+    for name, each in rows.items():
+        times = statistics.median(a / b for a, b in zip(each, ours, strict=True))
+        print(f"  {name:28} {statistics.median(each):10.1f}   {times:6.1f} x ours (n={len(each)})")
+    return {name: statistics.median(each) for name, each in rows.items()}
 
 
 async def _eager(tasks: list[shapes.Task], *, quick: bool) -> list[dict[str, float]]:

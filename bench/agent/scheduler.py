@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from app.domain.plan import Node, Outcome, critical_path_s
 from app.pipeline.fanout import run_plan
+from bench.agent.rivals import WIDTH, timed
 from bench.agent.shapes import Task
 
 NODES = 1000
@@ -57,6 +58,24 @@ async def overhead() -> dict[str, dict[str, float]]:
             "floor_cpu_us": statistics.median(floor),
         }
     return found
+
+
+def joined() -> float:
+    """Median microseconds a node of the shape that rivals are timed on, on asyncio's own loop as they
+    are: with deadlines and one event a node.
+    """
+    fan = tuple(Node(str(i), deadline_s=30.0) for i in range(WIDTH))
+    nodes = (*fan, Node("join", tuple(each.id for each in fan), deadline_s=30.0))
+    loop = asyncio.new_event_loop()
+
+    def once() -> object:
+        events: list[Outcome] = []
+        return loop.run_until_complete(run_plan(nodes, _nothing, on_event=events.append))
+
+    try:
+        return timed(once, len(nodes))
+    finally:
+        loop.close()
 
 
 async def _floor() -> float:

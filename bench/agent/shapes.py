@@ -43,25 +43,3 @@ def load(folder: str) -> tuple[list[Task], str]:
             calls = json.loads(line)["ground_truth"]
             found.append(Task(len(found), tuple(next(iter(call)) for call in calls)))
     return found, f"{folder}, {len(found)} tasks"
-
-
-def dialogues(folder: str) -> list[list[tuple[str, list[str]]]]:
-    """The multi-turn traces of ``folder``: for each turn the user's words and the calls as text;
-    empty without.
-    """
-    if not folder:
-        return []
-    base = Path(folder)
-    asked = base / "bfcl_BFCL_v4_multi_turn_base.json"
-    answers = base / "bfcl_possible_answer_BFCL_v4_multi_turn_base.json"
-    if not asked.exists() or not answers.exists():
-        return []
-    truths = {
-        row["id"]: row["ground_truth"]
-        for row in map(json.loads, answers.read_text(encoding="utf-8").splitlines())
-    }
-    found = []
-    for row in map(json.loads, asked.read_text(encoding="utf-8").splitlines()):
-        turns = zip(row["question"], truths.get(row["id"], []), strict=False)
-        found.append([("\n".join(m["content"] for m in said), calls) for said, calls in turns])
-    return found

@@ -1,0 +1,322 @@
+"""Which tool calls come next in a conversation, learned from one agent's own: the words of the user
+and the calls so far say which tool, ``app.learn.copying`` says with which arguments.
+
+Plan. *Which tool*: ridge regression in its dual form on hashed words, pairs of words and the calls so
+far, one output a tool; the target is whether the tool is called before anything is changed or the
+turn is over, learned where such a stretch of calls begins. Each tool's own name and description
+count as one example of its use, so that the first conversations are not blind. *How likely*:
+logistic regression over a handful of figures (that score, how sure the arguments are, what was
+called already), learned on every prediction that was judged, made or not: its output is the
+probability that speculation needs, and it is calibrated on live traffic before money is risked.
+*How many*: of what was lately predicted, the least probability for which the expected waste stays
+within a share of the calls.
+
+Bounds: 384 decision points of 4,096 columns (6 MB) an agent; a refit solves n x n, at most every 16
+points. Predicting takes about 1 ms for 40 tools (2026-11, a busy machine).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from zlib import crc32
+
+import numpy as np
+
+from app.domain.chat import Json
+from app.domain.speculation import key_of
+from app.learn.copying import Copying, Guess
+from app.learn.said import Made, Places, Scene, places, words
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
+
+_COLUMNS = 4096
+_MOST_POINTS = 384
+_MOST_TOOLS = 256
+_REFIT_EVERY = 16
+_PENALTY = 0.1
+_CALLS_WEIGH = 0.6
+_RATE = 0.3
+_LEAST_SCORE = 0.01
+_LEAST_P = 0.02
+_MOST_JUDGED = 2000
+_BEFORE = 0.5
+"""What a guess must have before there is enough traffic to say what may be wasted."""
+_ENOUGH_CALLS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A tool that may be started early: what its declaration says."""
+
+    name: str
+    description: str
+    parameters: Json
+
+
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """A call that may come, and what its probability was made from."""
+
+    tool: str
+    arguments: Json
+    p: float
+    figures: tuple[float, ...]
+
+    @property
+    def key(self) -> str:
+        """Names the call: equal arguments in any order give one key."""
+        return key_of(self.tool, self.arguments)
+
+
+@dataclass(slots=True)
+class Point:
+    """A moment at which the model chose: what was at hand, and what was foreseen."""
+
+    scene: Scene
+    found: Places
+    foreseen: list[Foreseen]
+
+
+@dataclass(slots=True)
+class NextCalls:
+    """What was learned of one agent's conversations, for one tenant."""
+
+    copying: Copying = field(default_factory=Copying)
+    turns: int = 0
+    """User turns that were learned from."""
+    least_p: float = _BEFORE
+    """What a guess must have for the expected waste to stay within its share."""
+    _tools: dict[str, int] = field(default_factory=dict)
+    _rows: Floats = field(default_factory=lambda: np.zeros((0, _COLUMNS), dtype=np.float32))
+    _labels: list[frozenset[str]] = field(default_factory=list)
+    _seen: dict[int, int] = field(default_factory=dict)
+    _weights: Floats | None = None
+    _unfitted: int = 0
+    _logistic: list[float] = field(default_factory=lambda: [-0.5, 1.0, 1.0, -0.5, -1.5, -0.5, 0.0])
+    _steepness: list[float] = field(default_factory=lambda: [1.0] * 7)
+    _judged: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_MOST_JUDGED))
+    """The probabilities of guesses, and -1 with a turn's calls."""
+
+    def foresee(self, scene: Scene, tools: Sequence[Known]) -> Point:
+        """What may be called next, most probable first, each call once."""
+        for tool in tools:
+            self._meet(tool)
+        found, row = places(scene), self._row(scene, {tool.name for tool in tools})
+        point = Point(scene, found, [])
+        if self._weights is None:
+            self._fit()
+        if self._weights is None:
+            return point
+        scores = row @ self._weights
+        done = {key_of(each.tool, dict(each.arguments)) for each in scene.made}
+        called = {each.tool for each in scene.made}
+        best: dict[str, Foreseen] = {}
+        for tool in tools:
+            index = self._tools.get(tool.name)
+            score = 0.0 if index is None or index >= len(scores) else float(scores[index])
+            if score < _LEAST_SCORE:
+                continue
+            guesses = self.copying.guesses(tool.name, tool.parameters, found, scene.said)
+            for rank, guess in enumerate(guesses):
+                made = key_of(tool.name, guess.arguments) in done
+                figures = _figures(score, guess, rank, made=made, again=tool.name in called)
+                p = self._p((*figures, float(bool(scene.made))))
+                each = Foreseen(tool.name, guess.arguments, p, (*figures, float(bool(scene.made))))
+                if p >= _LEAST_P and (each.key not in best or best[each.key].p < p):
+                    best[each.key] = each
+        point.foreseen = sorted(best.values(), key=lambda each: -each.p)
+        return point
+
+    def learn(
+        self,
+        points: Sequence[tuple[Point, Sequence[Made]]],
+        parameters: Mapping[str, Json],
+        changes: Iterable[str],
+        share: float,
+    ) -> list[tuple[Foreseen, bool]]:
+        """A user turn is over: each point with the calls that came after it, in order.
+
+        ``parameters``: the schemas of the tools; ``changes``: which of them change something, so
+        that nothing foreseen before them counts after them. ``share``: wasted calls allowed for each
+        call. The guesses with whether each was right, the likeliest of those that are one draft.
+        """
+        changing = frozenset(changes)
+        outcomes: dict[tuple[int, str], tuple[Foreseen, bool]] = {}
+        for point, after in points:
+            reach = _reach(after, changing)
+            right = {key_of(each.tool, dict(each.arguments)) for each in after[:reach]}
+            segment = len(after) - reach
+            for each in point.foreseen:
+                good = each.key in right
+                self._step(each.figures, good=good)
+                known = outcomes.get((segment, each.key))
+                if known is None or known[0].p < each.p or good > known[1]:
+                    outcomes[segment, each.key] = (each, good or (known is not None and known[1]))
+            made = point.scene.made
+            if not made or made[-1].tool in changing:
+                row = self._row(point.scene, parameters.keys() - changing, learning=True)
+                self._keep(row, frozenset(each.tool for each in after[:reach]))
+        if points:
+            self._learn_arguments(points, parameters)
+            self.turns += 1
+            self._judged.append((-1.0, len(points[0][1])))
+        self._judged.extend((each.p, 0) for each, _ in outcomes.values())
+        self._pace(share)
+        if self._unfitted >= min(_REFIT_EVERY, max(1, len(self._labels) // 16)):
+            self._fit()
+        return list(outcomes.values())
+
+    def _learn_arguments(
+        self, points: Sequence[tuple[Point, Sequence[Made]]], parameters: Mapping[str, Json]
+    ) -> None:
+        calls: dict[str, list[tuple[Json, Places, str]]] = {}
+        for at, (point, after) in enumerate(points):
+            until = len(after) - (len(points[at + 1][1]) if at + 1 < len(points) else 0)
+            for each in after[:until]:
+                made = (dict(each.arguments), point.found, point.scene.said)
+                calls.setdefault(each.tool, []).append(made)
+        for tool, made_of_tool in calls.items():
+            if tool in parameters:
+                self.copying.learn(tool, parameters[tool], made_of_tool)
+
+    def _pace(self, share: float) -> None:
+        """The least probability for which what lately was foreseen keeps within the share."""
+        calls = sum(count for p, count in self._judged if p < 0)
+        if calls < _ENOUGH_CALLS:
+            self.least_p = _BEFORE
+            return
+        budget = share * calls
+        self.least_p = _LEAST_P
+        for p in sorted((each for each, _ in self._judged if each >= 0), reverse=True):
+            budget -= 1 - p
+            if budget < 0:
+                self.least_p = p
+                return
+
+    def _p(self, figures: Sequence[float]) -> float:
+        total = sum(w * x for w, x in zip(self._logistic, figures, strict=True))
+        return 1 / (1 + math.exp(-max(-30.0, min(30.0, total))))
+
+    def _step(self, figures: Sequence[float], *, good: bool) -> None:
+        """One step of logistic regression, each weight at its own pace."""
+        error = self._p(figures) - good
+        for index, figure in enumerate(figures):
+            slope = error * figure
+            self._steepness[index] += slope * slope
+            self._logistic[index] -= _RATE * slope / math.sqrt(self._steepness[index])
+
+    def _meet(self, tool: Known) -> None:
+        if tool.name in self._tools or len(self._tools) >= _MOST_TOOLS:
+            return
+        self._tools[tool.name] = len(self._tools)
+        name = "".join(f" {c}" if c.isupper() else c for c in tool.name.replace("_", " "))
+        weights = {each: 1.0 for each in words(tool.description) if " " not in each}
+        weights |= {each: 2.0 for each in words(name) if " " not in each}
+        self._count(_hashed(weights))
+        self._append(_unit(_hashed(weights)), frozenset({tool.name}))
+        self._weights = None
+
+    def _row(self, scene: Scene, reading: Container[str], *, learning: bool = False) -> Floats:
+        """A point as float32[columns]: the words, rare ones weighing more, as one part of length
+        one, the calls so far as another; a short text is not drowned by either.
+        """
+        count = max(1, len(self._labels))
+        said = {}
+        for word in words(scene.said):
+            seen = self._seen.get(_column(word), 0)
+            if not seen and not learning:
+                continue  # what was never seen says nothing, and must not dilute what was
+            said[word] = math.log((count + 1) / (seen + 1)) + 1
+        done = [each.tool for each in scene.made if each.tool not in reading]
+        calls = {"=after " + (done[-1] if done else ""): 1.5}
+        calls |= {f"=before {each.tool}": 1.0 for each in scene.before[-6:]}
+        calls |= {f"=done {tool}": 1.0 for tool in done}
+        if done:
+            calls["=any"] = 1.0
+        elif scene.before:
+            calls[f"=last {scene.before[-1].tool}"] = 1.0
+        return _unit(_hashed(said)) + _CALLS_WEIGH * _unit(_hashed(calls))
+
+    def _keep(self, row: Floats, tools: frozenset[str]) -> None:
+        self._count(row)
+        self._append(row, tools)
+        self._unfitted += 1
+
+    def _count(self, row: Floats) -> None:
+        for column in np.flatnonzero(row):
+            self._seen[int(column)] = self._seen.get(int(column), 0) + 1
+
+    def _append(self, row: Floats, tools: frozenset[str]) -> None:
+        used = len(self._labels)
+        if used == len(self._rows):
+            more = np.zeros((max(32, len(self._rows)), _COLUMNS), dtype=np.float32)
+            self._rows = np.concatenate([self._rows, more])
+        self._rows[used] = row
+        self._labels.append(tools)
+        if len(self._labels) > _MOST_POINTS + len(self._tools):
+            half = (
+                len(self._labels) // 2
+            )  # what tools say of themselves is said anew when forgotten
+            self._rows = self._rows[half : used + 1].copy()
+            del self._labels[:half]
+            self._tools.clear()
+
+    def _fit(self) -> None:
+        """Solve for the weights, float32[columns, tools]."""
+        used = len(self._labels)
+        self._unfitted = 0
+        if not used or not self._tools:
+            return
+        rows = self._rows[:used]
+        targets = np.zeros((used, len(self._tools)), dtype=np.float32)
+        for index, tools in enumerate(self._labels):
+            for tool in tools:
+                if tool in self._tools:
+                    targets[index, self._tools[tool]] = 1
+        gram = rows @ rows.T
+        gram[np.diag_indices(used)] += _PENALTY
+        self._weights = rows.T @ np.linalg.solve(gram, targets)
+
+
+def _figures(
+    score: float, guess: Guess, rank: int, *, made: bool, again: bool
+) -> tuple[float, float, float, float, float, float]:
+    bounded = min(max(score, 0.01), 0.99)
+    return (
+        1.0,
+        math.log(bounded / (1 - bounded)) / 2,
+        math.log(max(guess.p, 1e-3)),
+        float(again),
+        float(made),
+        float(rank > 0),
+    )
+
+
+def _reach(after: Sequence[Made], changing: frozenset[str]) -> int:
+    """How many of the calls come before something is changed."""
+    for index, each in enumerate(after):
+        if each.tool in changing:
+            return index
+    return len(after)
+
+
+def _column(word: str) -> int:
+    return crc32(word.encode()) % _COLUMNS
+
+
+def _hashed(weights: Mapping[str, float]) -> Floats:
+    row = np.zeros(_COLUMNS, dtype=np.float32)
+    for word, weight in weights.items():
+        row[_column(word)] += weight
+    return row
+
+
+def _unit(row: Floats) -> Floats:
+    return row / max(float(np.sqrt(row @ row)), 1e-9)

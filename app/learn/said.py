@@ -1,0 +1,215 @@
+"""What a text or a tool's result holds that a call's argument may be copied from: pure, no learning.
+
+Every value gets the name of the place where it was found (``text quoted 0``: the first quoted span of
+what the user wrote last; ``result get_user.id 0``: that field of the latest ``get_user``). A name means
+the same thing in the next conversation, so how often it was right can be counted across them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+Places = dict[str, object]
+"""What was found, by the name of its place."""
+
+_MOST_SPANS = 6
+_MOST_CALLS = 12
+_MOST_FIELDS = 12
+_MOST_ELEMENTS = 4
+_MOST_TEXT_CHARS = 4000
+_LONGEST_VALUE_CHARS = 200
+_LATEST_OF_A_TOOL = 3
+
+_MONTHS = "january|february|march|april|may|june|july|august|september|october|november|december"
+_DATE = re.compile(
+    rf"\b(?P<m1>{_MONTHS})\s+(?P<d1>\d{{1,2}})(?:st|nd|rd|th)?,?\s+(?P<y1>\d{{4}})"
+    rf"|\b(?P<d2>\d{{1,2}})(?:st|nd|rd|th)?\s+(?:of\s+)?(?P<m2>{_MONTHS}),?\s+(?P<y2>\d{{4}})"
+    r"|\b(?P<y3>\d{4})-(?P<m3>\d{2})-(?P<d3>\d{2})\b",
+    re.IGNORECASE,
+)
+_QUOTED = (
+    r"(?<!\w)'([^'\n]{1,200}?)'(?!\w)|\"([^\"\n]{1,200})\""
+    "|\u201c([^\u201d\n]{1,200})\u201d|\u2018([^\u2019\n]{1,200})\u2019"
+)
+_KINDS = {
+    "quoted": re.compile(_QUOTED),
+    "file": re.compile(r"(?<![\w.])([\w-]+\.[A-Za-z]\w{0,4})(?!\w)"),
+    "number": re.compile(r"(?<![\w.-])\$?(\d[\d,]*(?:\.\d+)?)(?!\w)"),
+    "code": re.compile(r"\b([A-Z]{2,5})\b"),
+    "name": re.compile(r"\b([A-Z][a-z]+(?:\s+[A-Z][a-z]+)*)\b"),
+    "id": re.compile(r"(?<![\w-])(?=[\w-]*\d)(?=[\w-]*[A-Za-z])([\w-]{2,64})(?![\w-])"),
+    "email": re.compile(r"[\w.+-]+@[\w-]+\.[\w.]+\w"),
+}
+_LISTED = frozenset({"quoted", "file", "number", "code"})
+_RUN = re.compile(r"\w+")
+_BEGINS = re.compile(r"(?:^|[.!?:;]\s+|\n)$")
+_WORD = re.compile(r"[A-Za-z][a-z]+|[A-Z]+(?![a-z])")
+_EMPTY_WORDS = frozenset(
+    {
+        "the", "a", "an", "of", "to", "and", "or", "in", "on", "for", "with", "is",
+        "are", "was", "be", "been", "it", "its", "this", "that", "these", "those", "my", "me",
+        "i", "im", "you", "your", "we", "our", "us", "please", "could", "can", "would", "do",
+        "does", "did", "have", "has", "had", "as", "at", "by", "from", "so", "but", "if",
+        "then", "than", "them", "they", "he", "she", "his", "her", "there", "here", "what", "which",
+        "who", "how", "any", "all", "some", "just", "now", "also", "into", "up", "out", "about",
+        "not", "no", "yes", "will", "shall", "may", "might", "should", "let", "lets", "get", "got",
+    }
+)  # fmt: skip
+_ENDINGS = ("ations", "ation", "ings", "ing", "ies", "ied", "ed", "es", "s", "ly", "e")
+_SHORTEST_STEM = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A call that was made in a conversation, and what came back (as JSON, or text)."""
+
+    tool: str
+    arguments: Mapping[str, object]
+    result: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What the model could read when it chose its next call."""
+
+    said: str
+    """What the user wrote last."""
+    earlier: tuple[str, ...] = ()
+    """What the user wrote before, oldest first."""
+    before: tuple[Made, ...] = ()
+    """Calls of earlier turns of the conversation, oldest first."""
+    made: tuple[Made, ...] = ()
+    """Calls since the user wrote last, oldest first."""
+
+
+def words(text: str) -> list[str]:
+    """Stems of the words that say something, and pairs of neighbours; each once."""
+    found: dict[str, None] = {}
+    previous = ""
+    for match in _WORD.finditer(text[:_MOST_TEXT_CHARS]):
+        word = match[0].lower()
+        if word in _EMPTY_WORDS:
+            continue
+        stem = _stem(word)
+        found[stem] = None
+        if previous:
+            found[f"{previous} {stem}"] = None
+        previous = stem
+    return list(found)
+
+
+def _stem(word: str) -> str:
+    for ending in _ENDINGS:
+        if word.endswith(ending) and len(word) - len(ending) >= _SHORTEST_STEM:
+            return word[: -len(ending)]
+    return word
+
+
+def spans(text: str) -> dict[str, list[object]]:
+    """Values in a text, by kind, in their order, each once."""
+    text = text[:_MOST_TEXT_CHARS]
+    found: dict[str, list[object]] = {}
+    for kind, pattern in _KINDS.items():
+        values: dict[object, None] = {}
+        for match in pattern.finditer(text):
+            said = next((each for each in match.groups() if each is not None), match[0])
+            if kind == "name" and " " not in said and _BEGINS.search(text[: match.start()]):
+                continue  # a sentence begins with a capital, whatever the word
+            values[number_of(said) if kind == "number" else said] = None
+        if values:
+            found[kind] = list(values)[:_MOST_SPANS]
+    if dates := [_iso(match) for match in _DATE.finditer(text)]:
+        found["date"] = list(dict.fromkeys(dates))
+    return found
+
+
+def number_of(said: str) -> int | float:
+    """The number that digits with commas and a point say."""
+    value = float(said.replace(",", ""))
+    return int(value) if value.is_integer() else value
+
+
+def _iso(match: re.Match[str]) -> str:
+    parts = match.groupdict()
+    year = parts["y1"] or parts["y2"] or parts["y3"] or ""
+    day = parts["d1"] or parts["d2"] or parts["d3"] or ""
+    month = parts["m1"] or parts["m2"]
+    number = _MONTHS.split("|").index(month.lower()) + 1 if month else int(parts["m3"] or 0)
+    return f"{int(year):04}-{number:02}-{int(day):02}"
+
+
+def places(scene: Scene) -> Places:
+    """All values that an argument may be copied from, by the name of their place."""
+    found: Places = {}
+    for kind, values in spans(scene.said).items():
+        for index, value in enumerate(values):
+            found[f"text {kind} {index}"] = value
+        if len(values) > 1:
+            found[f"text {kind} last"] = values[-1]
+        if kind in _LISTED:
+            found[f"text {kind} all"] = values
+    older: dict[str, dict[object, None]] = {}
+    for text in reversed(scene.earlier[-_MOST_SPANS:]):
+        for kind, values in spans(text).items():
+            older.setdefault(kind, {}).update(dict.fromkeys(values))
+    for kind, values_of_kind in older.items():
+        for index, value in enumerate(list(values_of_kind)[:_MOST_ELEMENTS]):
+            found[f"earlier {kind} {index}"] = value
+    _of_calls([*scene.before, *scene.made][-_MOST_CALLS:], found)
+    return found
+
+
+def _of_calls(made: Sequence[Made], found: Places) -> None:
+    """Add the arguments and results of calls, the latest first."""
+    seen: dict[str, int] = {}
+    for call in reversed(made):
+        nth = seen.get(call.tool, 0)
+        seen[call.tool] = nth + 1
+        if nth >= _LATEST_OF_A_TOOL:
+            continue
+        for name, value in call.arguments.items():
+            found[f"argument {call.tool}.{name} {nth}"] = value
+            found.setdefault(f"named {name}", value)
+        for path, value in _leaves(call.result):
+            found[f"result {call.tool}{path} {nth}"] = value
+            names = [part for part in path.split(".") if part and not part.lstrip("-").isdigit()]
+            if names:
+                found.setdefault(f"field {names[-1]}", value)
+
+
+def _leaves(value: object, path: str = "") -> Iterator[tuple[str, object]]:
+    if isinstance(value, Mapping):
+        for name, inner in list(value.items())[:_MOST_FIELDS]:
+            yield from _leaves(inner, f"{path}.{name}")
+    elif isinstance(value, list):
+        for index, inner in enumerate(value[:_MOST_ELEMENTS]):
+            yield from _leaves(inner, f"{path}.{index}")
+        if len(value) > 1 and isinstance(value[-1], str | int | float):
+            yield f"{path}.-1", value[-1]
+    elif isinstance(value, str):
+        if 0 < len(value) <= _LONGEST_VALUE_CHARS:
+            yield path, value
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield path, value
+
+
+def shape_of_value(value: object) -> str:
+    """The kind of a value by its look: ``INC-4821`` and ``INC-7`` are alike, ``ann`` is not."""
+    if isinstance(value, bool) or value is None:
+        return str(value)
+    if isinstance(value, int | float):
+        return "#"
+    if isinstance(value, list):
+        return "[" + (shape_of_value(value[0]) if value else "")
+    if not isinstance(value, str):
+        return "{"
+    shape = _RUN.sub(lambda run: _look(run[0]), value)
+    return re.sub(r"(?:a\W+)+a", "a a", shape) if " " in shape else shape[:12]
+
+
+def _look(run: str) -> str:
+    if run.isdigit():
+        return "0"
+    return "A" if run.isupper() else "a"

@@ -1,0 +1,56 @@
+"""What a run's model could read when it chose its next call, as speculation learns from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from app.domain.chat import Json, Message, Role, TextPart, ToolCallPart, ToolResultPart
+from app.learn.said import Made, Scene
+
+_MOST_RESULT_CHARS = 16_384
+
+
+def scene_of(messages: Sequence[Message], made: Sequence[Made]) -> Scene:
+    """The conversation so far, with the calls that this run has ``made``."""
+    said: list[str] = []
+    calls: list[tuple[int, ToolCallPart]] = []
+    results: dict[str, object] = {}
+    for message in messages:
+        texts = [part.text for part in message.parts if isinstance(part, TextPart)]
+        if message.role is Role.USER and texts:
+            said.append("\n".join(texts))
+        for part in message.parts:
+            if isinstance(part, ToolCallPart):
+                calls.append((len(said), part))
+            elif isinstance(part, ToolResultPart):
+                found = "\n".join(each.text for each in part.parts if isinstance(each, TextPart))
+                results[part.call_id] = value_of(found)
+    told = [
+        (turn, Made(part.name, arguments_of(part.arguments), results.get(part.id)))
+        for turn, part in calls
+    ]
+    return Scene(
+        said[-1] if said else "",
+        tuple(said[:-1]),
+        tuple(call for turn, call in told if turn < len(said)),
+        (*(call for turn, call in told if turn >= len(said)), *made),
+    )
+
+
+def value_of(text: str) -> object:
+    """A result as JSON where it is, else as text."""
+    if len(text) > _MOST_RESULT_CHARS:
+        return None
+    try:
+        found: object = msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return text
+    return found
+
+
+def arguments_of(text: str) -> Json:
+    """A call's arguments; none where they are no JSON object."""
+    found = value_of(text) if text else None
+    return found if isinstance(found, Mapping) else {}

@@ -1,0 +1,265 @@
+"""Start the tool calls that the model will most likely make, before it has made them.
+
+A draft is started if and only if all of this holds: speculation is on for the agent; the tool is
+read-only and repeatable, and disclosable unless it stays on the operator's own hosts; ``p > c / (c
++ v * saved)``; and the waste budget has room. Two learners foresee calls: templates, which know where
+the arguments of one stage's calls come from (``app.domain.speculation``), and habits, which read the
+whole conversation (``app.learn.next_calls``). They are asked when the model has been: predicting
+costs the run nothing.
+
+A call of the model that a draft has foreseen takes the draft's result, however far it has come. A
+draft lives until the run's end: the call that it foresees may be the next but one. But when the model
+calls a tool that is not read-only, every draft that is not taken is thrown away before that tool
+starts: what was read before a change must not be served after it. What the model does not call is
+cancelled, dropped and counted. Nothing of a wrong draft reaches model or client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from app.domain.chat import Json
+from app.domain.plan import Node, Outcome
+from app.domain.speculation import Patterns, Prediction, key_of
+from app.domain.tools import ToolCaller, ToolResult, ToolSpec
+from app.errors import ToolError
+from app.learn.next_calls import Foreseen, Known, Point
+from app.learn.said import Made, Scene
+from app.pipeline.fanout import Fanout
+from app.pipeline.speculation import Policy, Speculation, may_ever_fire
+
+if TYPE_CHECKING:
+    from app.tools.registry import Registered, Registry
+
+_FORGET = 0.2
+
+
+@dataclass(slots=True)
+class _Draft:
+    tool: str
+    arguments: Json
+    spec: ToolSpec
+    done: asyncio.Future[Outcome]
+    node_id: str
+    taken: bool = False
+
+
+@dataclass(slots=True)
+class _ModelTurn:
+    """One turn of the model, as the templates of its stage see it."""
+
+    patterns: Patterns
+    text: str
+    began_s: float
+    first_call: int
+    predicted: list[Prediction]
+
+
+class Drafts:
+    """The drafts of one run: ``async with``, so that none outlives it."""
+
+    def __init__(
+        self,
+        speculation: Speculation,
+        policy: Policy,
+        registry: Registry,
+        caller: ToolCaller,
+        *,
+        agent: str,
+    ) -> None:
+        """Nothing starts before ``fire``."""
+        self._speculation, self._policy = speculation, policy
+        self._registry, self._caller, self._agent = registry, caller, agent
+        self._habits = speculation.of_agent(caller.tenant, agent)
+        self._loop = asyncio.get_running_loop()
+        self._drafts: dict[str, _Draft] = {}
+        self._nodes: dict[str, _Draft] = {}
+        self._made: list[Made] = []
+        self._changes: set[str] = set()
+        self._schemas: dict[str, Json] = {}
+        self._points: list[tuple[Point, int]] = []
+        self._turn: _ModelTurn | None = None
+        self._fanout = Fanout(self._work, on_event=self._on_outcome)
+        self._soon: asyncio.Handle | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._too_late()
+        await self._fanout.__aexit__(kind, error, trace)
+        if error is None:
+            self._settle()
+
+    def fire(
+        self,
+        offered: Mapping[str, Registered],
+        *,
+        stage: str,
+        text: str,
+        scene: Callable[[], Scene],
+    ) -> None:
+        """A turn of the model begins: as soon as it has been asked, start what pays.
+
+        Every prediction is remembered, for its outcome is counted either way.
+        """
+        self._turn = None
+        self._soon = self._loop.call_soon(self._begin, offered, stage, text, scene)
+
+    def _begin(
+        self,
+        offered: Mapping[str, Registered],
+        stage: str,
+        text: str,
+        scene: Callable[[], Scene],
+    ) -> None:
+        patterns = self._speculation.of_stage(self._caller.tenant, self._agent, stage)
+        predicted = patterns.predict(text, offered)
+        began_s, made = self._loop.time(), len(self._made)
+        self._turn = _ModelTurn(patterns, text, began_s, made, predicted)
+        known = [
+            Known(name, each.spec.description, each.spec.parameters)
+            for name, each in offered.items()
+            if may_ever_fire(each.spec)
+        ]
+        self._schemas |= {name: each.spec.parameters for name, each in offered.items()}
+        point = self._habits.foresee(scene(), known)
+        self._points.append((point, made))
+        likely = [each for each in point.foreseen if each.p >= self._habits.least_p]
+        likeliest: list[Prediction | Foreseen] = [*predicted, *likely]
+        for each in likeliest:
+            self._start(offered[each.tool], each)
+
+    def _start(self, registered: Registered, foreseen: Prediction | Foreseen) -> None:
+        spec = registered.spec
+        if foreseen.key in self._drafts:
+            return
+        if not self._speculation.may_fire(spec, foreseen, self._policy, self._agent):
+            return
+        try:
+            registered.check(foreseen.arguments)
+        except ToolError:
+            return
+        node_id = str(len(self._nodes))
+        draft = _Draft(foreseen.tool, foreseen.arguments, spec, self._loop.create_future(), node_id)
+        self._drafts[foreseen.key] = self._nodes[node_id] = draft
+        self._speculation.of_tool(foreseen.tool).fired += 1
+        self._fanout.add(Node(node_id))
+
+    def took(self, tool: str, arguments: Json, *, changes: bool) -> None:
+        """The model has made a call, which has not started: put it down for learning.
+
+        ``changes``: it may change what others read, so no draft outlives it.
+        """
+        self._too_late()
+        self._made.append(Made(tool, arguments))
+        if self._turn is not None:
+            decided_s = self._loop.time() - self._turn.began_s
+            known_s = self._speculation.decide_s.get(self._agent, decided_s)
+            self._speculation.decide_s[self._agent] = known_s + _FORGET * (decided_s - known_s)
+        if changes:
+            self._changes.add(tool)
+            self.void()
+
+    def void(self) -> None:
+        """Throw away every draft that is not taken."""
+        self._too_late()
+        for key, draft in list(self._drafts.items()):
+            if not draft.taken:
+                del self._drafts[key]
+                self._waste(draft)
+                self._fanout.cancel(draft.node_id)
+
+    def _too_late(self) -> None:
+        """The model has decided before anything could be foreseen: what starts now reads another
+        state than the model's.
+        """
+        if self._soon is not None:
+            self._soon.cancel()
+            self._soon = None
+
+    def foresaw(self, tool: str, arguments: Json) -> bool:
+        """Say whether a draft of this call is there to be taken."""
+        draft = self._drafts.get(key_of(tool, arguments))
+        return draft is not None and not draft.taken
+
+    async def take(self, tool: str, arguments: Json) -> ToolResult | None:
+        """The result of the draft of this call, awaited if need be; None where there is none, or it
+        failed.
+        """
+        key = key_of(tool, arguments)
+        draft = self._drafts.get(key)
+        if draft is None or draft.taken:
+            return None
+        draft.taken = True
+        asked_s = self._loop.time()
+        try:
+            outcome = await asyncio.shield(draft.done)
+        finally:
+            self._drafts.pop(key, None)  # asked again, it is called again
+        if not isinstance(outcome.value, ToolResult):
+            return None  # repeatable by its flag: the real call is made
+        statistics = self._speculation.of_tool(tool)
+        statistics.hits += 1
+        took_s = outcome.ended_s - outcome.started_s
+        statistics.saved_s += min(took_s, max(0.0, asked_s - outcome.started_s))
+        statistics.count(took_s, cached=outcome.value.cached)
+        return outcome.value
+
+    def timed(self, tool: str, took_s: float, *, cached: bool) -> None:
+        """A call of the model's, made when it asked, has taken this long in all."""
+        self._speculation.of_tool(tool).count(took_s, cached=cached)
+
+    def turn_over(self, made: Sequence[Made]) -> None:
+        """A turn of the model is over, with its calls and their results: its templates learn."""
+        self._too_late()
+        turn, self._turn = self._turn, None
+        if turn is None:
+            return
+        calls = [(each.tool, each.arguments) for each in self._made[turn.first_call :]]
+        keys = {key_of(*call) for call in calls}
+        for prediction in turn.predicted:
+            self._judge(prediction.tool, prediction.p, right=prediction.key in keys)
+        turn.patterns.learn(turn.text, turn.predicted, calls)
+        if len(made) == len(calls):
+            self._made[turn.first_call :] = made
+
+    async def _work(self, node: Node, _: Mapping[str, object]) -> ToolResult:
+        draft = self._nodes[node.id]
+        return await self._registry.call(draft.tool, draft.arguments, self._caller, checked=True)
+
+    def _on_outcome(self, outcome: Outcome) -> None:
+        draft = self._nodes[outcome.id]
+        if not draft.done.done():
+            draft.done.set_result(outcome)
+
+    def _waste(self, draft: _Draft) -> None:
+        statistics = self._speculation.of_tool(draft.tool)
+        statistics.wasted += 1
+        statistics.wasted_usd += draft.spec.cost_usd
+
+    def _judge(self, tool: str, p: float, *, right: bool) -> None:
+        statistics = self._speculation.of_tool(tool)
+        statistics.predictions += 1
+        statistics.squared_error += (p - right) ** 2
+
+    def _settle(self) -> None:
+        """The run is over: count the waste, learn from all that was called."""
+        for draft in self._drafts.values():
+            if not draft.taken:
+                self._waste(draft)
+        points = [(point, self._made[first:]) for point, first in self._points]
+        judged = self._habits.learn(
+            points, self._schemas, self._changes, self._policy.max_waste_share
+        )
+        for foreseen, right in judged:
+            self._judge(foreseen.tool, foreseen.p, right=right)
