@@ -38,9 +38,15 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 _AT = {name: at for at, name in enumerate(DENSE_NAMES)}
-_OPTIONS, _CODE, _LATEX = _AT["options"], _AT["looks_like_code"], _AT["looks_like_latex"]
-_CHARS, _WORDS, _NUMBERS = _AT["log_chars"], _AT["log_words"], _AT["numbers"]
-_HARD = _AT["hard_share"]
+_READ = np.array(
+    [
+        _AT[name]
+        for name in (
+            *("options", "looks_like_code", "looks_like_latex"),
+            *("log_chars", "log_words", "numbers", "hard_share"),
+        )
+    ]
+)
 
 _EXAM_OPTIONS: Final = 3
 _PROBLEM_WORDS: Final = math.log1p(12)
@@ -80,16 +86,17 @@ MIN_LABELS: Final = 40
 
 def prior_margin(dense: Floats) -> float:
     """The hand-written score of one dense row, about -1.5 to 2; 0 where nothing is known."""
-    length = _LENGTH_SLOPE * (float(dense[_CHARS]) - _MIDDLE_LOG_CHARS)
-    if dense[_OPTIONS] >= _EXAM_OPTIONS:
+    options, code, latex, chars, words, numbers, hard = dense.take(_READ).tolist()
+    length = _LENGTH_SLOPE * (float(chars) - _MIDDLE_LOG_CHARS)
+    if options >= _EXAM_OPTIONS:
         return length
-    if dense[_CODE]:
+    if code:
         return _CODE_LEVEL
-    if dense[_LATEX]:
+    if latex:
         return _LATEX_LEVEL
-    if dense[_NUMBERS] >= _PROBLEM_NUMBERS and dense[_WORDS] >= _PROBLEM_WORDS:
+    if numbers >= _PROBLEM_NUMBERS and words >= _PROBLEM_WORDS:
         return length
-    return _HARD_LEVEL if dense[_HARD] > 0 else 0.0
+    return _HARD_LEVEL if hard > 0 else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +114,11 @@ def prior(dense: Floats, hashed: NDArray[np.intp]) -> float:
     Within a kind of prompt of which nothing is known a coin decides, the same way for the same
     words, so that a threshold can part what the scorer does not.
     """
-    coin = (int(hashed.sum()) * _COIN & 0xFFFFFFFF) / 2**32 - 0.5
-    margin = prior_margin(dense)
+    return _prior(prior_margin(dense), hashed)
+
+
+def _prior(margin: float, hashed: NDArray[np.intp]) -> float:
+    coin = (int(np.add.reduce(hashed)) * _COIN & 0xFFFFFFFF) / 2**32 - 0.5
     return 1.0 / (1.0 + math.exp(-(_BIAS + _STEEP * margin))) + _COIN_WIDTH * coin
 
 
@@ -130,7 +140,9 @@ class GainHead:
 
     def gain(self, point: Point) -> float:
         """The expected gain of the powerful model on this prompt."""
-        margin = prior_margin(point.dense)
+        return self._gain(point, prior_margin(point.dense))
+
+    def _gain(self, point: Point, margin: float) -> float:
         out = float(self.linear.one(point.hashed, _linear_row(point.topics, margin))[0])
         if self.trees is not None:
             row = np.empty(len(point.dense) + 1)
@@ -140,10 +152,11 @@ class GainHead:
 
     def probability(self, point: Point) -> float:
         """P(the powerful model's answer is better), blended with the prior by n / (n + 60)."""
-        before = prior(point.dense, point.hashed)
+        margin = prior_margin(point.dense)
+        before = _prior(margin, point.hashed)
         if self.lower_bound < _CHANCE:
             return before
-        gain = self.gain(point)
+        gain = self._gain(point, margin)
         share = self.labels / (self.labels + PRIOR_LABELS)
         return share * _untied(self.calibration.predict_one(gain), gain) + (1 - share) * before
 

@@ -29,11 +29,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 HEAD_CHARS, TAIL_CHARS = 1_100, 500
-_MASK = HASH_COLUMNS - 1
+_MASK = np.uint32(HASH_COLUMNS - 1)
+_HIGH_BITS = np.uint32(HASH_BITS)
 _PAIR_MULTIPLIER = np.uint32(0x9E3779B1)
 
 # Bytes, not characters: hashing needs bytes anyway, and every class below is ASCII.
-_TOKEN = re.compile(rb"[a-z]+|[0-9]+(?:[.,][0-9]+)*|[\x80-\xff]+|[^\sa-z0-9]")
+# White space is eaten before a token: to search past it would try every branch at each space.
+_TOKEN = re.compile(rb"\s*([a-z]+|[0-9]+(?:[.,][0-9]+)*|[\x80-\xff]+|[^\sa-z0-9])")
 _CODE = re.compile(
     r"```|\bdef \w+\(|\bclass \w+[:({]|\bimport \w+|\bfunction\b[^\n]{0,80}\{|==|\bassert |;\s*\n"
     r"|#include|\bSELECT\b.{1,200}?\bFROM\b"
@@ -44,6 +46,7 @@ _OPTION = re.compile(r"\n[ \t]*\(?[A-E][.):]\s")
 _BULLET = re.compile(r"\n[ \t]*(?:[-*•]|\d{1,2}[.)])\s")
 _SHORT = 7  # letters; longer words are called long
 _FEW_BRACKETS = 2
+_REMEMBERED_WORDS, _REMEMBERED_BYTES = 1 << 14, 32  # about 2 MB
 
 _KINDS: dict[str, str] = {
     "code": """code function python java javascript typescript rust golang sql regex class def import return
@@ -87,6 +90,8 @@ def _kinds_of_words() -> dict[bytes, tuple[int, ...]]:
 
 
 _KIND_OF = _kinds_of_words()
+_HASH = 4
+_RECORD = _HASH + len(_KINDS) + 2
 _UPPER = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _LOWER = _UPPER.lower()
 _DIGITS = b"0123456789"
@@ -152,15 +157,44 @@ def extract(view: PromptView) -> Features:
     text = cap(view.text)
     data = text.encode("utf-8", "replace")
     words = _TOKEN.findall(data.lower())
-    hashes = np.fromiter(map(crc32, words), dtype=np.uint32, count=len(words))
-    return Features(_dense(view, text, data, words), _columns(hashes), tuple(words), text)
+    table = np.frombuffer(b"".join(map(_record, words)), dtype=np.uint8).reshape(-1, _RECORD)
+    hashes = np.ascontiguousarray(table[:, :_HASH]).view(np.uint32).ravel()
+    counts = np.add.reduce(table[:, _HASH:], axis=0, dtype=np.uint16).tolist()
+    return Features(_dense(view, text, data, words, counts), _columns(hashes), tuple(words), text)
+
+
+class _Records(dict[bytes, bytes]):
+    """What is asked of a word: its crc32, then a byte of 0 or 1 for each kind, for long, for number.
+
+    A memory of a pure function: it is emptied when full, and no answer depends on what is in it.
+    """
+
+    def __missing__(self, word: bytes) -> bytes:
+        flags = bytearray(_RECORD - _HASH)
+        for kind in _KIND_OF.get(word, ()):
+            flags[kind] = 1
+        flags[-2:] = bytes((len(word) > _SHORT, word.isdigit()))
+        record = crc32(word).to_bytes(_HASH, "little") + flags
+        if len(word) <= _REMEMBERED_BYTES:
+            if len(self) >= _REMEMBERED_WORDS:
+                self.clear()
+            self[word] = record
+        return record
+
+
+_record = _Records().__getitem__
 
 
 def _columns(hashes: NDArray[np.uint32]) -> NDArray[np.intp]:
     """Distinct columns of the words and of the pairs of neighbouring words."""
-    pairs = hashes[:-1] * _PAIR_MULTIPLIER ^ hashes[1:]
-    both = np.concatenate((hashes, pairs + (pairs >> np.uint32(HASH_BITS))))
-    return distinct(both & np.uint32(_MASK))
+    both = np.empty(max(0, 2 * len(hashes) - 1), dtype=np.uint32)
+    both[: len(hashes)] = hashes
+    pairs = both[len(hashes) :]
+    np.multiply(hashes[:-1], _PAIR_MULTIPLIER, out=pairs)
+    pairs ^= hashes[1:]
+    pairs += pairs >> _HIGH_BITS
+    both &= _MASK
+    return distinct(both)
 
 
 def distinct(columns: NDArray[np.uint32]) -> NDArray[np.intp]:
@@ -172,15 +206,13 @@ def distinct(columns: NDArray[np.uint32]) -> NDArray[np.intp]:
     return columns[keep].astype(np.intp)
 
 
-def _dense(view: PromptView, text: str, data: bytes, words: list[bytes]) -> NDArray[np.float64]:
+def _dense(
+    view: PromptView, text: str, data: bytes, words: list[bytes], counts: list[int]
+) -> NDArray[np.float64]:
     count = max(1, len(words))
-    kinds = [0] * len(_KIND_NAMES)
-    for found in [_KIND_OF[word] for word in words if word in _KIND_OF]:
-        for kind in found:
-            kinds[kind] += 1
+    *kinds, longer, numbers = counts
     upper, digits = _having(data, _UPPER), _having(data, _DIGITS)
     letters = upper + _having(data, _LOWER)
-    numbers = sum(map(bytes.isdigit, words))
     lines = data.count(b"\n")
     log = math.log1p
     return np.array(
@@ -188,7 +220,7 @@ def _dense(view: PromptView, text: str, data: bytes, words: list[bytes]) -> NDAr
             log(len(view.text)),
             log(len(words)),
             letters / max(1, count - numbers),
-            sum([len(word) > _SHORT for word in words]) / count,
+            longer / count,
             len(set(words)) / count,
             log(numbers),
             digits / max(1, len(data)),
@@ -206,7 +238,7 @@ def _dense(view: PromptView, text: str, data: bytes, words: list[bytes]) -> NDAr
             log(len(_BULLET.findall(text))) if lines else 0.0,
             float(data.count(b"(") > _FEW_BRACKETS and _reads_as_code(text)),
             float((b"\\" in data or b"$" in data) and _LATEX.search(text) is not None),
-            *(kind / count for kind in kinds),
+            *[kind / count for kind in kinds],
             log(view.turns),
             log(view.total_chars),
             log(len(view.system)),

@@ -24,24 +24,28 @@ if TYPE_CHECKING:
 
 _GROUP_BYTES = (3, 4, 5)
 _READ_BYTES = 256
-_FNV_PRIME = np.uint32(0x01000193)
+_GROUP_SEEDS = np.array(_GROUP_BYTES, dtype=np.uint32)[:, None]
+_FNV_PRIME, _FOLD, _MASK = np.uint32(0x01000193), np.uint32(15), np.uint32(HASH_COLUMNS - 1)
 
 
 def columns_of(features: Features) -> NDArray[np.intp]:
     """Distinct columns of a text's words, word pairs and letter groups (of its first 256 bytes)."""
     plain = f" {' '.join(features.text.lower().split())} "
     data = np.frombuffer(plain.encode("utf-8", "replace")[:_READ_BYTES], dtype=np.uint8)
-    parts = [features.hashed.astype(np.uint32)]
-    wide = data.astype(np.uint32)
-    for size in _GROUP_BYTES:
-        count = len(wide) - size + 1
-        if count < 1:
-            break
-        mixed = np.full(count, size, dtype=np.uint32)
-        for at in range(size):
-            mixed = (mixed ^ wide[at : at + count]) * _FNV_PRIME
-        parts.append((mixed ^ (mixed >> np.uint32(15))) & np.uint32(HASH_COLUMNS - 1))
-    return distinct(np.concatenate(parts))
+    n = len(data)
+    wide = np.zeros(n + _GROUP_BYTES[-1], dtype=np.uint32)
+    wide[:n] = data
+    # A row for each size, all in step; a row has been told of its whole group after its own size.
+    mixed = np.empty((len(_GROUP_BYTES), n), dtype=np.uint32)
+    mixed[:] = _GROUP_SEEDS
+    for at in range(_GROUP_BYTES[-1]):
+        rows = mixed[max(0, at + 1 - _GROUP_BYTES[0]) :]
+        rows ^= wide[at : at + n]
+        rows *= _FNV_PRIME
+    mixed ^= mixed >> _FOLD
+    mixed &= _MASK
+    groups = [row[: max(0, n - size + 1)] for row, size in zip(mixed, _GROUP_BYTES, strict=True)]
+    return distinct(np.concatenate((features.hashed.astype(np.uint32), *groups)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
@@ -29,27 +29,58 @@ _INT8 = 127
 
 @dataclass(frozen=True, slots=True)
 class Topics:
-    """The table: `weights` float32[2^16, topics] is what a column adds; whole numbers of `scale`.
+    """The table: row `places[column]` of `weights` is what a column adds, in units of `scale`.
 
-    `idf` float32[2^16], `scale` and `bias` float32[topics].
+    A column that is in no row of its own is at row 0, which is all zero. Rows stand in the order of
+    their frequency, a byte a weight: what common words ask for lies together, and a CPU has it at hand.
+
+    `weights` int8[rows, topics], `places` uint16[2^16], `idf` float32[2^16], `scale` and `bias`
+    float32[topics].
     """
 
     names: tuple[str, ...]
-    weights: NDArray[np.float32]
+    weights: NDArray[np.int8]
+    places: NDArray[np.uint16]
     idf: NDArray[np.float32]
     scale: NDArray[np.float32]
     bias: NDArray[np.float32]
+    sharp_scale: Floats = field(init=False, repr=False, compare=False)
+    sharp_bias: Floats = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Prepare what every prompt asks for: scale and bias as the exponential takes them."""
+        object.__setattr__(self, "sharp_scale", _SHARPNESS * self.scale.astype(np.float64))
+        object.__setattr__(self, "sharp_bias", _SHARPNESS * self.bias.astype(np.float64))
 
     def of(self, columns: NDArray[np.intp]) -> Floats:
         """Probabilities float64[topics], summing to 1, of a prompt's distinct hashed columns."""
-        score = self.bias
+        score = self.sharp_bias
         if len(columns):
             idf = self.idf.take(columns)
-            total = np.add.reduce(self.weights.take(columns, axis=0), axis=0)
-            score = score + total / max(math.sqrt(float(idf @ idf)), 1e-9)
-        power: Floats = np.exp(_SHARPNESS * (score - np.maximum.reduce(score)).astype(np.float64))
+            at = self.places.take(columns)
+            rows = self.weights.take(at[at > 0], axis=0).astype(np.float32)
+            norm = max(math.sqrt(float(idf @ idf)), 1e-9)
+            score = np.add.reduce(rows, axis=0) * (self.sharp_scale / norm) + score
+        # No largest score is taken off first: rows of length one keep all of them far below 700.
+        power: Floats = np.exp(score)
         power /= np.add.reduce(power)
         return power
+
+    @classmethod
+    def _of_rows(
+        cls,
+        names: tuple[str, ...],
+        used: NDArray[np.intp],
+        rows: NDArray[np.int8],
+        rest: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]],
+    ) -> Topics:
+        """Lay out the `rows` of the columns `used`; `rest`: idf, scale, bias."""
+        idf, scale, bias = rest
+        order = np.argsort(idf[used], kind="stable")
+        places = np.zeros(HASH_COLUMNS, dtype=np.uint16)
+        places[used[order]] = np.arange(1, len(used) + 1)
+        weights = np.concatenate((np.zeros((1, len(names)), dtype=np.int8), rows[order]))
+        return cls(names, weights, places, idf, scale, bias)
 
     @classmethod
     def of_linear(
@@ -58,19 +89,20 @@ class Topics:
         """Compress a fitted model: keep the columns in `used`, eight bits a weight."""
         kept = model.weights[used].astype(np.float64)
         scale = (np.maximum(np.abs(kept).max(axis=0), 1e-9) / _INT8).astype(np.float32)
-        weights = np.zeros((HASH_COLUMNS, len(names)), dtype=np.float32)
-        weights[used] = np.round(kept / scale) * scale
-        return cls(names, weights, model.idf, scale, model.bias.astype(np.float32))
+        rows = np.round(kept / scale).astype(np.int8)
+        there = rows.any(axis=1)
+        rest = (model.idf, scale, model.bias.astype(np.float32))
+        return cls._of_rows(names, used[there].astype(np.intp), rows[there], rest)
 
     def to_bytes(self) -> bytes:
         """Serialise without pickle."""
-        used = np.flatnonzero(self.weights.any(axis=1))
+        used = np.flatnonzero(self.places)
         buffer = io.BytesIO()
         np.savez_compressed(
             buffer,
             names=np.array(self.names),
             used=used.astype(np.uint16),
-            weights=np.round(self.weights[used] / self.scale).astype(np.int8),
+            weights=self.weights[self.places[used]],
             idf=self.idf.astype(np.float16),
             scale=self.scale,
             bias=self.bias,
@@ -81,16 +113,9 @@ class Topics:
     def from_bytes(cls, data: bytes) -> Topics:
         """Restore what `to_bytes` wrote. Raises ValueError or KeyError on other bytes."""
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            scale = archive["scale"]
-            weights = np.zeros((HASH_COLUMNS, len(scale)), dtype=np.float32)
-            weights[archive["used"]] = archive["weights"] * scale
-            return cls(
-                tuple(str(name) for name in archive["names"]),
-                weights,
-                archive["idf"].astype(np.float32),
-                scale,
-                archive["bias"],
-            )
+            rest = (archive["idf"].astype(np.float32), archive["scale"], archive["bias"])
+            names = tuple(str(name) for name in archive["names"])
+            return cls._of_rows(names, archive["used"].astype(np.intp), archive["weights"], rest)
 
     @classmethod
     def shipped(cls) -> Topics:
