@@ -37,8 +37,9 @@ from app.domain.models import Model
 from app.domain.usage import Price
 from app.lanes.builtin import built_in_rules
 from app.lanes.rules import Lanes
+from app.lanes.templates import Skeletons
 from app.operator_contracts import contracts_of
-from app.operator_lanes import rule_of
+from app.operator_lanes import rule_of, skeleton_of
 from app.operator_prompts import (
     batching_of,
     layouts_of,
@@ -228,6 +229,7 @@ def _gateway(
         providers=providers,
         codecs=CODECS,
         lanes=_lanes(settings),
+        skeletons=_skeletons(settings),
         exact=ExactCache(ttl_s=exact.ttl_s, max_bytes=exact.max_bytes) if exact.enabled else None,
         classifier=classifier,
         router=Router(policy, FastShareTracker(settings.routing.fast_share)),
@@ -264,6 +266,12 @@ def _lanes(settings: Settings) -> Lanes | None:
         return None
     own = map(rule_of, settings.lanes.rules)
     return Lanes([*own, *(built_in_rules() if settings.lanes.built_in else ())])
+
+
+def _skeletons(settings: Settings) -> Skeletons | None:
+    if not settings.lanes.enabled or not settings.lanes.skeletons:
+        return None
+    return Skeletons([skeleton_of(each) for each in settings.lanes.skeletons])
 
 
 def _model(model: ModelSettings, settings: Settings) -> Model:

@@ -116,10 +116,10 @@ def _check(options: argparse.Namespace) -> int:
 def _checked(file: str | None) -> Settings:
     """Load the configuration and run the tests of its lane rules. Raises SettingsError."""
     settings = load(file)
-    if settings.lanes.rules:
+    if settings.lanes.rules or settings.lanes.skeletons:
         from app.operator_lanes import failures  # RE2 is loaded only where there are rules.
 
-        if problems := failures(settings.lanes.rules, file or "(built in)"):
+        if problems := failures(settings.lanes, file or "(built in)"):
             raise SettingsError(problems)
     return settings
 

@@ -1,4 +1,4 @@
-"""The examples of the operator's lane rules, run before a gateway starts.
+"""The examples of the operator's lane rules and skeletons, run before a gateway starts.
 
 `settings` may not import `lanes`, and `lanes` knows no configuration file; here the two meet, so
 that `slipstream check` tells of a rule that fails its own examples as of any other configuration
@@ -7,16 +7,19 @@ error.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from app.lanes.rules import Case, LaneRuleError, Lanes, operator_rule
+from app.lanes.templates import Skeleton, SkeletonCase, Skeletons, Slot
 from app.settings import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable
 
     from app.lanes.rules import Rule
-    from app.settings import LaneRule
+    from app.settings import LaneRule, LaneSettings
+    from app.settings import Skeleton as SkeletonSettings
 
 
 def rule_of(configured: LaneRule) -> Rule:
@@ -31,14 +34,42 @@ def rule_of(configured: LaneRule) -> Rule:
     )
 
 
-def failures(rules: Sequence[LaneRule], file: str) -> list[Problem]:
-    """Run each rule's examples against it alone; say which rules fail theirs."""
+def skeleton_of(configured: SkeletonSettings) -> Skeleton:
+    """Make the lane's skeleton of a configured one."""
+    return Skeleton(
+        configured.name,
+        configured.pattern,
+        configured.template,
+        tuple(Slot(slot.name, slot.hint, slot.max_chars) for slot in configured.slots),
+        tuple(
+            SkeletonCase(test.input, test.output, tuple(test.values.items()))
+            for test in configured.tests
+        ),
+        configured.ignore_case,
+    )
+
+
+def failures(lanes: LaneSettings, file: str) -> list[Problem]:
+    """Run the examples of each rule and skeleton against it alone; say which fail theirs."""
     found: list[Problem] = []
-    for index, configured in enumerate(rules):
-        try:
-            Lanes((rule_of(configured),))
-        except LaneRuleError as exc:
-            message = str(exc).removeprefix("lanes: ")
-            path = f"lanes.rules[{index}]"
-            found.append(Problem(file, None, path, None, message, ""))
+    for index, rule in enumerate(lanes.rules):
+        found += _failure(partial(_alone, rule), f"lanes.rules[{index}]", file)
+    for index, skeleton in enumerate(lanes.skeletons):
+        found += _failure(partial(_skeleton_alone, skeleton), f"lanes.skeletons[{index}]", file)
     return found
+
+
+def _alone(rule: LaneRule) -> None:
+    Lanes((rule_of(rule),))
+
+
+def _skeleton_alone(skeleton: SkeletonSettings) -> None:
+    Skeletons((skeleton_of(skeleton),))
+
+
+def _failure(load: Callable[[], None], path: str, file: str) -> list[Problem]:
+    try:
+        load()
+    except LaneRuleError as exc:
+        return [Problem(file, None, path, None, str(exc).removeprefix("lanes: "), "")]
+    return []

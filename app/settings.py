@@ -27,6 +27,7 @@ from app.settings_agents import (
 )
 from app.settings_checks import cross_check
 from app.settings_default import embedded
+from app.settings_lanes import LaneRule, LaneSettings, LaneTest, Skeleton
 from app.settings_problems import (
     Path,
     Problem,
@@ -47,9 +48,6 @@ from app.settings_schema import (
     CacheSettings,
     ExactCacheSettings,
     KeySettings,
-    LaneRule,
-    LaneSettings,
-    LaneTest,
     LimitSettings,
     ModelSettings,
     PriceSettings,
@@ -95,6 +93,7 @@ __all__ = [
     "Settings",
     "SettingsError",
     "SimulatorSettings",
+    "Skeleton",
     "StateSettings",
     "TelemetrySettings",
     "ToolEffects",

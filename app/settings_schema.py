@@ -15,6 +15,7 @@ from pydantic import Field, SecretStr
 from app.domain.decisions import Tier
 from app.settings_agents import AgentSettings, EgressSettings, McpServerSettings, ToolSettings
 from app.settings_jobs import JobSettings
+from app.settings_lanes import LaneSettings
 from app.settings_prompts import PromptSettings
 from app.settings_routing import RoutingSettings
 from app.settings_types import Count, Name, Port, Seconds, Section, Share, ToolName, Usd
@@ -285,44 +286,6 @@ class CacheSettings(Section):
     """Whether `GET /v1/cache/entries` and the console show what was asked and answered, to admin keys alone
     where keys exist; off: times, models, tags and sizes.
     """
-
-
-class LaneTest(Section):
-    """An example that `slipstream check` runs against its rule."""
-
-    input: str
-    """What the user says."""
-    output: str | None = None
-    """What the lane answers; null: the rule must not match."""
-
-
-class LaneRule(Section):
-    """One deterministic answer."""
-
-    name: Name
-    """Names the rule in traces and metrics."""
-    pattern: Annotated[str, Field(min_length=1)]
-    """RE2 expression (linear time, no look-around) that must match the whole last user message,
-    ignoring outer white space.
-    """
-    template: str
-    """The answer; `{name}` stands for a named group of the pattern, `{{` for a brace."""
-    ignore_case: bool = True
-    """Whether capital and small letters are the same to the pattern."""
-    tests: Annotated[tuple[LaneTest, ...], Field(min_length=1)]
-    """Examples, run at start: a rule without any, or that fails one, is a configuration error."""
-
-
-class LaneSettings(Section):
-    """Answers without a model."""
-
-    enabled: bool = True
-    """Whether the rules are tried."""
-    built_in: bool = True
-    """Whether the rules that come with the gateway are tried: arithmetic, units, dates, greetings.
-    """
-    rules: tuple[LaneRule, ...] = ()
-    """Tried in order, before the built-in ones; the first that matches answers."""
 
 
 class StateSettings(Section):

@@ -226,6 +226,7 @@ def record_of(live: LiveRun) -> TurnRecord:
         routed=turn.routed,
         band=turn.band,
         complexity=turn.score,
+        threshold=turn.threshold,
         cache="bypass",
         cache_reason="run",
         reason=turn.reason,

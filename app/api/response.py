@@ -387,6 +387,7 @@ class TurnResponse:
             tuple(turn.tools),
             timeline,
             turn.traceparent,
+            turn.threshold,
         )
         self._recorder.settle(_new(TurnRecord, told))
 

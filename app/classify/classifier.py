@@ -7,6 +7,7 @@ from app.classify.complexity import Complexity
 from app.classify.features import Features, extract
 from app.classify.tool_need import ToolNeed
 from app.domain.decisions import Classification, PromptView
+from app.domain.language import language, language_of_words
 
 
 class Classifier:
@@ -43,6 +44,7 @@ class Classifier:
             semantic_ok=kept.semantic_ok,
             tool_need=need,
             several_calls=several,
+            language=_language(view.text, features),
             reason=f"complexity {complexity:.2f}; {kept.reason}",
         )
 
@@ -50,3 +52,8 @@ class Classifier:
         """The features of a request; those of the one that was judged last are still at hand."""
         last = self._last
         return last[1] if last is not None and last[0] is view else extract(view)
+
+
+def _language(text: str, features: Features) -> str | None:
+    """The language of a request; that of plain ASCII from the words that are read already."""
+    return language_of_words(features.words) if text.isascii() else language(text)

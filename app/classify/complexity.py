@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
+
+A = TypeVar("A", float, "Floats")
 
 _AT = {name: at for at, name in enumerate(DENSE_NAMES)}
 _READ = np.array(
@@ -126,9 +128,9 @@ def _prior(margin: float, hashed: NDArray[np.intp]) -> float:
 class GainHead:
     """A fitted head of one (fast, powerful) pair; immutable.
 
-    `labels`: how many it was fitted on. `lower_bound`: one-sided bound of its APGR on rows it had
-    not seen; below 0.5 it has not been shown to rank better than chance, and `probability` is the
-    prior's.
+    `labels`: how many it was fitted on, which also blends it with the prior. `lower_bound`: one-sided
+    bound of its APGR on rows it had not seen; below 0.5 it has not been shown to rank better than
+    chance, and `probability` is the prior's.
     """
 
     labels: int
@@ -137,10 +139,12 @@ class GainHead:
     trees: Gbdt | None
     trees_share: float
     calibration: Isotonic
+    line: Line
 
     def gain(self, point: Point) -> float:
-        """The expected gain of the powerful model on this prompt."""
-        return self._gain(point, prior_margin(point.dense))
+        """The expected gain of the powerful model: the head's and the prior's, by n / (n + 60)."""
+        margin = prior_margin(point.dense)
+        return _blend(self._gain(point, margin), margin, self.labels)
 
     def _gain(self, point: Point, margin: float) -> float:
         out = float(self.linear.one(point.hashed, _linear_row(point.topics, margin))[0])
@@ -156,9 +160,39 @@ class GainHead:
         before = _prior(margin, point.hashed)
         if self.lower_bound < _CHANCE:
             return before
-        gain = self._gain(point, margin)
-        share = self.labels / (self.labels + PRIOR_LABELS)
-        return share * _untied(self.calibration.predict_one(gain), gain) + (1 - share) * before
+        gain = _blend(self._gain(point, margin), margin, self.labels)
+        stated = 0.5 * (self.calibration.predict_one(gain) + self.line.at(gain))
+        return _blend(stated, before, self.labels, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """P(gain > 0) as a straight line of the score.
+
+    Isotonic calibration pools what it cannot part, and within a pool the prior alone would order
+    the prompts; half of a line keeps the order that the head gives them.
+    """
+
+    level: float
+    slope: float
+
+    def at(self, score: float) -> float:
+        """The probability at a score, within 0..1."""
+        return min(1.0, max(0.0, self.level + self.slope * score))
+
+    @classmethod
+    def fit(cls, score: Floats, better: Floats, weight: Floats) -> Line:
+        """Least squares; never falling."""
+        share = weight / weight.sum()
+        middle, level = float(share @ score), float(share @ better)
+        spread = float(share @ (score - middle) ** 2)
+        slope = max(0.0, float(share @ ((score - middle) * better))) / max(spread, 1e-9)
+        return cls(level - slope * middle, slope)
+
+
+def _blend(learned: A, before: A, labels: int, scale: float = SLOPE) -> A:
+    share = labels / (labels + PRIOR_LABELS)
+    return share * learned + (1 - share) * scale * before
 
 
 class Complexity:
@@ -213,7 +247,8 @@ def fit_head(
     else:
         parts = replace(_fit_linear(table, everything), trees=trees.trees, share=trees.share)
     seen = np.isfinite(out_of_fold)
-    scores, shown, weight = out_of_fold[seen], gain[seen], table.weight[seen]
+    scores = _blend(out_of_fold[seen], table.margin[seen], len(gain))
+    shown, weight = gain[seen], table.weight[seen]
     better = (shown > 0).astype(np.float64)
     return GainHead(
         labels=len(gain),
@@ -222,6 +257,7 @@ def fit_head(
         trees=parts.trees,
         trees_share=parts.share,
         calibration=Isotonic.fit(scores, better, weight=weight, prior_weight=5.0),
+        line=Line.fit(scores, better, weight),
     )
 
 
@@ -322,8 +358,3 @@ def _linear_row(topics: Floats, margin: float) -> Floats:
     out[:-1] = np.sqrt(topics)
     out[-1] = margin * math.sqrt(_SLOPE_SCALE / _LINEAR_SCALE)
     return out
-
-
-def _untied(probability: float, gain: float) -> float:
-    """Order the prompts that calibration pools together, without moving any by more than 0.005."""
-    return min(1.0, max(0.0, probability + 0.005 * math.tanh(gain)))

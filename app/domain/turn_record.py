@@ -157,6 +157,8 @@ class TurnRecord(NamedTuple):
     """The turn's settled timeline."""
     traceparent: str = ""
     """The caller's W3C ``traceparent``; empty = none, or spans are not exported."""
+    threshold: float | None = None
+    """What ``complexity`` was held against; None where nothing was routed."""
 
     def kind(self) -> tuple[object, ...]:
         """What many turns have in common, as a key."""

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from app.lanes.rules import (
+    MAX_RULES,
     MAX_TEXT_CHARS,
     LaneRuleError,
     TemplatePart,
@@ -89,9 +90,12 @@ class Draft:
 
     def fill(self, answer: str) -> str | None:
         """The whole answer from the model's JSON; None when it is not what was asked for."""
+        told = answer.strip()
+        if told.startswith("```") and told.endswith("```"):
+            told = told.strip("`").removeprefix("json")
         try:
-            values = json.loads(answer)
-        except ValueError:
+            values = json.loads(told)
+        except (ValueError, RecursionError):
             return None
         if not isinstance(values, dict):
             return None
@@ -115,6 +119,14 @@ class Skeletons:
 
     def __init__(self, skeletons: Sequence[Skeleton]) -> None:
         """Compile and run the cases. Raises LaneRuleError naming the first faulty skeleton."""
+        if len(skeletons) > MAX_RULES:
+            raise LaneRuleError(
+                f"lanes: {len(skeletons)} skeletons; at most {MAX_RULES} are allowed"
+            )
+        names = [skeleton.name for skeleton in skeletons]
+        for name in names:
+            if names.count(name) > 1:
+                raise LaneRuleError(f"lanes: two skeletons are named {name!r}; rename one")
         self._loaded = tuple((one, compile_pattern(one), _parts(one)) for one in skeletons)
         for skeleton in skeletons:
             self._check(skeleton)
@@ -140,7 +152,16 @@ class Skeletons:
         for case in skeleton.cases:
             draft = self.match(case.text)
             mine = draft if draft is not None and draft.skeleton == skeleton.name else None
-            got = None if mine is None else mine.render(dict(case.values))
+            values = dict(case.values)
+            missing = (
+                [] if mine is None else [s.name for s in mine.open_slots if s.name not in values]
+            )
+            if missing:
+                raise LaneRuleError(
+                    f"lanes: skeleton {skeleton.name!r}: its test case {case.text!r} gives no value for"
+                    f" {', '.join(missing)}"
+                )
+            got = None if mine is None else mine.render(values)
             if got != case.answer:
                 raise LaneRuleError(
                     f"lanes: skeleton {skeleton.name!r} fails its test case {case.text!r}:"

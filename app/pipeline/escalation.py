@@ -217,7 +217,8 @@ def _shown(answer: Answer, question: str, turn: Turn, *, limited: bool) -> str:
         return "cut_off"
     if repeats(text):
         return "repetition"
-    return "language" if other_language(question, text) else ""
+    asked = None if turn.classification is None else turn.classification.language
+    return "language" if other_language(question, text, asked) else ""
 
 
 def _mean_logprob(events: Sequence[Event]) -> float | None:

@@ -40,6 +40,7 @@ from app.routing.router import Router
 from app.telemetry.timeline import Timeline
 
 if TYPE_CHECKING:
+    from app.lanes.templates import Skeletons
     from app.pipeline.batching import Batching  # needs this module
     from app.pipeline.meaning import Meaning  # needs this module
     from app.pipeline.shadow import Shadow  # likewise
@@ -154,12 +155,15 @@ class Gateway:
     providers: Mapping[str, Provider]
     codecs: Mapping[Dialect, Codec]
     lanes: Lanes | None
+    """None: no request is answered without a model."""
     exact: ExactCache | None
     classifier: Classifier
     router: Router
     teacher: RouteTeacher
     load: Load
     flights: Flights
+    skeletons: Skeletons | None = None
+    """Answers of which a model fills a few words; None where none is configured."""
     agents: Mapping[str, Agent] = field(default_factory=dict)
     tools: Registry | None = None
     """None where nothing is configured that could be called."""

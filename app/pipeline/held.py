@@ -28,11 +28,12 @@ from app.domain.events import (
     ToolCallStarted,
     offer_of,
 )
+from app.domain.language import language
 from app.errors import UpstreamError
 from app.pipeline.gateway import Gateway, Turn
 from app.pipeline.hedged import Race, until_decided
 from app.ports import StreamReader
-from app.routing.lacks import language, may_refuse, other_language, refuses
+from app.routing.lacks import may_refuse, other_language, refuses
 
 _LANGUAGE_CHARS = 160
 _REFUSED = frozenset({FinishReason.REFUSAL, FinishReason.CONTENT_FILTER})

@@ -21,6 +21,7 @@ from app.domain.events import Emit
 from app.domain.models import Model
 from app.domain.replay import answer_of_text, replay
 from app.errors import BadRequest, CacheOnlyMiss, NotFound
+from app.lanes.rules import LaneAnswer
 from app.pipeline.agent_answer import answer_as_agent
 from app.pipeline.choose import choose
 from app.pipeline.converse import converse
@@ -29,6 +30,7 @@ from app.pipeline.gateway import Gateway, Turn
 from app.pipeline.raced import Ask, answer_by_the_first
 from app.pipeline.remember import follow, joinable, keep, may_serve, tell
 from app.pipeline.shared_flight import answer_shared, look_shared
+from app.pipeline.skeletons import draft_for, fill_or_ask
 from app.pipeline.stay import keep_warm, stays, warm_of
 
 if TYPE_CHECKING:
@@ -115,6 +117,9 @@ async def _told_by_a_lane(view: PromptView, gateway: Gateway, turn: Turn, emit: 
         return False
     with turn.timeline.stage("lanes"):
         lane = gateway.lanes.match(view.text)
+        if lane is None and gateway.skeletons is not None:
+            draft = draft_for(view.text, gateway, open_slots=False)
+            lane = None if draft is None else LaneAnswer(draft.skeleton, draft.head)
     if lane is None:
         return False
     turn.cache, turn.reason = CacheOutcome.LANE, f"lane {lane.rule}"
@@ -139,14 +144,27 @@ def _ask(
     """Ask the model that is named, or those that the router chooses."""
     named, view = asked
     if named is None:
-        candidates = _route(view or PromptView(""), request, gateway, turn)
-        return converse_or_escalate(request, gateway, turn, candidates, emit)
+        view = view or PromptView("")
+        if gateway.skeletons is not None and _plain_question(view, turn):
+            draft = draft_for(view.text, gateway, open_slots=True)
+            if draft is not None:
+                route = partial(_routed, view, request, gateway, turn, emit)
+                return fill_or_ask(draft, view.text, gateway, turn, emit, route)
+        return _routed(view, request, gateway, turn, emit)
     turn.answered_tier, turn.reason = _WORDS[named.tier], "model named by the caller"
     if gateway.batching is not None:
         batch = gateway.batching.of(named, request, turn)
         if batch is not None:
             return gateway.batching.answer((batch, named), request, gateway, turn, emit)
     return converse(request, gateway, turn, (named,), emit)
+
+
+def _routed(
+    view: PromptView, request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit
+) -> Awaitable[None]:
+    """Ask those models that the router chooses."""
+    candidates = _route(view, request, gateway, turn)
+    return converse_or_escalate(request, gateway, turn, candidates, emit)
 
 
 def _more_may_be_known(

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 
+from app.domain.language import READ_CHARS, language
+
 _OPENERS = (
     "i'm sorry", "i am sorry", "sorry", "i apologize", "i apologise", "unfortunately", "i can't",
     "i cannot", "i can not", "i'm unable", "i am unable", "i'm not able", "i am not able",
@@ -28,29 +30,6 @@ _REFUSAL = re.compile(
     rf"|i\s*{_CANNOT}\s+(?:be able to\s+)?{_DOES}"
     rf"|as an ai(?: language)?(?: model| assistant)?,?\s+i\s*{_CANNOT})"
 )
-_WORD = re.compile(r"[^\W\d_]+")
-_LETTERS = 12
-_SCRIPTS = (
-    ("greek", 0x0370, 0x03FF), ("cyrillic", 0x0400, 0x052F), ("hebrew", 0x0590, 0x05FF),
-    ("arabic", 0x0600, 0x06FF), ("devanagari", 0x0900, 0x097F), ("thai", 0x0E00, 0x0E7F),
-    ("hangul", 0xAC00, 0xD7AF), ("han", 0x3040, 0x30FF), ("han", 0x4E00, 0x9FFF),
-)  # fmt: skip
-_COMMON = {
-    "en": "the and of to is in that it was for on are with this not have what how",
-    "de": "der die und das ist nicht ein eine zu mit auf für von dem den wie was ich",
-    "fr": "le les et des une est pas dans pour que qui sur du au avec vous je",
-    "es": "el los y de una es en que por con para las como del se más qué",
-    "it": "il di che è una per non con del della sono gli come nel alla più",
-    "pt": "o os e do da uma é em que não para com dos das como mais você",
-    "nl": "de het een en van is niet dat op te voor met zijn ook hoe wat",
-}
-_LANGUAGE_OF = {
-    word: [name for name, words in _COMMON.items() if word in words.split()]
-    for word in " ".join(_COMMON.values()).split()
-}
-_ENOUGH_WORDS = 5
-_CLEARLY = 2.0
-_READ_CHARS = 2_000
 _OTHER_LANGUAGE_ASKED = re.compile(
     r"translat|language|\b(?:in|into|auf|to) (?:english|german|french|spanish|italian|portuguese|dutch|"
     r"russian|chinese|japanese|korean|arabic|hebrew|greek|hindi|thai|latin|englisch|deutsch)|"
@@ -79,44 +58,13 @@ def _plain(text: str) -> str:
     return text[: 2 * _UNDECIDED_CHARS].lstrip(" \n*#>\"'").replace("\u2019", "'").lower()
 
 
-def language(text: str) -> str | None:
-    """The language (``de``) or the script (``cyrillic``) of a text; None where that is not clear."""
-    read = text[:_READ_CHARS]
-    script = None if read.isascii() else _script(read)
-    if script is not None:
-        return script
-    votes: dict[str, int] = {}
-    for word in _WORD.findall(read.lower()):
-        for each in _LANGUAGE_OF.get(word, ()):
-            votes[each] = votes.get(each, 0) + 1
-    ranked = sorted(votes.values(), reverse=True)
-    if not ranked or ranked[0] < _ENOUGH_WORDS:
-        return None
-    if len(ranked) > 1 and ranked[0] < _CLEARLY * ranked[1]:
-        return None
-    return max(votes, key=votes.__getitem__)
+def other_language(question: str, answer: str, asked: str | None = None) -> bool:
+    """Whether the answer is in another language than the question, which did not ask for that.
 
-
-def _script(text: str) -> str | None:
-    """The script, other than Latin, of most letters of a text."""
-    counts: dict[str, int] = {}
-    letters = 0
-    for letter in map(ord, filter(str.isalpha, text)):
-        letters += 1
-        for name, low, high in _SCRIPTS:
-            if low <= letter <= high:
-                counts[name] = counts.get(name, 0) + 1
-    if not counts:
-        return None
-    script = max(counts, key=counts.__getitem__)
-    enough = letters >= _LETTERS or script == "han"
-    return script if enough and counts[script] * 2 > letters else None
-
-
-def other_language(question: str, answer: str) -> bool:
-    """Whether the answer is in another language than the question, which did not ask for that."""
-    asked = language(question)
-    if asked is None or _OTHER_LANGUAGE_ASKED.search(question[:_READ_CHARS]) is not None:
+    ``asked``: the question's language where it has been found out already.
+    """
+    asked = asked or language(question)
+    if asked is None or _OTHER_LANGUAGE_ASKED.search(question[:READ_CHARS]) is not None:
         return False
     said = language(answer)
     return said is not None and said != asked

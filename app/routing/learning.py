@@ -33,7 +33,7 @@ H = TypeVar("H")
 MAX_SHADOW_SHARE = 0.05
 REFIT_LABELS = 250
 _FIRST_REFIT = 50  # from there each refit waits for a quarter more labels, up to REFIT_LABELS
-_MAX_WEIGHT = 20.0  # an inverse propensity beyond this says more about luck than about traffic
+_MAX_WEIGHT = 50.0  # an inverse propensity beyond this says more about luck than about traffic
 _MAX_LABELS = 10_000
 _JUDGED_LABELS = 400
 _EARLY = 3.0  # how much faster than its mean the shadow share is spent at first
@@ -55,7 +55,7 @@ class Label(Generic[X]):
 
     @property
     def weight(self) -> float:
-        """The inverse propensity, limited to 20."""
+        """The inverse propensity, limited to 50."""
         return min(_MAX_WEIGHT, 1.0 / self.propensity)
 
 
@@ -76,7 +76,9 @@ class ShadowBudget:
     Labels are worth most early, so the share is spent three times as fast at first and tails off; over
     each horizon it comes to `share`. Within the pace a request is likelier to be looked at where
     `spread`, the caller's estimate of the gain's standard deviation there, is high (Neyman's
-    allocation); the propensity makes up for it.
+    allocation); the propensity makes up for it. It is stated as if the pace were even: when a
+    request came says nothing of its gain, and to weigh a late label more than an early one would
+    only make a hundred labels as good as seventy.
     """
 
     __slots__ = ("_allowed", "_horizon", "_mean_spread", "_random", "_seen", "_spent", "share")
@@ -96,7 +98,7 @@ class ShadowBudget:
         self._mean_spread = 1.0
 
     def look(self, spread: float) -> float | None:
-        """Count one request: its propensity in (0, 0.5] if it is to be looked at, else None."""
+        """Count one request: its propensity in (0, 1] if it is to be looked at, else None."""
         place = (self._seen % self._horizon) / self._horizon
         self._seen += 1
         if self.share <= 0:
@@ -108,11 +110,12 @@ class ShadowBudget:
         limit = self.share * self._horizon * (1 + (self._seen - 1) // self._horizon)
         if self._spent + 1 > limit:
             return None
-        chance = min(0.5, pace * spread / self._mean_spread)
+        likelier = spread / self._mean_spread
+        chance = min(0.5, pace * likelier)
         if chance <= 0.0 or self._random.random() >= chance:
             return None
         self._spent += 1
-        return chance
+        return min(1.0, self.share * likelier)
 
 
 class DriftDetector:

@@ -81,6 +81,8 @@ def trace_json(record: TurnRecord) -> dict[str, object]:
         "routed": record.routed,
         "band": record.band or None,
         "complexity": None if record.complexity is None else round(record.complexity, 4),
+        "threshold": None if record.threshold is None else round(record.threshold, 4),
+        "lane": record.reason.removeprefix("lane ") if record.cache == "lane" else None,
         "cache": {
             "outcome": record.cache or None,
             "reason": record.cache_reason or None,

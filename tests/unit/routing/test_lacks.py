@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.pipeline.answer_checks import fault_of
-from app.routing.lacks import language, may_refuse, other_language, refuses, repeats
+from app.domain.language import language, language_of_words
+from app.routing.lacks import may_refuse, other_language, refuses, repeats
 
 REFUSALS = [
     "I'm sorry, but I can't help with that.",

@@ -130,7 +130,7 @@ def test_saved_labels_restore_what_was_known():
 
 def test_the_weight_of_a_rare_look_is_limited():
     assert Label(0.0, 1.0, 0.5).weight == 2.0
-    assert Label(0.0, 1.0, 0.0001).weight == 20.0
+    assert Label(0.0, 1.0, 0.0001).weight == 50.0
 
 
 def test_drift_is_seen_in_a_changed_mean_and_not_in_noise():
