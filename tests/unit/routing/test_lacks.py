@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.pipeline.answer_checks import fault_of
 from app.domain.language import language, language_of_words
+from app.pipeline.answer_checks import fault_of
 from app.routing.lacks import may_refuse, other_language, refuses, repeats
 
 REFUSALS = [
@@ -64,6 +64,17 @@ def test_most_answers_are_let_go_with_their_first_word():
 )
 def test_a_language_is_named_where_it_is_clear(text, code):
     assert language(text) == code
+
+
+def test_words_that_are_read_already_say_the_same_as_the_text():
+    for text in (
+        "What is the capital of France and how do I get there?",
+        "Was ist das und wie kommt man zu dem Haus?",
+        "no common words here",
+        "",
+    ):
+        words = [word.encode() for word in text.lower().replace("?", "").split()]
+        assert language_of_words(words) == language(text)
 
 
 def test_an_answer_in_another_language_is_one_unless_it_was_asked_for():
