@@ -277,17 +277,54 @@ def _simulator(settings: Settings) -> Iterator[bool]:
         return
     where = f"http://{simulator.host}:{simulator.port}"
     if _listens(simulator.host, simulator.port):
-        yield _is_simulator(simulator.host, simulator.port) or _foreign(simulator)
+        if _is_simulator(simulator.host, simulator.port):
+            with _standing_in(simulator):
+                yield True
+        else:
+            yield _foreign(simulator)
         return
-    process = _start(simulator)
-    try:
-        _await(simulator, process)
+    with _running(simulator):
         notice = (
             f"No provider key is configured: answers come from the SIMULATED models on {where}. "
             "Set OPENAI_API_KEY or ANTHROPIC_API_KEY, or use --config."
         )
         print(notice, file=sys.stderr, flush=True)
         yield True
+
+
+@contextmanager
+def _standing_in(simulator: SimulatorSettings, look_every_s: float = 0.25) -> Iterator[None]:
+    """Take the place of a simulator that another gateway started, once that has ended with it.
+
+    Several may wait for the same place: one gets the port, the others' own end at once, and they go on
+    looking.
+    """
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(look_every_s):
+            if _listens(simulator.host, simulator.port):
+                continue
+            with suppress(GatewayError), _running(simulator) as process:
+                while process.poll() is None and not over.wait(look_every_s):
+                    pass
+
+    thread = threading.Thread(target=look, name="simulator", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@contextmanager
+def _running(simulator: SimulatorSettings) -> Iterator[subprocess.Popen[bytes]]:
+    """A simulator of our own, listening, until the block ends; raises ``GatewayError`` where it cannot."""
+    process = _start(simulator)
+    try:
+        _await(simulator, process)
+        yield process
     finally:
         process.terminate()
         try:

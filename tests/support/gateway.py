@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -168,6 +169,8 @@ def gateway_process(
         environment |= {"SLIPSTREAM_DATA": folder, "SLIPSTREAM_SERVER__DRAIN_S": "0", **(env or {})}
         if values is None:
             environment["SLIPSTREAM_STATE__DATA_DIR"] = folder
+            # A simulator of its own: one on the usual port is another's, and goes when that one does.
+            environment.setdefault("SLIPSTREAM_SIMULATOR__PORT", str(_free_port()))
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
         )
@@ -194,6 +197,12 @@ def gateway_process(
             reader.join(PATIENCE_S)
             if process.stderr is not None:
                 process.stderr.close()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _await_ready(process: subprocess.Popen[str], address: list[str]) -> None:

@@ -10,13 +10,14 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from app.errors import GatewayError
 from app.providers.simulator import SimulatorSettings, running_simulator
-from app.server import _simulator, apart
+from app.server import _listens, _simulator, apart
 from app.settings import Settings, load, loads
 
 if TYPE_CHECKING:
@@ -85,6 +86,20 @@ class TestTheSimulatorsPort:
             port = int(url.rpartition(":")[2])
             assert await asyncio.to_thread(enter, port)
             assert await asyncio.to_thread(enter, port)  # it was not ended
+
+    def test_a_simulator_that_ends_with_its_own_gateway_is_replaced(self):
+        """Two gateways without a key on one machine: the end of the first leaves the second with one."""
+        settings = built_in(free_port())
+        first = _simulator(settings)
+        assert first.__enter__()
+        with _simulator(settings) as simulated:
+            assert simulated
+            first.__exit__(None, None, None)
+            until_s = time.monotonic() + 60
+            while not _listens("127.0.0.1", settings.simulator.port):
+                assert time.monotonic() < until_s
+                time.sleep(0.05)  # another process's start: there is no event to wait for
+        assert not _listens("127.0.0.1", settings.simulator.port), "it ends with the block"
 
     def test_a_configuration_with_another_upstream_gets_no_simulator(self):
         settings = meant(free_port()).model_copy(update={"simulator": Settings().simulator})
