@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from app.pipeline.gated import Gated
 from app.pipeline.gateway import Gateway
+from app.pipeline.speculation import ToolStatistics
 from app.pipeline.turn import AUTO
 from app.ports import Provider
 from app.providers.wire import WireProvider
@@ -20,10 +21,11 @@ if TYPE_CHECKING:
 
 
 def show_state(gateway: Gateway, metrics: StateMetrics) -> None:
-    """Let each scrape read deployments, connections and the routes of hits by meaning."""
+    """Let each scrape read deployments, connections, tools and the routes of hits by meaning."""
     metrics.follow(lambda told: _deployments(gateway, told))
     metrics.follow(lambda told: _connections(gateway, told))
     metrics.follow(lambda told: _routes(gateway, told))
+    metrics.follow(lambda told: _tools(gateway, told))
 
 
 def connections_of(provider: Provider) -> PoolStats | None:
@@ -58,6 +60,20 @@ def _connections(gateway: Gateway, told: StateMetrics) -> None:
         ):
             told.connections.child(name, which).value = float(value)
         told.opened.child(name).value = float(stats.opened_total)
+
+
+def _tools(gateway: Gateway, told: StateMetrics) -> None:
+    configured = {} if gateway.tools is None else gateway.tools.tools
+    for name, registered in configured.items():
+        told.tool_waiting.child(name).value = float(registered.waiting)
+        told.tool_waited.child(name).value = registered.waited_s
+    known = gateway.speculation.tools
+    for name in dict.fromkeys((*configured, *known)):
+        each = known.get(name) or ToolStatistics()
+        told.speculated.child(name, "hit").value = float(each.hits)
+        told.speculated.child(name, "wasted").value = float(each.wasted)
+        told.speculation_saved.child(name).value = each.saved_s
+        told.speculation_wasted.child(name).value = each.wasted_usd
 
 
 def _routes(gateway: Gateway, told: StateMetrics) -> None:

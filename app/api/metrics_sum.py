@@ -14,6 +14,7 @@ _ADDED_GAUGES = frozenset(
         b"slipstream_body_bytes",
         b"slipstream_event_loop_tasks",
         b"slipstream_deployment_in_flight",
+        b"slipstream_tool_waiting",
         b"slipstream_upstream_connections",
         b"slipstream_semantic_audited_hits",
         b"slipstream_semantic_alarms",

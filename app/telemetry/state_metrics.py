@@ -19,7 +19,7 @@ class _DeclaresGauge(Protocol):
 
 
 class StateMetrics:
-    """Deployments, connections, and the routes of hits by meaning."""
+    """Deployments, connections, tools, and the routes of hits by meaning."""
 
     def __init__(self, counter: _Declares, gauge: _DeclaresGauge) -> None:
         """Declare them."""
@@ -65,6 +65,29 @@ class StateMetrics:
             "slipstream_semantic_alarms",
             "Times that a route closed itself because its hits were worse than proven.",
             ("model",),
+        )
+        self.tool_waiting = gauge(
+            "slipstream_tool_waiting", "Calls of a tool that wait for a place.", ("tool",)
+        )
+        self.tool_waited = counter(
+            "slipstream_tool_wait_seconds_total",
+            "Seconds for which calls of a tool waited for a place (its max_concurrency).",
+            ("tool",),
+        )
+        self.speculated = counter(
+            "slipstream_speculated_calls_total",
+            "Calls of a tool that were begun before the model asked, by what became of them.",
+            ("tool", "outcome"),
+        )
+        self.speculation_saved = counter(
+            "slipstream_speculation_saved_seconds_total",
+            "Seconds that a tool had already run when the model asked for it.",
+            ("tool",),
+        )
+        self.speculation_wasted = counter(
+            "slipstream_speculation_wasted_usd_total",
+            "What calls of a tool cost that nobody asked for, in USD.",
+            ("tool",),
         )
         self._readers: list[Callable[[StateMetrics], None]] = []
 

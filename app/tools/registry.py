@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -34,7 +35,7 @@ SEPARATOR = "__"
 class Registered:
     """A tool with its description, its schema's validator and its limit."""
 
-    __slots__ = ("_room", "_validator", "spec", "tool")
+    __slots__ = ("_room", "_validator", "spec", "tool", "waited_s", "waiting")
 
     def __init__(self, spec: ToolSpec, tool: Tool) -> None:
         """Offer ``tool`` as ``spec`` describes it."""
@@ -44,6 +45,10 @@ class Registered:
             {**spec.parameters} if spec.parameters else {"type": "object"}
         )
         self._room = asyncio.Semaphore(spec.max_concurrency)
+        self.waiting = 0
+        """Calls that wait for a place now."""
+        self.waited_s = 0.0
+        """How long calls have waited for one in all."""
 
     def check(self, arguments: Json) -> None:
         """Raise ``ToolError`` saying what is wrong with ``arguments``, in words that a model can act on."""
@@ -65,13 +70,28 @@ class Registered:
 
     async def try_once(self, arguments: Json) -> object:
         """One try within the tool's time and concurrency limits."""
-        async with self._room:
-            try:
-                async with asyncio.timeout(self.spec.timeout_s):
-                    return await self.tool.call(arguments)
-            except TimeoutError as exc:
-                message = f"did not answer within {self.spec.timeout_s:g} s"
-                raise ToolError(message, code="tool_timeout") from exc
+        if self._room.locked():
+            await self._wait()
+        else:
+            await self._room.acquire()
+        try:
+            async with asyncio.timeout(self.spec.timeout_s):
+                return await self.tool.call(arguments)
+        except TimeoutError as exc:
+            message = f"did not answer within {self.spec.timeout_s:g} s"
+            raise ToolError(message, code="tool_timeout") from exc
+        finally:
+            self._room.release()
+
+    async def _wait(self) -> None:
+        """Take a place once one is free, and count the wait."""
+        began_s = time.monotonic()
+        self.waiting += 1
+        try:
+            await self._room.acquire()
+        finally:
+            self.waiting -= 1
+            self.waited_s += time.monotonic() - began_s
 
 
 @dataclass(slots=True)

@@ -250,3 +250,25 @@ async def test_a_cancelled_call_hangs_up_at_once() -> None:
             task.cancel()
         await asyncio.wait_for(asked.gone.wait(), HANGUP_S)
         await registry.aclose()
+
+
+async def test_waiting_for_one_of_a_tool_s_places_is_measured() -> None:
+    go_on = asyncio.Event()
+
+    async def held(asked: Asked) -> None:
+        await go_on.wait()
+        await asked.answer({})
+
+    async with tool_server({"/get/": held}) as tools:
+        registry = registry_of(f"{tools.url}/get/{{id}}", max_concurrency=1)
+        registered = registry.tools["get"]
+        async with asyncio.TaskGroup() as group:
+            for number in range(3):
+                group.create_task(registry.call("get", {"id": str(number)}, ANN))
+            await tools.arrived.get()
+            while registered.waiting < 2:  # noqa: ASYNC110 - a count has no event; no time is measured
+                await asyncio.sleep(0)
+            go_on.set()
+        assert registered.waiting == 0
+        assert registered.waited_s > 0
+        await registry.aclose()

@@ -67,6 +67,11 @@ async def test_foreseen_calls_start_before_the_model_decides() -> None:
         assert statistics["hits"] >= 1
         assert 0 <= statistics["brier"] < 0.5
 
+        shown = (await client.get(f"{gateway.url}/metrics")).text
+        assert 'slipstream_speculated_calls_total{tool="get",outcome="wasted"} 1' in shown
+        hits = f'slipstream_speculated_calls_total{{tool="get",outcome="hit"}} {statistics["hits"]}'
+        assert hits in shown
+
         halted = await client.post(f"{gateway.url}/v1/speculation?halted=true")
         assert halted.json()["halted"] is True
         fired = statistics["fired"]
