@@ -61,7 +61,7 @@ def _import(options: argparse.Namespace) -> int:
         if len(problems) > _MOST_PROBLEMS:
             print(f"... and {len(problems) - _MOST_PROBLEMS} more", file=sys.stderr)
         return 2
-    exact = similar = 0
+    exact = similar = missed = 0
     for start in range(0, len(rows), _AT_ONCE):
         part = rows[start : start + _AT_ONCE]
         body = {"tenant": options.tenant, "entries": [row for _, row in part]}
@@ -71,9 +71,16 @@ def _import(options: argparse.Namespace) -> int:
             print(exc.located(path, part), file=sys.stderr)
             return 2
         exact, similar = exact + _int(told, "exact"), similar + _int(told, "by_meaning")
+        missed = max(missed, _int(told, "workers_missed"))
     print(
         f"{len(rows)} answers imported: {exact} for the same question, {similar} for other wordings"
     )
+    if missed:
+        print(
+            f"{missed} of the server's workers did not answer and may miss some: import again",
+            file=sys.stderr,
+        )
+        return 1
     return 0
 
 

@@ -35,6 +35,8 @@ class Import(BaseModel):
     model_config = ConfigDict(extra="forbid")
     tenant: Annotated[str, Field(min_length=1, max_length=128)] = "default"
     entries: Annotated[list[GivenAnswer], Field(min_length=1, max_length=MOST_AT_ONCE)]
+    repeated: bool = False
+    """Another worker of this server has kept them where all look: only this one's own memory is left."""
 
 
 @router.post("/import")
@@ -56,7 +58,7 @@ async def take_in_all(context: InContext, _admin: AsAdmin, said: Import) -> dict
             each.partition, each.id,
         )  # fmt: skip
         try:
-            taken = await take_in(given, said.tenant, gateway)
+            taken = await take_in(given, said.tenant, gateway, repeated=said.repeated)
         except BadRequest as exc:
             message = f"entries[{number}]: {exc.message}"
             raise BadRequest(message, param=f"entries[{number}]") from exc

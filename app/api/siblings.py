@@ -32,6 +32,8 @@ _NOT_FOUND = 404
 _OK = 200
 _MOST_ANSWER_BYTES = 64 << 20
 _MOST_BODY_BYTES = 64 << 10
+_MOST_IMPORT_BYTES = 64 << 20
+_IMPORT_WITHIN_S = 10.0
 _MOST_TRACES = 1000
 _HEADERS = frozenset({b"authorization", b"x-api-key", b"content-type", b"last-event-id"})
 
@@ -68,7 +70,7 @@ class Siblings:
         if way is None:
             await self._app(scope, receive, send)
             return
-        body = await _body(receive)
+        body = await _body(receive, _MOST_IMPORT_BYTES if way is _import else _MOST_BODY_BYTES)
         own = await _ask_self(self._app, scope, body)
         replies = await way(self, own, scope, body)
         headers = [header for header in replies.headers if header[0] != b"content-length"]
@@ -114,11 +116,17 @@ class Siblings:
         return reply
 
     async def _ask_all(self, scope: Scope, body: bytes) -> list[Reply]:
+        return [reply for reply in await self.ask_all(scope, body) if reply is not None]
+
+    async def ask_all(
+        self, scope: Scope, body: bytes, *, within_s: float = _WITHIN_S
+    ) -> list[Reply | None]:
+        """Every other worker's answer to the same request with ``body``; None for one that gave none."""
         request = _request(scope, body)
         sockets = [path for path in self._folder.glob("*.sock") if path != self._own]
         async with asyncio.TaskGroup() as at_once:
-            asked = [at_once.create_task(_ask(path, request)) for path in sockets]
-        return [reply for each in asked if (reply := each.result()) is not None]
+            asked = [at_once.create_task(_ask(path, request, within_s)) for path in sockets]
+        return [each.result() for each in asked]
 
 
 @asynccontextmanager
@@ -231,6 +239,19 @@ def _place(entry: Json) -> tuple[int, str]:
 
 _WHOEVER: Way = Siblings.of_whoever_knows
 _INVALIDATION = _merging(_sums)
+
+
+async def _import(siblings: Siblings, own: Reply, scope: Scope, body: bytes) -> Reply:
+    """What was taken in here, repeated for the others' own memories; says how many workers have it."""
+    if own.status != _OK:
+        return own
+    said = msgspec.json.decode(body, type=dict[str, object]) | {"repeated": True}
+    replies = await siblings.ask_all(scope, msgspec.json.encode(said), within_s=_IMPORT_WITHIN_S)
+    having = 1 + sum(reply is not None and reply.status == _OK for reply in replies)
+    told = _read(own) | {"workers": having, "workers_missed": 1 + len(replies) - having}
+    return Reply(own.status, msgspec.json.encode(told), own.headers)
+
+
 _EXACT: dict[tuple[str, str], Way] = {
     ("GET", "/metrics"): _merging(_metrics),
     ("GET", "/v1/traces"): _merging(_traces),
@@ -239,6 +260,7 @@ _EXACT: dict[tuple[str, str], Way] = {
     ("GET", "/v1/cache/entries"): _merging(_entries),
     ("GET", "/v1/upstreams"): _merging(_sums),
     ("POST", "/v1/cache/invalidate"): _INVALIDATION,
+    ("POST", "/v1/cache/import"): _import,
     ("POST", "/v1/cache/feedback"): Siblings.of_the_judge,
     ("POST", "/v1/feedback"): _WHOEVER,
 }
@@ -263,7 +285,7 @@ def _by_socket(scope: Scope) -> bool:
     return server is None or server[1] is None
 
 
-async def _body(receive: Receive) -> bytes:
+async def _body(receive: Receive, most_bytes: int) -> bytes:
     pieces: list[bytes] = []
     size = 0
     while True:
@@ -274,7 +296,7 @@ async def _body(receive: Receive) -> bytes:
         if (
             message["type"] == "http.disconnect"
             or not message.get("more_body")
-            or size > _MOST_BODY_BYTES
+            or size > most_bytes
         ):
             return b"".join(pieces)
 
@@ -307,10 +329,10 @@ def _request(scope: Scope, body: bytes) -> bytes:
     return b"\r\n".join([*lines, b"", body])
 
 
-async def _ask(path: Path, request: bytes) -> Reply | None:
+async def _ask(path: Path, request: bytes, within_s: float) -> Reply | None:
     """The sibling's answer, or None: it was killed, is too slow, or speaks otherwise."""
     try:
-        async with asyncio.timeout(_WITHIN_S):
+        async with asyncio.timeout(within_s):
             reader, writer = await asyncio.open_unix_connection(path)
             try:
                 writer.write(request)

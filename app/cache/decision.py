@@ -28,6 +28,7 @@ clock. `app.cache.route_archive` writes a state to bytes and back.
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
@@ -300,6 +301,17 @@ class RouteState:
             return
         self.careful, self.earning = False, 0
         self.drift.reset()
+
+    def copy(self) -> RouteState:
+        """A copy that another thread may read while the original goes on learning."""
+        made = copy.copy(self)
+        made.unbiased = deque(self.unbiased, maxlen=self.unbiased.maxlen)
+        made.biased = deque(self.biased, maxlen=self.biased.maxlen)
+        made.entries = {name: copy.copy(record) for name, record in self.entries.items()}
+        made.denied, made.confirmed = dict(self.denied), dict(self.confirmed)
+        drift = self.drift
+        made.drift = replace(drift, wealth=[*drift.wealth], began_s=[*drift.began_s])
+        return made
 
     def _record(self, entry: str, *, agreed: bool) -> None:
         record = self.entries.setdefault(entry, EntryRecord())

@@ -9,10 +9,9 @@ being read it counts as one in shadow mode and learns nothing, so nothing old is
 from __future__ import annotations
 
 import asyncio
-import copy
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 
@@ -103,7 +102,7 @@ class Routes:
         route.fitting, self._fit = True, Refitting()
         alarms, labels = state.alarms, state.labels
         try:
-            fitted = await asyncio.to_thread(self._fit.run, _copy(state), build_id)
+            fitted = await asyncio.to_thread(self._fit.run, state.copy(), build_id)
         except (OSError, ValueError) as exc:
             self._on_fault(f"a route could not be fitted: {exc}")
             state.fitted_at = labels  # not again before it has grown
@@ -134,7 +133,7 @@ class Routes:
             return
         route.changes = 0
         try:
-            await asyncio.to_thread(self._write, route.name, _copy(route.state), build_id)
+            await asyncio.to_thread(self._write, route.name, route.state.copy(), build_id)
         except OSError as exc:
             self._on_fault(f"a route's evidence could not be written: {exc.strerror}")
 
@@ -168,15 +167,3 @@ class Routes:
             data = self._seal.seal(data, path.name.encode())
         fresh.write_bytes(data)
         fresh.replace(path)
-
-
-def _copy(state: RouteState) -> RouteState:
-    """A copy that another thread may read while the original goes on learning."""
-    made = copy.copy(state)
-    made.unbiased = deque(state.unbiased, maxlen=state.unbiased.maxlen)
-    made.biased = deque(state.biased, maxlen=state.biased.maxlen)
-    made.entries = {name: copy.copy(record) for name, record in state.entries.items()}
-    made.denied = dict(state.denied)
-    made.drift = replace(state.drift, wealth=[*state.drift.wealth], began_s=[*state.drift.began_s])
-    made.confirmed = dict(state.confirmed)
-    return made

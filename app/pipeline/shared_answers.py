@@ -303,6 +303,22 @@ class SharedAnswers:
         else:
             self._queue(job)
 
+    async def give(self, entry: CachedAnswer) -> None:
+        """Keep an answer that no call brought where every worker finds it; raises ``StoreError``."""
+        place = self.workers
+        if not place.incarnation:
+            raise StoreError("Redis is away: answers cannot reach the other gateways")
+        ttl_s = self._exact.ttl_s
+        data = to_bytes(
+            entry,
+            incarnation=place.incarnation,
+            epoch=place.epoch,
+            stored_unix_s=time.time(),
+            ttl_s=ttl_s,
+        )
+        if len(data) <= _MAX_ENTRY_BYTES:
+            await self._store.land(entry.id, b"", data, ttl_s)
+
     def _queue(self, job: Job) -> None:
         if len(self._jobs) >= _MOST_WAITING:
             self._leading.leases.pop(job.led.id, None)

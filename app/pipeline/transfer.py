@@ -56,11 +56,11 @@ class Taken:
     similar: bool
 
 
-async def take_in(given: Given, tenant: str, gateway: Gateway) -> Taken:
-    """Keep ``given`` for ``tenant``.
+async def take_in(given: Given, tenant: str, gateway: Gateway, *, repeated: bool = False) -> Taken:
+    """Keep ``given`` for ``tenant``; ``repeated``: in this worker's own memory alone.
 
-    Raises ``BadRequest`` for what can never be asked for, and ``StoreError`` where the vector process is
-    away; the exact answer is kept by then, and all may be given again.
+    Raises ``BadRequest`` for what can never be asked for, and ``StoreError`` where Redis or the vector
+    process is away; the exact answer is kept here by then, and all may be given again.
     """
     model = given.model or AUTO
     if model != AUTO and model not in gateway.models:
@@ -76,10 +76,15 @@ async def take_in(given: Given, tenant: str, gateway: Gateway) -> Taken:
         finish=FinishReason.STOP,
         created_s=int(time.time()),
     )
-    if not given.partition:
-        _keep_exactly((key, tenant, given.tags), answer, request, gateway)
+    exact = not given.partition and gateway.exact is not None
+    if exact:
+        entry = _keep_exactly((key, tenant, given.tags), answer, request, gateway)
+        if gateway.shared is not None and not repeated:
+            await gateway.shared.give(entry)
+    if repeated:
+        return Taken(exact=exact, similar=False)
     similar = await _keep_by_meaning(key, given, request, scope, gateway)
-    return Taken(exact=not given.partition and gateway.exact is not None, similar=similar)
+    return Taken(exact=exact, similar=similar)
 
 
 def _request(given: Given, model: str) -> ChatRequest:
@@ -95,30 +100,28 @@ def _keep_exactly(
     answer: Answer,
     request: ChatRequest,
     gateway: Gateway,
-) -> None:
+) -> CachedAnswer:
     """``where``: the key, the tenant and the tags."""
-    if gateway.exact is None:
-        return
     key, tenant, tags = where
-    gateway.exact.put(
-        key,
-        CachedAnswer(
-            key=key,
-            dialect=request.dialect,
-            streamed=False,
-            usage_shown=False,
-            pieces=(gateway.codecs[request.dialect].write_answer(answer, request),),
-            model="" if request.model == AUTO else request.model,
-            tier="",
-            tenant=tenant,
-            stored_at_s=0.0,
-            expires_at_s=0.0,
-            request_id=IMPORTED,
-            tags=tags,
-        ),
+    entry = CachedAnswer(
+        key=key,
+        dialect=request.dialect,
+        streamed=False,
+        usage_shown=False,
+        pieces=(gateway.codecs[request.dialect].write_answer(answer, request),),
+        model="" if request.model == AUTO else request.model,
+        tier="",
+        tenant=tenant,
+        stored_at_s=0.0,
+        expires_at_s=0.0,
+        request_id=IMPORTED,
+        tags=tags,
     )
+    if gateway.exact is not None:
+        gateway.exact.put(key, entry)
     if gateway.sharing is not None:
         gateway.sharing.given(key)
+    return entry
 
 
 async def _keep_by_meaning(

@@ -19,7 +19,7 @@ from bench.cache.isolation import measure_isolation
 from bench.cache.nearmiss import judge
 from bench.cache.report import Report, print_report, summarise
 from bench.cache.speed import measure_speed
-from bench.cache.trials import Shuffled, Trial, run_trials
+from bench.cache.trials import Trial, run_trials
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,21 +35,25 @@ def _files(variable: str, default: Path) -> list[Path]:
     return found
 
 
-def _run(stream: Stream, seed: int, longest: int) -> list[Trial]:
-    return list(run_trials(Shuffled.of(stream, seed, longest), BOUNDS))
+def _run(stream: Stream, other: Stream, seed: int, longest: int) -> list[Trial]:
+    return list(run_trials(stream, other, seed, longest, BOUNDS))
 
 
 def _trials(streams: Sequence[Stream], seeds: int, longest: int) -> list[Trial]:
     trials: list[Trial] = []
     with ProcessPoolExecutor(max_workers=max(1, (os.cpu_count() or 2))) as pool:
-        jobs = [pool.submit(_run, s, seed, longest) for seed in range(seeds) for s in streams]
+        jobs = [
+            pool.submit(_run, stream, streams[(place + 1) % len(streams)], seed, longest)
+            for seed in range(seeds)
+            for place, stream in enumerate(streams)
+        ]
         for done, job in enumerate(jobs, 1):
             made = job.result()
             trials.extend(made)
             shown = ", ".join(
                 f"{t.policy} {t.bound:g}: {t.outcome.hits}/{t.outcome.wrong} wrong"
                 for t in made
-                if t.policy in {"ours", "calibrated cosine", "shift +0", "shift +500"}
+                if t.policy in {"ours", "calibrated cosine"} or t.policy.endswith("+0")
             )
             print(f"  {done} of {len(jobs)}: {made[0].stream} {shown}", file=sys.stderr, flush=True)
     return trials

@@ -62,6 +62,13 @@ class _Store:
         self._block[len(self._places)] = self._all[place]
         self._places.append(place)
 
+    def fork(self, vectors: NDArray[np.float32]) -> _Store:
+        """The same questions, to go on with those of another stream."""
+        made = _Store(vectors)
+        for place in self._places:
+            made.add(place)
+        return made
+
     def nearest(self, place: int) -> tuple[list[int], list[float]]:
         count = len(self._places)
         if not count:
@@ -71,6 +78,57 @@ class _Store:
         top = np.argpartition(-similar, k - 1)[:k]
         top = top[np.argsort(-similar[top], kind="stable")]
         return [self._places[t] for t in top.tolist()], similar[top].astype(float).tolist()
+
+
+class Replay:
+    """A policy on its way through a stream; can be continued on another one from where it stands."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        vectors: NDArray[np.float32],
+        labels: Sequence[str],
+        shadow: int,
+    ) -> None:
+        self._policy, self._vectors, self._labels, self._shadow = policy, vectors, labels, shadow
+        self._store = _Store(vectors)
+        self._history = np.zeros(len(labels) - shadow, dtype=np.int8)
+        self._place = 0
+
+    def run(self, until: int, *, teach_shadow: bool = False) -> None:
+        """Go on to the place ``until``."""
+        for place in range(self._place, until):
+            if place < self._shadow and not teach_shadow:
+                self._store.add(place)
+            else:
+                self._ask(place)
+        self._place = until
+
+    def _ask(self, place: int) -> None:
+        near, cosines = self._store.nearest(place)
+        ask = Ask(place, near, cosines)
+        served = self._policy.serve(ask) if place >= self._shadow else None
+        if served is None:
+            self._policy.learn(ask)
+            self._store.add(place)
+        else:
+            right = self._labels[served] == self._labels[place]
+            self._history[place - self._shadow] = 1 if right else 2
+
+    def fork(self, policy: Policy, vectors: NDArray[np.float32], labels: Sequence[str]) -> Replay:
+        """The same past, another future: the streams are equal up to where this one stands."""
+        made = Replay(policy, vectors, labels, self._shadow)
+        made._store = self._store.fork(vectors)
+        done = self._place - self._shadow
+        made._history[:done] = self._history[:done]
+        made._place = self._place
+        return made
+
+    @property
+    def outcome(self) -> Outcome:
+        """Everything so far."""
+        history = self._history
+        return Outcome(len(history), int((history > 0).sum()), int((history == 2).sum()), history)
 
 
 def replay(
@@ -85,22 +143,9 @@ def replay(
 
     `teach_shadow`: tell the policy of the shadow requests one by one (for those that learn online).
     """
-    store = _Store(vectors)
-    history = np.zeros(len(labels) - shadow, dtype=np.int8)
-    for place in range(len(labels)):
-        if place < shadow and not teach_shadow:
-            store.add(place)
-            continue
-        near, cosines = store.nearest(place)
-        ask = Ask(place, near, cosines)
-        served = policy.serve(ask) if place >= shadow else None
-        if served is None:
-            policy.learn(ask)
-            store.add(place)
-        else:
-            history[place - shadow] = 1 if labels[served] == labels[place] else 2
-    hits, wrong = int((history > 0).sum()), int((history == 2).sum())
-    return Outcome(len(history), hits, wrong, history)
+    run = Replay(policy, vectors, labels, shadow)
+    run.run(len(labels), teach_shadow=teach_shadow)
+    return run.outcome
 
 
 def ceiling(labels: Sequence[str], shadow: int) -> float:

@@ -93,3 +93,27 @@ async def test_what_is_called_wrong_or_deleted_leaves_the_memory_of_every_worker
                 assert told.status_code == 200
                 left = (await call(url, "GET", "/v1/cache/entries")).json()["entries"]
                 assert left == []
+
+
+async def test_imported_answers_are_hits_on_every_worker() -> None:
+    """An import reaches each worker's own memory, and says how many have it."""
+    async with running_simulator(SimulatorSettings(time_scale=0)) as upstream:
+        with gateway_process(configuration(upstream), "--workers", str(WORKERS)) as gateway:
+            long = "x" * 100_000  # more than the administrative requests otherwise hold
+            entries = [
+                {"question": "What is the refund window?", "answer": "30 days."},
+                {"question": "What is long?", "answer": long},
+            ]
+            for _ in range(100):  # until the last worker is up
+                told = await call(gateway.url, "POST", "/v1/cache/import", {"entries": entries})
+                assert told.status_code == 200, told.text
+                said = told.json()
+                if said["workers"] == WORKERS:
+                    break
+            assert (said["exact"], said["workers"], said["workers_missed"]) == (2, WORKERS, 0)
+            for _ in range(ASKED):
+                hit = await ask(gateway.url, "What is the refund window?")
+                assert hit.headers["x-slipstream-cache"] == "exact"
+                assert hit.json()["choices"][0]["message"]["content"] == "30 days."
+            refused = await call(gateway.url, "POST", "/v1/cache/import", {"entries": []})
+            assert refused.status_code == 422

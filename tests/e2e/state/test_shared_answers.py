@@ -63,6 +63,22 @@ async def test_refresh_replaces_what_the_others_serve(pair, question):
     assert (outcome(again), again.content) == ("exact", refreshed.content)
 
 
+async def test_what_one_gateway_imported_another_serves(pair, upstream, question):
+    one, other = pair
+    given = {"question": question, "answer": "As imported.", "tags": ["glossary"], "model": "small"}
+    told = await one.http.post("/v1/cache/import", json={"entries": [given]})
+    assert told.status_code == 200, told.text
+    asked = calls(upstream)
+    body = {"model": "small", "messages": [{"role": "user", "content": question}]}
+    hit = await other.http.post("/v1/chat/completions", json=body)
+    assert outcome(hit) == "exact"
+    assert hit.json()["choices"][0]["message"]["content"] == "As imported."
+    assert calls(upstream) == asked
+    await one.http.post("/v1/cache/invalidate", json={"tags": ["glossary"]})
+    again = await other.http.post("/v1/chat/completions", json=body)
+    assert outcome(again) == "miss", "it is forgotten like any other"
+
+
 async def test_an_answer_that_may_not_be_kept_is_not_written(pair):
     one, other = pair
     volatile = f"What is the weather in Paris right now? {uuid4().hex[:6]}"
