@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from time import monotonic
 
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, generate_latest
 from prometheus_client.metrics_core import Metric
@@ -223,6 +224,10 @@ class Metrics:
             "slipstream_event_loop_lag_seconds",
             "How late the event loop ran a timer.",
             bounds=LAG_BOUNDS_S,
+        )
+        self.loop_stalls = self.counter(
+            "slipstream_event_loop_stalls_total",
+            "Times that the event loop did not run for over a second (docs/runbook.md).",
         )
         self._gauges_of_the_process()
         self._stage: dict[StageName, HistogramCell] = {
@@ -461,6 +466,8 @@ class LoopLag:
     def __init__(self, metrics: Metrics) -> None:
         self._cell = metrics.loop_lag.child()
         self._timer: asyncio.TimerHandle | None = None
+        self.ran_s = float("inf")
+        """When the loop last ran the timer (``time.monotonic``); infinite once nobody waits for it."""
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to sample on ``loop``."""
@@ -471,8 +478,10 @@ class LoopLag:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+            self.ran_s = float("inf")
 
     def _again(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.ran_s = monotonic()
         self._timer = loop.call_later(self.INTERVAL_S, self._tick, loop, loop.time())
 
     def _tick(self, loop: asyncio.AbstractEventLoop, armed_s: float) -> None:

@@ -21,6 +21,7 @@ from app.telemetry.alike import Alike
 from app.telemetry.ledger import Ledger
 from app.telemetry.ledger_book import LedgerBook
 from app.telemetry.log import LogWriter
+from app.telemetry.loop_watch import LoopWatch
 from app.telemetry.metrics import LoopLag, Metrics
 from app.telemetry.traces import TraceRing
 
@@ -61,6 +62,7 @@ class Telemetry:
         self.book: LedgerBook | None = None
         """Where the ledger is kept; None: in memory alone."""
         self._lag = LoopLag(metrics)
+        self._watch = LoopWatch(self._lag, metrics.loop_stalls.child().inc)
         self._pending: list[TurnRecord] = []
         self._most = 1
         self._timer: asyncio.TimerHandle | None = None
@@ -122,11 +124,13 @@ class Telemetry:
         """Begin to sample the loop's lag, and to count many turns at once; call inside the running loop."""
         loop = asyncio.get_running_loop()
         self._lag.start(loop)
+        self._watch.start()
         self._most = MOST_PENDING
         self._again(loop)
 
     def stop(self) -> None:
         """Count what is pending and end; the log's thread is closed by its owner, after everything else."""
+        self._watch.stop()
         self._lag.stop()
         self._most = 1
         if self._timer is not None:

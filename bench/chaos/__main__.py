@@ -16,7 +16,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from bench.chaos import clients, stores, upstreams
+from bench.chaos import beside, clients, stores, upstreams
 from bench.chaos.asking import Tally
 from bench.chaos.experiment import Experiment
 from bench.chaos.idle import idle_streams
@@ -24,7 +24,12 @@ from bench.chaos.jobs import kill_under_jobs
 from bench.chaos.lab import Lab, LeftOverError, laboratory
 from bench.chaos.soak import soak
 
-EXPERIMENTS = (*upstreams.EXPERIMENTS, *clients.EXPERIMENTS, *stores.EXPERIMENTS)
+EXPERIMENTS = (
+    *upstreams.EXPERIMENTS,
+    *clients.EXPERIMENTS,
+    *stores.EXPERIMENTS,
+    *beside.EXPERIMENTS,
+)
 WITHIN_S = 90.0
 MOST_GROWTH_KIB = 64 * 1024
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from app.providers.simulator import expected_answer
+from bench.chaos.servers import state_of
 
 Dialect = Literal["chat", "responses", "messages"]
 DIALECTS: tuple[Dialect, ...] = ("chat", "responses", "messages")
@@ -67,6 +68,8 @@ class Ask:
     stream: bool = False
     model: str = "small"
     headers: tuple[tuple[str, str], ...] = ()
+    ticket: str = ""
+    """What the agent's tool is to be asked about: the answer repeats what the tool said."""
 
     def body(self) -> dict[str, object]:
         """The request's JSON."""
@@ -90,6 +93,24 @@ class Ask:
             *(f"{name}: {value}" for name, value in self.headers),
         ]
         return "\r\n".join([*lines, "", ""]).encode() + raw
+
+    def judged(self, said: str) -> tuple[Verdict, str]:
+        """Whether a whole answer is the right one; of an agent's, whether it tells that its tool failed."""
+        if not self.ticket:
+            return (
+                ("right", "")
+                if said in self.answers()
+                else ("wrong", "another answer, as if whole")
+            )
+        if not said.startswith("[sim-fast ") or f'You asked: "{self.text}"' not in said:
+            return "wrong", "another answer"
+        if json.dumps(state_of(self.ticket), separators=(",", ":")) in said:
+            return "right", ""
+        return ("error", "tool_told") if " says: Error: " in said else ("wrong", "another state")
+
+    def may_begin(self, said: str) -> bool:
+        """Whether the right answer begins so."""
+        return bool(self.ticket) or any(answer.startswith(said) for answer in self.answers())
 
     def answers(self) -> set[str]:
         """What may be said: the fast model's words, or the powerful one's where that may be asked."""
@@ -179,8 +200,7 @@ def _verdict(
     except ValueError:
         return ("wrong" if status == _OK else "lost"), "not JSON"
     if status == _OK:
-        said = _said(question.dialect, found)
-        return ("right", "") if said in question.answers() else ("wrong", "another answer")
+        return question.judged(_said(question.dialect, found))
     code = _code(found)
     return ("error", code) if code else ("lost", "an error without a code")
 
@@ -226,13 +246,12 @@ def _of_stream(question: Ask, body: bytes, *, whole: bool) -> tuple[Verdict, str
     except ValueError:
         # A stream of the client's own dialect is forwarded untouched: its parser says so, loudly.
         return "error", PASSED_ON
-    answers = question.answers()
     if failed:
-        begun = any(answer.startswith(said) for answer in answers)
+        begun = question.may_begin(said)
         return ("error", failed) if begun else ("wrong", "another beginning")
     if not (ended and whole):
         return "lost", "a stream without an end"
-    return ("right", "") if said in answers else ("wrong", "another answer, as if whole")
+    return question.judged(said)
 
 
 def _event(  # noqa: PLR0911 - a table of cases

@@ -14,14 +14,15 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from app.providers.simulator import RunningSimulator, SimulatorSettings
 from bench.chaos.asking import DIALECTS, Ask, Outcome, Tally, ask, exchange
 from bench.chaos.proxy import CALM, Fault, FaultProxy
+from bench.chaos.servers import serving, tool
 from bench.machine import process_tree
 from bench.processes import Server as Started
 from bench.processes import free_port, running, wait_for_answer, wait_for_line
@@ -57,11 +58,11 @@ class Gateway:
         fields = [line.split() for line in lines]
         return sum(f[1].endswith(here) and f[3] in {"01", "08"} for f in fields)
 
-    async def metric(self, name: str) -> float:
-        """The sum of a metric's samples."""
+    async def metric(self, name: str, label: str = "") -> float:
+        """The sum of a metric's samples, of those with a label where it is given."""
         text = (await exchange(self.port, _get("/metrics"))).decode(errors="replace")
         found = [line for line in text.splitlines() if line.startswith((name + " ", name + "{"))]
-        return sum(float(line.rpartition(" ")[2]) for line in found)
+        return sum(float(line.rpartition(" ")[2]) for line in found if label in line)
 
 
 @dataclass(slots=True)
@@ -73,6 +74,7 @@ class Lab:
     anthropic: FaultProxy
     gateway: Gateway
     values: dict[str, object]
+    tools: FaultProxy
     redis: FaultProxy | None = None
     asked: int = 0
 
@@ -89,6 +91,14 @@ class Lab:
             }
             made.append(Ask(f"Question {self.asked} of the laboratory?", **form))  # type: ignore[arg-type]
         return made
+
+    def lasting(self, count: int) -> list[Ask]:
+        """Questions whose answers last, so that hits by meaning are looked for."""
+        asked = self.questions(count)
+        return [
+            replace(each, text=f"What does the word wu{self.asked}x{n} mean?")
+            for n, each in enumerate(asked)
+        ]
 
     async def put(
         self, tally: Tally, questions: Sequence[Ask], *, at_once: int = 8, patience_s: float = 30.0
@@ -114,7 +124,7 @@ class Lab:
     async def calm(self) -> None:
         """End every fault, and wait until each model answers each dialect again. Raises LeftOverError."""
         self.simulator.simulator._scripted_faults.clear()  # noqa: SLF001 - an experiment's rest
-        for proxy in (self.openai, self.anthropic, *((self.redis,) if self.redis else ())):
+        for proxy in self._proxies():
             proxy.inject(CALM)
             await proxy.up()
         until_s = time.monotonic() + SETTLE_S
@@ -125,6 +135,10 @@ class Lab:
                 if time.monotonic() > until_s:
                     raise LeftOverError(f"{model} does not recover: {out}")
                 await asyncio.sleep(0.2)
+
+    def _proxies(self) -> list[FaultProxy]:
+        proxies = [self.openai, self.anthropic, self.tools]
+        return [*proxies, self.redis] if self.redis is not None else proxies
 
     async def left_over(self) -> list[str]:
         """What is still there that should not be, once it had a few seconds to go."""
@@ -164,8 +178,7 @@ class Lab:
 
     def own_descriptors(self) -> int:
         """Descriptors of the gateway, less the upstream connections that it keeps open."""
-        kept = self.openai.live + self.anthropic.live + (self.redis.live if self.redis else 0)
-        return self.gateway.descriptors() - kept
+        return self.gateway.descriptors() - sum(proxy.live for proxy in self._proxies())
 
 
 class LeftOverError(AssertionError):
@@ -213,9 +226,41 @@ def configuration(openai: int, anthropic: int, **sections: object) -> dict[str, 
     return values
 
 
+def agents(tool_port: int) -> dict[str, object]:
+    """Two agents: one asks an HTTP tool, the other a tool that blocks the event loop."""
+    ticket = {
+        "name": "ticket_state",
+        "description": "The state of a ticket",
+        "parameters": {
+            "type": "object",
+            "properties": {"ticket_id": {"type": "string"}},
+            "required": ["ticket_id"],
+        },
+        "http": {"url": f"http://127.0.0.1:{tool_port}/t/{{ticket_id}}"},
+        "timeout_s": 1,
+        "effects": {"read_only": True, "repeatable": True},
+    }
+    blocker = {
+        "name": "block_loop",
+        "description": "Block the loop now",
+        "python": "bench.chaos.blocking:block",
+        "effects": {"read_only": True},
+    }
+    return {
+        "tools": [ticket, blocker],
+        "agents": [
+            {"name": "desk", "model": "small", "tools": ["ticket_state"]},
+            {"name": "blocker", "model": "small", "tools": ["block_loop"]},
+        ],
+    }
+
+
 @asynccontextmanager
 async def gateway_of(
-    values: dict[str, object], *arguments: str, folder: Path | None = None
+    values: dict[str, object],
+    *arguments: str,
+    folder: Path | None = None,
+    env: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Gateway]:
     """Serve ``values`` in a process of its own, stopped at the end."""
     with tempfile.TemporaryDirectory(prefix="slipstream-chaos-") as made:
@@ -228,7 +273,9 @@ async def gateway_of(
         file.write_text(json.dumps(with_state), encoding="utf-8")  # JSON is YAML
         argv = [sys.executable, "-m", "app", "serve", "--port", "0", "--config", str(file)]
         log = Path(made) / "log"
-        with running([*argv, *arguments], cpu=max(os.sched_getaffinity(0)), log=log) as process:
+        with running(
+            [*argv, *arguments], cpu=max(os.sched_getaffinity(0)), log=log, env=env
+        ) as process:
             # Every CPU: the lab is about faults, and several workers share none.
             os.sched_setaffinity(process.pid, os.sched_getaffinity(0))
             told = await asyncio.to_thread(
@@ -270,7 +317,9 @@ async def laboratory(*, redis: bool = True, time_scale: float = 0.0) -> AsyncIte
         port = int((await stack.enter_async_context(simulator)).rpartition(":")[2])
         openai = await stack.enter_async_context(FaultProxy(port, seed=1))
         anthropic = await stack.enter_async_context(FaultProxy(port, seed=2))
-        values = configuration(openai.port, anthropic.port)
+        tool_port = await stack.enter_async_context(serving(tool))
+        tools = await stack.enter_async_context(FaultProxy(tool_port, seed=4))
+        values = configuration(openai.port, anthropic.port, **agents(tools.port))
         store = None
         if redis and shutil.which("redis-server"):
             redis_port = free_port()
@@ -278,7 +327,7 @@ async def laboratory(*, redis: bool = True, time_scale: float = 0.0) -> AsyncIte
             store = await stack.enter_async_context(FaultProxy(redis_port, seed=3))
             values["state"] = {"redis_url": f"redis://127.0.0.1:{store.port}/0"}
         gateway = await stack.enter_async_context(gateway_of(values))
-        lab = Lab(simulator, openai, anthropic, gateway, values, store)
+        lab = Lab(simulator, openai, anthropic, gateway, values, tools, store)
         warm = Tally()
         await lab.put(warm, lab.questions(120), at_once=16)
         if warm.count("right") != 120:

@@ -82,7 +82,7 @@ async def _asked(lab: Lab, tally: Tally) -> None:
 async def _terminated(lab: Lab, tally: Tally) -> None:
     """SIGTERM with 20 streams under way: each ends whole."""
     async with gateway_of(lab.values) as gateway:
-        ours = Lab(lab.simulator, lab.openai, lab.anthropic, gateway, lab.values, lab.redis)
+        ours = replace(lab, gateway=gateway)
         ours.asked = lab.asked + 10_000
         lab.inject(Fault(latency_s=0.3, bytes_per_s=4000))
         async with asyncio.TaskGroup() as group:
@@ -94,7 +94,7 @@ async def _terminated(lab: Lab, tally: Tally) -> None:
 
 async def _worker_killed(lab: Lab, tally: Tally) -> None:
     async with gateway_of(lab.values, "--workers", "2") as gateway:
-        ours = Lab(lab.simulator, lab.openai, lab.anthropic, gateway, lab.values, lab.redis)
+        ours = replace(lab, gateway=gateway)
         ours.asked = lab.asked + 20_000
         await ours.put(tally, ours.questions(24))
         workers = sorted(process_tree(gateway.pid) - {gateway.pid})
@@ -114,13 +114,21 @@ async def _worker_killed(lab: Lab, tally: Tally) -> None:
 async def _vectors_killed(lab: Lab, tally: Tally) -> None:
     values = {**lab.values, "cache": {"semantic": {"enabled": True}}}
     async with gateway_of(values) as gateway:
-        ours = Lab(lab.simulator, lab.openai, lab.anthropic, gateway, values, lab.redis)
+        ours = replace(lab, gateway=gateway, values=values)
         ours.asked = lab.asked + 30_000
-        await ours.put(tally, ours.questions(24))
+        before = 0.0
+        for _ in range(200):  # until the encoder is up, nothing is looked up
+            await ours.put(tally, ours.lasting(6))
+            before = await gateway.metric("slipstream_stage_seconds_count", 'stage="embed"')
+            if before:
+                break
+            await asyncio.sleep(0.1)
         for pid in process_tree(gateway.pid) - {gateway.pid}:
             os.kill(pid, signal.SIGKILL)
-        await ours.put(tally, ours.questions(48))
-    tally.expect(tally.count("right") == 72, "the vector process's end reached clients")
+        await ours.put(tally, ours.lasting(48))
+    tally.expect(before > 0, "no question was ever looked up by meaning")
+    right = tally.count("right") == len(tally.outcomes)
+    tally.expect(right, "the vector process's end reached clients")
 
 
 EXPERIMENTS = (
