@@ -71,7 +71,7 @@ def serve(
             port=port,
             workers=workers,
             http=GatewayProtocol,
-            loop="uvloop",
+            loop="app.api.accepting:GatewayLoop",
             ws="none",
             lifespan="on",
             log_config=None,
