@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from app.domain.events import Event, Frames
 from app.domain.model_call import Headers
+from app.errors import UpstreamError, UpstreamStatus
 
 _HARMLESS = frozenset({b"user-agent", b"anthropic-version", b"anthropic-beta", b"openai-beta"})
 _BEARER = b"Bearer "
@@ -16,5 +20,18 @@ def redacted(body: bytes, headers: Headers) -> bytes:
     for name, value in headers:
         secret = value.removeprefix(_BEARER)
         if name not in _HARMLESS and len(secret) >= _SHORTEST:
-            body = body.replace(secret, _SHOWN)
+            # JSON may spell a slash with a backslash before it.
+            body = body.replace(secret, _SHOWN).replace(secret.replace(b"/", b"\\/"), _SHOWN)
     return body
+
+
+def cleaned(failure: UpstreamError, events: Sequence[Event], headers: Headers) -> list[Event]:
+    """``events`` that told ``failure`` in a stream, and ``failure`` itself, without those values."""
+    failure.message = redacted(failure.message.encode(), headers).decode("utf-8", "replace")
+    failure.args = (failure.message,)
+    if isinstance(failure, UpstreamStatus):
+        failure.body = redacted(failure.body, headers)
+    return [
+        Frames(redacted(event.data, headers), event.count) if type(event) is Frames else event
+        for event in events
+    ]

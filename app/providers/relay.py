@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 
 from app.domain.events import Emit, Event, Frames, TextDelta, ThinkingDelta, Whole
-from app.domain.model_call import ModelCall
+from app.domain.model_call import Headers, ModelCall
 from app.domain.replay import replay
 from app.errors import UpstreamClosed
 from app.ports import Codec, StreamReader
 from app.providers.outgoing import Outgoing
+from app.providers.redaction import cleaned
 
 
 async def hand_on_whole(body: bytes, call: ModelCall, request: Outgoing, emit: Emit) -> None:
@@ -44,9 +45,17 @@ def reader_of(request: Outgoing) -> StreamReader:
     return request.codec.reader()
 
 
-async def hand_on(data: bytes, reader: StreamReader, call: ModelCall, emit: Emit) -> None:
-    """Emit what ``data`` completes. Raises the upstream's in-stream error if nothing went out before it."""
-    for event in reader.feed(data):
+async def hand_on(
+    data: bytes, reader: StreamReader, call: ModelCall, emit: Emit, sent: Headers
+) -> None:
+    """Emit what ``data`` completes. Raises the upstream's in-stream error if nothing went out before it.
+
+    ``sent`` are the headers with our secrets, which an error might tell back.
+    """
+    events = reader.feed(data)
+    if reader.failure is not None:
+        events = cleaned(reader.failure, events, sent)
+    for event in events:
         if not call.first_event_ns:
             if reader.failure is not None:
                 raise reader.failure
@@ -55,9 +64,12 @@ async def hand_on(data: bytes, reader: StreamReader, call: ModelCall, emit: Emit
         await emit(event)
 
 
-async def hand_on_rest(reader: StreamReader, call: ModelCall, emit: Emit) -> None:
-    """The upstream closed: emit what its last bytes still hold."""
-    for event in reader.end():
+async def hand_on_rest(reader: StreamReader, call: ModelCall, emit: Emit, sent: Headers) -> None:
+    """The upstream closed: emit what its last bytes still hold; ``sent`` as above."""
+    events = reader.end()
+    if reader.failure is not None:
+        events = cleaned(reader.failure, events, sent)
+    for event in events:
         call.first_event_ns = call.first_event_ns or time.monotonic_ns()
         await emit(event)
 

@@ -33,6 +33,7 @@ from app.errors import (
 )
 from app.ports import Codec
 from app.providers.outgoing import Outgoing, outgoing
+from app.providers.redaction import redacted
 from app.providers.relay import hand_on, hand_on_rest, hand_on_whole, judge, reader_of, settle
 from app.settings import ProviderSettings
 
@@ -77,6 +78,10 @@ class SdkProvider:
         self._codecs = dict(codecs)
         self._settings = settings
         self._http = _http_client(settings)
+        key = settings.api_key.get_secret_value()
+        sent = {"authorization": key, **settings.headers}
+        self._sent = tuple((name.lower().encode(), value.encode()) for name, value in sent.items())
+        """What an upstream must not tell back."""
         self._openai: openai.AsyncOpenAI | None = None
         self._anthropic: (
             anthropic.AsyncAnthropic
@@ -186,11 +191,11 @@ class SdkProvider:
         chunks = response.iter_bytes()
         try:
             async for data in chunks:
-                await hand_on(data, reader, call, emit)
+                await hand_on(data, reader, call, emit, self._sent)
                 if reader.failure is not None or reader.complete:
                     break
             else:
-                await hand_on_rest(reader, call, emit)
+                await hand_on_rest(reader, call, emit, self._sent)
         finally:
             settle(reader, call)
         judge(reader, call, request, self.name)
@@ -237,7 +242,7 @@ class SdkProvider:
         except httpx2.StreamError:
             body = b""
         headers = {k.lower(): v for k, v in response.headers.raw}
-        return request.codec.read_error(response.status_code, body, headers)
+        return request.codec.read_error(response.status_code, redacted(body, self._sent), headers)
 
 
 def _http_client(settings: ProviderSettings) -> httpx2.AsyncClient:

@@ -269,13 +269,13 @@ class WireProvider:
         try:
             taker = None
             while data := await exchange.read(taker):
-                await hand_on(data, reader, call, emit)
+                await hand_on(data, reader, call, emit, self._options.headers)
                 if reader.failure is not None or reader.complete:
                     break
                 if taker is None and request.passthrough and call.first_event_ns:
                     taker = _taker(call, reader, emit)
             else:
-                await hand_on_rest(reader, call, emit)
+                await hand_on_rest(reader, call, emit, self._options.headers)
         finally:
             call.ended_ns = time.monotonic_ns()
             settle(reader, call)
