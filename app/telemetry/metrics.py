@@ -225,11 +225,7 @@ class Metrics:
             "How late the event loop ran a timer.",
             bounds=LAG_BOUNDS_S,
         )
-        self.loop_stalls = self.counter(
-            "slipstream_event_loop_stalls_total",
-            "Times that the event loop did not run for over a second (docs/runbook.md).",
-        )
-        self._gauges_of_the_process()
+        self._of_the_process()
         self._stage: dict[StageName, HistogramCell] = {
             stage: self.stage_seconds.child(stage) for stage in STAGES
         }
@@ -241,7 +237,11 @@ class Metrics:
             ProcessCollector(registry=registry)
             GCCollector(registry=registry)
 
-    def _gauges_of_the_process(self) -> None:
+    def _of_the_process(self) -> None:
+        self.loop_stalls = self.counter(
+            "slipstream_event_loop_stalls_total",
+            "Times that the event loop did not run for over a second (docs/runbook.md).",
+        )
         self.gauge(
             "slipstream_in_flight", "Turns being answered now.", read=lambda: float(self._running())
         )
