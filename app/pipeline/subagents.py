@@ -3,7 +3,8 @@
 Sub-agents of one kind share a long prefix: the same instructions and the same tools. A vendor's
 prompt cache holds it only once the first answer has begun, so where the prefix is long enough to be
 cached the first of them goes ahead, and the others start at its first byte: they read the cache
-instead of each paying to write it.
+instead of each paying to write it. (``PromptCaching`` lets one of any requests go ahead, by the prefix
+itself, but only to models that take breakpoints; this holds for the others, and before a model is chosen.)
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import msgspec
 from app.domain.agents import Agent
 from app.domain.chat import Json, Tool
 from app.errors import ToolError
+from app.prompts.leading import follow
 
 NAME = "ask_"
 _CACHED_FROM_CHARS = 4096
@@ -65,13 +67,8 @@ class Leaders:
     async def follow(self, agent: Agent) -> None:
         """Wait for the leader's first byte, if there is a leader."""
         event = self._first_bytes.get(agent.name)
-        if event is None:
-            return
-        try:
-            async with asyncio.timeout(_LONGEST_LEAD_S):
-                await event.wait()
-        except TimeoutError:
-            event.set()
+        if event is not None:
+            await follow(event, _LONGEST_LEAD_S)
 
 
 def task_of(arguments: str) -> Json:

@@ -33,6 +33,7 @@ from app.prompts.breakpoints import (
 from app.prompts.causes import Cause, cause_of, order_free
 from app.prompts.conversations import Conversation, Conversations, key_of, pieces_of
 from app.prompts.diagnosis import WORDS, Heard, asks, verdict, with_question
+from app.prompts.leading import follow
 from app.prompts.learned import ModelFacts, Returns, Seen
 from app.prompts.lint import Finding, finding_of
 from app.prompts.prefix import EntryMemory, Rendered, UnreadableError, digest, render
@@ -250,11 +251,7 @@ class PromptCaching:
         if not isinstance(shaped, Shaped):
             return emit
         if shaped.follows is not None and not shaped.follows.is_set():
-            try:
-                async with asyncio.timeout(_LONGEST_LEAD_S):
-                    await shaped.follows.wait()
-            except TimeoutError:
-                shaped.follows.set()
+            await follow(shaped.follows, _LONGEST_LEAD_S)
         heard = shaped.heard
         if not shaped.leads and heard is None:
             return emit

@@ -66,6 +66,16 @@ class Contracts:
                 return self._under(contract, request)
         return request
 
+    def names(self, model: str, tenant: str) -> bool:
+        """Whether every request of ``tenant`` for ``model`` is under a contract of length or form."""
+        return any(
+            each.model == model
+            and each.tenant in {"", tenant}
+            and not each.name
+            and (each.max_tokens is not None or each.json_schema is not None)
+            for each in self._contracts
+        )
+
     def _asked(self, request: ChatRequest, tenant: str, asked: str) -> ChatRequest:
         for contract in self._contracts:
             if contract.name == asked and _names(contract, request, tenant):

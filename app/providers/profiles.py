@@ -54,6 +54,8 @@ _PROFILES: tuple[tuple[str, re.Pattern[str], Mapping[str, object]], ...] = (
 def abilities(kind: str, upstream_model: str, corrections: Mapping[str, object]) -> Abilities:
     """The abilities of ``upstream_model`` at an upstream of ``kind`` (``openai`` or ``anthropic``)."""
     found = _ANTHROPIC if kind == "anthropic" else _OPENAI
+    if kind == "anthropic":  # clouds put regions and vendors before the name
+        upstream_model = upstream_model[max(0, upstream_model.find("claude-")) :]
     for profile_kind, pattern, values in _PROFILES:
         if profile_kind == kind and pattern.match(upstream_model):
             found = replace(found, **values)  # type: ignore[arg-type]

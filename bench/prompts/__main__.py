@@ -123,17 +123,20 @@ def _writes() -> dict[str, float]:
 
 
 def _causes() -> tuple[dict[str, object], float]:
-    injected, right = 0, 0
+    injected, right, agreed = 0, 0, 0
     wrong: dict[str, int] = {}
     for seed in _SEEDS:
         judged = judge(conversations(seed), seed)
         injected += judged.injected
         right += judged.right
+        agreed += judged.agreed
         wrong |= dict(judged.wrong)
     print(
         f"\ninjected mutations: {injected}, right cause: {right} ({right / injected:.4f}) {wrong or ''}"
     )
-    return {"injected": injected, "right": right, "wrong": wrong}, right / injected
+    print(f"      the vendor's own diagnosis agrees: {agreed} ({agreed / injected:.4f})")
+    told = {"injected": injected, "right": right, "wrong": wrong, "vendor_agrees": agreed}
+    return told, right / injected
 
 
 def _alive() -> tuple[list[dict[str, object]], bool]:

@@ -12,8 +12,11 @@ from typing import cast
 from uuid import UUID
 
 from app.domain.chat import Dialect
+from app.domain.events import Whole
+from app.prompts.diagnosis import Heard, verdict
 from app.prompts.lint import compare
 from app.prompts.prefix import render
+from app.providers.simulator.diagnosis import Fingerprints
 from bench.prompts.traffic import Sent
 
 Body = dict[str, object]
@@ -188,6 +191,8 @@ class Judged:
 
     injected: int = 0
     right: int = 0
+    agreed: int = 0
+    """How often the vendor's own diagnosis, as simulated, belongs to the cause that was named."""
     wrong: Counter[str] = field(default_factory=Counter)
 
 
@@ -210,6 +215,19 @@ def judge(traffic: Sequence[Sent], seed: int) -> Judged:
             said = "none" if cause is None else cause.rule
             judged.injected += 1
             judged.right += said == expected
+            word = _of_the_vendor(before, body)
+            judged.agreed += verdict(cause, word, Dialect.MESSAGES) == "agree"
             if said != expected:
                 judged.wrong[f"{mutation.__name__}: {said}"] += 1
     return judged
+
+
+def _of_the_vendor(before: Body, now: Body) -> str:
+    """The vendor's word for what changed."""
+    vendor = Fingerprints()
+    vendor.of_messages("msg_1", {**before, "diagnostics": {"previous_message_id": None}})
+    asked = {**now, "diagnostics": {"previous_message_id": "msg_1"}}
+    heard = Heard(Dialect.MESSAGES)
+    told = {"id": "msg_2", "diagnostics": vendor.of_messages("msg_2", asked)}
+    heard.take(Whole(json.dumps(told).encode()))
+    return heard.word

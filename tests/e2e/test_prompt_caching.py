@@ -337,3 +337,30 @@ async def test_a_contract_caps_the_answers_of_the_model_that_it_names_alone():
         assert (short.stop_reason, short.usage.output_tokens) == ("max_tokens", 3)
         other = await claude.messages.create(model="small2", **ask)
         assert other.usage.output_tokens > 3
+
+
+async def test_a_primed_prompt_is_the_one_that_goes_out_under_its_layout_and_contract():
+    routes = {
+        "layouts": [{"model": "large2", "variables": ["Now: .*"]}],
+        "contracts": [{"model": "large2", "max_tokens": 20, "hide_reasoning": True}],
+    }
+    body = {"model": "large2", "max_tokens": 40}
+    body["messages"] = [{"role": "user", "content": "What is rule one?"}]
+    async with serving(prompts=routes) as (_, running, claude, _gpt):
+        async with httpx2.AsyncClient(verify=NO_TLS, base_url=running.url) as http:
+            early = {**body, "system": f"Now: 12:00\n{LONG}"}
+            primed = (await http.post("/v1/prompts/warm", json=early)).json()
+            assert primed["primed"]
+        late = await claude.messages.create(**body, system=f"Now: 12:05\n{LONG}")
+        assert late.usage.cache_read_input_tokens > 1024
+
+
+async def test_a_route_that_is_under_a_contract_does_not_lack_one():
+    body = {"model": "large2", "max_tokens": 9, "system": LONG}
+    body["messages"] = [{"role": "user", "content": "Tell me about the rules."}]
+    for contracts in ([], [{"model": "large2", "max_tokens": 5}]):
+        async with serving(prompts={"contracts": contracts}) as (_, running, _claude, _gpt):
+            async with httpx2.AsyncClient(verify=NO_TLS, base_url=running.url) as http:
+                found = (await http.post("/v1/prompts/lint", json=body)).json()["findings"]
+            rules = {each["rule"] for each in found}
+            assert ("no_output_contract" in rules) is not bool(contracts)

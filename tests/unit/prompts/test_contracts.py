@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.cache.key import exact_key
+from app.cache.key import CacheScope, exact_key
+from app.cache.partition import partition_key
 from app.domain.chat import ChatRequest, Dialect
 from app.domain.decisions import Tier
 from app.domain.models import Abilities, Model
@@ -251,3 +252,25 @@ def test_a_contract_that_is_asked_for_by_name_holds_for_that_request_alone():
     assert contracts.apply(asked, "t", "short").body["max_tokens"] == 5
     with pytest.raises(BadRequest, match="no contract of that name"):
         contracts.apply(asked, "t", "long")
+
+
+def test_questions_under_other_terms_do_not_meet_by_meaning_either():
+    scope = CacheScope("t", "", "m")
+    plain = request(Dialect.CHAT)
+    quiet = Contracts([Contract("m", hide_reasoning=True)], {}).apply(plain, "t")
+    assert partition_key(scope, quiet) != partition_key(scope, plain)
+
+
+def test_thinking_that_is_hidden_is_not_even_sent_where_the_vendor_can_leave_it_out():
+    quiet = Contract("m", hide_reasoning=True)
+    adaptive, old = model(thinking="adaptive"), model(thinking="budget")
+    on = {"type": "adaptive"}
+    told = applied(Dialect.MESSAGES, quiet, adaptive, thinking=on)
+    assert told == {"thinking": {"type": "adaptive", "display": "omitted"}}
+    own = {"type": "adaptive", "display": "summarized"}
+    assert applied(Dialect.MESSAGES, quiet, adaptive, thinking=own) == {}
+    off = {"type": "disabled"}
+    assert applied(Dialect.MESSAGES, quiet, adaptive, thinking=off) == {}
+    budget = {"type": "enabled", "budget_tokens": 1024}
+    assert applied(Dialect.MESSAGES, quiet, old, thinking=budget) == {}
+    assert applied(Dialect.MESSAGES, quiet, adaptive) == {}
