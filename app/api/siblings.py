@@ -256,6 +256,7 @@ _EXACT: dict[tuple[str, str], Way] = {
     ("GET", "/metrics"): _merging(_metrics),
     ("GET", "/v1/traces"): _merging(_traces),
     ("GET", "/v1/savings"): _merging(_sums),
+    ("GET", "/v1/prompts/stats"): _merging(_sums),
     ("GET", "/v1/cache/stats"): _merging(_sums),
     ("GET", "/v1/cache/entries"): _merging(_entries),
     ("GET", "/v1/upstreams"): _merging(_sums),

@@ -163,6 +163,9 @@ class StraightWay:
         model = gateway.models.get(name)
         if model is None or self.edge.answering is not serve or not _is_ordinary(gateway):
             return None
+        rules = (gateway.contracts, gateway.layouts, gateway.batching)
+        if any(each is not None and each.concerns(name, tenant) for each in rules):
+            return None
         provider = gateway.providers[model.provider]
         wire = provider.behind if type(provider) is Gated else None
         if (
@@ -228,9 +231,6 @@ def _is_ordinary(gateway: Gateway) -> bool:
         gateway.exact is not None
         and gateway.shared is None
         and gateway.sharing is None
-        and gateway.contracts is None
-        and gateway.layouts is None
-        and gateway.batching is None
         and not gateway.tracing
     )
 

@@ -86,6 +86,10 @@ class Batching:
         how many. Each common call is told once as ``call``.
         """
 
+    def concerns(self, model: str, tenant: str) -> bool:
+        """Whether small tasks of ``tenant`` for ``model`` go together."""
+        return any(each.model == model and each.tenant in {"", tenant} for each in self._batches)
+
     def of(self, model: Model, request: ChatRequest, turn: Turn) -> Batch | None:
         """The rule that ``request`` comes under, from what costs nothing to see."""
         if request.stream or turn.deadline.at_s is not None:

@@ -66,6 +66,13 @@ class Contracts:
                 return self._under(contract, request)
         return request
 
+    def concerns(self, model: str, tenant: str) -> bool:
+        """Whether requests of ``tenant`` for ``model`` are under a contract that they need not ask for."""
+        return any(
+            each.model == model and each.tenant in {"", tenant} and not each.name
+            for each in self._contracts
+        )
+
     def names(self, model: str, tenant: str) -> bool:
         """Whether every request of ``tenant`` for ``model`` is under a contract of length or form."""
         return any(

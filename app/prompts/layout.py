@@ -51,6 +51,10 @@ class Layouts:
         self._layouts = layouts
         self._models = {layout.model for layout in layouts}
 
+    def concerns(self, model: str, tenant: str) -> bool:
+        """Whether prompts of ``tenant`` for ``model`` may be laid out."""
+        return any(each.model == model and each.tenant in {"", tenant} for each in self._layouts)
+
     def apply(self, request: ChatRequest, tenant: str) -> ChatRequest:
         """``request`` laid out; itself where no layout names it or nothing is to be moved."""
         if request.model not in self._models:

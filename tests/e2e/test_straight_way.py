@@ -210,6 +210,32 @@ async def test_a_miss_and_a_hit_say_the_same_by_both_ways(counted: Counted) -> N
         assert at_rest(gateway)
 
 
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"contracts": [{"model": "small", "max_tokens": 9}]},
+        {"layouts": [{"model": "small"}]},
+        {"batches": [{"model": "small"}]},
+    ],
+)
+async def test_what_is_configured_for_a_route_takes_that_route_alone_the_general_way(
+    counted: Counted, rules: dict[str, object]
+) -> None:
+    """A contract, a layout or a batch of another model or tenant costs nothing."""
+    (kind, (rule,)) = next(iter(rules.items()))
+    others = {kind: [{**rule, "model": "large"}, {**rule, "tenant": "somebody"}]}
+    if kind == "contracts":
+        others[kind].append({**rule, "name": "asked"})
+    for prompts, straightly in ((rules, 0), (others, 2)):
+        counted.whole = 0
+        async with house(prompts=prompts) as gateway:
+            client = await connect(gateway)
+            for number in range(4):
+                await client.ask(f"question {number}")
+        assert counted.whole >= straightly
+        assert bool(counted.whole) is bool(straightly)
+
+
 async def test_ledger_metrics_and_load_count_both_ways_alike(counted: Counted) -> None:
     """As many turns, tokens and USD whichever way they went."""
     sums = []
