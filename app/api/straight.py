@@ -219,7 +219,7 @@ class StraightWay:
             "" if model is None else model.name, "" if model is None else model.provider,
             entry.tier, False, "", _EXACT, "exact", "", "", 0,
             _ANSWERED_BEFORE, None, entry.id, (first_ns - started_ns) / 1e9, 0.0, None,
-            entry.usage, 0, 0.0, entry.cost_usd, 0, (), times, "",
+            entry.usage, 0, 0.0, entry.cost_usd, 0, (), times, "", None,
         )  # fmt: skip
         self.edge.recorder.settle(_new(TurnRecord, told))
         return True
@@ -352,7 +352,7 @@ class _Asked(keep):
         told = (
             self._request_id, total_s, self._started_unix_s, *kind,
             (first_ns - times.started_ns) / 1e9, upstream_s, total_s - upstream_s,
-            usage, usage.output_tokens, cost_usd, None, 0, (), times, "",
+            usage, usage.output_tokens, cost_usd, None, 0, (), times, "", None,
         )  # fmt: skip
         way.edge.recorder.settle(_new(TurnRecord, told))
         meaning = gateway.meaning
