@@ -388,6 +388,7 @@ class TurnResponse:
             timeline,
             turn.traceparent,
             turn.threshold,
+            turn.hedge,
         )
         self._recorder.settle(_new(TurnRecord, told))
 

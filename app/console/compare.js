@@ -1,7 +1,7 @@
 // The same question twice at once: as the gateway answers it, and by the powerful model with no cache.
 
 import { Turn } from "./turn.js";
-import { make } from "./words.js";
+import { make, ms } from "./words.js";
 
 const at = (id) => document.getElementById(id);
 const SIDES = [
@@ -31,7 +31,7 @@ export function playground() {
     if (running !== turns) return;
     const [ours, plain] = turns.map((turn) => turn.trace?.total_ms ?? turn.waterfall.now());
     at("compare-result").textContent = turns.every((turn) => turn.done)
-      ? `With: ${Math.round(ours)} ms. Without: ${Math.round(plain)} ms.`
+      ? `With: ${ms(ours)}. Without: ${ms(plain)}.`
       : "One side failed or was stopped, so there is nothing to compare.";
   });
 }

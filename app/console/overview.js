@@ -98,8 +98,10 @@ export class Overview {
     const shares = (list) => list.map(([name, count]) => [name, String(count), percent(count, recent.length)]);
     const slowest = table("The slowest of these, and why", ["at", "request", "took", "why"], this.slowest(recent));
     slowest.classList.add("wide", "slowest");
+    const figures = table(`The last ${seconds(span)}`, ["figure", "value"], rows);
+    figures.classList.add("tall");
     return [
-      table(`The last ${seconds(span)}`, ["figure", "value"], rows),
+      figures,
       table("The promise", ["promise", "now", "state"], promises),
       table("Cache", ["outcome", "requests", "share"], shares(counts(recent, (t) => outcome(t.cache.outcome) || "none"))),
       table("Tiers", ["tier", "requests", "share"], shares(counts(recent, (t) => t.tier ?? "no model"))),

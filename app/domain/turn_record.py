@@ -159,6 +159,8 @@ class TurnRecord(NamedTuple):
     """The caller's W3C ``traceparent``; empty = none, or spans are not exported."""
     threshold: float | None = None
     """What ``complexity`` was held against; None where nothing was routed."""
+    hedge: tuple[float, float] | None = None
+    """A second call was made beside a slow first: seconds reckoned as saved, USD that the loser cost."""
 
     def kind(self) -> tuple[object, ...]:
         """What many turns have in common, as a key."""

@@ -93,6 +93,10 @@ class Turn:
     cost_usd: float = 0.0
     saved_usd: float = 0.0
     saved_s: float = 0.0
+    hedge: tuple[float, float] | None = None
+    """A second call was made beside a slow first: the seconds that it is reckoned to have saved (0 where it
+    did not win), and about what the loser cost in USD.
+    """
     finish: str = ""
     upstream: CallTiming | None = None
     call: ModelCall | None = None

@@ -45,6 +45,7 @@ async def hedged(  # noqa: PLR0917 - the race's two sides, and what every call n
         turn.model, turn.upstream, turn.call = winner.model, winner.timing, winner
 
     race = Race(emit, answers)
+    began_s = asyncio.get_running_loop().time()
     first = race.enter(call, lambda lane: run(call, gateway, turn, lane))
     decided: set[asyncio.Future[None]] = {first, race.won}
     try:
@@ -56,6 +57,10 @@ async def hedged(  # noqa: PLR0917 - the race's two sides, and what every call n
         second = race.enter(backup, lambda lane: run(backup, gateway, turn, lane))
         await until_decided(race, first, second)
         if race.winner is backup:
+            waited_s = asyncio.get_running_loop().time() - began_s
+            usual_s = gateway.load.of(call.model.name).first_tokens.mean_beyond(waited_s)
+            saved_s = 0.0 if usual_s is None else usual_s - waited_s
+            turn.hedge = saved_s, prompt_usd(call)
             gateway.load.waited(call.model.name, delay_s)
             turn.reason += f"; a second call after {delay_s * 1e3:.0f} ms was quicker"
             turn.upstream_ns += int(delay_s * 1e9)
@@ -63,6 +68,7 @@ async def hedged(  # noqa: PLR0917 - the race's two sides, and what every call n
             await second
         else:
             failed = race.winner is None
+            turn.hedge = 0.0, prompt_usd(backup)
             hedging.settle("failed" if failed else "lost", 0, prompt_usd(backup))
             await first
     finally:

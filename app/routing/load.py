@@ -71,6 +71,11 @@ class FirstTokens:
             self._at = (self._at + 1) % _FIRSTS
         self._seen += 1
 
+    def mean_beyond(self, seconds: float) -> float | None:
+        """The mean of those that took longer than ``seconds``; None where none did."""
+        longer = [value for value in self._values if value > seconds]
+        return sum(longer) / len(longer) if longer else None
+
     def quantile(self, share: float) -> float:
         """The ``share`` quantile, up to 16 values old. Raises IndexError when nothing is known."""
         if self._seen >= _FRESH or not self._ranked:

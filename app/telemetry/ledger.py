@@ -28,7 +28,7 @@ from app.telemetry.ledger_book import LedgerBook, Saving
 from app.telemetry.metrics import Metrics
 
 Technique = Literal[
-    "lane", "exact", "semantic", "coalesced", "routing", "prompt_cache", "parallel_tools"
+    "lane", "exact", "semantic", "coalesced", "routing", "prompt_cache", "parallel_tools", "hedging"
 ]
 TECHNIQUES: tuple[Technique, ...] = (
     "lane",
@@ -38,6 +38,7 @@ TECHNIQUES: tuple[Technique, ...] = (
     "routing",
     "prompt_cache",
     "parallel_tools",
+    "hedging",
 )
 
 KEPT_MINUTES = 24 * 60
@@ -179,6 +180,11 @@ class Ledger:
             self._book_hits(period, hit, turns)
         elif first.attempts:
             self._book_calls(period, turns)
+        if first.attempts > 1:
+            for place, turn in enumerate(turns):
+                if turn.hedge is not None:
+                    saved_s, cost_usd = turn.hedge
+                    self._book(period, place, "hedging", saved_s, -cost_usd)
         if any(of.tools):
             for place, turn in enumerate(turns):
                 if len(turn.tools) > 1:

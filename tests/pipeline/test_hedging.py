@@ -116,11 +116,30 @@ def test_a_slow_first_call_is_raced_and_cancelled_when_the_second_speaks(outcome
         assert turn.model.name == "small2"
         assert turn.complete
         assert turn.attempts == 2
+        # no known first token of the first took longer than was waited: nothing is claimed
+        assert turn.hedge is not None
+        assert turn.hedge[0] == 0
+        assert turn.hedge[1] >= 0
         assert "second call after 20 ms was quicker" in turn.reason
         assert [house.gateway.load.of(n).in_flight for n in ("small", "small2")] == [0, 0]
 
     run_virtually(go())
     assert outcomes == ["won"]
+
+
+def test_what_a_won_race_saved_is_what_the_slow_first_tokens_take_less_the_wait(outcomes):
+    async def go() -> None:
+        house = House(hedging=eager(outcomes))
+        house.know_the_usual()
+        for seconds in (1.0, 3.0):
+            house.gateway.load.waited("small", seconds)
+        house.local.waits_s = [5.0]
+        turn, _, first_s = await house.ask()
+        assert turn.hedge is not None
+        # it was waited for 1 s, the slow ones' quantile: of those that are known, one took longer
+        assert turn.hedge[0] == pytest.approx(3.0 - first_s, abs=0.005)
+
+    run_virtually(go())
 
 
 def test_the_first_call_may_still_win_and_then_the_second_is_cancelled(outcomes):

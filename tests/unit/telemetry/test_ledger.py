@@ -96,6 +96,15 @@ def test_the_vendors_prompt_cache_saves_the_difference_to_plain_input(ledger: Le
     assert saved(ledger, "prompt_cache") == (1, pytest.approx(0.9), 0.0)
 
 
+@pytest.mark.parametrize("hedge", [(1.5, 0.002), (0.0, 0.002)])
+def test_a_second_call_saves_the_wait_it_spared_and_costs_the_prompt_of_the_loser(
+    ledger: Ledger, hedge: tuple[float, float]
+) -> None:
+    ledger.record(unrouted(attempts=2, hedge=hedge))
+    ledger.record(unrouted(attempts=2))  # a retry: no hedge
+    assert saved(ledger, "hedging") == (1, -0.002, hedge[0])
+
+
 def test_parallel_tools_save_their_sum_less_the_time_in_which_any_ran(ledger: Ledger) -> None:
     second = 1_000_000_000
     uses = (
