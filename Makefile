@@ -11,7 +11,7 @@ ARGS    ?=
 export OUT STREAMS PAIRS TOOLS SHAPES
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check bench bench-cache bench-router bench-agent bench-prompts bench-scale bench-conditions chaos fuzz soak lock
+.PHONY: help install run test check bench bench-cache bench-router bench-agent bench-prompts bench-scale bench-conditions bench-guard chaos fuzz soak lock
 
 help: ## Say what there is to make.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -48,6 +48,9 @@ bench-scale: install ## Workers, connections and memory under load (OUT=file).
 
 bench-conditions: install ## Behind TLS, at a distance, beside heavy work, on a semantic miss (OUT=file).
 	@scripts/bench conditions $(ARGS)
+
+bench-guard: install ## What a request costs beside a bare pass-through, as a ratio that must not grow.
+	@scripts/bench guard
 
 chaos: install ## Faults on purpose: stores gone, upstreams slow, processes killed.
 	@scripts/bench chaos $(ARGS)

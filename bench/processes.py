@@ -48,10 +48,13 @@ def free_port() -> int:
 
 @contextmanager
 def running(
-    argv: Sequence[str], *, cpu: int | str, log: Path, env: Mapping[str, str] | None = None
+    argv: Sequence[str], *, cpu: int | str | None, log: Path, env: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program on one CPU, or some ("0,1"), its output in `log`; on leaving, end it and its children."""
-    pin = ["taskset", "-c", str(cpu)] if shutil.which("taskset") else []
+    """Run a program, its output in `log`; on leaving, end it and its children.
+
+    ``cpu``: the one that it may use, or some ("0,1"), or None for all.
+    """
+    pin = ["taskset", "-c", str(cpu)] if cpu is not None and shutil.which("taskset") else []
     with log.open("wb") as sink:
         process = subprocess.Popen(
             [*pin, *argv],
