@@ -83,6 +83,8 @@ class GatewayProtocol(HttpToolsProtocol):
     phase is an assignment, and a request arms no timer.
     """
 
+    read_within_s = READ_WITHIN_S
+    look_every_s = LOOK_EVERY_S
     server_head: tuple[object, bytes] = (None, b"")
     """The server's header lines, and the list that they were made of."""
     _phase = _Phase.HEAD
@@ -123,7 +125,7 @@ class GatewayProtocol(HttpToolsProtocol):
             "root_path": self.root_path,
         }
         self._since_s = self.loop.time()
-        self._look = self.loop.call_later(LOOK_EVERY_S, self._look_at_phase)
+        self._look = self.loop.call_later(self.look_every_s, self._look_at_phase)
 
     def shutdown(self) -> None:
         """End the connection as soon as nothing is under way; a new one may still say what it wants."""
@@ -336,10 +338,10 @@ class GatewayProtocol(HttpToolsProtocol):
             return
         if self.transport.is_closing():
             if self._unread_bytes:
-                self._look = self.loop.call_later(LOOK_EVERY_S, self._look_at_phase)
+                self._look = self.loop.call_later(self.look_every_s, self._look_at_phase)
             return
         if self.loop.time() - self._since_s < _PATIENCE_S[self._phase]:
-            self._look = self.loop.call_later(LOOK_EVERY_S, self._look_at_phase)
+            self._look = self.loop.call_later(self.look_every_s, self._look_at_phase)
             return
         answered: bool = self.cycle is not None and self.cycle.response_started  # type: ignore[redundant-expr]
         begun = self._phase in {_HEAD, _BODY} and not (self._phase is _BODY and answered)
@@ -347,7 +349,7 @@ class GatewayProtocol(HttpToolsProtocol):
             self.transport.write(_TIMEOUT_RESPONSE)
         self.transport.close()
         if self.transport.get_write_buffer_size():  # closed when all is read: not for ever
-            self._look = self.loop.call_later(LOOK_EVERY_S, self._look_at_phase)
+            self._look = self.loop.call_later(self.look_every_s, self._look_at_phase)
 
     def _is_unread(self) -> bool:
         """Whether something waits to be sent of which the client has long read nothing."""
@@ -355,4 +357,4 @@ class GatewayProtocol(HttpToolsProtocol):
         self._unread_bytes = waiting = self.transport.get_write_buffer_size()
         if not waiting or waiting < before or not before:
             self._unread_since_s = now_s
-        return bool(waiting) and now_s - self._unread_since_s >= READ_WITHIN_S
+        return bool(waiting) and now_s - self._unread_since_s >= self.read_within_s

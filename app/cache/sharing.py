@@ -42,11 +42,16 @@ class Sharing:
         least_askers: int = 1,
         most_of_one_user: float = 1.0,
         hit_jitter_s: float = 0.0,
+        most_entries: int = _MOST_ENTRIES,
         rng: Random,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``share_users``: the users of a tenant share answers. ``clock``: seconds on any scale."""
+        """``share_users``: the users of a tenant share answers. ``clock``: seconds on any scale.
+
+        Of more than ``most_entries`` the longest kept is forgotten.
+        """
+        self._most_entries = most_entries
         self.share_users = share_users
         self._least_askers = least_askers if share_users else 1
         self._most_of_one_user = most_of_one_user if share_users else 1.0
@@ -68,7 +73,7 @@ class Sharing:
         asker = asker_of(user)
         _, before = self._kept.pop(key, ("", frozenset[str]()))
         self._kept[key] = (asker, before if len(before) >= _MOST_ASKERS else before | {asker})
-        if len(self._kept) > _MOST_ENTRIES:
+        if len(self._kept) > self._most_entries:
             self._kept.popitem(last=False)
 
     def admits(self, key: bytes, user: str) -> bool:

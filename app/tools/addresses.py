@@ -50,11 +50,21 @@ def is_public(address: Address) -> bool:
     return real.is_global and not real.is_multicast and not real.is_reserved
 
 
+async def resolved(host: str, port: int) -> list[str]:
+    """Every address of ``host``, in the system's order."""
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(each[4][0]) for each in found))
+
+
 class Addresses:
     """What may be reached."""
 
-    def __init__(self, private: Iterable[str] = ()) -> None:
-        """``private`` are host names, addresses and networks that may be reached though not public."""
+    def __init__(self, private: Iterable[str] = (), resolve: Resolve = resolved) -> None:
+        """``private`` are host names, addresses and networks that may be reached though not public;
+        ``resolve`` gives every address of a name.
+        """
+        self._resolve = resolve
         self._hosts: set[str] = set()
         self._networks = []
         for word in private:
@@ -89,10 +99,10 @@ class Addresses:
         name = host.lower().rstrip(".")
         return name in self._hosts and (name != _LOCALHOST or real.is_loopback)
 
-    async def choose(self, host: str, port: int, resolve: Resolve) -> list[str]:
+    async def choose(self, host: str, port: int) -> list[str]:
         """The addresses of ``host`` that may be reached; raises ``ToolError`` where there is none."""
         try:
-            found = await resolve(host, port)
+            found = await self._resolve(host, port)
         except OSError as exc:
             raise ToolError(f"{host} could not be resolved", code="tool_refused") from exc
         permitted = [address for address in found if self.permits(host, address)]
@@ -103,13 +113,6 @@ class Addresses:
             )
             raise ToolError(message, code="tool_egress")
         return permitted
-
-
-async def resolved(host: str, port: int) -> list[str]:
-    """Every address of ``host``, in the system's order."""
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(each[4][0]) for each in found))
 
 
 class _Connects(Protocol):
@@ -129,9 +132,9 @@ class _Connects(Protocol):
 class CheckedBackend:
     """A network backend of httpcore (or httpcore2) that connects to judged addresses only."""
 
-    def __init__(self, inner: _Connects, addresses: Addresses, resolve: Resolve = resolved) -> None:
+    def __init__(self, inner: _Connects, addresses: Addresses) -> None:
         """Open connections by ``inner``."""
-        self._inner, self._addresses, self._resolve = inner, addresses, resolve
+        self._inner, self._addresses = inner, addresses
         self.sleep = inner.sleep
 
     def put_into(self, pool: object) -> None:
@@ -142,7 +145,7 @@ class CheckedBackend:
 
     async def connect_tcp(self, host: str, port: int, *more: object, **options: object) -> object:
         """Open a connection to the first address of ``host`` that may be reached and answers."""
-        permitted = await self._addresses.choose(host, port, self._resolve)
+        permitted = await self._addresses.choose(host, port)
         for address in permitted[:-1]:
             try:
                 return await self._inner.connect_tcp(address, port, *more, **options)

@@ -11,7 +11,7 @@ from app.errors import ToolError
 from app.ports import Tool
 from app.settings import McpServerSettings, Settings, ToolEffects, ToolSettings
 from app.settings_problems import Problem, SettingsError
-from app.tools.addresses import Addresses
+from app.tools.addresses import Addresses, Resolve, resolved
 from app.tools.egress import origin_of
 from app.tools.http_tool import HttpCall, HttpTool, read_limit_bytes, tool_client
 from app.tools.mcp import McpOptions, McpServer, McpTool
@@ -19,11 +19,11 @@ from app.tools.python_tool import PythonTool, imported
 from app.tools.registry import Registered, Registry
 
 
-def configured(settings: Settings) -> Registry:
+def configured(settings: Settings, resolve: Resolve = resolved) -> Registry:
     """A registry with every configured tool, not yet started; raises ``SettingsError`` naming each
-    that cannot be.
+    that cannot be. ``resolve`` gives every address of a host.
     """
-    addresses = _addresses(settings)
+    addresses = _addresses(settings, resolve)
     servers = {
         name: McpServer(_options(name, each), addresses=addresses)
         for name, each in settings.mcp_servers.items()
@@ -47,9 +47,9 @@ def configured(settings: Settings) -> Registry:
     return registry
 
 
-def _addresses(settings: Settings) -> Addresses:
+def _addresses(settings: Settings, resolve: Resolve) -> Addresses:
     """What tools may reach: what is public, and what the operator wrote."""
-    addresses = Addresses(settings.egress.private)
+    addresses = Addresses(settings.egress.private, resolve)
     urls = [tool.http.url for tool in settings.tools if tool.http is not None]
     urls += [server.url for server in settings.mcp_servers.values() if server.url]
     for url in urls:

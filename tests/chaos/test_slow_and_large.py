@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from app.api import protocol
+from app.api.protocol import GatewayProtocol
 from bench.chaos.clients import BIG_BODY, BIG_CHUNKS
 from tests.support.gateway import configuration, running_gateway
 from tests.support.raw_server import PATIENCE_S, Peer, raw_server
@@ -34,10 +34,15 @@ async def test_a_body_over_its_limit_is_told_so_and_its_connection_ends(sent: by
     assert b"request_too_large" in got
 
 
-async def test_a_client_that_reads_nothing_is_cut_off(monkeypatch) -> None:
+class Impatient(GatewayProtocol):
+    """Waits a tenth of a second for a client to read."""
+
+    read_within_s = 0.1
+    look_every_s = 0.02
+
+
+async def test_a_client_that_reads_nothing_is_cut_off() -> None:
     """And the call upstream that was made for it ends too."""
-    monkeypatch.setattr(protocol, "READ_WITHIN_S", 0.1)
-    monkeypatch.setattr(protocol, "LOOK_EVERY_S", 0.02)
     event = b'data: {"id":"a","choices":[{"index":0,"delta":{"content":"%s"}}]}\n\n' % (b"x" * 9000)
 
     async def endless(peer: Peer) -> None:
@@ -49,7 +54,7 @@ async def test_a_client_that_reads_nothing_is_cut_off(monkeypatch) -> None:
 
     async with raw_server(endless) as upstream:
         values = configuration(f"http://127.0.0.1:{upstream.port}")
-        async with running_gateway(values) as gateway:
+        async with running_gateway(values, protocol=Impatient) as gateway:
             client = socket.socket()
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.settimeout(0)

@@ -93,7 +93,7 @@ async def test_a_name_is_resolved_once_and_the_judged_address_is_dialled():
         return answers[len(asked) - 1]
 
     inner = Dialled()
-    backend = CheckedBackend(inner, Addresses(), resolve)
+    backend = CheckedBackend(inner, Addresses(resolve=resolve))
     assert await backend.connect_tcp("rebind.example", 80) == 80
     assert inner.to == ["8.8.8.8"]
     with pytest.raises(ToolError) as caught:
@@ -109,10 +109,10 @@ async def test_of_mixed_addresses_only_the_permitted_ones_are_dialled():
         return ["127.0.0.1", "8.8.8.8", "10.0.0.1"]
 
     inner = Dialled()
-    await CheckedBackend(inner, Addresses(), resolve).connect_tcp("mixed.example", 443)
+    await CheckedBackend(inner, Addresses(resolve=resolve)).connect_tcp("mixed.example", 443)
     assert inner.to == ["8.8.8.8"]
     with pytest.raises(ToolError):
-        await CheckedBackend(inner, Addresses(), resolve).connect_unix_socket("/run/x")
+        await CheckedBackend(inner, Addresses(resolve=resolve)).connect_unix_socket("/run/x")
 
 
 ANY = st.text(max_size=40) | st.integers() | st.booleans() | st.floats(allow_nan=False)

@@ -105,14 +105,17 @@ class Running:
 
 @contextlib.asynccontextmanager
 async def running_gateway(
-    values: dict[str, object], *, native: bool = True
+    values: dict[str, object],
+    *,
+    native: bool = True,
+    protocol: type[GatewayProtocol] = GatewayProtocol,
 ) -> AsyncIterator[Running]:
     """Serve ``values`` from this event loop; ``native`` False: under uvicorn's own protocol class."""
     app = create_app(settings_of(values))
     config = uvicorn.Config(
         app,
         port=0,
-        http=GatewayProtocol if native else "httptools",
+        http=protocol if native else "httptools",
         lifespan="on",
         log_config=None,
         access_log=False,

@@ -7,7 +7,7 @@ import pytest
 from app.domain.tools import ToolCaller
 from app.errors import ToolError
 from app.settings import SettingsError
-from app.tools.addresses import CheckedBackend
+from app.tools.addresses import Addresses, Resolve, resolved
 from app.tools.configured import configured
 from app.tools.mcp import McpOptions, McpServer
 from tests.support.gateway import configuration, settings_of
@@ -17,14 +17,14 @@ pytestmark = pytest.mark.anyio
 ANN = ToolCaller("acme", "ann")
 
 
-def registry(url: str, **egress: object):
+def registry(url: str, resolve: Resolve = resolved, **egress: object):
     tool = {"name": "get", "http": {"url": url}}
     values = configuration("http://127.0.0.1:9", tools=[tool], egress=egress)
-    return configured(settings_of(values))
+    return configured(settings_of(values), resolve)
 
 
-async def call(url: str, **egress: object) -> object:
-    tools = registry(url, **egress)
+async def call(url: str, resolve: Resolve = resolved, **egress: object) -> object:
+    tools = registry(url, resolve, **egress)
     try:
         return (await tools.call("get", {}, ANN)).value
     finally:
@@ -35,15 +35,9 @@ async def ok(asked: Asked) -> None:
     await asked.answer({"ok": 1})
 
 
-def renamed(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
-    """Let every name resolve to ``addresses``."""
-
-    async def resolve(_: str, __: int) -> list[str]:
-        return list(addresses)
-
-    defaults = CheckedBackend.__init__.__defaults__
-    assert defaults is not None
-    monkeypatch.setattr(CheckedBackend.__init__, "__defaults__", (resolve,))
+async def inside(_: str, __: int) -> list[str]:
+    """Every name leads to this machine."""
+    return ["127.0.0.1"]
 
 
 async def test_a_loopback_address_that_the_operator_wrote_is_reached():
@@ -52,27 +46,24 @@ async def test_a_loopback_address_that_the_operator_wrote_is_reached():
         assert await call(server.url.replace("127.0.0.1", "localhost") + "/") == {"ok": 1}
 
 
-async def test_a_name_that_leads_inside_is_refused_unless_it_is_declared(monkeypatch):
+async def test_a_name_that_leads_inside_is_refused_unless_it_is_declared():
     async with tool_server({"/": ok}) as server:
-        renamed(monkeypatch, "127.0.0.1")
         url = server.url.replace("127.0.0.1", "tickets.example") + "/"
         with pytest.raises(ToolError) as caught:
-            await call(url)
+            await call(url, inside)
         assert caught.value.code == "tool_egress"
         assert "egress.private" in caught.value.message
         assert not server.asked
-        assert await call(url, private=["tickets.example"]) == {"ok": 1}
-        assert await call(url, private=["127.0.0.0/8"]) == {"ok": 1}
+        assert await call(url, inside, private=["tickets.example"]) == {"ok": 1}
+        assert await call(url, inside, private=["127.0.0.0/8"]) == {"ok": 1}
 
 
-async def test_a_redirect_is_judged_like_the_first_call(monkeypatch):
+async def test_a_redirect_is_judged_like_the_first_call():
     """The name leads inside only at the second connection: that one is refused."""
     turns = iter([["127.0.0.1"], ["127.0.0.9"]])
 
     async def resolve(_: str, __: int) -> list[str]:
         return next(turns)
-
-    monkeypatch.setattr(CheckedBackend.__init__, "__defaults__", (resolve,))
 
     async def away(asked: Asked) -> None:
         await asked.answer(b"", 302, extra="location: /again\r\nconnection: close\r\n")
@@ -80,16 +71,15 @@ async def test_a_redirect_is_judged_like_the_first_call(monkeypatch):
     async with tool_server({"/": away}) as server:
         url = server.url.replace("127.0.0.1", "tickets.example") + "/"
         with pytest.raises(ToolError) as caught:
-            await call(url, private=["127.0.0.1"])
+            await call(url, resolve, private=["127.0.0.1"])
         assert caught.value.code in {"tool_egress", "tool_redirect"}
         assert len(server.asked) <= 1
 
 
-async def test_an_mcp_server_is_held_to_the_same(monkeypatch):
+async def test_an_mcp_server_is_held_to_the_same():
     async with tool_server({"/": ok}) as server:
-        renamed(monkeypatch, "127.0.0.1")
         url = server.url.replace("127.0.0.1", "mcp.example") + "/mcp"
-        mcp = McpServer(McpOptions("m", url=url, timeout_s=5))
+        mcp = McpServer(McpOptions("m", url=url, timeout_s=5), addresses=Addresses(resolve=inside))
         try:
             assert await mcp.tools() == ()
         finally:

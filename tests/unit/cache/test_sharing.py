@@ -34,9 +34,8 @@ def test_nobody_is_shown_anothers_answer_before_enough_users_had_their_own(least
             owner = user
 
 
-def test_what_is_forgotten_makes_a_miss(monkeypatch):
-    monkeypatch.setattr("app.cache.sharing._MOST_ENTRIES", 2)
-    rules = sharing(least_askers=2)
+def test_what_is_forgotten_makes_a_miss():
+    rules = sharing(least_askers=2, most_entries=2)
     for user in ("ann", "bob"):
         rules.kept(KEY, user)
     assert rules.admits(KEY, "cid")
