@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import ssl
 import urllib.parse
 from dataclasses import dataclass
 from typing import Final
 
+from app.errors import Overloaded, UpstreamRefused
+
+_SCARCE: Final = frozenset({errno.EMFILE, errno.ENFILE})
 _PORTS: Final = {"http": 80, "https": 443}
 _PORT_MAX: Final = 65_535
 _HOST: Final = re.compile(r"[0-9A-Za-z._:-]+")
@@ -99,6 +103,14 @@ class PoolStats:
     opened_total: int
     replayed_total: int
     warm_failures_total: int
+
+
+def unreachable(where: str, phase: str, why: Exception) -> UpstreamRefused | Overloaded:
+    """What ``why`` means: the upstream's fault, or that we have no descriptor left to reach it with."""
+    if isinstance(why, OSError) and why.errno in _SCARCE:
+        message = f"no descriptor is free for a connection to {where}: come back shortly"
+        return Overloaded(message, retry_after_s=1)
+    return UpstreamRefused(f"{where} cannot be reached ({phase}): {why}")
 
 
 def default_ssl_context() -> ssl.SSLContext:

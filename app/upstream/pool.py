@@ -30,12 +30,12 @@ from collections import deque
 from collections.abc import Awaitable, Sequence
 from typing import Final, TypeVar
 
-from app.errors import UpstreamError, UpstreamRefused, UpstreamTimeout
+from app.errors import GatewayError, UpstreamRefused, UpstreamTimeout
 from app.upstream.connection import Connection
 from app.upstream.exchange import Exchange, Listener, Timeouts
 from app.upstream.http1 import Header
 from app.upstream.known_heads import KnownHeads
-from app.upstream.origin import Origin, PoolLimits, PoolStats, default_ssl_context
+from app.upstream.origin import Origin, PoolLimits, PoolStats, default_ssl_context, unreachable
 from app.upstream.request_head import RequestWriter
 
 _NS_PER_S: Final = 1_000_000_000
@@ -434,7 +434,7 @@ class Pool:
                 f"{self._where} did not answer in time ({phase} timeout)", phase=phase
             ) from exc
         except (OSError, UnicodeError) as exc:  # TCP and TLS; names that DNS cannot carry.
-            raise UpstreamRefused(f"{self._where} cannot be reached ({phase}): {exc}") from exc
+            raise unreachable(self._where, phase, exc) from exc
 
     # ------------------------------------------------------------------ upkeep
 
@@ -469,7 +469,7 @@ class Pool:
             total_at_ns = time.monotonic_ns() + self._timeouts.total_ns
             try:
                 conn = await self._open_connection(self._timeouts, total_at_ns)
-            except UpstreamError:
+            except GatewayError:
                 # Not fatal, and not silent: counted, and the requests that come meet the same error.
                 self._warm_failures_total += 1
                 return
