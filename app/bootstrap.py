@@ -22,7 +22,7 @@ from app.bootstrap_access import authenticator_of
 from app.bootstrap_jobs import open_jobs
 from app.bootstrap_meaning import open_meaning
 from app.bootstrap_redis import open_redis, share, share_outputs, share_runs
-from app.bootstrap_router import open_router
+from app.bootstrap_router import open_router, router_of
 from app.bootstrap_state import connections_of_all, show_state
 from app.bootstrap_telemetry import degrade, open_telemetry
 from app.cache.coalesce import Flights
@@ -59,9 +59,7 @@ from app.providers.profiles import abilities
 from app.providers.wire import WireOptions, WireProvider
 from app.routing.gate import Gate, GateLimits
 from app.routing.load import Load
-from app.routing.router import Router
 from app.routing.score import RoutePolicy
-from app.routing.threshold import FastShareTracker
 from app.settings import AgentSettings, ModelSettings, ProviderSettings, Settings
 from app.stores.event_log import EventLog
 from app.telemetry.metrics import Metrics
@@ -232,7 +230,7 @@ def _gateway(
         skeletons=_skeletons(settings),
         exact=ExactCache(ttl_s=exact.ttl_s, max_bytes=exact.max_bytes) if exact.enabled else None,
         classifier=classifier,
-        router=Router(policy, FastShareTracker(settings.routing.fast_share)),
+        router=router_of(settings.routing, policy),
         teacher=RouteTeacher(classifier),
         load=Load(models),
         flights=Flights(),

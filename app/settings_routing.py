@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from app.domain.decisions import Tier
 from app.settings_types import Name, Seconds, Section, Share, Usd
 
 
@@ -116,11 +117,30 @@ class ShadowSettings(Section):
         return self
 
 
+class TenantRouting(Section):
+    """What holds for one tenant's `auto` requests in place of what holds for all."""
+
+    tenant: Name
+    """Whose."""
+    tier: Tier | None = None
+    """The tier that all of them go to, unless the request's own header names one; null: the score decides."""
+    fast_share: Share | None = None
+    """The share of them that the fast tier takes; null: as for all."""
+
+
 class RoutingSettings(Section):
     """How a request for `model: auto` finds its model."""
 
     fast_share: Share = 0.70
     """Share of `auto` traffic that the fast tier takes, 0 to 1: the calibration target."""
+    mean_usd: Annotated[float, Field(gt=0)] | None = None
+    """What a routed request is to cost on the mean, in USD: the fast share is moved until it does, once ten
+    requests of each tier are known. Null: `fast_share` holds.
+    """
+    mean_s: Annotated[float, Field(gt=0)] | None = None
+    """Likewise how long a routed request is to take on the mean, in seconds; the stricter of both holds."""
+    tenants: tuple[TenantRouting, ...] = ()
+    """Tenants for whom something else holds."""
     escalate: bool = True
     """Whether a routed request whose fast answer is none is asked again of the powerful tier, before
     anything is shown: whole answers, and streams by their first tokens.

@@ -164,7 +164,17 @@ def _routed(
 ) -> Awaitable[None]:
     """Ask those models that the router chooses."""
     candidates = _route(view, request, gateway, turn)
-    return converse_or_escalate(request, gateway, turn, candidates, emit)
+    going = converse_or_escalate(request, gateway, turn, candidates, emit)
+    return _measured(going, candidates[0].tier, gateway, turn) if gateway.router.aims else going
+
+
+async def _measured(going: Awaitable[None], tier: Tier, gateway: Gateway, turn: Turn) -> None:
+    """Let the router know what a routed request came to, escalations and hedges included."""
+    began_s, spent_usd = gateway.clock(), turn.cost_usd
+    routed = turn.routed
+    await going
+    if routed:
+        gateway.router.went(tier, turn.cost_usd - spent_usd, gateway.clock() - began_s)
 
 
 def _more_may_be_known(

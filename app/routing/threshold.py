@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict, deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from app.domain.decisions import Tier
@@ -37,12 +38,22 @@ class _Track:
 class FastShareTracker:
     """Thresholds per tenant: a score at or below goes to the fast tier. Bounded to 2,000 tenants."""
 
-    __slots__ = ("_start", "_tracks", "target")
+    __slots__ = ("_own", "_start", "_tracks", "target")
 
-    def __init__(self, target: float = 0.70, *, start: float = 0.25) -> None:
-        """`target`: the wanted fast share in [0, 1]; `start`: a tenant's first threshold."""
-        if not 0.0 <= target <= 1.0:
-            raise ValueError(f"fast share: the target must lie in 0..1, got {target}")
+    def __init__(
+        self,
+        target: float = 0.70,
+        *,
+        start: float = 0.25,
+        own: Mapping[str, float] | None = None,
+    ) -> None:
+        """`target`: the wanted fast share in [0, 1], which may be moved; `start`: a tenant's first
+        threshold; `own`: the targets of single tenants.
+        """
+        self._own = dict(own or {})
+        for each in (target, *self._own.values()):
+            if not 0.0 <= each <= 1.0:
+                raise ValueError(f"fast share: the target must lie in 0..1, got {each}")
         self.target = target
         self._start = start
         self._tracks: OrderedDict[str, _Track] = OrderedDict()
@@ -62,15 +73,16 @@ class FastShareTracker:
         insort(track.ranked, score)
         if len(track.ranked) > _WINDOW:
             del track.ranked[bisect_left(track.ranked, track.recent.popleft())]
-        missed = self.target - (1.0 if tier is Tier.FAST else 0.0)
+        target = self._own.get(tenant, self.target) if self._own else self.target
+        missed = target - (1.0 if tier is Tier.FAST else 0.0)
         track.debt += missed - track.debt / _MEMORY
-        track.threshold = self._place(track)
+        track.threshold = self._place(track, target)
         while len(self._tracks) > _MAX_TENANTS:
             self._tracks.popitem(last=False)
 
-    def _place(self, track: _Track) -> float:
+    def _place(self, track: _Track, target: float) -> float:
         """The quantile of the recent scores that the target and the debt ask for."""
-        wanted = self.target + _GAIN * track.debt
+        wanted = target + _GAIN * track.debt
         ranked = track.ranked
         if wanted >= 1.0:
             return ranked[-1] + 1.0

@@ -88,3 +88,51 @@ async def test_the_override_header_always_wins(tier, text, more, headers):
     assert asked == [f"sim-{tier}"]
     assert said["x-slipstream-reason"] == trace["reason"] == f"{tier}: caller asked for it"
     assert (trace["routed"], trace["tier"]) == (False, tier)
+
+
+async def test_a_tenants_policy_settles_its_tier_but_not_against_the_header():
+    routing = {"tenants": [{"tenant": "default", "tier": "powerful"}]}
+    _, trace, asked = await route_of(routing=routing)
+    assert asked == ["sim-powerful"]
+    assert trace["reason"] == "powerful: the tenant's policy asked for it"
+    said, _, asked = await route_of(headers={"x-slipstream-tier": "fast"}, routing=routing)
+    assert (asked, said["x-slipstream-reason"]) == (["sim-fast"], "fast: caller asked for it")
+
+
+@pytest.mark.parametrize(("own", "moved"), [(None, 0.7), (0.1, 0.1)])
+async def test_a_tenants_own_share_moves_its_threshold(own, moved):
+    asked: list[str] = []
+
+    async def say(asked_, body) -> None:
+        asked.append(body["model"])
+        await asked_.answer(chat_answer(SAID))
+
+    tenants = [] if own is None else [{"tenant": "default", "fast_share": own}]
+    async with gateway_over(say, routing={"fast_share": 0.7, "tenants": tenants}) as (
+        client,
+        _,
+        _r,
+    ):
+        for number in range(120):
+            await client.post(CHAT, json=question("auto", f"Who wrote number {number * 7919}?"))
+    assert asked[-80:].count("sim-fast") / 80 == pytest.approx(moved, abs=0.12)
+
+
+@pytest.mark.parametrize(
+    ("target", "share"), [({"mean_usd": 1e-9}, 1.0), ({"mean_s": 1.5}, 0.5), ({"mean_s": 0.9}, 0.8)]
+)
+async def test_a_target_of_cost_or_time_moves_the_share(target, share):
+    asked: list[str] = []
+    now_s = [0.0]
+
+    async def say(asked_, body) -> None:
+        asked.append(body["model"])
+        now_s[0] += 2.5 if body["model"] == "sim-powerful" else 0.5
+        await asked_.answer(chat_answer(SAID))
+
+    async with gateway_over(say, routing={"fast_share": 0.5, **target}) as (client, _, running):
+        running.context.edge.gateway.clock = lambda: now_s[0]
+        for number in range(150):
+            await client.post(CHAT, json=question("auto", f"Who wrote number {number * 7919}?"))
+        assert running.context.edge.gateway.router._tracker.target == pytest.approx(share, abs=0.02)
+    assert asked[-60:].count("sim-fast") / 60 == pytest.approx(share, abs=0.12)

@@ -55,3 +55,16 @@ def test_the_state_is_bounded_however_many_tenants_come():
 def test_a_share_outside_its_range_is_refused(target: float):
     with pytest.raises(ValueError, match=r"0\.\.1"):
         FastShareTracker(target)
+
+
+def test_a_tenants_own_share_holds_beside_that_of_all():
+    tracker = FastShareTracker(0.7, own={"careful": 0.2})
+    scores = np.random.default_rng(1).random(3000)
+    fast = {"careful": 0, "other": 0}
+    for tenant in fast:
+        for score in scores.tolist():
+            tier = Tier.FAST if score <= tracker.threshold(tenant) else Tier.POWERFUL
+            tracker.observe(tenant, score, tier)
+            fast[tenant] += tier is Tier.FAST
+    assert fast["careful"] / 3000 == pytest.approx(0.2, abs=0.02)
+    assert fast["other"] / 3000 == pytest.approx(0.7, abs=0.02)
