@@ -34,8 +34,7 @@ _HIGH_BITS = np.uint32(HASH_BITS)
 _PAIR_MULTIPLIER = np.uint32(0x9E3779B1)
 
 # Bytes, not characters: hashing needs bytes anyway, and every class below is ASCII.
-# White space is eaten before a token: to search past it would try every branch at each space.
-_TOKEN = re.compile(rb"\s*([a-z]+|[0-9]+(?:[.,][0-9]+)*|[\x80-\xff]+|[^\sa-z0-9])")
+_TOKEN = re.compile(rb"[a-z]+|[0-9]+(?:[.,][0-9]+)*|[\x80-\xff]+|[^\sa-z0-9]")
 _CODE = re.compile(
     r"```|\bdef \w+\(|\bclass \w+[:({]|\bimport \w+|\bfunction\b[^\n]{0,80}\{|==|\bassert |;\s*\n"
     r"|#include|\bSELECT\b.{1,200}?\bFROM\b"

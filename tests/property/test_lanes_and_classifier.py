@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from fractions import Fraction
 
 import pytest
@@ -67,3 +68,25 @@ def test_no_expression_breaks_or_stalls_the_parser(text: str):
 @pytest.mark.parametrize("text", ["", "\x00" * 100, "\ud800" * 50, "a" * 1_000_000, "🙂" * 5000])
 def test_huge_and_binary_texts_are_read_within_the_cap(text: str):
     assert 0 <= CLASSIFIER.classify(PromptView(text=text, total_chars=len(text))).complexity <= 1
+
+
+UNITS = (
+    *(" ", "\n", "\n ", "\t\x0b", "(", "$", "\\", "'", "a", "1.", "é", "é ", "```", "\n A", "\n-"),
+    *("select ", "function ", "function{", "SELECT é", "who is the ", "how many has ", "what is "),
+)
+
+
+def _cpu_s(text: str) -> float:
+    spent = []
+    for _ in range(3):
+        began_s = time.thread_time()
+        CLASSIFIER.classify(PromptView(text=text, total_chars=len(text), tool_names=("find_user",)))
+        spent.append(time.thread_time() - began_s)
+    return min(spent)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("chars", [200, 100_000])
+def test_no_repeated_text_costs_many_times_what_ordinary_words_do(unit: str, chars: int):
+    ordinary = _cpu_s(("Why is the sky blue, and 12 other questions? " * chars)[:chars])
+    assert _cpu_s((unit * chars)[:chars]) < 15 * ordinary
