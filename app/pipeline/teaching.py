@@ -31,7 +31,7 @@ from app.classify.complexity import GainHead, Point, fit_head, score
 from app.classify.labels import SavedLabel
 from app.domain.decisions import PromptView, Tier
 from app.pipeline.label_files import LabelFiles
-from app.routing.learning import Challenge, Label, RouterLearner
+from app.routing.learning import MAX_LABELS, Challenge, Label, RouterLearner
 
 REMEMBERED = 1_000
 """Routed requests that a verdict can still reach; as many as the trace ring remembers."""
@@ -88,7 +88,9 @@ class RouteTeacher:
         self.files = files
         for saved in files.own():
             self.learner.observe(Label(saved.point, saved.gain, saved.propensity))
-        self.adopt(self.learner.challenge((*_labels(files.others()), *self.learner.snapshot())))
+        others = _labels(files.others())
+        known = _no_more((*others, *self.learner.snapshot()), len(others))
+        self.adopt(self.learner.challenge(known))
 
     async def _work(self) -> None:
         """Refit if that is due, and save."""
@@ -103,8 +105,8 @@ class RouteTeacher:
             self._working = None
 
     def _challenge(self, labels: tuple[Label[Point], ...]) -> Challenge[GainHead] | None:
-        others = [] if self.files is None else _labels(self.files.others())
-        return self.learner.challenge((*others, *labels))
+        others = [] if self.files is None else self.files.others()
+        return self.learner.challenge(_no_more((*_labels(others), *labels), len(others)))
 
     def adopt(self, challenge: Challenge[GainHead] | None) -> None:
         """Let a head that held its own decide from now on."""
@@ -127,6 +129,17 @@ class RouteTeacher:
             if self._unsaved:
                 await asyncio.to_thread(self.files.save, _saved(tuple(self.learner.labels)))
             self.files.close()
+
+
+def _no_more(labels: tuple[Label[Point], ...], others: int) -> tuple[Label[Point], ...]:
+    """As many labels as one refit reads: of the others' first, every second, third ... and no more than
+    half of them all; then the newest of our own. However many workers there are, a refit takes as long.
+    """
+    if len(labels) <= MAX_LABELS:
+        return labels
+    own = labels[others:][-max(MAX_LABELS // 2, MAX_LABELS - others) :]
+    step = -(-others // (MAX_LABELS - len(own))) if others else 1
+    return (*labels[:others:step], *own)
 
 
 def _saved(labels: Sequence[Label[Point]]) -> list[SavedLabel]:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from random import Random
 from statistics import median
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 import numpy as np
 
@@ -34,7 +34,9 @@ MAX_SHADOW_SHARE = 0.05
 REFIT_LABELS = 250
 _FIRST_REFIT = 50  # from there each refit waits for a quarter more labels, up to REFIT_LABELS
 _MAX_WEIGHT = 50.0  # an inverse propensity beyond this says more about luck than about traffic
-_MAX_LABELS = 10_000
+MAX_LABELS: Final = 8_000
+"""Labels that a learner keeps, and that one refit reads: as many as take under a second."""
+_RIVAL_LABELS = 3_000
 _JUDGED_LABELS = 400
 _EARLY = 3.0  # how much faster than its mean the shadow share is spent at first
 _DRIFT_DELTA = 0.002  # of Adwin: how sure a change must be before old labels are forgotten
@@ -184,7 +186,7 @@ class RouterLearner(Generic[X, H]):
         the prior for None. `judge`: APGR of (scores, gains, weights).
         """
         self._fit, self._rank, self._judge = fit, rank, judge
-        self.labels: deque[Label[X]] = deque(maxlen=_MAX_LABELS)
+        self.labels: deque[Label[X]] = deque(maxlen=MAX_LABELS)
         self.champion: H | None = None
         self.reports: deque[RefitReport] = deque(maxlen=100)
         self.drifts = 0
@@ -223,16 +225,17 @@ class RouterLearner(Generic[X, H]):
         """Fit a challenger on all labels and contest it; changes nothing, may run in a worker thread.
 
         In the contest a rival without the newest quarter of the labels (at most 400) stands for the
-        challenger, so that neither knows the judge's labels. More labels make better heads, so the
-        doubt is the challenger's: the champion stays only if it wins 95 % of the bootstrap
-        resamples of those labels. (A stricter one threw away most of what few labels teach.)
+        challenger, so that neither knows the judge's labels; of many it reads the newest 3,000. More
+        labels make better heads, so the doubt is the challenger's: the champion stays only if it wins
+        95 % of the bootstrap resamples of those labels. (A stricter one threw away most of what few
+        labels teach.)
         """
         champion = self.champion
         challenger = self._fit(labels)
         if challenger is None:
             return None
         held = min(_JUDGED_LABELS, len(labels) // 4)
-        rival = self._fit(labels[: len(labels) - held])
+        rival = self._fit(labels[max(0, len(labels) - held - _RIVAL_LABELS) : len(labels) - held])
         newest = labels[len(labels) - held :]
         before = self._contest(champion, newest)
         after = self._contest(rival if rival is not None else challenger, newest)

@@ -13,8 +13,9 @@ from app.classify.classifier import Classifier
 from app.classify.labels import SavedLabel, to_bytes
 from app.domain.decisions import PromptView, Tier
 from app.pipeline.label_files import LabelFiles, read_all
-from app.pipeline.teaching import RouteTeacher
+from app.pipeline.teaching import RouteTeacher, _no_more
 from app.router_command import report
+from app.routing.learning import MAX_LABELS
 
 TOPICS = len(Classifier().complexity.topics.names)
 
@@ -132,3 +133,14 @@ def test_the_report_prints_the_curve_with_its_interval(labels):
     assert best >= prior > 0.6
     assert all(" to " in line for line in lines[2:])
     assert "too few" in report(labels[:40], "here")[1]
+
+
+@pytest.mark.parametrize(("others", "own"), [(0, 10), (9_000, 10), (100_000, 8_000), (10, 8_000)])
+def test_a_refit_reads_no_more_labels_however_many_workers_there_are(others: int, own: int):
+    labels = tuple(range(others + own))
+    kept = _no_more(labels, others)
+    assert len(kept) <= MAX_LABELS
+    assert list(kept) == sorted(kept)
+    assert kept[-1] == labels[-1]
+    assert sum(one >= others for one in kept) >= min(own, MAX_LABELS // 2)
+    assert len(kept) >= min(len(labels), MAX_LABELS // 2)
