@@ -171,6 +171,7 @@ export class CallCard extends Card {
 
   subagent(event) {
     if (event.type === "SUBAGENT_STARTED") {
+      this.isSub = true;
       this.element.classList.add("sub");
       this.head.querySelector("h4").textContent = `${event.name} (sub-agent)`;
     } else if (event.type === "SUBAGENT_ERROR") this.words.append(make("p", { class: "problem", text: event.message }));

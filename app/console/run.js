@@ -8,6 +8,8 @@ import { criticalPath, spansOf } from "./why.js";
 import { Waterfall } from "./waterfall.js";
 import { make, seconds, usd } from "./words.js";
 
+// Two instants that the gateway's clock may show for one.
+const BESIDE_MS = 1;
 const STATES = {
   running: "running",
   finished: "finished",
@@ -267,6 +269,28 @@ export class Run {
     this.waterfall.draw(spans, total);
   }
 
+  // Give each step of this leg the time of its own model calls: those that no sub-agent made, in order;
+  // the next step begins once the tools of the one before have ended.
+  models(trace, at) {
+    const subs = [...this.calls.values()].filter((card) => card.isSub && card.leg === this.legs);
+    const inSub = ({ start, end }) => subs.some((sub) => start >= sub.start - BESIDE_MS && end <= sub.stopped + BESIDE_MS);
+    const calls = trace.spans
+      .filter((span) => span.stage === "upstream")
+      .map((span) => ({ start: at + span.start_ms, end: at + span.start_ms + span.duration_ms }))
+      .filter((span) => !inSub(span));
+    const steps = this.cards.filter((card) => card.isModel && card.leg === this.legs);
+    const groups = steps.map(() => []);
+    let now = 0;
+    for (const call of calls) {
+      const waited = Math.max(...(steps[now]?.calls ?? []).map((card) => card.stopped));
+      if (groups[now]?.length && now < steps.length - 1 && call.start >= waited - BESIDE_MS) now += 1;
+      groups[now]?.push(call);
+    }
+    groups.forEach((group, place) => {
+      if (group.length) steps[place].timed(group[0].start, Math.max(...group.map((call) => call.end)) - group[0].start);
+    });
+  }
+
   // Put the gateway's own times in the place of this page's.
   settle(trace) {
     const at = this.legStart;
@@ -274,11 +298,7 @@ export class Run {
       const card = this.ended[place];
       if (card?.name === use.name) card.timed(at + use.start_ms, use.duration_ms);
     });
-    const models = trace.spans.filter((span) => span.stage === "upstream" && span.parent === null);
-    const steps = this.cards.filter((card) => card.isModel && card.leg === this.legs);
-    if (models.length === steps.length) {
-      models.forEach((span, place) => steps[place].timed(at + span.start_ms, span.duration_ms));
-    }
+    this.models(trace, at);
     if (this.state === "interrupted") return;
     this.total = at + trace.total_ms;
     this.draw();

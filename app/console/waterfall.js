@@ -51,10 +51,10 @@ export class Waterfall {
 
   row(span) {
     const bar = make("div", { class: "bar", "data-stage": span.stage });
-    const detail = make("span", { class: "detail", text: span.detail ?? "" });
+    const detail = make("span", { class: "detail", text: span.stage === "tools" ? "" : (span.detail ?? "") });
     const track = make("div", { class: "track", title: span.detail || null, "aria-hidden": "true" }, bar, detail);
     const number = make("span", { class: "ms" });
-    const name = make("span", { class: "stage", "data-depth": this.depth(span), text: span.stage });
+    const name = make("span", { class: "stage", "data-depth": this.depth(span), text: span.stage === "tools" && span.detail ? span.detail : span.stage });
     span.parts = { bar, detail, number };
     const note = make("span", { class: "unseen", text: span.detail ? ` (${span.detail})` : "" });
     if (span.waited) note.append(`, on the critical path for ${ms(span.waited)}`);

@@ -130,6 +130,13 @@ async def test_a_sub_agent_is_a_card_with_cards_of_its_own(chromium: Browser) ->
             await expect(sub).to_contain_text("scout (sub-agent)")
             await expect(sub.locator("li.call")).to_contain_text("/a/7")
             await expect(sub.locator(".say")).to_have_text("Summed up.")
+            # the cards and the waterfall are of one mind, also about what a sub-agent's models took
+            await expect(run).to_have_attribute("data-settled", "")
+            await expect(sub.locator(".path").first).to_contain_text("on the critical path")
+            bars = run.locator(".waterfall li[data-critical]", has_text="ask_scout")
+            await expect(bars).to_have_count(1)
+            for card in await run.locator("li.card").all():
+                await expect(card.locator(".path").first).to_contain_text("on the critical path")
 
 
 async def test_a_lost_connection_is_rejoined_and_nothing_is_missed_or_repeated(
