@@ -186,7 +186,7 @@ class AgentRun:
     ) -> Drafts | AbstractAsyncContextManager[None]:
         """The run's speculation, where there are tools to speculate on."""
         tools, agent = self.gateway.tools, self.agent
-        if tools is None or not offered:
+        if tools is None or not offered or not agent.speculate:
             return nullcontext()
         caller = ToolCaller(self.turn.tenant, self.turn.user)
         policy = Policy(agent.speculate, agent.value_usd_per_s, agent.max_waste_share)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from app.tools.registry import Registered, Registry
 
 _FORGET = 0.2
+_LEARN_AFTER_S = 0.02
 
 
 @dataclass(slots=True)
@@ -257,6 +258,10 @@ class Drafts:
         for draft in self._drafts.values():
             if not draft.taken:
                 self._waste(draft)
+        if self._points:  # learning can wait until the client has its answer
+            self._loop.call_later(_LEARN_AFTER_S, self._learn)
+
+    def _learn(self) -> None:
         points = [(point, self._made[first:]) for point, first in self._points]
         judged = self._habits.learn(
             points, self._schemas, self._changes, self._policy.max_waste_share
