@@ -33,7 +33,7 @@ from app.domain.agents import PREFIX, Agent
 from app.domain.chat import Dialect
 from app.domain.deadline import Deadline
 from app.domain.turn_record import TurnRecord
-from app.errors import BadRequest, GatewayError, MethodNotAllowed, NotFound, Overloaded
+from app.errors import BadRequest, GatewayError, MethodNotAllowed, NotFound
 from app.pipeline.agent_runs import LiveRun, Runs, Wanted
 from app.pipeline.gateway import Turn
 from app.stores.event_log import RunLog
@@ -74,8 +74,7 @@ class AgentEndpoint:
             if in_flight.draining:
                 outlet.keep_alive = False
             if in_flight.now >= in_flight.most:
-                message = f"{in_flight.most} requests are being answered: come back shortly"
-                raise Overloaded(message, retry_after_s=1)
+                raise in_flight.full()
             caller = self._edge.authenticator.caller(
                 headers.get(b"authorization"), headers.get(b"x-api-key")
             )

@@ -81,6 +81,11 @@ class InFlight:
         self.draining = False
         """A shutdown has begun: every answer ends its connection, so that the next request goes elsewhere."""
 
+    def full(self) -> Overloaded:
+        """What a client is told when ``now`` has reached ``most``."""
+        message = f"{self.most} requests are being answered: come back shortly"
+        return Overloaded(message, retry_after_s=1)
+
 
 @dataclass(frozen=True, slots=True)
 class Edge:
@@ -166,8 +171,7 @@ class Inference:
         in_flight = edge.in_flight
         try:
             if in_flight.now >= in_flight.most:
-                message = f"{in_flight.most} requests are being answered: come back shortly"
-                raise Overloaded(message, retry_after_s=1)
+                raise in_flight.full()
             caller = edge.authenticator.caller(
                 headers.get(b"authorization"), headers.get(b"x-api-key")
             )

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Self
 
 from app.domain.chat import Json
 from app.domain.plan import Node, Outcome
-from app.domain.speculation import Patterns, Prediction, key_of
+from app.domain.speculation import LEAST_P, Patterns, Prediction, key_of
 from app.domain.tools import ToolCaller, ToolResult, ToolSpec
 from app.errors import ToolError
 from app.learn.next_calls import Foreseen, Known, Point
@@ -135,9 +135,9 @@ class Drafts:
         self._schemas |= {name: each.spec.parameters for name, each in offered.items()}
         point = self._habits.foresee(scene(), known)
         self._points.append((point, made))
-        likely = [each for each in point.foreseen if each.p >= self._habits.least_p]
-        likeliest: list[Prediction | Foreseen] = [*predicted, *likely]
-        for each in likeliest:
+        likely: list[Prediction | Foreseen] = [each for each in predicted if each.p >= LEAST_P]
+        likely += [each for each in point.foreseen if each.p >= self._habits.least_p]
+        for each in sorted(likely, key=lambda each: -each.p):
             self._start(offered[each.tool], each)
 
     def _start(self, registered: Registered, foreseen: Prediction | Foreseen) -> None:

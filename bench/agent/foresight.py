@@ -1,9 +1,9 @@
 """Speculation on recorded dialogues: how much tool time it hides, and how many calls it wastes.
 
 Each dialogue's calls are made one after another, as the model of the trace made them, by one agent;
-before each the predictor of the product sees what that model could read: the user's words, the calls
-so far and their results. Latencies are seeded; the model takes its time to decide. The predictor
-starts with nothing and learns as it goes, dialogues in a seeded order: what it is judged on it has
+before each the predictors of the product see what that model could read: the user's words, the calls
+so far and their results. Latencies are seeded; the model takes its time to decide. They
+start with nothing and learn as they go, dialogues in a seeded order: what they are judged on they have
 never seen. Beside the whole stream, its second half is told alone: the first is history then.
 
 Only tools that read are started early, and what was started is thrown away when a call changes
@@ -18,13 +18,14 @@ import math
 import random
 import statistics
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from app.domain.speculation import key_of, pays
-from app.learn.next_calls import Known, NextCalls
+from app.domain.speculation import LEAST_P, LEAST_TRIES, Patterns, Prediction, key_of, pays
+from app.learn.next_calls import Foreseen, Known, NextCalls
 from app.learn.said import Made, Scene
+from app.pipeline.speculation import stage_of
 from bench.agent.environment import TRACED, TRACED_ALONE, python_with
 
 SETTINGS = {"model 1.0 s, tools 0.8 s": (1.0, 0.8), "model 3.0 s, tools 1.83 s": (3.0, 1.83)}
@@ -142,6 +143,7 @@ class _Replay:
     decide_s: float
     tool_s: float
     told: list[Told] = field(default_factory=list)
+    stages: dict[str, Patterns] = field(default_factory=dict)
 
     def dialogue(self, dialogue: Dialogue) -> None:
         """Play one conversation, turn by turn."""
@@ -161,10 +163,14 @@ class _Replay:
             now = Scene(scene.said, scene.earlier, scene.before, tuple(calls[:number]))
             point = self.learned.foresee(now, may)
             points.append((point, calls[number:]))
-            for each in point.foreseen:
+            predicted, learn = self._templates(now, may)
+            likely: list[Prediction | Foreseen] = [*predicted]
+            likely += [each for each in point.foreseen if each.p >= self.learned.least_p]
+            for each in sorted(likely, key=lambda each: -each.p):
                 if each.key not in drafts and self._may_fire(each.p):
                     drafts[each.key] = clock_s
                     self._count("fired")
+            learn(calls[number : number + 1])
             if number < len(calls):
                 clock_s = self._call(calls[number], clock_s + self.decide_s, drafts)
         self._count("wasted", len(drafts))
@@ -174,6 +180,22 @@ class _Replay:
             for told in self.told:
                 told.predictions += 1
                 told.squared += (foreseen.p - right) ** 2
+
+    def _templates(
+        self, scene: Scene, may: Sequence[Known]
+    ) -> tuple[list[Prediction], Callable[[Sequence[Made]], None]]:
+        """What the templates of this stage foresee, and how they are told what was called."""
+        last = scene.made[-1:]
+        patterns = self.stages.setdefault(stage_of([each.tool for each in last]), Patterns())
+        text = "\n".join(json.dumps(each.result) for each in last) if last else scene.said
+        predicted = patterns.predict(text, [tool.name for tool in may])
+
+        def learn(called: Sequence[Made]) -> None:
+            calls = [(each.tool, dict(each.arguments)) for each in called]
+            patterns.learn(text, predicted, calls)
+
+        tried = [each for each in predicted if each.tries >= LEAST_TRIES and each.p >= LEAST_P]
+        return tried, learn
 
     def _call(self, call: Made, asked_s: float, drafts: dict[str, float]) -> float:
         """One call of the model's, asked at ``asked_s``; when it is over."""
@@ -198,7 +220,7 @@ class _Replay:
 
     def _may_fire(self, p: float) -> bool:
         whole = self.told[0]
-        if p < self.learned.least_p or whole.wasted >= FREE_WASTE + MAX_WASTE * whole.calls:
+        if whole.wasted >= FREE_WASTE + MAX_WASTE * whole.calls:
             return False
         return pays(p, COST_USD, VALUE_USD_PER_S, min(self.decide_s, self.tool_s))
 
