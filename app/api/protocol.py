@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import TimerHandle
+from collections.abc import Mapping
 from enum import IntEnum
 from urllib.parse import unquote
 
@@ -46,16 +47,32 @@ _MOST_TARGETS = 256
 _MAX_HEAD_BYTES = 65_536
 _MOST_LESSONS = 8
 _NONE: dict[str, Endpoint] = {}
-_TIMEOUT_RESPONSE = (
-    b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+
+
+def _refusal(status: bytes, kind: bytes, code: bytes, message: bytes, more: bytes = b"") -> bytes:
+    """A whole answer before it is known who asks for what: its error is one in every dialect."""
+    error = b'{"message":"%s","type":"%s","param":null,"code":"%s"}' % (message, kind, code)
+    body = b'{"type":"error","error":%s}' % error
+    head = b"HTTP/1.1 %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\n%s"
+    return head % (status, len(body), more) + b"connection: close\r\n\r\n" + body
+
+
+_TIMEOUT_RESPONSE = _refusal(
+    b"408 Request Timeout",
+    b"timeout_error",
+    b"request_timeout",
+    b"the request was not whole in time: send it faster",
+    b"retry-after: 1\r\n",
 )
-_TOO_LARGE_RESPONSE = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
-    b"content-length: 0\r\nconnection: close\r\n\r\n"
+_TOO_LARGE_RESPONSE = _refusal(
+    b"431 Request Header Fields Too Large",
+    b"invalid_request_error",
+    b"head_too_large",
+    b"the head is over 64 KiB",
 )
 
 
-class _Phase(IntEnum):
+class Phase(IntEnum):
     """What a connection is waiting for."""
 
     HEAD = 0
@@ -66,13 +83,13 @@ class _Phase(IntEnum):
 
 
 # Members of an enumeration cost a look-up each time; these are set on every request.
-_HEAD, _BODY, _ANSWER, _NEXT = _Phase.HEAD, _Phase.BODY, _Phase.ANSWER, _Phase.NEXT
+_HEAD, _BODY, _ANSWER, _NEXT = Phase.HEAD, Phase.BODY, Phase.ANSWER, Phase.NEXT
 _PATIENCE_S = {
-    _Phase.HEAD: HEAD_WITHIN_S,
-    _Phase.BODY: BODY_WITHIN_S,
-    _Phase.ANSWER: float("inf"),
-    _Phase.NEXT: IDLE_FOR_S,
-    _Phase.REST: REST_WITHIN_S,
+    Phase.HEAD: HEAD_WITHIN_S,
+    Phase.BODY: BODY_WITHIN_S,
+    Phase.ANSWER: float("inf"),
+    Phase.NEXT: IDLE_FOR_S,
+    Phase.REST: REST_WITHIN_S,
 }
 
 
@@ -83,11 +100,12 @@ class GatewayProtocol(HttpToolsProtocol):
     phase is an assignment, and a request arms no timer.
     """
 
+    patience_s: Mapping[Phase, float] = _PATIENCE_S
     read_within_s = READ_WITHIN_S
     look_every_s = LOOK_EVERY_S
     server_head: tuple[object, bytes] = (None, b"")
     """The server's header lines, and the list that they were made of."""
-    _phase = _Phase.HEAD
+    _phase = Phase.HEAD
     _since_s = 0.0
     _look: TimerHandle | None = None
     _first_bytes = 0
@@ -289,7 +307,7 @@ class GatewayProtocol(HttpToolsProtocol):
         """Keep a piece of the body: the first, which mostly is the only one, as it is."""
         cycle: NativeOutlet = self.cycle  # type: ignore[assignment]
         if cycle.response_complete:
-            self._phase = _Phase.REST
+            self._phase = Phase.REST
             return
         if cycle.body:
             kept = cycle.body
@@ -326,7 +344,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self._phase, self._since_s = _NEXT, self.loop.time()
         if self.pipeline:
             cycle, _ = self.pipeline.pop()
-            self._phase = _Phase.BODY if cycle.more_body else _Phase.ANSWER
+            self._phase = Phase.BODY if cycle.more_body else Phase.ANSWER
             if isinstance(cycle, NativeOutlet):
                 self._start(cycle)
 
@@ -340,7 +358,7 @@ class GatewayProtocol(HttpToolsProtocol):
             if self._unread_bytes:
                 self._look = self.loop.call_later(self.look_every_s, self._look_at_phase)
             return
-        if self.loop.time() - self._since_s < _PATIENCE_S[self._phase]:
+        if self.loop.time() - self._since_s < self.patience_s[self._phase]:
             self._look = self.loop.call_later(self.look_every_s, self._look_at_phase)
             return
         answered: bool = self.cycle is not None and self.cycle.response_started  # type: ignore[redundant-expr]

@@ -1,8 +1,9 @@
 """Run the fault laboratory: ``make chaos`` (about three minutes), or parts of it.
 
-``--only NAME...``: these experiments. ``--soak N``: N short requests instead. ``--idle N``: N idle
-streams instead. ``--kills N``: SIGKILL of N workers under running jobs instead. OUT=file gets the
-table as JSON. Exit 1 when anything was wrong, lost, left over, or otherwise than promised.
+``--only NAME...``: these experiments. Or one of these instead: ``--soak N``: N short requests; ``--idle N``:
+N idle streams; ``--loris N``: good clients' p99 among N slow heads; ``--kills N``: SIGKILL of N workers
+under running jobs. OUT=file gets the table as JSON. Exit 1 when anything was wrong, lost, left over, or
+otherwise than promised.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from bench.chaos.experiment import Experiment
 from bench.chaos.idle import idle_streams
 from bench.chaos.jobs import kill_under_jobs
 from bench.chaos.lab import Lab, LeftOverError, laboratory
+from bench.chaos.loris import loris
 from bench.chaos.soak import soak
 
 EXPERIMENTS = (
@@ -141,10 +143,13 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=[e.name for e in EXPERIMENTS])
     parser.add_argument("--soak", type=int, metavar="N", help="N short requests")
     parser.add_argument("--idle", type=int, metavar="N", help="N idle streams")
+    parser.add_argument("--loris", type=int, metavar="N", help="N heads that never end")
     parser.add_argument("--kills", type=int, metavar="N", help="SIGKILL N workers under jobs")
     options = parser.parse_args()
     if options.soak:
         found = asyncio.run(soak(options.soak))
+    elif options.loris:
+        found = asyncio.run(loris(options.loris))
     elif options.idle:
         found = asyncio.run(idle_streams(options.idle))
     elif options.kills:

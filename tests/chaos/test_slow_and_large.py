@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
+from types import MappingProxyType
 
 import pytest
 
-from app.api.protocol import GatewayProtocol
+from app.api.protocol import GatewayProtocol, Phase
 from bench.chaos.clients import BIG_BODY, BIG_CHUNKS
 from tests.support.gateway import configuration, running_gateway
 from tests.support.raw_server import PATIENCE_S, Peer, raw_server
@@ -39,6 +41,35 @@ class Impatient(GatewayProtocol):
 
     read_within_s = 0.1
     look_every_s = 0.02
+
+
+class Hasty(GatewayProtocol):
+    """Waits a tenth of a second for a head or a body."""
+
+    patience_s = MappingProxyType(dict.fromkeys(Phase, 0.1))
+    look_every_s = 0.02
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"POST /v1/messages HT", ASK % 9000],
+    ids=["head", "body"],
+)
+async def test_a_slow_sender_is_told_in_a_form_that_every_dialect_reads(sent: bytes) -> None:
+    """The 408 had no body and no ``retry-after``."""
+    async with running_gateway(configuration("http://127.0.0.1:9"), protocol=Hasty) as gateway:
+        port = int(gateway.url.rpartition(":")[2])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(sent)
+        async with asyncio.timeout(PATIENCE_S):
+            got = await reader.read()
+        writer.close()
+    head, _, body = got.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 408 ")
+    assert b"retry-after: 1" in head
+    told = json.loads(body)
+    assert told["type"] == "error"
+    assert {"message", "type", "code"} <= told["error"].keys()
 
 
 async def test_a_client_that_reads_nothing_is_cut_off() -> None:
