@@ -32,7 +32,7 @@ def prompts_of(settings: Settings, models: dict[str, Model]) -> PromptCaching | 
         return None
     own = {model.name: model.breakpoints for model in settings.models}
     on = {name for name, told in own.items() if (wanted.breakpoints if told is None else told)}
-    return PromptCaching(
+    prompts = PromptCaching(
         models.values(),
         lambda model: model.name in on,
         lead=wanted.lead,
@@ -41,6 +41,10 @@ def prompts_of(settings: Settings, models: dict[str, Model]) -> PromptCaching | 
         diagnose=wanted.diagnose,
         most_shown=max(1, settings.telemetry.trace_ring),
     )
+    layouts = layouts_of(settings)
+    if layouts is not None:
+        prompts.is_moved = layouts.is_moved
+    return prompts
 
 
 def layouts_of(settings: Settings) -> Layouts | None:

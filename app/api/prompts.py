@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -15,10 +16,10 @@ from app.errors import BadRequest, NotFound
 from app.pipeline.gateway import Gateway
 from app.prompts.breakpoints import prices
 from app.prompts.learned import ModelFacts
-from app.prompts.lint import lint
+from app.prompts.lint import Finding, lint
 from app.prompts.lint_report import dialect_of, report
-from app.prompts.prefix import render
-from app.prompts.spans import UnreadableError, fields, text_of, whole
+from app.prompts.prefix import Rendered, render
+from app.prompts.spans import Span, UnreadableError, fields, line_at, text_of, whole
 from app.prompts.warm import PING_AT, lifetime_s
 
 router = APIRouter(prefix="/v1/prompts", tags=["prompts"])
@@ -94,14 +95,39 @@ async def lint_prompt(request: Request, context: InContext, caller: AsCaller) ->
     per_hour = 0.0
     if prompts is not None:
         per_hour = prompts.per_hour(caller.tenant, model.name)
-        found = prompts.beside_the_last(caller.tenant, rendered, model)
+        assert context.priming is not None  # noqa: S101 - bootstrap gives one
+        sent = context.priming.as_sent(body, dialect, model, caller.tenant)
+        now = rendered if sent is body else render(sent, dialect, is_moved=prompts.is_moved)
+        found = [
+            _where_it_came_from(each, sent, body)
+            for each in prompts.beside_the_last(caller.tenant, now, model)
+        ]
         findings = [*found, *findings]
         total = prompts.totals.get(model.name)
         live = dict(total.causes) if total is not None else {}
-    if gateway.contracts is not None and gateway.contracts.names(rendered.model, caller.tenant):
-        findings = [each for each in findings if each.rule != "no_output_contract"]
+    findings = [each for each in findings if not _seen_to(each, rendered, gateway, caller.tenant)]
     told = report(rendered, findings, model, facts, per_hour)
     return LintReport.model_validate({**told, "live": live})
+
+
+def _where_it_came_from(finding: Finding, sent: bytes, body: bytes) -> Finding:
+    """``finding`` in what is sent, with its place in the client's ``body``; all of it where unsure."""
+    if sent is body:
+        return finding
+    start = body.find(sent[finding.at.start : finding.at.end])
+    length = finding.at.end - finding.at.start
+    at = Span(start, start + length) if start >= 0 and length else Span(0, len(body))
+    return replace(finding, at=at)
+
+
+def _seen_to(finding: Finding, rendered: Rendered, gateway: Gateway, tenant: str) -> bool:
+    """Whether the route's own contract or layout mends it before the vendor reads the request."""
+    contracts, layouts = gateway.contracts, gateway.layouts
+    if finding.rule == "no_output_contract":
+        return contracts is not None and contracts.names(rendered.model, tenant)
+    if layouts is None or not finding.rule.startswith("volatile_"):
+        return False
+    return layouts.moves(rendered.model, tenant, line_at(rendered.raw, finding.at))
 
 
 def _model(gateway: Gateway, body: bytes) -> Model:

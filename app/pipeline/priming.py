@@ -82,7 +82,7 @@ class Priming:
     ) -> Primed:
         """Prime ``model``'s vendor with the prompt of ``body``. Raises ``UnreadableError``, ``GatewayError``."""  # noqa: E501
         gateway = self._gateway
-        raw = priming_body(self._as_sent(body, dialect, model, tenant), dialect)
+        raw = priming_body(self.as_sent(body, dialect, model, tenant), dialect)
         read = msgspec.json.decode(raw, type=dict[str, object])
         request = ChatRequest(dialect, str(read.get("model", model.name)), False, read, raw)  # noqa: FBT003
         call = ModelCall(model, stream=False, deadline=Deadline.after(gateway.clock(), _LONGEST_S))
@@ -127,7 +127,7 @@ class Priming:
             )
         return Primed(model, call.usage, cost, took_s, call.request_id)
 
-    def _as_sent(self, body: bytes, dialect: Dialect, model: Model, tenant: str) -> bytes:
+    def as_sent(self, body: bytes, dialect: Dialect, model: Model, tenant: str) -> bytes:
         """``body`` as the real request would go out: under its route's contract and layout, which change what
         the vendor renders.
         """

@@ -40,7 +40,7 @@ def warm_of(view: PromptView, request: ChatRequest, gateway: Gateway, turn: Turn
     prompts = gateway.prompts
     if prompts is None or view.turns <= 1 or len(request.raw) < prompts.least_bytes:
         return None
-    found = prompts.warm_on(turn.tenant, opening_of(request))
+    found = prompts.warm_on(turn.tenant, opening_of(request, prompts.is_moved))
     model = None if found is None else gateway.models.get(found.model)
     if found is None or model is None:
         return None

@@ -36,7 +36,7 @@ from app.prompts.diagnosis import WORDS, Heard, asks, verdict, with_question
 from app.prompts.leading import follow
 from app.prompts.learned import ModelFacts, Returns, Seen
 from app.prompts.lint import Finding, finding_of
-from app.prompts.prefix import EntryMemory, Rendered, UnreadableError, digest, render
+from app.prompts.prefix import EntryMemory, IsMoved, Rendered, UnreadableError, digest, render
 from app.prompts.shown import Shown, Sums, Told, Totals, name_of
 
 _LEAST_BYTES_PER_TOKEN = 3
@@ -125,6 +125,8 @@ class PromptCaching:
         self._timer: asyncio.TimerHandle | None = None
         self.conversations = Conversations()
         self.totals: dict[str, Totals] = {}
+        self.is_moved: IsMoved | None = None
+        """What a layout may have moved behind the last question; None where none is configured."""
         self.on_use: OnUse | None = None
         self.on_cause: OnCause | None = None
         self.on_diagnosis: OnDiagnosis | None = None
@@ -147,7 +149,8 @@ class PromptCaching:
         now_s = self._clock()
         self._returns.expire(now_s)
         try:
-            rendered = render(body, dialect, (call.tenant, model.name), self._read[dialect])
+            scope, memory = (call.tenant, model.name), self._read[dialect]
+            rendered = render(body, dialect, scope, memory, self.is_moved)
         except (UnreadableError, KeyError):
             return body
         expected = self._expected(rendered, model, now_s)
@@ -308,7 +311,8 @@ class PromptCaching:
         if rendered is None:
             try:
                 scope = (shaped.tenant, model.name)
-                rendered = render(shaped.body, shaped.dialect, scope, self._read[shaped.dialect])
+                memory = self._read[shaped.dialect]
+                rendered = render(shaped.body, shaped.dialect, scope, memory, self.is_moved)
             except (UnreadableError, KeyError):
                 return
         facts = self._facts[model.name]
@@ -350,7 +354,7 @@ class PromptCaching:
             ),
         )
         talk = self.shown.conversation(key, shaped.tenant)
-        talk.model, talk.turns = model.name, talk.turns + 1
+        talk.model, talk.requests = model.name, talk.requests + 1
         self._count_use(model, usage, (told, talk))
         self.shown.came(shaped.tenant, model.name, now_s)
         if self.on_settled is not None:

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from app.domain.chat import ChatRequest, Dialect
-from app.prompts.prefix import Rendered, digest
+from app.prompts.prefix import IsMoved, Rendered, digest
 
 _MOST = 8_192
 
@@ -73,7 +73,7 @@ def key_of(tenant: str, opening: str) -> bytes:
     return digest(tenant.encode(), opening.encode("utf-8", "surrogatepass"))
 
 
-def opening_of(request: ChatRequest) -> str:
+def opening_of(request: ChatRequest, is_moved: IsMoved | None = None) -> str:
     """The text by which ``render`` tells conversations apart, from a body that was read already."""
     given = request.body.get("input" if request.dialect is Dialect.RESPONSES else "messages")
     if isinstance(given, str):
@@ -89,13 +89,18 @@ def opening_of(request: ChatRequest) -> str:
             for part in (content if isinstance(content, list) else ())
             if isinstance(part, dict) and isinstance(part.get("text"), str)
         ]
+        if is_moved is not None:
+            texts = [text for text in texts if not is_moved(text)]
         if texts:
             return str(texts[-1])[:4096]
     return ""
 
 
 def pieces_of(rendered: Rendered, loose: dict[bytes, bytes]) -> tuple[Piece, ...]:
-    """A request's blocks without their words; ``loose`` gives the tools' order-free hashes by their own."""
+    """A request's blocks that its next turn repeats, without their words.
+
+    ``loose`` gives the tools' order-free hashes by their own.
+    """
     return tuple(
         Piece(
             block.section,
@@ -106,5 +111,5 @@ def pieces_of(rendered: Rendered, loose: dict[bytes, bytes]) -> tuple[Piece, ...
             block.label,
             loose.get(block.own, b""),
         )
-        for block in rendered.blocks
+        for block in rendered.blocks[: rendered.end + 1]
     )

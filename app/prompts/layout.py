@@ -55,6 +55,18 @@ class Layouts:
         """Whether prompts of ``tenant`` for ``model`` may be laid out."""
         return any(each.model == model and each.tenant in {"", tenant} for each in self._layouts)
 
+    def moves(self, model: str, tenant: str, line: str) -> bool:
+        """Whether ``line`` of a system prompt goes to the end before the vendor reads it."""
+        for layout in self._layouts:
+            if layout.model == model and layout.tenant in {"", tenant}:
+                return any(each.fullmatch(line) for each in layout.variables)
+        return False
+
+    def is_moved(self, text: str) -> bool:
+        """Whether ``text`` may be what some layout moved: variable lines and nothing else."""
+        patterns = [each for layout in self._layouts for each in layout.variables]
+        return all(any(each.fullmatch(line) for each in patterns) for line in text.split("\n"))
+
     def apply(self, request: ChatRequest, tenant: str) -> ChatRequest:
         """``request`` laid out; itself where no layout names it or nothing is to be moved."""
         if request.model not in self._models:

@@ -118,6 +118,8 @@ class Rendered:
     """The first words of the first user message: what tells conversations apart."""
     ends: dict[Section, int] = field(default_factory=dict)
     """The position of each section's last block."""
+    end: int = -1
+    """The position of the last block that the next turn will repeat, -1 = none."""
 
     @property
     def model(self) -> str:
@@ -125,27 +127,21 @@ class Rendered:
         at = self.fields.get("model")
         return "" if at is None else text_of(self.raw, at)
 
-    @property
-    def end(self) -> int:
-        """The position of the last block that the next turn will repeat, -1 = none.
-
-        An answer that was begun for the model is not repeated: what follows it there goes on in its block.
-        (One that holds more than text goes on after a pause, and is.)
-        """
-        position = last = len(self.blocks) - 1
-        while position >= 0 and self.blocks[position].role == "assistant":
-            if self.blocks[position].kind != "text":
-                return last
-            position -= 1
-        return position
-
     def tokens_to(self, position: int) -> int:
         """Estimated tokens of the prefix that ends with block ``position``."""
         return sum(block.tokens for block in self.blocks[: position + 1])
 
 
+IsMoved = Callable[[str], bool]
+"""Whether a text is what a layout moved to the end of its prompt: the next turn has another there."""
+
+
 def render(
-    raw: bytes, dialect: Dialect, scope: Iterable[str] = (), memory: EntryMemory | None = None
+    raw: bytes,
+    dialect: Dialect,
+    scope: Iterable[str] = (),
+    memory: EntryMemory | None = None,
+    is_moved: IsMoved | None = None,
 ) -> Rendered:
     """Read ``raw`` into blocks, named within ``scope``. Raises ``UnreadableError``.
 
@@ -157,12 +153,13 @@ def render(
         at = found.get(name)
         if at is not None:
             rendered.options[name] = raw[at.start : at.end]
-    reader = _Reader(rendered, memory)
+    reader = _Reader(rendered, memory, is_moved)
     if "tools" in found:
         for index, at in enumerate(_list(raw, found["tools"])):
             reader.tool(at, f"/tools/{index}")
     _READERS[dialect](reader, found)
     _name(rendered, scope)
+    rendered.end = reader.end()
     return rendered
 
 
@@ -199,7 +196,10 @@ def _name(rendered: Rendered, scope: Iterable[str]) -> None:
 class _Reader:
     """Appends the blocks of one body."""
 
-    def __init__(self, rendered: Rendered, memory: EntryMemory | None) -> None:
+    def __init__(
+        self, rendered: Rendered, memory: EntryMemory | None, is_moved: IsMoved | None = None
+    ) -> None:
+        self._is_moved = is_moved
         self.rendered = rendered
         self.raw = rendered.raw
         self._memory = memory
@@ -262,11 +262,34 @@ class _Reader:
             return
         for block in reversed(self.rendered.blocks):
             if block.role == "user" and block.kind == "text":
-                at = block.at
-                if not block.is_string:
-                    at = fields(self.raw, at)["text"]
-                self.rendered.opening = text_of(self.raw, at)[:_OPENING_CHARS]
-                return
+                text = self._words(block)
+                if self._is_moved is None or not self._is_moved(text):
+                    self.rendered.opening = text[:_OPENING_CHARS]
+                    return
+
+    def end(self) -> int:
+        """The last block that the next turn repeats.
+
+        An answer that was begun for the model is not: what follows it there goes on in its block. (One that
+        holds more than text goes on after a pause, and is.) Nor is what a layout moved behind the question.
+        """
+        blocks = self.rendered.blocks
+        position = last = len(blocks) - 1
+        while position >= 0 and blocks[position].role == "assistant":
+            if blocks[position].kind != "text":
+                return last
+            position -= 1
+        if self._is_moved is not None and position >= 0:
+            block = blocks[position]
+            if block.role == "user" and block.kind == "text" and self._is_moved(self._words(block)):
+                position -= 1
+        return position
+
+    def _words(self, block: Block) -> str:
+        at = block.at
+        if not block.is_string:
+            at = fields(self.raw, at)["text"]
+        return text_of(self.raw, at)
 
     def _text(
         self,

@@ -55,7 +55,8 @@ class Talk(Sums):
     tenant: str = ""
     model: str = ""
     """The last that answered."""
-    turns: int = 0
+    requests: int = 0
+    """Pings that keep it alive are among them."""
 
 
 @dataclass(slots=True)

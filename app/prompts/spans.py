@@ -77,3 +77,14 @@ def text_of(raw: bytes, at: Span) -> str:
         return msgspec.json.decode(memoryview(raw)[at.start : at.end], type=str)
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise UnreadableError(str(exc)) from exc
+
+
+def line_at(raw: bytes, at: Span) -> str:
+    """The line of a JSON text in which ``at`` stands, read as its words are; "" where they cannot be."""
+    start = max(raw.rfind(b"\\n", 0, at.start) + 2, raw.rfind(b'"', 0, at.start) + 1)
+    ends = [end for mark in (b"\\n", b'"') if (end := raw.find(mark, at.end)) >= 0]
+    line = raw[start : min(ends, default=len(raw))]
+    try:
+        return str(msgspec.json.decode(b'"' + line + b'"'))
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return ""

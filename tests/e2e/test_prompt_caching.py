@@ -364,3 +364,49 @@ async def test_a_route_that_is_under_a_contract_does_not_lack_one():
                 found = (await http.post("/v1/prompts/lint", json=body)).json()["findings"]
             rules = {each["rule"] for each in found}
             assert ("no_output_contract" in rules) is not bool(contracts)
+
+
+async def test_a_clock_that_the_layout_moves_is_no_fault():
+    body = {"model": "large2", "max_tokens": 9, "system": f"Now: 2026-11-21T05:00:00Z\n{LONG}"}
+    body["messages"] = [{"role": "user", "content": "Tell me in one word."}]
+    for variables in (["Today: .*"], ["Now: .*"]):
+        layouts = [{"model": "large2", "variables": variables}]
+        async with serving(prompts={"layouts": layouts}) as (_, running, _claude, _gpt):
+            async with httpx2.AsyncClient(verify=NO_TLS, base_url=running.url) as http:
+                found = (await http.post("/v1/prompts/lint", json=body)).json()["findings"]
+            rules = {each["rule"] for each in found}
+            assert ("volatile_timestamp" in rules) is (variables == ["Today: .*"])
+
+
+async def test_a_request_is_compared_as_it_is_sent():
+    layouts = [{"model": "large2", "variables": ["Now: .*"]}]
+    first = {"role": "user", "content": "Tell me of rule 0. " * 30}
+    asked = {"model": "large2", "max_tokens": 9}
+    async with serving(prompts={"layouts": layouts}) as (_, running, claude, _gpt):
+        await claude.messages.create(**asked, messages=[first], system=f"Now: 12:00\n{LONG}")
+        turns = [first, {"role": "assistant", "content": "x"}, {"role": "user", "content": "y"}]
+        async with httpx2.AsyncClient(verify=NO_TLS, base_url=running.url) as http:
+            for system, rule in ((LONG, None), (LONG + "Be kind.", "changed_system")):
+                body = {**asked, "messages": turns, "system": f"Now: 12:05\n{system}"}
+                found = (await http.post("/v1/prompts/lint", json=body)).json()["findings"]
+                causes = {each["rule"] for each in found if each["severity"] == "error"}
+                assert causes == ({rule} if rule else set())
+
+
+async def test_under_a_layout_a_conversation_stays_one_and_is_read_whatever_its_clock_says():
+    layouts = [{"model": "large2", "variables": ["Now: .*"]}]
+    async with serving(prompts={"layouts": layouts}) as (_, running, claude, _gpt):
+        history, used = [], []
+        for turn in range(4):
+            history.append({"role": "user", "content": f"Tell me of rule {turn}. " * 30})
+            answer = await claude.messages.create(
+                model="large2", max_tokens=30, messages=history, system=f"Now: 12:0{turn}\n{LONG}"
+            )
+            history.append({"role": "assistant", "content": answer.content[0].text})
+            used.append(answer.usage)
+        for before, now in itertools.pairwise(used):
+            held = before.cache_read_input_tokens + before.cache_creation_input_tokens
+            assert now.cache_read_input_tokens == held
+        told = running.context.edge.gateway.prompts.savings()
+        assert [talk["requests"] for talk in told["conversations"].values()] == [4]
+        assert told["models"]["large2"]["causes"] == {}

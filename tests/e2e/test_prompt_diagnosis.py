@@ -120,7 +120,7 @@ async def test_each_conversation_s_tokens_and_savings_are_shown_and_add_up_to_th
         )
         told = (await read(running, "/v1/savings"))["prompt_cache"]
         talks = list(told["conversations"].values())
-        assert [talk["turns"] for talk in talks] == [1, 3]
+        assert [talk["requests"] for talk in talks] == [1, 3]
         assert talks[1]["cached_tokens"] == sum(each.cache_read_input_tokens for each in used)
         assert talks[1]["written_tokens"] == sum(each.cache_creation_input_tokens for each in used)
         assert talks[1]["uncached_tokens"] == sum(each.input_tokens for each in used)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.prompts.spans import Span, UnreadableError, fields, items, whole
+from app.prompts.spans import Span, UnreadableError, fields, items, line_at, whole
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -47,3 +47,13 @@ def test_every_value_of_an_array_is_found_where_it_stands(value, indent):
 def test_what_is_no_object_or_holds_a_key_twice_is_refused(text):
     with pytest.raises(UnreadableError):
         fields(text, Span(0, len(text)))
+
+
+def test_the_line_around_a_place_is_read_as_its_words_are():
+    raw = json.dumps({"system": "One.\nNow: 12:30 \u00e9\nThree."}).encode()
+    start = raw.index(b"12:30")
+    assert line_at(raw, Span(start, start + 5)) == "Now: 12:30 \u00e9"
+    start = raw.index(b"One")
+    assert line_at(raw, Span(start, start + 3)) == "One."
+    start = raw.index(b"Three")
+    assert line_at(raw, Span(start, start + 5)) == "Three."
