@@ -51,6 +51,7 @@ class NativeOutlet(RequestResponseCycle):
     def __init__(self, protocol: GatewayProtocol) -> None:
         """Take what a response needs from its connection; what is the same for all stands in the class."""
         self._protocol = protocol
+        self.tasks: set[object] = protocol.tasks  # type: ignore[assignment]
         self.transport = protocol.transport
         self.flow = protocol.flow
 
@@ -58,11 +59,6 @@ class NativeOutlet(RequestResponseCycle):
     def loop(self) -> asyncio.AbstractEventLoop:
         """The loop of the connection."""
         return self._protocol.loop
-
-    @property
-    def tasks(self) -> set[object]:
-        """What the server waits for before it ends, and cancels when that takes too long."""
-        return self._protocol.tasks  # type: ignore[return-value]
 
     # What only uvicorn's own half asks for (a response by ASGI messages) is made when it asks.
 

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from time import perf_counter_ns, time
 from typing import TYPE_CHECKING, Final
 
+from app.api.bodies import SMALL_BYTES
 from app.api.eager_task import EagerTask
 from app.api.native import NativeOutlet
 from app.api.reading import plain_request, request_id_of
@@ -47,8 +48,9 @@ from app.providers.outgoing import model_fields, splice_plain
 from app.providers.wire import WireProvider, forwarded
 from app.routing.gate import Gate
 from app.telemetry.few_spans import CacheAlone, CacheAndUpstream
-from app.telemetry.timeline import Timeline, in_ms
-from app.upstream import Exchange
+from app.telemetry.timeline import Timeline, after_cache, after_upstream
+from app.upstream import Exchange, Shape
+from app.upstream.http1 import split_head
 
 if TYPE_CHECKING:
     from app.api.inference import Edge  # needs this module
@@ -91,6 +93,7 @@ class StraightWay:
         self.gateway = edge.gateway
         self.codec = edge.gateway.codecs[dialect]
         self._read = self.codec.plain
+        self._most_bytes = min(SMALL_BYTES, edge.max_body_bytes)
         self._plans: dict[tuple[str, str], _Plan] = {}
         """By model and tenant."""
 
@@ -105,7 +108,7 @@ class StraightWay:
         edge, gateway = self.edge, self.gateway
         in_flight = edge.in_flight
         raw: bytes = outlet.body  # type: ignore[assignment]
-        if in_flight.draining or in_flight.now >= in_flight.most or len(raw) > edge.max_body_bytes:
+        if in_flight.draining or in_flight.now >= in_flight.most or len(raw) > self._most_bytes:
             return False
         try:
             caller = edge.authenticator.caller(
@@ -205,13 +208,8 @@ class StraightWay:
         lines = self.edge.pulse.lines(JSON_TYPE, _EXACT, model, entry.tier, _ANSWERED_BEFORE)
         started_ns, cache_ns, looked_ns = times
         first_ns = perf_counter_ns()
-        head = b"".join(
-            (
-                lines, request_id.encode(), b"\r\nserver-timing: cache;dur=",
-                in_ms(looked_ns - cache_ns), b", total;dur=", in_ms(first_ns - started_ns), b"\r\n",
-            )
-        )  # fmt: skip
-        outlet.try_respond(_OK, head, body)
+        passed = after_cache(looked_ns - cache_ns, first_ns - started_ns)
+        outlet.try_respond(_OK, b"".join((lines, request_id.encode(), passed)), body)
         total_s = (perf_counter_ns() - started_ns) / 1e9
         told = (
             request_id, total_s, time() - total_s,
@@ -233,6 +231,11 @@ def _is_ordinary(gateway: Gateway) -> bool:
         and gateway.sharing is None
         and not gateway.tracing
     )
+
+
+def _vendors(head: bytes) -> bytes:
+    """The header lines of a response's head that are forwarded."""
+    return vendor_lines(forwarded(split_head(head)), limited=False)
 
 
 class _Asked(keep):
@@ -270,29 +273,34 @@ class _Asked(keep):
 
     # ------------------------------------------------------------------ what the exchange tells
 
-    def answered(self) -> None:
+    def answered(self, shape: Shape, data: bytes, head_bytes: int) -> None:
         """The answer has come whole."""
-        if self._handed_over:
-            return  # whoever took over finds the answer
         try:
-            if self.followers or not self._answer():
-                self._hand_over()
+            if (
+                not self._handed_over
+                and not self.followers
+                and self._answer(shape, data, head_bytes)
+            ):
+                return
         except Exception as raised:  # noqa: BLE001 - the socket's callback is the process's edge
             _log.error("turn_failed", exc_info=raised, extra={"request_id": self._request_id})
-            if not self._outlet.response_complete:
-                self._hand_over()
+            if self._outlet.response_complete:
+                return
+        # Whoever takes over finds the answer.
+        self._exchange.whole(shape, data, head_bytes)
+        self._hand_over()
 
     def unusual(self) -> None:
         """Something else has come."""
         self._hand_over()
 
-    def _answer(self) -> bool:
+    def _answer(self, shape: Shape, data: bytes, head_bytes: int) -> bool:
         """Hand the answer on and account for it; no, and nothing done, where it is not an ordinary one."""
         exchange, plan, outlet = self._exchange, self._plan, self._outlet
-        told = plan.wire.told(exchange)
-        if told is None or exchange.status != _OK or not told[1]:
+        told = plan.wire.told.get(shape)
+        if told is None or shape.status != _OK or not told[1]:
             return False
-        body = exchange.unread
+        body = data[head_bytes:]
         try:
             usage, finish = self._way.codec.glance(body)
         except GatewayError:
@@ -302,14 +310,9 @@ class _Asked(keep):
         model = plan.model
         lines = self._way.edge.pulse.lines(JSON_TYPE, _MISS, model, plan.tier, _NAMED)
         first_ns = perf_counter_ns()
-        head = b"".join(
-            (
-                lines, self._request_id.encode(), b"\r\nserver-timing: cache;dur=",
-                in_ms(looked_ns - cache_ns), b", upstream;dur=", in_ms(ended_ns - sent_ns),
-                b", total;dur=", in_ms(first_ns - started_ns), b"\r\n",
-                vendor_lines(forwarded(exchange.headers), limited=False) if told[0] else b"",
-            )
-        )  # fmt: skip
+        passed = after_upstream(looked_ns - cache_ns, ended_ns - sent_ns, first_ns - started_ns)
+        theirs = _vendors(data[: head_bytes - 4]) if told[0] else b""
+        head = b"".join((lines, self._request_id.encode(), passed, theirs))
         outlet.abort = None
         outlet.try_respond(_OK, head, body)
         outlet.tasks.discard(self)

@@ -164,7 +164,8 @@ class TurnRecord(NamedTuple):
 
     def kind(self) -> tuple[object, ...]:
         """What many turns have in common, as a key."""
-        return tuple.__getitem__(self, _KIND)
+        return tuple.__getitem__(self, KIND)
 
 
-_KIND = slice(TurnRecord._fields.index("dialect"), TurnRecord._fields.index("attempts") + 1)
+KIND = slice(TurnRecord._fields.index("dialect"), TurnRecord._fields.index("attempts") + 1)
+"""The piece of a record that ``kind`` is."""

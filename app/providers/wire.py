@@ -90,7 +90,7 @@ class WireProvider:
         self._head: Headers = (*options.headers, _JSON)
         self._starts: dict[Dialect, bytes] = {}
         """How the requests begin that bring no headers of their own."""
-        self._told: dict[Shape, tuple[bool, bool]] = {}
+        self.told: dict[Shape, tuple[bool, bool]] = {}
         """By the shape of a head: whether one is to be forwarded, and whether JSON follows."""
 
     @property
@@ -165,11 +165,6 @@ class WireProvider:
             start = self._starts[dialect] = self._pool.start_of(self._paths[dialect], self._head)
         return self._pool.begin(start, body, self._timeouts, listener=listener)
 
-    def told(self, exchange: Exchange) -> tuple[bool, bool] | None:
-        """Whether headers of the answer are forwarded, and whether it is JSON; None: not known."""
-        shape = exchange.shape
-        return None if shape is None else self._told.get(shape)
-
     def _start(self, call: ModelCall, dialect: Dialect, suffix: bytes = b"") -> bytes:
         """The request's head but for its body's length."""
         native = call.native
@@ -192,14 +187,14 @@ class WireProvider:
         call.headers_ns = exchange.first_byte_ns
         call.upstream_status = exchange.status
         shape = exchange.shape
-        told = None if shape is None else self._told.get(shape)
+        told = None if shape is None else self.told.get(shape)
         if told is None:
             json = (exchange.header(b"content-type") or b"").startswith(b"application/json")
             told = (_TELLING.search(exchange.low_head) is not None, json)
             if shape is not None:
-                if len(self._told) >= _MOST_SHAPES:
-                    self._told.clear()
-                self._told[shape] = told
+                if len(self.told) >= _MOST_SHAPES:
+                    self.told.clear()
+                self.told[shape] = told
         if told[0]:
             call.response_headers = forwarded(exchange.headers)
         return told[1]

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from operator import itemgetter
 
-from app.domain.turn_record import StageName, ToolUse, TurnRecord
+from app.domain.turn_record import KIND, StageName, ToolUse, TurnRecord
 from app.domain.usage import Usage
+from app.telemetry.few_spans import BY_COLUMN
 
+_kind = itemgetter(KIND)
 _AT = {name: place for place, name in enumerate(TurnRecord._fields)}
 
 
@@ -51,7 +54,12 @@ class Columns:
         self.overhead_s, self.usage = columns[_AT["overhead_s"]], columns[_AT["usage"]]
         self.cost_usd, self.tools = columns[_AT["cost_usd"]], columns[_AT["tools"]]
         self.avoided_cost_usd = columns[_AT["avoided_cost_usd"]]
-        stages = [each.stage_times_ns() for each in columns[_AT["times"]] if each is not None]
+        times = columns[_AT["times"]]
+        for few in BY_COLUMN:
+            if type(times[0]) is few and [*map(type, times)].count(few) == len(times):
+                self.stages, self.same_stages, self.timed = few.by_stage(times), True, True
+                return
+        stages = [each.stage_times_ns() for each in times if each is not None]
         self.stages, self.same_stages = _by_stage(stages)
         if 0 < len(stages) < len(columns[0]):
             self.same_stages = False
@@ -89,3 +97,18 @@ class Alike(list[TurnRecord]):
 def alike(turns: Iterable[TurnRecord]) -> Alike:
     """The batch of ``turns``, which are of one kind."""
     return turns if isinstance(turns, Alike) else Alike(turns)
+
+
+def by_kind(turns: Sequence[TurnRecord]) -> list[Alike]:
+    """Batches of one kind each, turns in their order."""
+    kinds = [*map(_kind, turns)]
+    if kinds.count(kinds[0]) == len(kinds):
+        return [Alike(turns)]
+    found: dict[object, Alike] = {}
+    for kind, turn in zip(kinds, turns, strict=True):
+        batch = found.get(kind)
+        if batch is None:
+            found[kind] = Alike((turn,))
+        else:
+            batch.append(turn)
+    return [*found.values()]

@@ -16,7 +16,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from http import HTTPStatus
+from itertools import count
+from operator import mul
 from time import time
 from typing import Literal
 
@@ -94,15 +97,26 @@ class _Mean:
     seconds: float = 0.0
     usd: float = 0.0
 
-    def add_all(self, each: Iterable[tuple[float, float]]) -> None:
+    def add_all(self, seconds: Sequence[float], usd: Sequence[float]) -> None:
         """Take in calls: the seconds and the USD of each, oldest first."""
-        calls, mean_s, mean_usd = self.calls, self.seconds, self.usd
-        for seconds, usd in each:
-            calls += 1
-            weight = _WEIGHT if calls >= _PLAIN_CALLS else 1.0 / calls
-            mean_s += weight * (seconds - mean_s)
-            mean_usd += weight * (usd - mean_usd)
-        self.calls, self.seconds, self.usd = calls, mean_s, mean_usd
+        many = len(seconds)
+        if self.calls >= _PLAIN_CALLS:
+            left, weights = _weights(many)
+            self.seconds = left * self.seconds + sum(map(mul, weights, seconds))
+            self.usd = left * self.usd + sum(map(mul, weights, usd))
+        else:
+            for number, each_s, each_usd in zip(count(self.calls + 1), seconds, usd, strict=False):
+                weight = _WEIGHT if number >= _PLAIN_CALLS else 1.0 / number
+                self.seconds += weight * (each_s - self.seconds)
+                self.usd += weight * (each_usd - self.usd)
+        self.calls += many
+
+
+@lru_cache(maxsize=512)
+def _weights(calls: int) -> tuple[float, tuple[float, ...]]:
+    """What is left of a mean after so many calls, and the weight of each of them, oldest first."""
+    kept = 1.0 - _WEIGHT
+    return kept**calls, tuple(_WEIGHT * kept**later for later in reversed(range(calls)))
 
 
 def _unmeasured(_: str) -> float:
@@ -263,7 +277,7 @@ class Ledger:
             means.append(self._powerful_call)
         of = turns.columns
         for each in means:
-            each.add_all(zip(of.upstream_s, of.cost_usd, strict=True))
+            each.add_all(of.upstream_s, of.cost_usd)
         bought = [usage.cached_tokens or usage.cache_write_tokens for usage in of.usages()]
         if first.routed or any(bought):
             for place, turn in enumerate(turns):

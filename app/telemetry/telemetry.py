@@ -17,7 +17,7 @@ from http import HTTPStatus
 from typing import Protocol
 
 from app.domain.turn_record import TurnRecord
-from app.telemetry.alike import Alike
+from app.telemetry.alike import by_kind
 from app.telemetry.ledger import Ledger
 from app.telemetry.ledger_book import LedgerBook
 from app.telemetry.log import LogWriter
@@ -25,7 +25,7 @@ from app.telemetry.loop_watch import LoopWatch
 from app.telemetry.metrics import LoopLag, Metrics
 from app.telemetry.traces import TraceRing
 
-MOST_PENDING = 64
+MOST_PENDING = 128
 WITHIN_S = 0.1
 
 
@@ -101,15 +101,7 @@ class Telemetry:
         self._traces.extend(pending)
         if self.spans is not None:
             self.spans.extend(pending)
-        kinds: dict[tuple[object, ...], Alike] = {}
-        for record in pending:
-            kind = record.kind()
-            turns = kinds.get(kind)
-            if turns is None:
-                kinds[kind] = Alike((record,))
-            else:
-                turns.append(record)
-        for turns in kinds.values():
+        for turns in by_kind(pending):
             self._metrics.record_all(turns)
             self._ledger.record_all(turns)
             if self.log is not None and self._level(turns[0]) >= self._least_level:

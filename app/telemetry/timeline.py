@@ -235,10 +235,32 @@ class Timeline:
         return b"".join(pieces)[2:]
 
 
-def in_ms(passed_ns: int) -> bytes:
-    """A time as ``server-timing`` has it."""
-    hundredths = (passed_ns + 5_000) // 10_000
-    return _HUNDREDTHS[hundredths] if hundredths < _TABLED else _printed(hundredths)
+def after_cache(cache_ns: int, total_ns: int) -> bytes:
+    """As ``server_timing`` says it of a look into the cache alone: the rest of one header line, and the whole
+    of the next.
+    """
+    cache, total = (cache_ns + 5_000) // 10_000, (total_ns + 5_000) // 10_000
+    return b"\r\nserver-timing: cache;dur=%b, total;dur=%b\r\n" % (
+        _HUNDREDTHS[cache] if cache < _TABLED else _printed(cache),
+        _HUNDREDTHS[total] if total < _TABLED else _printed(total),
+    )
+
+
+def after_upstream(cache_ns: int, upstream_ns: int, total_ns: int) -> bytes:
+    """As ``after_cache``, with a call upstream behind the look."""
+    cache, upstream = (cache_ns + 5_000) // 10_000, (upstream_ns + 5_000) // 10_000
+    total = (total_ns + 5_000) // 10_000
+    return b"".join(
+        (
+            b"\r\nserver-timing: cache;dur=",
+            _HUNDREDTHS[cache] if cache < _TABLED else _printed(cache),
+            b", upstream;dur=",
+            _HUNDREDTHS[upstream] if upstream < _TABLED else _printed(upstream),
+            b", total;dur=",
+            _HUNDREDTHS[total] if total < _TABLED else _printed(total),
+            b"\r\n",
+        )
+    )
 
 
 def _printed(hundredths: int) -> bytes:

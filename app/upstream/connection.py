@@ -253,10 +253,9 @@ class Connection(asyncio.Protocol):
 
     def _first_bytes(self, exchange: Exchange, data: bytes, now_ns: int) -> None:
         """The response begins; most are here whole, or at least their head is."""
-        end = data.find(b"\r\n\r\n") + 4
-        known = self._known.shape(data[:end]) if self._method != b"HEAD" else None
+        known = self._known.shape(data) if self._method != b"HEAD" else None
         if known is not None:
-            shape, length = known
+            shape, end, length = known
             if length == len(data) - end and not shape.chunked:
                 self._exchange = None
                 exchange.whole(shape, data, end)

@@ -75,8 +75,8 @@ class Listener(Protocol):
     Must not raise.
     """
 
-    def answered(self) -> None:
-        """The response has come whole, in one piece: ``at_hand`` gives its body."""
+    def answered(self, shape: Shape, data: bytes, head_bytes: int) -> None:
+        """The response has come whole, in one piece; ``Exchange.whole`` takes what is not dealt with here."""
 
     def unusual(self) -> None:
         """Something else has happened first: a head alone, a failure. The connection is not done with it,
@@ -203,11 +203,6 @@ class Exchange:
             finally:
                 self.taker = None
 
-    @property
-    def unread(self) -> bytes:
-        """The unread body of a response that has ended; it stays unread."""
-        return self._rest
-
     def at_hand(self) -> bytes:
         """All that is unread, if the response has ended and whole; else ``b""``."""
         if self.conn is not None or self._error is not None:
@@ -322,6 +317,12 @@ class Exchange:
 
     def whole(self, shape: Shape, data: bytes, head_bytes: int) -> None:
         """For the connection: the response has come in one piece, its head the first ``head_bytes``."""
+        if self.listener is not None:
+            listener, self.listener = self.listener, None
+            self.conn = None
+            self.ended_ns = self.first_byte_ns
+            listener.answered(shape, data, head_bytes)
+            return
         self.status = shape.status
         self.shape = shape
         self._one_piece = data, head_bytes
@@ -333,9 +334,6 @@ class Exchange:
             self._waiter = None
             if not waiter.done():
                 waiter.set_result(None)
-        elif self.listener is not None:
-            listener, self.listener = self.listener, None
-            listener.answered()
 
     def detach(self, rest: bytes, error: UpstreamError | None) -> None:
         """For the connection: nothing more will come; ``rest`` is the unread body."""

@@ -20,15 +20,13 @@ reader 26,000; per line more it is 250 against 900.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import Final
 
 _MOST_HEAD_BYTES: Final = 8192
-_MOST_SHAPES: Final = 64
-_MOST_ALIKE: Final = 8
-"""Shapes of one number of lines: each is compared."""
+_MOST_SHAPES: Final = 16
+"""Each is tried; mostly the first is it."""
 _MOST_LESSONS: Final = 512
 """Heads that are looked at for a shape; after that one in ``_SELDOM``: a server whose heads are never alike
 is not worth more, and one that has changed its ways is learned again.
@@ -51,8 +49,6 @@ _STEADY: Final = frozenset(
 )
 """Names of lines that are the same in all heads of a shape."""
 
-_Pick = Callable[[Sequence[bytes]], tuple[bytes, ...]]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shape:
@@ -67,49 +63,38 @@ class Shape:
     """Of the last head that made the shape, without LF."""
     moving: frozenset[int]
     """The places of the lines that may change."""
-    pick_steady: _Pick
-    steady: tuple[bytes, ...]
-    pick_moving: _Pick
-    changing: re.Pattern[bytes]
-    """What the lines that may change, joined, must be."""
+    pattern: re.Pattern[bytes]
+    """The whole head, blank line included; its one group is the length."""
 
 
 class KnownHeads:
     """What one origin's heads look like; one event loop owns it."""
 
-    __slots__ = ("_last", "_last_raw", "_lessons", "_shapes", "shapes", "sizes")
+    __slots__ = ("_lessons", "_shapes", "shapes", "sizes")
 
     def __init__(self) -> None:
         """Know nothing yet."""
-        self.shapes: dict[int, tuple[Shape, ...]] = {}
-        """By their number of lines, the newest first."""
+        self.shapes: list[Shape] = []
+        """The one that was seen last first."""
         self.sizes: dict[bytes, int] = {}
         """Of chunks, by the line that says it, without its end."""
-        self._lessons = self._shapes = 0
-        self._last_raw = b""
-        self._last: tuple[Shape, int] | None = None
-        """What the head that came last was found to be: within a second many servers send the same again."""
+        self._lessons = 0
 
-    def shape(self, raw: bytes) -> tuple[Shape, int] | None:
-        """The shape of a head (with its blank line) and the length of its body; None if it has none.
-
-        The length is 0 where the shape is chunked.
+    def shape(self, data: bytes) -> tuple[Shape, int, int] | None:
+        """The shape of the head that ``data`` begins with, where it ends (behind its blank line), and the
+        length of its body; None if it has none. The length is 0 where the shape is chunked.
         """
-        if raw == self._last_raw:
-            return self._last
-        lines = raw.split(b"\n")
-        for shape in self.shapes.get(len(lines), ()):
-            if shape.pick_steady(lines) == shape.steady:
-                found = shape.changing.fullmatch(b"".join(shape.pick_moving(lines)))
-                if found is not None:
-                    self._last_raw = raw
-                    self._last = known = shape, 0 if shape.chunked else int(found[1])
-                    return known
+        for shape in self.shapes:
+            found = shape.pattern.match(data)
+            if found is not None:
+                if shape is not self.shapes[0]:
+                    self.shapes.remove(shape)
+                    self.shapes.insert(0, shape)
+                return shape, found.end(), 0 if shape.chunked else int(found[1])
         return None
 
     def learn(self, raw: bytes, status: int, *, chunked: bool) -> None:
         """Learn from a head (with its blank line) that the strict reader accepted."""
-        self._last_raw, self._last = b"", None
         self._lessons += 1
         enough = self._lessons > _MOST_LESSONS and self._lessons % _SELDOM
         if len(raw) > _MOST_HEAD_BYTES or enough:
@@ -118,19 +103,15 @@ class KnownHeads:
         names = _names(lines)
         if names is None or names.count(_LENGTH_NAME) != (not chunked):
             return
-        known = self.shapes.get(len(lines), ())
-        for shape in known:
+        for shape in self.shapes:
             moved = _moved(shape, names, lines)
             if moved is not None:
-                kept = tuple(other for other in known if other is not shape)
-                self.shapes[len(lines)] = (_shape(status, names, lines, moved), *kept)
+                self.shapes.remove(shape)
+                self.shapes.insert(0, _shape(status, names, lines, moved))
                 return
-        if self._shapes >= _MOST_SHAPES:
-            self.shapes.clear()
-            self._shapes, known = 0, ()
-        self._shapes += 1
+        del self.shapes[_MOST_SHAPES - 1 :]
         at_once = frozenset({names.index(_LENGTH_NAME)} if not chunked else ())
-        self.shapes[len(lines)] = (_shape(status, names, lines, at_once), *known[: _MOST_ALIKE - 1])
+        self.shapes.insert(0, _shape(status, names, lines, at_once))
 
     def size(self, line: bytes) -> int | None:
         """The size that a chunk's first line says; None for what the strict reader must look at."""
@@ -166,26 +147,18 @@ def _moved(
 def _shape(
     status: int, names: tuple[bytes, ...], lines: tuple[bytes, ...], moving: frozenset[int]
 ) -> Shape:
-    places = sorted(moving)
-    steady = [place for place in range(len(lines)) if place not in moving]
+    pattern = [
+        _line(line, names[place]) if place in moving else re.escape(line)
+        for place, line in enumerate(lines)
+    ]
     return Shape(
         status,
         _LENGTH_NAME not in names,
         names,
         lines,
         moving,
-        _picking(steady),
-        _picking(steady)(lines),
-        _picking(places),
-        re.compile(b"".join([_line(lines[place], names[place]) for place in places])),
+        re.compile(b"\n".join(pattern)),
     )
-
-
-def _picking(places: Sequence[int]) -> _Pick:
-    """As ``itemgetter``, which gives no tuple for one place and takes no fewer."""
-    if len(places) > 1:
-        return itemgetter(*places)
-    return lambda lines: tuple([lines[place] for place in places])
 
 
 def _line(line: bytes, name: bytes) -> bytes:

@@ -204,7 +204,20 @@ def glance(body: bytes) -> tuple[Usage, str]:
             called=bool(message.tool_calls),
             refused=bool(message.refusal),
         )
-    return read_usage(seen.usage) if seen.usage else Usage(), finish
+    usage = seen.usage
+    if usage is None:
+        return Usage(), finish
+    prompt, output = usage.prompt_tokens, usage.completion_tokens
+    if (  # as read_usage: what most servers say, without a call
+        prompt
+        and prompt > 0
+        and output is not None
+        and usage.prompt_tokens_details is None
+        and usage.completion_tokens_details is None
+        and not usage.prompt_cache_hit_tokens
+    ):
+        return Usage(prompt, 0, 0, output), finish
+    return read_usage(usage), finish
 
 
 def read_answer(body: bytes) -> Answer:
