@@ -150,6 +150,10 @@ class NativeOutlet(RequestResponseCycle):
 
     async def begin(self, status: int, head: bytes, first: bytes) -> None:
         """Send the head of a streamed response together with its first bytes (which may be empty)."""
+        self.begin_now(status, head, first)
+
+    def begin_now(self, status: int, head: bytes, first: bytes) -> None:
+        """As ``begin``, which never has to wait."""
         if self.disconnected:
             return
         self.response_started = True
@@ -202,6 +206,10 @@ class NativeOutlet(RequestResponseCycle):
         """Send the last bytes of a streamed response and its end."""
         if self.flow.write_paused and not self.disconnected:
             await self.flow.drain()
+        self.end_now(data)
+
+    def end_now(self, data: bytes) -> None:
+        """As ``end``, also to a client that reads slowly: what it has not read is kept in memory."""
         if not self.disconnected:
             self.transport.write(b"%s0\r\n\r\n" % _chunk(data))
             self._complete()

@@ -30,8 +30,8 @@ from app.ports import Codec, StreamWriter
 
 CLIENT_LEFT = 499
 _OK = 200
-_COMMENT = b": keep-alive\n\n"
-_STREAM_TYPE = (
+COMMENT = b": keep-alive\n\n"
+STREAM_TYPE = (
     b"content-type: text/event-stream; charset=utf-8\r\n"
     b"cache-control: no-cache\r\nx-accel-buffering: no\r\n"
 )
@@ -98,6 +98,10 @@ class TurnResponse:
         self._outlet, self._pulse, self._recorder = outlet, pulse, recorder
         self._answering = answering
         self._codec: Codec = gateway.codecs[request.dialect]
+
+    def go_on(self, first_event_ns: int) -> None:
+        """Before ``run``: head and first event went out at that instant; 0: they have not."""
+        self._began, self._first_event_ns = first_event_ns > 0, first_event_ns
 
     async def run(self) -> None:
         """Answer the request to its end; returns when the response is complete or the client has left."""
@@ -175,7 +179,7 @@ class TurnResponse:
         self.last_write_s = self._pulse.now_s
         if not self._began:
             self._began = True
-            await outlet.begin(_OK, self._head(_STREAM_TYPE), data)
+            await outlet.begin(_OK, self._head(STREAM_TYPE), data)
             return
         if self._beginning is not None:
             await self._after_beginning()
@@ -242,7 +246,7 @@ class TurnResponse:
             if self._began:
                 await self._outlet.end(last)
             else:
-                await self._outlet.begin(_OK, self._head(_STREAM_TYPE), b"")
+                await self._outlet.begin(_OK, self._head(STREAM_TYPE), b"")
                 await self._outlet.end(last)
             return
         body = self._whole
@@ -307,11 +311,11 @@ class TurnResponse:
         """Fill the silence: a comment to the client, after the head if that has not gone out yet."""
         self.last_write_s = now_s
         if self._began:
-            self._outlet.beat(_COMMENT)
+            self._outlet.beat(COMMENT)
         elif self._beginning is None:
             self._began = True
             self._beginning = asyncio.get_running_loop().create_task(
-                self._outlet.begin(_OK, self._head(_STREAM_TYPE), _COMMENT)
+                self._outlet.begin(_OK, self._head(STREAM_TYPE), COMMENT)
             )
 
     async def _after_beginning(self) -> None:
@@ -393,13 +397,24 @@ class TurnResponse:
         self._recorder.settle(_new(TurnRecord, told))
 
 
+class Pulsed(Protocol):
+    """A stream that must not be silent for long."""
+
+    last_write_s: float
+    """Loop time of its last byte."""
+
+    def pulse(self, now_s: float) -> None:
+        """It has been: fill the silence."""
+        ...
+
+
 class Pulse:
     """Keeps silent streams alive: one timer for all of them, not one each."""
 
     def __init__(self, silence_s: float) -> None:
         """Fill a silence of ``silence_s`` seconds; ``run`` must be running."""
         self._silence_s = silence_s
-        self._streams: set[TurnResponse] = set()
+        self._streams: set[Pulsed] = set()
         self._heads: dict[Said, bytes] = {}
         """Header lines by what they say: most answers say the same."""
         self.stopping = False
@@ -420,11 +435,11 @@ class Pulse:
             lines = self._heads[said] = _said(content_type, cache, label, tier, reason)
         return lines
 
-    def add(self, stream: TurnResponse) -> None:
+    def add(self, stream: Pulsed) -> None:
         """Watch over ``stream``."""
         self._streams.add(stream)
 
-    def discard(self, stream: TurnResponse) -> None:
+    def discard(self, stream: Pulsed) -> None:
         """Stop watching over ``stream``."""
         self._streams.discard(stream)
 

@@ -169,3 +169,8 @@ class TurnRecord(NamedTuple):
 
 KIND = slice(TurnRecord._fields.index("dialect"), TurnRecord._fields.index("attempts") + 1)
 """The piece of a record that ``kind`` is."""
+BEHIND_TIMES = tuple(
+    TurnRecord._field_defaults[name]
+    for name in TurnRecord._fields[TurnRecord._fields.index("times") + 1 :]
+)
+"""What stands behind ``times`` where there is nothing to say, for who makes a record by position."""

@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from app.domain.chat import Dialect
-from app.domain.events import Emit, Frames, offer_of, pipe_of
+from app.domain.events import Emit, Event, Frames, offer_of, pipe_of
 from app.domain.model_call import Headers, ModelCall
-from app.errors import Unsupported, UpstreamProtocol, UpstreamStatus
+from app.errors import Unsupported, UpstreamError, UpstreamProtocol, UpstreamStatus
 from app.ports import Codec, StreamReader
 from app.providers.outgoing import Outgoing, outgoing
-from app.providers.redaction import redacted
+from app.providers.redaction import cleaned, redacted
 from app.providers.relay import (
     hand_on,
     hand_on_rest,
@@ -64,6 +64,17 @@ class WireOptions:
     """Sent with every call: authentication, version, the operator's own."""
     responses_may_lack: bool = False
     """The upstream may not know the Responses API: on its first 404 there, Chat Completions serve."""
+
+
+@dataclass(slots=True)
+class Begun:
+    """A call that was begun by ``send``, for ``ModelCall.begun``."""
+
+    exchange: Exchange
+    reader: StreamReader | None = None
+    """What has read the beginning of a stream."""
+    first_event_ns: int = 0
+    tokens: int = 0
 
 
 class WireProvider:
@@ -121,8 +132,11 @@ class WireProvider:
             timeouts = _shortened(timeouts, call.deadline.at_s)
         # As in Pool.request, without a coroutine of its own for the way that most calls take.
         begun, call.begun = call.begun, None
-        if isinstance(begun, Exchange):
-            exchange: Exchange | None = begun
+        reader = None
+        if isinstance(begun, Begun):
+            exchange: Exchange | None = begun.exchange
+            reader = begun.reader
+            call.first_event_ns, call.tokens_streamed = begun.first_event_ns, begun.tokens
         else:
             exchange = pool.begin(start, request.body, timeouts)
         if exchange is not None:
@@ -143,7 +157,7 @@ class WireProvider:
             request, exchange, json = await self._second(call, request, exchange)
         try:
             if call.stream and not json:
-                await self._stream(call, request, exchange, emit)
+                await self._stream(call, request, exchange, emit, reader)
             else:
                 body = exchange.at_hand() or await exchange.read_all(_MAX_ANSWER_BYTES)
                 call.ended_ns = exchange.ended_ns
@@ -164,6 +178,10 @@ class WireProvider:
         if start is None:
             start = self._starts[dialect] = self._pool.start_of(self._paths[dialect], self._head)
         return self._pool.begin(start, body, self._timeouts, listener=listener)
+
+    def without_secrets(self, failure: UpstreamError, events: Sequence[Event]) -> Sequence[Event]:
+        """``events`` that told ``failure``, without what this upstream was sent to know us by; it as well."""
+        return cleaned(failure, events, self._options.headers)
 
     def _start(self, call: ModelCall, dialect: Dialect, suffix: bytes = b"") -> bytes:
         """The request's head but for its body's length."""
@@ -257,20 +275,31 @@ class WireProvider:
         )
 
     async def _stream(
-        self, call: ModelCall, request: Outgoing, exchange: Exchange, emit: Emit
+        self,
+        call: ModelCall,
+        request: Outgoing,
+        exchange: Exchange,
+        emit: Emit,
+        reader: StreamReader | None = None,
     ) -> None:
-        """Hand events on until the dialect's own end: whoever has that may leave, so no more is awaited."""
-        reader = reader_of(request)
+        """Hand events on until the dialect's own end: whoever has that may leave, so no more is awaited.
+
+        ``reader`` is one that has read the beginning.
+        """
+        if reader is None:
+            reader = reader_of(request)
         try:
             taker = None
-            while data := await exchange.read(taker):
+            broken = reader.failure is not None
+            while not broken and (data := await exchange.read(taker)):
                 await hand_on(data, reader, call, emit, self._options.headers)
                 if reader.failure is not None or reader.complete:
                     break
                 if taker is None and request.passthrough and call.first_event_ns:
                     taker = _taker(call, reader, emit)
             else:
-                await hand_on_rest(reader, call, emit, self._options.headers)
+                if not broken:
+                    await hand_on_rest(reader, call, emit, self._options.headers)
         finally:
             call.ended_ns = time.monotonic_ns()
             settle(reader, call)

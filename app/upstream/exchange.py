@@ -203,6 +203,16 @@ class Exchange:
             finally:
                 self.taker = None
 
+    @property
+    def is_over(self) -> bool:
+        """The response has ended, and whole."""
+        return self.conn is None and self._error is None and self.status > 0
+
+    @property
+    def unread(self) -> bytes:
+        """What is unread of a response that is over; it stays unread."""
+        return self._rest
+
     def at_hand(self) -> bytes:
         """All that is unread, if the response has ended and whole; else ``b""``."""
         if self.conn is not None or self._error is not None:

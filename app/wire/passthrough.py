@@ -60,6 +60,11 @@ class PassthroughReader:
             raise UpstreamProtocol("The upstream's answer is not a stream of events.")
         return (Frames(frames, count),)
 
+    @property
+    def halfway(self) -> bool:
+        """A frame has begun and not ended yet."""
+        return bool(self._splitter.tail)
+
     def ordinary(self, data: bytes) -> int:
         """How many frames ``data`` is, if ``feed`` would give it back as it is and learn nothing; else 0.
 

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from app.api import straight
+from app.api import asked, straight
 from tests.support.gateway import Running, configuration, running_gateway
 from tests.support.raw_server import PATIENCE_S, Peer, raw_server
 
@@ -38,6 +38,7 @@ ANSWER = json.dumps(
         "usage": {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9},
     }
 ).encode()
+SECRET = "sk-known-to-the-upstream-alone"
 NEVER_ALIKE = {"x-request-id", "server-timing", "date"}
 TIMES = {
     "request_id",
@@ -97,16 +98,16 @@ class Counted:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.whole = self.handed_over = self.told = 0
         settle, hand_over, tell = (
-            straight._Asked._settle,
-            straight._Asked._hand_over,
+            asked.Asked._settle,
+            asked.Asked._hand_over,
             straight.StraightWay._tell,
         )
 
-        def counting_settle(self_: straight._Asked, *rest: object) -> None:
+        def counting_settle(self_: asked.Asked, *rest: object) -> float:
             self.whole += 1
-            settle(self_, *rest)  # type: ignore[arg-type]
+            return settle(self_, *rest)  # type: ignore[arg-type]
 
-        def counting_hand_over(self_: straight._Asked) -> None:
+        def counting_hand_over(self_: asked.Asked) -> None:
             self.handed_over += not self_._handed_over
             hand_over(self_)
 
@@ -115,8 +116,8 @@ class Counted:
             self.told += told
             return told
 
-        monkeypatch.setattr(straight._Asked, "_settle", counting_settle)
-        monkeypatch.setattr(straight._Asked, "_hand_over", counting_hand_over)
+        monkeypatch.setattr(asked.Asked, "_settle", counting_settle)
+        monkeypatch.setattr(asked.Asked, "_hand_over", counting_hand_over)
         monkeypatch.setattr(straight.StraightWay, "_tell", counting_tell)
 
 
@@ -138,15 +139,15 @@ async def answering(peer: Peer) -> None:
 @asynccontextmanager
 async def house(upstream=answering, **sections: object) -> AsyncIterator[Running]:
     """A gateway before ``upstream``."""
-    async with (
-        raw_server(upstream) as server,
-        running_gateway(configuration(f"http://127.0.0.1:{server.port}", **sections)) as gateway,
-    ):
-        try:
-            yield gateway
-        finally:
-            while OPEN:
-                OPEN.pop().writer.transport.abort()
+    async with raw_server(upstream) as server:
+        values = configuration(f"http://127.0.0.1:{server.port}", **sections)
+        values["providers"]["local"]["api_key"] = SECRET  # type: ignore[index]
+        async with running_gateway(values) as gateway:
+            try:
+                yield gateway
+            finally:
+                while OPEN:
+                    OPEN.pop().writer.transport.abort()
 
 
 def at_rest(gateway: Running) -> bool:

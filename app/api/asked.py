@@ -1,0 +1,307 @@
+"""One ordinary request whose upstream is being asked: what hears of the answer, and what becomes of it.
+
+The second half of the straight way (``app.api.straight``), in the callbacks of the upstream's socket. An
+``Asked`` is the request's flight as well, so that others may join it; it lives until its answer is handed on
+and counted, or until a task takes over.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from time import perf_counter_ns, time
+from typing import TYPE_CHECKING, Final
+
+from app.api.eager_task import EagerTask
+from app.api.native import NativeOutlet
+from app.api.reading import plain_request
+from app.api.response import JSON_TYPE, TurnResponse, vendor_lines
+from app.cache.exact import CachedAnswer
+from app.cache.key import Scope
+from app.domain.chat import ChatRequest, PlainRequest
+from app.domain.deadline import Deadline
+from app.domain.decisions import CacheOutcome
+from app.domain.events import COMPLETE_FINISHES, Emit
+from app.domain.models import Model
+from app.domain.turn_record import BEHIND_TIMES, Times, TurnRecord
+from app.domain.usage import Usage
+from app.errors import GatewayError
+from app.pipeline.gateway import Gateway, Turn
+from app.pipeline.remember import keep
+from app.pipeline.turn import go_on
+from app.providers.wire import Begun, WireProvider, forwarded
+from app.routing.gate import Gate
+from app.telemetry.few_spans import CacheAndUpstream
+from app.telemetry.timeline import Timeline, after_upstream
+from app.upstream import Exchange, Shape
+from app.upstream.http1 import split_head
+
+if TYPE_CHECKING:
+    from app.api.straight import StraightWay  # needs this module
+
+OK: Final = 200
+_NO_DEADLINE: Final = Deadline(None)
+_MISS: Final = CacheOutcome.MISS
+_NAMED: Final = "model named by the caller"
+new = tuple.__new__
+_log = logging.getLogger("slipstream.turn")
+
+
+@dataclass(slots=True)
+class Plan:
+    """What is decided before a request for one model by one tenant comes. Nobody changes one."""
+
+    tenant: str
+    model: Model
+    tier: str
+    scope: Scope
+    fields: tuple[bytes, bytes]
+    """What is exchanged in the body, see ``model_fields``."""
+    same: bool
+    """They are the same."""
+    gate: Gate
+    wire: WireProvider
+    least_bytes: int
+    """From here on the prompt's cache is something to think about."""
+    kinds: dict[tuple[bool, str], tuple[object, ...]]
+    """By streamed or not, and the answer's ending: the middle of its record, see ``TurnRecord.kind``."""
+
+
+def _vendors(head: bytes) -> bytes:
+    """The header lines of a response's head that are forwarded."""
+    return vendor_lines(forwarded(split_head(head)), limited=False)
+
+
+class Asked(keep):
+    """One request whose upstream is being asked: its flight, and what hears of the answer."""
+
+    plain: PlainRequest
+    instants: tuple[int, int, int]
+    """When it came, and when the look into the cache began and ended; nanoseconds."""
+    _exchange: Exchange
+    _handed_over = False
+    _response: TurnResponse | None = None
+    """What took over."""
+    _leader: object = None
+    streamed = usage_shown = False
+
+    def __init__(
+        self, way: StraightWay, plan: Plan, outlet: NativeOutlet, key: bytes, request_id: str
+    ) -> None:
+        # As a flight's own, without a call of it.
+        self.dialect = way.dialect
+        self._events = []
+        self.key, self._gateway = key, way.gateway
+        self._way, self._plan, self._outlet, self._request_id = way, plan, outlet, request_id
+        self._started_unix_s = time()
+
+    @property
+    def leader(self) -> object:
+        """The turn, as far as followers ask for it: made when somebody does."""
+        if self._leader is None:
+            self._leader = turn = self._turn_now()
+            turn.model, turn.answered_tier = self._plan.model, self._plan.tier
+        return self._leader
+
+    @leader.setter
+    def leader(self, turn: object) -> None:
+        self._leader = turn
+
+    def begin(self, exchange: Exchange) -> None:
+        """The request is on its way."""
+        self._exchange = exchange
+        gateway = self._gateway
+        self._way.edge.in_flight.now += 1
+        gateway.retry_budget.deposit()
+        gateway.load.begin(self._plan.model.name)
+        gateway.flights.lead(self.key, self)
+        if not self._handed_over:  # as when it fails while it is written
+            outlet = self._outlet
+            outlet.abort = self._left
+            outlet.tasks.add(self)
+
+    # ------------------------------------------------------------------ what the exchange tells
+
+    def answered(self, shape: Shape, data: bytes, head_bytes: int) -> None:
+        """The answer has come whole."""
+        try:
+            if (
+                not self._handed_over
+                and not self.followers
+                and self._answer(shape, data, head_bytes)
+            ):
+                return
+        except Exception as raised:  # noqa: BLE001 - the socket's callback is the process's edge
+            _log.error("turn_failed", exc_info=raised, extra={"request_id": self._request_id})
+            if self._outlet.response_complete:
+                return
+        # Whoever takes over finds the answer.
+        self._exchange.whole(shape, data, head_bytes)
+        self._hand_over()
+
+    def unusual(self) -> None:
+        """Something else has come."""
+        self._hand_over()
+
+    def _answer(self, shape: Shape, data: bytes, head_bytes: int) -> bool:
+        """Hand the answer on and account for it; no, and nothing done, where it is not an ordinary one."""
+        exchange, plan, outlet = self._exchange, self._plan, self._outlet
+        told = plan.wire.told.get(shape)
+        if told is None or shape.status != OK or not told[1]:
+            return False
+        body = data[head_bytes:]
+        try:
+            usage, finish = self._way.codec.glance(body)
+        except GatewayError:
+            return False
+        started_ns, cache_ns, looked_ns = self.instants
+        sent_ns, ended_ns = exchange.queued_ns, exchange.ended_ns
+        model = plan.model
+        lines = self._way.edge.pulse.lines(JSON_TYPE, _MISS, model, plan.tier, _NAMED)
+        first_ns = perf_counter_ns()
+        passed = after_upstream(looked_ns - cache_ns, ended_ns - sent_ns, first_ns - started_ns)
+        theirs = _vendors(data[: head_bytes - 4]) if told[0] else b""
+        head = b"".join((lines, self._request_id.encode(), passed, theirs))
+        outlet.abort = None
+        outlet.try_respond(OK, head, body)
+        times = new(
+            CacheAndUpstream, (started_ns, cache_ns, looked_ns, sent_ns, ended_ns, model.label)
+        )
+        upstream_s = (ended_ns - sent_ns) / 1e9
+        cost_usd = self._settle(body, usage, finish, upstream_s, upstream_s)
+        total_s = (perf_counter_ns() - started_ns) / 1e9
+        first_s = (first_ns - started_ns) / 1e9
+        tokens = usage.output_tokens
+        self._count(finish, total_s, first_s, upstream_s, usage, tokens, cost_usd, times)
+        return True
+
+    def _settle(
+        self, said: bytes, usage: Usage | None, finish: str, first_s: float, upstream_s: float
+    ) -> float:
+        """All has been handed on: give back the place and keep the answer. Says what it cost, in USD.
+
+        ``first_s`` runs from the call's beginning to its first event.
+        """
+        plan, gateway, way = self._plan, self._gateway, self._way
+        model, streamed = plan.model, self.streamed
+        self._outlet.tasks.discard(self)
+        way.edge.in_flight.now -= 1
+        gateway.load.end(model.name, ok=True, ttft_s=first_s, total_s=upstream_s)
+        first = first_s if streamed else None
+        plan.gate.leave(first_s=first, took_s=upstream_s, overloaded=False, ok=True)
+        cost_usd = 0.0 if usage is None else model.price.cost_usd(usage)
+        gateway.flights.land(self.key, self, None)
+        if not finish or finish in COMPLETE_FINISHES:
+            entry = CachedAnswer(
+                self.key, self.dialect, streamed, self.usage_shown, (said,), model.name, plan.tier,
+                plan.tenant, 0.0, 0.0, self._request_id, (), usage, cost_usd, upstream_s,
+            )  # fmt: skip
+            gateway.exact.put(self.key, entry)  # type: ignore[union-attr]
+        return cost_usd
+
+    def _count(  # noqa: PLR0917 - by position once a request
+        self,
+        finish: str,
+        total_s: float,
+        first_s: float,
+        upstream_s: float,
+        usage: Usage | None,
+        tokens: int,
+        cost_usd: float,
+        times: Times,
+    ) -> None:
+        """Have the turn counted, and perhaps learned from."""
+        plan, way, model = self._plan, self._way, self._plan.model
+        kind = plan.kinds.get((self.streamed, finish))
+        if kind is None:
+            kind = plan.kinds[self.streamed, finish] = (
+                way.dialect, OK, "", self.streamed, plan.tenant, model.name, model.name,
+                model.provider, plan.tier, False, "", _MISS, "absent", finish, "", 1, _NAMED, None, "",
+            )  # fmt: skip
+        told = (
+            self._request_id, total_s, self._started_unix_s, *kind, first_s, upstream_s,
+            total_s - upstream_s, usage, tokens, cost_usd, None, 0, (), times, *BEHIND_TIMES,
+        )  # fmt: skip
+        way.edge.recorder.settle(new(TurnRecord, told))
+        meaning = self._gateway.meaning
+        if meaning is not None and not meaning.sated(complete=True):
+            turn = self._turn_now()
+            turn.complete, turn.finish, turn.usage = True, finish, usage
+            meaning.remember(self.key, self._asked(), self._gateway, turn, None)
+
+    # ------------------------------------------------------------------ to the general way
+
+    def _left(self) -> None:
+        """The client's connection has ended: that is for the general way, which has a word for it."""
+        self._hand_over()
+        self._outlet.loop.call_soon(self._tell_of_leaving)
+
+    def _tell_of_leaving(self) -> None:
+        """The task that took over has begun, and hears of it if it has not ended already."""
+        if self._outlet.abort is not None:
+            self._outlet.abort()
+
+    def cancel(self, msg: object = None) -> None:
+        """Stop: the server ends, say. As a task's."""
+        # Not now: whoever cancels may be walking through the set that this stands in.
+        self._outlet.loop.call_soon(self._cancel, msg)
+
+    def _cancel(self, msg: object) -> None:
+        if not self._outlet.response_complete:
+            self._hand_over()
+            task = self._outlet.task
+            if task is not None:
+                self._outlet.loop.call_soon(task.cancel, msg)
+
+    def _hand_over(self) -> None:
+        """Let a task go on with what is under way, from the loop's next turn on; once."""
+        if self._handed_over:
+            return
+        self._handed_over = True
+        outlet = self._outlet
+        outlet.tasks.discard(self)
+        outlet.task = task = EagerTask(outlet.loop, self._go_on(), outlet.ended)
+        outlet.tasks.add(task)
+        task.start_soon()
+
+    async def _go_on(self) -> None:
+        edge, exchange = self._way.edge, self._exchange
+        exchange.listener = None
+        turn = self._turn_now()
+        turn.begun, turn.begun_ns = self._begun(), exchange.queued_ns
+        self._response = response = TurnResponse(
+            self._asked(),
+            self._gateway,
+            turn,
+            self._outlet,
+            edge.pulse,
+            edge.recorder,
+            self._rest,
+        )
+        self._prepare(response)
+        try:
+            await response.run()
+        finally:
+            edge.in_flight.now -= 1
+
+    def _begun(self) -> Begun:
+        """What is under way, for the provider."""
+        return Begun(self._exchange)
+
+    def _prepare(self, response: TurnResponse) -> None:
+        """Tell who goes on of what went out already: nothing."""
+
+    async def _rest(self, request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit) -> None:
+        await go_on(self, request, gateway, turn, emit)
+
+    def _asked(self) -> ChatRequest:
+        raw: bytes = self._outlet.body  # type: ignore[assignment]
+        return plain_request(self.dialect, self.plain, raw, ())
+
+    def _turn_now(self) -> Turn:
+        """The turn as the general way would have it at this point."""
+        started_ns, cache_ns, looked_ns = self.instants
+        timeline = Timeline(started_ns=started_ns)
+        timeline.mark("cache", cache_ns, looked_ns)
+        tenant = self._plan.tenant
+        return Turn(self._request_id, tenant, timeline, _NO_DEADLINE, self._started_unix_s)

@@ -1,0 +1,213 @@
+"""A streamed answer on the straight way: each frame from one socket to the other in one callback.
+
+Beside ``Asked``: the head goes out with the first event, a frame that came in a chunk of its own goes on in
+that chunk, and the gateway reads no more of the frames than ``PassthroughReader`` does. A client that reads
+too slowly, a failure, bytes that are not plainly whole frames, ten silent seconds before the first event: the
+general way goes on from there, with the reader that read the beginning, and what was said so far.
+"""
+
+from __future__ import annotations
+
+from time import monotonic_ns, perf_counter_ns
+from typing import TYPE_CHECKING, Final
+
+from app.api.asked import OK, Asked, Plan, new
+from app.api.native import NativeOutlet
+from app.api.response import COMMENT, STREAM_TYPE, TurnResponse, vendor_lines
+from app.domain.decisions import CacheOutcome
+from app.domain.events import Frames
+from app.providers.wire import Begun, forwarded
+from app.telemetry.few_spans import CacheUpstreamStream
+from app.telemetry.timeline import after_upstream
+from app.upstream import Exchange
+from app.wire.passthrough import PassthroughReader
+
+if TYPE_CHECKING:
+    from app.api.straight import StraightWay  # needs this module
+
+_NAMED: Final = "model named by the caller"
+_FIRST_WORDS: Final = (b"data:", b"event:")
+"""How what comes must begin to be read here: in the middle of a line it is for the general way."""
+
+
+class Streamed(Asked):
+    """One request for a stream, whose upstream is being asked."""
+
+    streamed = True
+    last_write_s = 0.0
+    _reader: PassthroughReader | None = None
+    _tokens = 0
+    _first_ns = 0
+    """When the first event went out, on the timeline's clock."""
+    _ended = False
+    """The answer is whole, and all of it has been handed on."""
+
+    def __init__(
+        self, way: StraightWay, plan: Plan, outlet: NativeOutlet, key: bytes, request_id: str
+    ) -> None:
+        super().__init__(way, plan, outlet, key, request_id)
+        self._run: list[bytes] = []  # single frames; several at once stand among the events
+
+    def begin(self, exchange: Exchange) -> None:
+        """The request is on its way."""
+        super().begin(exchange)
+        self.usage_shown = self.plain.include_usage
+        pulse = self._way.edge.pulse
+        self.last_write_s = pulse.now_s
+        if not self._handed_over:
+            pulse.add(self)
+
+    # ------------------------------------------------------------------ what the exchange tells
+
+    def unusual(self) -> None:
+        """The head has come, or the stream's end, or something that is not for here."""
+        if self._handed_over or self._ended:
+            return
+        exchange = self._exchange
+        if self._reader is None:
+            if self._is_stream(exchange):
+                hide_usage = self._way.may_ask_for_usage and not self.usage_shown
+                reader = self._way.codec.passthrough(hide_usage=hide_usage)
+                if isinstance(reader, PassthroughReader):
+                    self._reader, exchange.taker, exchange.listener = reader, self.take, self
+                    return
+        elif exchange.is_over and self._take_last(exchange):
+            return
+        self._hand_over()
+
+    def _take_last(self, exchange: Exchange) -> bool:
+        """Hand on what came with the end of the body; whether that was the end of the answer too."""
+        if self.take(exchange.unread, b""):
+            exchange.at_hand()  # which that was
+        return self._ended
+
+    def _is_stream(self, exchange: Exchange) -> bool:
+        """Whether what has come is the head of an ordinary stream, still under way."""
+        shape = exchange.shape
+        told = None if shape is None else self._plan.wire.told.get(shape)
+        return (
+            told is not None and not told[1] and exchange.status == OK and exchange.conn is not None
+        )
+
+    def take(self, data: bytes, chunk: bytes) -> bool:
+        """Hand on what has come of the body; no, and nothing done, where that is not for here.
+
+        ``chunk`` is the chunk that ``data`` came in alone; see ``Taker``.
+        """
+        if self._ended:
+            return True  # nothing is read behind the end of an answer
+        outlet, reader = self._outlet, self._reader
+        if self._handed_over or self.followers or reader is None or outlet.flow.write_paused:
+            return False
+        count = reader.ordinary(data)
+        if not count:
+            return self._look(data, reader)
+        if not self._first_ns:
+            self._begin_answer(data)
+        elif chunk:
+            outlet.transport.write(chunk)
+        else:
+            outlet.try_write(data, False)  # noqa: FBT003
+        self._tokens += count
+        if count == 1:
+            self._run.append(data)
+        else:
+            self.events.append(Frames(data, count))
+        self.last_write_s = self._way.edge.pulse.now_s
+        return True
+
+    def _look(self, data: bytes, reader: PassthroughReader) -> bool:
+        """As ``take``, of frames that tell something: a finish, usage, an error, the end."""
+        if reader.halfway or not data.startswith(_FIRST_WORDS):
+            return False
+        events = reader.feed(data)
+        if reader.failure is not None:
+            events = self._plan.wire.without_secrets(reader.failure, events)
+        for event in events:
+            if type(event) is not Frames or (reader.failure is not None and not self._first_ns):
+                break
+            self._tokens += event.count
+            self.events.append(event)
+            if not self._first_ns:
+                self._begin_answer(event.data)
+            else:
+                self._outlet.try_write(event.data, True)  # noqa: FBT003
+        if reader.failure is not None:
+            self._hand_over()
+        elif reader.complete:
+            self._end(reader)
+        return True
+
+    def _begin_answer(self, first: bytes) -> None:
+        """Send the head, and the first frames with it."""
+        exchange, plan, way = self._exchange, self._plan, self._way
+        started_ns, cache_ns, looked_ns = self.instants
+        self._first_ns = first_ns = perf_counter_ns()
+        lines = way.edge.pulse.lines(STREAM_TYPE, CacheOutcome.MISS, plan.model, plan.tier, _NAMED)
+        passed = after_upstream(
+            looked_ns - cache_ns, first_ns - exchange.queued_ns, first_ns - started_ns
+        )
+        shape = exchange.shape
+        told = None if shape is None else plan.wire.told.get(shape)
+        theirs = (
+            vendor_lines(forwarded(exchange.headers), limited=False)
+            if told is None or told[0]
+            else b""
+        )
+        head = b"".join((lines, self._request_id.encode(), passed, theirs))
+        self._outlet.begin_now(OK, head, first)
+
+    def _end(self, reader: PassthroughReader) -> None:
+        """The answer is whole."""
+        exchange, plan, outlet = self._exchange, self._plan, self._outlet
+        self._ended = True
+        outlet.abort = None
+        outlet.end_now(b"")
+        ended_ns = monotonic_ns()
+        self._way.edge.pulse.discard(self)
+        if exchange.conn is not None:
+            outlet.loop.call_soon(exchange.let_go)  # it may be calling us just now
+        usage, finish = reader.usage, reader.finish
+        sent_ns, first_ns = exchange.queued_ns, self._first_ns
+        upstream_s, first_s = (ended_ns - sent_ns) / 1e9, (first_ns - sent_ns) / 1e9
+        said = b"".join([event.data for event in self.events if type(event) is Frames])
+        cost_usd = self._settle(said, usage, finish, first_s, upstream_s)
+        started_ns, cache_ns, looked_ns = self.instants
+        now_ns = perf_counter_ns()
+        times = new(
+            CacheUpstreamStream,
+            (
+                started_ns, cache_ns, looked_ns, sent_ns, ended_ns, first_ns, now_ns,
+                plan.model.label,
+            ),
+        )  # fmt: skip
+        total_s, first_s = (now_ns - started_ns) / 1e9, (first_ns - started_ns) / 1e9
+        self._count(finish, total_s, first_s, upstream_s, usage, self._tokens, cost_usd, times)
+
+    # ------------------------------------------------------------------ to the general way
+
+    def pulse(self, now_s: float) -> None:
+        """Fill the silence; before the first event that is for the general way, for it fixes the status."""
+        self.last_write_s = now_s
+        if self._first_ns:
+            self._outlet.beat(COMMENT)
+        else:
+            self._hand_over()
+            self._outlet.loop.call_soon(self._pulse_general, now_s)
+
+    def _pulse_general(self, now_s: float) -> None:
+        if self._response is not None:
+            self._response.pulse(now_s)
+
+    def _hand_over(self) -> None:
+        self._way.edge.pulse.discard(self)
+        super()._hand_over()
+
+    def _begun(self) -> Begun:
+        exchange = self._exchange
+        exchange.taker = None
+        return Begun(exchange, self._reader, self._first_ns, self._tokens)
+
+    def _prepare(self, response: TurnResponse) -> None:
+        """Tell who goes on of what went out already."""
+        response.go_on(self._first_ns)
