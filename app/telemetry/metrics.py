@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from time import monotonic
 
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, generate_latest
@@ -20,6 +21,7 @@ from prometheus_client.registry import Collector
 
 from app.domain.turn_record import STAGES, StageName, TurnRecord
 from app.telemetry.alike import Alike, alike
+from app.telemetry.genai_names import GENAI_NAMES, under_genai_name, with_genai_name
 from app.telemetry.guard_metrics import GuardMetrics
 from app.telemetry.job_metrics import JobMetrics
 from app.telemetry.series import OTHER, Cell, Counter, Family, Gauge, Histogram, HistogramCell
@@ -294,7 +296,8 @@ class Metrics:
 
     def names(self) -> tuple[str, ...]:
         """Every name of ours, in order of the page."""
-        return tuple(family.name for family in self._families)
+        own = tuple(family.name for family in self._families)
+        return (*own, *(GENAI_NAMES[name] for name in own if name in GENAI_NAMES))
 
     def model_label(self, model: str) -> str:
         """The model's label: itself if it is configured, else ``other``; ``none`` where no model
@@ -429,7 +432,7 @@ class Metrics:
         pieces: list[str] = []
         held = 0
         for family in tuple(self._families):
-            for piece in family.pieces():
+            for piece in chain(family.pieces(), under_genai_name(family)):
                 pieces.append(piece)
                 held += len(piece)
                 if held > _PAUSE_EVERY_CHARS:
@@ -446,9 +449,13 @@ class _Families(Collector):
         self._families = families
 
     def collect(self) -> Iterator[Metric]:
-        """Give each family once."""
+        """Give each family once, and under its GenAI name where it has one."""
         for family in tuple(self._families):
-            yield family.collect()
+            found = family.collect()
+            yield found
+            renamed = with_genai_name(found)
+            if renamed is not None:
+                yield renamed
 
 
 def _tasks() -> float:

@@ -216,5 +216,26 @@ def test_the_loop_lag_sampler_observes_lateness_and_stops(metrics: Metrics) -> N
 
 async def test_every_name_is_documented_and_nothing_else_is(metrics: Metrics, root: Path) -> None:
     text = (root / "docs" / "metrics.md").read_text()
-    documented = set(re.findall(r"^\| `(slipstream_\w+)", text, re.MULTILINE))
+    cells = re.findall(r"^\| (`(?:slipstream|gen_ai)_[^|]+)\|", text, re.MULTILINE)
+    documented = {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
     assert documented == set(metrics.names())
+
+
+async def test_what_the_genai_conventions_name_is_there_under_that_name_too(
+    metrics: Metrics,
+) -> None:
+    child = metrics.time_to_first_token.child('odd{model="x"}')
+    child.observe(0.3)
+    page = (await metrics.render()).decode()
+    ours = [line for line in page.splitlines() if "slipstream_time_to_first_token" in line]
+    theirs = [line for line in page.splitlines() if "gen_ai_server_time_to_first_token" in line]
+    renamed = [
+        line.replace("slipstream_", "gen_ai_server_").replace(
+            '{model="', '{gen_ai_response_model="'
+        )
+        for line in ours
+    ]
+    assert theirs == renamed
+    assert any(
+        line.startswith("gen_ai_server_time_to_first_token_seconds_count{") for line in theirs
+    )
