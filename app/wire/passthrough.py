@@ -58,6 +58,8 @@ class PassthroughReader:
         count = count_data_lines(frames)
         if not count and not _FIELD.match(frames):
             raise UpstreamProtocol("The upstream's answer is not a stream of events.")
+        if count and not _sound(frames):
+            raise UpstreamProtocol("The upstream sent an event that is not JSON.")
         return (Frames(frames, count),)
 
     @property
@@ -105,8 +107,12 @@ class PassthroughReader:
 
 def _whole(rest: bytes) -> bool:
     """Whether bytes without an end are whole events all the same."""
-    events = read_events(rest)
-    return bool(events) and all(
+    return bool(read_events(rest)) and _sound(rest)
+
+
+def _sound(frames: bytes) -> bool:
+    """Whether every event is JSON, or the end; asked of frames that are not ordinary ones."""
+    return all(
         event.data == b"[DONE]" or json_text.is_json(event.data.decode("utf-8", "replace"))
-        for event in events
+        for event in read_events(frames)
     )
