@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from app.classify.cacheability import CacheabilityRules
 from app.classify.complexity import Complexity
-from app.classify.features import Features, extract
+from app.classify.features import DENSE_NAMES, Features, extract
 from app.classify.tool_need import ToolNeed
 from app.domain.decisions import Classification, PromptView
 from app.domain.language import language, language_of_words
+
+_OTHER_SCRIPT = DENSE_NAMES.index("other_script_share")
+_FOREIGN = 0.2
+_SCRIPT_CHARS = 160
 
 
 class Classifier:
@@ -55,5 +59,7 @@ class Classifier:
 
 
 def _language(text: str, features: Features) -> str | None:
-    """The language of a request; that of plain ASCII from the words that are read already."""
-    return language_of_words(features.words) if text.isascii() else language(text)
+    """The language of a request; one of mostly ASCII from the words that are read already."""
+    if features.dense[_OTHER_SCRIPT] < _FOREIGN:
+        return language_of_words(features.words)
+    return language(text[:_SCRIPT_CHARS])

@@ -90,3 +90,17 @@ def _cpu_s(text: str) -> float:
 def test_no_repeated_text_costs_many_times_what_ordinary_words_do(unit: str, chars: int):
     ordinary = _cpu_s(("Why is the sky blue, and 12 other questions? " * chars)[:chars])
     assert _cpu_s((unit * chars)[:chars]) < 15 * ordinary
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("What is the capital of France and how do I get to it?", "en"),
+        ("Was ist das Haus und wie kommt man von dem Bahnhof für Gäste zu dem?", "de"),
+        ("Что это за дом и как туда попасть?", "cyrillic"),
+        ("这是什么？", "han"),
+        ("x = y", None),
+    ],
+)
+def test_a_request_is_judged_with_its_language(text: str, language: str | None):
+    assert CLASSIFIER.classify(PromptView(text=text, total_chars=len(text))).language == language
