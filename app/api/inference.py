@@ -23,7 +23,7 @@ from app.api.native import NativeOutlet
 from app.api.outlet import Outlet, outlet_of
 from app.api.reading import parse, plain_request, request_id_of
 from app.api.response import Answering, Pulse, Recorder, TurnResponse, retry_after
-from app.api.straight import StraightWay
+from app.api.straight import SAID_BY_ALL, StraightWay
 from app.domain.chat import ChatRequest, Dialect
 from app.domain.deadline import Deadline
 from app.domain.decisions import CacheMode, Tier
@@ -134,7 +134,8 @@ class Inference:
         found, forwarded = read_headers(headers)
         found.pop(b"content-length", None)
         head.found, head.forwarded = found, tuple(forwarded)
-        head.wishes_nothing = not forwarded and _NO_WISHES.issuperset(found)
+        says_nothing = not forwarded or forwarded == [SAID_BY_ALL]
+        head.wishes_nothing = says_nothing and _NO_WISHES.issuperset(found)
         return not any(name == b"origin" for name, _ in headers)
 
     def answer(self, outlet: NativeOutlet, head: Head) -> Coroutine[object, None, None] | None:

@@ -46,6 +46,8 @@ from app.telemetry.timeline import after_cache
 if TYPE_CHECKING:
     from app.api.inference import Edge  # needs this module
 
+SAID_BY_ALL: Final = b"anthropic-version", b"2023-06-01"
+"""Every client of Anthropic's sends this header, and so do we: whose it is makes no difference."""
 _MOST_PLANS: Final = 4_096
 _ENDLESS: Final = 1 << 62
 _EXACT: Final = CacheOutcome.EXACT
@@ -147,6 +149,7 @@ class StraightWay:
             type(provider) is not Gated
             or type(wire) is not WireProvider
             or self.dialect not in wire.dialects()
+            or (self.dialect is Dialect.MESSAGES and not wire.sends(SAID_BY_ALL))
             or self.dialect is Dialect.RESPONSES  # which may turn out not to be spoken after all
         ):
             return None

@@ -168,6 +168,10 @@ class WireProvider:
             if exchange.conn is not None:
                 (exchange.let_go if call.complete else exchange.abort)()
 
+    def sends(self, header: tuple[bytes, bytes]) -> bool:
+        """Whether every request has ``header``."""
+        return header in self._head
+
     def send(self, dialect: Dialect, body: bytes, listener: Listener) -> Exchange | None:
         """Send ``body``, which is as this upstream reads it, if that takes no wait; ``listener`` hears more.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -58,13 +58,14 @@ class Client:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     more: bytes = b""
+    path: bytes = b"/v1/chat/completions"
 
     def send(self, text: str, **fields: object) -> None:
         """Ask; all in one write."""
         asked = {"model": "small", "messages": [{"role": "user", "content": text}], **fields}
         body = json.dumps(asked, separators=(",", ":")).encode()
-        head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n%bcontent-length: %d\r\n\r\n"
-        self.writer.write(head % (self.more, len(body)) + body)
+        head = b"POST %b HTTP/1.1\r\nhost: x\r\n%bcontent-length: %d\r\n\r\n"
+        self.writer.write(head % (self.path, self.more, len(body)) + body)
 
     async def read(self) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and body of the next answer."""
@@ -147,7 +148,10 @@ async def house(upstream=answering, **sections: object) -> AsyncIterator[Running
                 yield gateway
             finally:
                 while OPEN:
-                    OPEN.pop().writer.transport.abort()
+                    writer = OPEN.pop().writer
+                    writer.transport.abort()
+                    with suppress(ConnectionError):
+                        await writer.wait_closed()
 
 
 def at_rest(gateway: Running) -> bool:
@@ -235,6 +239,45 @@ async def test_what_is_configured_for_a_route_takes_that_route_alone_the_general
                 await client.ask(f"question {number}")
         assert counted.whole >= straightly
         assert bool(counted.whole) is bool(straightly)
+
+
+MESSAGE = (
+    b'{"id":"msg_1","type":"message","role":"assistant","model":"m","content":[{"type":"text",'
+    b'"text":"Four."}],"stop_reason":"end_turn","stop_sequence":null,'
+    b'"usage":{"input_tokens":7,"output_tokens":2}}'
+)
+
+
+async def test_messages_with_everybodys_version_go_straight_and_no_others(
+    counted: Counted,
+) -> None:
+    """With the same headers upstream as by the general way; another version travels on as it came."""
+    seen: list[dict[bytes, bytes]] = []
+
+    async def upstream(peer: Peer) -> None:
+        while True:
+            asked = await peer.request()
+            seen.append(asked.headers)
+            await peer.answer(MESSAGE, head=b"content-type: application/json\r\n")
+
+    async with house(upstream) as gateway:
+        said = {}
+        for version in (b"2023-06-01", b"2023-01-01"):
+            for tags in (b"", b"x-slipstream-tags: a\r\n"):
+                more = b"anthropic-version: " + version + b"\r\n" + tags
+                client = await connect(gateway, more)
+                client.path = b"/v1/messages"
+                counted.whole = 0
+                texts = [f"{version!r} {tags!r} {number}" for number in range(4)]
+                *_, answer = [
+                    await client.ask(text, model="small2", max_tokens=9) for text in texts
+                ]
+                length = int(seen[-1].pop(b"content-length"))
+                assert length > 0
+                said[version, tags] = (answer[0], told(answer[1]), newest(gateway), seen[-1])
+                assert bool(counted.whole) is (version == b"2023-06-01" and not tags)
+                assert seen[-1][b"anthropic-version"] == version
+            assert said[version, b""] == said[version, b"x-slipstream-tags: a\r\n"]
 
 
 async def test_ledger_metrics_and_load_count_both_ways_alike(counted: Counted) -> None:
