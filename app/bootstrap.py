@@ -21,7 +21,7 @@ from app.api.response import Pulse
 from app.bootstrap_access import authenticator_of
 from app.bootstrap_jobs import open_jobs
 from app.bootstrap_meaning import open_meaning
-from app.bootstrap_redis import open_redis, share, share_outputs, share_runs
+from app.bootstrap_redis import open_redis, share, share_health, share_outputs, share_runs
 from app.bootstrap_router import open_router, router_of
 from app.bootstrap_state import connections_of_all, show_state
 from app.bootstrap_telemetry import degrade, open_telemetry
@@ -140,6 +140,7 @@ async def open_gateway(settings: Settings, *, simulated: bool = False) -> AsyncI
             await _run_beside(stack, work, name)
         if redis is not None:
             await share(redis, settings, gateway, telemetry.metrics, stack)
+            await _run_beside(stack, share_health(redis, gateway).run(), "health")
         agents = tuple(agent.name for agent in settings.agents)
         show_prompts(gateway.prompts, telemetry)
         show_batching(gateway.batching, telemetry)

@@ -20,6 +20,7 @@ from app.stores.spent_file import SpentFile
 from app.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
+    from app.pipeline.shared_health import SharedHealth
     from app.stores.redis import Redis
     from app.tools.registry import Registry
 
@@ -82,6 +83,14 @@ async def share(
     stack.push_async_callback(shared.aclose)
     await shared.start()
     gateway.shared = shared
+
+
+def share_health(redis: Redis, gateway: Gateway) -> SharedHealth:
+    """What has the workers tell each other which upstreams to leave alone."""
+    from app.pipeline.shared_health import SharedHealth
+    from app.stores.redis_health import RedisHealth
+
+    return SharedHealth(RedisHealth(redis), gateway.load, [*gateway.models], gateway.clock)
 
 
 async def share_runs(redis: Redis, runs: Runs, stack: AsyncExitStack) -> None:

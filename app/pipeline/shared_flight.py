@@ -21,6 +21,7 @@ from app.domain.events import Emit, Event
 from app.errors import UpstreamClosed, UpstreamError
 from app.pipeline.gateway import Gateway, Turn
 from app.pipeline.remember import joinable, keep, may_serve, tell, translating
+from app.pipeline.take_over import GoingOn, going_on
 
 if TYPE_CHECKING:
     from app.pipeline.shared_stream import Said
@@ -38,36 +39,56 @@ async def answer_shared(
     """Answer from what all workers keep and do, or by asking a model; ``to``: whom to tell, how to ask."""
     emit, ask = to
     with keep(key, request, gateway, turn) as flight:
-        told = flight.recording(emit)
-        if await _answered(key, request, gateway, turn, (told, flight)):
+        flight.recording(emit)
+        told = await _answered(key, request, gateway, turn, flight)
+        if told is None:
             return
         turn.cache, turn.reason = CacheOutcome.MISS, ""
         await ask(request, gateway, turn, told)
+        await _end(told)
+
+
+async def _end(told: Flight | GoingOn) -> None:
+    """The answer is whole; where it was gone on with, say so."""
+    if isinstance(told, GoingOn):
+        await told.finish_answer()
 
 
 async def _answered(
-    key: bytes, request: ChatRequest, gateway: Gateway, turn: Turn, to: tuple[Emit, Flight]
-) -> bool:
-    """Answer from what is kept in Redis, or from another worker's call; False: ask a model."""
-    (told, flight), shared, look = to, gateway.shared, True
-    sharing = gateway.sharing
-    if shared is None or (sharing is not None and not sharing.admits(key, turn.user)):
-        return False
+    key: bytes, request: ChatRequest, gateway: Gateway, turn: Turn, flight: Flight
+) -> Flight | GoingOn | None:
+    """Answer from what is kept in Redis, or from another worker's call. Else gives what a model's answer
+    is to be told to: the flight, or whatever goes on with it where a part was shown already.
+    """
+    told: Flight | GoingOn = flight
+    shared, look = gateway.shared, True
+    if shared is None or not _admitted(key, gateway, turn):
+        return told
     for _ in range(_TRIES):
         with turn.timeline.stage("cache", "shared"):
             found = await shared.claim(key, flight, look=look)
         if found is None:
-            return False
+            return told
         if isinstance(found, CachedAnswer):
             if may_serve(found, key, request, gateway, turn):
                 await tell(found, request, gateway, turn, told)
-                return True
+                await _end(told)
+                return None
             look = False
         else:
             followed = await _followed((key, found), request, gateway, turn, told)
-            if followed is not None:
-                return followed
-    return False
+            if followed:
+                await _end(told)
+                return None
+            if followed is False:
+                return told
+            if flight.events:  # its leader was lost in the middle
+                told = going_on(flight.events, request, gateway, flight)
+    return told
+
+
+def _admitted(key: bytes, gateway: Gateway, turn: Turn) -> bool:
+    return gateway.sharing is None or gateway.sharing.admits(key, turn.user)
 
 
 async def look_shared(
@@ -90,8 +111,8 @@ async def _followed(
     turn: Turn,
     told: Emit,
 ) -> bool | None:
-    """Follow another worker's call. None: its leader was lost, nothing was shown of it. False: it does
-    not say all that this request asks for.
+    """Follow another worker's call. None: its leader was lost. False: it does not say all that this
+    request asks for.
     """
     from app.pipeline.shared_answers import LeaderLost
     from app.pipeline.shared_stream import Form
@@ -99,7 +120,10 @@ async def _followed(
     (key, running), shared = what, gateway.shared
     if shared is None:
         return False
-    form = msgspec.msgpack.decode(running.form, type=Form)
+    try:
+        form = msgspec.msgpack.decode(running.form, type=Form)
+    except (msgspec.DecodeError, ValueError):  # of a gateway of another version
+        return False
     like = Flight(Dialect(form.dialect), form.streamed, form.usage_shown, lambda: None)
     if not joinable(like, request):
         return False
@@ -111,13 +135,11 @@ async def _followed(
     translated = told if same_form else translating(gateway.codecs[like.dialect], told)
     turn.cache, turn.cache_reason = CacheOutcome.COALESCED, "in_flight"
     turn.reason = "joined an identical request in flight on another worker"
-    shown, waiting = False, list[Event]()
+    waiting = list[Event]()
 
     async def hand_on(said: Said, event: Event) -> None:
-        nonlocal shown
         _say_as(said, gateway, turn)
         if request.stream:
-            shown = True
             await translated(event)
         else:  # until it is whole, nothing is shown and a lost leader costs nothing
             waiting.append(event)
@@ -127,14 +149,8 @@ async def _followed(
             said = await shared.follow(key, running, hand_on)
         for event in waiting:
             await translated(event)
-    except LeaderLost as error:
-        if not shown:
-            return None
-        message = (
-            "the worker that made this shared upstream call was lost in the middle of the answer: "
-            "send the request again"
-        )
-        raise UpstreamClosed(message, code="leader_lost") from error
+    except LeaderLost:
+        return None
     except UpstreamError as error:
         if error.said and not same_form:
             raise UpstreamClosed(error.message, code=error.code) from error

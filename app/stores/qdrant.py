@@ -46,7 +46,7 @@ class QdrantStore:
             check_compatibility=False,
         )
         self._build_id, self._dimension, self._clock = build_id, dimension, clock
-        self._ready: set[str] = set()
+        self._ready: dict[str, str] = {}
 
     async def nearest(self, vector: bytes, partition: str, k: int) -> tuple[Neighbour, ...]:
         """The ``k`` nearest live questions of ``partition``, nearest first."""
@@ -145,10 +145,22 @@ class QdrantStore:
             raise StoreError("the encoder is not there yet", code="store_away")
         name = collection_name(build_id)
         if name not in self._ready:
-            if not await self._do(self._client.collection_exists(name)):
-                await self._make(name)
-            self._ready.add(name)
-        return name
+            self._ready[name] = await self._opened(name)
+        return self._ready[name]
+
+    async def _opened(self, name: str) -> str:
+        """The collection of that name, or one beside it where it holds vectors of another size."""
+        if not await self._do(self._client.collection_exists(name)):
+            await self._make(name)
+            return name
+        info = await self._do(self._client.get_collection(name))
+        vectors = info.config.params.vectors
+        if isinstance(vectors, models.VectorParams) and vectors.size == self._dimension:
+            return name
+        beside = f"{name}-d{self._dimension}"  # whoever made the other one is left to it
+        if not await self._do(self._client.collection_exists(beside)):
+            await self._make(beside)
+        return beside
 
     async def _make(self, name: str) -> None:
         size = models.VectorParams(size=self._dimension, distance=models.Distance.COSINE)

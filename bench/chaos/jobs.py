@@ -158,13 +158,15 @@ async def kill_under_jobs(kills: int, seed: int = 8, *, say: bool = False) -> Ki
             for _ in range(WORKERS):
                 await more()
             jobs = folder / "data" / "jobs"
-            over = asyncio.Event()
+            over, killed = asyncio.Event(), set[int]()
             async with asyncio.TaskGroup() as group:
                 accepting = group.create_task(_submit(url, jobs, over))
                 while found.kills < kills:
                     await asyncio.sleep(luck.random() * _BETWEEN_S)
-                    os.kill(await _busy(jobs, luck), signal.SIGKILL)
-                    found.kills += 1
+                    pid = await _busy(jobs, luck, killed)
+                    os.kill(pid, signal.SIGKILL)
+                    killed.add(pid)  # it may take a while to be gone: none is counted twice
+                    found.kills = len(killed)
                     await more()
                     if say and found.kills % 50 == 0:
                         print(f"{found.kills} kills", file=sys.stderr, flush=True)
@@ -229,7 +231,7 @@ async def _submit(url: str, jobs: Path, over: asyncio.Event) -> list[str]:
     return ids
 
 
-async def _busy(jobs: Path, luck: random.Random) -> int:
+async def _busy(jobs: Path, luck: random.Random, killed: set[int]) -> int:
     """The process id of a worker that has a job running now."""
     async with asyncio.timeout(_PATIENCE_S):
         while True:
@@ -241,7 +243,7 @@ async def _busy(jobs: Path, luck: random.Random) -> int:
                     state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]  # noqa: ASYNC240 - procfs
                 except (OSError, ValueError):
                     continue  # killed already, and not adopted yet
-                if state != "Z":
+                if state != "Z" and pid not in killed:
                     return pid
             await asyncio.sleep(0.002)
 

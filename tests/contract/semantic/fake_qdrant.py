@@ -43,6 +43,8 @@ class FakeQdrant:
     exists: bool = False
     indexes: dict[str, object] = field(default_factory=dict)
     points: dict[str, tuple[np.ndarray, dict[str, object]]] = field(default_factory=dict)
+    size: int = 384
+    """Of the vectors that the collection holds."""
     fail: int | None = None
     """Answer everything with this status."""
 
@@ -58,6 +60,19 @@ class FakeQdrant:
 
     def _get_exists(self, _):
         return {"exists": self.exists}
+
+    def _get(self, _):
+        optimizer = {"deleted_threshold": 0.2, "vacuum_min_vector_number": 1000}
+        optimizer |= {"default_segment_number": 0, "flush_interval_sec": 5}
+        return {
+            "status": "green", "optimizer_status": "ok", "indexed_vectors_count": 0,
+            "points_count": len(self.points), "segments_count": 1, "payload_schema": {},
+            "config": {
+                "params": {"vectors": {"size": self.size, "distance": "Cosine"}},
+                "hnsw_config": {"m": 16, "ef_construct": 100, "full_scan_threshold": 10000},
+                "optimizer_config": optimizer,
+            },
+        }  # fmt: skip
 
     def _put(self, body):
         assert body["vectors"] == {"size": 384, "distance": "Cosine"}

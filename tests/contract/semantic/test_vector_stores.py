@@ -15,7 +15,9 @@ from app.domain.vectors import KeptQuestion, Which
 from app.errors import StoreError
 from app.stores.qdrant import QdrantStore
 from app.stores.sidecar_client import VectorProcess
-from tests.contract.semantic.fake_qdrant import fake_qdrant
+from app.stores.vectors import collection_name
+from tests.contract.semantic.fake_qdrant import FakeQdrant, fake_qdrant
+from tests.support.tool_server import tool_server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 BUILD = "test/build:1"
@@ -161,3 +163,28 @@ async def test_pages_hold_every_live_question_of_a_tenant_once(store, partition)
         if not after:
             break
     assert sorted(seen) == sorted(each.id for each in kept)
+
+
+@pytest.mark.parametrize("size", [384, 768])
+async def test_a_collection_that_somebody_else_made_is_used_or_left_alone(partition, size):
+    """Without our indexes it is good all the same; with vectors of another size it is left to its maker,
+    and one beside it is used.
+    """
+    name = collection_name(BUILD)
+    there, beside = FakeQdrant(name, exists=True, size=size), FakeQdrant(f"{name}-d384")
+
+    async def route(asked):
+        found = beside if asked.target.startswith(f"/collections/{beside.name}") else there
+        await found.serve(asked)
+
+    points = ("", "/query")
+    paths = ("", "/exists", "/index", *(f"/points{each}" for each in points))
+    roots = [f"/collections/{each.name}" for each in (there, beside)]
+    async with tool_server({root + path: route for root in roots for path in paths}) as server:
+        made = QdrantStore(server.url, build_id=lambda: BUILD)
+        kept = question(partition)
+        await made.keep(kept, vector(1.0))
+        found = await made.nearest(vector(1.0), partition, 1)
+        await made.aclose()
+    assert [each.question.id for each in found] == [kept.id]
+    assert (len(there.points), len(beside.points)) == ((1, 0) if size == 384 else (0, 1))

@@ -9,6 +9,7 @@ import base64
 import hashlib
 import hmac
 import json
+import sqlite3
 import time
 from pathlib import Path
 
@@ -290,3 +291,35 @@ async def test_workers_that_see_one_moment_make_one_job_of_it(tmp_path: Path) ->
     assert made[-1] == moments
     for store in stores:
         store.close()
+
+
+async def test_a_store_that_an_older_version_left_is_taken_over_with_its_jobs(
+    tmp_path: Path,
+) -> None:
+    old = sqlite3.connect(tmp_path / "jobs.sqlite", isolation_level=None)
+    old.executescript(
+        """CREATE TABLE jobs (
+          id TEXT PRIMARY KEY, tenant TEXT NOT NULL, idempotency TEXT, body BLOB NOT NULL,
+          agent TEXT NOT NULL, tools TEXT, priority INTEGER NOT NULL, state TEXT NOT NULL,
+          due REAL NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, crashes INTEGER NOT NULL DEFAULT 0,
+          owner TEXT, cancel INTEGER NOT NULL DEFAULT 0, code TEXT NOT NULL DEFAULT '',
+          message TEXT NOT NULL DEFAULT '', created REAL NOT NULL, ended REAL,
+          UNIQUE (tenant, idempotency));
+        CREATE TABLE steps (job TEXT NOT NULL, step TEXT NOT NULL, outcome BLOB,
+          PRIMARY KEY (job, step)) WITHOUT ROWID;
+        CREATE TABLE events (job TEXT NOT NULL, seq INTEGER NOT NULL, kind TEXT NOT NULL,
+          data TEXT NOT NULL, PRIMARY KEY (job, seq)) WITHOUT ROWID;
+        INSERT INTO jobs VALUES ('j', 't', NULL, x'7b7d', 'desk', NULL, 0, 'running', 1, 1, 0,
+          'gone', 0, '', '', 1, NULL);
+        INSERT INTO steps VALUES ('j', 'tool-1', NULL);"""
+    )
+    old.close()
+    store = JobStore(JobFiles(tmp_path))
+    assert store.adopt(50) == 1
+    job = store.claim(time.time(), 4)
+    assert job is not None
+    assert (job.id, job.body, job.attempts, job.crashes) == ("j", b"{}", 1, 1)
+    assert store.steps("j") == {"tool-1": None}
+    store.settle("j", "finished", "", "", 0.0)
+    assert store.depth(time.time()).queued == 0
+    store.close()

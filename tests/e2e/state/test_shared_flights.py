@@ -31,6 +31,7 @@ class Held:
 
     def __init__(self) -> None:
         self.calls = 0
+        self.word = "Held"
         self.go = asyncio.Event()
         self.before = asyncio.Event()
         self.before.set()
@@ -39,7 +40,7 @@ class Held:
     async def __call__(self, speaking) -> None:
         self.calls += 1
         await self.before.wait()
-        await speaking.text("Held")
+        await speaking.text(self.word)
         leaving = begin(speaking.asked.until_gone())
         going = begin(self.go.wait())
         await asyncio.wait([leaving, going], return_when=asyncio.FIRST_COMPLETED)
@@ -287,3 +288,29 @@ async def test_a_redis_that_evicts_loses_hits_and_nothing_else(model, text):
             async with httpx2.AsyncClient(verify=NO_TLS, base_url=one.running.url) as client:
                 degraded = (await client.get("/readyz")).json()["degraded"]
             assert "redis" not in degraded, json.dumps(degraded)
+
+
+async def test_a_call_of_a_gateway_of_another_version_is_not_joined(two, model, text):
+    """What it says of its form, or of its answer, cannot be read: this one asks by itself."""
+    one, other = two
+    model.go.set()
+    first = Client(one, body(text))
+    await first.task
+    store = other.shared._store
+    stranger = f"What does the word {uuid4().hex[:10]} mean in the glossary of UDP?"
+    real_claim = store.claim
+
+    async def as_of_another_version(entry_id, flight, _, *, look):
+        return await real_claim(entry_id, flight, b"\x93\x01", look=look)
+
+    store.claim = as_of_another_version  # the other one is of a version to come
+    model.go.clear()
+    leader = Client(other, body(stranger))
+    await leader.first.wait()
+    late = Client(one, body(stranger))
+    await late.first.wait()
+    model.go.set()
+    await asyncio.wait([leader.task, late.task])
+    assert (leader.text, late.text) == ("Held back", "Held back")
+    assert late.status == 200
+    assert model.calls == 3

@@ -175,18 +175,44 @@ async def test_a_leader_killed_before_its_first_word_is_replaced(fresh, text):
     assert model.calls == 2
 
 
-async def test_a_leader_killed_in_the_middle_is_told_to_whom_it_spoke(fresh, text):
+async def test_a_leader_killed_in_the_middle_is_taken_over_from_where_the_stream_stood(fresh, text):
     """Costs the last worker but one."""
-    _, made = fresh
+    model, made = fresh
     leader = Client(made[2], body(text))
+    await leader.first.wait()
+    followers = [Client(made[n % 2], body(text)) for n in range(4)]
+    other = {"x-slipstream-cache": "only"}
+    async with asyncio.timeout(20):
+        for each in followers:
+            await each.first.wait()
+    os.kill(made[2].pid, signal.SIGKILL)
+    model.go.set()
+    async with asyncio.timeout(30):
+        await asyncio.wait([leader.task, *(each.task for each in followers)])
+    assert [each.text for each in followers] == ["Held back"] * 4
+    assert len({each.data for each in followers}) == 1
+    assert followers[0].data.count(b"[DONE]") == 1
+    assert len({event["id"] for event in sse_events(followers[0].data.decode())}) == 1
+    assert model.calls == 2
+    kept = await made[0].http.post(CHAT, json=body(text, stream=False), headers=other)
+    assert kept.json()["choices"][0]["message"]["content"] == "Held back"
+
+
+async def test_a_model_that_says_something_else_is_not_gone_on_with(fresh, text):
+    """Costs the second worker."""
+    model, made = fresh
+    leader = Client(made[1], body(text))
     await leader.first.wait()
     follower = Client(made[0], body(text))
     await follower.first.wait()
-    os.kill(made[2].pid, signal.SIGKILL)
+    model.word = "Other"
+    os.kill(made[1].pid, signal.SIGKILL)
+    model.go.set()
     async with asyncio.timeout(30):
         await asyncio.wait([leader.task, follower.task])
     last = sse_events(follower.data.decode())[-1]
     assert last["error"]["code"] == "leader_lost"
+    assert "Other" not in follower.data.decode()
 
 
 async def in_flight(made: list[Process]) -> int:
