@@ -33,7 +33,7 @@ from app.main import create_app
 from app.settings import Settings, loads
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 
 
 def configuration(
