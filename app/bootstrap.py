@@ -146,7 +146,7 @@ async def open_gateway(settings: Settings, *, simulated: bool = False) -> AsyncI
         show_batching(gateway.batching, telemetry)
         priming = priming_of(settings, gateway, telemetry.traces.add)
         await _run_beside(stack, priming.run(), "priming")
-        to = (on_ended, telemetry.metrics.jobs)
+        to = (on_ended, telemetry.metrics.jobs, readiness)
         door = await open_jobs(settings, gateway, to, priming, stack)
         show_state(gateway, telemetry.metrics.state)
         yield Context(

@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from app.api.context import Readiness
+from app.bootstrap_telemetry import degrade
 from app.errors import ToolError
 from app.jobs.door import JobLimits, JobsDoor
 from app.operator_prompts import prompt_of
@@ -30,7 +32,7 @@ OnEnd = Callable[[LiveRun], None]
 async def open_jobs(
     settings: Settings,
     gateway: Gateway,
-    to: tuple[OnEnd, JobMetrics],
+    to: tuple[OnEnd, JobMetrics, Readiness],
     priming: Priming,
     stack: AsyncExitStack,
 ) -> JobsDoor | None:
@@ -42,7 +44,7 @@ async def open_jobs(
     schedules = _schedules(settings, gateway, priming)
     door = JobsDoor(
         partial(_engine, settings, gateway, to, schedules),
-        early=bool(wanted.schedules) or (folder / "jobs.sqlite").exists(),
+        early=bool(wanted.schedules or wanted.postgres_url) or (folder / "jobs.sqlite").exists(),
         webhooks={each.name: each.tenant for each in wanted.webhooks},
     )
     stack.push_async_callback(door.aclose)
@@ -53,13 +55,13 @@ async def open_jobs(
 def _engine(
     settings: Settings,
     gateway: Gateway,
-    to: tuple[OnEnd, JobMetrics],
+    to: tuple[OnEnd, JobMetrics, Readiness],
     schedules: Callable[[], list[Schedule]],
 ) -> Jobs:
     from app.jobs.engine import Jobs  # nothing of it before there is a job
     from app.jobs.schedules import Schedules
 
-    wanted, (on_end, metrics) = settings.jobs, to
+    wanted, (on_end, metrics, readiness) = settings.jobs, to
     return Jobs(
         partial(_store, settings),
         gateway,
@@ -74,12 +76,27 @@ def _engine(
         metrics,
         Schedules(schedules(), metrics),
         _deliveries(settings, metrics),
+        partial(_stands, readiness),
     )
 
 
+def _stands(readiness: Readiness, why: str | None) -> None:
+    """Say on ``/readyz`` and in the log whether the jobs' store is there."""
+    if why is not None:
+        degrade(readiness, "jobs", why)
+    else:
+        readiness.degraded.pop("jobs", None)
+
+
 def _store(settings: Settings) -> JobStore:
-    from app.stores.job_files import JobFiles
     from app.stores.job_store import JobStore
+
+    url = settings.jobs.postgres_url
+    if url is not None:
+        from app.stores.job_postgres import JobPostgres
+
+        return JobStore(JobPostgres(url.get_secret_value()))
+    from app.stores.job_files import JobFiles
 
     return JobStore(JobFiles(Path(settings.state.data_dir) / "jobs"))
 

@@ -62,6 +62,10 @@ class JobSettings(Section):
 
     enabled: bool = True
     """Whether `/v1/jobs` is there. It costs nothing before the first job."""
+    postgres_url: SecretStr | None = None
+    """Postgres for the jobs of many hosts, such as `postgresql://user:password@host/db`; absent: a file under
+    `state.data_dir`, for one host. Not through a pooler that shares sessions.
+    """
     concurrency: Annotated[int, Field(ge=1, le=1_000)] = 4
     """Jobs that one worker runs at once."""
     per_tenant: Annotated[int, Field(ge=1, le=1_000)] = 4

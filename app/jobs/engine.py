@@ -25,7 +25,7 @@ from typing import TypeVar
 import msgspec
 
 from app.domain.deadline import Deadline
-from app.errors import GatewayError
+from app.errors import GatewayError, Overloaded, StoreError
 from app.jobs.deliveries import Deliveries
 from app.jobs.door import JobLimits
 from app.jobs.journal import Journal, journalled
@@ -64,6 +64,8 @@ class Jobs:
     schedules: Schedules
     deliveries: Deliveries | None
     """None where nobody may be told."""
+    on_store: Callable[[str | None], None]
+    """Told why the store is away, and None when it is there."""
     _thread: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="jobs")
     )
@@ -78,10 +80,17 @@ class Jobs:
     _sweep_s: float = 0.0
 
     async def start(self) -> None:
-        """Open the file and begin to look for work."""
-        loop = asyncio.get_running_loop()
-        self._store = await loop.run_in_executor(self._thread, self.open_store)
-        self._looking = loop.create_task(self._look(), name="jobs")
+        """Open the store, if it is there, and begin to look for work."""
+        await self._open()
+        self._looking = asyncio.get_running_loop().create_task(self._look(), name="jobs")
+
+    async def _open(self) -> None:
+        try:
+            self._store = await self._do(self.open_store)
+        except StoreError as error:
+            self.on_store(error.message)
+        else:
+            self.on_store(None)
 
     async def aclose(self) -> None:
         """Stop what runs here, to be taken up again, and close the file."""
@@ -102,8 +111,10 @@ class Jobs:
 
     @property
     def store(self) -> JobStore:
-        """The file."""
-        assert self._store is not None  # noqa: S101 - started before it is used
+        """Where the jobs are kept; raises ``Overloaded`` while that is away."""
+        if self._store is None:
+            message = "the store of jobs is away: come back"
+            raise Overloaded(message, code="store_away", retry_after_s=_LOOK_S)
         return self._store
 
     async def _do(self, work: Callable[..., T], *args: object) -> T:
@@ -171,12 +182,30 @@ class Jobs:
         while True:
             self._news.clear()
             try:
-                await self._take()
+                if self._store is None:
+                    await self._open()
+                if self._store is not None:
+                    await self._take()
+            except StoreError as error:
+                await self._let_go(error)
             except Exception:  # noqa: BLE001 - the process edge: a full disk must not end all jobs
                 _log.exception("jobs_failed")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_S):
                     await self._news.wait()
+
+    async def _let_go(self, error: StoreError) -> None:
+        """The store was lost, and with it this worker's jobs: another takes them up, or this one anew."""
+        self.on_store(error.message)
+        lost, self._store = self._store, None
+        tasks = [*self._running.values()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        if lost is not None:
+            with contextlib.suppress(StoreError):
+                await self._do(lost.close)
 
     async def _take(self) -> None:
         if adopted := await self._do(self.store.adopt, _MOST_CRASHES):
@@ -218,22 +247,32 @@ class Jobs:
 
     async def _run(self, job: Job) -> None:
         try:
-            live = await self._attempt(job)
-            await self._settle(job, live.state, live.status, live.code)
-        except GatewayError as error:
-            await self._settle(job, "failed", error.status, error.code)
+            await self._lived(job)
+        except (StoreError, Overloaded):
+            _log.warning("job_let_go", extra={"job": job.id})  # the store is away; see _let_go
         except asyncio.CancelledError:
-            if self._stopping:
-                await asyncio.shield(self._do(self.store.give_back, job.id))
+            if self._stopping and self._store is not None:
+                await asyncio.shield(self._do(self._store.give_back, job.id))
             raise
         except Exception:  # noqa: BLE001 - the process edge: one job's task; the log has it all
             _log.exception("job_failed", extra={"job": job.id})
-            await self._settle(job, "failed", _SERVER_ERROR, "internal_error")
+            with contextlib.suppress(StoreError, Overloaded):
+                await self._settle(job, "failed", _SERVER_ERROR, "internal_error")
         finally:
             self._running.pop(job.id, None)
             self._live.pop(job.id, None)
             self._wake(job.id)
             self._news.set()
+
+    async def _lived(self, job: Job) -> None:
+        try:
+            live = await self._attempt(job)
+        except StoreError:
+            raise
+        except GatewayError as error:
+            await self._settle(job, "failed", error.status, error.code)
+        else:
+            await self._settle(job, live.state, live.status, live.code)
 
     async def _attempt(self, job: Job) -> LiveRun:
         """Run a job as far as it comes."""
