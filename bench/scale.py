@@ -3,6 +3,8 @@
 Throughput of 1, 2 and 4 workers, all running at the same time and loaded in turn, so that the ratio is of
 one machine at one time. The load generator and the upstream use the same CPUs as the workers: on a machine of
 two, what they take is missing to the workers. Times to start include the interpreter.
+Beside the ratio stands what the CPUs would allow: with W and L the CPU time of a request in the gateway and
+in load generator and upstream, one worker does 1/W a second, and all workers together at most CPUs/(W + L).
 """
 
 from __future__ import annotations
@@ -161,14 +163,18 @@ def _throughput(
 ) -> list[Figure]:
     scenario = SCENARIOS["json_c50"]
     seen: dict[int, list[float]] = {count: [] for count in WORKERS}
+    costs: dict[int, list[_Cost]] = {count: [] for count in WORKERS}
     for number in range(-1, rounds):  # the first warms
         for count in WORKERS:
             aim = Aim(f"w{count}", started[count].server, "", {}, scenario.model)
+            before = _Spent.now(rigging, started[count].server)
             slice_ = measure(rigging, aim, scenario, slice_s, number)
             if slice_.errors:
                 raise RuntimeError(f"{count} workers: {slice_.trouble}")
             if number >= 0:
                 seen[count].append(slice_.rps)
+                after = _Spent.now(rigging, started[count].server)
+                costs[count].append(before.until(after, slice_.ok, count))
     figures = [
         Figure(f"requests/s, {count} workers", statistics.median(each), "/s", rounds)
         for count, each in seen.items()
@@ -178,7 +184,64 @@ def _throughput(
         bar = {"sense": ">=", "limit": 1.8} if count == WORKERS[-1] else {}
         name = f"requests/s, {count} workers over 1"
         figures.append(Figure(name, statistics.median(ratios), "x", rounds, **bar))  # type: ignore[arg-type]
-    return figures
+        figures.append(_allowed(costs, count, rounds))
+    return figures + _costs(costs, rounds)
+
+
+def _allowed(costs: dict[int, list[_Cost]], count: int, rounds: int) -> Figure:
+    """What the ratio could be at most on these CPUs, by what a request was seen to cost one worker."""
+    cpus = len(os.sched_getaffinity(0))
+    most = [min(count, cpus * one.gateway_us / (one.gateway_us + one.load_us)) for one in costs[1]]
+    name = f"the most that {cpus} CPUs allow {count} workers over 1, the load being on them too"
+    return Figure(name, statistics.median(most), "x", rounds)
+
+
+def _costs(costs: dict[int, list[_Cost]], rounds: int) -> list[Figure]:
+    found = []
+    for count, each in costs.items():
+        gateway = statistics.median(cost.gateway_us for cost in each)
+        found.append(Figure(f"gateway CPU a request, {count} workers", gateway, " us", rounds))
+        if count > 1:
+            uneven = statistics.median(cost.busiest for cost in each)
+            name = f"busiest of {count} workers over their mean"
+            found.append(Figure(name, uneven, "x", rounds))
+    load = statistics.median(cost.load_us for cost in costs[1])
+    return [*found, Figure("load generator and upstream CPU a request", load, " us", rounds)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Cost:
+    """CPU time of a request, and how evenly the workers shared them."""
+
+    gateway_us: float
+    load_us: float
+    busiest: float
+    """The busiest worker's CPU time over the mean of all."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Spent:
+    """CPU time so far, ns."""
+
+    load: int
+    workers: dict[int, int]
+
+    @classmethod
+    def now(cls, rigging: Rigging, server: Server) -> _Spent:
+        """Read it."""
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        load = int((used.ru_utime + used.ru_stime) * 1e9) + machine.cpu_ns({rigging.upstream_pid})
+        return cls(load, {pid: machine.cpu_ns({pid}) for pid in server.pids()})
+
+    def until(self, later: _Spent, requests: int, count: int) -> _Cost:
+        """What ``requests`` cost between the two."""
+        spent = [ns - self.workers.get(pid, 0) for pid, ns in later.workers.items()]
+        mean = sum(spent) / count
+        return _Cost(
+            sum(spent) / 1e3 / requests,
+            (later.load - self.load) / 1e3 / requests,
+            max(spent) / mean,
+        )
 
 
 def _memory(started: dict[int, Started]) -> list[Figure]:
