@@ -34,6 +34,8 @@ CREATE TABLE IF NOT EXISTS hooks (
   job TEXT PRIMARY KEY, hook TEXT NOT NULL, state TEXT NOT NULL, tries INTEGER NOT NULL DEFAULT 0,
   due DOUBLE PRECISION NOT NULL DEFAULT 0, code TEXT NOT NULL DEFAULT '');
 CREATE INDEX IF NOT EXISTS hooks_due ON hooks (state, due);
+CREATE TABLE IF NOT EXISTS fruitless (
+  job TEXT PRIMARY KEY, steps INTEGER NOT NULL, deaths INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS schedules (name TEXT PRIMARY KEY, last DOUBLE PRECISION NOT NULL)
 """
 _COLUMNS = (
@@ -45,6 +47,7 @@ _WAITING = (
     " state = CASE cancel WHEN 1 THEN 'cancelled' ELSE 'queued' END"
 )
 """A running job waits again, or is over where it was cancelled."""
+_LOST = '{"type":"RUN_ERROR","message":"its worker died each time it ran","code":"worker_lost"}'
 _MOST_LISTED = 200
 _SWEPT_AT_ONCE = 500
 
@@ -208,7 +211,9 @@ class JobStore:
         return bool(self._db.rows(text, (now,)))
 
     def adopt(self, most_crashes: int) -> int:
-        """Queue the jobs of workers that are dead; those that killed too many of them are dead too."""
+        """Queue the jobs of workers that are dead. A job under which ``most_crashes`` of them died one after
+        the other, and no step was finished in between, is dead too: it may be what kills them.
+        """
         owners = self._db.rows(
             "SELECT DISTINCT owner FROM jobs WHERE state = 'running' AND owner != ?", (self.owner,)
         )
@@ -219,13 +224,27 @@ class JobStore:
             if not dead:
                 return 0
             with self._db.whole():
-                lost = self._db.count(
+                self._db.count(
+                    "INSERT INTO fruitless SELECT id, (SELECT count(*) FROM steps WHERE job = id"
+                    " AND outcome IS NOT NULL), 1 FROM jobs WHERE state = 'running' AND owner = ?"
+                    " ON CONFLICT (job) DO UPDATE SET steps = excluded.steps, deaths = CASE"
+                    " WHEN excluded.steps > fruitless.steps THEN 1 ELSE fruitless.deaths + 1 END",
+                    (owner,),
+                )
+                lost = self._db.rows(
                     "UPDATE jobs SET state = 'dead', code = 'worker_lost', ended = ?, owner = NULL,"
-                    " message = 'its worker died each time it ran'"
-                    " WHERE state = 'running' AND owner = ? AND crashes >= ?",
+                    " message = 'its worker died each time it ran', crashes = crashes + 1"
+                    " WHERE state = 'running' AND owner = ? AND"
+                    " (SELECT deaths FROM fruitless WHERE job = id) >= ? RETURNING id",
                     (time.time(), owner, most_crashes),
                 )
-                return lost + self._db.count(
+                for (job_id,) in lost:
+                    self._db.count(
+                        "INSERT INTO events VALUES (?, (SELECT COALESCE(max(seq), 0) + 1 FROM events"
+                        " WHERE job = ?), 'RUN_ERROR', ?)",
+                        (job_id, job_id, _LOST),
+                    )
+                return len(lost) + self._db.count(
                     f"UPDATE jobs SET {_WAITING}, crashes = crashes + 1"  # noqa: S608 - constant
                     " WHERE state = 'running' AND owner = ?",
                     (time.time(), owner),
@@ -271,6 +290,7 @@ class JobStore:
                     "UPDATE events SET kind = '', data = '' WHERE job = ? AND kind = 'RUN_ERROR'",
                     (job_id,),
                 )
+                self._db.count("DELETE FROM fruitless WHERE job = ?", (job_id,))
                 text = "UPDATE hooks SET state = 'waiting', tries = 0, due = 0 WHERE job = ?"
                 self._db.count(text, (job_id,))
         return bool(revived)
@@ -394,7 +414,7 @@ class JobStore:
                 (before, _SWEPT_AT_ONCE),
             )
             for row in rows:
-                for each in ("steps", "events", "hooks"):
+                for each in ("steps", "events", "hooks", "fruitless"):
                     self._db.count(f"DELETE FROM {each} WHERE job = ?", row)  # noqa: S608 - constant
                 self._db.count("DELETE FROM jobs WHERE id = ?", row)
         return len(rows)

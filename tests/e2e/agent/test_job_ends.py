@@ -11,6 +11,7 @@ import hmac
 import json
 import sqlite3
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -19,7 +20,7 @@ import pytest
 from app.domain.cron import parse
 from app.jobs.schedules import Schedule, Schedules
 from app.stores.job_files import JobFiles
-from app.stores.job_store import JobStore
+from app.stores.job_store import Job, JobStore
 from app.telemetry.metrics import Metrics
 from tests.e2e.agent.test_agent_endpoint import body
 from tests.e2e.agent.test_agent_loop import agent, answers
@@ -323,3 +324,33 @@ async def test_a_store_that_an_older_version_left_is_taken_over_with_its_jobs(
     store.settle("j", "finished", "", "", 0.0)
     assert store.depth(time.time()).queued == 0
     store.close()
+
+
+def test_only_a_job_that_kills_its_workers_without_getting_on_is_given_up(tmp_path: Path) -> None:
+    """Three deaths are one too many; a finished step in between begins the count anew."""
+    first = JobStore(JobFiles(tmp_path))
+    good, bad = (replace(a_job(), id=name) for name in ("good", "bad"))
+    for each in (good, bad):
+        first.add(each, None)
+    for death in range(8):
+        worker = JobStore(JobFiles(tmp_path))
+        taken = {job.id for _ in range(2) if (job := worker.claim(time.time(), 9)) is not None}
+        assert "good" in taken
+        if death % 2:
+            worker.finish("good", f"step-{death}", b"{}")
+        worker.close()
+        first.adopt(3)
+    assert (first.find("t", "good").state, first.find("t", "good").crashes) == ("queued", 8)  # type: ignore[union-attr]
+    assert (first.find("t", "bad").state, first.find("t", "bad").crashes) == ("dead", 3)  # type: ignore[union-attr]
+    assert [kind for _, kind, _ in first.told("bad")] == ["RUN_ERROR"]
+    assert first.revive("t", "bad")
+    assert first.told("bad") == []
+    first.close()
+
+
+def a_job() -> Job:
+    """A job that is due."""
+    return Job(
+        id="j", tenant="t", body=b"{}", agent="desk", tools=None, priority=0, state="queued", due=1.0,
+        attempts=0, crashes=0, cancel=0, code="", message="", created=1.0, ended=None,
+    )  # fmt: skip

@@ -30,7 +30,7 @@ def postgres() -> Iterator[Postgres]:
 
 @pytest.fixture
 def fresh(postgres: Postgres) -> Postgres:
-    postgres.say("DROP TABLE IF EXISTS jobs, steps, events, hooks, schedules")
+    postgres.say("DROP TABLE IF EXISTS jobs, steps, events, hooks, fruitless, schedules")
     return postgres
 
 
