@@ -19,7 +19,8 @@ const question = at("question");
 const turnsBox = at("turns");
 const recent = new Recent({ list: at("requests"), empty: at("recent-empty"), legend: at("legend") });
 const turns = [];
-let endpoints = new Set();
+const endpoints = new Set();
+let knowing = Promise.resolve();
 let running = null;
 
 async function ask(text) {
@@ -33,6 +34,8 @@ async function ask(text) {
   const unfollow = follow(turn);
   await turn.run(request, { cache: at("cache-mode").value, tier: at("tier").value });
   busy(null);
+  // What may be judged is known by then, also for a question that was asked the moment the page opened.
+  await knowing;
   const sentence = await turn.settle();
   requestAnimationFrame(() => requestAnimationFrame(unfollow));
   if (!running) at("announce").textContent = sentence;
@@ -168,7 +171,7 @@ async function ready() {
 
 async function known() {
   const found = await read("openapi.json");
-  if (found) endpoints = new Set(Object.keys(found.paths));
+  for (const path of Object.keys(found?.paths ?? {})) endpoints.add(path);
 }
 
 const THEMES = ["auto", "light", "dark"];
@@ -189,7 +192,7 @@ function start() {
   ready();
   models();
   savings();
-  known();
+  knowing = known();
 }
 
 start();
