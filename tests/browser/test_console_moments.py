@@ -5,6 +5,7 @@ The server is scripted (``tests/support/console_server.py``); the browser is a r
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from tests.support.browser import Visit, visit
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from playwright.async_api import Browser, Page
+    from playwright.async_api import Browser, Page, Route
 
     from tests.support.console_server import ConsoleServer
 
@@ -149,6 +150,25 @@ async def test_a_wrong_hit_is_told_to_the_cache_and_other_answers_to_the_router(
         {"path": "/v1/feedback", "request_id": "req-1", "verdict": "good"},
         {"path": "/v1/cache/feedback", "request_id": "req-2", "verdict": "wrong"},
     ]
+
+
+async def test_the_first_question_may_be_judged_though_it_was_quicker_than_the_page(
+    page: Page, served: ConsoleServer
+) -> None:
+    known = asyncio.Event()
+
+    async def late(route: Route) -> None:
+        await known.wait()
+        await route.continue_()
+
+    await page.route("**/openapi.json", late)
+    await page.reload()
+    await ask(page, "once")
+    await expect(page.locator(".answer")).to_have_text("First words of an answer.")
+    known.set()
+    await page.get_by_role("button", name="This was right").click()
+    await expect(page.locator(".verdict")).to_contain_text("Noted")
+    assert [verdict["verdict"] for verdict in served.verdicts] == ["good"]
 
 
 async def test_without_the_endpoint_there_is_no_verdict_to_give(
