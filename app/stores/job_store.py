@@ -48,6 +48,7 @@ _WAITING = (
 )
 """A running job waits again, or is over where it was cancelled."""
 _LOST = '{"type":"RUN_ERROR","message":"its worker died each time it ran","code":"worker_lost"}'
+_DEATHS_AT_ONCE, _FIRST_WAIT_S, _LONGEST_WAIT_S = 3, 0.1, 30.0
 _MOST_LISTED = 200
 _SWEPT_AT_ONCE = 500
 
@@ -244,11 +245,23 @@ class JobStore:
                         " WHERE job = ?), 'RUN_ERROR', ?)",
                         (job_id, job_id, _LOST),
                     )
-                return len(lost) + self._db.count(
+                again = self._db.rows(
                     f"UPDATE jobs SET {_WAITING}, crashes = crashes + 1"  # noqa: S608 - constant
-                    " WHERE state = 'running' AND owner = ?",
+                    " WHERE state = 'running' AND owner = ? RETURNING id",
                     (time.time(), owner),
                 )
+                for (job_id,) in again:
+                    self._put_off(str(job_id))
+                return len(lost) + len(again)
+
+    def _put_off(self, job_id: str) -> None:
+        """Let a job wait that keeps losing its worker and gets no further: others first, and calmer times."""
+        rows = self._db.rows("SELECT deaths FROM fruitless WHERE job = ?", (job_id,))
+        deaths = cast("int", rows[0][0])
+        if deaths > _DEATHS_AT_ONCE:
+            wait_s = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2 ** (deaths - _DEATHS_AT_ONCE))
+            text = "UPDATE jobs SET due = ? WHERE id = ? AND state = 'queued'"
+            self._db.count(text, (time.time() + wait_s, job_id))
 
     def settle(self, job_id: str, state: str, code: str, message: str, due: float) -> None:
         """The attempt is over: the job is, or it is due again at ``due``."""
