@@ -112,13 +112,15 @@ def told_of(events: list[tuple[str, dict[str, object]]]) -> dict[str, str]:
     ],
 )
 async def test_one_bad_tool_is_one_error_and_the_run_goes_on(route, says_so) -> None:
+    hanging = route in {hangs, hangs_in_the_body}
+    patience_s = 0.5 if hanging else 10.0  # a busy machine unpacks 100 MB slowly
     async with (
         tool_server({"/bad/": route, "/good/": echo()}) as tools,
         scripted_model(both) as model,
         running_gateway(
             agent(
                 model.url,
-                [tool("bad", tools.url, timeout_s=0.5), tool("good", tools.url)],
+                [tool("bad", tools.url, timeout_s=patience_s), tool("good", tools.url)],
             )
         ) as gateway,
     ):
@@ -130,7 +132,7 @@ async def test_one_bad_tool_is_one_error_and_the_run_goes_on(route, says_so) -> 
         assert client["c1"] == to_model["c1"] == '{"got":"/good/2"}'
         for said in (client["c0"], to_model["c0"]):
             assert says_so.lower() in said.lower(), said
-        if route in {hangs, hangs_in_the_body}:
+        if hanging:
             bad = next(asked for asked in tools.asked if asked.target == "/bad/1")
             await asyncio.wait_for(bad.gone.wait(), PATIENCE_S)
 
