@@ -69,7 +69,10 @@ _MOST_CONFIRMED: Final = 4_000
 # and a steady route loses 4 % of its hits more.
 _SUSPICION: Final = 2.0
 _WATCHED_SHARE: Final = 0.25  # of would-be hits audited while there is suspicion or after an alarm
-_LIKELY: Final = 0.5
+_LIKELY: Final = 0.5  # from here on a label says something of a change
+# Hits that may be served without such a label between them, for each 1 % of wrong hits per request that
+# is promised: where nearly everything is a hit, nothing else would tell of a change.
+_UNSEEN: Final = 4
 _EARNED: Final = 8  # would-be hits in a row that must be found right after an alarm
 _GROWTH: Final = 2.0  # refit when the labels have grown by this factor,
 _YOUNG: Final = 400  # while there are fewer than these, and from then on
@@ -153,6 +156,7 @@ class RouteState:
     trusted_from_s: float = -1.0  # what was not confirmed after that is not served; -1: all is
     careful: bool = False  # since an alarm, until new labels certify a threshold
     earning: int = 0  # would-be hits that must still be found right before one is served
+    unseen: int = 0  # hits served since the last label that would have told of a change
 
     def __post_init__(self) -> None:
         self.verifier = RouteVerifier(Rareness({}, 0), self.prior)
@@ -204,6 +208,8 @@ class RouteState:
         chance = decision.probability
         if not decision.audit and chance < _LIKELY and decision.reach > chance:
             chance, agreed = decision.reach, answer in decision.offered
+        if chance >= _LIKELY:
+            self.unseen = 0
         alarm = self.drift.observe(chance, agreed=agreed, at_s=at_s)
         if alarm:
             self._alarm()
@@ -409,6 +415,7 @@ def _weigh(candidate: CandidateView, scored: Scored, state: RouteState, rng: Ran
         reasons = (why, "audited", *notes)
         return replace(_miss(candidate, reasons, score, chance, bound), audit=True)
     state.hits += 1
+    state.unseen += 1
     return replace(_miss(candidate, (why, *notes), score, chance, bound), serve=True)
 
 
@@ -432,7 +439,8 @@ def _audit_share(candidate: CandidateView, state: RouteState) -> float:
     """The chance that this would-be hit is asked of the model all the same."""
     suspicious = state.drift.evidence >= _SUSPICION
     doubted = state.careful or not state.fresh(candidate, state.drift.since_s)
-    if state.earning or (suspicious and doubted):
+    unseen = state.unseen >= _UNSEEN * max(1.0, 100 * state.limits.per_request)
+    if state.earning or unseen or (suspicious and doubted):
         return 1.0
     if suspicious or state.careful:
         return max(state.audit_rate, _WATCHED_SHARE)

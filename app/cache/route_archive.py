@@ -41,6 +41,7 @@ _COUNTERS: Final = (
     "audited_wrong",
     "careful",
     "earning",
+    "unseen",
 )
 _FLAGS: Final = frozenset({"closed", "careful"})
 

@@ -34,6 +34,7 @@ _WORD: Final = re.compile(
     re.IGNORECASE,
 )
 _DIGITS: Final = re.compile(r"\d")
+_USED_TO: Final = re.compile(r"(?:^| )used? to(?: |$)")
 _PLAIN_NUMBER: Final = re.compile(r"[$€£#]?(\d[\d,]*(?:\.\d+)?)(st|nd|rd|th|am|pm|[kmb%°])?$")
 _DIRECTION: Final = word_list(
     "from to into onto before after until till since by than over under above below via through "
@@ -109,6 +110,11 @@ class TextView:
 
 def _squeeze(word: str) -> str:
     return word.replace("’", "'").lower()
+
+
+_KNOWN_NUMBERS: Final = frozenset(NUMBER_WORDS)
+_KNOWN_PRONOUNS: Final = frozenset(PRONOUNS)
+_KNOWN_STATES: Final = frozenset(TIME_STATES)
 
 
 @lru_cache(maxsize=65_536)
@@ -197,11 +203,16 @@ def _question(words: list[str]) -> str:
 
 
 def _states(words: list[str]) -> frozenset[str]:
-    found = {TIME_STATES[w] for w in words if w in TIME_STATES}
-    joined = f" {' '.join(words)} "
-    if " use to " in joined or " used to " in joined:
+    found = {TIME_STATES[w] for w in _KNOWN_STATES.intersection(words)}
+    if ("use" in words or "used" in words) and _USED_TO.search(" ".join(words)):
         found.add("formerly")
     return frozenset(found)
+
+
+def _numbers(words: frozenset[str], *, digits: bool) -> frozenset[str]:
+    if digits:
+        return frozenset(n for n in map(_number, words) if n is not None)
+    return frozenset(f"{NUMBER_WORDS[w]:g}" for w in _KNOWN_NUMBERS & words)
 
 
 def view(text: str) -> TextView:
@@ -218,32 +229,33 @@ def view(text: str) -> TextView:
     words = [_squeeze(w) for w in raw]
     stems = [stem(w) for w in words]
     compact = f" {' '.join(words)} "
+    word_set = frozenset(words)
+    digits = _DIGITS.search(text) is not None
+    pronouns = [] if _KNOWN_PRONOUNS.isdisjoint(word_set) else [w for w in words if w in PRONOUNS]
     return TextView(
         text=text,
         words=tuple(words),
         stems=tuple(stems),
-        content=frozenset(
-            s for s, w in zip(stems, words, strict=True) if w not in STOP_WORDS and w not in FILLERS
-        ),
+        content=frozenset([stem(w) for w in word_set - STOP_WORDS - FILLERS]),
         stem_set=frozenset(stems),
-        word_set=frozenset(words),
-        reversals=frozenset().union(*map(opposites_of, words)),
+        word_set=word_set,
+        reversals=frozenset().union(*map(opposites_of, word_set)),
         bigrams=frozenset(pairwise(stems)),
-        trigrams=frozenset(compact[i : i + 3] for i in range(max(1, len(compact) - 2))),
-        numbers=frozenset(n for n in map(_number, words) if n is not None),
-        ids=frozenset(w for w in words if _is_id(w)),
+        trigrams=frozenset([compact[i : i + 3] for i in range(max(1, len(compact) - 2))]),
+        numbers=_numbers(word_set, digits=digits),
+        ids=frozenset(w for w in word_set if _is_id(w)) if digits else frozenset(),
         names=_names(raw, starts, words),
-        dates=frozenset(w for w in words if w in DATES),
-        units=frozenset(stem(w) for w in words if w in UNITS),
-        negations=sum(w in NEGATIONS or w.endswith("n't") for w in words),
-        pronouns=tuple(PRONOUNS[w] for w in words if w in PRONOUNS),
-        third_persons=sum(PRONOUNS.get(w) in {"m", "f"} for w in words),
+        dates=DATES & word_set,
+        units=frozenset([stem(w) for w in UNITS & word_set]),
+        negations=sum([w in NEGATIONS or w.endswith("n't") for w in words]),
+        pronouns=tuple([PRONOUNS[w] for w in pronouns]),
+        third_persons=sum([PRONOUNS[w] in {"m", "f"} for w in pronouns]),
         states=_states(words),
         question=_question(words),
         governors=_governors(words, stems),
         passive_at=_passive_at(words),
-        has_and="and" in words or "both" in words or "simultaneously" in words,
-        has_or="or" in words or "either" in words,
-        has_if="if" in words or "whether" in words,
-        cased=any(c.isupper() for c in text[1:]),
+        has_and="and" in word_set or "both" in word_set or "simultaneously" in word_set,
+        has_or="or" in word_set or "either" in word_set,
+        has_if="if" in word_set or "whether" in word_set,
+        cased=text[1:].lower() != text[1:],
     )

@@ -21,7 +21,7 @@ from app.domain.vectors import KeptQuestion, Neighbour, Which
 from app.errors import StoreError
 from app.stores.vectors import collection_name, payload_of, question_of
 
-_MARKER = "slipstream.json"
+MARKER = "slipstream.json"
 _OPTIMIZE_AFTER = 2_000
 """Points written since the last merge that make another worth its seconds."""
 
@@ -54,7 +54,7 @@ class EdgeStore:
         config = edge.EdgeConfig(
             vectors=edge.EdgeVectorParams(size=self._dimension, distance=edge.Distance.Cosine)
         )
-        marker = self.path / _MARKER
+        marker = self.path / MARKER
         wanted = msgspec.json.encode({"build": build_id, "dimension": self._dimension})
         try:
             if self.path.exists():
@@ -150,6 +150,14 @@ class EdgeStore:
         )
         found = (question_of(str(record.id), record.payload) for record in records)
         return [q for q in found if q is not None], str(following or "")
+
+    def some(self, after: str, limit: int) -> tuple[list[tuple[str, KeptQuestion | None]], str]:
+        """Anybody's questions by id, expired ones too, from ``after`` on; None for what cannot be read."""
+        records, following = self._shard.scroll(
+            edge.ScrollRequest(offset=after or None, limit=limit, with_payload=True)
+        )
+        found = [(str(r.id).replace("-", ""), question_of(str(r.id), r.payload)) for r in records]
+        return found, str(following or "")
 
     def remove(self, ids: Sequence[str]) -> int:
         """Remove these; says how many were there."""

@@ -22,6 +22,7 @@ import msgspec
 
 from app.errors import StoreError
 from app.stores.edge import EdgeStore
+from app.stores.moving import Older
 from app.stores.onnx_embedder import EmbedderError, OnnxEmbedder
 from app.stores.onnx_embedder import TooLong as OverWindow
 from app.stores.vectors import (
@@ -52,6 +53,9 @@ _IDLE_S = 20.0
 _MEMORY = 4_096
 """Embeddings remembered: 1.5 KiB each."""
 _NICENESS = 10
+_MOVE_EVERY_S = 0.005
+_QUIET_S = 0.1
+"""Nothing is moved from an older build's folder before nobody has asked for so long."""
 FAILED_MODEL = 3
 FAILED_STORE = 4
 """Exit statuses that say what is wrong where starting again does not help at once."""
@@ -63,6 +67,7 @@ class Worker:
     def __init__(self, embedder: OnnxEmbedder, store: EdgeStore) -> None:
         """Own both from now on."""
         self._embedder, self._store = embedder, store
+        self.older: Older | None = None
         self._vectors: OrderedDict[str, bytes | TooLong] = OrderedDict()
         self.busy_at_s = time.monotonic()
 
@@ -94,9 +99,11 @@ class Worker:
                 questions, following = store.page(tenant, after, limit)
                 return Paged(tuple(questions), following)
             case Remove(ids):
-                return Number(store.remove(ids))
+                older = 0 if self.older is None else self.older.remove(ids)
+                return Number(store.remove(ids) + older)
             case RemoveWhere(which):
-                return Number(store.remove_where(which))
+                older = 0 if self.older is None else self.older.remove_where(which)
+                return Number(store.remove_where(which) + older)
             case Count():
                 return About(store.count(), self._embedder.build_id, tuple(store.moved_aside))
 
@@ -116,6 +123,26 @@ class Worker:
             self._vectors.popitem(last=False)
         return made
 
+    def move(self) -> bool:
+        """Bring a question over from an older build's folder; False when none is left."""
+        if self.older is None:
+            return False
+        try:
+            self.older.step()
+        except Exception as exc:  # noqa: BLE001 - a process edge, like any command's
+            self._store.moved_aside.append(
+                f"an older build's questions cannot be moved: {exc}"[:300]
+            )
+            self.older.close()
+        if not self.older:
+            self.older = None
+        return self.older is not None
+
+    def vector_of(self, text: str) -> bytes | None:
+        """The vector of ``text``, None over the window."""
+        made = self._embed(text)
+        return made if isinstance(made, bytes) else None
+
     def tend(self) -> None:
         """Do what blocks for long, once nobody has asked for a while."""
         if time.monotonic() - self.busy_at_s >= _IDLE_S:
@@ -123,6 +150,8 @@ class Worker:
 
     def close(self) -> None:
         """Flush and leave."""
+        if self.older is not None:
+            self.older.close()
         self._store.close()
 
 
@@ -168,12 +197,23 @@ async def _serve(path: str, worker: Worker) -> None:
     loop.add_reader(0, parent_wrote)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, over.set)
+    moving = loop.create_task(_move(worker), name="moving")
     while not over.is_set():
         with suppress(TimeoutError):
             await asyncio.wait_for(over.wait(), _IDLE_S)
         if not over.is_set():
             worker.tend()
+    moving.cancel()
     server.close()
+
+
+async def _move(worker: Worker) -> None:
+    """Bring over what an older build kept, between requests."""
+    while worker.older is not None:
+        quiet = time.monotonic() - worker.busy_at_s >= _QUIET_S
+        if quiet:
+            worker.move()
+        await asyncio.sleep(_MOVE_EVERY_S if quiet else _QUIET_S)
 
 
 def main(arguments: list[str]) -> int:
@@ -192,6 +232,7 @@ def main(arguments: list[str]) -> int:
         print(exc, file=sys.stderr, flush=True)  # noqa: T201 - the gateway reads it
         return FAILED_MODEL if isinstance(exc, EmbedderError) else FAILED_STORE
     worker = Worker(embedder, store)
+    worker.older = Older(Path(folder), store, worker.vector_of) or None
     Path(path).unlink(missing_ok=True)  # of a process that was killed: this one owns the folder now
     try:
         asyncio.run(_serve(path, worker))

@@ -77,9 +77,12 @@ class Trial:
 
 def _tail(wrong: int, count: int, share: float) -> float:
     """P(at least ``wrong`` of ``count``) where each is wrong with probability ``share``."""
-    return 1.0 - sum(
-        math.comb(count, k) * share**k * (1 - share) ** (count - k) for k in range(wrong)
-    )
+    logs = (
+        math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1)
+        + k * math.log(share) + (count - k) * math.log1p(-share)
+        for k in range(wrong)
+    )  # fmt: skip
+    return 1.0 - sum(map(math.exp, logs))
 
 
 @dataclass(frozen=True, slots=True)
