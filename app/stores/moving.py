@@ -25,6 +25,8 @@ from app.stores.edge import MARKER, EdgeStore
 from app.stores.vectors import SCHEMA, collection_name
 
 _AT_ONCE: Final = 64
+_ATTEMPTS: Final = 20
+_ATTEMPT_EVERY_S: Final = 0.025
 _SEALED: Final = b"sl1"
 
 
@@ -118,9 +120,14 @@ def _open(path: Path) -> EdgeStore | None:
         marker = msgspec.json.decode((path / MARKER).read_bytes(), type=_Marker)
         if collection_name(marker.build) != path.name:
             return None
-        return EdgeStore(path.parent, build_id=marker.build, dimension=marker.dimension)
-    except (OSError, msgspec.DecodeError, StoreError):
+    except (OSError, msgspec.DecodeError):
         return None
+    for _ in range(_ATTEMPTS):
+        try:
+            return EdgeStore(path.parent, build_id=marker.build, dimension=marker.dimension)
+        except StoreError:  # the engine gives its lock up a moment after it was closed
+            time.sleep(_ATTEMPT_EVERY_S)
+    return None
 
 
 def _is_sealed(text: str) -> bool:
