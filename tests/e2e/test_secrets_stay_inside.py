@@ -58,7 +58,7 @@ async def test_no_secret_is_told_logged_counted_or_kept(tmp_path: Path):
     stored, _ = keys.new(Access("", "acme", admin=True))
     revoked, access = keys.new(Access("", "acme"))
     keys.revoke(access.id)
-    secrets = SECRETS | {stored.rpartition("_")[2], revoked.rpartition("_")[2]}
+    secrets = SECRETS | {key.split("_", 2)[2] for key in (stored, revoked)}
     async with tool_server(dict.fromkeys((CHAT, MESSAGES, "/t"), misbehave)) as upstream:
         values = configuration(upstream.url)
         providers = values["providers"]
