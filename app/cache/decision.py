@@ -1,6 +1,6 @@
 """May this cached answer be served? The whole decision, pure: state in, decision out.
 
-How the gateway uses it, per route (a partition's traffic, or any coarser class the lead chooses):
+How the gateway uses it, per route (a partition's traffic, or any coarser class):
 
     decision = decide(query, candidates, state, rng)   # < 1 ms for eight candidates
     if decision.serve: ...replay decision.candidate's answer, nothing to learn...
