@@ -88,22 +88,15 @@ async def submit(
         raise Forbidden(message, code="model_not_allowed", param="forwardedProps.agent")
     tools = None if access is None or access.tools is None else "\n".join(sorted(access.tools))
     now = time.time()
-    wanted = Job(
+    wanted = Job.queued(
         id=f"job-{uuid.uuid4().hex}",
         tenant=caller.tenant,
         body=raw,
         agent=agent,
         tools=tools,
         priority=priority,
-        state="queued",
         due=now,
-        attempts=0,
-        crashes=0,
-        cancel=0,
-        code="",
-        message="",
         created=now,
-        ended=None,
     )
     charge = None if guard is None else guard.charge
     job, new = await jobs.submit(wanted, idempotency_key, charge, webhook or "")

@@ -2,6 +2,7 @@
 
 import { read, readText, readiness } from "./gateway.js";
 import { table } from "./tables.js";
+import { Polled } from "./views.js";
 import { whySlow } from "./why.js";
 import { clock, make, ms, outcome, seconds, toRequest, usd } from "./words.js";
 
@@ -35,14 +36,9 @@ export function places(metrics) {
   return found;
 }
 
-export class Overview {
-  show() {
-    this.refresh();
-    this.timer = setInterval(() => document.hidden || this.refresh(), EVERY_MS);
-  }
-
-  hide() {
-    clearInterval(this.timer);
+export class Overview extends Polled {
+  constructor() {
+    super(EVERY_MS);
   }
 
   async refresh() {

@@ -1,6 +1,7 @@
 // Every request this page has heard of, filtered; only the rows in sight exist in the document.
 
 import { read } from "./gateway.js";
+import { Polled } from "./views.js";
 import { Waterfall } from "./waterfall.js";
 import { explanation, figures, whySlow, wrongHit } from "./why.js";
 import { clock, make, ms } from "./words.js";
@@ -13,8 +14,9 @@ const EVERY_MS = 4000;
 const at = (id) => document.getElementById(id);
 const keyOf = (trace) => `${trace.request_id} ${trace.started_unix_s}`;
 
-export class Requests {
+export class Requests extends Polled {
   constructor() {
+    super(EVERY_MS);
     this.all = [];
     this.known = new Set();
     this.shown = [];
@@ -35,9 +37,7 @@ export class Requests {
 
   show() {
     this.visible = true;
-    this.refresh();
-    clearInterval(this.timer);
-    this.timer = setInterval(() => document.hidden || this.refresh(), EVERY_MS);
+    super.show();
   }
 
   // Show one request, by its id, whatever was filtered before.
@@ -50,7 +50,7 @@ export class Requests {
 
   hide() {
     this.visible = false;
-    clearInterval(this.timer);
+    super.hide();
   }
 
   async refresh() {

@@ -2,6 +2,7 @@
 
 import { read, readiness } from "./gateway.js";
 import { table } from "./tables.js";
+import { Polled } from "./views.js";
 import { make, seconds, usd } from "./words.js";
 
 const EVERY_MS = 3000;
@@ -19,14 +20,9 @@ function together(lists, name) {
   return [...found.values()];
 }
 
-export class Upstreams {
-  show() {
-    this.refresh();
-    this.timer = setInterval(() => document.hidden || this.refresh(), EVERY_MS);
-  }
-
-  hide() {
-    clearInterval(this.timer);
+export class Upstreams extends Polled {
+  constructor() {
+    super(EVERY_MS);
   }
 
   async refresh() {

@@ -28,3 +28,20 @@ export class Views {
     this.live[name]?.show();
   }
 }
+
+// A view that reads anew every `everyMs` while it is shown and its page is looked at; it has a `refresh()`.
+export class Polled {
+  constructor(everyMs) {
+    this.everyMs = everyMs;
+  }
+
+  show() {
+    this.refresh();
+    clearInterval(this.timer);
+    this.timer = setInterval(() => document.hidden || this.refresh(), this.everyMs);
+  }
+
+  hide() {
+    clearInterval(this.timer);
+  }
+}

@@ -72,6 +72,17 @@ class PromptView:
     after_tool_result: bool = False
     """The request continues a tool loop: its last message is a tool's result."""
 
+    @property
+    def is_plain_question(self) -> bool:
+        """One user turn, and nothing that would bend the answer's form: what a lane may answer."""
+        return (
+            self.turns == 1
+            and not self.system
+            and not self.tool_names
+            and not self.has_images
+            and not self.wants_json
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Classification:

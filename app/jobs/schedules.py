@@ -62,22 +62,14 @@ class Schedule:
             "messages": [text],
             "forwardedProps": {"agent": self.agent},
         }
-        return Job(
+        return Job.queued(
             id=job_id,
             tenant=self.tenant,
             body=msgspec.json.encode(asked),
             agent=self.agent,
-            tools=None,
             priority=self.priority,
-            state="queued",
             due=due_unix_s,
-            attempts=0,
-            crashes=0,
-            cancel=0,
-            code="",
-            message="",
             created=time.time(),
-            ended=None,
         )
 
     def key(self, due_unix_s: float) -> str:

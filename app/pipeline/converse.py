@@ -11,8 +11,8 @@ import time
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 
-from app.domain.chat import ChatRequest
-from app.domain.events import Emit
+from app.domain.chat import ChatRequest, Conversation
+from app.domain.events import Answer, AnswerBuilder, Emit, Event
 from app.domain.model_call import ModelCall
 from app.domain.models import Model
 from app.domain.trace_context import TurnTrace
@@ -87,6 +87,30 @@ async def ask(calls: Sequence[ModelCall], gateway: Gateway, turn: Turn, emit: Em
             return
         tried = tried or _Tried(gateway.retries.get(call.model.provider, 1))
         call = tried.after(failure, call, others, gateway, turn)
+
+
+async def whole_answer(
+    conversation: Conversation, models: Sequence[Model], gateway: Gateway, turn: Turn
+) -> Answer | None:
+    """What the best of ``models`` says to a question of the gateway's own; None where it is not whole.
+
+    Raises as ``ask``.
+    """
+    if not models:
+        return None
+    builder = AnswerBuilder()
+
+    async def take(event: Event) -> None:
+        builder.add(event)
+
+    calls = [
+        ModelCall(
+            model, stream=False, deadline=turn.deadline, conversation=conversation, neutral=True
+        )
+        for model in gateway.load.order(models, lambda _: False)
+    ]
+    await ask(calls, gateway, turn, take)
+    return builder.answer()
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from random import Random
 
@@ -23,11 +23,9 @@ from app.classify.complexity import Point
 from app.domain.chat import ChatRequest, Conversation, Message, Role, TextPart
 from app.domain.deadline import Deadline
 from app.domain.decisions import CacheMode, PromptView, Tier
-from app.domain.events import Answer, AnswerBuilder, Event
-from app.domain.model_call import ModelCall
 from app.domain.models import Model
 from app.errors import GatewayError
-from app.pipeline.converse import ask
+from app.pipeline.converse import whole_answer
 from app.pipeline.escalation_policy import Check
 from app.pipeline.gateway import Gateway, Turn
 from app.routing.learning import ShadowBudget
@@ -94,8 +92,8 @@ class Shadow:
     async def _gain(self, look: _Look, turn: Turn) -> float | None:
         gateway = self._gateway
         conversation = gateway.codecs[look.request.dialect].read(look.request.body)
-        fast = await said(conversation, gateway.tiers[Tier.FAST], gateway, turn)
-        powerful = await said(conversation, gateway.tiers[Tier.POWERFUL], gateway, turn)
+        fast = await whole_answer(conversation, gateway.tiers[Tier.FAST], gateway, turn)
+        powerful = await whole_answer(conversation, gateway.tiers[Tier.POWERFUL], gateway, turn)
         if fast is None or powerful is None or not powerful.text.strip():
             return None
         return await self._judge(look.view.text, fast.text, powerful.text)
@@ -105,27 +103,6 @@ def _turn(tenant: str) -> Turn:
     turn = Turn("shadow", tenant, Timeline(), Deadline(None), time.time())
     turn.cache_mode = CacheMode.BYPASS
     return turn
-
-
-async def said(
-    conversation: Conversation, models: Sequence[Model], gateway: Gateway, turn: Turn
-) -> Answer | None:
-    """The whole answer of the best of ``models``; None where it is not whole."""
-    if not models:
-        return None
-    builder = AnswerBuilder()
-
-    async def take(event: Event) -> None:
-        builder.add(event)
-
-    calls = [
-        ModelCall(
-            model, stream=False, deadline=turn.deadline, conversation=conversation, neutral=True
-        )
-        for model in gateway.load.order(models, lambda _: False)
-    ]
-    await ask(calls, gateway, turn, take)
-    return builder.answer()
 
 
 async def by_equality(_question: str, fast: str, powerful: str) -> float:
@@ -154,7 +131,7 @@ def by_model(model: Model, gateway: Gateway, random: Random) -> Judge:
             f"<A>\n{first[:_JUDGED_CHARS]}\n</A>\n\n<B>\n{second[:_JUDGED_CHARS]}\n</B>"
         )
         conversation = Conversation((Message(Role.USER, (TextPart(text),)),))
-        answer = await said(conversation, [model], gateway, _turn("shadow"))
+        answer = await whole_answer(conversation, [model], gateway, _turn("shadow"))
         word = "" if answer is None else answer.text.strip().strip(".*\"'").upper()
         if word == "TIE":
             return 0.0

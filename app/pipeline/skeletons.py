@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING
 
 from app.domain.chat import Conversation, Message, Role, Sampling, TextPart
 from app.domain.decisions import Tier
-from app.domain.events import Answer, AnswerBuilder, Emit, Event
-from app.domain.model_call import ModelCall
+from app.domain.events import Answer, Emit
 from app.domain.replay import answer_of_text, replay
 from app.errors import Overloaded, Unsupported, UpstreamError
-from app.pipeline.converse import ask
+from app.pipeline.converse import whole_answer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -73,9 +72,6 @@ async def fill_or_ask(  # noqa: PLR0917 - a draft, its question, and what every 
 
 async def _slots(draft: Draft, question: str, gateway: Gateway, turn: Turn) -> Answer | None:
     """What the fast tier says for the open slots; None where it has no deployment or was cut short."""
-    models = gateway.tiers[Tier.FAST]
-    if not models:
-        return None
     # A character of any script is at most two tokens or so; most are a quarter of one.
     most = _TOKENS_BESIDE + sum(len(slot.name) + slot.max_chars for slot in draft.open_slots)
     conversation = Conversation(
@@ -85,16 +81,4 @@ async def _slots(draft: Draft, question: str, gateway: Gateway, turn: Turn) -> A
         ),
         sampling=Sampling(max_tokens=most),
     )
-    builder = AnswerBuilder()
-
-    async def take(event: Event) -> None:
-        builder.add(event)
-
-    calls = [
-        ModelCall(
-            model, stream=False, deadline=turn.deadline, conversation=conversation, neutral=True
-        )
-        for model in gateway.load.order(models, lambda _: False)
-    ]
-    await ask(calls, gateway, turn, take)
-    return builder.answer()
+    return await whole_answer(conversation, gateway.tiers[Tier.FAST], gateway, turn)

@@ -263,16 +263,8 @@ def _route(view: PromptView, request: ChatRequest, gateway: Gateway, turn: Turn)
 
 
 def _plain_question(view: PromptView, turn: Turn) -> bool:
-    """Whether a lane may answer: one user turn, nothing that would bend the answer's form, nothing forced."""
-    return (
-        view.turns == 1
-        and not view.system
-        and not view.tool_names
-        and not view.has_images
-        and not view.wants_json
-        and turn.tier is None
-        and turn.cache_mode in (_DEFAULT, _ONLY)
-    )
+    """Whether a lane may answer: a plain question, nothing forced."""
+    return view.is_plain_question and turn.tier is None and turn.cache_mode in (_DEFAULT, _ONLY)
 
 
 def _look_up(

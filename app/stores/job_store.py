@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol, Self, cast
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS jobs (
@@ -74,6 +74,38 @@ class Job:
     message: str
     created: float
     ended: float | None
+
+    @classmethod
+    def queued(
+        cls,
+        *,
+        id: str,  # noqa: A002 - the field's name
+        tenant: str,
+        body: bytes,
+        agent: str,
+        due: float,
+        created: float,
+        tools: str | None = None,
+        priority: int = 0,
+    ) -> Self:
+        """A job that nobody has begun."""
+        return cls(
+            id=id,
+            tenant=tenant,
+            body=body,
+            agent=agent,
+            tools=tools,
+            priority=priority,
+            state="queued",
+            due=due,
+            attempts=0,
+            crashes=0,
+            cancel=0,
+            code="",
+            message="",
+            created=created,
+            ended=None,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,7 +134,7 @@ class Again:
         named = arrival.requested if arrival.requested != AUTO else ""
         if named and named not in self._pools.prices:
             raise TraceError([f"{arrival.place}: the model {named[:80]!r} is not configured"])
-        if not named and self._lanes is not None and _plain_question(view):
+        if not named and self._lanes is not None and view.is_plain_question:
             lane = self._lanes.match(view.text)
             if lane is not None:
                 self._hit("lane")
@@ -218,15 +218,4 @@ def _entry(kept: _Kept) -> CachedAnswer:
         stored_at_s=0.0,
         expires_at_s=0.0,
         request_id="",
-    )
-
-
-def _plain_question(view: PromptView) -> bool:
-    """As ``pipeline/turn.py`` has it: one user turn, and nothing that would bend the answer's form."""
-    return (
-        view.turns == 1
-        and not view.system
-        and not view.tool_names
-        and not view.has_images
-        and not view.wants_json
     )

@@ -22,8 +22,9 @@ from app.settings import load
 from bench.agent import eager, foresight, headline, lag, promptness, rivals, scheduler, shapes
 from bench.agent.environment import RIVALS, UnavailableError, python_with
 from bench.agent.gateway import configuration, gateway
-from bench.agent.servers import model, served, tools
+from bench.agent.servers import model, tools
 from bench.agent.verdicts import verdicts
+from bench.loopback import served
 
 Figures = dict[str, object]
 

@@ -18,7 +18,8 @@ import time
 from dataclasses import dataclass
 
 from bench.agent.gateway import ask, configuration, gateway
-from bench.agent.servers import model, served, tools
+from bench.agent.servers import model, tools
+from bench.loopback import served
 
 TOOLS_S = {"get_ticket": 2.0, "get_user": 1.5, "check_permissions": 2.0}
 COLD_START_S, MODEL_S, FORMATTING_S = 1.5, 3.0, 0.5

@@ -16,7 +16,8 @@ from collections.abc import AsyncIterator, Mapping
 from urllib.parse import parse_qs, urlsplit
 
 from bench.agent.gateway import ask, configuration, gateway
-from bench.agent.servers import Answer, model, served, tools
+from bench.agent.servers import model, tools
+from bench.loopback import Answer, Request, served
 
 WINDOWS = {
     "the model is silent": 1,
@@ -83,9 +84,9 @@ async def three_tools(runs: int) -> dict[str, dict[str, float]]:
     spans: list[tuple[str, float, float]] = []
 
     def timed(name: str, inner: Answer) -> Answer:
-        async def answer(target: str, body: bytes, writer: asyncio.StreamWriter) -> None:
+        async def answer(asked: Request, writer: asyncio.StreamWriter) -> None:
             began_s = time.perf_counter()
-            await inner(target, body, writer)
+            await inner(asked, writer)
             spans.append((name, began_s, time.perf_counter()))
 
         return answer

@@ -10,75 +10,34 @@ call's own ``ms`` says.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from urllib.parse import parse_qs, urlsplit
 
-Answer = Callable[[str, bytes, asyncio.StreamWriter], Awaitable[None]]
+from bench.loopback import Answer, Request, send_json
+
 _FRAME = {"id": "m", "object": "chat.completion.chunk", "created": 1, "model": "scripted"}
 _STREAM = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 )
 
 
-@contextlib.asynccontextmanager
-async def served(answer: Answer) -> AsyncIterator[str]:
-    """Serve keep-alive HTTP/1.1 with ``answer``; the base URL."""
-    peers: set[asyncio.Task[None]] = set()
-
-    async def on_peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        peers.add(task)
-        try:
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-                length = 0
-                for line in head.split("\r\n")[1:]:
-                    name, _, value = line.partition(":")
-                    if name.lower() == "content-length":
-                        length = int(value)
-                body = await reader.readexactly(length)
-                await answer(head.split(" ", 2)[1], body, writer)
-        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass
-        finally:
-            peers.discard(task)
-            writer.close()
-
-    server = await asyncio.start_server(on_peer, "127.0.0.1", 0)
-    try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    finally:
-        server.close()
-        for task in list(peers):
-            task.cancel()
-        if peers:
-            await asyncio.wait(peers)
-
-
 def tools(latencies_s: Mapping[str, float]) -> Answer:
     """Answer ``/<tool>/…`` after the tool's latency, or after ``?ms=``."""
 
-    async def answer(target: str, _: bytes, writer: asyncio.StreamWriter) -> None:
-        parts = urlsplit(target)
+    async def answer(asked: Request, writer: asyncio.StreamWriter) -> None:
+        parts = urlsplit(asked.target)
         given_ms = parse_qs(parts.query).get("ms")
         name = parts.path.split("/")[1]
         await asyncio.sleep(float(given_ms[0]) / 1000 if given_ms else latencies_s[name])
-        raw = json.dumps({"path": parts.path, "state": "fine"}).encode()
-        writer.write(
-            b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
-            % (len(raw), raw)
-        )
-        await writer.drain()
+        await send_json(json.dumps({"path": parts.path, "state": "fine"}).encode(), writer)
 
     return answer
 
 
-async def model(_: str, body: bytes, writer: asyncio.StreamWriter) -> None:
+async def model(asked: Request, writer: asyncio.StreamWriter) -> None:
     """Play the script in the last user message: call its tools, or answer once their results are there."""
-    request = json.loads(body)
+    request = json.loads(asked.body)
     messages = request["messages"]
     question = next(m["content"] for m in reversed(messages) if m["role"] == "user")
     script = json.loads(question[question.index("{") :])

@@ -14,7 +14,8 @@ from bench.chaos.blocking import BLOCKED_S
 from bench.chaos.experiment import Experiment, Run, allowed
 from bench.chaos.lab import Lab, gateway_of
 from bench.chaos.proxy import CALM, Fault, FaultProxy
-from bench.chaos.servers import qdrant, serving
+from bench.chaos.servers import answering, qdrant
+from bench.loopback import port_of, served
 
 _LIBRARIES = (
     "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
@@ -60,7 +61,10 @@ def _qdrant(lab: Lab) -> dict[str, object]:
 
 
 async def _qdrant_faults(lab: Lab, tally: Tally, faults: Sequence[Fault | None]) -> None:
-    async with serving(qdrant) as port, FaultProxy(port, seed=5) as proxy:
+    async with (
+        served(answering(qdrant)) as server,
+        FaultProxy(port_of(server), seed=5) as proxy,
+    ):
         values = _qdrant(lab)
         state = values.get("state", {})
         assert isinstance(state, dict)

@@ -22,7 +22,8 @@ from pathlib import Path
 from app.providers.simulator import RunningSimulator, SimulatorSettings
 from bench.chaos.asking import DIALECTS, Ask, Outcome, Tally, ask, exchange
 from bench.chaos.proxy import CALM, Fault, FaultProxy
-from bench.chaos.servers import serving, tool
+from bench.chaos.servers import answering, tool
+from bench.loopback import port_of, served
 from bench.machine import process_tree
 from bench.processes import Server as Started
 from bench.processes import free_port, running, wait_for_answer, wait_for_line
@@ -314,11 +315,11 @@ async def laboratory(*, redis: bool = True, time_scale: float = 0.0) -> AsyncIte
     """Everything, warm and calm. Without redis-server installed the lab has no Redis."""
     async with AsyncExitStack() as stack:
         simulator = RunningSimulator(SimulatorSettings(time_scale=time_scale))
-        port = int((await stack.enter_async_context(simulator)).rpartition(":")[2])
+        port = port_of(await stack.enter_async_context(simulator))
         openai = await stack.enter_async_context(FaultProxy(port, seed=1))
         anthropic = await stack.enter_async_context(FaultProxy(port, seed=2))
-        tool_port = await stack.enter_async_context(serving(tool))
-        tools = await stack.enter_async_context(FaultProxy(tool_port, seed=4))
+        desk = await stack.enter_async_context(served(answering(tool)))
+        tools = await stack.enter_async_context(FaultProxy(port_of(desk), seed=4))
         values = configuration(openai.port, anthropic.port, **agents(tools.port))
         store = None
         if redis and shutil.which("redis-server"):

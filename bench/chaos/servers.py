@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable
+
+from bench.loopback import Answer, Request, send_json
 
 Respond = Callable[[str, str], object]
 """Method and path to the JSON that answers."""
@@ -40,42 +41,11 @@ def qdrant(method: str, path: str) -> object:
     return {"result": result, "status": "ok", "time": 0.0}
 
 
-@asynccontextmanager
-async def serving(respond: Respond) -> AsyncIterator[int]:
-    """Answer HTTP/1.1 with JSON on a free loopback port; gives the port."""
-    peers: set[asyncio.Task[None]] = set()
+def answering(respond: Respond) -> Answer:
+    """Answer every request with the JSON that ``respond`` gives."""
 
-    async def on_peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        peers.add(task)
-        try:
-            with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-                while True:
-                    await _one(respond, reader, writer)
-        finally:
-            peers.discard(task)
-            writer.transport.abort()
+    async def answer(asked: Request, writer: asyncio.StreamWriter) -> None:
+        told = json.dumps(respond(asked.method, asked.target), separators=(",", ":"))
+        await send_json(told.encode(), writer)
 
-    server = await asyncio.start_server(on_peer, "127.0.0.1", 0)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
-        for task in list(peers):
-            task.cancel()
-        if peers:
-            await asyncio.wait(peers)
-
-
-async def _one(
-    respond: Respond, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-) -> None:
-    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-    method, path, _ = head[0].split(" ", 2)
-    lengths = [line[16:] for line in head if line.lower().startswith("content-length: ")]
-    await reader.readexactly(int(lengths[0]) if lengths else 0)
-    body = json.dumps(respond(method, path), separators=(",", ":")).encode()
-    told = f"content-type: application/json\r\ncontent-length: {len(body)}"
-    writer.write(f"HTTP/1.1 200 OK\r\n{told}\r\n\r\n".encode() + body)
-    await writer.drain()
+    return answer

@@ -14,7 +14,7 @@ from playwright.async_api import expect
 from app.providers.simulator import SimulatorSettings, running_simulator
 from bench.chaos.proxy import FaultProxy
 from tests.browser.conftest import well_behaved
-from tests.e2e.agent.test_agent_loop import agent, answers, echo, tool
+from tests.e2e.agent.test_agent_loop import agent, echo, tool, two_calls
 from tests.support.gateway import Running, running_gateway
 from tests.support.scripted_model import Script, Speaking, scripted_model
 from tests.support.tool_server import Asked, ToolServer, tool_server
@@ -26,17 +26,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.browser
 PATIENCE_S = 20.0
-
-
-async def two_calls(speaking: Speaking) -> None:
-    """Say something, call two tools at once; then answer."""
-    if any(m["role"] == "tool" for m in speaking.body["messages"]):
-        await answers(speaking)
-        return
-    await speaking.text("One moment.")
-    await speaking.call(0, "a", '{"id": "1"}')
-    await speaking.call(1, "b", '{"id": "2"}')
-    await speaking.finish("tool_calls")
 
 
 @contextlib.asynccontextmanager

@@ -11,7 +11,7 @@ import pytest
 
 from app.api.protocol import GatewayProtocol, Phase
 from bench.chaos.clients import BIG_BODY, BIG_CHUNKS
-from tests.support.gateway import configuration, running_gateway
+from tests.support.gateway import Running, configuration, running_gateway
 from tests.support.raw_server import PATIENCE_S, Peer, raw_server
 
 pytestmark = pytest.mark.anyio
@@ -21,17 +21,23 @@ ASK = (
 )
 
 
+async def all_that_comes(gateway: Running, sent: bytes) -> bytes:
+    """What the gateway says to ``sent`` until it ends the connection."""
+    port = int(gateway.url.rpartition(":")[2])
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(sent)
+    async with asyncio.timeout(PATIENCE_S):
+        got = await reader.read()
+    writer.close()
+    return got
+
+
 @pytest.mark.parametrize("sent", [BIG_BODY, BIG_CHUNKS], ids=["length", "chunks"])
 async def test_a_body_over_its_limit_is_told_so_and_its_connection_ends(sent: bytes) -> None:
     """The 413 said ``connection: close`` and left it open for 75 s."""
     values = configuration("http://127.0.0.1:9", server={"max_body_bytes": 1 << 20})
     async with running_gateway(values) as gateway:
-        port = int(gateway.url.rpartition(":")[2])
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(sent)
-        async with asyncio.timeout(PATIENCE_S):
-            got = await reader.read()
-        writer.close()
+        got = await all_that_comes(gateway, sent)
     assert got.startswith(b"HTTP/1.1 413 ")
     assert b"request_too_large" in got
 
@@ -58,12 +64,7 @@ class Hasty(GatewayProtocol):
 async def test_a_slow_sender_is_told_in_a_form_that_every_dialect_reads(sent: bytes) -> None:
     """The 408 had no body and no ``retry-after``."""
     async with running_gateway(configuration("http://127.0.0.1:9"), protocol=Hasty) as gateway:
-        port = int(gateway.url.rpartition(":")[2])
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(sent)
-        async with asyncio.timeout(PATIENCE_S):
-            got = await reader.read()
-        writer.close()
+        got = await all_that_comes(gateway, sent)
     head, _, body = got.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 408 ")
     assert b"retry-after: 1" in head

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -421,9 +421,8 @@ async def test_who_asks_the_same_meanwhile_joins_the_flight(counted: Counted) ->
     assert counted.handed_over >= 2
 
 
-async def test_a_client_that_leaves_stops_the_upstream_and_counts_as_499(counted: Counted) -> None:
-    """At once, and nothing is left."""
-    asked: asyncio.Queue[Peer] = asyncio.Queue()
+def holding_the_fourth(asked: asyncio.Queue[Peer]) -> Callable[[Peer], Awaitable[None]]:
+    """An upstream that answers three requests of a connection and says when it has the fourth."""
 
     async def upstream(peer: Peer) -> None:
         while True:
@@ -434,7 +433,13 @@ async def test_a_client_that_leaves_stops_the_upstream_and_counts_as_499(counted
                 return
             await peer.answer(ANSWER, head=b"content-type: application/json\r\n")
 
-    async with house(upstream) as gateway:
+    return upstream
+
+
+async def test_a_client_that_leaves_stops_the_upstream_and_counts_as_499(counted: Counted) -> None:
+    """At once, and nothing is left."""
+    asked: asyncio.Queue[Peer] = asyncio.Queue()
+    async with house(holding_the_fourth(asked)) as gateway:
         client = await connect(gateway)
         for number in range(3):
             await client.ask(f"{number}")
@@ -452,17 +457,7 @@ async def test_a_client_that_leaves_stops_the_upstream_and_counts_as_499(counted
 async def test_a_shutdown_ends_what_is_under_way_with_503(counted: Counted) -> None:
     """The server cancels it as it does a task, and the client is told to ask again."""
     asked: asyncio.Queue[Peer] = asyncio.Queue()
-
-    async def upstream(peer: Peer) -> None:
-        while True:
-            await peer.request()
-            if peer.requests > 3:
-                asked.put_nowait(peer)
-                await peer.gone.wait()
-                return
-            await peer.answer(ANSWER, head=b"content-type: application/json\r\n")
-
-    async with house(upstream) as gateway:
+    async with house(holding_the_fourth(asked)) as gateway:
         client = await connect(gateway)
         for number in range(3):
             await client.ask(f"{number}")

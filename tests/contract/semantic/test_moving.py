@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from app.domain.vectors import Which
 from app.stores.edge import EdgeStore
 from app.stores.moving import Older
+from app.stores.onnx_embedder import Embedded
 from app.stores.seal import Sealer
 from app.stores.sealed_vectors import SealedVectors
 from app.stores.sidecar import Worker
@@ -118,10 +120,13 @@ class _Encoder:
     def vector(self, text: str):
         return embed(text)
 
+    def embed_with_tokens(self, text: str) -> Embedded:
+        made = np.frombuffer(embed(text), "<f4")
+        return Embedded(made, made[None], np.zeros(1, np.int64))
 
-def test_the_process_moves_between_requests_and_removes_from_both(kept, store, monkeypatch):
+
+def test_the_process_moves_between_requests_and_removes_from_both(kept, store):
     worker = Worker(_Encoder(), store)
-    monkeypatch.setattr(Worker, "_embed", lambda _, text: embed(text))
     worker.older = older_than(store)
     worker.older.step()
     assert worker.answer(Remove((kept[0].id,))).value == 1

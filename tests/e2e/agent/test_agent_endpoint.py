@@ -12,7 +12,7 @@ import pytest
 from ag_ui.core import Event
 from pydantic import TypeAdapter
 
-from tests.e2e.agent.test_agent_loop import PATIENCE_S, agent, answers, echo, tool
+from tests.e2e.agent.test_agent_loop import PATIENCE_S, agent, answers, echo, tool, two_calls
 from tests.support.gateway import Running, running_gateway
 from tests.support.scripted_model import ScriptedModel, Speaking, scripted_model
 from tests.support.tool_server import Asked, ToolServer, tool_server
@@ -43,17 +43,6 @@ def read(text: str) -> list[tuple[str, dict[str, object]]]:
 def types(events: list[tuple[str, dict[str, object]]]) -> list[str]:
     """The events' types."""
     return [str(event["type"]) for _, event in events]
-
-
-async def two_calls(speaking: Speaking) -> None:
-    """Say something, call two tools at once; then answer."""
-    if any(m["role"] == "tool" for m in speaking.body["messages"]):
-        await answers(speaking)
-        return
-    await speaking.text("One moment.")
-    await speaking.call(0, "a", '{"id": "1"}')
-    await speaking.call(1, "b", '{"id": "2"}')
-    await speaking.finish("tool_calls")
 
 
 @contextlib.asynccontextmanager

@@ -74,6 +74,17 @@ async def answers(speaking: Speaking) -> None:
     await speaking.finish()
 
 
+async def two_calls(speaking: Speaking) -> None:
+    """Say something, call two tools at once; then answer."""
+    if any(m["role"] == "tool" for m in speaking.body["messages"]):
+        await answers(speaking)
+        return
+    await speaking.text("One moment.")
+    await speaking.call(0, "a", '{"id": "1"}')
+    await speaking.call(1, "b", '{"id": "2"}')
+    await speaking.finish("tool_calls")
+
+
 def echo(asked_order: list[str] | None = None):
     """A route that answers with what it was asked for."""
 

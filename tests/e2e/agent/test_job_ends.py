@@ -350,7 +350,4 @@ def test_only_a_job_that_kills_its_workers_without_getting_on_is_given_up(tmp_pa
 
 def a_job() -> Job:
     """A job that is due."""
-    return Job(
-        id="j", tenant="t", body=b"{}", agent="desk", tools=None, priority=0, state="queued", due=1.0,
-        attempts=0, crashes=0, cancel=0, code="", message="", created=1.0, ended=None,
-    )  # fmt: skip
+    return Job.queued(id="j", tenant="t", body=b"{}", agent="desk", due=1.0, created=1.0)
