@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,16 +81,17 @@ def cache_dir() -> Path:
 def python_venv(name: str, requirements: Path, rig: Rig) -> Path:
     """The bin folder of a virtual environment that holds exactly the pinned requirements.
 
+    Made with the interpreter that runs this: one build of Python for everything that is compared.
     Raises UnavailableError when it is not there and `rig.install` is off, or the install fails.
     """
     folder = cache_dir() / name
     stamp = folder / "installed.txt"
-    wanted = requirements.read_text()
+    wanted = f"# {sys.version} {sys.base_prefix}\n{requirements.read_text()}"
     if stamp.exists() and stamp.read_text() == wanted:
         return folder / "bin"
     if not rig.install:
         raise UnavailableError("not installed, and --no-install was given")
-    run_install(["python3", "-m", "venv", "--clear", str(folder)], folder.parent)
+    run_install([sys.executable, "-m", "venv", "--clear", str(folder)], folder.parent)
     pip = [str(folder / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check"]
     run_install([*pip, "-r", str(requirements)], folder)
     stamp.write_text(wanted)
