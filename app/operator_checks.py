@@ -52,8 +52,8 @@ def own_check(
     client: httpx.AsyncClient | None = None
     if settings.url is not None:
         from app.tools.addresses import Addresses
+        from app.tools.any_host import tool_client  # a quarter second that few configurations need
         from app.tools.egress import origin_of
-        from app.tools.http_tool import tool_client  # a quarter second that few configurations need
 
         addresses = Addresses(private)
         addresses.declare(origin_of(settings.url).host)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-import httpx
-
 from app.domain.tools import Effects, ToolSpec
 from app.errors import ToolError
 from app.ports import Tool
 from app.settings import McpServerSettings, Settings, ToolEffects, ToolSettings
 from app.settings_problems import Problem, SettingsError
 from app.tools.addresses import Addresses, Resolve, resolved
+from app.tools.connections import Connections
 from app.tools.egress import origin_of
-from app.tools.http_tool import HttpCall, HttpTool, read_limit_bytes, tool_client
+from app.tools.http_tool import HttpCall, HttpTool, read_limit_bytes
 from app.tools.mcp import McpOptions, McpServer, McpTool
 from app.tools.python_tool import PythonTool, imported
 from app.tools.registry import Registered, Registry
@@ -29,12 +28,12 @@ def configured(settings: Settings, resolve: Resolve = resolved) -> Registry:
         for name, each in settings.mcp_servers.items()
     }
     registry = Registry(servers=servers)
-    client = tool_client(addresses)
-    registry.closing.append(client.aclose)
+    connections = Connections(addresses)
+    registry.closing.append(connections.aclose)
     problems: list[Problem] = []
     for index, tool in enumerate(settings.tools):
         try:
-            way = _way(tool, client, servers)
+            way = _way(tool, connections, servers)
         except ToolError as error:
             path = f"tools[{index}]"
             problems.append(
@@ -58,7 +57,7 @@ def _addresses(settings: Settings, resolve: Resolve) -> Addresses:
     return addresses
 
 
-def _way(tool: ToolSettings, client: httpx.AsyncClient, servers: dict[str, McpServer]) -> Tool:
+def _way(tool: ToolSettings, connections: Connections, servers: dict[str, McpServer]) -> Tool:
     if tool.http is not None:
         http = tool.http
         call = HttpCall(
@@ -68,8 +67,9 @@ def _way(tool: ToolSettings, client: httpx.AsyncClient, servers: dict[str, McpSe
             body=http.body,
             result=http.result,
             max_read_bytes=read_limit_bytes(tool.max_result_bytes),
+            repeatable=tool.effects.repeatable,
         )
-        return HttpTool(call, client)
+        return HttpTool(call, connections)
     if tool.mcp is not None:
         return McpTool(servers[tool.mcp.server], tool.mcp.tool)
     return PythonTool(imported(tool.python or ""))

@@ -30,6 +30,10 @@ class Origin:
         """Say whether it is this machine."""
         return self.host in _LOOPBACK
 
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
+
 
 def origin_of(url: str) -> Origin:
     """The origin of ``url``; raises ``ToolError`` where it is no http(s) URL or its host is a template."""

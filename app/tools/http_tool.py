@@ -3,37 +3,52 @@ the result.
 
 What comes back is taken for hostile: it is read under a limit, it must be data (HTML is an error
 page, whatever its status), a redirect may not leave the origin, and cookies are not kept, for they
-would travel from user to user.
+would travel from user to user. The calls go over the gateway's own pool (decision 0015).
 """
 
 from __future__ import annotations
 
+import base64
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from http.cookiejar import CookieJar, DefaultCookiePolicy
+from urllib.parse import unquote, urljoin, urlsplit
 
-import httpcore
-import httpx
 import msgspec
 
 from app.domain.chat import Json
 from app.domain.tools import fill, idempotency_key, places
 from app.errors import ToolError
-from app.tools.addresses import Addresses, CheckedBackend
-from app.tools.egress import Origin, encoded, origin_of, plain
+from app.tools.connections import Answer, Asking, Connections
+from app.tools.egress import encoded, origin_of, plain
 from app.tools.pointer import pointed
 
 _LEAST_READ_BYTES = 1 << 20
 _READ_PER_RESULT = 16
 """A pointer may pick a small part of a large document: this many times the result's limit is read."""
 _MAX_REDIRECTS = 3
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _ERROR_FROM = 400
 _SERVER_ERROR_FROM = 500
 _COME_BACK = frozenset({408, 425, 429})
 _ERROR_TEXT_CHARS = 300
 _HTML = frozenset({"text/html", "application/xhtml+xml"})
 _HTML_BEGINS = (b"<!doctype html", b"<html")
-_CONNECTIONS = 256
+_PLAIN_TARGET = re.compile(r"/(?:[A-Za-z0-9\-._~!$&()*+,;=:@/?]++|%[0-9A-Fa-f]{2})*+")
+"""A path and query that need no second look."""
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_OF_THE_CONNECTION = frozenset(
+    {
+        "connection", "content-length", "expect", "keep-alive", "proxy-connection", "te", "trailer",
+        "transfer-encoding", "upgrade",
+    }
+)  # fmt: skip
+_USUAL_HEADERS = {
+    "user-agent": "slipstream",
+    "accept": "application/json, text/plain;q=0.9, */*;q=0.1",
+    "accept-encoding": "gzip",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +63,8 @@ class HttpCall:
     result: str | None = None
     """RFC 6901 pointer of the result."""
     max_read_bytes: int = _LEAST_READ_BYTES
+    repeatable: bool = False
+    """The pool may send it again on a new connection where an old one turns out to be closed."""
 
 
 def read_limit_bytes(max_result_bytes: int) -> int:
@@ -55,87 +72,80 @@ def read_limit_bytes(max_result_bytes: int) -> int:
     return max(_LEAST_READ_BYTES, max_result_bytes * _READ_PER_RESULT)
 
 
-def tool_client(addresses: Addresses) -> httpx.AsyncClient:
-    """The client that all HTTP tools share: no cookies, no redirects, no proxy or netrc from the
-    environment, no connection to an address that ``addresses`` does not permit.
-    """
-    limits = httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS)
-    transport = httpx.AsyncHTTPTransport(limits=limits, trust_env=False)
-    CheckedBackend(httpcore.AnyIOBackend(), addresses).put_into(transport._pool)  # noqa: SLF001 - see there
-    return httpx.AsyncClient(
-        transport=transport,
-        timeout=None,  # noqa: S113 - every try runs under the tool's own time limit
-        follow_redirects=False,
-        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
-        trust_env=False,
-        headers={"user-agent": "slipstream"},
-    )
-
-
 class HttpTool:
     """One HTTP tool; see ``app.ports.Tool`` for its promises."""
 
-    def __init__(self, call: HttpCall, client: httpx.AsyncClient) -> None:
-        """Make calls as ``call`` says over ``client``; raises ``ToolError`` where its URL may not
-        be called.
+    def __init__(self, call: HttpCall, connections: Connections) -> None:
+        """Make calls as ``call`` says over ``connections``; raises ``ToolError`` where its URL may not
+        be called or a header may not be sent.
         """
         self._call = call
-        self._client = client
         self._origin = origin_of(call.url)
+        self._target = _target_template(call.url)
+        self._headers = _all_headers(call)
+        host = self._headers.pop("host", "")
+        self._peer = connections.to(self._origin, authority=host, replays=call.repeatable)
 
     async def call(self, arguments: Json) -> object:
         """Make the call once."""
-        request = self._request(arguments)
+        asking = self._request(arguments)
         for _ in range(_MAX_REDIRECTS + 1):
+            answer = await self._peer.ask(asking)
             try:
-                response = await self._client.send(request, stream=True)
-            except httpx.TransportError as exc:
-                raise _transport_error(exc, self._origin) from exc
-            try:
-                if not response.has_redirect_location:
-                    return await self._read(response)
-                request = self._redirected(response)
-            except httpx.TransportError as exc:
-                raise _transport_error(exc, self._origin) from exc
+                location = answer.header(b"location") if answer.status in _REDIRECTS else None
+                if location is None:
+                    return await self._read(answer)
+                asking = self._redirected(asking, location)
             finally:
-                await response.aclose()
+                answer.close()
         raise ToolError(f"{self._origin.host} redirects without end", code="tool_redirect")
 
-    def _request(self, arguments: Json) -> httpx.Request:
+    def _request(self, arguments: Json) -> Asking:
         call = self._call
-        url = _url(call.url, arguments)
+        target = checked_target(_target(self._target, arguments))
         headers = {
             name: fill(value, lambda place: _header(arguments.get(place), place))
-            for name, value in call.headers.items()
+            if "{" in value or "}" in value
+            else value
+            for name, value in self._headers.items()
         }
-        content: bytes | None = None
+        content = b""
         if call.method in {"POST", "PUT", "PATCH"} or call.body is not None:
             body = arguments if call.body is None else _body(call.body, arguments)
             content = msgspec.json.encode(body)
             headers.setdefault("content-type", "application/json")
         if key := idempotency_key.get():
             headers["idempotency-key"] = key
-        headers.setdefault("accept", "application/json, text/plain;q=0.9, */*;q=0.1")
         try:
-            return self._client.build_request(call.method, url, headers=headers, content=content)
-        except (httpx.InvalidURL, UnicodeError) as exc:
-            message = "the arguments do not make a URL that can be called"
+            raw = tuple([(name.encode(), value.encode("ascii")) for name, value in headers.items()])
+        except UnicodeError as exc:
+            message = "a header of the call holds more than ASCII"
             raise ToolError(message, code="tool_arguments") from exc
+        return Asking(call.method.encode(), target, raw, content)
 
-    def _redirected(self, response: httpx.Response) -> httpx.Request:
+    def _redirected(self, asked: Asking, location: bytes) -> Asking:
         """The next request of a redirect, if it may be made: a read, on the same origin."""
-        following = response.next_request
-        target = None if following is None else origin_of(str(following.url))
-        if following is None or target != self._origin or self._call.method not in {"GET", "HEAD"}:
+        target, there = None, f"{self._origin}{asked.target.decode()}"
+        with suppress(ToolError, ValueError):
+            there = urljoin(there, location.decode("utf-8"))
+            target = origin_of(there)
+        if target != self._origin or self._call.method not in {"GET", "HEAD"}:
             host = "?" if target is None else target.host
             message = f"{self._origin.host} redirects to {host}, which is not followed"
             raise ToolError(message, code="tool_redirect")
-        return following
+        path = checked_target(_target_template(there))
+        return Asking(asked.method, path, asked.headers, asked.body)
 
-    async def _read(self, response: httpx.Response) -> object:
-        kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-        body = await self._body_of(response)
-        status = response.status_code
+    async def _read(self, answer: Answer) -> object:
+        kind = (
+            (answer.header(b"content-type") or b"")
+            .partition(b";")[0]
+            .strip()
+            .lower()
+            .decode("latin-1")
+        )
+        body = await answer.body(self._call.max_read_bytes)
+        status = answer.status
         is_html = kind in _HTML or body[:64].lstrip().lower().startswith(_HTML_BEGINS)
         if status >= _ERROR_FROM:
             said = "" if is_html else body.decode("utf-8", "replace").strip()[:_ERROR_TEXT_CHARS]
@@ -153,25 +163,52 @@ class HttpTool:
             raise ToolError("answered with invalid JSON", code="tool_not_json") from exc
         return value if self._call.result is None else pointed(value, self._call.result)
 
-    async def _body_of(self, response: httpx.Response) -> bytes:
-        """Read up to the limit, compressed answers counted as what they unfold to."""
-        most = self._call.max_read_bytes
-        pieces: list[bytes] = []
-        size = 0
-        try:
-            async for piece in response.aiter_bytes(65536):
-                size += len(piece)
-                if size > most:
-                    message = f"answered more than {most} bytes; the rest was not read"
-                    raise ToolError(message, code="tool_too_large")
-                pieces.append(piece)
-        except httpx.DecodingError as exc:
-            raise ToolError("answered with a broken compression", code="tool_not_data") from exc
-        return b"".join(pieces)
+
+def _target_template(url: str) -> str:
+    """What stands behind the host: path and query, without a fragment."""
+    rest = url.partition("://")[2].partition("#")[0]
+    at = min((found for sign in "/?" if (found := rest.find(sign)) >= 0), default=len(rest))
+    target = rest[at:]
+    return target if target.startswith("/") else "/" + target
 
 
-def _url(template: str, arguments: Json) -> str:
-    """The URL of a call; a pair of the query whose argument is absent is left out."""
+def checked_target(target: str) -> bytes:
+    """A path and query as it is sent; percent-encoded where it must be, steps upwards taken."""
+    if _PLAIN_TARGET.fullmatch(target) and "/." not in target:
+        return target.encode()
+    import httpx  # a quarter second that few configurations need
+
+    try:
+        return httpx.URL("http://h" + target).raw_path
+    except (httpx.InvalidURL, UnicodeError) as exc:
+        message = "the arguments do not make a URL that can be called"
+        raise ToolError(message, code="tool_arguments") from exc
+
+
+def _all_headers(call: HttpCall) -> dict[str, str]:
+    """The call's headers, names in lower case, with those that every call has; raises ``ToolError``
+    for what cannot be sent.
+    """
+    given = {name.lower(): value for name, value in call.headers.items()}
+    for name in given:
+        if not _HEADER_NAME.fullmatch(name):
+            raise ToolError(f"{name!r} is not a header's name", code="tool_egress")
+        if name in _OF_THE_CONNECTION:
+            message = f"the header {name!r} belongs to the connection and is set by it"
+            raise ToolError(message, code="tool_egress")
+    if places(given.get("host", "")):
+        message = "a tool's host header may hold no {places}"
+        raise ToolError(message, code="tool_egress")
+    user = urlsplit(call.url.partition("{")[0]).netloc.rpartition("@")[0]
+    if user:
+        name, _, word = user.partition(":")
+        pair = f"{unquote(name)}:{unquote(word)}".encode()
+        given["authorization"] = "Basic " + base64.b64encode(pair).decode()
+    return _USUAL_HEADERS | given
+
+
+def _target(template: str, arguments: Json) -> str:
+    """The path and query of a call; a pair of the query whose argument is absent is left out."""
     path, question, query = template.partition("?")
     missing = [place for place in places(path) if arguments.get(place) is None]
     if missing:
@@ -231,9 +268,3 @@ def _text_or_json(body: bytes) -> object:
         else:
             return value
     return body.decode("utf-8", "replace")
-
-
-def _transport_error(exc: httpx.TransportError, origin: Origin) -> ToolError:
-    if isinstance(exc, httpx.ConnectError):
-        return ToolError(f"{origin.host} could not be reached", code="tool_refused")
-    return ToolError(f"the connection to {origin.host} broke off", code="tool_closed")

@@ -20,8 +20,8 @@ import httpx
 
 from app.errors import ToolError
 from app.tools.addresses import Addresses
+from app.tools.any_host import tool_client
 from app.tools.egress import origin_of
-from app.tools.http_tool import tool_client
 
 _PREFIX = "whsec_"
 _GONE = 410

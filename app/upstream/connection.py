@@ -45,6 +45,7 @@ MAX_UNREAD_BYTES: Final = 256 * 1024
 ONE_WRITE_BYTES: Final = 64 * 1024
 """Up to here head and body are joined: a copy is cheaper than a second buffer in the call."""
 
+_WITHOUT_BODY: Final = frozenset({b"GET", b"HEAD"})
 _NS_PER_S: Final = 1_000_000_000
 _TICK_NS: Final = 1_000_000
 _KEEPALIVE_IDLE_S: Final = 30
@@ -146,7 +147,9 @@ class Connection(asyncio.Protocol):
         # uvloop writes at once: one call is one segment and one wake-up of the peer (5-17 us
         # saved).
         size = len(body)
-        if size <= ONE_WRITE_BYTES:
+        if not size and method in _WITHOUT_BODY:
+            self._write(start + b"\r\n")  # RFC 9110 section 8.6: no length where none is expected
+        elif size <= ONE_WRITE_BYTES:
             self._write(b"%bcontent-length: %d\r\n\r\n%b" % (start, size, body))
         elif self._transport is not None:
             self._transport.writelines((b"%bcontent-length: %d\r\n\r\n" % (start, size), body))

@@ -28,6 +28,8 @@ class Origin:
     scheme: str
     host: str
     port: int
+    authority: str = ""
+    """What the Host header says, where that is not where the connection goes."""
 
     def __post_init__(self) -> None:
         if self.scheme not in _PORTS:
@@ -60,6 +62,8 @@ class Origin:
     @property
     def host_header(self) -> bytes:
         """The Host header: the port only where it is not the scheme's own."""
+        if self.authority:
+            return self.authority.encode("ascii")
         host = f"[{self.host}]" if ":" in self.host else self.host
         own = self.port == _PORTS[self.scheme]
         return (host if own else f"{host}:{self.port}").encode("ascii")
@@ -75,13 +79,15 @@ class PoolLimits:
     ``max_connections`` bounds open and opening ones together; requests beyond them wait in order.
     ``max_idle`` bounds those kept between requests; ``idle_ttl_s`` is how long one may rest: less
     than the upstream's own keep-alive time (often 60-75 s), so that we close first. ``warm``
-    connections are opened at the start and kept open.
+    connections are opened at the start and kept open. ``replays`` allows the pool's replay rule: it
+    is for origins where a request may be made twice.
     """
 
     max_connections: int = 256
     max_idle: int = 64
     idle_ttl_s: float = 30.0
     warm: int = 0
+    replays: bool = True
 
     def __post_init__(self) -> None:
         if self.max_connections < 1:

@@ -14,10 +14,10 @@ upstream closes while our request is on its way.
 
 Replay rule. A request is sent a second time if, and only if, all of this holds: the connection had been idle
 (reused or warmed); the peer closed or reset it; not one byte of response had come; it happened within one
-second of sending; it is the first time. The second try uses a new connection, and ``Timing.replayed`` says
-so. An upstream that closes a *busy* connection silently within that second could be made to work twice; ones
-that do are broken, and a model call is safe to repeat. Everything else is the caller's to decide: retries
-proper live in the policies above.
+second of sending; it is the first time; ``PoolLimits.replays``. The second try uses a new connection, and
+``Timing.replayed`` says so. An upstream that closes a *busy* connection silently within that second could be
+made to work twice; ones that do are broken, and a model call is safe to repeat. Everything else is the
+caller's to decide: retries proper live in the policies above.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from typing import Final, TypeVar
 
 from app.errors import GatewayError, UpstreamRefused, UpstreamTimeout
 from app.upstream.connection import Connection
+from app.upstream.dial import Dial, straight
 from app.upstream.exchange import Exchange, Listener, Timeouts
 from app.upstream.http1 import Header
 from app.upstream.known_heads import KnownHeads
@@ -59,11 +60,13 @@ class Pool:
         limits: PoolLimits,
         timeouts: Timeouts,
         ssl_context: ssl.SSLContext | None = None,
+        dial: Dial = straight,
     ) -> None:
-        """Connect nothing yet; ``start`` warms, and a request connects when it must."""
+        """Connect nothing yet; ``start`` warms, and a request connects when it must, by ``dial``."""
         self.origin = origin
         self._limits = limits
         self._timeouts = timeouts
+        self._dial = dial
         self._ssl = (ssl_context or default_ssl_context()) if origin.tls else None
         self._writer = RequestWriter(origin.host_header)
         self._where = str(origin)
@@ -177,7 +180,7 @@ class Pool:
             conn.send(exchange, start, body, method, within.first_byte_ns)
             await exchange.answered()
         while (error := exchange.failure) is not None:
-            if not exchange.met_a_stale_connection(error):
+            if not (self._limits.replays and exchange.met_a_stale_connection(error)):
                 raise error
             exchange.replayed = True
             exchange.reused = False
@@ -400,12 +403,8 @@ class Pool:
 
     async def _connect(self, conn: Connection, within: Timeouts, total_at_ns: int) -> None:
         loop = self._bind()
-        transport, _ = await self._phase(
-            "connect",
-            within.connect_s,
-            total_at_ns,
-            loop.create_connection(lambda: conn, self.origin.host, self.origin.port),
-        )
+        dialled = self._dial(loop, conn, self.origin)
+        transport = await self._phase("connect", within.connect_s, total_at_ns, dialled)
         if self._ssl is None:
             return
         secured = await self._phase(

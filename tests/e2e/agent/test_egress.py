@@ -58,6 +58,15 @@ async def test_a_name_that_leads_inside_is_refused_unless_it_is_declared():
         assert await call(url, inside, private=["127.0.0.0/8"]) == {"ok": 1}
 
 
+async def test_an_address_that_does_not_answer_is_followed_by_the_next():
+    async def both(_: str, __: int) -> list[str]:
+        return ["127.0.0.9", "127.0.0.1"]
+
+    async with tool_server({"/": ok}) as server:
+        url = server.url.replace("127.0.0.1", "tickets.example") + "/"
+        assert await call(url, both, private=["127.0.0.0/8"]) == {"ok": 1}
+
+
 async def test_a_redirect_is_judged_like_the_first_call():
     """The name leads inside only at the second connection: that one is refused."""
     turns = iter([["127.0.0.1"], ["127.0.0.9"]])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import gzip
 import json
 
 import pytest
@@ -272,3 +274,56 @@ async def test_waiting_for_one_of_a_tool_s_places_is_measured() -> None:
         assert registered.waiting == 0
         assert registered.waited_s > 0
         await registry.aclose()
+
+
+@pytest.mark.parametrize(
+    ("repeatable", "asked"), [(False, ["/t/a", "/t/a"]), (True, ["/t/a", "/t/a", "/t/a"])]
+)
+async def test_only_the_repeatable_is_sent_again_on_a_new_connection(repeatable, asked) -> None:
+    """A connection at rest that the server closes when it is used next: was the call made or not?"""
+    turns = iter(["answer", "close", "answer"])
+
+    async def route(given: Asked) -> None:
+        if next(turns) == "close":
+            given.writer.close()
+            return
+        await given.answer({"ok": 1})
+
+    async with tool_server({"/t/": route}) as server:
+        registry = registry_of(server.url + "/t/{id}", effects={"repeatable": repeatable})
+        assert (await registry.call("get", {"id": "a"}, ANN)).value == {"ok": 1}
+        if repeatable:
+            assert (await call(registry)).value == {"ok": 1}
+        else:
+            assert await refused(registry) == "tool_closed"
+        assert server.targets() == asked
+
+
+async def test_a_connection_is_used_again_and_a_read_announces_no_body() -> None:
+    async with tool_server({"/t/": says({"ok": 1})}) as server:
+        registry = registry_of(server.url + "/t/{id}")
+        for _ in range(3):
+            await registry.call("get", {"id": "a"}, ANN)
+        await registry.aclose()
+        assert len({id(each.writer) for each in server.asked}) == 1
+        assert "content-length" not in server.asked[0].headers
+
+
+async def test_a_packed_answer_is_unpacked_and_a_cut_one_is_an_error() -> None:
+    packed = gzip.compress(b'{"ok": 1}')
+    coded = "content-encoding: gzip\r\n"
+    async with tool_server({"/t/": says(packed, extra=coded)}) as server:
+        assert (await call(registry_of(server.url + "/t/{id}"))).value == {"ok": 1}
+        assert server.asked[0].headers["accept-encoding"] == "gzip"
+    for raw, extra in ((packed[:-9], coded), (packed, "content-encoding: br\r\n")):
+        async with tool_server({"/t/": says(raw, extra=extra)}) as server:
+            assert await refused(registry_of(server.url + "/t/{id}")) == "tool_not_data"
+
+
+async def test_the_url_s_user_and_a_declared_host_header_are_sent() -> None:
+    async with tool_server({"/t/": says({"ok": 1})}) as server:
+        url = server.url.replace("//", "//ann:s%20t@") + "/t/{id}"
+        await call(registry_of(url, http={"headers": {"Host": "desk.example"}}))
+        sent = server.asked[0].headers
+        assert sent["host"] == "desk.example"
+        assert sent["authorization"] == "Basic " + base64.b64encode(b"ann:s t").decode()
