@@ -159,6 +159,8 @@ class SemanticCache:
             return Look("late" if route is not None else "absent")
         if self._owed:  # what was invalidated may still be there
             return Look("away")
+        # Runs once the question is on its way: the encoder takes its time in another process.
+        asyncio.get_running_loop().call_soon(self._view, asked.text)
         try:
             async with asyncio.timeout(self.budget_s):
                 recalled = await self.memory.recall(asked.text, asked.partition, NEIGHBOURS)

@@ -24,6 +24,9 @@ from app.stores.vectors import collection_name, payload_of, question_of
 MARKER = "slipstream.json"
 _OPTIMIZE_AFTER = 2_000
 """Points written since the last merge that make another worth its seconds."""
+_SEARCH = edge.SearchParams(hnsw_ef=64)
+"""How wide the index is searched. At 100,000 questions 64 finds 99.7 % of the nearest ten in 0.47 ms of CPU,
+the engine's own 100 finds 99.8 % in 0.61, and 32 finds 99.2 % in 0.34."""
 
 
 class EdgeStore:
@@ -94,8 +97,13 @@ class EdgeStore:
                 return
         raise StoreError(f"too many damaged folders beside {self.path}: remove some")
 
-    def nearest(self, vector: bytes, partition: str, k: int) -> list[Neighbour]:
-        """The ``k`` nearest live questions of ``partition``, nearest first."""
+    def nearest(
+        self, vector: bytes, partition: str, k: int, *, exact: bool = False
+    ) -> list[Neighbour]:
+        """The ``k`` nearest live questions of ``partition``, nearest first.
+
+        ``exact``: by comparing with every one of them, as a measure of what the index misses.
+        """
         query = edge.QueryRequest(
             limit=k,
             query=edge.Query.Nearest(_floats(vector, self._dimension)),
@@ -106,6 +114,7 @@ class EdgeStore:
                 ]
             ),
             with_payload=True,
+            params=edge.SearchParams(exact=True) if exact else _SEARCH,
         )
         found = []
         for point in self._shard.query(query):

@@ -100,3 +100,17 @@ def test_foreign_or_damaged_files_are_put_aside_whole_and_named(tmp_path, clock,
 def test_a_point_of_another_program_is_passed_over(store):
     store.keep([(question(9_000.0, body="\x00 not ours"), vector(1))])
     assert len(store.nearest(vector(1), "p", 8)) == 1, "its body is the keeper's matter"
+
+
+def test_a_search_finds_what_comparing_with_every_question_finds(tmp_path, clock):
+    """Few questions are compared one by one; ``exact`` is the measure of larger indexes."""
+    store = EdgeStore(tmp_path / "many", build_id=BUILD, dimension=8, clock=clock)
+    vectors = {f"{n:032x}": vector(n) for n in range(1, 201)}
+    store.keep([(question(2_000.0, id=key), made) for key, made in vectors.items()])
+    asked = np.frombuffer(vector(999), dtype="<f4")
+    cosines = {key: float(asked @ np.frombuffer(v, dtype="<f4")) for key, v in vectors.items()}
+    nearest = sorted(cosines, key=lambda key: -cosines[key])[:10]
+    for exact in (False, True):
+        found = store.nearest(asked.tobytes(), "p", 10, exact=exact)
+        assert [each.question.id for each in found] == nearest
+    store.close()
