@@ -15,7 +15,7 @@ from app.api.asked import OK, Asked, Plan, new
 from app.api.native import NativeOutlet
 from app.api.response import COMMENT, STREAM_TYPE, TurnResponse, vendor_lines
 from app.domain.decisions import CacheOutcome
-from app.domain.events import Frames
+from app.domain.events import Event, Frames
 from app.providers.wire import Begun, forwarded
 from app.telemetry.few_spans import CacheUpstreamStream
 from app.telemetry.timeline import after_upstream
@@ -25,6 +25,23 @@ from app.wire.passthrough import PassthroughReader
 if TYPE_CHECKING:
     from app.api.straight import StraightWay  # needs this module
 
+_MOST_KNOWN: Final = 1024
+
+
+def _line(whole_bytes: int) -> bytes:
+    """The line that a chunk of that size, as a whole, begins with; no such line where there is none."""
+    for digits in (1, 2, 3):
+        line = b"%x\r\n" % max(0, whole_bytes - digits - 4)
+        if len(line) == digits + 2 and whole_bytes > digits + 4:
+            return line
+    return b"?"
+
+
+_LINES: Final = tuple(map(_line, range(_MOST_KNOWN)))
+"""By the size of a whole chunk."""
+_QUOTE: Final = ord('"')
+_LINE_END: Final = ord("\n")
+_CHUNK_END: Final = b"\r\n"
 _NAMED: Final = "model named by the caller"
 _FIRST_WORDS: Final = (b"data:", b"event:")
 """How what comes must begin to be read here: in the middle of a line it is for the general way."""
@@ -37,6 +54,9 @@ class Streamed(Asked):
     last_write_s = 0.0
     _reader: PassthroughReader | None = None
     _tokens = 0
+    """But for those in ``_texts``."""
+    _before = _behind = b""
+    """What stands around each text in ``_texts``: the rest of its frame, and its chunk's end."""
     _first_ns = 0
     """When the first event went out, on the timeline's clock."""
     _ended = False
@@ -46,7 +66,8 @@ class Streamed(Asked):
         self, way: StraightWay, plan: Plan, outlet: NativeOutlet, key: bytes, request_id: str
     ) -> None:
         super().__init__(way, plan, outlet, key, request_id)
-        self._run: list[bytes] = []  # single frames; several at once stand among the events
+        self._texts: list[bytes] = []
+        """The texts of frames that were known by their bytes, not among ``events`` yet."""
 
     def begin(self, exchange: Exchange) -> None:
         """The request is on its way."""
@@ -106,20 +127,67 @@ class Streamed(Asked):
             self._begin_answer(data)
         elif chunk:
             outlet.transport.write(chunk)
+            if count == 1:
+                self._learn(data, reader)
         else:
             outlet.try_write(data, False)  # noqa: FBT003
         self._tokens += count
-        if count == 1:
-            self._run.append(data)
-        else:
-            self.events.append(Frames(data, count))
+        self.events.append(Frames(data, count))
         self.last_write_s = self._way.edge.pulse.now_s
         return True
+
+    def _learn(self, frame: bytes, reader: PassthroughReader) -> None:
+        """Know a chunk of one such frame by its bytes from now on."""
+        around = reader.alike(frame)
+        if around is not None:
+            self._fold()
+            self._before, self._behind = around[0], around[1] + _CHUNK_END
+            self._exchange.alike = self._take_alike
+
+    def _take_alike(self, chunk: bytes) -> bool:
+        """Hand on a read that is a chunk as before but for its text; no, and nothing done, where it is not.
+
+        As ``take`` for it, at a fraction of the cost: this is nearly every token's way.
+        """
+        size = len(chunk)
+        if size >= _MOST_KNOWN:
+            return False
+        head, behind, outlet = _LINES[size] + self._before, self._behind, self._outlet
+        text = chunk.removeprefix(head).removesuffix(behind)
+        if (
+            len(head) + len(text) + len(behind) != size
+            or _QUOTE in text
+            or _LINE_END in text
+            or self.followers
+            or outlet.flow.write_paused
+        ):
+            return False
+        outlet.transport.write(chunk)
+        self._texts.append(text)
+        self.last_write_s = self._way.edge.pulse.now_s
+        return True
+
+    def _fold(self) -> None:
+        """Put the frames that were known by their bytes among the events."""
+        texts = self._texts
+        if texts:
+            before, behind = self._before, self._behind[: -len(_CHUNK_END)]
+            said = b"".join((before, (behind + before).join(texts), behind))
+            self._events.append(Frames(said, len(texts)))
+            self._tokens += len(texts)
+            self._texts = []
+
+    @property
+    def events(self) -> list[Event]:
+        """All that was said."""
+        self._fold()
+        return super().events
 
     def _look(self, data: bytes, reader: PassthroughReader) -> bool:
         """As ``take``, of frames that tell something: a finish, usage, an error, the end."""
         if reader.halfway or not data.startswith(_FIRST_WORDS):
             return False
+        self._exchange.alike = None  # the next chunk may begin with the rest of a frame
         events = reader.feed(data)
         if reader.failure is not None:
             events = self._plan.wire.without_secrets(reader.failure, events)
@@ -170,7 +238,8 @@ class Streamed(Asked):
         usage, finish = reader.usage, reader.finish
         sent_ns, first_ns = exchange.queued_ns, self._first_ns
         upstream_s, first_s = (ended_ns - sent_ns) / 1e9, (first_ns - sent_ns) / 1e9
-        said = b"".join([event.data for event in self.events if type(event) is Frames])
+        self._fold()
+        said = b"".join([event.data for event in self._events if type(event) is Frames])
         cost_usd = self._settle(said, usage, finish, first_s, upstream_s)
         started_ns, cache_ns, looked_ns = self.instants
         now_ns = perf_counter_ns()
@@ -200,6 +269,8 @@ class Streamed(Asked):
             self._response.pulse(now_s)
 
     def _hand_over(self) -> None:
+        self._exchange.alike = None
+        self._fold()
         self._way.edge.pulse.discard(self)
         super()._hand_over()
 

@@ -238,20 +238,23 @@ class Connection(asyncio.Protocol):
             self._first_bytes(exchange, data, now)
             return
         if (taker := exchange.taker) is not None and self._reader.untold is not None:
-            start = data.find(b"\r\n") + 2
-            size = self._sizes.get(data[: start - 2])
-            if size and len(data) == start + size + 2 and data[-2:] == b"\r\n":
-                body = data[start:-2]
-                if taker(body, data):
-                    deadline_ns = now + exchange.between_ns
-                    if deadline_ns > exchange.total_at_ns:  # noqa: PLR1730 - as in send
-                        deadline_ns = exchange.total_at_ns
-                    self._deadline_ns = deadline_ns
+            if (alike := exchange.alike) is None or not alike(data):
+                start = data.find(b"\r\n") + 2
+                size = self._sizes.get(data[: start - 2])
+                if not size or len(data) != start + size + 2 or data[-2:] != b"\r\n":
+                    self._read(exchange, data, now)
                     return
-                exchange.taker = None
-                self._reader.pieces.append(body)
-                self._after_reading(exchange, size, now)
-                return
+                body = data[start:-2]
+                if not taker(body, data):
+                    exchange.taker = None
+                    self._reader.pieces.append(body)
+                    self._after_reading(exchange, size, now)
+                    return
+            deadline_ns = now + exchange.between_ns
+            if deadline_ns > exchange.total_at_ns:  # noqa: PLR1730 - as in send
+                deadline_ns = exchange.total_at_ns
+            self._deadline_ns = deadline_ns
+            return
         self._read(exchange, data, now)
 
     def _first_bytes(self, exchange: Exchange, data: bytes, now_ns: int) -> None:

@@ -110,6 +110,8 @@ class Exchange:
     """What carries it while it is under way."""
     taker: Taker | None = None
     """For the connection: who waits in ``read`` and takes what comes in the socket's own callback."""
+    alike: Callable[[bytes], bool] | None = None
+    """Shown each read of a body before ``taker`` is: takes what is one chunk, known by its bytes."""
     shape: Shape | None = None
     """What the head has in common with earlier ones, where that is known: what is said by the names alone
     need not be searched for each time.

@@ -78,6 +78,7 @@ class MessagesPassthrough(PassthroughReader):
     """Forward events untouched."""
 
     __slots__ = ("_usage_frames",)
+    text_mark = b'"text":"'
 
     def __init__(self) -> None:
         """Start before the first byte."""

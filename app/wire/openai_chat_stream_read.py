@@ -104,6 +104,7 @@ class ChatPassthrough(PassthroughReader):
     """Forward chunks untouched; with ``hide_usage``, without the chunk that only tells usage."""
 
     __slots__ = ("_hide_usage", "_usage_frames")
+    text_mark = b'"content":"'
 
     def __init__(self, *, hide_usage: bool) -> None:
         """Start before the first byte."""

@@ -83,6 +83,7 @@ class ResponsesPassthrough(PassthroughReader):
     """Forward events untouched."""
 
     __slots__ = ("_usage_told",)
+    text_mark = b'"delta":"'
 
     def __init__(self) -> None:
         """Start before the first byte."""

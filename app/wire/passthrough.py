@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 from app.domain.events import Event, Frames
 from app.domain.usage import Usage
@@ -25,6 +26,8 @@ from app.errors import UpstreamError, UpstreamProtocol
 from app.wire import json_text
 from app.wire.sse import FrameSplitter, count_data_lines, read_events
 
+_GOES_ON = b"}", b","
+"""What may stand behind a member's value."""
 _FIELD = re.compile(rb"(?:\xef\xbb\xbf)?(?::|data|event|id|retry|[\r\n])")
 """How a line of an event stream begins."""
 
@@ -33,6 +36,8 @@ class PassthroughReader:
     """The dialect-free half: cut frames, count them, call ``_look`` on each run of frames."""
 
     __slots__ = ("_splitter", "complete", "failure", "finish")
+    text_mark: ClassVar[bytes]
+    """How the text of an ordinary frame begins, with its opening quote."""
 
     def __init__(self) -> None:
         """Start before the first byte."""
@@ -75,6 +80,22 @@ class PassthroughReader:
         if self._splitter.tail or data[-2:] != b"\n\n":
             return 0
         return self._ordinary(data)
+
+    def alike(self, frame: bytes) -> tuple[bytes, bytes] | None:
+        """What stands around the text of ``frame``, one ordinary frame; None where that is unclear.
+
+        Any text between them without a quote and a line's end makes an ordinary frame again.
+        """
+        mark = self.text_mark
+        start = frame.find(mark) + len(mark)
+        end = frame.find(b'"', start)
+        if (
+            start < len(mark)
+            or frame[end - 1 : end] == b"\\"
+            or frame[end + 1 : end + 2] not in _GOES_ON
+        ):
+            return None
+        return frame[:start], frame[end:]
 
     def end(self) -> Sequence[Event]:
         """The upstream closed: give the last bytes, which may lack their blank line, untouched.

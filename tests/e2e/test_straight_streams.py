@@ -155,7 +155,32 @@ def cut_everywhere() -> list[bytes]:
     return [raw[at : at + 37] for at in range(0, len(raw), 37)]
 
 
+QUOTED = frame({"content": ' she said "no"\n'})
+TOOL = frame({"tool_calls": [{"index": 0, "id": "t", "function": {"name": "f", "arguments": ""}}]})
+MIDST = frame({"content": " so far"}, usage={"prompt_tokens": 7, "completion_tokens": 2})
+
 ODD = {
+    "words unlike the one before": [
+        *WHOLE[:3],
+        chunk(QUOTED),
+        *map(chunk, WORDS[1:3]),
+        b"0%x\r\n%b\r\n" % (len(WORDS[3]), WORDS[3]),
+        chunk(TOOL),
+        *map(chunk, WORDS[2:4]),
+        chunk(MIDST),
+        *WHOLE[5:],
+    ],
+    "half a word between words": [
+        *WHOLE[:4],
+        chunk(WORDS[3][:40]),
+        chunk(WORDS[3][40:]),
+        *WHOLE[5:],
+    ],
+    "a word inside of another": [
+        *WHOLE[:4],
+        chunk(WORDS[3][:-2]),
+        *WHOLE[5:],
+    ],
     "in one piece": [b"".join(WHOLE)],
     "in small pieces": cut_everywhere(),
     "two frames at once": [HEAD, chunk(ROLE + WORDS[0]), *map(chunk, WORDS[1:]), *WHOLE[-1:]],

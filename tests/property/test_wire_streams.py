@@ -14,7 +14,7 @@ from app.domain.chat import Dialect
 from app.domain.events import Frames, ThinkingBlock
 from app.errors import GatewayError, UpstreamProtocol
 from app.wire.codecs import CODECS
-from app.wire.sse import event_frame, read_events
+from app.wire.sse import event_frame, read_events, split_frames
 from tests.wire import transcripts
 from tests.wire.mutation import places, replaced
 from tests.wire.samples import answers, events_of, fold, json_values, request
@@ -99,6 +99,19 @@ def test_hiding_usage_removes_the_usage_chunk_and_nothing_else(answer, step):
     assert b"".join(event.data for event in out) == b"\n\n".join(kept)
     assert reader.usage == answer.usage
     assert reader.complete
+
+
+@given(dialects, answers(), st.binary(max_size=12))
+def test_a_frame_like_an_ordinary_one_but_for_its_text_is_an_ordinary_one(dialect, answer, text):
+    """And where that is said of none there is no text to exchange."""
+    text = text.replace(b'"', b"").replace(b"\n", b"")
+    reader = CODECS[dialect].passthrough(hide_usage=True)
+    for frame in split_frames(write_stream(dialect, answer)):
+        around = reader.alike(frame) if reader.ordinary(frame) == 1 else None
+        if around is not None:
+            assert frame.startswith(around[0])
+            assert frame.endswith(around[1])
+            assert reader.ordinary(text.join(around)) == 1
 
 
 @given(dialects, answers(), st.integers(0, 10**6))
