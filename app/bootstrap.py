@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from random import SystemRandom
+from typing import TYPE_CHECKING
 
 from app import __version__
 from app.api.agent import record_of
@@ -67,12 +68,17 @@ from app.upstream import Origin, Pool, PoolLimits, Timeouts
 from app.wire.ag_ui import warm as warm_ag_ui
 from app.wire.codecs import CODECS
 
+if TYPE_CHECKING:
+    from app.stores.sidecar_start import Begun
+
 _ANTHROPIC_VERSION = b"2023-06-01"
 _NO_KEY = "none"
 
 
 @asynccontextmanager
-async def open_gateway(settings: Settings, *, simulated: bool = False) -> AsyncIterator[Context]:
+async def open_gateway(
+    settings: Settings, *, simulated: bool = False, encoder: Begun | None = None
+) -> AsyncIterator[Context]:
     """Build the gateway, start what runs beside requests, and close it all at the end."""
     async with AsyncExitStack() as stack:
         models = {model.name: _model(model, settings) for model in settings.models}
@@ -136,7 +142,9 @@ async def open_gateway(settings: Settings, *, simulated: bool = False) -> AsyncI
         stack.push_async_callback(runs.aclose)
         readiness.ready = True
         degraded = readiness.degraded
-        for work, name in await open_meaning(settings, gateway, telemetry.metrics, degraded, stack):
+        for work, name in await open_meaning(
+            settings, gateway, telemetry.metrics, degraded, stack, begun=encoder
+        ):
             await _run_beside(stack, work, name)
         if redis is not None:
             await share(redis, settings, gateway, telemetry.metrics, stack)

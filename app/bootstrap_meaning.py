@@ -4,15 +4,14 @@ are off.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
-from pathlib import Path
 from random import SystemRandom
 from typing import TYPE_CHECKING, get_args
 
 import structlog
 
+from app.bootstrap_encoder import embedder_folder, semantic_folder
 from app.operator_access import seal_of
 from app.pipeline.gateway import Gateway
 from app.settings import Settings
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from app.cache.semantic import Memory
     from app.stores.qdrant import QdrantStore
     from app.stores.sidecar_client import VectorProcess
+    from app.stores.sidecar_start import Begun
 
 _SWEEP_S = 300.0
 
@@ -35,8 +35,12 @@ async def open_meaning(
     metrics: Metrics,
     degraded: dict[str, str],
     stack: AsyncExitStack,
+    *,
+    begun: Begun | None = None,
 ) -> list[Work]:
-    """Give the gateway its semantic cache, start the vector process, and say what is to be run beside."""
+    """Give the gateway its semantic cache, start the vector process unless it has ``begun``, and say what
+    is to be run beside.
+    """
     wanted = settings.cache.semantic
     if not wanted.enabled or gateway.exact is None:
         return []
@@ -49,12 +53,13 @@ async def open_meaning(
     from app.stores.sidecar_client import VectorProcess
 
     faults = _Faults(metrics, degraded)
-    folder = Path(settings.state.data_dir) / "semantic"
+    folder = semantic_folder(settings)
     memory = VectorProcess(
         folder,
-        Path(sys.prefix) / "embedder",
+        embedder_folder(),
         on_state=lambda why: faults.process(why, memory),
         max_entries=wanted.max_entries,
+        begun=begun,
     )
     remote, seal = _remote(settings, memory, stack), seal_of(settings)
     beside: list[Work] = []

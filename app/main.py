@@ -1,59 +1,35 @@
-"""The application: routes, middlewares, lifespan; nothing else.
+"""The application: which endpoints there are and when it lives; nothing else.
 
 The inference endpoints are pure ASGI and are found by one look into a dict, before FastAPI's router;
-everything else (administration, the console, the OpenAPI document) is FastAPI's.
+everything else (administration, the console, the OpenAPI document) is FastAPI's (``app.api.administration``).
+
+Importing this module loads FastAPI and little more. The gateway itself is loaded by ``create_app``, before
+anything is served: ``app.server`` begins the encoder's process and the simulator first, so that they come
+up on another CPU meanwhile.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
-from starlette.responses import Response
-from starlette.routing import Route
-from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__
-from app.api import (
-    cache,
-    cache_entries,
-    cache_transfer,
-    feedback,
-    jobs,
-    models,
-    observe,
-    problems,
-    prompts,
-    runs,
-    upstreams,
-)
-from app.api.agent import AgentEndpoint
-from app.api.bodies import Bodies
-from app.api.body_limit import BodyLimit
-from app.api.count_tokens import CountTokens
 from app.api.cross_origin import CrossOrigin
 from app.api.draining import REFUSED, last_words, told_to_end
-from app.api.inference import Inference, read_headers
-from app.api.known_head import Endpoint
 from app.api.openapi import describe_inference
-from app.api.reading import request_id_of
-from app.api.siblings import Siblings, listening
-from app.bootstrap import open_gateway
 from app.domain.chat import Dialect
-from app.settings import Settings
 
-_ADMIN_PART = 8
-"""Of the bytes that bodies may hold, one part in so many is for administrative routes."""
-_CONSOLE = Path(__file__).parent / "console"
-_CONSOLE_POLICY = (
-    b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"
-    b" font-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
+if TYPE_CHECKING:
+    from app.api.known_head import Endpoint
+    from app.settings import Settings
+    from app.stores.sidecar_start import Begun
+
 _INFERENCE = {
     "/v1/chat/completions": Dialect.CHAT,
     "/v1/responses": Dialect.RESPONSES,
@@ -84,17 +60,27 @@ def create_app(
     simulated: bool = False,
     siblings: Path | None = None,
     alone: bool = False,
+    encoder: Begun | None = None,
 ) -> SlipstreamApp:
     """The whole application; ``simulated`` says that the models behind it are not real.
 
     ``siblings`` is the folder in which the workers of one server find each other; None: there is but one.
     ``alone``: it is one of a lone worker's gateways, whose end ``app.reloading`` sees to.
+    ``encoder``: the vector process, where somebody began it before.
     """
+    # The gateway: here and not above, so that an import of this module costs a third of all this.
+    from app.api.administration import administer
+    from app.api.agent import AgentEndpoint
+    from app.api.count_tokens import CountTokens
+    from app.api.inference import Inference
+    from app.api.siblings import listening
+    from app.bootstrap import open_gateway
+
     origins = settings.server.cors_origins
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_gateway(settings, simulated=simulated) as context:
+        async with open_gateway(settings, simulated=simulated, encoder=encoder) as context:
             app.state.context = context
             inference = {
                 path: Inference(dialect, context.edge)
@@ -133,67 +119,9 @@ def create_app(
         openapi_url="/openapi.json" if docs else None,
     )
     app.hot, app.native = {}, {}
-    problems.install(app)
-    parts = (
-        *(models, cache_entries, cache, cache_transfer, feedback),
-        *(jobs, observe, upstreams, prompts, runs),
-    )
-    for part in parts:
-        app.include_router(part.router)
+    administer(app, settings, siblings)
     app.openapi = partial(describe_inference, app, app.openapi)  # type: ignore[method-assign]
-    app.router.routes.append(Route("/", _console_page, include_in_schema=False))
-    app.mount("/console", ConsoleFiles(directory=_CONSOLE), name="console")
-    app.add_middleware(Admin)
-    if origins:
-        app.add_middleware(CrossOrigin, origins=origins)
-    if siblings is not None:
-        app.add_middleware(Siblings, folder=siblings, shared=bool(settings.state.redis_url))
-    most = settings.server.max_body_bytes
-    bodies = Bodies(max(most, settings.server.max_bodies_bytes // _ADMIN_PART), most)
-    app.add_middleware(BodyLimit, most_body_bytes=most, bodies=bodies)
     return app
-
-
-class ConsoleFiles(StaticFiles):
-    """The console's static files; the package's own Python is none of them."""
-
-    def lookup_path(self, path: str) -> tuple[str, os.stat_result | None]:
-        """Find the file of ``path``."""
-        return ("", None) if path.endswith(".py") else super().lookup_path(path)
-
-
-async def _console_page(_: object) -> Response:
-    page = (_CONSOLE / "index.html").read_bytes()
-    return Response(page, media_type="text/html")
-
-
-class Admin:
-    """Pure ASGI: gives every administrative answer its request id and the console its policy."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        """Wrap ``app``."""
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Add the headers to the response's start."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        found, _ = read_headers(scope["headers"])
-        request_id = request_id_of(found.get(b"x-request-id")).encode("ascii")
-        console = scope["path"] == "/" or scope["path"].startswith("/console/")
-
-        async def add(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = [*message.get("headers", ()), (b"x-request-id", request_id)]
-                if console:
-                    headers.append((b"content-security-policy", _CONSOLE_POLICY))
-                    headers.append((b"cache-control", b"no-cache"))
-                headers.append((b"x-content-type-options", b"nosniff"))
-                message = {**message, "headers": headers}
-            await send(message)
-
-        await self._app(scope, receive, add)
 
 
 __all__ = ["create_app"]

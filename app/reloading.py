@@ -29,6 +29,7 @@ from app.api.known_head import Endpoint
 from app.errors import GatewayError
 from app.main import SlipstreamApp, create_app
 from app.settings import Settings, SettingsError
+from app.stores.sidecar_start import Begun
 
 _LOOK_S = 0.05
 _RUNS = "/v1/runs/"
@@ -56,12 +57,14 @@ class Generations:
         simulated: bool,
         on_swap: Callable[[], None],
         say: Callable[[str], None],
+        encoder: Begun | None = None,
     ) -> None:
         """``read`` reads the configuration again and raises ``SettingsError``; ``on_swap`` is told when
-        requests go to another gateway; ``say`` tells the operator.
+        requests go to another gateway; ``say`` tells the operator. ``encoder`` is the first gateway's.
         """
         self._settings, self._read = settings, read
         self._simulated, self._on_swap, self._say = simulated, on_swap, say
+        self._encoder = encoder
         self._now: _Generation | None = None
         self._before: list[_Generation] = []
         self._asked = asyncio.Event()
@@ -116,7 +119,8 @@ class Generations:
 
     async def _begin(self, settings: Settings) -> _Generation:
         """Build a gateway and wait until it is ready; raises what keeps it from being so."""
-        app = create_app(settings, simulated=self._simulated, alone=True)
+        encoder, self._encoder = self._encoder, None
+        app = create_app(settings, simulated=self._simulated, alone=True, encoder=encoder)
         loop = asyncio.get_running_loop()
         ready: asyncio.Future[None] = loop.create_future()
         end = asyncio.Event()

@@ -1,5 +1,9 @@
 """Run the application under uvicorn, with our protocol class, and the simulated upstream beside it
 when asked.
+
+A start is mostly loading: half a second of imports here, the model in the vector process, and the
+simulator. They come up at the same time: the vector process is begun first, the gateway is loaded in a
+thread while the simulator is waited for, and this module's own imports are few.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from hashlib import blake2b
 from http import HTTPStatus
+from importlib import import_module
 from math import ceil
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,10 +35,10 @@ from uvicorn.supervisors import Multiprocess
 
 from app.api.draining import REFUSED, STAYING
 from app.api.protocol import GatewayProtocol
+from app.bootstrap_encoder import begin_encoder
 from app.errors import GatewayError
-from app.main import create_app
-from app.reloading import Generations
 from app.settings import Settings, SettingsError, SimulatorSettings
+from app.stores.sidecar_start import Begun
 
 _SIMULATOR_UP_WITHIN_S = 20.0
 _SIMULATOR_ANSWERS_WITHIN_S = 5.0
@@ -42,6 +47,9 @@ _BACKLOG = 4096
 _WORKER_UP_WITHIN_S = 30
 _NO_KEY = "none"
 _LOOK_AT_FILE_S = 1.0
+_LOOK_FOR_SIMULATOR_S = 0.01
+_GATEWAY = ("app.reloading", "app.bootstrap", "app.api.administration", "app.api.agent")
+"""What is loaded while the simulator comes up."""
 
 
 def serve(
@@ -58,11 +66,15 @@ def serve(
     """
     for said in apart(settings, workers):
         print(f"slipstream: {said}", file=sys.stderr, flush=True)
+    encoder = begin_encoder(settings) if workers == 1 else None  # of several, a worker begins it
+    loading = _loading() if workers == 1 else None
     with _simulator(settings) as simulated, _meeting_place(workers) as siblings:
+        if loading is not None:
+            loading.join()
         again, file = read
         servers: list[uvicorn.Server] = []
         several = partial(_worker_app, settings, simulated=simulated, siblings=siblings)
-        alone = partial(_lone_app, settings, again, simulated, lambda: servers[0])
+        alone = partial(_lone_app, settings, again, simulated, lambda: servers[0], encoder)
         config = uvicorn.Config(
             several if siblings is not None else alone,
             factory=True,
@@ -101,6 +113,18 @@ def serve(
                 return partial(_worker_app, again(), simulated=simulated, siblings=siblings)
 
             Workers(config, listening, siblings, anew).run()
+
+
+def _loading() -> threading.Thread:
+    """Load the gateway in a thread; what cannot be loaded is told where it is asked for."""
+
+    def load() -> None:
+        for name in _GATEWAY:
+            import_module(name)
+
+    thread = threading.Thread(target=load, name="loading", daemon=True)
+    thread.start()
+    return thread
 
 
 class Alone(uvicorn.Server):
@@ -223,7 +247,10 @@ def _meeting_place(workers: int) -> Iterator[Path | None]:
 
 def _worker_app(settings: Settings, *, simulated: bool, siblings: Path | None) -> object:
     """Build the application in its worker, and leave what start-up made out of the collector's way."""
-    app = create_app(settings, simulated=simulated, siblings=siblings)
+    encoder = begin_encoder(settings)
+    from app.main import create_app  # the gateway: loaded while the encoder is
+
+    app = create_app(settings, simulated=simulated, siblings=siblings, encoder=encoder)
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
@@ -235,8 +262,10 @@ def _lone_app(
     read: Callable[[], Settings],
     simulated: bool,  # noqa: FBT001 - bound by name below
     server: Callable[[], uvicorn.Server],
+    encoder: Begun | None,
 ) -> object:
     """The application of a process without siblings."""
+    from app.reloading import Generations
 
     def on_swap() -> None:
         for connection in server().server_state.connections:
@@ -246,7 +275,9 @@ def _lone_app(
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
-    app = Generations(settings, read, simulated=simulated, on_swap=on_swap, say=say)
+    app = Generations(
+        settings, read, simulated=simulated, on_swap=on_swap, say=say, encoder=encoder
+    )
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
@@ -405,6 +436,6 @@ def _await(simulator: SimulatorSettings, process: subprocess.Popen[bytes]) -> No
                 "is the port taken?"
             )
             raise GatewayError(message)
-        time.sleep(0.05)
+        time.sleep(_LOOK_FOR_SIMULATOR_S)
     if not _is_simulator(simulator.host, simulator.port):
         raise GatewayError(_taken(simulator))

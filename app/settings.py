@@ -27,6 +27,7 @@ from app.settings_agents import (
 )
 from app.settings_checks import cross_check
 from app.settings_default import embedded
+from app.settings_docs import said_of
 from app.settings_lanes import LaneRule, LaneSettings, LaneTest, Skeleton
 from app.settings_problems import (
     Path,
@@ -283,8 +284,7 @@ def _doc(path: Path) -> str:
         path = path[:-1]
         parent = _annotation(path[:-1])
     model = _model(parent)
-    field = model.model_fields.get(str(path[-1])) if model is not None and path else None
-    return "" if field is None or field.description is None else field.description
+    return said_of(model).get(str(path[-1]), "") if model is not None and path else ""
 
 
 def _keys(annotation: object) -> set[str]:

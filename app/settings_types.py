@@ -17,6 +17,6 @@ Json = dict[str, object]
 
 
 class Section(BaseModel):
-    """A frozen part of the settings that refuses unknown keys."""
+    """A frozen part of the settings that refuses unknown keys; what is said of each: `app.settings_docs`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")

@@ -20,8 +20,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
-from app.api.context import Context
+if TYPE_CHECKING:  # loads the gateway
+    from app.api.context import Context
 
 STAYING = "staying"
 """A file among the workers' sockets while a reload replaces them."""

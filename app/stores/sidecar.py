@@ -26,6 +26,8 @@ from app.stores.moving import Older
 from app.stores.onnx_embedder import EmbedderError, OnnxEmbedder
 from app.stores.onnx_embedder import TooLong as OverWindow
 from app.stores.vectors import (
+    FAILED_MODEL,
+    FAILED_STORE,
     About,
     Answered,
     Ask,
@@ -56,9 +58,6 @@ _NICENESS = 10
 _MOVE_EVERY_S = 0.005
 _QUIET_S = 0.1
 """Nothing is moved from an older build's folder before nobody has asked for so long."""
-FAILED_MODEL = 3
-FAILED_STORE = 4
-"""Exit statuses that say what is wrong where starting again does not help at once."""
 
 
 class Worker:

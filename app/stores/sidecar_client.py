@@ -8,15 +8,11 @@ talk to it. What is asked while it is away or has too much to do is answered at 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from hashlib import blake2b
 from pathlib import Path
 from typing import IO
 
@@ -24,8 +20,10 @@ import msgspec
 
 from app.domain.vectors import KeptQuestion, Neighbour, Recalled, Unreadable, Which
 from app.errors import StoreError
-from app.stores.sidecar import FAILED_MODEL, FAILED_STORE
+from app.stores.sidecar_start import Begun, socket_of, start, take_lock
 from app.stores.vectors import (
+    FAILED_MODEL,
+    FAILED_STORE,
     About,
     Answered,
     Ask,
@@ -55,7 +53,6 @@ _LOOK_AGAIN_S = 0.025
 _STARTING = "is starting"
 _PAUSES_S = (0.05, 0.2, 1.0, 5.0)
 _PAUSE_WHERE_HOPELESS_S = 30.0
-_MAX_SOCKET_PATH = 100  # the kernel's limit is 107 bytes
 
 
 class _Connection(asyncio.Protocol):
@@ -117,8 +114,11 @@ class VectorProcess:
         on_state: Callable[[str | None], None],
         max_waiting: int = 64,
         max_entries: int = 1_000_000,
+        begun: Begun | None = None,
     ) -> None:
-        """Nothing is started yet. ``on_state`` is told why it is away, or None when it is there."""
+        """Nothing is started yet, unless somebody has ``begun`` it. ``on_state`` is told why it is away, or
+        None when it is there.
+        """
         self._folder, self._model = folder, model
         self._on_state = on_state
         self._max_waiting, self._max_entries = max_waiting, max_entries
@@ -126,16 +126,15 @@ class VectorProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._said: IO[bytes] | None = None
         self._lock: int | None = None
+        self._begun = begun is not None
+        if begun is not None:
+            self._process, self._said, self._lock = begun.process, begun.said, begun.lock
         self._task: asyncio.Task[None] | None = None
         self.there = asyncio.Event()
         self.build_id = ""
         self.restarts = 0
         self.moved_aside: tuple[str, ...] = ()
-        wanted = folder / "vectors.sock"
-        if len(str(wanted.absolute())) > _MAX_SOCKET_PATH:
-            name = blake2b(str(folder.absolute()).encode(), digest_size=12).hexdigest()
-            wanted = Path(tempfile.gettempdir()) / f"slipstream-{os.getuid()}-{name}.sock"
-        self.socket_path = wanted
+        self.socket_path = socket_of(folder)
 
     @property
     def pid(self) -> int | None:
@@ -266,11 +265,14 @@ class VectorProcess:
         """Connect, starting the process where that is ours to do; None, or why it did not work."""
         if await self._connect():
             return None
-        self._folder.mkdir(parents=True, exist_ok=True)
-        if not self._may_start():
+        if self._lock is None:
+            self._lock = take_lock(self._folder)
+        if self._lock is None:
             return _STARTING
-        await self._end()
-        self._start()
+        if not self._begun:
+            await self._end()
+            self._process, self._said = start(self._folder, self._model, self._max_entries)
+        self._begun = False
         process = self._process
         while process is not None and process.poll() is None:
             if await self._connect():
@@ -298,26 +300,6 @@ class VectorProcess:
         self.there.set()
         self._on_state(None)
         return True
-
-    def _may_start(self) -> bool:
-        if self._lock is not None:
-            return True
-        lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(lock)
-            return False
-        self._lock = lock
-        return True
-
-    def _start(self) -> None:
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed where the process is ended
-        command = [sys.executable, "-m", "app.stores.sidecar", str(self.socket_path)]
-        command += [str(self._folder), str(self._model), str(self._max_entries)]
-        self._process = subprocess.Popen(  # noqa: S603 - our own command, no shell
-            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._said
-        )
 
     def _last_words(self) -> str:
         status = None if self._process is None else self._process.poll()

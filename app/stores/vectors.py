@@ -17,6 +17,9 @@ from app.domain.vectors import KeptQuestion, Neighbour, Which
 
 SCHEMA = 1
 """Part of a collection's name: raise it when what is kept changes, so that older files are left."""
+FAILED_MODEL = 3
+FAILED_STORE = 4
+"""Exit statuses of the process that say what is wrong where starting again does not help at once."""
 MAX_FRAME_BYTES = 8 * 1024 * 1024
 _LENGTH_BYTES = 4
 

@@ -1,0 +1,30 @@
+"""The part of the composition root that can begin before the rest is loaded: the vector process."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from app.stores.sidecar_start import Begun, begin
+
+if TYPE_CHECKING:
+    from app.settings import Settings
+
+
+def begin_encoder(settings: Settings) -> Begun | None:
+    """Start the vector process where hits by meaning are on and nobody else has it."""
+    cache = settings.cache
+    if not (cache.semantic.enabled and cache.exact.enabled):
+        return None
+    return begin(semantic_folder(settings), embedder_folder(), cache.semantic.max_entries)
+
+
+def semantic_folder(settings: Settings) -> Path:
+    """Where what is kept for hits by meaning lies."""
+    return Path(settings.state.data_dir) / "semantic"
+
+
+def embedder_folder() -> Path:
+    """Where `scripts/install` puts the embedding model."""
+    return Path(sys.prefix) / "embedder"

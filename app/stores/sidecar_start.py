@@ -1,0 +1,78 @@
+"""The beginning of the vector process: who may begin it, and with what.
+
+Loads next to nothing, so that a gateway can begin it before it loads itself: the process takes as long
+as the gateway to come up, and both do so at once. ``sidecar_client`` looks after it from then on.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import IO
+
+_MAX_SOCKET_PATH = 100  # the kernel's limit is 107 bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A vector process that runs, and the right to run it."""
+
+    lock: int
+    """A descriptor that holds the folder's lock."""
+    process: subprocess.Popen[bytes]
+    said: IO[bytes]
+    """What it writes to its standard error."""
+
+
+def socket_of(folder: Path) -> Path:
+    """Where the process of ``folder`` listens."""
+    wanted = folder / "vectors.sock"
+    if len(str(wanted.absolute())) <= _MAX_SOCKET_PATH:
+        return wanted
+    name = blake2b(str(folder.absolute()).encode(), digest_size=12).hexdigest()
+    return Path(tempfile.gettempdir()) / f"slipstream-{os.getuid()}-{name}.sock"
+
+
+def begin(folder: Path, model: Path, max_entries: int) -> Begun | None:
+    """Start the process of ``folder`` unless somebody else has it, or it cannot be: then None, and
+    whoever wants it later finds out why.
+    """
+    with suppress(OSError), socket.socket(socket.AF_UNIX) as other:
+        other.connect(str(socket_of(folder)))
+        return None
+    try:
+        lock = take_lock(folder)
+        return None if lock is None else Begun(lock, *start(folder, model, max_entries))
+    except OSError:
+        return None
+
+
+def take_lock(folder: Path) -> int | None:
+    """A descriptor that holds the lock of ``folder``, which is made; None where somebody else holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        return None
+    return lock
+
+
+def start(folder: Path, model: Path, max_entries: int) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
+    """Start the process; beside it what it will say. It ends when its standard input does."""
+    said = tempfile.TemporaryFile()  # noqa: SIM115 - closed by whoever ends the process
+    command = [sys.executable, "-m", "app.stores.sidecar", str(socket_of(folder))]
+    command += [str(folder), str(model), str(max_entries)]
+    process = subprocess.Popen(  # noqa: S603 - our own command, no shell
+        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said
+    )
+    return process, said
