@@ -11,7 +11,7 @@ ARGS    ?=
 export OUT STREAMS PAIRS TOOLS SHAPES
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check bench bench-cache bench-router bench-agent bench-prompts bench-scale bench-conditions bench-guard chaos fuzz soak lock
+.PHONY: help install run test check bench bench-cache bench-router bench-agent bench-prompts bench-scale bench-conditions bench-guard bench-start chaos fuzz soak lock
 
 help: ## Say what there is to make.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -51,6 +51,9 @@ bench-conditions: install ## Behind TLS, at a distance, beside heavy work, on a 
 
 bench-guard: install ## What a request costs beside a bare pass-through, as a ratio that must not grow.
 	@scripts/bench guard
+
+bench-start: install ## Imports, start to ready with the model loaded, and memory (OUT=file).
+	@scripts/bench start $(ARGS)
 
 chaos: install ## Faults on purpose: stores gone, upstreams slow, processes killed.
 	@scripts/bench chaos $(ARGS)

@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.errors import GatewayError
-from app.settings import Settings, SettingsError, load
+from app.settings_problems import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from app.settings import Settings
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 """The exit codes."""
@@ -44,8 +46,10 @@ class Command:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command in `arguments`, which lack the program's name; return its exit code."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    options = _parser(next((word for word in words if not word.startswith("-")), "")).parse_args(
+        words
+    )
     command: Command = options.command
     try:
         return command.run(options)
@@ -63,7 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(named: str) -> argparse.ArgumentParser:
+    """Read every command's name, but only the options of the one that is ``named``: some load much."""
     from app import __version__
 
     parser = argparse.ArgumentParser(
@@ -75,7 +80,8 @@ def _parser() -> argparse.ArgumentParser:
         word = words.add_parser(
             command.name, help=command.help, description=command.help, allow_abbrev=False
         )
-        command.arguments(word)
+        if command.name == named:
+            command.arguments(word)
         word.set_defaults(command=command)
     return parser
 
@@ -115,6 +121,8 @@ def _check(options: argparse.Namespace) -> int:
 
 def _checked(file: str | None) -> Settings:
     """Load the configuration and run the tests of its lane rules. Raises SettingsError."""
+    from app.settings import load  # the models: what needs no configuration does without
+
     settings = load(file)
     if settings.lanes.rules or settings.lanes.skeletons:
         from app.operator_lanes import failures  # RE2 is loaded only where there are rules.

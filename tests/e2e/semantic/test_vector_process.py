@@ -14,10 +14,12 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from app.bootstrap_encoder import embedder_folder
 from app.cache.semantic import Asked
 from app.domain.vectors import KeptQuestion
 from app.errors import StoreError
 from app.stores.sidecar_client import VectorProcess
+from app.stores.sidecar_start import begin
 from tests.e2e.semantic.conftest import PATIENCE_S, PLAIN, Semantic, TopicModel
 from tests.support.gateway import ROOT, configuration, running_gateway
 from tests.support.tool_server import tool_server
@@ -66,6 +68,29 @@ async def test_a_killed_process_costs_hits_and_nothing_else_and_comes_back(tmp_p
         await semantic.there()
         assert await degraded(semantic) == {}
         assert outcome(await semantic.ask(REWORDED)) == "semantic", "what was stored is still there"
+
+
+async def test_a_process_that_was_begun_early_is_taken_over_and_not_begun_twice(tmp_path):
+    """A server begins it before it loads the gateway that will look after it."""
+    model, states = embedder_folder(), []
+    begun = begin(tmp_path, model, 1_000)
+    assert begun is not None
+    memory = VectorProcess(tmp_path, model, on_state=states.append, begun=begun)
+    await memory.start()
+    try:
+        await asyncio.wait_for(memory.there.wait(), PATIENCE_S)
+        assert memory.pid == begun.process.pid
+        assert begin(tmp_path, model, 1_000) is None, "somebody has it"
+        assert states == ["is starting", None]
+        lost = memory._connection.lost
+        begun.process.kill()
+        await asyncio.wait_for(lost.wait(), PATIENCE_S)
+        await asyncio.sleep(0)
+        await asyncio.wait_for(memory.there.wait(), PATIENCE_S)
+        assert memory.pid != begun.process.pid, "it is looked after like any other"
+    finally:
+        await memory.aclose()
+    assert begun.process.poll() is not None
 
 
 async def test_a_process_that_hangs_holds_nobody_up_beyond_the_budget(tmp_path):
