@@ -7,7 +7,7 @@ from app.classify.complexity import Complexity
 from app.classify.features import DENSE_NAMES, Features, extract
 from app.classify.tool_need import ToolNeed
 from app.domain.decisions import Classification, PromptView
-from app.domain.language import language, language_of_words
+from app.domain.language import language
 
 _OTHER_SCRIPT = DENSE_NAMES.index("other_script_share")
 _FOREIGN = 0.2
@@ -61,5 +61,5 @@ class Classifier:
 def _language(text: str, features: Features) -> str | None:
     """The language of a request; one of mostly ASCII from the words that are read already."""
     if features.dense[_OTHER_SCRIPT] < _FOREIGN:
-        return language_of_words(features.words)
+        return features.language
     return language(text[:_SCRIPT_CHARS])

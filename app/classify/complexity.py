@@ -68,7 +68,7 @@ PRIOR_LABELS: Final = 60.0
 """The prior weighs as much as this many labels: lambda = n / (n + 60)."""
 _TREES_LABELS = 500.0
 _LINEAR_SCALE = 0.015  # prior variance of the gain that words, or topics, explain
-_SLOPE_SCALE = 0.008
+_MARGIN_SCALE = math.sqrt(0.008 / _LINEAR_SCALE)
 _TREES = GbdtParams(
     trees=60,
     depth=3,
@@ -147,7 +147,11 @@ class GainHead:
         return _blend(self._gain(point, margin), margin, self.labels)
 
     def _gain(self, point: Point, margin: float) -> float:
-        out = float(self.linear.one(point.hashed, _linear_row(point.topics, margin))[0])
+        topics = self.linear.first_dense
+        out = self.linear.one(point.hashed)
+        out += float(np.sqrt(point.topics).dot(topics[:-1])) + margin * _MARGIN_SCALE * float(
+            topics[-1]
+        )
         if self.trees is not None:
             row = np.empty(len(point.dense) + 1)
             row[:-1], row[-1] = point.dense, margin
@@ -356,5 +360,5 @@ def _linear_row(topics: Floats, margin: float) -> Floats:
     """The dense part of the linear head, scaled to the words' length of one."""
     out = np.empty(len(topics) + 1)
     out[:-1] = np.sqrt(topics)
-    out[-1] = margin * math.sqrt(_SLOPE_SCALE / _LINEAR_SCALE)
+    out[-1] = margin * _MARGIN_SCALE
     return out

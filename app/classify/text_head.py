@@ -78,7 +78,7 @@ class TextHead:
 
     def score(self, features: Features, cues: Floats | None = None) -> float:
         """Judge one text, with the cues that it was fitted with."""
-        return float(self.model.one(columns_of(features), cues)[0])
+        return self.model.one(columns_of(features), cues)
 
     def to_bytes(self) -> bytes:
         """Serialise without pickle; weights in 16 bits."""

@@ -32,7 +32,14 @@ _LANGUAGE_OF = {
 _ENOUGH_WORDS = 5
 _CLEARLY = 2.0
 READ_CHARS = 2_000
-_BYTES_OF = {word.encode(): names for word, names in _LANGUAGE_OF.items() if word.isascii()}
+LANGUAGES = tuple(_COMMON)
+"""The languages that are known by their words."""
+PLACES_OF_WORD = {
+    word.encode(): tuple(map(LANGUAGES.index, names))
+    for word, names in _LANGUAGE_OF.items()
+    if word.isascii()
+}
+"""Of each common word in ASCII, as UTF-8: the places in ``LANGUAGES`` that it speaks for."""
 
 
 def language(text: str) -> str | None:
@@ -46,23 +53,25 @@ def language(text: str) -> str | None:
     )
 
 
-def language_of_words(words: Sequence[bytes]) -> str | None:
-    """As ``language`` says of a text in ASCII, whose lowered words are at hand; 5 us for a hundred."""
-    return _most([_BYTES_OF[word] for word in words if word in _BYTES_OF])
+def language_of_votes(words: int, votes: Sequence[int]) -> str | None:
+    """As ``language`` says of a text: ``words`` of it are in ``PLACES_OF_WORD``, and speak for each of
+    ``LANGUAGES`` so often.
+    """
+    if words < _ENOUGH_WORDS:
+        return None
+    most, second = sorted(votes)[:-3:-1]
+    if most < _ENOUGH_WORDS or most < _CLEARLY * second:
+        return None
+    return LANGUAGES[votes.index(most)]
 
 
 def _most(found: Sequence[Sequence[str]]) -> str | None:
     """The language that the words found speak for, each for one or more."""
-    if len(found) < _ENOUGH_WORDS:
-        return None
-    votes: dict[str, int] = {}
+    votes = [0] * len(LANGUAGES)
     for names in found:
         for each in names:
-            votes[each] = votes.get(each, 0) + 1
-    ranked = sorted(votes.values(), reverse=True)
-    if ranked[0] < _ENOUGH_WORDS or (len(ranked) > 1 and ranked[0] < _CLEARLY * ranked[1]):
-        return None
-    return max(votes, key=votes.__getitem__)
+            votes[LANGUAGES.index(each)] += 1
+    return language_of_votes(len(found), votes)
 
 
 def _script(text: str) -> str | None:

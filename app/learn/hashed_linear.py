@@ -58,28 +58,30 @@ class HashedLinear:
     """A fitted model: `weights` float32[2^16, outputs] (idf folded in), `dense` float64[m, outputs].
 
     A row's output is `bias + sum(weights[columns]) / norm(idf[columns]) + dense_row @ dense`.
-    `together` float32[2^16, outputs + 1]: weights and squared idf side by side, so that one row costs
-    one look into memory a column.
+    `paired` complex64[2^16]: the first output's weights and the squared idf side by side, so that one
+    row costs one look into memory a column, and one sum.
     """
 
     weights: NDArray[np.float32]
     idf: NDArray[np.float32]
     dense: Floats
     bias: Floats
-    together: NDArray[np.float32] = field(init=False, repr=False, compare=False)
+    paired: NDArray[np.complex64] = field(init=False, repr=False, compare=False)
+    first_dense: Floats = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Lay the columns out for `one`."""
-        together = np.column_stack((self.weights, self.idf * self.idf)).astype(np.float32)
-        object.__setattr__(self, "together", together)
+        """Lay the first output out for `one`."""
+        together = np.column_stack((self.weights[:, 0], self.idf * self.idf)).astype(np.float32)
+        object.__setattr__(self, "paired", together.view(np.complex64).ravel())
+        object.__setattr__(self, "first_dense", np.ascontiguousarray(self.dense[:, 0]))
 
-    def one(self, columns: Ints, dense: Floats | None = None) -> Floats:
-        """Outputs float64[outputs] of one row: its distinct columns and its dense part, if any."""
-        out = self.bias.copy()
+    def one(self, columns: Ints, dense: Floats | None = None) -> float:
+        """The first output of one row: its distinct columns and its dense part, if any."""
+        out = float(self.bias[0])
         if len(columns):
-            total = np.add.reduce(self.together.take(columns, axis=0), axis=0)
-            out += total[:-1] / max(math.sqrt(total[-1]), 1e-9)
-        return out if dense is None else out + dense @ self.dense
+            total = complex(np.add.reduce(self.paired.take(columns)))
+            out += total.real / max(math.sqrt(total.imag), 1e-9)
+        return out if dense is None else out + float(dense.dot(self.first_dense))
 
     def many(self, rows: HashedRows, dense: Floats | None = None) -> Floats:
         """Outputs float64[n, outputs] of many rows."""

@@ -13,6 +13,8 @@ _CHARS_PER_TOKEN = (
     3.5  # low on purpose: better to leave the fast model's window early than overflow it
 )
 
+_NAMES = {tier: tier.value for tier in Tier}  # an enumeration's own `value` is a call of Python
+
 
 @dataclass(frozen=True, slots=True)
 class RoutePolicy:
@@ -43,17 +45,19 @@ def route(
     score = classification.complexity
     if ruled is not None:
         tier, reason = ruled
-        return RouteDecision(tier, score, threshold, tier.value, reason, forced=True)
+        return RouteDecision(tier, score, threshold, _NAMES[tier], reason, forced=True)
     limit, why = threshold, ""
-    if policy.warm is not None:
-        limit += policy.warm_margin if policy.warm is Tier.FAST else -policy.warm_margin
-        why = f"; session warm on {policy.warm.value}"
-    tier = Tier.FAST if score <= limit else Tier.POWERFUL
-    sign = "<=" if tier is Tier.FAST else ">"
-    grey = abs(score - limit) <= policy.grey_width
-    band = "grey" if grey else tier.value
-    reason = f"{tier.value}: score {score:.3f} {sign} {limit:.3f}{' (grey)' if grey else ''}{why}"
-    return RouteDecision(tier, score, threshold, band, reason)
+    warm = policy.warm
+    if warm is not None:
+        limit += policy.warm_margin if warm is Tier.FAST else -policy.warm_margin
+        why = f"; session warm on {_NAMES[warm]}"
+    tier, sign = (Tier.FAST, "<=") if score <= limit else (Tier.POWERFUL, ">")
+    name = _NAMES[tier]
+    if abs(score - limit) <= policy.grey_width:
+        reason = f"{name}: score {score:.3f} {sign} {limit:.3f} (grey){why}"
+        return RouteDecision(tier, score, threshold, "grey", reason)
+    reason = f"{name}: score {score:.3f} {sign} {limit:.3f}{why}"
+    return RouteDecision(tier, score, threshold, name, reason)
 
 
 def _hard_rule(

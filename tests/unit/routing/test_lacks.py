@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.language import language, language_of_words
+from app.classify.features import extract
+from app.domain.decisions import PromptView
+from app.domain.language import language
 from app.pipeline.answer_checks import fault_of
 from app.routing.lacks import may_refuse, other_language, refuses, repeats
 
@@ -73,8 +75,7 @@ def test_words_that_are_read_already_say_the_same_as_the_text():
         "no common words here",
         "",
     ):
-        words = [word.encode() for word in text.lower().replace("?", "").split()]
-        assert language_of_words(words) == language(text)
+        assert extract(PromptView(text)).language == language(text)
 
 
 def test_an_answer_in_another_language_is_one_unless_it_was_asked_for():
