@@ -17,7 +17,6 @@ from app.api.native import NativeOutlet
 from app.api.reading import plain_request
 from app.api.response import JSON_TYPE, TurnResponse, vendor_lines
 from app.cache.exact import CachedAnswer
-from app.cache.key import Scope
 from app.domain.chat import ChatRequest, PlainRequest
 from app.domain.deadline import Deadline
 from app.domain.decisions import CacheOutcome
@@ -54,7 +53,8 @@ class Plan:
     tenant: str
     model: Model
     tier: str
-    scope: Scope
+    key_start: bytes
+    """What the cache keys of its requests have in common, see ``plain_start``."""
     fields: tuple[bytes, bytes]
     """What is exchanged in the body, see ``model_fields``."""
     same: bool

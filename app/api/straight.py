@@ -30,7 +30,7 @@ from app.api.reading import request_id_of
 from app.api.response import JSON_TYPE
 from app.api.streamed import Streamed
 from app.cache.exact import CachedAnswer
-from app.cache.key import plain_key
+from app.cache.key import plain_key, plain_start
 from app.domain.chat import Dialect
 from app.domain.decisions import CacheOutcome
 from app.domain.turn_record import BEHIND_TIMES, TurnRecord
@@ -97,7 +97,7 @@ class StraightWay:
                 return False
         cache_ns = perf_counter_ns()
         try:
-            key = plain_key(plan.scope, plain)
+            key = plain_key(plan.key_start, plain)
         except ValueError:  # text that cannot be encoded: the general way names it
             return False
         entry = gateway.exact.get(key)  # type: ignore[union-attr]
@@ -157,7 +157,7 @@ class StraightWay:
             tenant,
             model,
             model.tier.value,
-            (tenant, "", name, "", 0),
+            plain_start((tenant, "", name, "", 0)),
             model_fields(name, model.upstream_model),
             name == model.upstream_model,
             provider.gate,

@@ -87,12 +87,16 @@ Scope = tuple[str, str, str, str, int]
 """A ``CacheScope`` as the tuple that it is: to name its parts costs as much as to hash a short question."""
 
 
-def plain_key(scope: Scope | CacheScope, plain: PlainRequest) -> bytes:
-    """As ``exact_key``, for a plain request without headers of the vendor's."""
+def plain_start(scope: Scope | CacheScope) -> bytes:
+    """What every plain request of ``scope`` has in common, for ``plain_key``."""
+    return _encode((KEY_VERSION, *scope, "", _NOTHING))[:-1] + b","
+
+
+def plain_key(start: bytes, plain: PlainRequest) -> bytes:
+    """As ``exact_key``, for a plain request without headers of the vendor's; ``start`` is ``plain_start``."""
     turns, warmth, top, most, stop, _, _, _ = plain
-    decides = (KEY_VERSION, *scope, "", _NOTHING, warmth, top, most, stop, turns)
     # A number that JSON cannot carry here is not plain: it was refused when it was read.
-    return sha256(_encode(decides)).digest()
+    return sha256(start + _encode((warmth, top, most, stop, turns))[1:]).digest()
 
 
 def exact_key(scope: Scope | CacheScope, request: ChatRequest) -> bytes:

@@ -91,8 +91,13 @@ def splice_plain(raw: bytes, fields: tuple[bytes, bytes], want_usage: bool) -> b
     if raw.find(b"\\") >= 0 and raw.find(b"\\u") >= 0:
         return None
     was, now = fields
-    before, found, after = raw.partition(was)
-    if not found or after.find(b'"model"') >= 0 or before.find(b'"model"') >= 0:
+    if raw.startswith(was, 1):  # the first field: what stands before it is the brace
+        before, after = b"{", raw[1 + len(was) :]
+    else:
+        before, found, after = raw.partition(was)
+        if not found or before.find(b'"model"') >= 0:
+            return None
+    if after.find(b'"model"') >= 0:
         return None
     if not want_usage:
         return b"".join((before, now, after))

@@ -70,7 +70,7 @@ class CompletionDetails(msgspec.Struct):
     reasoning_tokens: int | None = None
 
 
-class WireUsage(msgspec.Struct):
+class WireUsage(msgspec.Struct, gc=False):
     """Usage as Chat Completions tells it: ``prompt_tokens`` includes the cached ones."""
 
     prompt_tokens: int | None = None
@@ -169,17 +169,17 @@ def write_finish(reason: FinishReason, *, refused: bool) -> str:
     return _FINISH_WORD[reason]
 
 
-class _GlanceMessage(msgspec.Struct):
+class _GlanceMessage(msgspec.Struct, gc=False):
     refusal: str | None = None
     tool_calls: list[object] | None = None
 
 
-class _GlanceChoice(msgspec.Struct):
+class _GlanceChoice(msgspec.Struct, gc=False):
     message: _GlanceMessage
     finish_reason: str | None = None
 
 
-class _Glance(msgspec.Struct):
+class _Glance(msgspec.Struct, gc=False):
     choices: Annotated[list[_GlanceChoice], msgspec.Meta(min_length=1)]
     usage: WireUsage | None = None
     error: None = None

@@ -21,23 +21,23 @@ _Share = Annotated[float, Meta(ge=0, le=1)]
 _Tokens = Annotated[int, Meta(ge=1, le=1 << 31)]
 
 
-class Turn(Struct, forbid_unknown_fields=True):
+class Turn(Struct, forbid_unknown_fields=True, gc=False):
     """A message of plain text."""
 
     role: Literal["system", "user", "assistant"]
     content: str
 
 
-class _Said(Struct, forbid_unknown_fields=True):
+class _Said(Struct, forbid_unknown_fields=True, gc=False):
     role: Literal["user", "assistant"]
     content: Annotated[str, Meta(min_length=1)]
 
 
-class _Options(Struct, forbid_unknown_fields=True):
+class _Options(Struct, forbid_unknown_fields=True, gc=False):
     include_usage: bool = False
 
 
-class _Chat(Struct, forbid_unknown_fields=True):
+class _Chat(Struct, forbid_unknown_fields=True, gc=False):
     model: _Model
     messages: Annotated[list[Turn], Meta(min_length=1)]
     stream: bool = False
@@ -49,7 +49,7 @@ class _Chat(Struct, forbid_unknown_fields=True):
     stop: tuple[str, ...] | None = None
 
 
-class _Messages(Struct, forbid_unknown_fields=True):
+class _Messages(Struct, forbid_unknown_fields=True, gc=False):
     model: _Model
     max_tokens: _Tokens
     messages: Annotated[list[_Said], Meta(min_length=1)]
@@ -60,7 +60,7 @@ class _Messages(Struct, forbid_unknown_fields=True):
     stop_sequences: tuple[str, ...] | None = None
 
 
-class _Responses(Struct, forbid_unknown_fields=True):
+class _Responses(Struct, forbid_unknown_fields=True, gc=False):
     model: _Model
     input: Annotated[str, Meta(min_length=1)]
     instructions: str | None = None
