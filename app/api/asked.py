@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Final
 from app.api.eager_task import EagerTask
 from app.api.native import NativeOutlet
 from app.api.reading import plain_request
-from app.api.response import JSON_TYPE, TurnResponse, vendor_lines
-from app.cache.exact import CachedAnswer
+from app.api.response import TurnResponse, vendor_lines
+from app.cache.exact import fresh_answer
 from app.domain.chat import ChatRequest, PlainRequest
 from app.domain.deadline import Deadline
 from app.domain.decisions import CacheOutcome
@@ -30,6 +30,7 @@ from app.pipeline.remember import keep
 from app.pipeline.turn import go_on
 from app.providers.wire import Begun, WireProvider, forwarded
 from app.routing.gate import Gate
+from app.routing.load import Deployment
 from app.telemetry.few_spans import CacheAndUpstream
 from app.telemetry.timeline import Timeline, after_upstream
 from app.upstream import Exchange, Shape
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 OK: Final = 200
 _NO_DEADLINE: Final = Deadline(None)
 _MISS: Final = CacheOutcome.MISS
-_NAMED: Final = "model named by the caller"
+NAMED: Final = "model named by the caller"
 new = tuple.__new__
 _log = logging.getLogger("slipstream.turn")
 
@@ -60,6 +61,11 @@ class Plan:
     same: bool
     """They are the same."""
     gate: Gate
+    deployment: Deployment
+    route: str
+    """What the semantic cache calls its questions, see ``route_name``."""
+    head: bytes
+    """How the answer to a miss begins, up to the request's id."""
     wire: WireProvider
     least_bytes: int
     """From here on the prompt's cache is something to think about."""
@@ -85,14 +91,15 @@ class Asked(keep):
     _leader: object = None
     streamed = usage_shown = False
 
-    def __init__(
+    def prepare(
         self, way: StraightWay, plan: Plan, outlet: NativeOutlet, key: bytes, request_id: str
     ) -> None:
-        # As a flight's own, without a call of it.
+        """Take what there is to know of the request: all that a new one needs, as a flight's own too."""
         self.dialect = way.dialect
         self._events = []
         self.key, self._gateway = key, way.gateway
-        self._way, self._plan, self._outlet, self._request_id = way, plan, outlet, request_id
+        self._way, self._plan = way, plan
+        self._outlet, self._request_id = outlet, request_id
         self._started_unix_s = time()
 
     @property
@@ -156,16 +163,13 @@ class Asked(keep):
             return False
         started_ns, cache_ns, looked_ns = self.instants
         sent_ns, ended_ns = exchange.queued_ns, exchange.ended_ns
-        model = plan.model
-        lines = self._way.edge.pulse.lines(JSON_TYPE, _MISS, model, plan.tier, _NAMED)
         first_ns = perf_counter_ns()
         passed = after_upstream(looked_ns - cache_ns, ended_ns - sent_ns, first_ns - started_ns)
         theirs = _vendors(data[: head_bytes - 4]) if told[0] else b""
-        head = b"".join((lines, self._request_id.encode(), passed, theirs))
         outlet.abort = None
-        outlet.try_respond(OK, head, body)
+        outlet.send_whole((plan.head, self._request_id.encode(), *passed, theirs), body)
         times = new(
-            CacheAndUpstream, (started_ns, cache_ns, looked_ns, sent_ns, ended_ns, model.label)
+            CacheAndUpstream, (started_ns, cache_ns, looked_ns, sent_ns, ended_ns, plan.model.label)
         )
         upstream_s = (ended_ns - sent_ns) / 1e9
         cost_usd = self._settle(body, usage, finish, upstream_s, upstream_s)
@@ -186,15 +190,14 @@ class Asked(keep):
         model, streamed = plan.model, self.streamed
         self._outlet.tasks.discard(self)
         way.edge.in_flight.now -= 1
-        gateway.load.end(model.name, ok=True, ttft_s=first_s, total_s=upstream_s)
-        first = first_s if streamed else None
-        plan.gate.leave(first_s=first, took_s=upstream_s, overloaded=False, ok=True)
+        gateway.load.end_well(plan.deployment, first_s, upstream_s)
+        plan.gate.leave_well(first_s if streamed else None, upstream_s)
         cost_usd = 0.0 if usage is None else model.price.cost_usd(usage)
         gateway.flights.land(self.key, self, None)
         if not finish or finish in COMPLETE_FINISHES:
-            entry = CachedAnswer(
-                self.key, self.dialect, streamed, self.usage_shown, (said,), model.name, plan.tier,
-                plan.tenant, 0.0, 0.0, self._request_id, (), usage, cost_usd, upstream_s,
+            entry = fresh_answer(
+                self.key, self.dialect, streamed, self.usage_shown, said, model.name, plan.tier,
+                plan.tenant, self._request_id, usage, cost_usd, upstream_s,
             )  # fmt: skip
             gateway.exact.put(self.key, entry)  # type: ignore[union-attr]
         return cost_usd
@@ -216,7 +219,7 @@ class Asked(keep):
         if kind is None:
             kind = plan.kinds[self.streamed, finish] = (
                 way.dialect, OK, "", self.streamed, plan.tenant, model.name, model.name,
-                model.provider, plan.tier, False, "", _MISS, "absent", finish, "", 1, _NAMED, None, "",
+                model.provider, plan.tier, False, "", _MISS, "absent", finish, "", 1, NAMED, None, "",
             )  # fmt: skip
         told = (
             self._request_id, total_s, self._started_unix_s, *kind, first_s, upstream_s,

@@ -49,7 +49,14 @@ class NativeOutlet(RequestResponseCycle):
     access_log = False
 
     def __init__(self, protocol: GatewayProtocol) -> None:
-        """Take what a response needs from its connection; what is the same for all stands in the class."""
+        self.stand_at(protocol)
+
+    def stand_at(self, protocol: GatewayProtocol) -> None:
+        """Take what a response needs from its connection; what is the same for all stands in the class.
+
+        All that a new one needs: whoever makes one for each request spares itself the call of its class,
+        which costs twice as much.
+        """
         self._protocol = protocol
         self.tasks: set[object] = protocol.tasks  # type: ignore[assignment]
         self.transport = protocol.transport
@@ -130,23 +137,27 @@ class NativeOutlet(RequestResponseCycle):
         What is left of the request's body is read before the connection ends, where it does: a reset for
         unread bytes would overtake the response.
         """
+        self.send_whole((status_line(status), head), body)
+        return True
+
+    def send_whole(self, head: tuple[bytes, ...], body: bytes) -> None:
+        """As ``try_respond``; ``head`` begins with the status line."""
         if self.disconnected:
-            return True
+            return
         self.response_started = self.response_complete = True
         protocol, keep_alive, transport = self._protocol, self.keep_alive, self.transport
         ours, lines = protocol.server_head
         if ours is not protocol.server_state.default_headers or not keep_alive:
             lines = self._server_head()
-        line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
-        length = b"content-length: %d\r\n" % len(body)
         # One join: a format reads its template byte by byte.
-        transport.write(b"".join((line, head, length, lines, b"\r\n", body)))
+        transport.write(
+            b"".join((*head, b"content-length: %d\r\n" % len(body), lines, b"\r\n", body))
+        )
         if self._news is not None:
             self._news.set()
         if not keep_alive and not self.more_body:
             transport.close()
         protocol.on_response_complete()
-        return True
 
     async def begin(self, status: int, head: bytes, first: bytes) -> None:
         """Send the head of a streamed response together with its first bytes (which may be empty)."""
@@ -160,7 +171,7 @@ class NativeOutlet(RequestResponseCycle):
         self.chunked_encoding = True
         self.transport.write(
             b"%s%stransfer-encoding: chunked\r\n%s\r\n%s"
-            % (_status_line(status), head, self._server_head(), _chunk(first))
+            % (status_line(status), head, self._server_head(), _chunk(first))
         )
 
     async def write(self, data: bytes) -> None:
@@ -237,7 +248,8 @@ class NativeOutlet(RequestResponseCycle):
         self._protocol.on_response_complete()
 
 
-def _status_line(status: int) -> bytes:
+def status_line(status: int) -> bytes:
+    """How a response with ``status`` begins."""
     return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
 
 

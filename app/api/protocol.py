@@ -47,6 +47,7 @@ _MOST_TARGETS = 256
 _MAX_HEAD_BYTES = 65_536
 _MOST_LESSONS = 8
 _NONE: dict[str, Endpoint] = {}
+_new = object.__new__
 
 
 def _refusal(status: bytes, kind: bytes, code: bytes, message: bytes, more: bytes = b"") -> bytes:
@@ -193,7 +194,8 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def _answer(self, known: Head, body: bytes) -> None:
         """Answer a request that has come whole, with a head that is known."""
-        self.cycle = outlet = NativeOutlet(self)
+        self.cycle = outlet = _new(NativeOutlet)
+        outlet.stand_at(self)
         outlet.body, outlet.more_body = body, False
         self._phase, self._lessons = _ANSWER, _MOST_LESSONS
         coroutine = known.endpoint.answer(outlet, known)
@@ -337,11 +339,12 @@ class GatewayProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Go on with a pipelined request, or wait for the next."""
         self.server_state.total_requests += 1
-        if self.transport.is_closing():
-            return
-        if self.flow.read_paused:
-            self.flow.resume_reading()
         self._phase, self._since_s = _NEXT, self.loop.time()
+        paused = self.flow.read_paused
+        if (not paused and not self.pipeline) or self.transport.is_closing():
+            return
+        if paused:
+            self.flow.resume_reading()
         if self.pipeline:
             cycle, _ = self.pipeline.pop()
             self._phase = Phase.BODY if cycle.more_body else Phase.ANSWER

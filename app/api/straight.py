@@ -23,16 +23,18 @@ from __future__ import annotations
 from time import perf_counter_ns, time
 from typing import TYPE_CHECKING, Final
 
-from app.api.asked import OK, Asked, Plan, new
+from app.api.asked import NAMED, OK, Asked, Plan, new
 from app.api.bodies import SMALL_BYTES
-from app.api.native import NativeOutlet
+from app.api.native import NativeOutlet, status_line
 from app.api.reading import request_id_of
 from app.api.response import JSON_TYPE
 from app.api.streamed import Streamed
 from app.cache.exact import CachedAnswer
 from app.cache.key import plain_key, plain_start
+from app.cache.semantic import route_name
 from app.domain.chat import Dialect
 from app.domain.decisions import CacheOutcome
+from app.domain.models import Model
 from app.domain.turn_record import BEHIND_TIMES, TurnRecord
 from app.errors import GatewayError
 from app.pipeline.gated import Gated
@@ -52,6 +54,7 @@ _MOST_PLANS: Final = 4_096
 _ENDLESS: Final = 1 << 62
 _EXACT: Final = CacheOutcome.EXACT
 _ANSWERED_BEFORE: Final = "the same request was answered before"
+_object = object.__new__
 
 
 class StraightWay:
@@ -109,19 +112,27 @@ class StraightWay:
             times = new(CacheAlone, (started_ns, cache_ns, looked_ns))
             return self._tell(entry, plan, outlet, request_id, times)
         meaning = gateway.meaning
-        if (
-            meaning is not None and meaning.is_open(plan.tenant, plan.model.name)
-        ) or gateway.flights.running(key) is not None:
+        if (meaning is not None and meaning.has_opened(plan.route)) or gateway.flights.running(
+            key
+        ) is not None:
             return False
         wants_usage = plain.stream and not plain.include_usage and self.may_ask_for_usage
         body = raw if plan.same and not wants_usage else splice_plain(raw, plan.fields, wants_usage)
-        if body is None or len(body) >= plan.least_bytes or not plan.gate.try_enter():
+        gate = plan.gate
+        if (
+            body is None
+            or len(body) >= plan.least_bytes
+            or gate.waiting
+            or gate.in_use >= gate.limit
+        ):
             return False
-        asked = (Streamed if plain.stream else Asked)(self, plan, outlet, key, request_id)
+        gate.in_use += 1  # as try_enter, without a call
+        asked = _object(Streamed if plain.stream else Asked)
+        asked.prepare(self, plan, outlet, key, request_id)
         asked.plain, asked.instants = plain, (started_ns, cache_ns, looked_ns)
         exchange = plan.wire.send(self.dialect, body, asked)
         if exchange is None:
-            plan.gate.leave(first_s=None, took_s=0.0, overloaded=False, ok=False)
+            gate.leave(first_s=None, took_s=0.0, overloaded=False, ok=False)
             return False
         asked.begin(exchange)
         return True
@@ -161,10 +172,18 @@ class StraightWay:
             model_fields(name, model.upstream_model),
             name == model.upstream_model,
             provider.gate,
+            gateway.load.of(name),
+            route_name(tenant, name),
+            self._head(model),
             wire,
             _ENDLESS if gateway.prompts is None else gateway.prompts.least_bytes,
             {},
         )
+
+    def _head(self, model: Model) -> bytes:
+        """How the answer to a miss begins, up to the request's id."""
+        lines = self.edge.pulse.lines(JSON_TYPE, CacheOutcome.MISS, model, model.tier.value, NAMED)
+        return status_line(OK) + lines
 
     def _tell(
         self,

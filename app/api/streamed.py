@@ -11,7 +11,7 @@ from __future__ import annotations
 from time import monotonic_ns, perf_counter_ns
 from typing import TYPE_CHECKING, Final
 
-from app.api.asked import OK, Asked, Plan, new
+from app.api.asked import NAMED, OK, Asked, Plan, new
 from app.api.native import NativeOutlet
 from app.api.response import COMMENT, STREAM_TYPE, TurnResponse, vendor_lines
 from app.domain.decisions import CacheOutcome
@@ -42,7 +42,6 @@ _LINES: Final = tuple(map(_line, range(_MOST_KNOWN)))
 _QUOTE: Final = ord('"')
 _LINE_END: Final = ord("\n")
 _CHUNK_END: Final = b"\r\n"
-_NAMED: Final = "model named by the caller"
 _FIRST_WORDS: Final = (b"data:", b"event:")
 """How what comes must begin to be read here: in the middle of a line it is for the general way."""
 
@@ -62,10 +61,11 @@ class Streamed(Asked):
     _ended = False
     """The answer is whole, and all of it has been handed on."""
 
-    def __init__(
+    def prepare(
         self, way: StraightWay, plan: Plan, outlet: NativeOutlet, key: bytes, request_id: str
     ) -> None:
-        super().__init__(way, plan, outlet, key, request_id)
+        """Take what there is to know of the request."""
+        super().prepare(way, plan, outlet, key, request_id)
         self._texts: list[bytes] = []
         """The texts of frames that were known by their bytes, not among ``events`` yet."""
 
@@ -211,7 +211,7 @@ class Streamed(Asked):
         exchange, plan, way = self._exchange, self._plan, self._way
         started_ns, cache_ns, looked_ns = self.instants
         self._first_ns = first_ns = perf_counter_ns()
-        lines = way.edge.pulse.lines(STREAM_TYPE, CacheOutcome.MISS, plan.model, plan.tier, _NAMED)
+        lines = way.edge.pulse.lines(STREAM_TYPE, CacheOutcome.MISS, plan.model, plan.tier, NAMED)
         passed = after_upstream(
             looked_ns - cache_ns, first_ns - exchange.queued_ns, first_ns - started_ns
         )
@@ -222,7 +222,7 @@ class Streamed(Asked):
             if told is None or told[0]
             else b""
         )
-        head = b"".join((lines, self._request_id.encode(), passed, theirs))
+        head = b"".join((lines, self._request_id.encode(), *passed, theirs))
         self._outlet.begin_now(OK, head, first)
 
     def _end(self, reader: PassthroughReader) -> None:

@@ -156,18 +156,15 @@ class Flights:
     def __init__(self) -> None:
         """Start with nothing in flight."""
         self._flights: dict[bytes, Flight] = {}
+        # The dictionary's own methods: every request calls each of them.
+        self.running: Callable[[bytes], Flight | None] = self._flights.get
+        """The flight to join, by its key, if there is one."""
+        self.lead: Callable[[bytes, Flight], None] = self._flights.__setitem__
+        """Let others find a flight, by its key, from now on."""
 
     def __len__(self) -> int:
         """How many calls can be joined now."""
         return len(self._flights)
-
-    def running(self, key: bytes) -> Flight | None:
-        """The flight to join, if there is one."""
-        return self._flights.get(key)
-
-    def lead(self, key: bytes, flight: Flight) -> None:
-        """Let others find ``flight`` from now on."""
-        self._flights[key] = flight
 
     def forget(self) -> None:
         """Let nobody join what is in flight now: it may bring what has just been invalidated."""

@@ -236,8 +236,12 @@ class Meaning:
 
     def is_open(self, tenant: str, model: str) -> bool:
         """Whether it may pay to look for another wording of what ``tenant`` asks ``model``."""
-        route = self._routes.get(f"{tenant}\x00{model}")  # route_name, without a call
-        return route is not None and route.state.threshold is not None
+        return self.has_opened(route_name(tenant, model))
+
+    def has_opened(self, route: str) -> bool:
+        """As ``is_open``, by the route's name."""
+        found = self._routes.get(route)
+        return found is not None and found.state.threshold is not None
 
     def question_of(
         self, key: bytes, request: ChatRequest, scope: CacheScope

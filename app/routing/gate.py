@@ -152,17 +152,29 @@ class Gate:
         ``first_s`` is the time to its first event, None where there was none; ``overloaded``: the
         upstream said that it has too much.
         """
-        in_use = self.in_use
-        self.in_use = in_use - 1
+        if ok and not overloaded:
+            self.leave_well(first_s, took_s)
+            return
+        self.in_use -= 1
         if ok:
-            self._took_s += (took_s - self._took_s) * (_FAST if self._took_s else 1.0)
-        if self._limits.adaptive:
-            if overloaded:
-                self._lower(_DOWN)
-            elif ok and first_s is not None:
-                self._learn(first_s, in_use)
+            self._took(took_s)
+        if self._limits.adaptive and overloaded:
+            self._lower(_DOWN)
         if self.waiting:
             self._admit()
+
+    def leave_well(self, first_s: float | None, took_s: float) -> None:
+        """As ``leave``, after a call that went well."""
+        in_use = self.in_use
+        self.in_use = in_use - 1
+        self._took_s += (took_s - self._took_s) * (_FAST if self._took_s else 1.0)
+        if first_s is not None and self._limits.adaptive:
+            self._learn(first_s, in_use)
+        if self.waiting:
+            self._admit()
+
+    def _took(self, took_s: float) -> None:
+        self._took_s += (took_s - self._took_s) * (_FAST if self._took_s else 1.0)
 
     def _learn(self, first_s: float, in_use: int) -> None:
         self._seen += 1

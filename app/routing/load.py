@@ -185,15 +185,19 @@ class Load:
         erred).
         """
         deployment = self._deployments[name]
+        if ok:
+            self.end_well(deployment, ttft_s, total_s)
+            return
         deployment.in_flight -= 1
         if ok is None:
             deployment.breaker.leave()
             return
-        now = self._clock()
-        if not ok:
-            deployment.breaker.fail(now)
-            deployment.error_share += _SHARE * (1 - deployment.error_share)
-            return
+        deployment.breaker.fail(self._clock())
+        deployment.error_share += _SHARE * (1 - deployment.error_share)
+
+    def end_well(self, deployment: Deployment, ttft_s: float | None, total_s: float | None) -> None:
+        """As ``end``, of a call that went well."""
+        deployment.in_flight -= 1
         if deployment.breaker.failures:
             deployment.breaker.succeed()
         share = 1.0 if deployment.seen_at_s == -math.inf else _SHARE
@@ -203,7 +207,7 @@ class Load:
             deployment.upstream_s += share * (total_s - deployment.upstream_s)
         if deployment.error_share:
             deployment.error_share -= _SHARE * deployment.error_share
-        deployment.seen_at_s = now
+        deployment.seen_at_s = self._clock()
 
     def limited(self, name: str, retry_after_s: float | None) -> None:
         """The vendor's limit is spent: ask others for ``retry_after_s``, one second where it is None."""

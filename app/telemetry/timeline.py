@@ -246,20 +246,18 @@ def after_cache(cache_ns: int, total_ns: int) -> bytes:
     )
 
 
-def after_upstream(cache_ns: int, upstream_ns: int, total_ns: int) -> bytes:
-    """As ``after_cache``, with a call upstream behind the look."""
+def after_upstream(cache_ns: int, upstream_ns: int, total_ns: int) -> tuple[bytes, ...]:
+    """As ``after_cache``, with a call upstream behind the look; in pieces, to be joined with others."""
     cache, upstream = (cache_ns + 5_000) // 10_000, (upstream_ns + 5_000) // 10_000
     total = (total_ns + 5_000) // 10_000
-    return b"".join(
-        (
-            b"\r\nserver-timing: cache;dur=",
-            _HUNDREDTHS[cache] if cache < _TABLED else _printed(cache),
-            b", upstream;dur=",
-            _HUNDREDTHS[upstream] if upstream < _TABLED else _printed(upstream),
-            b", total;dur=",
-            _HUNDREDTHS[total] if total < _TABLED else _printed(total),
-            b"\r\n",
-        )
+    return (
+        b"\r\nserver-timing: cache;dur=",
+        _HUNDREDTHS[cache] if cache < _TABLED else _printed(cache),
+        b", upstream;dur=",
+        _HUNDREDTHS[upstream] if upstream < _TABLED else _printed(upstream),
+        b", total;dur=",
+        _HUNDREDTHS[total] if total < _TABLED else _printed(total),
+        b"\r\n",
     )
 
 

@@ -130,7 +130,10 @@ class Exchange:
     """Told the first news; None once it was, or where a task waits."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, timeouts: Timeouts) -> None:
-        """Start the clock of the call; the pool does the rest."""
+        self.start(loop, timeouts)
+
+    def start(self, loop: asyncio.AbstractEventLoop, timeouts: Timeouts) -> None:
+        """Start the clock of the call; the pool does the rest. All that a new one needs."""
         self._loop = loop
         self.between_ns = timeouts.between_bytes_ns
         self.queued_ns = now = time.monotonic_ns()

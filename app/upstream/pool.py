@@ -156,7 +156,8 @@ class Pool:
         if not idle:
             return None
         conn, _ = idle.popitem()
-        exchange = Exchange(self._loop or self._bind(), within)
+        exchange = object.__new__(Exchange)  # the call of its class costs as much as the rest
+        exchange.start(self._loop or self._bind(), within)
         if exchange.queued_ns - conn.idle_since_ns >= self._idle_ttl_ns or conn.heard(0):
             idle[conn] = None  # persist looks closer
             return None

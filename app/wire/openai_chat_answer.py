@@ -216,7 +216,11 @@ def glance(body: bytes) -> tuple[Usage, str]:
         and usage.completion_tokens_details is None
         and not usage.prompt_cache_hit_tokens
     ):
-        return Usage(prompt, 0, 0, output), finish
+        # Its own call costs as much as the rest of this function.
+        used = object.__new__(Usage)
+        used.input_tokens, used.cached_tokens, used.cache_write_tokens = prompt, 0, 0
+        used.output_tokens, used.reasoning_tokens = output, 0
+        return used, finish
     return read_usage(usage), finish
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.cache.key import CacheScope, exact_key
+from app.cache.key import CacheScope, exact_key, plain_key, plain_start
 from app.domain.chat import ChatRequest, Dialect
 from app.wire.codecs import CODECS
 
@@ -42,6 +42,7 @@ def key(body, scope=SCOPE, dialect=Dialect.CHAT) -> bytes:
     plain = CODECS[dialect].plain(raw)
     if plain is not None:
         assert exact_key(scope, replace(request, plain=plain)) == thorough
+        assert plain_key(plain_start(scope), plain) == thorough
     return thorough
 
 
