@@ -222,7 +222,10 @@ class NativeOutlet(RequestResponseCycle):
     def end_now(self, data: bytes) -> None:
         """As ``end``, also to a client that reads slowly: what it has not read is kept in memory."""
         if not self.disconnected:
-            self.transport.write(b"%s0\r\n\r\n" % _chunk(data))
+            size = len(data)
+            line = _SIZES[size] if size < _SIZED else b"%x\r\n" % size
+            last = b"".join((line, data, b"\r\n0\r\n\r\n")) if size else b"0\r\n\r\n"
+            self.transport.write(last)
             self._complete()
 
     def break_off(self) -> None:

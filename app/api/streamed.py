@@ -191,19 +191,22 @@ class Streamed(Asked):
         events = reader.feed(data)
         if reader.failure is not None:
             events = self._plan.wire.without_secrets(reader.failure, events)
+        complete, last = reader.complete, b""
         for event in events:
             if type(event) is not Frames or (reader.failure is not None and not self._first_ns):
                 break
-            self._tokens += event.count
-            self.events.append(event)
             if not self._first_ns:
                 self._begin_answer(event.data)
+            elif complete:
+                last += event.data
             else:
                 self._outlet.try_write(event.data, True)  # noqa: FBT003
+            self._tokens += event.count
+            self.events.append(event)
         if reader.failure is not None:
             self._hand_over()
-        elif reader.complete:
-            self._end(reader)
+        elif complete:
+            self._end(reader, last)
         return True
 
     def _begin_answer(self, first: bytes) -> None:
@@ -225,12 +228,12 @@ class Streamed(Asked):
         head = b"".join((lines, self._request_id.encode(), *passed, theirs))
         self._outlet.begin_now(OK, head, first)
 
-    def _end(self, reader: PassthroughReader) -> None:
-        """The answer is whole."""
+    def _end(self, reader: PassthroughReader, last: bytes) -> None:
+        """The answer is whole, but for ``last``, its last frames."""
         exchange, plan, outlet = self._exchange, self._plan, self._outlet
         self._ended = True
         outlet.abort = None
-        outlet.end_now(b"")
+        outlet.end_now(last)
         ended_ns = monotonic_ns()
         self._way.edge.pulse.discard(self)
         if exchange.conn is not None:

@@ -217,7 +217,6 @@ class ResponseReader:
         """``raw``, a head of a known shape, began a chunked answer; after ``begin`` (not of a HEAD)."""
         self.status = status
         self.head = raw[: -len(_HEAD_END)]
-        self.low_head = self.head.lower()
         self.head_complete = True
         self._framing = _CHUNKED
         self._calls.keep_alive = True
@@ -405,6 +404,13 @@ class ResponseReader:
 
     def _feed_whole_chunks(self, data: bytes) -> bool:
         """Cut ``data`` by the sizes that it says, if it is whole chunks and nothing else; else False."""
+        *parts, rest = data.split(b"\r\n")
+        sizes = [*map(self._known.sizes.get, parts[::2])]
+        if not rest and sizes == [*map(len, parts[1::2])] and 0 not in sizes[:-1]:
+            # In one go: sizes that came before, and nothing that reads as a line's end in a chunk.
+            self.complete = not sizes[-1]
+            self.pieces += parts[1 : -1 if self.complete else None : 2]
+            return True
         pieces: list[bytes] = []
         at, end = 0, len(data)
         while at < end:

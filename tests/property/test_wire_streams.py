@@ -14,7 +14,8 @@ from app.domain.chat import Dialect
 from app.domain.events import Frames, ThinkingBlock
 from app.errors import GatewayError, UpstreamProtocol
 from app.wire.codecs import CODECS
-from app.wire.sse import event_frame, read_events, split_frames
+from app.wire.openai_chat_stream_read import ChatPassthrough
+from app.wire.sse import data_frame, event_frame, read_events, split_frames
 from tests.wire import transcripts
 from tests.wire.mutation import places, replaced
 from tests.wire.samples import answers, events_of, fold, json_values, request
@@ -238,6 +239,38 @@ GOOD_STREAMS = [
     (Dialect.MESSAGES, transcripts.MESSAGES_TOOLS),
     (Dialect.RESPONSES, transcripts.RESPONSES),
 ]
+
+
+class WithoutUsual(ChatPassthrough):
+    """Looks at every frame that is not ordinary."""
+
+    def _usual(self, _):
+        return None
+
+
+@given(
+    st.sampled_from([stream for dialect, stream in GOOD_STREAMS if dialect is Dialect.CHAT]),
+    json_values,
+    st.booleans(),
+    st.data(),
+)
+def test_usual_frames_are_read_as_all_others_are(stream, junk, hide_usage, data):
+    """Also with any value of any frame exchanged for another, and cut between any two frames."""
+    frames = split_frames(stream)
+    number = data.draw(st.integers(0, len(frames) - 1))
+    [event] = read_events(frames[number])
+    if event.data != b"[DONE]":
+        value = json.loads(event.data)
+        value = replaced(value, data.draw(st.sampled_from(list(places(value)))), junk)
+        frames[number] = data_frame(json.dumps(value, separators=(",", ":")).encode())
+    cut = data.draw(st.integers(0, len(frames)))
+    pieces = [b"".join(frames[:cut]), b"".join(frames[cut:])]
+    usual, looking = ChatPassthrough(hide_usage=hide_usage), WithoutUsual(hide_usage=hide_usage)
+    for piece in pieces:
+        assert [*usual.feed(piece)] == [*looking.feed(piece)]
+        assert (usual.finish, usual.complete) == (looking.finish, looking.complete)
+        assert (usual.failure is None) == (looking.failure is None)
+    assert usual.usage == looking.usage
 
 
 @given(st.sampled_from(GOOD_STREAMS), json_values, st.data())
