@@ -255,9 +255,13 @@ class _Writer:
             self._told_budget(body, sampling.thinking_budget_tokens)
         elif sampling.adaptive_thinking and kind in {"adaptive", "effort"}:
             body["thinking"] = {"type": "adaptive"}
-        effort = sampling.effort
-        if effort is None:
-            return
+        if sampling.effort is not None:
+            self._told_effort(body, sampling.effort)
+        if sampling.adaptive_thinking and "thinking" not in body:
+            self._dropped["thinking"] = None
+
+    def _told_effort(self, body: Body, effort: str) -> None:
+        kind = self._model.abilities.thinking
         if effort == "none":
             if kind != "none" and "thinking" not in body:
                 body["thinking"] = {"type": "disabled"}

@@ -159,7 +159,10 @@ def read(body: Json) -> Conversation:
         raise cannot_carry("modalities")
     if body.get("store"):
         raise cannot_carry("store")
+    if body.get("web_search_options") is not None:  # an empty object asks for a search as well
+        raise cannot_carry("web_search_options")
     hints = [name for name in (*_HINTS, "store") if body.get(name) is not None]
+    read_stream_options(body, hints)
     user = fields.optional_text(body, "user", "")
     safety_identifier = fields.optional_text(body, "safety_identifier", "")
     if safety_identifier:
@@ -262,6 +265,16 @@ def _read_part(part: Json, path: str) -> Part:
             )
         case _:
             raise cannot_carry(f"{path}.type", why=f"'{kind}' content has no counterpart")
+
+
+def read_stream_options(body: Json, hints: list[str]) -> None:
+    """The usage is the writer's business; padding against eavesdroppers is the vendor's, and a hint."""
+    if body.get("stream_options") is None:
+        return
+    options = fields.as_object(body.get("stream_options"), "stream_options")
+    refuse_unknown(options, {"include_usage", "include_obfuscation"}, "stream_options")
+    if options.get("include_obfuscation"):
+        hints.append("stream_options.include_obfuscation")
 
 
 def read_breakpoint(part: Json, path: str) -> CacheMark | None:

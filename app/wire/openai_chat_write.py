@@ -257,6 +257,8 @@ class _Writer:
         sampling = self._conversation.sampling
         thinks = self._model.abilities.thinking != "none"
         budget = sampling.thinking_budget_tokens
+        if sampling.adaptive_thinking and not thinks:
+            self._dropped["thinking"] = None
         if sampling.effort is not None:
             if thinks:
                 return sampling.effort

@@ -33,7 +33,13 @@ from app.errors import BadRequest
 from app.wire import fields
 from app.wire.data_url import read_data_url
 from app.wire.fields import cannot_carry, objects, refuse_unknown
-from app.wire.openai_chat_request import EFFORTS, VERBOSITIES, read_breakpoint, read_image
+from app.wire.openai_chat_request import (
+    EFFORTS,
+    VERBOSITIES,
+    read_breakpoint,
+    read_image,
+    read_stream_options,
+)
 from app.wire.openai_chat_view import has_images, text_of
 from app.wire.reasoning_seal import open_seal
 
@@ -164,10 +170,13 @@ def read(body: Json) -> Conversation:
         if wanted != _INCLUDABLE:
             raise cannot_carry(f"include[{index}]")
         hints.append("include")
+    read_stream_options(body, hints)
     output, verbosity = _read_text_config(body)
     metadata = body.get("metadata")
     tier = fields.optional_text(body, "service_tier", "")
     user = fields.optional_text(body, "safety_identifier", "")
+    if user and fields.optional_text(body, "user", "") not in {"", user}:
+        hints.append("user")
     return Conversation(
         messages=_read_messages(body, hints),
         tools=tuple(_read_tools(body)),

@@ -94,6 +94,29 @@ def test_a_chat_request_becomes_a_messages_request():
     messages.check(written)
 
 
+@pytest.mark.parametrize(
+    ("write", "thinking"),
+    [(chat.write, "none"), (messages.write, "none"), (messages.write, "budget")],
+)
+def test_thinking_as_the_model_sees_fit_is_told_by_name_where_it_does_not(write, thinking):
+    """Refused it is not: such a model sees fit not to think, and whoever asked should know."""
+    body = user({"type": "text", "text": "Hi"}, thinking={"type": "adaptive"})
+    written, dropped = write(messages.read(body), model(thinking=thinking), stream=True)
+    assert dropped == ("thinking",)
+    assert not {"thinking", "reasoning_effort"} & set(written)
+
+
+def test_what_a_stream_is_asked_for_beyond_usage_is_told_by_name():
+    said = {"stream_options": {"include_usage": True, "include_obfuscation": True}, "stream": True}
+    asked = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], **said}
+    _, dropped = messages.write(chat.read(asked), CLAUDE, stream=True)
+    assert dropped == ("stream_options.include_obfuscation",)
+    asked = {"model": "m", "input": "Hi", "user": "a", "safety_identifier": "b", **said}
+    written, dropped = messages.write(responses.read(asked), CLAUDE, stream=True)
+    assert set(dropped) == {"stream_options.include_obfuscation", "user"}
+    assert written["metadata"] == {"user_id": "b"}
+
+
 def test_a_messages_request_becomes_a_chat_request():
     written, dropped = chat.write(messages.read(MESSAGES), OPENAI, stream=True)
     assert set(dropped) == {"thinking", "thinking.display", "cache_control"}
