@@ -86,7 +86,7 @@ class StreamWriter(Protocol):
         """The bytes of one event; empty when the dialect has nothing to say for it."""
         ...
 
-    def fail(self, error: GatewayError) -> bytes:
+    def fail(self, error: GatewayError, request_id: str) -> bytes:
         """The dialect's own in-stream error; ends the stream."""
         ...
 

@@ -274,7 +274,7 @@ class TurnResponse:
                 await self._outlet.end()
                 return
             writer = self._writer or self._codec.writer(self._request)
-            await self._outlet.end(writer.fail(error))
+            await self._outlet.end(writer.fail(error, self._turn.request_id))
             return
         call = self._turn.call
         native = call is not None and call.native is not None

@@ -63,9 +63,9 @@ class MessagesWriter:
             return self._text_head + json_text.encode(event.text) + b"}}\n\n"
         return b"".join([self._write(ready) for ready in self._sequencer.order(event)])
 
-    def fail(self, error: GatewayError) -> bytes:
+    def fail(self, error: GatewayError, request_id: str) -> bytes:
         """The error as the official client raises it; nothing follows it."""
-        return _frame(anthropic_error(error, ""))
+        return _frame(anthropic_error(error, request_id))
 
     def end(self) -> bytes:
         """Nothing: ``message_stop`` has ended the stream."""

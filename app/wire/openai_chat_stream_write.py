@@ -83,7 +83,7 @@ class ChatWriter:
                 # A reasoning block's signature, or reasoning that only its vendor can read: no field for it.
                 return b""
 
-    def fail(self, error: GatewayError) -> bytes:
+    def fail(self, error: GatewayError, request_id: str) -> bytes:  # noqa: ARG002 (the dialect has no place for it)
         """The error as the official client raises it; nothing follows it."""
         self._over = True
         return data_frame(json_text.encode({"error": openai_error(error)}))

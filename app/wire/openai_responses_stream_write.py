@@ -6,6 +6,8 @@ holds the whole response object, put together from the same items.
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from app.domain.chat import ChatRequest
 from app.domain.events import (
     AnswerStarted,
@@ -23,7 +25,7 @@ from app.domain.events import (
     ToolCallStarted,
 )
 from app.domain.usage import Usage
-from app.errors import GatewayError
+from app.errors import GatewayError, UpstreamProtocol
 from app.wire import json_text
 from app.wire.failures import openai_error
 from app.wire.identity import answer_id, created_s
@@ -40,7 +42,7 @@ from app.wire.openai_responses_answer import (
 )
 from app.wire.reasoning_seal import seal_redacted, seal_signature
 from app.wire.sequence import BlockSequencer
-from app.wire.sse import comment_frame, event_frame
+from app.wire.sse import comment_frame, event_frame, read_events
 
 _TEXT_DELTA = b"response.output_text.delta"
 _TEXT_HEAD = b"event: " + _TEXT_DELTA + b'\ndata: {"type":"' + _TEXT_DELTA + b'","sequence_number":'
@@ -66,10 +68,13 @@ class ResponsesWriter:
         self._text_middle = b""
         self._item_id = ""
         self._call = ("", "")
+        self._forwarded = b""
+        """The frames that were forwarded last."""
 
     def write(self, event: Event) -> bytes:
         """The events' bytes, items and parts opened and closed around them."""
         if isinstance(event, Frames):
+            self._forwarded = event.data
             return event.data
         if isinstance(event, Progress):
             return comment_frame(event.text)
@@ -77,12 +82,13 @@ class ResponsesWriter:
             return self._text(event.text)
         return b"".join([self._write(ready) for ready in self._sequencer.order(event)])
 
-    def fail(self, error: GatewayError) -> bytes:
+    def fail(self, error: GatewayError, request_id: str) -> bytes:  # noqa: ARG002 (the dialect has no place for it)
         """An ``error`` event; nothing follows it.
 
         Its fields stand at the top, as the event's type says, and again under ``error``, where the official
         client looks when it decides to raise.
         """
+        self._sequence = max(self._sequence, _next_number(self._forwarded))
         told = openai_error(error)
         flat = {name: told[name] for name in ("code", "message", "param")}
         return self._emit("error", {**flat, "error": told})
@@ -282,3 +288,13 @@ class ResponsesWriter:
         close_response(response, finished.reason, finished.usage or Usage())
         kind = "response.completed" if response["status"] == "completed" else "response.incomplete"
         return written + self._emit(kind, {"response": response})
+
+
+def _next_number(frames: bytes) -> int:
+    """The number behind those of an upstream's own events; 0 where they have none."""
+    following = 0
+    for event in read_events(frames):
+        with suppress(UpstreamProtocol):
+            number = json_text.decode_upstream_object(event.data).get("sequence_number")
+            following = number + 1 if isinstance(number, int) else following
+    return following

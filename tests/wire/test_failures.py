@@ -9,9 +9,11 @@ from email.utils import format_datetime
 import pytest
 
 from app.domain.chat import Dialect
+from app.domain.events import AnswerStarted, Frames, TextDelta
 from app.errors import BadRequest, Overloaded, RateLimited, UpstreamStatus, UpstreamTimeout
 from app.wire.codecs import CODECS
 from app.wire.failures import retry_after_s
+from tests.wire import samples
 
 CHAT, MESSAGES = CODECS[Dialect.CHAT], CODECS[Dialect.MESSAGES]
 
@@ -117,13 +119,12 @@ def test_the_waiting_time_is_read_in_each_of_its_forms():
 
 @pytest.mark.parametrize("dialect", list(Dialect))
 def test_a_failing_stream_ends_in_the_dialects_own_error(dialect):
-    from app.domain.events import AnswerStarted, TextDelta
-    from tests.wire.samples import request
-
-    writer = CODECS[dialect].writer(request(dialect))
+    writer = CODECS[dialect].writer(samples.request(dialect))
     writer.write(AnswerStarted("1", "m"))
     writer.write(TextDelta("Hi"))
-    frames = writer.fail(UpstreamTimeout("Slow.", phase="total")) + writer.end()
+    frames = writer.fail(UpstreamTimeout("Slow.", phase="total"), "req_1") + writer.end()
+    if dialect is Dialect.MESSAGES:
+        assert b'"request_id":"req_1"' in frames, "the official client shows it to its user"
     reader = CODECS[dialect].reader()
     reader.feed(frames)
     reader.end()
@@ -133,3 +134,17 @@ def test_a_failing_stream_ends_in_the_dialects_own_error(dialect):
     assert reader.failure is not None
     assert reader.failure.message == "Slow."
     assert not reader.complete
+
+
+@pytest.mark.parametrize("numbered", [True, False])
+def test_the_error_behind_forwarded_events_goes_on_with_their_numbers(numbered):
+    """Clients order a Responses stream by them; an upstream that sends none is none of ours to mend."""
+    writer = CODECS[Dialect.RESPONSES].writer(samples.request(Dialect.RESPONSES))
+    for number in (10, 11):
+        event = {"type": "response.output_text.delta", "delta": 'as "sequence_number":99 says'}
+        if numbered:
+            event["sequence_number"] = number
+        frame = b"event: response.output_text.delta\ndata: %s\n\n" % json.dumps(event).encode()
+        assert writer.write(Frames(frame, 1)) == frame
+    last = writer.fail(UpstreamTimeout("Slow.", phase="total"), "req_1").splitlines()[-2]
+    assert json.loads(last.removeprefix(b"data: "))["sequence_number"] == (12 if numbered else 0)
