@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from operator import itemgetter
+from typing import NamedTuple
 
 from app.domain.turn_record import KIND, StageName, ToolUse, TurnRecord
 from app.domain.usage import Usage
@@ -17,27 +18,46 @@ from app.telemetry.few_spans import BY_COLUMN
 
 _kind = itemgetter(KIND)
 _AT = {name: place for place, name in enumerate(TurnRecord._fields)}
+_UNKNOWN = type(None)
+
+
+class Tokens(NamedTuple):
+    """The tokens of each turn that tells them, by what they were."""
+
+    fresh: list[int]
+    cached: list[int]
+    written: list[int]
+    output: list[int]
+
+    @property
+    def prompt(self) -> list[int]:
+        """All tokens of each prompt."""
+        if not any(self.cached) and not any(self.written):
+            return self.fresh
+        return [*map(sum, zip(self.fresh, self.cached, self.written, strict=True))]
 
 
 class Columns:
     """One tuple a field, in the order of the turns."""
 
     __slots__ = (
-        "avoided_cost_usd", "cost_usd", "overhead_s", "reason", "request_id", "same_stages", "stages",
-        "started_unix_s", "timed", "tools", "total_s", "ttft_s", "upstream_s", "usage",
+        "_tokens", "avoided_cost_usd", "cost_usd", "discarded_tokens", "overhead_s", "reason",
+        "request_id", "same_stages", "stages", "started_unix_s", "timed", "tools", "total_s", "ttft_s",
+        "upstream_s", "usage",
     )  # fmt: skip
 
-    request_id: tuple[str, ...]
-    total_s: tuple[float, ...]
-    started_unix_s: tuple[float, ...]
-    reason: tuple[str, ...]
-    ttft_s: tuple[float | None, ...]
-    upstream_s: tuple[float, ...]
-    overhead_s: tuple[float | None, ...]
-    usage: tuple[Usage | None, ...]
-    cost_usd: tuple[float, ...]
-    avoided_cost_usd: tuple[float | None, ...]
-    tools: tuple[tuple[ToolUse, ...], ...]
+    request_id: Sequence[str]
+    total_s: Sequence[float]
+    started_unix_s: Sequence[float]
+    reason: Sequence[str]
+    ttft_s: Sequence[float | None]
+    upstream_s: Sequence[float]
+    overhead_s: Sequence[float | None]
+    usage: Sequence[Usage | None]
+    cost_usd: Sequence[float]
+    avoided_cost_usd: Sequence[float | None]
+    discarded_tokens: Sequence[int]
+    tools: Sequence[tuple[ToolUse, ...]]
     stages: dict[StageName, Sequence[int]]
     """The times of each stage that has run in any of the turns, in nanoseconds."""
     same_stages: bool
@@ -47,6 +67,7 @@ class Columns:
 
     def __init__(self, turns: Iterable[TurnRecord]) -> None:
         """Turn ``turns`` on their side."""
+        self._tokens: Tokens | None = None
         columns = tuple(zip(*turns, strict=True))
         self.request_id, self.total_s = columns[_AT["request_id"]], columns[_AT["total_s"]]
         self.started_unix_s, self.reason = columns[_AT["started_unix_s"]], columns[_AT["reason"]]
@@ -54,6 +75,7 @@ class Columns:
         self.overhead_s, self.usage = columns[_AT["overhead_s"]], columns[_AT["usage"]]
         self.cost_usd, self.tools = columns[_AT["cost_usd"]], columns[_AT["tools"]]
         self.avoided_cost_usd = columns[_AT["avoided_cost_usd"]]
+        self.discarded_tokens = columns[_AT["discarded_tokens"]]
         times = columns[_AT["times"]]
         for few in BY_COLUMN:
             if type(times[0]) is few and [*map(type, times)].count(few) == len(times):
@@ -61,13 +83,41 @@ class Columns:
                 return
         stages = [each.stage_times_ns() for each in times if each is not None]
         self.stages, self.same_stages = _by_stage(stages)
-        if 0 < len(stages) < len(columns[0]):
+        if 0 < len(stages) < len(times):
             self.same_stages = False
         self.timed = bool(stages)
 
-    def usages(self) -> list[Usage]:
+    @property
+    def tokens(self) -> Tokens:
         """What is known of usage."""
-        return [usage for usage in self.usage if usage is not None]
+        found = self._tokens
+        if found is None:
+            used = [usage for usage in self.usage if usage is not None]
+            found = self._tokens = Tokens(
+                [each.input_tokens for each in used],
+                [each.cached_tokens for each in used],
+                [each.cache_write_tokens for each in used],
+                [each.output_tokens for each in used],
+            )
+        return found
+
+    def mixed(self) -> bool:
+        """Whether some turns know what others do not."""
+        return any(_mixed(column) for column in (self.ttft_s, self.overhead_s, self.usage))
+
+    @staticmethod
+    def known(column: Sequence[float | None]) -> Sequence[float]:
+        """What is known of a column; it is itself where all is."""
+        if _UNKNOWN not in {
+            *map(type, column)
+        }:  # to ask each whether it is None costs twice as much
+            return column  # type: ignore[return-value]
+        return [each for each in column if each is not None]
+
+
+def _mixed(column: Sequence[object]) -> bool:
+    kinds = {*map(type, column)}
+    return _UNKNOWN in kinds and len(kinds) > 1
 
 
 def _by_stage(turns: list[dict[StageName, int]]) -> tuple[dict[StageName, Sequence[int]], bool]:

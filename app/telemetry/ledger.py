@@ -278,8 +278,7 @@ class Ledger:
         of = turns.columns
         for each in means:
             each.add_all(of.upstream_s, of.cost_usd)
-        bought = [usage.cached_tokens or usage.cache_write_tokens for usage in of.usages()]
-        if first.routed or any(bought):
+        if first.routed or any(of.tokens.cached) or any(of.tokens.written):
             for place, turn in enumerate(turns):
                 usage = turn.usage
                 if usage is not None and (

@@ -204,13 +204,10 @@ class LedgerBook:
             saved[at + 1] += sum(saving.seconds)
             saved[at + 2] += sum(saving.usd)
         first, of = turns[0], alike(turns).columns
-        used = of.usages()
         return (
             *_plain(first)[:1], None, len(turns), *_plain(first)[3 : _COLUMNS.index("attempts")],
             first.attempts * len(turns),
-            sum([each.input_tokens for each in used]), sum([each.cached_tokens for each in used]),
-            sum([each.cache_write_tokens for each in used]),
-            sum([each.output_tokens for each in used]),
+            *map(sum, of.tokens),
             sum(of.total_s), sum(of.upstream_s), sum(of.cost_usd), *saved,
         )  # fmt: skip
 

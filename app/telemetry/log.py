@@ -140,22 +140,25 @@ class LogWriter:
         if lost:
             self._told_dropped += lost
             lines.append(show({"event": "log_lines_dropped", "level": "warning", "lines": lost}))
-        while self._queue and len(lines) < _BATCH_LINES:
+        count = len(lines)
+        while self._queue and count < _BATCH_LINES:
             item = self._queue.popleft()
             if isinstance(item, MutableMapping):
                 lines.append(show(redacted(item)))
+                count += 1
                 continue
             self._turns_written += len(item)
+            count += len(item)
             if self.human:
                 lines += [human_line(turn_fields(turn)) for turn in item]
             else:
-                lines += self._turns.lines(item)
+                lines.append(self._turns.lines(item))
         try:
             self._sink.write("".join(lines))
             self._sink.flush()
         except (OSError, ValueError):
             # The pipe's reader is gone or the file is closed: turns matter more than their lines.
-            self.dropped += len(lines)
+            self.dropped += count
 
 
 def turn_fields(record: TurnRecord) -> Line:

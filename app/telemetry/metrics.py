@@ -353,7 +353,7 @@ class Metrics:
         self._stage["total"].observe_all(of.total_s)
         for stage, passed_ns in of.stages.items():
             self._stage[stage].observe_all([each / 1e9 for each in passed_ns])
-        self._overhead.observe_all([each for each in of.overhead_s if each is not None])
+        self._overhead.observe_all(of.known(of.overhead_s))
         if first.stream:
             for turn in batch:
                 if turn.ttft_s is not None:
@@ -369,13 +369,9 @@ class Metrics:
         """Tokens and money are counted where they were spent: a hit buys none."""
         of = turns.columns
         bound.cost.value += sum(of.cost_usd)
-        used = of.usages()
-        fresh, cached, written, output = bound.tokens
-        fresh.value += sum([usage.input_tokens for usage in used])
-        output.value += sum([usage.output_tokens for usage in used])
-        cached.value += sum([usage.cached_tokens for usage in used])
-        written.value += sum([usage.cache_write_tokens for usage in used])
-        self._discarded.value += sum([turn.discarded_tokens for turn in turns])
+        for cell, tokens in zip(bound.tokens, of.tokens, strict=True):
+            cell.value += sum(tokens)
+        self._discarded.value += sum(of.discarded_tokens)
 
     def _per_token(self, turn: TurnRecord, ttft_s: float, cell: HistogramCell) -> None:
         """The mean gap of one stream from an upstream; a replay has none."""

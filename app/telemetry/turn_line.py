@@ -2,9 +2,9 @@
 
 Of thirty fields a dozen are new on every turn (time, id, durations, tokens, cost). The others (dialect,
 model, tier, cache ...) are the turn's ``kind``: their part of the line is kept by value. Turns of one kind
-come together, so what differs is written column by column: numbers by numpy and orjson (Python rounds and
-prints a float in two thousand instructions, they in five hundred), the line by one join (``%`` reads its
-template character by character). The result says the same as ``json_line(turn_fields(record))``; a test
+come together. Many are printed as one block of bytes (``app.telemetry.line_block``), few by columns of text
+and one join a line (``%`` reads its template character by character).
+The result says the same as ``json_line(turn_fields(record))``; a test
 holds the two together. The thread that writes shares the loop's GIL, so this is the hot path's money.
 """
 
@@ -14,16 +14,15 @@ import json
 from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from itertools import repeat
 
-import numpy as np
 import orjson
-from numpy.typing import NDArray
 
 from app.domain.turn_record import TurnRecord
 from app.telemetry.alike import Alike, Columns, alike
+from app.telemetry.line_block import LineBlock
 
 _KEPT = 2048
 _FEW = 12
-"""Up to here numpy's fixed cost is more than it saves."""
+"""Up to here a block's fixed cost is more than it saves."""
 _MILLISECONDS = tuple(f".{each:03d}Z" for each in range(1000))
 _VARYING = frozenset(
     {
@@ -46,12 +45,13 @@ class TurnLines:
         self._common: dict[tuple[object, ...], str] = {}
         self._reasons = _Reasons()
         self._seconds = _Seconds(iso)
+        self._block = LineBlock(self._seconds)
 
-    def lines(self, turns: Sequence[TurnRecord]) -> list[str]:
+    def lines(self, turns: Sequence[TurnRecord]) -> str:
         """The lines of ``turns``, which are of one kind, line ends included."""
         batch = alike(turns)
         of = batch.columns
-        if of.same_stages and not any(map(_mixed, (of.ttft_s, of.overhead_s, of.usage))):
+        if of.same_stages and not of.mixed():
             return self._lines(batch)
         shapes: dict[tuple[object, ...], Alike] = {}
         for turn in batch:
@@ -61,13 +61,17 @@ class TurnLines:
                 None if times is None else tuple(times.stage_times_ns()),
             )  # fmt: skip
             shapes.setdefault(shape, Alike()).append(turn)
-        return [line for each in shapes.values() for line in self._lines(each)]
+        return "".join([self._lines(each) for each in shapes.values()])
 
-    def _lines(self, turns: Alike) -> list[str]:
+    def _lines(self, turns: Alike) -> str:
         """The lines of turns of one kind that know the same things."""
         first, of = turns[0], turns.columns
         kind = first.kind()
         common = self._common.get(kind) or self._remember(kind, first)
+        if len(turns) >= _FEW and not any(of.tools) and of.reason.count(first.reason) == len(turns):
+            text = self._block.text(turns, common + self._reasons[first.reason])
+            if text is not None:
+                return text
         pieces: list[Iterable[str]] = [
             repeat('{"timestamp":"'),
             *self._stamps(of),
@@ -79,32 +83,20 @@ class TurnLines:
             _texts(of.cost_usd),
         ]
         if first.usage is not None:
-            used = of.usages()
-            prompts = [
-                each.input_tokens + each.cached_tokens + each.cache_write_tokens for each in used
-            ]
             pieces += (
-                repeat(',"input_tokens":'), _texts(prompts),
-                repeat(',"cached_tokens":'), _texts([each.cached_tokens for each in used]),
-                repeat(',"output_tokens":'), _texts([each.output_tokens for each in used]),
+                repeat(',"input_tokens":'), _texts(of.tokens.prompt),
+                repeat(',"cached_tokens":'), _texts(of.tokens.cached),
+                repeat(',"output_tokens":'), _texts(of.tokens.output),
             )  # fmt: skip
         pieces += _times(turns)
-        lines = list(map("".join, zip(*pieces, strict=False)))
-        return list(map(_with_tools, lines, turns)) if any(of.tools) else lines
+        lines: Iterable[str] = map("".join, zip(*pieces, strict=False))
+        return "".join(map(_with_tools, lines, turns) if any(of.tools) else lines)
 
     def _stamps(self, of: Columns) -> tuple[Iterable[str], Iterable[str]]:
         """When each turn ended: up to the second, and the rest."""
-        if len(of.total_s) < _FEW:
-            ended = [a + b for a, b in zip(of.started_unix_s, of.total_s, strict=True)]
-            whole = map(self._seconds.__getitem__, map(int, ended))
-            return whole, [_MILLISECONDS[int(each % 1 * 1e3)] for each in ended]
-        ended_s = np.array(of.started_unix_s) + np.array(of.total_s)
-        seconds, milliseconds = np.divmod((ended_s * 1e3).astype(np.int64), 1000)
-        first, last = int(seconds.min()), int(seconds.max())
-        rest = [_MILLISECONDS[each] for each in milliseconds.tolist()]
-        if first == last:
-            return repeat(self._seconds[first]), rest
-        return map(self._seconds.__getitem__, seconds.tolist()), rest
+        ended = [a + b for a, b in zip(of.started_unix_s, of.total_s, strict=True)]
+        whole = map(self._seconds.__getitem__, map(int, ended))
+        return whole, [_MILLISECONDS[int(each % 1 * 1e3)] for each in ended]
 
     def _remember(self, kind: tuple[object, ...], record: TurnRecord) -> str:
         """What all turns of a kind say."""
@@ -113,11 +105,6 @@ class TurnLines:
         same = {k: value for k, value in self._fields(record).items() if k not in _VARYING}
         common = self._common[kind] = _json(same)[1:-1]
         return common
-
-
-def _mixed(column: Sequence[object]) -> bool:
-    """Whether some of it is unknown and some known."""
-    return column.count(None) not in {0, len(column)}
 
 
 def _times(turns: Alike) -> list[Iterable[str]]:
@@ -152,18 +139,12 @@ def _times(turns: Alike) -> list[Iterable[str]]:
 
 def _printed(columns: Sequence[Sequence[float | None]], in_seconds: int) -> list[str]:
     """The first columns, in seconds, and the others, in nanoseconds, as milliseconds with commas between."""
-    if len(columns[0]) < _FEW:
-        told = [
-            [((each or 0) * scale + 0.5) // 1 / 1000 for each in column]
-            for place, column in enumerate(columns)
-            for scale in (1e6 if place < in_seconds else 1e-3,)
-        ]
-        return orjson.dumps(told).decode()[2:-2].split("],[")
-    times = np.array(columns, float)
-    times[:in_seconds] *= 1e3
-    times[in_seconds:] /= 1e6
-    rounded = orjson.dumps(np.round(times, 3), option=orjson.OPT_SERIALIZE_NUMPY)
-    return rounded.decode()[2:-2].split("],[")
+    told = [
+        [((each or 0) * scale + 0.5) // 1 / 1000 for each in column]
+        for place, column in enumerate(columns)
+        for scale in (1e6 if place < in_seconds else 1e-3,)
+    ]
+    return orjson.dumps(told).decode()[2:-2].split("],[")
 
 
 class _Reasons(dict[str, str]):
@@ -196,9 +177,9 @@ def _json(value: object) -> str:
         return json.dumps(value, default=str)
 
 
-def _texts(numbers: Sequence[float] | NDArray[np.int64]) -> list[str]:
+def _texts(numbers: Sequence[float]) -> list[str]:
     """Each number as JSON."""
-    return orjson.dumps(numbers, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].decode().split(",")
+    return orjson.dumps(numbers)[1:-1].decode().split(",")
 
 
 def _with_tools(line: str, turn: TurnRecord) -> str:

@@ -80,12 +80,16 @@ def test_the_quick_line_says_what_the_slow_one_says(turns: list[TurnRecord]) -> 
     for first in [*turns[:3], *turns[:3]]:
         alike = [turn._replace(**of_its_kind(first)) for turn in turns]
         assert {turn.kind() for turn in alike} == {first.kind()}
-        texts = lines.lines(alike * 12)  # many are printed by other means than few
+        texts = lines_of(lines.lines(alike * 12))  # many are printed by other means than few
         assert len(texts) == 12 * len(alike)
-        texts += lines.lines(alike)
+        texts += lines_of(lines.lines(alike))
         by_id = {turn.request_id: turn for turn in alike}
         for text in set(texts):
             assert_the_same(text, by_id[json.loads(text)["request_id"]])
+
+
+def lines_of(text: str) -> list[str]:
+    return [f"{line}\n" for line in text.split("\n")[:-1]]
 
 
 def of_its_kind(turn: TurnRecord) -> dict[str, Any]:
