@@ -95,8 +95,7 @@ class LedgerBook:
         self._techniques = tuple(techniques)
         saved = [column.format(name) for name in techniques for column in _SAVED]
         self._columns = (*_COLUMNS, *saved)
-        marks = ", ".join("?" * len(self._columns))
-        self._insert = f"INSERT INTO turns ({', '.join(self._columns)}) VALUES ({marks})"  # noqa: S608
+        self._insert, self._insert_plain = _insert(self._columns), _insert(_COLUMNS)
         self._queue: deque[tuple[Sequence[TurnRecord], list[Saving]]] = deque()
         self._stopping = threading.Event()
         self._lock: IO[str] | None = None
@@ -163,18 +162,22 @@ class LedgerBook:
 
     def _write(self) -> None:
         rows: list[tuple[object, ...]] = []
+        plain: list[tuple[object, ...]] = []
         count = 0
         while self._queue:
             turns, savings = self._queue.popleft()
             count += len(turns)
-            if self._may_write(len(turns)):
-                rows += self._rows(turns, savings)
-            else:
+            if not self._may_write(len(turns)):
                 rows.append(self._sum(turns, savings))
-        if not rows:
+            elif savings:
+                rows += self._rows(turns, savings)
+            else:  # the other columns are 0 by themselves
+                plain += map(_plain, turns)
+        if not count:
             return
         try:
             with closing(self._connect()) as connection, connection:
+                connection.executemany(self._insert_plain, plain)
                 connection.executemany(self._insert, rows)
         except (sqlite3.Error, OSError) as exc:
             self._on_lost(count)
@@ -295,6 +298,10 @@ class LedgerBook:
             )
             for row in connection.execute(query, (since,))
         ]
+
+
+def _insert(columns: Sequence[str]) -> str:
+    return f"INSERT INTO turns ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"  # noqa: S608
 
 
 def _plain(turn: TurnRecord) -> tuple[object, ...]:
