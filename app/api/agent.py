@@ -180,6 +180,7 @@ class _Stream:
             try:
                 async with asyncio.timeout(self.silence_s):
                     await self.log.news()
+                await asyncio.sleep(0)  # tools and model calls that start now go before our write
             except TimeoutError:
                 await self.outlet.write(_COMMENT)
 

@@ -183,11 +183,21 @@ class _Teller:
 
         async with asyncio.TaskGroup() as group:
             group.create_task(work())
-            while (event := await self._heard.get()) is not None:
+            while (event := await self._next()) is not None:
                 await self._hear(event)
         if failure:
             raise failure[0]
         return await self._finish(run)
+
+    async def _next(self) -> RunEvent | None:
+        """The next event of the run. What the run itself has to do next goes first: a write to the
+        client costs more than the start of a tool or of a model call.
+        """
+        if not self._heard.empty():
+            return self._heard.get_nowait()
+        event = await self._heard.get()
+        await asyncio.sleep(0)
+        return event
 
     async def _hear(self, event: RunEvent) -> None:
         match event:

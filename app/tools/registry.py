@@ -22,6 +22,7 @@ from app.errors import ToolError
 from app.ports import Tool
 from app.tools.mcp import McpServer
 from app.tools.output_cache import OutputCache, call_key
+from app.tools.plain_schema import surely_fits
 from app.tools.shared_outputs import SharedOutputs
 
 _TRANSIENT = frozenset({"tool_timeout", "tool_refused", "tool_closed", "tool_server_error"})
@@ -35,7 +36,7 @@ SEPARATOR = "__"
 class Registered:
     """A tool with its description, its schema's validator and its limit."""
 
-    __slots__ = ("_room", "_validator", "spec", "tool", "waited_s", "waiting")
+    __slots__ = ("_fits", "_room", "_validator", "spec", "tool", "waited_s", "waiting")
 
     def __init__(self, spec: ToolSpec, tool: Tool) -> None:
         """Offer ``tool`` as ``spec`` describes it."""
@@ -44,6 +45,7 @@ class Registered:
         self._validator = jsonschema.Draft202012Validator(
             {**spec.parameters} if spec.parameters else {"type": "object"}
         )
+        self._fits = surely_fits(spec.parameters)
         self._room = asyncio.Semaphore(spec.max_concurrency)
         self.waiting = 0
         """Calls that wait for a place now."""
@@ -52,6 +54,8 @@ class Registered:
 
     def check(self, arguments: Json) -> None:
         """Raise ``ToolError`` saying what is wrong with ``arguments``, in words that a model can act on."""
+        if self._fits is not None and self._fits(arguments):
+            return
         if self._validator.is_valid(arguments):
             return
         error = best_match(self._validator.iter_errors(arguments))
