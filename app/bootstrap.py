@@ -173,6 +173,7 @@ async def _agents(settings: Settings, gateway: Gateway, stack: AsyncExitStack) -
     warm_ag_ui()
     gateway.tools = configured(settings)
     stack.push_async_callback(gateway.tools.aclose)
+    stack.push_async_callback(gateway.speculation.aclose)
     await gateway.tools.start()
 
 

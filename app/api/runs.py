@@ -56,7 +56,7 @@ async def speculation(request: Request, _: AsAdmin) -> Response:
 
 @router.post("/v1/speculation")
 async def switch(request: Request, _: AsAdmin, halted: Annotated[bool, Query()]) -> Response:
-    """Halt speculation at once, or let it go on: the kill switch of this worker."""
+    """Halt speculation at once, or let it go on: the kill switch, of every worker of the server."""
     gateway = context_of(request).edge.gateway
     gateway.speculation.halted = halted
     return JSONResponse(gateway.speculation.described())

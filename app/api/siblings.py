@@ -233,6 +233,21 @@ def _entries(replies: list[Reply], scope: Scope) -> bytes:
     )
 
 
+def _speculation(replies: list[Reply], _: Scope) -> bytes:
+    """Counts added up; shares and scores of the sums, since a mean of ratios is none."""
+    told = _sum([_read(reply) for reply in replies])
+    for tool in cast("dict[str, Json]", told["tools"]).values():
+        counts = cast("dict[str, float]", tool)
+        tool["hit_rate"] = _share(counts["hits"], counts["fired"])
+        tool["hidden_share"] = _share(counts["saved_s"], counts["tool_s"])
+        tool["brier"] = _share(counts["squared_error"], counts["predictions"])
+    return msgspec.json.encode(told)
+
+
+def _share(part: float, whole: float) -> float | None:
+    return part / whole if whole else None
+
+
 def _place(entry: Json) -> tuple[int, str]:
     return cast("int", entry["kept_unix_ms"]), cast("str", entry["id"])
 
@@ -260,6 +275,8 @@ _EXACT: dict[tuple[str, str], Way] = {
     ("GET", "/v1/cache/stats"): _merging(_sums),
     ("GET", "/v1/cache/entries"): _merging(_entries),
     ("GET", "/v1/upstreams"): _merging(_sums),
+    ("GET", "/v1/speculation"): _merging(_speculation),
+    ("POST", "/v1/speculation"): _merging(_speculation),
     ("POST", "/v1/cache/invalidate"): _INVALIDATION,
     ("POST", "/v1/cache/import"): _import,
     ("POST", "/v1/cache/feedback"): Siblings.of_the_judge,

@@ -27,6 +27,7 @@ _FILE = re.compile(r"[\w-]+\.([A-Za-z]{1,5})")
 _SHORTEST_CHARS = 2
 LEAST_TRIES = 1
 """Fewer outcomes than this are no evidence: that a template was seen says nothing of the next time."""
+_MOST_SAVED_CALLS = 16.0
 LEAST_P = 0.5
 """A template that is wrong more often than right spends on waste what better guesses could."""
 
@@ -185,6 +186,34 @@ def pays(p: float, cost_usd: float, value_usd_per_s: float, saved_s: float) -> b
     if saved_s <= 0 or value_usd_per_s <= 0:
         return False
     return p > cost_usd / (cost_usd + value_usd_per_s * saved_s)
+
+
+@dataclass(slots=True)
+class WasteBudget:
+    """What may still be wasted, in calls: a share of each call that is made, and no hoard from good times.
+
+    A draft takes the waste that its probability expects when it starts, and what it came to when it
+    ends: many at once cannot overspend, and what was thrifty yesterday cannot be spent in one hour.
+    """
+
+    left: float = 2.0
+    """At first as much as it takes to learn anything at all."""
+
+    def called(self, share: float) -> None:
+        """A call was made, of which ``share`` (0 to 1) may be wasted."""
+        self.left = min(_MOST_SAVED_CALLS, self.left + share)
+
+    def allows(self, p: float) -> bool:
+        """Whether there is room for a draft that is right with probability ``p``."""
+        return self.left >= 1 - p
+
+    def fired(self, p: float) -> None:
+        """A draft has started."""
+        self.left -= 1 - p
+
+    def ended(self, p: float, *, right: bool) -> None:
+        """A draft that started with ``p`` was taken, or was not."""
+        self.left += 1 - p - (not right)
 
 
 def flat_text(values: Iterable[object]) -> str:

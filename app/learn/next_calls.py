@@ -12,7 +12,8 @@ probability that speculation needs, and it is calibrated on live traffic before 
 within a share of the calls.
 
 Bounds: 384 decision points of 4,096 columns (6 MB) an agent; a refit solves n x n, at most every 16
-points. Predicting takes about 1 ms for 40 tools (2026-11, a busy machine).
+points, in a thread (``fitting``): its 50 ms of CPU would hold up every stream of the loop.
+Predicting takes about 1 ms for 40 tools (2026-11, a busy machine).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import math
 from collections import deque
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 from zlib import crc32
 
 import numpy as np
@@ -34,7 +35,7 @@ from app.learn.said import Made, Places, Scene, places, words
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Floats = NDArray[np.float32]
+Floats: TypeAlias = "NDArray[np.float32]"
 
 _COLUMNS = 4096
 _MOST_POINTS = 384
@@ -49,6 +50,8 @@ _MOST_JUDGED = 2000
 _BEFORE = 0.5
 """What a guess must have before there is enough traffic to say what may be wasted."""
 _ENOUGH_CALLS = 30
+_FIT_AT_ONCE_POINTS = 64
+"""So few take less than a millisecond; more are fitted in a thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +102,8 @@ class NextCalls:
     _seen: dict[int, int] = field(default_factory=dict)
     _weights: Floats | None = None
     _unfitted: int = 0
+    _form: int = 0
+    """Counts how often the tools' order, and with it what a column of the weights means, has changed."""
     _logistic: list[float] = field(default_factory=lambda: [-0.5, 1.0, 1.0, -0.5, -1.5, -0.5, 0.0])
     _steepness: list[float] = field(default_factory=lambda: [1.0] * 7)
     _judged: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_MOST_JUDGED))
@@ -110,8 +115,8 @@ class NextCalls:
             self._meet(tool)
         found, row = places(scene), self._row(scene, {tool.name for tool in tools})
         point = Point(scene, found, [])
-        if self._weights is None:
-            self._fit()
+        if self._weights is None and len(self._labels) <= _FIT_AT_ONCE_POINTS:
+            self.fit()
         if self._weights is None:
             return point
         scores = row @ self._weights
@@ -169,9 +174,34 @@ class NextCalls:
             self._judged.append((-1.0, len(points[0][1])))
         self._judged.extend((each.p, 0) for each, _ in outcomes.values())
         self._pace(share)
-        if self._unfitted >= min(_REFIT_EVERY, max(1, len(self._labels) // 16)):
-            self._fit()
+        if self.due and len(self._labels) <= _FIT_AT_ONCE_POINTS:
+            self.fit()
         return list(outcomes.values())
+
+    @property
+    def due(self) -> bool:
+        """Whether enough was learned since the last fit for another one."""
+        missing = self._weights is None and bool(self._labels)
+        return missing or self._unfitted >= min(_REFIT_EVERY, max(1, len(self._labels) // 16))
+
+    def fit(self) -> None:
+        """Take in what was learned, here and now; see ``fitting``."""
+        work = self.fitting()
+        self.adopt(work.form, work.solve())
+
+    def fitting(self) -> Fitting:
+        """The work of a fit, up to 50 ms of CPU, to be done in a thread beside this object's use; then
+        ``adopt`` what it gives.
+        """
+        used = len(self._labels)
+        self._unfitted = 0
+        # Rows are only ever added behind these, or copied elsewhere: the view stays as it is.
+        return Fitting(self._form, self._rows[:used], tuple(self._labels), dict(self._tools))
+
+    def adopt(self, form: int, weights: Floats | None) -> None:
+        """Foresee by ``weights`` from now on; of no effect where what they mean has changed meanwhile."""
+        if form == self._form and weights is not None:
+            self._weights = weights
 
     def _learn_arguments(
         self, points: Sequence[tuple[Point, Sequence[Made]]], parameters: Mapping[str, Json]
@@ -221,7 +251,10 @@ class NextCalls:
         weights |= {each: 2.0 for each in words(name) if " " not in each}
         self._count(_hashed(weights))
         self._append(_unit(_hashed(weights)), frozenset({tool.name}))
-        self._weights = None
+        if len(self._labels) <= _FIT_AT_ONCE_POINTS:
+            self._weights = None
+        else:  # what the others' columns mean has not changed
+            self._unfitted += _REFIT_EVERY
 
     def _row(self, scene: Scene, reading: Container[str], *, learning: bool = False) -> Floats:
         """A point as float32[columns]: the words, rare ones weighing more, as one part of length
@@ -267,22 +300,33 @@ class NextCalls:
             self._rows = self._rows[half : used + 1].copy()
             del self._labels[:half]
             self._tools.clear()
+            self._form += 1
+            self._weights = None
 
-    def _fit(self) -> None:
-        """Solve for the weights, float32[columns, tools]."""
-        used = len(self._labels)
-        self._unfitted = 0
-        if not used or not self._tools:
-            return
-        rows = self._rows[:used]
-        targets = np.zeros((used, len(self._tools)), dtype=np.float32)
-        for index, tools in enumerate(self._labels):
+
+@dataclass(frozen=True, slots=True)
+class Fitting:
+    """Everything that a fit reads; nothing of it changes."""
+
+    form: int
+    rows: Floats
+    labels: tuple[frozenset[str], ...]
+    tools: dict[str, int]
+
+    def solve(self) -> Floats | None:
+        """The weights, float32[columns, tools]; None where there is nothing to learn from."""
+        used = len(self.labels)
+        if not used or not self.tools:
+            return None
+        targets = np.zeros((used, len(self.tools)), dtype=np.float32)
+        for index, tools in enumerate(self.labels):
             for tool in tools:
-                if tool in self._tools:
-                    targets[index, self._tools[tool]] = 1
-        gram = rows @ rows.T
+                if tool in self.tools:
+                    targets[index, self.tools[tool]] = 1
+        gram = self.rows @ self.rows.T
         gram[np.diag_indices(used)] += _PENALTY
-        self._weights = rows.T @ np.linalg.solve(gram, targets)
+        weights: Floats = self.rows.T @ np.linalg.solve(gram, targets)
+        return weights
 
 
 def _figures(

@@ -46,6 +46,7 @@ class _Draft:
     spec: ToolSpec
     done: asyncio.Future[Outcome]
     node_id: str
+    p: float
     taken: bool = False
 
 
@@ -76,6 +77,7 @@ class Drafts:
         self._speculation, self._policy = speculation, policy
         self._registry, self._caller, self._agent = registry, caller, agent
         self._habits = speculation.of_agent(caller.tenant, agent)
+        self._budget = speculation.budget(agent)
         self._loop = asyncio.get_running_loop()
         self._drafts: dict[str, _Draft] = {}
         self._nodes: dict[str, _Draft] = {}
@@ -151,9 +153,11 @@ class Drafts:
         except ToolError:
             return
         node_id = str(len(self._nodes))
-        draft = _Draft(foreseen.tool, foreseen.arguments, spec, self._loop.create_future(), node_id)
+        done: asyncio.Future[Outcome] = self._loop.create_future()
+        draft = _Draft(foreseen.tool, foreseen.arguments, spec, done, node_id, foreseen.p)
         self._drafts[foreseen.key] = self._nodes[node_id] = draft
         self._speculation.of_tool(foreseen.tool).fired += 1
+        self._budget.fired(foreseen.p)
         self._fanout.add(Node(node_id))
 
     def took(self, tool: str, arguments: Json, *, changes: bool) -> None:
@@ -208,7 +212,10 @@ class Drafts:
         finally:
             self._drafts.pop(key, None)  # asked again, it is called again
         if not isinstance(outcome.value, ToolResult):
+            self._waste(draft)
             return None  # repeatable by its flag: the real call is made
+        self._budget.ended(draft.p, right=True)
+        self._budget.called(self._policy.max_waste_share)
         statistics = self._speculation.of_tool(tool)
         statistics.hits += 1
         took_s = outcome.ended_s - outcome.started_s
@@ -219,6 +226,7 @@ class Drafts:
     def timed(self, tool: str, took_s: float, *, cached: bool) -> None:
         """A call of the model's, made when it asked, has taken this long in all."""
         self._speculation.of_tool(tool).count(took_s, cached=cached)
+        self._budget.called(self._policy.max_waste_share)
 
     def turn_over(self, made: Sequence[Made]) -> None:
         """A turn of the model is over, with its calls and their results: its templates learn."""
@@ -247,6 +255,7 @@ class Drafts:
         statistics = self._speculation.of_tool(draft.tool)
         statistics.wasted += 1
         statistics.wasted_usd += draft.spec.cost_usd
+        self._budget.ended(draft.p, right=False)
 
     def _judge(self, tool: str, p: float, *, right: bool) -> None:
         statistics = self._speculation.of_tool(tool)
@@ -268,3 +277,4 @@ class Drafts:
         )
         for foreseen, right in judged:
             self._judge(foreseen.tool, foreseen.p, right=right)
+        self._speculation.refit(self._habits)

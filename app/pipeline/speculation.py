@@ -9,19 +9,19 @@ when its turn is over, and counted. Nothing of a wrong draft reaches model or cl
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from app.domain.speculation import LEAST_TRIES, Patterns, Prediction, pays
+from app.domain.speculation import LEAST_TRIES, Patterns, Prediction, WasteBudget, pays
 from app.domain.tools import ToolSpec
-from app.learn.next_calls import Foreseen, NextCalls
+from app.learn.next_calls import Floats, Foreseen, NextCalls
 
 _FORGET = 0.2
 _LEAST_COST_USD = 1e-5
 """What a wasted call costs at least: some quota and some work of somebody's server."""
-_FREE_WASTE_CALLS = 2
 _MOST_STAGES = 1024
 _MOST_AGENTS = 64
 
@@ -65,8 +65,10 @@ class ToolStatistics:
             "wasted_calls": self.wasted,
             "wasted_usd": self.wasted_usd,
             "saved_s": self.saved_s,
+            "tool_s": self.tool_s,
             "hidden_share": self.saved_s / self.tool_s if self.tool_s else None,
             "predictions": self.predictions,
+            "squared_error": self.squared_error,
             "brier": self.squared_error / self.predictions if self.predictions else None,
         }
 
@@ -78,7 +80,7 @@ class Policy:
     enabled: bool = True
     value_usd_per_s: float = 0.002
     max_waste_share: float = 0.1
-    """Wasted calls per call that was made."""
+    """Wasted calls per call that was made, 0 to 1."""
 
 
 @dataclass(slots=True)
@@ -88,9 +90,12 @@ class Speculation:
     halted: bool = False
     patterns: OrderedDict[tuple[str, str, str], Patterns] = field(default_factory=OrderedDict)
     habits: OrderedDict[tuple[str, str], NextCalls] = field(default_factory=OrderedDict)
+    budgets: dict[str, WasteBudget] = field(default_factory=dict)
+    """What each agent may still waste."""
     tools: dict[str, ToolStatistics] = field(default_factory=dict)
     decide_s: dict[str, float] = field(default_factory=dict)
     """Moving mean, by agent, of the time until the model has made a call."""
+    _fitting: dict[int, asyncio.Future[Floats | None]] = field(default_factory=dict)
 
     def of_tool(self, name: str) -> ToolStatistics:
         """A tool's statistics."""
@@ -103,6 +108,30 @@ class Speculation:
     def of_agent(self, tenant: str, agent: str) -> NextCalls:
         """What is known of an agent's conversations, for one tenant."""
         return _latest(self.habits, (tenant, agent), NextCalls, _MOST_AGENTS)
+
+    def budget(self, agent: str) -> WasteBudget:
+        """What an agent may still waste."""
+        return self.budgets.setdefault(agent, WasteBudget())
+
+    def refit(self, habits: NextCalls) -> None:
+        """Take in what was learned, in a thread; not twice at once for the same conversations."""
+        if id(habits) in self._fitting or not habits.due:
+            return
+        work = habits.fitting()
+        done = asyncio.get_running_loop().run_in_executor(None, work.solve)
+        self._fitting[id(habits)] = done
+
+        def adopt(solved: asyncio.Future[Floats | None]) -> None:
+            del self._fitting[id(habits)]
+            if not solved.cancelled() and solved.exception() is None:
+                habits.adopt(work.form, solved.result())
+
+        done.add_done_callback(adopt)
+
+    async def aclose(self) -> None:
+        """Wait for what is being fitted: a thread cannot be stopped."""
+        if self._fitting:
+            await asyncio.wait(set(self._fitting.values()))
 
     def described(self) -> dict[str, object]:
         """Statistics as JSON."""
@@ -119,9 +148,7 @@ class Speculation:
             return False
         if isinstance(prediction, Prediction) and prediction.tries < LEAST_TRIES:
             return False
-        total = sum(each.calls for each in self.tools.values())
-        wasted = sum(each.wasted for each in self.tools.values())
-        if wasted >= _FREE_WASTE_CALLS + policy.max_waste_share * total:
+        if not self.budget(agent).allows(prediction.p):
             return False
         saved_s = min(self.decide_s.get(agent, 0.0), self.of_tool(spec.name).mean_s)
         cost_usd = max(spec.cost_usd, _LEAST_COST_USD)

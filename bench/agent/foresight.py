@@ -22,7 +22,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from app.domain.speculation import LEAST_P, LEAST_TRIES, Patterns, Prediction, key_of, pays
+from app.domain.speculation import (
+    LEAST_P,
+    LEAST_TRIES,
+    Patterns,
+    Prediction,
+    WasteBudget,
+    key_of,
+    pays,
+)
 from app.learn.next_calls import Foreseen, Known, NextCalls
 from app.learn.said import Made, Scene
 from app.pipeline.speculation import stage_of
@@ -34,7 +42,6 @@ SEEDS = 5
 VALUE_USD_PER_S = 0.002
 COST_USD = 1e-4
 MAX_WASTE = 0.1
-FREE_WASTE = 2
 _READS = frozenset(
     {
         "cat", "diff", "du", "find", "grep", "ls", "pwd", "sort", "tail", "wc",
@@ -144,6 +151,7 @@ class _Replay:
     tool_s: float
     told: list[Told] = field(default_factory=list)
     stages: dict[str, Patterns] = field(default_factory=dict)
+    budget: WasteBudget = field(default_factory=WasteBudget)
 
     def dialogue(self, dialogue: Dialogue) -> None:
         """Play one conversation, turn by turn."""
@@ -157,7 +165,7 @@ class _Replay:
 
     def _turn(self, scene: Scene, calls: Sequence[Made], may: Sequence[Known]) -> None:
         clock_s = 0.0
-        drafts: dict[str, float] = {}
+        drafts: dict[str, tuple[float, float]] = {}
         points = []
         for number in range(len(calls) + 1):
             now = Scene(scene.said, scene.earlier, scene.before, tuple(calls[:number]))
@@ -168,18 +176,21 @@ class _Replay:
             likely += [each for each in point.foreseen if each.p >= self.learned.least_p]
             for each in sorted(likely, key=lambda each: -each.p):
                 if each.key not in drafts and self._may_fire(each.p):
-                    drafts[each.key] = clock_s
+                    drafts[each.key] = (clock_s, each.p)
+                    self.budget.fired(each.p)
                     self._count("fired")
             learn(calls[number : number + 1])
             if number < len(calls):
                 clock_s = self._call(calls[number], clock_s + self.decide_s, drafts)
-        self._count("wasted", len(drafts))
+        self._waste(drafts)
         schemas = {name: tool.parameters for name, tool in self.tools.items()}
         changes = {each.tool for each in calls} - _READS
         for foreseen, right in self.learned.learn(points, schemas, changes, MAX_WASTE):
             for told in self.told:
                 told.predictions += 1
                 told.squared += (foreseen.p - right) ** 2
+        if self.learned.due:
+            self.learned.fit()
 
     def _templates(
         self, scene: Scene, may: Sequence[Known]
@@ -197,14 +208,17 @@ class _Replay:
         tried = [each for each in predicted if each.tries >= LEAST_TRIES and each.p >= LEAST_P]
         return tried, learn
 
-    def _call(self, call: Made, asked_s: float, drafts: dict[str, float]) -> float:
+    def _call(self, call: Made, asked_s: float, drafts: dict[str, tuple[float, float]]) -> float:
         """One call of the model's, asked at ``asked_s``; when it is over."""
         took_s = self.draw.lognormvariate(math.log(self.tool_s), 0.6)
         key = key_of(call.tool, dict(call.arguments))
         hidden_s = 0.0
         if key in drafts:
-            hidden_s = min(took_s, asked_s - drafts.pop(key))
+            began_s, p = drafts.pop(key)
+            hidden_s = min(took_s, asked_s - began_s)
+            self.budget.ended(p, right=True)
             self._count("hits")
+        self.budget.called(MAX_WASTE)
         reads = call.tool in _READS
         for told in self.told:
             told.calls += 1
@@ -214,15 +228,20 @@ class _Replay:
                 told.reading_s += took_s
                 told.ceiling_s += min(took_s, self.decide_s)
         if not reads:
-            self._count("wasted", len(drafts))
-            drafts.clear()
+            self._waste(drafts)
         return asked_s + took_s - hidden_s
 
     def _may_fire(self, p: float) -> bool:
-        whole = self.told[0]
-        if whole.wasted >= FREE_WASTE + MAX_WASTE * whole.calls:
-            return False
-        return pays(p, COST_USD, VALUE_USD_PER_S, min(self.decide_s, self.tool_s))
+        return self.budget.allows(p) and pays(
+            p, COST_USD, VALUE_USD_PER_S, min(self.decide_s, self.tool_s)
+        )
+
+    def _waste(self, drafts: dict[str, tuple[float, float]]) -> None:
+        """What was not called is thrown away."""
+        self._count("wasted", len(drafts))
+        for _, p in drafts.values():
+            self.budget.ended(p, right=False)
+        drafts.clear()
 
     def _count(self, what: str, count: int = 1) -> None:
         for told in self.told:

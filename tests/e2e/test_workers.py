@@ -64,6 +64,11 @@ async def test_workers_answer_as_one() -> None:
             assert [entry["request_id"] for entry in entries] == ids[::-1]
             gone = (await call(url, "POST", "/v1/cache/invalidate", {"all": True})).json()
             assert gone == {"invalidated": ASKED}
+            for halted in ("true", "false"):
+                await call(url, "POST", f"/v1/speculation?halted={halted}")
+                for _ in range(WORKERS * 2):  # the kill switch is one, whoever is asked
+                    told = (await call(url, "GET", "/v1/speculation")).json()
+                    assert told["halted"] is (halted == "true")
             for n in range(ASKED):
                 again = await ask(url, f"Question {n}?")
                 assert again.headers["x-slipstream-cache"] == "miss"

@@ -96,7 +96,8 @@ async def test_the_run_s_record_reaches_the_traces() -> None:
         await post(gateway.url, body())
         trace = gateway.context.telemetry.traces.latest(1)[0]
         assert trace["dialect"] == "ag_ui"
-        assert [use["name"] for use in trace["tools"]] == ["a", "b"]
+        # side by side: which ends first is chance
+        assert sorted(use["name"] for use in trace["tools"]) == ["a", "b"]
 
 
 async def test_the_first_status_leaves_before_the_model_is_asked_for_anything() -> None:

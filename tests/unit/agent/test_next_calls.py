@@ -51,6 +51,34 @@ def test_free_words_say_which_tool_and_the_text_says_with_what() -> None:
     assert all(each.p < likeliest.p / 2 for each in nothing)
 
 
+def test_a_fit_in_a_thread_is_adopted_unless_its_columns_mean_something_else_by_then() -> None:
+    learned = NextCalls()
+    for number in range(70):
+        learned.learn(
+            [
+                (
+                    learned.foresee(Scene(f"How long did notes{number}.txt become?"), TOOLS),
+                    (Made("count_words", {"file": f"notes{number}.txt"}),),
+                )
+            ],
+            SCHEMAS,
+            (),
+            0.1,
+        )
+        if learned.due:
+            work = learned.fitting()
+            assert not learned.due
+            lived(learned, "Where could I buy one?", Made("nearest_shop", {}))  # used meanwhile
+            learned.adopt(work.form, work.solve())
+    asked = Scene("How long did a.txt become?")
+    before = learned.foresee(asked, TOOLS).foreseen[0]
+    assert before.tool == "count_words"
+    learned.adopt(-1, None)
+    work = learned.fitting()
+    learned.adopt(work.form - 1, work.solve())
+    assert learned.foresee(asked, TOOLS).foreseen[0].p == before.p
+
+
 def test_an_argument_is_copied_from_the_result_of_an_earlier_call() -> None:
     learned = NextCalls()
     for number in range(8):

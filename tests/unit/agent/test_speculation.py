@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.speculation import Patterns, flat_text, pays, shape_of, template_of
+from app.domain.speculation import Patterns, WasteBudget, flat_text, pays, shape_of, template_of
 from app.domain.tools import Effects, ToolSpec
 from app.pipeline.speculation import Policy, Speculation
 
@@ -92,14 +94,54 @@ def test_nothing_fires_without_its_flags(flags) -> None:
 
 def test_the_waste_budget_holds() -> None:
     speculation = Speculation()
-    speculation.decide_s["desk"] = 9.0
-    statistics = speculation.of_tool("get")
-    statistics.mean_s, statistics.calls, statistics.wasted = 9.0, 100, 12
+    speculation.decide_s["desk"] = speculation.of_tool("get").mean_s = 9.0
     prediction = known()
     spec = ToolSpec("get", effects=Effects(True, True, True))  # noqa: FBT003 - the three flags
+    budget = speculation.budget("desk")
+    budget.left = 0.0
     assert not speculation.may_fire(spec, prediction, Policy(), "desk")
-    statistics.wasted = 11
+    for _ in range(5):
+        budget.called(0.1)
     assert speculation.may_fire(spec, prediction, Policy(), "desk")
+    assert speculation.budget("other").left > 0
+
+
+@given(st.lists(st.sampled_from(["call", "fire", "right", "wrong"])), st.floats(0, 0.5))
+def test_waste_stays_within_its_share_in_every_stretch(steps, share) -> None:
+    """In any stretch of calls, not only since the start: what was saved long ago is not spent at once."""
+    budget, under_way, calls, wasted = WasteBudget(), 0, 0, 0
+    history = [(0, 0)]
+    for what in steps:
+        if what == "call":
+            budget.called(share)
+            calls += 1
+        elif what == "fire" and budget.allows(0.0):
+            budget.fired(0.0)
+            under_way += 1
+        elif under_way and what in {"right", "wrong"}:
+            budget.ended(0.0, right=what == "right")
+            under_way -= 1
+            wasted += what == "wrong"
+        history.append((calls, wasted))
+    for at, (calls_then, wasted_then) in enumerate(history):
+        for calls_now, wasted_now in history[at:]:
+            # The hoard, and what drafts had taken out of it before the stretch began.
+            assert wasted_now - wasted_then <= 16 + 16 + share * (calls_now - calls_then) + 1e-6
+
+
+def test_true_odds_waste_their_share_and_no_more() -> None:
+    draw, budget, wasted = random.Random(7), WasteBudget(), 0
+    for call in range(1, 3001):
+        p = draw.random()
+        if budget.allows(p):
+            budget.fired(p)
+            right = draw.random() < p
+            budget.ended(p, right=right)
+            wasted += not right
+        budget.called(0.1)
+        if call % 500 == 0:
+            assert wasted <= 16 + 0.1 * 500
+            wasted = 0
 
 
 @given(
