@@ -66,6 +66,8 @@ class Plan:
     """What the semantic cache calls its questions, see ``route_name``."""
     head: bytes
     """How the answer to a miss begins, up to the request's id."""
+    stream_head: bytes
+    """Likewise a streamed one."""
     wire: WireProvider
     least_bytes: int
     """From here on the prompt's cache is something to think about."""

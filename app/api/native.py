@@ -165,13 +165,21 @@ class NativeOutlet(RequestResponseCycle):
 
     def begin_now(self, status: int, head: bytes, first: bytes) -> None:
         """As ``begin``, which never has to wait."""
+        self.send_first((status_line(status), head), first)
+
+    def send_first(self, head: tuple[bytes, ...], first: bytes) -> None:
+        """As ``begin_now``; ``head`` begins with the status line."""
         if self.disconnected:
             return
-        self.response_started = True
-        self.chunked_encoding = True
+        self.response_started = self.chunked_encoding = True
+        protocol, size = self._protocol, len(first)
+        ours, lines = protocol.server_head
+        if ours is not protocol.server_state.default_headers or not self.keep_alive:
+            lines = self._server_head()
+        line = _SIZES[size] if size < _SIZED else b"%x\r\n" % size
+        chunk = (line, first, b"\r\n") if size else ()
         self.transport.write(
-            b"%s%stransfer-encoding: chunked\r\n%s\r\n%s"
-            % (status_line(status), head, self._server_head(), _chunk(first))
+            b"".join((*head, b"transfer-encoding: chunked\r\n", lines, b"\r\n", *chunk))
         )
 
     async def write(self, data: bytes) -> None:
@@ -238,8 +246,13 @@ class NativeOutlet(RequestResponseCycle):
         headers = self._protocol.server_state.default_headers
         remembered = self._protocol.server_head
         if remembered[0] is not headers:
-            lines = b"".join(b"%s: %s\r\n" % header for header in headers)
-            remembered = self._protocol.server_head = (headers, lines)
+            # Another connection may have printed them already: streams meet a new date nearly every time.
+            shared = self._protocol.app_state
+            remembered = shared.get("server_head", remembered)
+            if remembered[0] is not headers:
+                lines = b"".join([b"%s: %s\r\n" % header for header in headers])
+                remembered = shared["server_head"] = (headers, lines)
+            self._protocol.server_head = remembered
         return remembered[1] if self.keep_alive else remembered[1] + b"connection: close\r\n"
 
     def _complete(self) -> None:

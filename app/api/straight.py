@@ -27,7 +27,7 @@ from app.api.asked import NAMED, OK, Asked, Plan, new
 from app.api.bodies import SMALL_BYTES
 from app.api.native import NativeOutlet, status_line
 from app.api.reading import request_id_of
-from app.api.response import JSON_TYPE
+from app.api.response import JSON_TYPE, STREAM_TYPE
 from app.api.streamed import Streamed
 from app.cache.exact import CachedAnswer
 from app.cache.key import plain_key, plain_start
@@ -174,15 +174,17 @@ class StraightWay:
             provider.gate,
             gateway.load.of(name),
             route_name(tenant, name),
-            self._head(model),
+            self._head(JSON_TYPE, model),
+            self._head(STREAM_TYPE, model),
             wire,
             _ENDLESS if gateway.prompts is None else gateway.prompts.least_bytes,
             {},
         )
 
-    def _head(self, model: Model) -> bytes:
+    def _head(self, content_type: bytes, model: Model) -> bytes:
         """How the answer to a miss begins, up to the request's id."""
-        lines = self.edge.pulse.lines(JSON_TYPE, CacheOutcome.MISS, model, model.tier.value, NAMED)
+        tier = model.tier.value
+        lines = self.edge.pulse.lines(content_type, CacheOutcome.MISS, model, tier, NAMED)
         return status_line(OK) + lines
 
     def _tell(

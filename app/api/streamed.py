@@ -11,10 +11,9 @@ from __future__ import annotations
 from time import monotonic_ns, perf_counter_ns
 from typing import TYPE_CHECKING, Final
 
-from app.api.asked import NAMED, OK, Asked, Plan, new
+from app.api.asked import OK, Asked, Plan, new
 from app.api.native import NativeOutlet
-from app.api.response import COMMENT, STREAM_TYPE, TurnResponse, vendor_lines
-from app.domain.decisions import CacheOutcome
+from app.api.response import COMMENT, TurnResponse, vendor_lines
 from app.domain.events import Event, Frames
 from app.providers.wire import Begun, forwarded
 from app.telemetry.few_spans import CacheUpstreamStream
@@ -211,10 +210,9 @@ class Streamed(Asked):
 
     def _begin_answer(self, first: bytes) -> None:
         """Send the head, and the first frames with it."""
-        exchange, plan, way = self._exchange, self._plan, self._way
+        exchange, plan = self._exchange, self._plan
         started_ns, cache_ns, looked_ns = self.instants
         self._first_ns = first_ns = perf_counter_ns()
-        lines = way.edge.pulse.lines(STREAM_TYPE, CacheOutcome.MISS, plan.model, plan.tier, NAMED)
         passed = after_upstream(
             looked_ns - cache_ns, first_ns - exchange.queued_ns, first_ns - started_ns
         )
@@ -225,8 +223,9 @@ class Streamed(Asked):
             if told is None or told[0]
             else b""
         )
-        head = b"".join((lines, self._request_id.encode(), *passed, theirs))
-        self._outlet.begin_now(OK, head, first)
+        self._outlet.send_first(
+            (plan.stream_head, self._request_id.encode(), *passed, theirs), first
+        )
 
     def _end(self, reader: PassthroughReader, last: bytes) -> None:
         """The answer is whole, but for ``last``, its last frames."""

@@ -161,8 +161,12 @@ class Connection(asyncio.Protocol):
         if deadline_ns > exchange.total_at_ns:  # noqa: PLR1730 - min() costs four times as much
             deadline_ns = exchange.total_at_ns
         self._deadline_ns = deadline_ns
-        if self._timer is None or deadline_ns < self._timer_at_ns:
-            self._arm(deadline_ns)
+        # The silence within a body may be the shorter: its timer is not armed with every first byte.
+        soonest_ns = exchange.sent_ns + exchange.between_ns
+        if soonest_ns > deadline_ns:  # noqa: PLR1730 - likewise
+            soonest_ns = deadline_ns
+        if self._timer is None or soonest_ns < self._timer_at_ns:
+            self._arm(soonest_ns)
 
     def quiet(self) -> bool:
         """Ask the kernel whether an idle connection has heard anything: a byte, an end, an error.
@@ -399,8 +403,9 @@ class Connection(asyncio.Protocol):
         exchange = self._exchange
         if exchange is None:
             return
-        if time.monotonic_ns() < self._deadline_ns:
-            self._arm(self._deadline_ns)
+        now_ns = time.monotonic_ns()
+        if now_ns < self._deadline_ns:
+            self._arm(min(self._deadline_ns, now_ns + exchange.between_ns))
             return
         phase = "total" if self._deadline_ns >= exchange.total_at_ns else self._phase
         self.abort(

@@ -145,10 +145,14 @@ class ChatPassthrough(PassthroughReader):
             return 0
         if frames.find(b"\n") == len(frames) - 2:
             return 1 if frames.rfind(b'"finish_reason":null') >= 0 else 0
-        # Several at once, each one line of data and a blank one, each going on.
-        count = frames.count(b"\n\ndata:") + 1
-        goes_on = frames.count(b'"finish_reason":null')
-        return count if frames.count(b"\n") == 2 * count and goes_on == count else 0
+        # Several at once, each one line of data and a blank one, each going on. (One byte is sought, which
+        # costs a fraction of seeking more.)
+        parts = frames.split(b"\n")
+        lines = parts[:-1:2]
+        for line in lines:
+            if line[:5] != b"data:" or line.rfind(b'"finish_reason":null') < 0:
+                return 0
+        return 0 if any(parts[1::2]) or parts[-1] else len(lines)
 
     def _usual(  # noqa: C901, PLR0911, PLR0912 - in one piece: it is every stream's end
         self, frames: bytes
