@@ -126,7 +126,7 @@ async def open_gateway(
         if shadow is not None:
             await _run_beside(stack, shadow.run(), "shadow")
         await _beside(stack, pulse)
-        telemetry.start()
+        telemetry.start(edge.afterwards.drain)
         stack.callback(telemetry.stop)
         for provider in providers.values():
             await provider.start()

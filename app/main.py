@@ -51,6 +51,7 @@ class SlipstreamApp(FastAPI):
             if endpoint is not None:
                 await endpoint(scope, receive, send)
                 return
+            self.state.context.edge.afterwards.drain()  # before anybody looks at what it leads to
         await super().__call__(scope, receive, send)
 
 

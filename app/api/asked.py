@@ -188,14 +188,23 @@ class Asked(keep):
 
         ``first_s`` runs from the call's beginning to its first event.
         """
+        self._give_back(first_s, upstream_s)
+        return self._keep(said, usage, finish, upstream_s)
+
+    def _give_back(self, first_s: float, upstream_s: float) -> None:
+        """All has been handed on: others may have the place."""
         plan, gateway, way = self._plan, self._gateway, self._way
-        model, streamed = plan.model, self.streamed
         self._outlet.tasks.discard(self)
         way.edge.in_flight.now -= 1
         gateway.load.end_well(plan.deployment, first_s, upstream_s)
-        plan.gate.leave_well(first_s if streamed else None, upstream_s)
-        cost_usd = 0.0 if usage is None else model.price.cost_usd(usage)
+        plan.gate.leave_well(first_s if self.streamed else None, upstream_s)
         gateway.flights.land(self.key, self, None)
+
+    def _keep(self, said: bytes, usage: Usage | None, finish: str, upstream_s: float) -> float:
+        """Keep the answer. Says what it cost, in USD."""
+        plan, gateway = self._plan, self._gateway
+        model, streamed = plan.model, self.streamed
+        cost_usd = 0.0 if usage is None else model.price.cost_usd(usage)
         if not finish or finish in COMPLETE_FINISHES:
             entry = fresh_answer(
                 self.key, self.dialect, streamed, self.usage_shown, said, model.name, plan.tier,
@@ -271,6 +280,7 @@ class Asked(keep):
 
     async def _go_on(self) -> None:
         edge, exchange = self._way.edge, self._exchange
+        edge.afterwards.drain()  # turns are told of in the order in which they ended
         exchange.listener = None
         turn = self._turn_now()
         turn.begun, turn.begun_ns = self._begun(), exchange.queued_ns

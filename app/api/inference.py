@@ -10,12 +10,13 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from starlette.types import Receive, Scope, Send
 
 from app.api.admission import refusal_lines
+from app.api.afterwards import Afterwards
 from app.api.auth import Authenticator
 from app.api.bodies import SMALL_BYTES, Bodies
 from app.api.known_head import Head
@@ -99,6 +100,7 @@ class Edge:
     max_body_bytes: int
     bodies: Bodies
     answering: Answering
+    afterwards: Afterwards = field(default_factory=Afterwards)
     clock: Callable[[], float] = time.monotonic
 
 
@@ -169,6 +171,7 @@ class Inference:
         timeline = Timeline()
         request_id = request_id_of(headers.get(b"x-request-id"))
         edge = self._edge
+        edge.afterwards.drain()  # what was just answered may be asked again
         in_flight = edge.in_flight
         try:
             if in_flight.now >= in_flight.most:

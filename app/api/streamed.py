@@ -8,6 +8,7 @@ general way goes on from there, with the reader that read the beginning, and wha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from time import monotonic_ns, perf_counter_ns
 from typing import TYPE_CHECKING, Final
 
@@ -59,6 +60,10 @@ class Streamed(Asked):
     """When the first event went out, on the timeline's clock."""
     _ended = False
     """The answer is whole, and all of it has been handed on."""
+    _last_events: Sequence[Event] = ()
+    """Of an answer that has ended, not among ``events`` yet."""
+    _ended_ns = _last_ns = 0
+    """When the upstream's answer had ended, and ours."""
 
     def prepare(
         self, way: StraightWay, plan: Plan, outlet: NativeOutlet, key: bytes, request_id: str
@@ -72,7 +77,9 @@ class Streamed(Asked):
         """The request is on its way."""
         super().begin(exchange)
         self.usage_shown = self.plain.include_usage
-        pulse = self._way.edge.pulse
+        edge = self._way.edge
+        edge.afterwards.stirred_ns = self.instants[0]
+        pulse = edge.pulse
         self.last_write_s = pulse.now_s
         if not self._handed_over:
             pulse.add(self)
@@ -201,11 +208,13 @@ class Streamed(Asked):
             else:
                 self._outlet.try_write(event.data, True)  # noqa: FBT003
             self._tokens += event.count
-            self.events.append(event)
+            if not complete:
+                self.events.append(event)
         if reader.failure is not None:
             self._hand_over()
         elif complete:
-            self._end(reader, last)
+            self._last_events = events  # what follows the others, where anybody asks
+            self._end(last)
         return True
 
     def _begin_answer(self, first: bytes) -> None:
@@ -227,32 +236,40 @@ class Streamed(Asked):
             (plan.stream_head, self._request_id.encode(), *passed, theirs), first
         )
 
-    def _end(self, reader: PassthroughReader, last: bytes) -> None:
+    def _end(self, last: bytes) -> None:
         """The answer is whole, but for ``last``, its last frames."""
-        exchange, plan, outlet = self._exchange, self._plan, self._outlet
+        exchange, outlet, way = self._exchange, self._outlet, self._way
         self._ended = True
         outlet.abort = None
         outlet.end_now(last)
-        ended_ns = monotonic_ns()
-        self._way.edge.pulse.discard(self)
+        self._ended_ns = ended_ns = monotonic_ns()
+        way.edge.pulse.discard(self)
         if exchange.conn is not None:
             outlet.loop.call_soon(exchange.let_go)  # it may be calling us just now
-        usage, finish = reader.usage, reader.finish
-        sent_ns, first_ns = exchange.queued_ns, self._first_ns
-        upstream_s, first_s = (ended_ns - sent_ns) / 1e9, (first_ns - sent_ns) / 1e9
-        self._fold()
-        said = b"".join([event.data for event in self._events if type(event) is Frames])
-        cost_usd = self._settle(said, usage, finish, first_s, upstream_s)
+        sent_ns = exchange.queued_ns
+        self._give_back((self._first_ns - sent_ns) / 1e9, (ended_ns - sent_ns) / 1e9)
+        self._last_ns = perf_counter_ns()
+        way.edge.afterwards.add(self._account)
+
+    def _account(self) -> None:
+        """Keep the answer and have the turn counted, some time after its end."""
+        plan, reader, sent_ns = self._plan, self._reader, self._exchange.queued_ns
+        if reader is None:
+            return
+        first_ns, ended_ns, last_ns = self._first_ns, self._ended_ns, self._last_ns
+        usage, finish, upstream_s = reader.usage, reader.finish, (ended_ns - sent_ns) / 1e9
+        events = (*self.events, *self._last_events)
+        said = b"".join([event.data for event in events if type(event) is Frames])
+        cost_usd = self._keep(said, usage, finish, upstream_s)
         started_ns, cache_ns, looked_ns = self.instants
-        now_ns = perf_counter_ns()
         times = new(
             CacheUpstreamStream,
             (
-                started_ns, cache_ns, looked_ns, sent_ns, ended_ns, first_ns, now_ns,
+                started_ns, cache_ns, looked_ns, sent_ns, ended_ns, first_ns, last_ns,
                 plan.model.label,
             ),
         )  # fmt: skip
-        total_s, first_s = (now_ns - started_ns) / 1e9, (first_ns - started_ns) / 1e9
+        total_s, first_s = (last_ns - started_ns) / 1e9, (first_ns - started_ns) / 1e9
         self._count(finish, total_s, first_s, upstream_s, usage, self._tokens, cost_usd, times)
 
     # ------------------------------------------------------------------ to the general way

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Protocol
 
@@ -27,6 +27,10 @@ from app.telemetry.traces import TraceRing
 
 MOST_PENDING = 128
 WITHIN_S = 0.1
+
+
+def _nothing() -> None:
+    """Owe nothing."""
 
 
 class Spans(Protocol):
@@ -57,6 +61,7 @@ class Telemetry:
         self._metrics, self._traces, self._ledger = metrics, traces, ledger
         self.log = log
         self._least_level = least_level
+        self._owed: Callable[[], None] = _nothing
         self.spans: Spans | None = None
         """Where finished turns are exported as spans; None: nowhere."""
         self.book: LedgerBook | None = None
@@ -70,19 +75,19 @@ class Telemetry:
     @property
     def metrics(self) -> Metrics:
         """The metrics, every settled turn counted."""
-        self.flush()
+        self.bring_up_to_date()
         return self._metrics
 
     @property
     def traces(self) -> TraceRing:
         """The newest turns, every settled one included."""
-        self.flush()
+        self.bring_up_to_date()
         return self._traces
 
     @property
     def ledger(self) -> Ledger:
         """The ledger, every settled turn booked."""
-        self.flush()
+        self.bring_up_to_date()
         return self._ledger
 
     def settle(self, record: TurnRecord) -> None:
@@ -92,8 +97,13 @@ class Telemetry:
         if len(pending) >= self._most:
             self.flush()
 
+    def bring_up_to_date(self) -> None:
+        """Have turns settled that wait for it, and count all."""
+        self._owed()
+        self.flush()
+
     def flush(self) -> None:
-        """Bring the account up to date."""
+        """Count every turn that is settled."""
         pending = self._pending
         if not pending:
             return
@@ -112,8 +122,12 @@ class Telemetry:
         failed = record.status >= HTTPStatus.INTERNAL_SERVER_ERROR or bool(record.code)
         return logging.WARNING if failed else logging.INFO
 
-    def start(self) -> None:
-        """Begin to sample the loop's lag, and to count many turns at once; call inside the running loop."""
+    def start(self, owed: Callable[[], None] = _nothing) -> None:
+        """Begin to sample the loop's lag, and to count many turns at once; call inside the running loop.
+
+        ``owed`` settles the turns that are over and wait for a lull.
+        """
+        self._owed = owed
         loop = asyncio.get_running_loop()
         self._lag.start(loop)
         self._watch.start()
@@ -128,7 +142,7 @@ class Telemetry:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self.flush()
+        self.bring_up_to_date()
 
     def _again(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = loop.call_later(WITHIN_S, self._tick, loop)

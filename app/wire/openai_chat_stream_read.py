@@ -141,7 +141,7 @@ class ChatPassthrough(PassthroughReader):
         # Two searches of the chunk: it goes on, and tells no usage. A chunk that goes on is no error either;
         # should a server say both, its stream lacks an ending and is not complete in any case.
         # (``find`` rather than ``in``, which first tries the bytes for a number: three times the cost.)
-        if frames[:5] != b"data:" or frames.find(b'"usage":{') >= 0:
+        if frames[:5] != b"data:" or frames[-8:] == b"[DONE]\n\n" or frames.find(b'"usage":{') >= 0:
             return 0
         if frames.find(b"\n") == len(frames) - 2:
             return 1 if frames.rfind(b'"finish_reason":null') >= 0 else 0

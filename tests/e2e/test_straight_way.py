@@ -98,15 +98,15 @@ class Counted:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.whole = self.handed_over = self.told = 0
-        settle, hand_over, tell = (
-            asked.Asked._settle,
+        give_back, hand_over, tell = (
+            asked.Asked._give_back,
             asked.Asked._hand_over,
             straight.StraightWay._tell,
         )
 
-        def counting_settle(self_: asked.Asked, *rest: object) -> float:
+        def counting_give_back(self_: asked.Asked, *rest: object) -> None:
             self.whole += 1
-            return settle(self_, *rest)  # type: ignore[arg-type]
+            give_back(self_, *rest)  # type: ignore[arg-type]
 
         def counting_hand_over(self_: asked.Asked) -> None:
             self.handed_over += not self_._handed_over
@@ -117,7 +117,7 @@ class Counted:
             self.told += told
             return told
 
-        monkeypatch.setattr(asked.Asked, "_settle", counting_settle)
+        monkeypatch.setattr(asked.Asked, "_give_back", counting_give_back)
         monkeypatch.setattr(asked.Asked, "_hand_over", counting_hand_over)
         monkeypatch.setattr(straight.StraightWay, "_tell", counting_tell)
 

@@ -1,0 +1,78 @@
+"""What can wait until answers are out: a turn's account, what is kept of it, what is learned from it.
+
+Theory of operation. Streams begin together and end together, so what is done at one's end stands before
+another's first token. Nobody waits for it, so it is put here and done in the next lull: some milliseconds
+later, when no request has come for ``LULL_NS``, a fraction of a millisecond at a time. It is bounded in
+number (``MOST``: from there on each newcomer has the oldest done at once) and in time (``WITHIN_NS``: then
+it goes on beside the requests), and whoever reads what it leads to (the kept answers, metrics, traces, the
+ledger) has all of it done first: ``drain``.
+
+One event loop owns it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from time import perf_counter_ns
+from typing import Final
+
+MOST: Final = 256
+LULL_NS: Final = 2_000_000
+WITHIN_NS: Final = 50_000_000
+SLICE_NS: Final = 300_000
+_FIRST_LOOK_S: Final = 0.005
+_NEXT_LOOK_S: Final = 0.001
+_log = logging.getLogger("slipstream.turn")
+
+
+class Afterwards:
+    """Work that waits for a lull, in the order in which it came."""
+
+    def __init__(self, clock: Callable[[], int] = perf_counter_ns) -> None:
+        """Begin with nothing to do; ``clock`` gives nanoseconds."""
+        self.waiting: deque[Callable[[], None]] = deque()
+        self.stirred_ns = 0
+        """When the last request came, on ``clock``."""
+        self._clock = clock
+        self._since_ns = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, work: Callable[[], None]) -> None:
+        """Have ``work`` done later; what it raises is logged. Call it inside the running loop."""
+        self.waiting.append(work)
+        if self._timer is None:
+            self._since_ns = self._clock()
+            self._look_in(_FIRST_LOOK_S)
+        elif len(self.waiting) > MOST:
+            self._next()
+
+    def drain(self) -> None:
+        """Do all that waits, now."""
+        while self.waiting:
+            self._next()
+
+    def _next(self) -> None:
+        work = self.waiting.popleft()
+        try:
+            work()
+        except Exception as raised:  # noqa: BLE001 - the process's edge: the answer is out, and others wait
+            _log.error("turn_failed", exc_info=raised)
+
+    def _look_in(self, seconds: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._look)
+
+    def _look(self) -> None:
+        """Do some of it, if this is the moment."""
+        self._timer = None
+        now_ns = self._clock()
+        if now_ns - self.stirred_ns >= LULL_NS or now_ns - self._since_ns >= WITHIN_NS:
+            until_ns = now_ns + SLICE_NS
+            while self.waiting:
+                self._next()
+                if self._clock() >= until_ns:
+                    break
+        if self.waiting:
+            self._look_in(_NEXT_LOOK_S)

@@ -1,0 +1,86 @@
+"""What waits for a lull: done in its order, bounded in number and time, never lost, and in small pieces."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+
+import pytest
+
+from app.api.afterwards import LULL_NS, MOST, SLICE_NS, WITHIN_NS, Afterwards
+
+pytestmark = pytest.mark.anyio
+
+
+class Clock:
+    """Stands still, but for what a test lets pass."""
+
+    def __init__(self) -> None:
+        self.now_ns = WITHIN_NS
+
+    def __call__(self) -> int:
+        return self.now_ns
+
+
+async def test_what_is_added_is_done_in_its_order_without_being_asked_for() -> None:
+    after, done = Afterwards(), list[int]()
+    everything = asyncio.Event()
+    for number in range(20):
+        after.add(functools.partial(done.append, number))
+    assert done == []
+    after.add(everything.set)
+    await asyncio.wait_for(everything.wait(), 30)
+    assert done == list(range(20))
+
+
+async def test_draining_does_all_at_once_and_a_piece_that_fails_stops_none() -> None:
+    after, done = Afterwards(), list[int]()
+    after.add(functools.partial(done.append, 1))
+    after.add(functools.partial(int, "no number"))
+    after.add(functools.partial(done.append, 2))
+    after.drain()
+    assert (done, len(after.waiting)) == ([1, 2], 0)
+
+
+async def test_no_more_than_so_many_wait() -> None:
+    after, done = Afterwards(), list[int]()
+    for number in range(MOST + 10):
+        after.add(functools.partial(done.append, number))
+    assert done == list(range(10))
+    after.drain()
+    assert done == list(range(MOST + 10))
+
+
+async def test_it_waits_while_requests_come_but_not_for_ever() -> None:
+    clock, done = Clock(), list[int]()
+    after = Afterwards(clock)
+    after.add(functools.partial(done.append, 1))
+    after.stirred_ns = clock.now_ns
+    clock.now_ns += LULL_NS - 1
+    after._look()
+    assert done == []
+    clock.now_ns += 1
+    after._look()
+    assert done == [1]
+    after.add(functools.partial(done.append, 2))
+    clock.now_ns += WITHIN_NS
+    after.stirred_ns = clock.now_ns
+    after._look()
+    assert done == [1, 2]
+
+
+async def test_a_look_takes_no_longer_than_its_slice() -> None:
+    clock, done = Clock(), list[int]()
+    after = Afterwards(clock)
+
+    def work(number: int) -> None:
+        done.append(number)
+        clock.now_ns += SLICE_NS // 3
+
+    for number in range(7):
+        after.add(functools.partial(work, number))
+    clock.now_ns += LULL_NS
+    after._look()
+    assert done == [0, 1, 2]
+    after.drain()
+    assert done == list(range(7))
