@@ -24,7 +24,7 @@ from app.bootstrap_jobs import open_jobs
 from app.bootstrap_meaning import open_meaning
 from app.bootstrap_redis import open_redis, share, share_health, share_outputs, share_runs
 from app.bootstrap_router import open_router, router_of
-from app.bootstrap_state import connections_of_all, show_state
+from app.bootstrap_state import connections_of_all, open_lessons, show_state
 from app.bootstrap_telemetry import degrade, open_telemetry
 from app.cache.coalesce import Flights
 from app.cache.exact import ExactCache
@@ -174,6 +174,10 @@ async def _agents(settings: Settings, gateway: Gateway, stack: AsyncExitStack) -
     gateway.tools = configured(settings)
     stack.push_async_callback(gateway.tools.aclose)
     stack.push_async_callback(gateway.speculation.aclose)
+    if settings.agents:
+        lessons = open_lessons(settings, gateway)
+        stack.push_async_callback(lessons.aclose)
+        await _run_beside(stack, lessons.run(), "lessons")
     await gateway.tools.start()
 
 
@@ -199,6 +203,7 @@ def _agent(agent: AgentSettings, settings: Settings) -> Agent:
         speculate=agent.speculation.enabled,
         value_usd_per_s=agent.speculation.value_usd_per_s,
         max_waste_share=agent.speculation.max_waste_share,
+        remember=agent.speculation.remember,
     )
 
 

@@ -1,18 +1,25 @@
 """The part of the composition root that shows how things stand: what a scrape reads, and nobody pays for
-between scrapes.
+between scrapes; and that keeps what agents learned.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import structlog
+
+from app.operator_access import seal_of
 from app.pipeline.gated import Gated
 from app.pipeline.gateway import Gateway
+from app.pipeline.lessons import Lessons
 from app.pipeline.speculation import ToolStatistics
 from app.pipeline.turn import AUTO
 from app.ports import Provider
 from app.providers.wire import WireProvider
 from app.routing.breaker import STATES
+from app.settings import Settings
+from app.stores.lesson_file import LessonFile
 from app.telemetry.state_metrics import StateMetrics
 from app.upstream.origin import PoolStats
 
@@ -26,6 +33,16 @@ def show_state(gateway: Gateway, metrics: StateMetrics) -> None:
     metrics.follow(lambda told: _connections(gateway, told))
     metrics.follow(lambda told: _routes(gateway, told))
     metrics.follow(lambda told: _tools(gateway, told))
+
+
+def open_lessons(settings: Settings, gateway: Gateway) -> Lessons:
+    """What runs teach speculation, kept under the data directory and shared by a host's workers."""
+    file = LessonFile(
+        Path(settings.state.data_dir) / "speculation",
+        lambda why: structlog.get_logger().warning("speculation_lessons", reason=why),
+        seal_of(settings),
+    )
+    return Lessons(gateway.speculation, file)
 
 
 def connections_of(provider: Provider) -> PoolStats | None:

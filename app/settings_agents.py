@@ -169,6 +169,11 @@ class SpeculationSettings(Section):
     """
     max_waste_share: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Calls started in vain, at most, per call that the model made."""
+    remember: bool = True
+    """Whether what runs teach (the user's words, calls and their results) is kept under
+    `state.data_dir`, sealed where there are `state.encryption_keys`: for the workers of a host, and
+    for the next start.
+    """
 
 
 class SynthesisSettings(Section):

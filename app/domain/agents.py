@@ -55,6 +55,8 @@ class Agent:
     """What a second of a user's waiting is worth."""
     max_waste_share: float = 0.1
     """Calls started in vain, at most, per call that the model made."""
+    remember: bool = True
+    """What its runs teach speculation may be kept beyond this process."""
 
 
 @dataclass(frozen=True, slots=True)

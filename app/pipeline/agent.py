@@ -189,7 +189,9 @@ class AgentRun:
         if tools is None or not offered or not agent.speculate:
             return nullcontext()
         caller = ToolCaller(self.turn.tenant, self.turn.user)
-        policy = Policy(agent.speculate, agent.value_usd_per_s, agent.max_waste_share)
+        policy = Policy(
+            agent.speculate, agent.value_usd_per_s, agent.max_waste_share, agent.remember
+        )
         return Drafts(self.gateway.speculation, policy, tools, caller, agent=agent.name)
 
     def scene(self) -> Scene:

@@ -21,12 +21,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
+from uuid import uuid4
 
 from app.domain.chat import Json
 from app.domain.plan import Node, Outcome
 from app.domain.speculation import LEAST_P, Patterns, Prediction, key_of
 from app.domain.tools import ToolCaller, ToolResult, ToolSpec
 from app.errors import ToolError
+from app.learn.lessons import Chosen, Lesson
 from app.learn.next_calls import Foreseen, Known, Point
 from app.learn.said import Made, Scene
 from app.pipeline.fanout import Fanout
@@ -85,6 +87,8 @@ class Drafts:
         self._changes: set[str] = set()
         self._schemas: dict[str, Json] = {}
         self._points: list[tuple[Point, int]] = []
+        self._stages: list[tuple[str, str]] = []
+        self._known: list[Known] = []
         self._turn: _ModelTurn | None = None
         self._fanout = Fanout(self._work, on_event=self._on_outcome)
         self._soon: asyncio.Handle | None = None
@@ -134,6 +138,8 @@ class Drafts:
             for name, each in offered.items()
             if may_ever_fire(each.spec)
         ]
+        self._known = known
+        self._stages.append((stage, text))
         self._schemas |= {name: each.spec.parameters for name, each in offered.items()}
         point = self._habits.foresee(scene(), known)
         self._points.append((point, made))
@@ -278,3 +284,28 @@ class Drafts:
         for foreseen, right in judged:
             self._judge(foreseen.tool, foreseen.p, right=right)
         self._speculation.refit(self._habits)
+        keep = self._speculation.on_lesson
+        if keep is not None and self._policy.remember:
+            keep(self._lesson())
+
+    def _lesson(self) -> Lesson:
+        """What this run teaches; its model's turns as far as something could be foreseen in them."""
+        scene, first = self._points[0][0].scene, self._points[0][1]
+        ends = [*(at for _, at in self._points[1:]), len(self._made)]
+        turns = [
+            Chosen(stage, text, tuple(self._made[at:end]))
+            for (stage, text), (_, at), end in zip(self._stages, self._points, ends, strict=True)
+        ]
+        return Lesson(
+            lesson_id=uuid4().hex,
+            tenant=self._caller.tenant,
+            agent=self._agent,
+            said=scene.said,
+            earlier=scene.earlier,
+            before=(*scene.before, *self._made[:first]),
+            turns=tuple(turns),
+            tools=tuple(self._known),
+            schemas=self._schemas,
+            changes=tuple(sorted(self._changes)),
+            share=self._policy.max_waste_share,
+        )

@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from app.domain.speculation import LEAST_TRIES, Patterns, Prediction, WasteBudget, pays
 from app.domain.tools import ToolSpec
+from app.learn.lessons import Lesson
 from app.learn.next_calls import Floats, Foreseen, NextCalls
 
 _FORGET = 0.2
@@ -81,6 +82,8 @@ class Policy:
     value_usd_per_s: float = 0.002
     max_waste_share: float = 0.1
     """Wasted calls per call that was made, 0 to 1."""
+    remember: bool = True
+    """What runs teach may be kept beyond this process."""
 
 
 @dataclass(slots=True)
@@ -95,6 +98,8 @@ class Speculation:
     tools: dict[str, ToolStatistics] = field(default_factory=dict)
     decide_s: dict[str, float] = field(default_factory=dict)
     """Moving mean, by agent, of the time until the model has made a call."""
+    on_lesson: Callable[[Lesson], object] | None = None
+    """Takes what a run taught, to keep it; None: it is not kept."""
     _fitting: dict[int, asyncio.Future[Floats | None]] = field(default_factory=dict)
 
     def of_tool(self, name: str) -> ToolStatistics:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 
 import httpx
 import pytest
@@ -101,3 +102,52 @@ async def test_without_the_flags_nothing_is_ever_started_early() -> None:
             await chat(gateway.url, f"INC-{number}")
         assert gateway.context.edge.gateway.speculation.of_tool("get").fired == 0
         assert gateway.context.edge.gateway.speculation.of_tool("get").predictions > 0
+
+
+@pytest.mark.parametrize("remember", [True, False])
+async def test_what_was_learned_outlives_the_gateway_unless_it_may_not_be_kept(
+    tmp_path: Path,
+    remember: bool,
+) -> None:
+    """The first question of a restarted gateway, about a ticket that nobody has named before."""
+    early = asyncio.Event()
+
+    async def get(asked: Asked) -> None:
+        early.set()
+        await asyncio.sleep(0.02)  # what would be hidden: a tool that takes no time is not worth it
+        await asked.answer({})
+
+    async def model_turn(speaking: Speaking) -> None:
+        last = speaking.body["messages"][-1]
+        if last["role"] == "tool":
+            await answers(speaking)
+            return
+        await asyncio.sleep(0.02)
+        arguments = json.dumps({"id": str(last["content"]).rsplit(maxsplit=1)[-1]})
+        await speaking.call(0, "get", arguments)
+        await speaking.finish("tool_calls")
+
+    async with tool_server({"/get/": get}) as tools, scripted_model(model_turn) as model:
+        more = {"speculation": {"remember": remember}}
+        values = agent(model.url, [tool("get", tools.url)], **more)
+        values["state"] = {"data_dir": str(tmp_path)}
+        async with running_gateway(values) as gateway:
+            learned = gateway.context.edge.gateway.speculation
+            for number in range(6):
+                await chat(gateway.url, f"what of INC-{number}")
+            async with asyncio.timeout(PATIENCE_S):
+                while sum(each.turns for each in learned.habits.values()) < 6:  # noqa: ASYNC110 - learned behind the answer
+                    await asyncio.sleep(0.01)
+        file = tmp_path / "speculation" / "lessons.jsonl"
+        assert file.exists() is remember
+        if not remember:
+            return
+        assert len(file.read_bytes().splitlines()) == 6
+        async with running_gateway(values) as gateway:
+            learned = gateway.context.edge.gateway.speculation
+            async with asyncio.timeout(PATIENCE_S):
+                while not learned.habits:  # noqa: ASYNC110 - restored beside the first requests
+                    await asyncio.sleep(0.01)
+            stages = learned.patterns.values()
+            known = [found for each in stages for found in each.predict("and INC-77?", ["get"])]
+            assert max(each.p for each in known if each.arguments == {"id": "INC-77"}) > 0.5
