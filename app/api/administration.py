@@ -28,6 +28,7 @@ from app.api.bodies import Bodies
 from app.api.body_limit import BodyLimit
 from app.api.cross_origin import CrossOrigin
 from app.api.inference import read_headers
+from app.api.problems import REQUEST_ID
 from app.api.reading import request_id_of
 from app.api.siblings import Siblings
 
@@ -93,6 +94,7 @@ class Admin:
             return
         found, _ = read_headers(scope["headers"])
         request_id = request_id_of(found.get(b"x-request-id")).encode("ascii")
+        scope[REQUEST_ID] = request_id.decode()
         console = scope["path"] == "/" or scope["path"].startswith("/console/")
 
         async def add(message: Message) -> None:

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from app.api.auth import Caller
 from app.api.context import AsCaller, Context, InContext
-from app.domain.chat import Dialect
+from app.api.problems import asks_anthropic
 from app.errors import NotFound
 from app.pipeline.turn import AUTO
 
@@ -23,7 +23,7 @@ _CREATED_S = 1_760_000_000
 async def models(context: InContext, caller: AsCaller, request: Request) -> Response:
     """List the configured models, ``auto`` and each ``agent/<name>``."""
     names = [name for name in _names(context) if _may_ask(caller, name)]
-    if "anthropic-version" in request.headers:
+    if asks_anthropic(request):
         data = [_anthropic(name) for name in names]
         page = {"data": data, "has_more": False, "first_id": names[0] if names else None}
         page["last_id"] = names[-1] if names else None
@@ -34,15 +34,12 @@ async def models(context: InContext, caller: AsCaller, request: Request) -> Resp
 @router.get("/v1/models/{model_id:path}")
 async def model(context: InContext, caller: AsCaller, request: Request, model_id: str) -> Response:
     """Describe one model; an unknown name is the dialect's own 404."""
-    anthropic = "anthropic-version" in request.headers
     if model_id not in set(_names(context)) or not _may_ask(caller, model_id):
-        error = NotFound(
-            f"the model {model_id[:80]!r} is not configured", code="model_not_found", param="model"
-        )
-        codec = context.edge.gateway.codecs[Dialect.MESSAGES if anthropic else Dialect.CHAT]
-        body = codec.write_error(error, request.headers.get("x-request-id", ""))
-        return Response(body, error.status, media_type="application/json")
-    return JSONResponse(_anthropic(model_id) if anthropic else _openai(context, model_id))
+        message = f"the model {model_id[:80]!r} is not configured"
+        raise NotFound(message, code="model_not_found", param="model")
+    return JSONResponse(
+        _anthropic(model_id) if asks_anthropic(request) else _openai(context, model_id)
+    )
 
 
 def _may_ask(caller: Caller, name: str) -> bool:

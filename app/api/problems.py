@@ -1,4 +1,7 @@
-"""Errors of the administrative endpoints as RFC 9457 problem details; the one place where they are mapped."""
+"""Errors of the administrative endpoints as RFC 9457 problem details; the one place where they are mapped.
+
+The list of models is FastAPI's too, but the vendors' clients ask for it: its errors have their form.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,21 @@ from http import HTTPStatus
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
+from app.api.context import context_of
 from app.api.response import retry_after
-from app.errors import GatewayError
+from app.domain.chat import Dialect
+from app.errors import GatewayError, MethodNotAllowed
 
 _log = logging.getLogger("slipstream.api")
 _TYPE = "application/problem+json"
 _UNPROCESSABLE = 422
 _NOT_FOUND = 404
+_WRONG_VERB = 405
+_MODELS = ("/v1/models", "/v1/models/")
+REQUEST_ID = "slipstream.request_id"
+"""Under which the request's scope holds its id."""
 
 
 def install(app: FastAPI) -> None:
@@ -42,21 +51,45 @@ def problem(
     return JSONResponse(body, status, headers, media_type=_TYPE)
 
 
-async def _gateway_error(_: Request, error: Exception) -> JSONResponse:
+async def _gateway_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, GatewayError):
         raise error
-    return refusal(error)
+    return _in_dialect(request, error) if _of_models(request) else refusal(error)
+
+
+def asks_anthropic(request: Request) -> bool:
+    """Whether a list of models is wanted in Anthropic's form."""
+    return "anthropic-version" in request.headers
+
+
+def _of_models(request: Request) -> bool:
+    path = request.url.path
+    return path == _MODELS[0] or path.startswith(_MODELS[1])
+
+
+def _in_dialect(
+    request: Request, error: GatewayError, headers: dict[str, str] | None = None
+) -> Response:
+    """``error`` as the vendor's own API would say it."""
+    anthropic = asks_anthropic(request)
+    codec = context_of(request).edge.gateway.codecs[Dialect.MESSAGES if anthropic else Dialect.CHAT]
+    body = codec.write_error(error, request.scope.get(REQUEST_ID, ""))
+    when = _when(error) | (headers or {})
+    return Response(body, error.status, when, media_type="application/json")
+
+
+def _when(error: GatewayError) -> dict[str, str]:
+    line = retry_after(error).decode()
+    return {"retry-after": line.partition(": ")[2].strip()} if line else {}
 
 
 def refusal(error: GatewayError) -> JSONResponse:
     """The problem document of ``error``."""
-    line = retry_after(error).decode()
-    headers = {"retry-after": line.partition(": ")[2].strip()} if line else None
     return problem(
         error.status,
         error.code,
         error.message,
-        headers,
+        _when(error),
         **({"param": error.param} if error.param else {}),
     )
 
@@ -72,9 +105,12 @@ async def _invalid(_: Request, error: Exception) -> JSONResponse:
     return problem(_UNPROCESSABLE, "invalid_request", detail, errors=faults)
 
 
-async def _http_error(request: Request, error: Exception) -> JSONResponse:
+async def _http_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
+    if error.status_code == _WRONG_VERB and _of_models(request):
+        wrong = MethodNotAllowed("the list of models is read with GET")
+        return _in_dialect(request, wrong, dict(error.headers or {}))
     detail = str(error.detail)
     if error.status_code == _NOT_FOUND:
         detail = f"there is nothing at {request.url.path[:200]}: /openapi.json lists what there is"

@@ -171,6 +171,34 @@ async def test_where_keys_are_required_a_stranger_is_refused_in_the_dialects_for
         assert {trace["tenant"] for trace in seen} == {"one"}
 
 
+@pytest.mark.parametrize("anthropic_form", [False, True])
+async def test_what_goes_wrong_with_the_list_of_models_is_told_in_the_vendors_form(
+    upstream, anthropic_form
+):
+    """As that of the endpoints beside it: an unknown name, a wrong key, a limit, another verb."""
+    version = {"anthropic-version": "2023-06-01"} if anthropic_form else {}
+    two = {"x-api-key": "gw-two", **version}
+    async with (
+        running_gateway(configuration(upstream.base_url, auth=AUTH)) as running,
+        httpx2.AsyncClient(verify=NO_TLS, base_url=running.url) as http,
+    ):
+        wrong = [await http.get("/v1/models", headers=version)]
+        wrong += [await http.put("/v1/models/small", headers=two)]
+        wrong += [await http.get("/v1/models/none", headers=two) for _ in range(3)]
+        assert [reply.status_code for reply in wrong] == [401, 405, 404, 404, 429]
+        assert wrong[1].headers["allow"] == "GET"
+        assert int(wrong[-1].headers["retry-after"]) >= 1
+        for reply in wrong:
+            assert reply.headers["content-type"] == "application/json"
+            said = reply.json()
+            assert said["error"]["code"]
+            if anthropic_form:
+                assert said["type"] == "error"
+                assert said["request_id"] == reply.headers["x-request-id"]
+            else:
+                assert set(said["error"]) == {"message", "type", "param", "code"}
+
+
 async def test_the_official_packages_raise_their_own_authentication_error(upstream):
     async with (
         running_gateway(configuration(upstream.base_url, auth=AUTH)) as running,
