@@ -20,7 +20,9 @@ When answers change. Labels tell of it (`bound.Drift`), and when it began. From 
 on, only answers that a model has given again since then are served; every other would-be hit is
 asked of the model. An alarm makes that lasting: what was kept before is left out until it is
 confirmed, old labels go, and the next would-be hits must earn their trust one by one (``careful``).
-A second alarm closes the route.
+A second alarm closes the route. What a question means has not changed with its answer: where a fresh
+answer to nearly the same question differs from a doubted one, the doubted group has become the fresh
+one (``became``), and all that was kept of it speaks for the new answer, though none of it is served.
 
 Randomness (which would-be hits are audited) comes from the `rng` handed in; nothing here reads a
 clock. `app.cache.route_archive` writes a state to bytes and back.
@@ -29,6 +31,7 @@ clock. `app.cache.route_archive` writes a state to bytes and back.
 from __future__ import annotations
 
 import copy
+import math
 from collections import deque
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
@@ -68,12 +71,14 @@ _MOST_CONFIRMED: Final = 4_000
 # Measured: at 2 a change of half the answers costs a quarter of the wrong hits that it costs at 3. The
 # whole of what is done about changes costs a steady route 0 to 2 % of its hits at 5 %, 7 to 14 % below.
 _SUSPICION: Final = 2.0
-_WATCHED_SHARE: Final = 0.25  # of would-be hits audited while there is suspicion or after an alarm
+_WATCHED_SHARE: Final = 0.1  # of would-be hits audited while there is suspicion or after an alarm
 _LIKELY: Final = 0.5  # from here on a label says something of a change
-# Hits that may be served without such a label between them, for each 1 % of wrong hits per request that
-# is promised: where nearly everything is a hit, nothing else would tell of a change.
-_UNSEEN: Final = 4
-_EARNED: Final = 8  # would-be hits in a row that must be found right after an alarm
+# Hits that may be served without such a label between them, where 1 % of wrong hits per request is promised
+# (more by the root of what is promised): where nearly everything is a hit, nothing else would tell of a
+# change. Measured at 1 %: 3 costs a steady route no hits against 4, 2 costs a seventh.
+_UNSEEN: Final = 3
+_SAME_QUESTION: Final = 0.85  # from here on another answer means that the answer has changed
+_EARNED: Final = 4  # would-be hits in a row that must be found right after an alarm
 _GROWTH: Final = 2.0  # refit when the labels have grown by this factor,
 _YOUNG: Final = 400  # while there are fewer than these, and from then on
 _LATE_GROWTH: Final = 3.0  # by this, as a fit then costs more and gains less,
@@ -109,7 +114,8 @@ class Decision:
     `probability`: calibrated chance that the best candidate's answer is right, 0 without one.
     `bound`: upper confidence bound of the share of wrong hits at the threshold in force, 1 without.
     `audit`: it would have been a hit; ask the model all the same and `learn` from it. `reach`:
-    calibrated chance that one of `offered`, the candidates' answers, is right.
+    calibrated chance that one of `offered`, the candidates' answers, is right. `alike`: what
+    `probability` would be had no answer changed since the candidate's was kept.
     """
 
     serve: bool
@@ -121,6 +127,7 @@ class Decision:
     reasons: tuple[str, ...]
     reach: float = 0.0
     offered: tuple[str, ...] = ()
+    alike: float = 0.0
 
 
 @dataclass(slots=True)
@@ -157,6 +164,8 @@ class RouteState:
     careful: bool = False  # since an alarm, until new labels certify a threshold
     earning: int = 0  # would-be hits that must still be found right before one is served
     unseen: int = 0  # hits served since the last label that would have told of a change
+    # What the answers that changed were found to have become: group to group.
+    became: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.verifier = RouteVerifier(Rareness({}, 0), self.prior)
@@ -192,7 +201,8 @@ class RouteState:
         candidate = decision.candidate
         if candidate is None:
             return False
-        agreed = candidate.answer == answer
+        agreed = self.now(candidate.answer) == answer
+        self._replace(candidate, answer, decision.alike)
         if decision.audit:
             self._record(candidate.entry, agreed=agreed)
             self.audited += 1
@@ -231,6 +241,25 @@ class RouteState:
     def fresh(self, candidate: CandidateView, since_s: float) -> bool:
         """Whether a model gave the candidate's answer after ``since_s``."""
         return candidate.kept_s > since_s or self.confirmed.get(candidate.answer, -1.0) > since_s
+
+    def now(self, answer: str) -> str:
+        """The group that ``answer`` has become, itself where nothing is known of a change."""
+        return self.became.get(answer) or answer
+
+    def _replace(self, candidate: CandidateView, answer: str, alike: float) -> None:
+        """Note what a doubted answer has become, where a fresh one to nearly the same question says so."""
+        self.became.pop(answer, None)  # it is given again
+        if alike < _SAME_QUESTION or candidate.answer == answer:
+            return
+        suspicious = self.drift.evidence >= _SUSPICION
+        doubted_s = max(self.trusted_from_s, self.drift.since_s if suspicious else -1.0)
+        if self.fresh(candidate, doubted_s):
+            return
+        known = self.became.setdefault(candidate.answer, answer)
+        if known != answer:  # more than one answer by now: it is not known which
+            self.became[candidate.answer] = ""
+        if len(self.became) > _MOST_CONFIRMED:
+            del self.became[next(iter(self.became))]
 
     def _confirm(self, answer: str, at_s: float) -> None:
         self.confirmed.pop(answer, None)
@@ -315,6 +344,7 @@ class RouteState:
         made.biased = deque(self.biased, maxlen=self.biased.maxlen)
         made.entries = {name: copy.copy(record) for name, record in self.entries.items()}
         made.denied, made.confirmed = dict(self.denied), dict(self.confirmed)
+        made.became = dict(self.became)
         drift = self.drift
         made.drift = replace(drift, wealth=[*drift.wealth], began_s=[*drift.began_s])
         return made
@@ -345,14 +375,18 @@ def decide(
         near = [c for c in near if _denial(query, c.answer) not in state.denied]
     if not near:
         return _miss(None, ("nothing similar is stored",))
+    answers = [state.now(c.answer) for c in near]
     scored = state.verifier.score(
-        query.view, [c.view for c in near], [c.cosine for c in near], [c.answer for c in near]
+        query.view, [c.view for c in near], [c.cosine for c in near], answers
     )
     allowed = [i for i, s in enumerate(scored) if not s.differences.vetoes]
     if not allowed:
         made = _vetoed(near, scored)
     else:
         best = max(allowed, key=lambda i: scored[i].probability)
+        if answers[best] != near[best].answer:  # what is known to have changed speaks for the new
+            given = [i for i in allowed if near[i].answer == answers[best]]
+            best = max(given, key=lambda i: scored[i].probability, default=best)
         made = _weigh(near[best], scored[best], state, rng)
     if made.serve or state.reach is None:
         return made
@@ -377,6 +411,7 @@ def _miss(
         probability=chance,
         bound=bound,
         reasons=reasons,
+        alike=chance,
     )
 
 
@@ -404,7 +439,8 @@ def _weigh(candidate: CandidateView, scored: Scored, state: RouteState, rng: Ran
         # What was kept before a change stays a candidate, of no known chance: without it, one of
         # another meaning would look better than it is.
         known = chance if state.fresh(candidate, state.trusted_from_s) else 0.0
-        return _miss(candidate, (refused, *notes), score, known, bound)
+        made = _miss(candidate, (refused, *notes), score, chance, bound)
+        return replace(made, probability=known)
     why = (
         f"score {score:.3f} >= {threshold.score:.3f}: of {threshold.hits} labelled questions that"
         f" scored so, {threshold.wrong} had another answer (wrong per hit <= {bound:.3f}, wrong"
@@ -439,7 +475,7 @@ def _audit_share(candidate: CandidateView, state: RouteState) -> float:
     """The chance that this would-be hit is asked of the model all the same."""
     suspicious = state.drift.evidence >= _SUSPICION
     doubted = state.careful or not state.fresh(candidate, state.drift.since_s)
-    unseen = state.unseen >= _UNSEEN * max(1.0, 100 * state.limits.per_request)
+    unseen = state.unseen >= _UNSEEN * math.sqrt(max(1.0, 100 * state.limits.per_request))
     if state.earning or unseen or (suspicious and doubted):
         return 1.0
     if suspicious or state.careful:

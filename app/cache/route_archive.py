@@ -76,6 +76,7 @@ def dump(state: RouteState, build_id: str) -> bytes:
         "entries": {k: [r.right, r.wrong] for k, r in state.entries.items()},
         "counters": {name: getattr(state, name) for name in _COUNTERS},
         "denied": list(state.denied),
+        "became": state.became,
         "rareness": verifier.rareness.to_json(),
         "unbiased": [[q.view.text, q.answer, q.at_s] for q in state.unbiased],
         "biased": [[q.view.text, q.answer, q.at_s] for q in state.biased],
@@ -127,6 +128,7 @@ def _restore(head: Mapping[str, object], arrays: Mapping[str, NDArray[np.generic
     )
     state.biased.extend(_questions(fields["biased"], arrays.get("biased_vectors"), counts=False))
     state.denied = {str(each): None for each in fields.get("denied", ())}
+    state.became = {str(k): str(v) for k, v in fields.get("became", {}).items()}
     rareness = Rareness.from_json(fields["rareness"])
     if "pair" in arrays:
         state.verifier = RouteVerifier(
