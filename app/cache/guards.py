@@ -31,6 +31,8 @@ _SWAPPABLE: Final = frozenset({"from", "to", "into", "before", "after", "by", "t
                                "about", "against", "toward", "towards"})  # fmt: skip
 _SHORT_WORD: Final = 3
 _PARTIES: Final = 2
+_SHORTEST_ROOT: Final = 5
+_ADJECTIVES: Final = ("an", "ian", "ean", "ese", "ish", "ic", "i", "ek", "ce", "ch")
 _ARTICLES: Final = frozenset({"a", "an", "the"})
 
 
@@ -290,16 +292,42 @@ def _is_typo(x: str, y: str) -> bool:
 
 
 def _names(a: TextView, b: TextView) -> Difference | None:
-    """Names differ; a misspelt name and one that the other side writes in small letters do not."""
-    only_a = {n for n in a.names - b.names if n not in b.words and n not in _bare(b)}
-    only_b = {n for n in b.names - a.names if n not in a.words and n not in _bare(a)}
-    only_a = {n for n in only_a if not any(_is_typo(n, w) for w in b.words)}
-    only_b = {n for n in only_b if not any(_is_typo(n, w) for w in a.words)}
+    """Names differ; one that the other side misspells, inflects or writes in small letters does not."""
+    if a.names == b.names:
+        return None
+    known_a, known_b = _known(a), _known(b)
+    only_a = {n for n in a.names - b.names if not _named(n, known_b)}
+    only_b = {n for n in b.names - a.names if not _named(n, known_a)}
+    initials = {(x, y) for x in only_a for y in only_b if 1 in (len(x), len(y)) and x[0] == y[0]}
+    only_a -= {x for x, _ in initials}
+    only_b -= {y for _, y in initials}
     return _sides("name", "name", frozenset(only_a), frozenset(only_b))
 
 
-def _bare(v: TextView) -> set[str]:
-    return {w.removesuffix("'s") for w in v.words}
+def _known(v: TextView) -> set[str]:
+    """Every word that could be a name, and the parts of those with a hyphen."""
+    words = {w.removesuffix("'s") for w in v.words}
+    return words.union(*(w.split("-") for w in words if "-" in w))
+
+
+def _named(name: str, words: set[str]) -> bool:
+    """Whether the name is among the words as it is, misspelt, in the plural, or as an adjective."""
+    if name in words or stem(name) in words or name + "s" in words:
+        return True
+    if "-" in name and words.issuperset(filter(None, name.split("-"))):
+        return True
+    return any(_is_typo(name, w) or _is_derived(name, w) for w in words)
+
+
+def _is_derived(x: str, y: str) -> bool:
+    """Whether one is the adjective of the other: Malaysia and Malaysian, Greece and Greek."""
+    short, long = sorted((x, y), key=len)
+    if len(short) < _SHORTEST_ROOT or not long.endswith(_ADJECTIVES):
+        return False
+    shared = 0
+    while shared < len(short) and short[shared] == long[shared]:
+        shared += 1
+    return shared >= len(short) - 1
 
 
 def compare(a: TextView, b: TextView) -> Differences:

@@ -142,7 +142,8 @@ def _number(word: str) -> str | None:
         return f"{value:g}"
     match = _PLAIN_NUMBER.match(word)
     if match is None:
-        return word if word[:1].isdigit() and not any(c.isalpha() for c in word) else None
+        bare = word.lstrip("$€£#")
+        return bare if bare[:1].isdigit() and not any(c.isalpha() for c in bare) else None
     suffix = match.group(2) or ""
     digits = match.group(1).replace(",", "")
     digits = f"{float(digits):g}" if len(digits) < 16 else digits  # noqa: PLR2004 - float64's digits
