@@ -28,12 +28,12 @@ from app.errors import GatewayError
 from app.pipeline.gateway import Gateway, Turn
 from app.pipeline.remember import keep
 from app.pipeline.turn import go_on
-from app.providers.wire import Begun, WireProvider, forwarded
+from app.providers.wire import Begin, Begun, WireProvider, forwarded
 from app.routing.gate import Gate
 from app.routing.load import Deployment
 from app.telemetry.few_spans import CacheAndUpstream
 from app.telemetry.timeline import Timeline, after_upstream
-from app.upstream import Exchange, Shape
+from app.upstream import Exchange, Shape, Timeouts
 from app.upstream.http1 import split_head
 
 if TYPE_CHECKING:
@@ -69,6 +69,10 @@ class Plan:
     stream_head: bytes
     """Likewise a streamed one."""
     wire: WireProvider
+    send: Begin
+    start: bytes
+    """How a request to the upstream begins."""
+    within: Timeouts
     least_bytes: int
     """From here on the prompt's cache is something to think about."""
     kinds: dict[tuple[bool, str], tuple[object, ...]]
@@ -122,7 +126,10 @@ class Asked(keep):
         gateway = self._gateway
         self._way.edge.in_flight.now += 1
         gateway.retry_budget.deposit()
-        gateway.load.begin(self._plan.model.name)
+        deployment = self._plan.deployment
+        deployment.in_flight += 1
+        if deployment.breaker.failures:  # as Load.begin, without a call of it
+            deployment.breaker.begin()
         gateway.flights.lead(self.key, self)
         if not self._handed_over:  # as when it fails while it is written
             outlet = self._outlet
@@ -134,11 +141,7 @@ class Asked(keep):
     def answered(self, shape: Shape, data: bytes, head_bytes: int) -> None:
         """The answer has come whole."""
         try:
-            if (
-                not self._handed_over
-                and not self.followers
-                and self._answer(shape, data, head_bytes)
-            ):
+            if not (self._handed_over or self.followers) and self._answer(shape, data, head_bytes):
                 return
         except Exception as raised:  # noqa: BLE001 - the socket's callback is the process's edge
             _log.error("turn_failed", exc_info=raised, extra={"request_id": self._request_id})
@@ -198,7 +201,12 @@ class Asked(keep):
         way.edge.in_flight.now -= 1
         gateway.load.end_well(plan.deployment, first_s, upstream_s)
         plan.gate.leave_well(first_s if self.streamed else None, upstream_s)
-        gateway.flights.land(self.key, self, None)
+        if self.followers:
+            gateway.flights.land(self.key, self, None)
+        else:  # as land, without a call of it
+            self.done = True
+            if gateway.flights.running(self.key) is self:
+                gateway.flights.drop(self.key)
 
     def _keep(self, said: bytes, usage: Usage | None, finish: str, upstream_s: float) -> float:
         """Keep the answer. Says what it cost, in USD."""

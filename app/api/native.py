@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from app.api.eager_task import CurrentTask, EagerTask
+from app.upstream.request_head import LENGTHS, LENGTHS_KNOWN
 
 if TYPE_CHECKING:
     from app.api.protocol import GatewayProtocol
@@ -149,10 +150,10 @@ class NativeOutlet(RequestResponseCycle):
         ours, lines = protocol.server_head
         if ours is not protocol.server_state.default_headers or not keep_alive:
             lines = self._server_head()
+        size = len(body)
+        length = LENGTHS[size] if size < LENGTHS_KNOWN else b"content-length: %d\r\n" % size
         # One join: a format reads its template byte by byte.
-        transport.write(
-            b"".join((*head, b"content-length: %d\r\n" % len(body), lines, b"\r\n", body))
-        )
+        transport.write(b"".join((*head, length, lines, b"\r\n", body)))
         if self._news is not None:
             self._news.set()
         if not keep_alive and not self.more_body:

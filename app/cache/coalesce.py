@@ -161,6 +161,8 @@ class Flights:
         """The flight to join, by its key, if there is one."""
         self.lead: Callable[[bytes, Flight], None] = self._flights.__setitem__
         """Let others find a flight, by its key, from now on."""
+        self.drop: Callable[[bytes], None] = self._flights.__delitem__
+        """Let nobody find the flight of a key any more."""
 
     def __len__(self) -> int:
         """How many calls can be joined now."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -47,6 +47,10 @@ _TELLING = re.compile(rb"\n(?:x-ratelimit-|anthropic-|openai-|retry-after-ms|req
 """Whether a head in lower case may hold a header that is forwarded: most local servers' hold none."""
 _MOST_SHAPES = 256
 _NO_SUCH_PATH = frozenset({404, 405, 501})
+
+
+Begin = Callable[[bytes, bytes, Timeouts, bytes, Listener | None], Exchange | None]
+"""``Pool.begin``, of one pool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,16 +176,16 @@ class WireProvider:
         """Whether every request has ``header``."""
         return header in self._head
 
-    def send(self, dialect: Dialect, body: bytes, listener: Listener) -> Exchange | None:
-        """Send ``body``, which is as this upstream reads it, if that takes no wait; ``listener`` hears more.
+    def sending(self, dialect: Dialect) -> tuple[Begin, bytes, Timeouts]:
+        """How a body that is as this upstream reads it is sent where that takes no wait, see ``Pool.begin``.
 
         For calls without a deadline or headers of their own; ``stream`` goes on with the exchange where
-        ``ModelCall.begun`` holds it. None: nothing was sent.
+        ``ModelCall.begun`` holds it.
         """
         start = self._starts.get(dialect)
         if start is None:
             start = self._starts[dialect] = self._pool.start_of(self._paths[dialect], self._head)
-        return self._pool.begin(start, body, self._timeouts, listener=listener)
+        return self._pool.begin, start, self._timeouts
 
     def without_secrets(self, failure: UpstreamError, events: Sequence[Event]) -> Sequence[Event]:
         """``events`` that told ``failure``, without what this upstream was sent to know us by; it as well."""

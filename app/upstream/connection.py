@@ -38,6 +38,7 @@ from app.errors import UpstreamClosed, UpstreamError, UpstreamProtocol, Upstream
 from app.upstream.exchange import Exchange
 from app.upstream.http1 import ResponseReader
 from app.upstream.known_heads import KnownHeads
+from app.upstream.request_head import LENGTHS, LENGTHS_KNOWN
 
 MAX_UNREAD_BYTES: Final = 256 * 1024
 """Unread response bytes beyond which reading from the socket pauses."""
@@ -147,7 +148,9 @@ class Connection(asyncio.Protocol):
         # uvloop writes at once: one call is one segment and one wake-up of the peer (5-17 us
         # saved).
         size = len(body)
-        if not size and method in _WITHOUT_BODY:
+        if 0 < size < LENGTHS_KNOWN:
+            self._write(b"".join((start, LENGTHS[size], b"\r\n", body)))
+        elif not size and method in _WITHOUT_BODY:
             self._write(start + b"\r\n")  # RFC 9110 section 8.6: no length where none is expected
         elif size <= ONE_WRITE_BYTES:
             self._write(b"%bcontent-length: %d\r\n\r\n%b" % (start, size, body))
@@ -268,7 +271,13 @@ class Connection(asyncio.Protocol):
             shape, end, length = known
             if length == len(data) - end and not shape.chunked:
                 self._exchange = None
-                exchange.whole(shape, data, end)
+                listener = exchange.listener
+                if listener is None:
+                    exchange.whole(shape, data, end)
+                else:  # as it does, without a call of it
+                    exchange.listener = exchange.conn = None
+                    exchange.ended_ns = now_ns
+                    listener.answered(shape, data, end)
                 self._let_go(now_ns)
                 return
             if shape.chunked:
