@@ -83,14 +83,14 @@ async def open_gateway(
     async with AsyncExitStack() as stack:
         models = {model.name: _model(model, settings) for model in settings.models}
         readiness = Readiness(simulated=simulated)
-        telemetry = open_telemetry(settings, models, readiness, stack)
+        telemetry = await open_telemetry(settings, models, readiness, stack)
         providers = {
             name: _gated(name, provider, telemetry.metrics)
             for name, provider in settings.providers.items()
         }
         for provider in providers.values():
             stack.push_async_callback(provider.aclose)
-        gateway = _gateway(settings, models, providers)
+        gateway = await _gateway(settings, models, providers)
         redis = await open_redis(settings, telemetry.metrics, readiness.degraded, stack)
         gateway.tracing = telemetry.spans is not None
         gateway.on_failure = telemetry.metrics.upstream_failed
@@ -119,9 +119,6 @@ async def open_gateway(
             bodies=bodies,
             answering=serve,
         )
-        gateway.classifier.classify(
-            PromptView("warm up")
-        )  # its first call compiles patterns: 10 ms
         shadow = open_router(settings, gateway, telemetry.metrics, stack)
         if shadow is not None:
             await _run_beside(stack, shadow.run(), "shadow")
@@ -212,6 +209,11 @@ async def _beside(stack: AsyncExitStack, pulse: Pulse) -> None:
     await _run_beside(stack, pulse.run(), "pulse")
 
 
+async def _breathe() -> None:
+    """Let the loop go on: at a reload an older gateway serves meanwhile."""
+    await asyncio.sleep(0)
+
+
 async def _run_beside(stack: AsyncExitStack, work: Coroutine[None, None, None], name: str) -> None:
     """Run ``work`` until the end."""
     task = asyncio.get_running_loop().create_task(work, name=name)
@@ -225,7 +227,7 @@ async def _run_beside(stack: AsyncExitStack, work: Coroutine[None, None, None], 
     await asyncio.sleep(0)  # its first look sets the coarse clock
 
 
-def _gateway(
+async def _gateway(
     settings: Settings, models: dict[str, Model], providers: dict[str, Provider]
 ) -> Gateway:
     exact = settings.cache.exact
@@ -235,13 +237,18 @@ def _gateway(
         fast_context_tokens=min(windows) if windows else None,
         fast_sees_images=any(model.abilities.images for model in fast),
     )
+    await _breathe()
     classifier = Classifier()
+    classifier.classify(PromptView("warm up"))  # its first call compiles patterns: 10 ms
+    await _breathe()
+    lanes = _lanes(settings)
+    await _breathe()
     return Gateway(
         models=models,
         tiers={tier: [m for m in models.values() if m.tier is tier] for tier in Tier},
         providers=providers,
         codecs=CODECS,
-        lanes=_lanes(settings),
+        lanes=lanes,
         skeletons=_skeletons(settings),
         exact=ExactCache(ttl_s=exact.ttl_s, max_bytes=exact.max_bytes) if exact.enabled else None,
         classifier=classifier,

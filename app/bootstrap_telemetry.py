@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
@@ -22,7 +23,7 @@ from app.telemetry.telemetry import Telemetry
 from app.telemetry.traces import TraceRing
 
 
-def open_telemetry(
+async def open_telemetry(
     settings: Settings, models: Mapping[str, Model], readiness: Readiness, stack: AsyncExitStack
 ) -> Telemetry:
     """Metrics, traces, ledger, log and spans, as the settings ask for; closed with ``stack``."""
@@ -48,14 +49,17 @@ def open_telemetry(
         telemetry.spans = spans = SpanSender(wanted.otlp_endpoint, __version__, on_lost=lost.inc)
         spans.start()
         stack.callback(spans.close)
-    _keep_ledger(settings, telemetry, readiness, stack)
+    await _keep_ledger(settings, telemetry, readiness, stack)
     return telemetry
 
 
-def _keep_ledger(
+async def _keep_ledger(
     settings: Settings, telemetry: Telemetry, readiness: Readiness, stack: AsyncExitStack
 ) -> None:
-    """Write the ledger to ``data_dir``, and go on from what it holds."""
+    """Write the ledger to ``data_dir``, and go on from what it holds.
+
+    Read in a thread: a day has millions of turns, and at a reload the gateway before serves meanwhile.
+    """
     days = settings.telemetry.ledger_days
     if not days:
         return
@@ -66,7 +70,7 @@ def _keep_ledger(
         on_lost=telemetry.metrics.ledger_lost.child().inc,
         on_fault=partial(degrade, readiness, "ledger"),
     )
-    telemetry.ledger.keep_in(book)
+    telemetry.ledger.keep_in(book, await asyncio.to_thread(book.start))
     stack.callback(book.close)
 
 

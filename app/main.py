@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app import __version__
 from app.api.cross_origin import CrossOrigin
 from app.api.draining import REFUSED, last_words, told_to_end
+from app.api.first_request import asked_first
 from app.api.openapi import describe_inference
 from app.domain.chat import Dialect
 
@@ -105,7 +106,8 @@ def create_app(
                 if siblings is not None:
                     context.readiness.refusal = siblings / REFUSED
                 with told_to_end(lambda: [context], lambda: settings.server.drain_s, siblings):
-                    yield
+                    async with asked_first(app):
+                        yield
                 context.readiness.draining = True
                 await last_words(context)
 

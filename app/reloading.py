@@ -19,12 +19,14 @@ import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 from starlette.types import Receive, Scope, Send
 
 from app.api.context import Context
 from app.api.draining import last_words, told_to_end
+from app.api.first_request import ask_first, asked_first
 from app.api.known_head import Endpoint
 from app.errors import GatewayError
 from app.main import SlipstreamApp, create_app
@@ -98,7 +100,8 @@ class Generations:
         reloading = asyncio.get_running_loop().create_task(self._reload(), name="reloading")
         with told_to_end(self._contexts, self._drain_s, None), _on_hup(self._asked.set):
             await send({"type": "lifespan.startup.complete"})
-            await receive()
+            async with asked_first(self._now.app):
+                await receive()
         reloading.cancel()
         with suppress(asyncio.CancelledError):
             await reloading
@@ -120,7 +123,9 @@ class Generations:
     async def _begin(self, settings: Settings) -> _Generation:
         """Build a gateway and wait until it is ready; raises what keeps it from being so."""
         encoder, self._encoder = self._encoder, None
-        app = create_app(settings, simulated=self._simulated, alone=True, encoder=encoder)
+        make = partial(create_app, settings, simulated=self._simulated, alone=True, encoder=encoder)
+        serving = self._now is not None  # and must not be kept from it
+        app = await asyncio.to_thread(make) if serving else make()
         loop = asyncio.get_running_loop()
         ready: asyncio.Future[None] = loop.create_future()
         end = asyncio.Event()
@@ -137,6 +142,8 @@ class Generations:
 
         task = loop.create_task(live(), name="gateway")
         await ready
+        if serving:
+            await ask_first(app)
         return _Generation(settings, app, app.state.context, end, task)
 
     async def _reload(self) -> None:

@@ -47,6 +47,9 @@ _BACKLOG = 4096
 _WORKER_UP_WITHIN_S = 30
 _NO_KEY = "none"
 _LOOK_AT_FILE_S = 1.0
+_SWITCH_S = 0.001
+"""For so long a thread (a reload's, the ledger's) may keep the interpreter from the event loop, which else
+waits for 5 ms, turn by turn."""
 _LOOK_FOR_SIMULATOR_S = 0.01
 _GATEWAY = ("app.reloading", "app.bootstrap", "app.api.administration", "app.api.agent")
 """What is loaded while the simulator comes up."""
@@ -251,10 +254,16 @@ def _worker_app(settings: Settings, *, simulated: bool, siblings: Path | None) -
     from app.main import create_app  # the gateway: loaded while the encoder is
 
     app = create_app(settings, simulated=simulated, siblings=siblings, encoder=encoder)
+    _settle()
+    return app
+
+
+def _settle() -> None:
+    """Keep what start-up made from the collector, and other threads from the loop."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
-    return app
+    sys.setswitchinterval(_SWITCH_S)
 
 
 def _lone_app(
@@ -278,9 +287,7 @@ def _lone_app(
     app = Generations(
         settings, read, simulated=simulated, on_swap=on_swap, say=say, encoder=encoder
     )
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
+    _settle()
     return app
 
 

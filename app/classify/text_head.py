@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
@@ -104,7 +105,8 @@ class TextHead:
             return cls(HashedLinear(weights, idf, archive["dense"], archive["bias"]))
 
     @classmethod
+    @cache
     def shipped(cls, name: str) -> TextHead:
-        """The table `name` that comes with the package: "lasting" or "tool_need"."""
+        """The table `name` that comes with the package, read once: "lasting" or "tool_need"."""
         path = files("app.classify").joinpath("artefacts", f"{name}.npz")
         return cls.from_bytes(path.read_bytes())

@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import math
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
@@ -127,8 +128,9 @@ class Topics:
             return cls._of_rows(names, archive["used"].astype(np.intp), archive["weights"], rest)
 
     @classmethod
+    @cache
     def shipped(cls) -> Topics:
-        """The table that comes with the package."""
+        """The table that comes with the package; read once, so that a reload does not stop for it."""
         return cls.from_bytes(
             files("app.classify").joinpath("artefacts", "topics.npz").read_bytes()
         )

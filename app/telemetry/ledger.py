@@ -27,7 +27,7 @@ from app.domain.models import Model
 from app.domain.turn_record import TurnRecord
 from app.domain.usage import Usage
 from app.telemetry.alike import Alike, alike
-from app.telemetry.ledger_book import LedgerBook, Saving
+from app.telemetry.ledger_book import LedgerBook, MinuteSums, Saving
 from app.telemetry.metrics import Metrics
 
 Technique = Literal[
@@ -158,9 +158,9 @@ class Ledger:
             if metrics is not None
         }
 
-    def keep_in(self, book: LedgerBook) -> None:
-        """Write every turn to ``book`` from now on, and go on from the last day that it holds."""
-        for held in book.start():
+    def keep_in(self, book: LedgerBook, last_day: Iterable[MinuteSums]) -> None:
+        """Write every turn to ``book`` from now on; go on from the last day, as its ``start`` gave it."""
+        for held in last_day:
             period = _Period(held.minute, held.turns, held.seconds, held.usd)
             for technique in TECHNIQUES:
                 if technique in held.saved:

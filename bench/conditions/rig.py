@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,14 +128,18 @@ def gateway(
     sections: Mapping[str, object] | None = None,
     *,
     env: Mapping[str, str] | None = None,
+    program: Sequence[str] = ("-m", "app"),
 ) -> Iterator[Server]:
-    """The gateway as `make bench` runs it, over ``upstream``, with ``sections`` replaced; it answers."""
+    """The gateway as `make bench` runs it, over ``upstream``, with ``sections`` replaced; it answers.
+
+    ``program``: what Python runs, before the command.
+    """
     values = yaml.safe_load(CONFIG.read_text())
     values.update(sections or {})
     config = folder / f"{name}.yaml"
     config.write_text(yaml.safe_dump(values))
     port, log = free_port(), folder / f"{name}.log"
-    argv = [sys.executable, "-m", "app", "serve", "--config", str(config), "--port", str(port)]
+    argv = [sys.executable, *program, "serve", "--config", str(config), "--port", str(port)]
     given = {
         "UPSTREAM_OPENAI": f"{upstream}/v1",
         "UPSTREAM_ANTHROPIC": upstream,

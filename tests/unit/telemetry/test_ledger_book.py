@@ -36,7 +36,7 @@ class Book:
             clock=lambda: now_s,
         )
         self.ledger = Ledger([SMALL, LARGE], clock=lambda: now_s)
-        self.ledger.keep_in(self.book)
+        self.ledger.keep_in(self.book, self.book.start())
 
     def rows(self) -> list[dict[str, str]]:
         """What the CSV says of all time."""
