@@ -90,7 +90,7 @@ async def open_gateway(
         }
         for provider in providers.values():
             stack.push_async_callback(provider.aclose)
-        gateway = await _gateway(settings, models, providers)
+        gateway = await _gateway_beside(settings, models, providers)
         redis = await open_redis(settings, telemetry.metrics, readiness.degraded, stack)
         gateway.tracing = telemetry.spans is not None
         gateway.on_failure = telemetry.metrics.upstream_failed
@@ -227,9 +227,26 @@ async def _run_beside(stack: AsyncExitStack, work: Coroutine[None, None, None], 
     await asyncio.sleep(0)  # its first look sets the coarse clock
 
 
-async def _gateway(
+async def _gateway_beside(
     settings: Settings, models: dict[str, Model], providers: dict[str, Provider]
 ) -> Gateway:
+    """The same in several turns of the loop."""
+    await _breathe()
+    classifier = Classifier()
+    classifier.classify(PromptView("warm up"))  # its first call compiles patterns: 10 ms
+    await _breathe()
+    lanes = _lanes(settings)
+    await _breathe()
+    return _gateway(settings, models, providers, (classifier, lanes))
+
+
+def _gateway(
+    settings: Settings,
+    models: dict[str, Model],
+    providers: dict[str, Provider],
+    made: tuple[Classifier, Lanes | None] | None = None,
+) -> Gateway:
+    """The gateway; ``made``: its classifier and its lanes, where they are made already."""
     exact = settings.cache.exact
     fast = [model for model in models.values() if model.tier is Tier.FAST]
     windows = [model.context_tokens for model in fast if model.context_tokens is not None]
@@ -237,12 +254,7 @@ async def _gateway(
         fast_context_tokens=min(windows) if windows else None,
         fast_sees_images=any(model.abilities.images for model in fast),
     )
-    await _breathe()
-    classifier = Classifier()
-    classifier.classify(PromptView("warm up"))  # its first call compiles patterns: 10 ms
-    await _breathe()
-    lanes = _lanes(settings)
-    await _breathe()
+    classifier, lanes = made or (Classifier(), _lanes(settings))
     return Gateway(
         models=models,
         tiers={tier: [m for m in models.values() if m.tier is tier] for tier in Tier},

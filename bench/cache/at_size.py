@@ -36,7 +36,7 @@ from bench import machine
 from bench.cache.__main__ import _files
 from bench.cache.data import SHARED, cache_dir, embedder, load_stream
 from bench.cache.decision_parts import NEAREST, parts
-from bench.cache.filled import NOISE, fill
+from bench.cache.filled import NOISE, Source, fill
 from bench.cache.policies import fit_shadow, prepared
 from bench.cache.trials import Shuffled
 from bench.figures import Figure, table
@@ -184,6 +184,11 @@ def main() -> int:
     state = prepared(fit_shadow(known, None), known, Limits.of(0.05), None)
     short = [q.view.text for q in part.questions[_LEARNED:] if len(q.view.words) <= _MOST_WORDS]
     texts = [f"{text} please" for text in short[: int(os.environ.get("ASKED", "1000"))]]
+    everything = [question.view.text for question in part.questions]
+    partition = asked_of("any").partition
+    source = Source(
+        part.name, everything, part.vectors, part.labels, partition, "t", "small", _ROUTE
+    )
     figures: list[Figure] = []
     for size in sizes:
         with ExitStack() as stack:
@@ -191,8 +196,7 @@ def main() -> int:
             folder = Path(kept) / str(size) if os.environ.get("KEPT") else Path(kept)
             folder.mkdir(parents=True, exist_ok=True)
             print(f"  filling {size:,}", file=sys.stderr, flush=True)
-            partition = asked_of("any").partition
-            filled_s = fill(folder, size, encoder, part, partition=partition, route=_ROUTE)
+            filled_s = fill(folder, size, encoder, source)
             seen = asyncio.run(_measure(folder, size, state.copy(), texts))
             figures += _figures(size, seen, filled_s)
             figures += parts(folder, size, encoder, state.copy(), [asked_of(t) for t in texts])

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,13 +23,33 @@ from app.domain.vectors import KeptQuestion
 from app.stores.edge import EdgeStore
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
     from app.stores.onnx_embedder import OnnxEmbedder
-    from bench.cache.trials import Shuffled
 
 NOISE = 0.03
 _ANSWER_CHARS = 400
 _BATCH = 1_000
 _NOTE = "filled.json"
+_KEPT_FOR_S = 30 * 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Embedded texts; `groups`: whose answers agree. They are kept as one partition's."""
+
+    name: str
+    texts: Sequence[str]
+    vectors: NDArray[np.float32]
+    groups: Sequence[str]
+    partition: str
+    tenant: str
+    model: str
+    route: str
+    answer: str = ""
+    """What every answer says; "": each group's own, as long as a short real one."""
 
 
 def opened(folder: Path, size: int, encoder: OnnxEmbedder) -> EdgeStore:
@@ -37,43 +59,45 @@ def opened(folder: Path, size: int, encoder: OnnxEmbedder) -> EdgeStore:
     )
 
 
-def fill(
-    folder: Path, size: int, encoder: OnnxEmbedder, part: Shuffled, *, partition: str, route: str
-) -> float:
+def fill(folder: Path, size: int, encoder: OnnxEmbedder, source: Source) -> float:
     """Fill and merge; seconds. 0 where ``folder`` was filled so before."""
-    wanted = {"size": size, "build": encoder.build_id, "stream": part.name, "partition": partition}
+    wanted = {"size": size, "build": encoder.build_id, "stream": source.name,
+              "partition": source.partition}  # fmt: skip
     note = folder / _NOTE
     if note.is_file() and json.loads(note.read_text()) == wanted:
         return 0.0
     begun_s = time.perf_counter()
     store = opened(folder, size, encoder)
     rng = np.random.default_rng(0)
-    own = len(part.questions)
-    bodies: dict[str, str] = {}
-    ends_s = time.time() + 30 * 86_400
     for start in range(0, size, _BATCH):
-        numbers = np.arange(start, min(size, start + _BATCH))
-        vectors = part.vectors[numbers % own].astype(np.float64)
-        moved = numbers >= own
-        vectors[moved] += rng.normal(scale=NOISE, size=(int(moved.sum()), vectors.shape[1]))
-        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
-        packed = vectors.astype("<f4")
-        items = []
-        for number, vector in zip(numbers.tolist(), packed, strict=True):
-            at = number % own
-            group = part.labels[at]
-            body = bodies.get(group) or bodies.setdefault(group, _body(group, route))
-            text = part.questions[at].view.text
-            items.append((KeptQuestion(f"{number:032x}", partition, "t", "small", (), 1.0, ends_s,
-                                       text, body), vector.tobytes()))  # fmt: skip
-        store.keep(items)
+        store.keep(_batch(source, range(start, min(size, start + _BATCH)), rng))
     store.tend()
     store.close()
     note.write_text(json.dumps(wanted))
     return time.perf_counter() - begun_s
 
 
-def _body(group: str, route: str) -> str:
-    text = (f"The answer of {group}. " * _ANSWER_CHARS)[:_ANSWER_CHARS]
-    answer = KeptAnswer(group, text, "stop", "bench", "small", "bench", route)
+def _batch(
+    source: Source, numbers: range, rng: np.random.Generator
+) -> list[tuple[KeptQuestion, bytes]]:
+    own, places = len(source.texts), np.array(numbers)
+    vectors = source.vectors[places % own].astype(np.float64)
+    moved = places >= own
+    vectors[moved] += rng.normal(scale=NOISE, size=(int(moved.sum()), vectors.shape[1]))
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+    packed, ends_s = vectors.astype("<f4"), time.time() + _KEPT_FOR_S
+    kept = []
+    for number, vector in zip(numbers, packed, strict=True):
+        text, group = source.texts[number % own], source.groups[number % own]
+        body = _body(group, source.route, source.answer)
+        question = KeptQuestion(f"{number:032x}", source.partition, source.tenant, source.model, (), 1.0,
+                                ends_s, text, body)  # fmt: skip
+        kept.append((question, vector.tobytes()))
+    return kept
+
+
+@lru_cache(maxsize=4_096)
+def _body(group: str, route: str, said: str) -> str:
+    text = said or (f"The answer of {group}. " * _ANSWER_CHARS)[:_ANSWER_CHARS]
+    answer = KeptAnswer(group, text, "stop", "bench", "fast", "bench", route)
     return msgspec.json.encode(answer).decode()

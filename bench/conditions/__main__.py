@@ -19,6 +19,7 @@ from pathlib import Path
 
 from bench import machine
 from bench.build import ToolMissingError, compile_instruments
+from bench.conditions.hits import semantic_hits
 from bench.conditions.misses import semantic_miss
 from bench.conditions.over_tls import beside_nginx, cold_client
 from bench.conditions.rig import MissingError
@@ -32,6 +33,7 @@ CONDITIONS: dict[str, Callable[[Stage], list[Figure]]] = {
     "tls": beside_nginx,
     "cold": cold_client,
     "miss": semantic_miss,
+    "hits": semantic_hits,
     "stalls": stalls,
 }
 

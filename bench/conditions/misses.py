@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 from app.cache.bound import Limits, Threshold
+from app.cache.decision import RouteState
 from app.cache.routes import Routes
 from app.cache.semantic import route_name
 from app.settings_schema import SemanticCacheSettings
@@ -30,6 +31,7 @@ _QUESTION = Scenario(
     least_s=3.0,
     question=f"Explain what the word {NONCE} means.",
 )
+_ROUTE = ("default", _QUESTION.model)
 _WAYS: dict[str, dict[str, object]] = {"waiting": {}, "racing": {"race_for": ["*"]}}
 """How a miss meets its look-up."""
 _MARKER = "slipstream.json"
@@ -56,19 +58,20 @@ def semantic_miss(stage: Stage) -> list[Figure]:
         servers = {"off": stack.enter_context(start("off", {"enabled": False}))}
         for name, semantic in _WAYS.items():
             with start(name, semantic) as first:
-                _await_model(first)
+                await_model(first)
             folder = stage.folder / f"{name}-data" / "semantic"
             marker = next(folder.glob(f"questions-*/{_MARKER}"))
-            asyncio.run(_open_route(folder, str(json.loads(marker.read_text())["build"])))
+            build = str(json.loads(marker.read_text())["build"])
+            asyncio.run(open_route(folder, build, _ROUTE, SemanticCacheSettings()))
             servers[name] = stack.enter_context(start(name, semantic))
-            _await_model(servers[name])
+            await_model(servers[name])
         slices: list[Slice] = []
         for number in range(-1, stage.rounds):
             for name in rotated(list(servers), number + 1):
                 aim = Aim(name, servers[name], "", HEADERS, _QUESTION.model)
                 one = measure(stage.rigging, aim, _QUESTION, stage.slice_s, number)
                 slices += [one] if number >= 0 else []
-        looked = {name: _looked_up(servers[name]) for name in _WAYS}
+        looked = {name: value_of(servers[name], _EMBEDDED) for name in _WAYS}
     if not all(looked.values()):
         raise NotReadyError("no request was looked up: the figures would say nothing")
     seen = by_target(slices)
@@ -88,9 +91,17 @@ def semantic_miss(stage: Stage) -> list[Figure]:
     return figures
 
 
-async def _open_route(folder: Path, build: str) -> None:
-    """Let the benchmark's route serve, as a year of traffic would: a route in shadow looks nothing up."""
-    wanted = SemanticCacheSettings()
+async def open_route(
+    folder: Path,
+    build: str,
+    of: tuple[str, str],
+    wanted: SemanticCacheSettings,
+    learned: RouteState | None = None,
+) -> None:
+    """Let the route of a tenant and a model serve under ``wanted``: one in shadow looks nothing up.
+
+    ``learned``: what it knows; nothing where none is given.
+    """
     faults: list[str] = []
     routes = Routes(
         folder / "routes",
@@ -99,14 +110,15 @@ async def _open_route(folder: Path, build: str) -> None:
         build_id=lambda: build,
         on_fault=faults.append,
     )
-    route = await routes.get(route_name("default", _QUESTION.model))
-    route.state.threshold, route.changes = _CERTIFIED, 1
+    route = await routes.get(route_name(*of))
+    route.state = learned or route.state
+    route.state.threshold, route.changes = route.state.threshold or _CERTIFIED, 1
     await routes.save()
     if faults:
         raise NotReadyError(faults[0])
 
 
-def _await_model(server: Server) -> None:
+def await_model(server: Server) -> None:
     """Wait until the embedding model is loaded: until then nothing is looked up."""
     deadline_s = time.monotonic() + _SETTLE_S
     while time.monotonic() < deadline_s:
@@ -117,9 +129,9 @@ def _await_model(server: Server) -> None:
     raise NotReadyError(f"the embedding model is not there after {_SETTLE_S:g} s")
 
 
-def _looked_up(server: Server) -> float:
-    """How many requests had their question embedded."""
+def value_of(server: Server, series: str) -> float:
+    """A series' value on the server's /metrics; 0 where there is none yet."""
     for line in ask(server.port, "/metrics").splitlines():
-        if line.startswith(_EMBEDDED):
+        if line.startswith(series):
             return float(line.rpartition(" ")[2])
     return 0.0
