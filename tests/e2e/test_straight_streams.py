@@ -356,3 +356,58 @@ async def test_a_shutdown_ends_a_stream_with_an_error_that_says_to_ask_again() -
         assert b"ask again" in said
         await asyncio.wait_for(peer.gone.wait(), PATIENCE_S)
         await rest(gateway)
+
+
+class Paced(Upstream):
+    """Says each word only when the client has read the one before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: dict[bytes, asyncio.Semaphore] = {}
+        """By a word of the request."""
+
+    async def __call__(self, peer: Peer) -> None:
+        while True:
+            asked = (await peer.request()).body
+            heard = next((each for word, each in self.heard.items() if word in asked), None)
+            for place, piece in enumerate(self.pieces):
+                if heard is not None and 1 < place < len(self.pieces) - 1:
+                    async with asyncio.timeout(PATIENCE_S):
+                        await heard.acquire()
+                await peer.send(piece)
+
+
+@pytest.mark.parametrize(
+    ("path", "more"),
+    [
+        (b"/v1/chat/completions", b""),
+        (b"/v1/chat/completions", b"x-slipstream-tags: a\r\n"),
+        (b"/v1/messages", b""),
+    ],
+    ids=["straight", "general", "another dialect"],
+)
+async def test_each_word_of_many_streams_goes_on_before_the_next_has_come(
+    path: bytes, more: bytes
+) -> None:
+    """Nothing is gathered: an upstream that waits until its last word was read is never kept waiting."""
+    upstream = Paced()
+    async with house(upstream) as gateway:
+        clients = [await connect(gateway, more) for _ in range(12)]
+        for client in clients:
+            client.path = path
+        for client in clients[:2]:
+            await warm(gateway, upstream, client)
+
+        async def listen(number: int, client: Client) -> None:
+            word = b"stream-%d-" % number
+            heard = upstream.heard[word] = asyncio.Semaphore(0)
+            await begin(client, word.decode(), max_tokens=9)
+            for place in range(len(WORDS)):
+                await asyncio.wait_for(client.reader.readuntil(b" word%d" % place), PATIENCE_S)
+                heard.release()
+            await asyncio.wait_for(client.reader.readuntil(b"\r\n0\r\n\r\n"), PATIENCE_S)
+
+        async with asyncio.TaskGroup() as group:
+            for number, client in enumerate(clients):
+                group.create_task(listen(number, client))
+        await rest(gateway)
