@@ -50,12 +50,12 @@ _CLIP: Final = 1e-6
 
 # How a route's models are grown; the same for every route and every benchmark stream.
 _PAIR_PARAMS: Final = GbdtParams(
-    loss="logistic", trees=50, depth=4, learning_rate=0.15, l2=2.0, min_leaf_weight=2.0,
-    row_share=0.6, feature_share=0.5, max_bins=32,
+    loss="logistic", trees=25, depth=4, learning_rate=0.15, l2=2.0, min_leaf_weight=2.0,
+    row_share=0.6, feature_share=0.5, kept_columns=1, max_bins=32,
 )  # fmt: skip
 _AGREEMENT_PARAMS: Final = GbdtParams(
-    loss="logistic", trees=40, depth=3, learning_rate=0.15, l2=4.0, min_leaf_weight=3.0,
-    row_share=0.6, feature_share=0.5, max_bins=32,
+    loss="logistic", trees=20, depth=3, learning_rate=0.15, l2=4.0, min_leaf_weight=3.0,
+    row_share=0.6, feature_share=0.5, kept_columns=1, max_bins=32,
 )  # fmt: skip
 
 

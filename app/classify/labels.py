@@ -26,12 +26,13 @@ class SavedLabel:
     propensity: float
 
 
-def to_bytes(labels: Sequence[SavedLabel]) -> bytes:
-    """Serialise labels, oldest first, as a compressed numpy archive without pickle."""
+def to_bytes(labels: Sequence[SavedLabel], *, small: bool = True) -> bytes:
+    """Serialise labels, oldest first, as a numpy archive without pickle; `small`: compressed."""
     sizes = [len(label.point.hashed) for label in labels]
     hashed = [label.point.hashed.astype(np.uint16) for label in labels]
     buffer = io.BytesIO()
-    np.savez_compressed(
+    save = np.savez_compressed if small else np.savez
+    save(
         buffer,
         version=np.array(VERSION),
         dense=np.array([label.point.dense for label in labels], dtype=np.float32),

@@ -45,7 +45,7 @@ class GbdtParams:
     `loss`: "squared" for any real target, "logistic" for labels in [0, 1] (margins are log-odds).
     `min_leaf_weight`: least sum of hessians in a leaf: for "squared" the sum of sample weights
     (rows), for "logistic" at most a quarter of it. `row_share` and `feature_share` in (0, 1] are
-    drawn anew for each tree.
+    drawn anew for each tree; the first `kept_columns` are in every draw of features.
     """
 
     loss: Loss = "squared"
@@ -57,6 +57,7 @@ class GbdtParams:
     min_gain: float = 1e-9
     row_share: float = 0.7
     feature_share: float = 0.7
+    kept_columns: int = 0
     max_bins: int = 48
     seed: int = 0
 
@@ -254,10 +255,8 @@ class _Fitting:
             values = x[:, column]
             code = np.searchsorted(edge, values, side="left")
             self.codes[:, column] = np.where(np.isnan(values), 0, code)
-        # Each (feature, code) pair is one cell; histograms are laid out by cell. Feature-major, as
-        # a tree's sample of features and rows is then gathered along contiguous memory.
-        offsets = np.arange(self.columns, dtype=np.intp) * self.bins
-        self.cells = np.ascontiguousarray((self.codes + offsets).T)
+        # Feature-major, as a tree's sample of features and rows is then gathered along contiguous memory.
+        self.by_column = np.ascontiguousarray(self.codes.T)
 
     def run(self) -> Gbdt:
         """Boost `params.trees` times."""
@@ -292,8 +291,10 @@ class _Fitting:
         gradient, hessian = self._gradients(margin)
         take = n if params.row_share >= 1 else max(1, round(n * params.row_share))
         rows = np.arange(n) if take == n else np.sort(self.rng.permutation(n)[:take])
-        wide = max(1, round(self.columns * params.feature_share))
-        chosen = np.sort(self.rng.permutation(self.columns)[:wide])
+        kept = params.kept_columns
+        drawn = kept + self.rng.permutation(self.columns - kept)
+        wide = max(0, max(1, round(self.columns * params.feature_share)) - kept)
+        chosen = np.concatenate((np.arange(kept), np.sort(drawn[:wide])))
         growth = _Growth(self, rows, chosen, gradient[rows], hessian[rows])
         feature, cut, leaf = growth.grow()
         threshold = np.full(len(feature), np.inf)
@@ -314,11 +315,13 @@ class _Growth:
     def __init__(
         self, fitting: _Fitting, rows: Ints, chosen: Ints, gradient: Floats, hessian: Floats
     ) -> None:
-        self.params, self.bins, self.columns = fitting.params, fitting.bins, fitting.columns
+        self.params, self.bins, self.chosen = fitting.params, fitting.bins, chosen
         self.gradient, self.hessian = gradient, hessian
         self.codes, self.rows = fitting.codes, rows
-        cells = fitting.cells if len(chosen) == self.columns else fitting.cells[chosen]
-        self.cells = cells if len(rows) == cells.shape[1] else np.take(cells, rows, axis=1)
+        # Each (chosen feature, code) pair is one cell; histograms are laid out by cell.
+        cells = fitting.by_column[chosen]
+        cells = cells if len(rows) == cells.shape[1] else np.take(cells, rows, axis=1)
+        self.cells = cells + (np.arange(len(chosen), dtype=np.intp) * self.bins)[:, None]
         self.node = np.zeros(len(rows), dtype=np.intp)  # index within the current level
 
     def grow(self) -> tuple[Ints, Ints, Floats]:
@@ -341,8 +344,9 @@ class _Growth:
         return feature, cut, self._leaves()
 
     def _histogram(self, mask: Bools, slot: Ints, slots: int) -> Floats:
-        """Sums float[2, slots, features, bins] of gradient and hessian over the rows in `mask`."""
-        size, wide, picked = self.columns * self.bins, len(self.cells), np.flatnonzero(mask)
+        """Sums float[2, slots, chosen, bins] of gradient and hessian over the rows in `mask`."""
+        wide, picked = len(self.cells), np.flatnonzero(mask)
+        size = wide * self.bins
         index = np.take(self.cells, picked, axis=1)
         if slots > 1:
             index += slot[picked] * size
@@ -352,7 +356,7 @@ class _Growth:
             for values in (self.gradient, self.hessian)
         ]
         sums: Floats = np.stack(parts).astype(np.float64)
-        return sums.reshape(2, slots, self.columns, self.bins)
+        return sums.reshape(2, slots, wide, self.bins)
 
     def _children(self, parents: Floats) -> Floats:
         """Histograms one level down: the lighter child is summed, its sibling is the rest."""
@@ -384,7 +388,7 @@ class _Growth:
         gain[(h_left < least) | (h_right < least)] = -np.inf
         flat = gain.reshape(len(gain), -1)
         best = flat.argmax(axis=1)
-        column, code = best // self.bins, best % self.bins
+        column, code = self.chosen[best // self.bins], best % self.bins
         pays = flat[np.arange(len(flat)), best] > params.min_gain
         return column, np.where(pays, code, -1)
 

@@ -10,10 +10,10 @@ powerful model's gain:
 * the powerful answer was good: says nothing of what the fast one would have been, and is not a label.
 
 Shadow runs (``app.pipeline.shadow``) bring labels with the propensity of having looked. The learner decides
-when a refit is due; it runs in a thread, one at a time, on this worker's labels and those that the host's
-other workers have saved, and a head that does not rank newer labels at least as well does not take over.
-Labels outlive the process (``app.pipeline.label_files``). Not thread-safe but for the refit: one event loop
-owns it.
+when a refit is due; it runs in a process of its own (``app.pipeline.route_refit``), one at a time, on this
+worker's labels and those that the host's other workers have saved, and a head that does not rank newer
+labels at least as well does not take over. Labels outlive the process (``app.pipeline.label_files``). Not
+thread-safe: one event loop owns it.
 """
 
 from __future__ import annotations
@@ -23,14 +23,12 @@ import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 
-import numpy as np
-
-from app.classify.calibration import apgr
 from app.classify.classifier import Classifier
-from app.classify.complexity import GainHead, Point, fit_head, score
+from app.classify.complexity import GainHead, Point
 from app.classify.labels import SavedLabel
 from app.domain.decisions import PromptView, Tier
 from app.pipeline.label_files import LabelFiles
+from app.pipeline.route_refit import RouteRefit, new_learner
 from app.routing.learning import MAX_LABELS, Challenge, Label, RouterLearner
 
 REMEMBERED = 1_000
@@ -50,9 +48,10 @@ class RouteTeacher:
         self._working: asyncio.Task[None] | None = None
         self._due = False
         self._unsaved = 0
+        self._refit = RouteRefit()
         self.files: LabelFiles | None = None
         """Where labels are kept; None: in memory alone."""
-        self.learner: RouterLearner[Point, GainHead] = RouterLearner(_fit, score, _judge)
+        self.learner: RouterLearner[Point, GainHead] = new_learner()
 
     def routed(self, tenant: str, request_id: str, view: PromptView, tier: Tier) -> None:
         """Remember a request that the score decided, for a verdict that may come."""
@@ -98,15 +97,25 @@ class RouteTeacher:
             due, self._due, self._unsaved = self._due, False, 0
             labels = tuple(self.learner.labels)
             if due:
-                self.adopt(await asyncio.to_thread(self._challenge, self.learner.snapshot()))
+                learner = self.learner
+                known, champion, drifts = learner.snapshot(), learner.champion, learner.drifts
+                self.adopt(await asyncio.to_thread(self._challenge, known, champion, drifts))
             if self.files is not None:
                 await asyncio.to_thread(self.files.save, _saved(labels))
         finally:
             self._working = None
 
-    def _challenge(self, labels: tuple[Label[Point], ...]) -> Challenge[GainHead] | None:
+    def _challenge(
+        self, labels: tuple[Label[Point], ...], champion: GainHead | None, drifts: int
+    ) -> Challenge[GainHead] | None:
+        """Fit and contest in a process; None when nothing was learned."""
         others = [] if self.files is None else self.files.others()
-        return self.learner.challenge(_no_more((*_labels(others), *labels), len(others)))
+        known = _no_more((*_labels(others), *labels), len(others))
+        try:
+            return self._refit.run(known, champion, drifts)
+        except (OSError, ValueError) as exc:
+            _log.warning("router refit: %s; the next one is tried with the next labels", exc)
+            return None
 
     def adopt(self, challenge: Challenge[GainHead] | None) -> None:
         """Let a head that held its own decide from now on."""
@@ -122,7 +131,8 @@ class RouteTeacher:
             )
 
     async def aclose(self) -> None:
-        """Wait for a refit that is running (a thread cannot be stopped), and save what is not yet."""
+        """End a refit that is running, and save what is not yet."""
+        self._refit.stop()
         if self._working is not None:
             await self._working
         if self.files is not None:
@@ -148,15 +158,3 @@ def _saved(labels: Sequence[Label[Point]]) -> list[SavedLabel]:
 
 def _labels(saved: Sequence[SavedLabel]) -> list[Label[Point]]:
     return [Label(each.point, each.gain, each.propensity) for each in saved]
-
-
-def _fit(labels: Sequence[Label[Point]]) -> GainHead | None:
-    return fit_head(
-        [label.features for label in labels],
-        [label.gain for label in labels],
-        [label.weight for label in labels],
-    )
-
-
-def _judge(scores: Sequence[float], gains: Sequence[float], weights: Sequence[float]) -> float:
-    return apgr(np.array(scores), np.array(gains), weight=np.array(weights))

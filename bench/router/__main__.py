@@ -60,6 +60,7 @@ def main() -> int:
     report.add("fast share", control.fast_share(mixed, parts))
     report.add("latency, simulated clock", control.latency(mixed))
     report.add("speed", speed.decisions(mixed))
+    report.add("refit", speed.refits(mixed))
     print(f"\n{report.summary()}; {time.monotonic() - started:.0f} s")
     setting = {
         "pairs": str(pairs),

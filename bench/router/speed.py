@@ -1,18 +1,22 @@
-"""The cost of a decision: classifier, route and threshold over 10,000 mixed prompts, and memory."""
+"""The cost of a decision (classifier, route, threshold) over 10,000 mixed prompts, and of a refit; memory."""
 
 from __future__ import annotations
 
+import asyncio
 import os
+import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from app.classify.classifier import Classifier
-from app.classify.complexity import Complexity, GainHead, fit_head
+from app.classify.complexity import Complexity, GainHead, Point, fit_head
 from app.domain.decisions import PromptView
+from app.pipeline.route_refit import RouteRefit
+from app.routing.learning import MAX_LABELS, Label
 from app.routing.score import RoutePolicy, route
 from app.routing.threshold import FastShareTracker
 from bench.router.data import view
@@ -21,6 +25,7 @@ from bench.router.report import Figure
 
 DECISIONS = 10_000
 _LABELS = 1_500
+_REFITS, _TICK_S = 3, 0.001
 _MAX_CHARS = 8_000  # about 2,000 tokens
 _TOOLS = ("get_ticket", "get_user", "check_permissions")
 
@@ -42,9 +47,7 @@ print((rss() - before) / 1024)
 def decisions(mixed: Stream) -> list[Figure]:
     """Time of one decision on this machine, with a fitted head, wall and CPU; added memory."""
     order = np.random.default_rng(0).permutation(len(mixed))[:_LABELS]
-    started = time.perf_counter()
     head = fit_head([mixed.points[at] for at in order], mixed.gain[order].tolist())
-    fitted = time.perf_counter() - started
     decide = _decision(head)
     prompts = _prompts(mixed)
     for prompt in prompts[:500]:
@@ -66,8 +69,61 @@ def decisions(mixed: Stream) -> list[Figure]:
         Figure("decision p50, ms of CPU", float(np.quantile(cpu, 0.5))),
         Figure("decision p99, ms of CPU", float(np.quantile(cpu, 0.99))),
         Figure("added memory, MiB", float(memory.stdout), 64.0, "<="),
-        Figure(f"refit on {_LABELS} labels, s", fitted, 1.0, "<="),
     ]
+
+
+def refits(mixed: Stream) -> list[Figure]:
+    """A refit as the gateway runs it (its process begun, fitted, contested, answered), and the longest that
+    an event loop waits beside it.
+    """
+    order = np.random.default_rng(0).permutation(len(mixed))
+    figures: list[Figure] = []
+    for count in (_LABELS, MAX_LABELS):
+        picked = np.resize(order, count).tolist()
+        labels = [Label(mixed.points[at], float(mixed.gain[at]), 0.05) for at in picked]
+        runs = [asyncio.run(_refit_beside_a_loop(labels)) for _ in range(_REFITS)]
+        wall, cpu, beside, alone = (float(np.median(part)) for part in zip(*runs, strict=True))
+        note = f"median of {_REFITS}; load {os.getloadavg()[0]:.1f}"
+        bar = 1.0 if count == _LABELS else None
+        figures += [
+            Figure(f"refit on {count} labels, s", wall, bar, "<=", note),
+            Figure(f"refit on {count} labels, s of CPU", cpu, bar, "<="),
+            Figure(f"longest wait of a loop beside it, {count} labels, ms", beside),
+            Figure("longest wait of a loop without it, as long, ms", alone),
+        ]
+    return figures
+
+
+async def _refit_beside_a_loop(
+    labels: Sequence[Label[Point]],
+) -> tuple[float, float, float, float]:
+    """Seconds of wall time and of CPU, and the longest wait in ms beside the refit and without it."""
+    waits: list[float] = []
+
+    async def ticks(until: asyncio.Event) -> float:
+        waits.clear()
+        while not until.is_set():
+            began = time.perf_counter()
+            await asyncio.sleep(_TICK_S)
+            waits.append(time.perf_counter() - began - _TICK_S)
+        return 1e3 * max(waits)
+
+    done = asyncio.Event()
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    began = time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        ticking = group.create_task(ticks(done))
+        await asyncio.to_thread(RouteRefit().run, labels, None, 0)
+        wall = time.perf_counter() - began
+        done.set()
+    now = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime
+    quiet = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        alone = group.create_task(ticks(quiet))
+        await asyncio.sleep(wall)
+        quiet.set()
+    return wall, cpu, ticking.result(), alone.result()
 
 
 def _decision(head: GainHead | None) -> Callable[[PromptView], None]:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -92,3 +94,23 @@ def test_rows_of_no_weight_teach_nothing():
 def test_rubbish_is_refused_with_a_reason(x: np.ndarray, y: np.ndarray):
     with pytest.raises(ValueError, match="gbdt"):
         Gbdt.fit(x, y)
+
+
+def test_a_tree_that_was_not_dealt_the_first_feature_is_cut_too():
+    random = np.random.default_rng(0)
+    x = random.normal(size=(500, 8))
+    y = np.where(x[:, 7] > 0, 1.0, -1.0)
+    params = GbdtParams(trees=200, depth=1, feature_share=0.125, row_share=1.0)
+    grown = Gbdt.fit(x, y, params=params)
+    # One feature a tree: an eighth of the trees have the telling one, none of which has the first.
+    assert np.corrcoef(grown.predict(x), y)[0, 1] > 0.9
+
+
+def test_kept_columns_are_in_every_draw():
+    random = np.random.default_rng(0)
+    x = random.normal(size=(500, 8))
+    y = np.where(x[:, 0] > 0, 1.0, -1.0)
+    params = GbdtParams(trees=1, depth=1, feature_share=0.25, kept_columns=1, learning_rate=1.0)
+    for seed in range(10):
+        grown = Gbdt.fit(x, y, params=replace(params, seed=seed))
+        assert np.corrcoef(grown.predict(x), y)[0, 1] > 0.9

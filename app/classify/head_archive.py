@@ -1,0 +1,54 @@
+"""A fitted head as bytes: what a process that fits one sends to the process that serves it."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+
+import numpy as np
+
+from app.classify.complexity import GainHead, Line
+from app.learn.gbdt import Gbdt
+from app.learn.hashed_linear import HashedLinear
+from app.learn.isotonic import Isotonic
+
+
+def head_to_bytes(head: GainHead) -> bytes:
+    """Serialise without pickle; `head_from_bytes` restores the same scores."""
+    trees = b"" if head.trees is None else head.trees.to_bytes()
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        numbers=np.array(
+            [head.labels, head.lower_bound, head.trees_share, head.line.level, head.line.slope]
+        ),
+        weights=head.linear.weights,
+        idf=head.linear.idf,
+        dense=head.linear.dense,
+        bias=head.linear.bias,
+        trees=np.frombuffer(trees, dtype=np.uint8),
+        stated_at=head.calibration.x,
+        stated=head.calibration.y,
+    )
+    return buffer.getvalue()
+
+
+def head_from_bytes(data: bytes) -> GainHead:
+    """Restore what `head_to_bytes` wrote. Raises ValueError on any other bytes."""
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            labels, lower_bound, trees_share, level, slope = archive["numbers"].tolist()
+            trees = archive["trees"].tobytes()
+            return GainHead(
+                labels=int(labels),
+                lower_bound=lower_bound,
+                linear=HashedLinear(
+                    archive["weights"], archive["idf"], archive["dense"], archive["bias"]
+                ),
+                trees=Gbdt.from_bytes(trees) if trees else None,
+                trees_share=trees_share,
+                calibration=Isotonic(archive["stated_at"], archive["stated"]),
+                line=Line(level, slope),
+            )
+    except (KeyError, OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile) as exc:
+        raise ValueError(f"router head: these {len(data)} bytes cannot be restored: {exc}") from exc
