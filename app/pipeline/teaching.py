@@ -130,11 +130,15 @@ class RouteTeacher:
                 "swapped" if report.swapped else "kept",
             )
 
+    async def settled(self) -> None:
+        """Wait for a refit that is running."""
+        if self._working is not None:
+            await self._working
+
     async def aclose(self) -> None:
         """End a refit that is running, and save what is not yet."""
         self._refit.stop()
-        if self._working is not None:
-            await self._working
+        await self.settled()
         if self.files is not None:
             if self._unsaved:
                 await asyncio.to_thread(self.files.save, _saved(tuple(self.learner.labels)))

@@ -34,6 +34,7 @@ async def test_verdicts_teach_the_router_which_questions_need_the_powerful_model
         running_gateway(configuration(upstream)) as gateway,
         httpx.AsyncClient(base_url=gateway.url, timeout=60) as client,
     ):
+        teacher = gateway.context.edge.gateway.teacher
         for number in range(130):
             for kind, verdict in ((HARD, "bad"), (EASY, "good")):
                 text = kind.format(a=number + 3, b=number * 7 + 1)
@@ -41,8 +42,8 @@ async def test_verdicts_teach_the_router_which_questions_need_the_powerful_model
                 if answer.headers["x-slipstream-tier"] == "fast":
                     label = await say(client, answer.headers["x-request-id"], verdict)
                     assert label.json()["label"] == "learned"
-        await gateway.context.edge.gateway.teacher.aclose()
-        assert gateway.context.edge.gateway.teacher.learner.champion is not None
+                    await teacher.settled()
+        assert teacher.learner.champion is not None
         hard = await score_of(gateway, client, HARD.format(a=901, b=17))
         easy = await score_of(gateway, client, EASY.format(a=901, b=17))
         assert hard > easy + 0.2
