@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from app.domain.chat import ChatRequest, Conversation
 from app.domain.events import Answer, AnswerBuilder, Emit, Event
@@ -34,6 +34,8 @@ from app.telemetry.timeline import OpenSpan
 
 _RATE_LIMITED = 429
 _SERVER_ERROR = 500
+_OF_THE_FORM = frozenset({b"anthropic-version", b"tracestate"})
+"""Headers of a vendor's clients that ask for nothing by themselves."""
 
 
 def converse(
@@ -158,7 +160,7 @@ def _calls(
             call.native = request
         else:
             try:
-                conversation = conversation or gateway.codecs[request.dialect].read(request.body)
+                conversation = conversation or _read(request, gateway)
             except Unsupported as error:
                 unsupported = unsupported or error
                 continue
@@ -167,6 +169,17 @@ def _calls(
     if not calls and unsupported is not None:
         raise unsupported
     return calls
+
+
+def _read(request: ChatRequest, gateway: Gateway) -> Conversation:
+    """The request for a model of another API, which has no use for a vendor's headers: they are named too."""
+    conversation = gateway.codecs[request.dialect].read(request.body)
+    asked = [name for name, _ in request.forward_headers if name not in _OF_THE_FORM]
+    if not asked:
+        return conversation
+    return replace(
+        conversation, hints=(*conversation.hints, *(name.decode("latin-1") for name in asked))
+    )
 
 
 def _next(others: list[ModelCall], gateway: Gateway) -> ModelCall | None:

@@ -171,6 +171,19 @@ async def test_where_keys_are_required_a_stranger_is_refused_in_the_dialects_for
         assert {trace["tenant"] for trace in seen} == {"one"}
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_a_vendors_header_that_another_api_cannot_take_is_named(http, stream):
+    """A beta that was asked for and not given; the version belongs to the form alone."""
+    said = {"anthropic-version": "2026-10-21", "anthropic-beta": "context-1m", "openai-beta": "x"}
+    for dialect, own, other in (("messages", "small2", "small"), ("chat", "small", "small2")):
+        for model, named in ((own, None), (other, "anthropic-beta, openai-beta")):
+            body = body_of(dialect, model, f"Which betas has {dialect}?", stream=stream)
+            fresh = {"x-slipstream-cache": "bypass"}
+            reply = await http.post(PATHS[dialect], json=body, headers={**said, **fresh})
+            assert reply.status_code == 200
+            assert reply.headers.get("x-slipstream-dropped") == named
+
+
 @pytest.mark.parametrize("anthropic_form", [False, True])
 async def test_what_goes_wrong_with_the_list_of_models_is_told_in_the_vendors_form(
     upstream, anthropic_form
