@@ -51,9 +51,13 @@ if TYPE_CHECKING:
 SAID_BY_ALL: Final = b"anthropic-version", b"2023-06-01"
 """Every client of Anthropic's sends this header, and so do we: whose it is makes no difference."""
 _MOST_PLANS: Final = 4_096
+_MOST_REPEATED: Final = 2_048
+_MOST_REPEATED_BYTES: Final = 4_096
+"""Together they bound what is held for questions that are asked again: 8 MiB."""
 _ENDLESS: Final = 1 << 62
 _EXACT: Final = CacheOutcome.EXACT
 _ANSWERED_BEFORE: Final = "the same request was answered before"
+_NOTHING: Final = None, b""
 _object = object.__new__
 
 
@@ -70,8 +74,10 @@ class StraightWay:
         self._most_bytes = min(SMALL_BYTES, edge.max_body_bytes)
         self._plans: dict[tuple[str, str], Plan] = {}
         """By model and tenant."""
+        self._repeated: dict[bytes, tuple[Plan, bytes]] = {}
+        """What was asked more than once, body by body: its plan and its key in the cache."""
 
-    def take(  # noqa: C901, PLR0911 - one question after the other, in one piece
+    def take(  # noqa: C901, PLR0911, PLR0912 - one question after the other, in one piece
         self, outlet: NativeOutlet, headers: dict[bytes, bytes]
     ) -> bool:
         """Answer the request, now or when its answer comes; no where it is not an ordinary one.
@@ -90,7 +96,11 @@ class StraightWay:
             )
         except GatewayError:
             return False
-        plain = None if caller.guard is not None else self._read(raw)
+        if caller.guard is not None:
+            return False
+        if self._repeated and self._again(outlet, headers, caller.tenant, started_ns):
+            return True
+        plain = self._read(raw)
         if plain is None:
             return False
         # Taken apart once: to name a part of it costs as much as ten of these.
@@ -112,7 +122,7 @@ class StraightWay:
             if stream:
                 return False
             times = new(CacheAlone, (started_ns, cache_ns, looked_ns))
-            return self._tell(entry, plan, outlet, request_id, times)
+            return self._tell(entry, plan, outlet, request_id, times) and self._mark(raw, plan, key)
         meaning = gateway.meaning
         if (meaning is not None and meaning.has_opened(plan.route)) or gateway.flights.running(
             key
@@ -138,6 +148,30 @@ class StraightWay:
             return False
         asked.begin(exchange)
         return True
+
+    def _mark(self, raw: bytes, plan: Plan, key: bytes) -> bool:
+        """Remember a body whose answer was told: asked again, it need not be read. Yes."""
+        if len(raw) <= _MOST_REPEATED_BYTES:
+            if len(self._repeated) >= _MOST_REPEATED:
+                self._repeated.clear()
+            self._repeated[raw] = plan, key
+        return True
+
+    def _again(
+        self, outlet: NativeOutlet, headers: dict[bytes, bytes], tenant: str, started_ns: int
+    ) -> bool:
+        """Tell what is kept for a body that is remembered; no where none is, or nothing is kept any more."""
+        raw: bytes = outlet.body  # type: ignore[assignment]
+        plan, key = self._repeated.get(raw, _NOTHING)
+        if plan is None or plan.tenant != tenant:
+            return False
+        cache_ns = perf_counter_ns()
+        entry = self.gateway.exact.get(key)  # type: ignore[union-attr]
+        if entry is None:
+            del self._repeated[raw]
+            return False
+        times = new(CacheAlone, (started_ns, cache_ns, perf_counter_ns()))
+        return self._tell(entry, plan, outlet, request_id_of(headers.get(b"x-request-id")), times)
 
     def _planned(self, name: str, tenant: str) -> Plan | None:
         """What is to be done for ``name``; None where the general way decides that. Remembered."""

@@ -11,7 +11,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 import pytest
@@ -213,6 +213,35 @@ async def test_a_miss_and_a_hit_say_the_same_by_both_ways(counted: Counted) -> N
         assert counted.told == 1
         assert counted.whole >= 4
         assert at_rest(gateway)
+
+
+async def test_the_same_words_again_are_answered_unread_with_what_is_kept_now(
+    counted: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once it was told; and never what was forgotten meanwhile, nor what another tenant was told."""
+    async with house() as gateway:
+        client = await connect(gateway)
+        way = straight_way(gateway)
+        for _ in range(4):
+            await client.ask("the same words")
+        assert counted.told
+        read = way._read
+        monkeypatch.setattr(way, "_read", pytest.fail)
+        told_before = counted.told
+        status, headers, body = await client.ask("the same words")
+        assert (status, headers["x-slipstream-cache"], body) == (200, "exact", ANSWER)
+        assert counted.told == told_before + 1
+        monkeypatch.setattr(way, "_read", read)
+        for raw, (plan, key) in [*way._repeated.items()]:
+            way._repeated[raw] = replace(plan, tenant="another"), key
+        assert (await client.ask("the same words"))[1]["x-slipstream-cache"] == "exact"
+        gateway.context.edge.gateway.exact.clear()
+        assert (await client.ask("the same words"))[1]["x-slipstream-cache"] == "miss"
+
+
+def straight_way(gateway: Running) -> straight.StraightWay:
+    """Of Chat Completions."""
+    return gateway.app.native["/v1/chat/completions"]._straight  # type: ignore[attr-defined,no-any-return]
 
 
 @pytest.mark.parametrize(
