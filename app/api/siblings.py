@@ -285,12 +285,16 @@ _EXACT: dict[tuple[str, str], Way] = {
 _BELOW: dict[tuple[str, str], Way] = {
     ("GET", "/v1/traces/"): _WHOEVER,
     ("GET", "/v1/cache/entries/"): _WHOEVER,
+    ("GET", "/v1/runs/"): _WHOEVER,
+    ("POST", "/v1/runs/"): _WHOEVER,
     ("DELETE", "/v1/cache/entries/"): Siblings.of_those_that_know,
 }
 
 
 def _way(scope: Scope) -> Way | None:
     method, path = scope["method"], scope["path"]
+    if path.startswith("/v1/runs/") and path.endswith("/events"):
+        return None  # a stream is not passed on: another worker's is read through Redis
     found = _EXACT.get((method, path))
     if found is None:
         below = (way for (m, p), way in _BELOW.items() if method == m and path.startswith(p))

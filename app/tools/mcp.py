@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from mcp.types import CallToolResult
     from mcp_types import RequestParamsMeta
 
+_AWAY_S = 5.0
+"""How long a server that could not be asked for its tools is left alone."""
 _DEFAULT_LIST_TTL_S = 60.0
 _MAX_PAGES = 100
 _CONNECTION_CLOSED = -32000
@@ -73,6 +75,7 @@ class McpServer:
         self._client: Client | None = None
         self._owner: asyncio.Task[None] | None = None
         self._connecting = asyncio.Lock()
+        self._listing = asyncio.Lock()
         self._lost = asyncio.Event()
         self._failure = ""
         self._listed: tuple[Listed, ...] = ()
@@ -80,8 +83,7 @@ class McpServer:
 
     async def start(self) -> None:
         """Connect and list, so that the first run need not; a failure is not fatal."""
-        with suppress(ToolError):
-            await self._list()
+        await self.tools()
 
     async def aclose(self) -> None:
         """End the connection (and the program); idempotent."""
@@ -93,11 +95,14 @@ class McpServer:
 
     async def tools(self) -> tuple[Listed, ...]:
         """What the server offers, from its kept list while that lives; empty while it cannot be reached."""
-        if self._clock() >= self._listed_until_s:
-            try:
-                await self._list()
-            except ToolError:
-                return self._listed
+        if self._clock() < self._listed_until_s or (self._listed and self._listing.locked()):
+            return self._listed
+        async with self._listing:
+            if self._clock() >= self._listed_until_s:
+                try:
+                    await self._list()
+                except ToolError:  # or each run would wait for a server that hangs
+                    self._listed_until_s = self._clock() + _AWAY_S
         return self._listed
 
     async def call(self, tool: str, arguments: Json) -> object:
@@ -112,7 +117,7 @@ class McpServer:
         client = await self._connected()
         found: list[Listed] = []
         cursor: str | None = None
-        ttl_s = _DEFAULT_LIST_TTL_S
+        told_s: list[float] = []
         for _ in range(_MAX_PAGES):
             page = await self._guarded(client.list_tools(cursor=cursor))
             found += [
@@ -120,11 +125,14 @@ class McpServer:
                 for tool in page.tools
             ]
             if page.ttl_ms:
-                ttl_s = page.ttl_ms / 1000
+                told_s.append(page.ttl_ms / 1000)
             cursor = page.next_cursor
             if not cursor:
                 break
-        self._listed, self._listed_until_s = tuple(found), self._clock() + ttl_s
+        self._listed, self._listed_until_s = (
+            tuple(found),
+            self._clock() + min(told_s, default=_DEFAULT_LIST_TTL_S),
+        )
 
     def _described(
         self, name: str, description: str | None, schema: Mapping[str, object]

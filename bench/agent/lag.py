@@ -7,6 +7,7 @@ coroutine that notes when it begins.
 from __future__ import annotations
 
 import json
+import resource
 import time
 from collections.abc import Mapping, Sequence
 
@@ -36,11 +37,13 @@ class _Tool:
     def __init__(self) -> None:
         self.started_ns = 0
         self.started_cpu_ns = 0
+        self.taken_away = 0
 
     async def call(self, arguments: Json) -> object:
         """Start."""
         self.started_ns = time.perf_counter_ns()
         self.started_cpu_ns = time.thread_time_ns()
+        self.taken_away = _taken_away()
         return arguments
 
 
@@ -54,6 +57,7 @@ class _Replayed:
         self._calls, self._answer, self._seals = _streams(dialect)
         self.sealed_ns = 0
         self.sealed_cpu_ns = 0
+        self.taken_away = 0
         self._asked = 0
 
     def dialects(self) -> frozenset[Dialect]:
@@ -67,6 +71,7 @@ class _Replayed:
         calls = self._asked % 2 == 1
         for index, chunk in enumerate(self._calls if calls else self._answer):
             if calls and index == self._seals:
+                self.taken_away = _taken_away()
                 self.sealed_ns = time.perf_counter_ns()
                 self.sealed_cpu_ns = time.thread_time_ns()
             for event in reader.feed(chunk):
@@ -85,8 +90,9 @@ class _Replayed:
 
 
 async def sealed_to_started(gateway: Gateway) -> dict[str, dict[str, float]]:
-    """Microseconds, p50 and p99, by dialect; and the p99 of the thread's own CPU, which a busy
-    machine does not stretch. ``gateway`` lends its classifier, router and the like.
+    """Microseconds, p50 and p99, by dialect; the p99 of the thread's own CPU, which a busy machine does
+    not stretch; and that of the runs (and their share) in which the kernel gave the CPU to nobody
+    else between seal and start. ``gateway`` lends its classifier, router and the like.
     """
     found: dict[str, dict[str, float]] = {}
     for dialect in Dialect:
@@ -99,6 +105,7 @@ async def sealed_to_started(gateway: Gateway) -> dict[str, dict[str, float]]:
         agent = Agent("a", tools=("get",), model="m")
         lags: list[float] = []
         worked: list[float] = []
+        alone: list[float] = []
         for number in range(RUNS):
             turn = Turn(f"r{number}", "t", Timeline(), Deadline(None), time.time())
             question = (Message(Role.USER, (TextPart("hi"),)),)
@@ -106,14 +113,24 @@ async def sealed_to_started(gateway: Gateway) -> dict[str, dict[str, float]]:
             await AgentRun(agent, question, gateway, turn, told.append).run()
             lags.append((tool.started_ns - provider.sealed_ns) / 1000)
             worked.append((tool.started_cpu_ns - provider.sealed_cpu_ns) / 1000)
+            if tool.taken_away == provider.taken_away:
+                alone.append(lags[-1])
         lags.sort()
+        alone.sort()
         worked.sort()
         found[dialect.value] = {
             "p50_us": lags[RUNS // 2],
             "p99_us": lags[int(RUNS * 0.99)],
             "cpu_p99_us": worked[int(RUNS * 0.99)],
+            "alone_p99_us": alone[int(len(alone) * 0.99)],
+            "alone_share": len(alone) / RUNS,
         }
     return found
+
+
+def _taken_away() -> int:
+    """How often the kernel has given this thread's CPU to another before it was done."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
 
 
 def _sse(frames: Sequence[Frame], *, named: bool, done: bool) -> list[bytes]:

@@ -122,3 +122,19 @@ async def test_imported_answers_are_hits_on_every_worker() -> None:
                 assert hit.json()["choices"][0]["message"]["content"] == "30 days."
             refused = await call(gateway.url, "POST", "/v1/cache/import", {"entries": []})
             assert refused.status_code == 422
+
+
+async def test_a_run_is_found_and_cancelled_through_any_worker() -> None:
+    async with running_simulator(SimulatorSettings(time_scale=0)) as upstream:
+        values = configuration(upstream, agents=[{"name": "desk", "model": "small"}])
+        with gateway_process(values, "--workers", str(WORKERS)) as gateway:
+            message = {"id": "m", "role": "user", "content": "hi"}
+            given = {"threadId": "t", "runId": "r1", "messages": [message]}
+            told = await call(gateway.url, "POST", "/v1/agent", given)
+            assert "RUN_FINISHED" in told.text
+            for _ in range(WORKERS * 2):
+                found = await call(gateway.url, "GET", "/v1/runs/r1")
+                assert (found.status_code, found.json()["state"]) == (200, "finished")
+                over = await call(gateway.url, "POST", "/v1/runs/r1/cancel")
+                assert (over.status_code, over.json()["state"]) == (200, "finished")
+            assert (await call(gateway.url, "GET", "/v1/runs/nobody")).status_code == 404

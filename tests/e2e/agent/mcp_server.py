@@ -6,10 +6,11 @@ import asyncio
 import os
 import sys
 
-from mcp.server import MCPServer
+from mcp.server import CacheHint, MCPServer
 from mcp.server.mcpserver import Context
 
-server = MCPServer("small")
+LIST_TTL_MS = int(os.environ.get("LIST_TTL_MS", "0"))  # noqa: TID251 - a program of its own
+server = MCPServer("small", cache_hints={"tools/list": CacheHint(ttl_ms=LIST_TTL_MS)})
 
 
 @server.tool()
@@ -35,6 +36,13 @@ def key_of(ctx: Context) -> str:
 def fail() -> str:
     """Fail."""
     raise ValueError("as asked")
+
+
+@server.tool()
+def grow() -> str:
+    """Offer one tool more."""
+    server.add_tool(lambda: "grown", name="grown", description="It was not there before.")
+    return "done"
 
 
 @server.tool()

@@ -11,7 +11,9 @@ import pytest
 
 from app.domain.tools import ToolCaller, idempotency_key
 from app.errors import ToolError
+from app.tools.addresses import Addresses
 from app.tools.configured import configured
+from app.tools.mcp import McpOptions, McpServer
 from tests.support.gateway import configuration, settings_of
 
 pytestmark = pytest.mark.anyio
@@ -35,7 +37,7 @@ async def test_a_program_s_tools_are_offered_and_called() -> None:
     await registry.start()
     try:
         offered = await registry.offered(["small__*"])
-        names = {"add", "environment", "key_of", "fail", "die", "hang"}
+        names = {"add", "environment", "key_of", "fail", "grow", "die", "hang"}
         assert set(offered) == {f"small__{name}" for name in names}
         assert offered["small__add"].spec.parameters["required"] == ["a", "b"]
         assert (await registry.call("small__add", '{"a": 2, "b": 3}', ANN)).text in {
@@ -99,6 +101,47 @@ async def test_a_server_that_is_not_there_offers_nothing_and_fails_typed() -> No
         assert unknown.value.code == "tool_unknown"
     finally:
         await registry.aclose()
+
+
+async def test_a_list_is_kept_as_long_as_the_server_says() -> None:
+    now_s = 0.0
+    command = (sys.executable, SERVER, "stdio")
+    options = McpOptions(name="small", command=command, env={"LIST_TTL_MS": "7000"}, timeout_s=30)
+    server = McpServer(options, clock=lambda: now_s)
+    try:
+        assert "small__grown" not in {each.spec.name for each in await server.tools()}
+        await server.call("grow", {})
+        now_s = 6.9
+        assert "small__grown" not in {each.spec.name for each in await server.tools()}
+        now_s = 7.1
+        assert "small__grown" in {each.spec.name for each in await server.tools()}
+    finally:
+        await server.aclose()
+
+
+async def test_a_server_that_is_away_is_not_waited_for_by_every_run() -> None:
+    """One run finds out; those that follow go on at once, with the tools that were known."""
+    now_s, asked = 0.0, 0
+
+    async def resolve(_: str, __: int) -> list[str]:
+        nonlocal asked
+        asked += 1
+        return ["127.0.0.1"]
+
+    options = McpOptions(name="m", url="http://mcp.example:9/mcp", timeout_s=20)
+    server = McpServer(options, clock=lambda: now_s, addresses=Addresses(resolve=resolve))
+    try:
+        assert await server.tools() == ()
+        found_out = asked
+        assert found_out > 0
+        for _ in range(5):
+            assert await server.tools() == ()
+        assert asked == found_out
+        now_s = 60.0
+        assert await server.tools() == ()
+        assert asked > found_out
+    finally:
+        await server.aclose()
 
 
 async def test_streamable_http() -> None:
