@@ -23,6 +23,7 @@ from app.domain.replay import replay
 from app.errors import UpstreamClosed, UpstreamError, UpstreamProtocol
 from app.pipeline.gateway import Gateway, Turn
 from app.ports import Codec
+from app.wire.passthrough import PassthroughReader, condensed
 
 _MISS = CacheOutcome.MISS
 
@@ -117,9 +118,12 @@ def read_whole(codec: Codec, pieces: tuple[bytes, ...], *, streamed: bool) -> An
     if not streamed:
         return codec.read_answer(b"".join(pieces))
     builder, reader = AnswerBuilder(), codec.reader()
-    for piece in pieces:
-        for event in reader.feed(piece):
-            builder.add(event)
+    glance = codec.passthrough(hide_usage=False)
+    said = b"".join(pieces)
+    if isinstance(glance, PassthroughReader):
+        said = condensed(said, glance)
+    for event in reader.feed(said):
+        builder.add(event)
     for event in reader.end():
         builder.add(event)
     answer = builder.answer()

@@ -26,6 +26,9 @@ from app.errors import UpstreamError, UpstreamProtocol
 from app.wire import json_text
 from app.wire.sse import FrameSplitter, count_data_lines, read_events
 
+_TRIES = 8
+_BLANK = b"\n\n"
+_QUOTE, _LINE_END, _BACKSLASH = b'"\n\\'
 _GOES_ON = b"}", b","
 """What may stand behind a member's value."""
 _FIELD = re.compile(rb"(?:\xef\xbb\xbf)?(?::|data|event|id|retry|[\r\n])")
@@ -131,6 +134,42 @@ class PassthroughReader:
     @abstractmethod
     def _usage(self) -> Usage | None:
         """Parse the frames that told usage."""
+
+
+def condensed(frames: bytes, reader: PassthroughReader) -> bytes:
+    """``frames`` of one stream, neighbours that differ in their text alone put together.
+
+    Whoever reads them gets the same answer in a fraction of the steps. ``reader`` is a fresh one of
+    their dialect.
+    """
+    parts = frames.split(_BLANK)
+    middle = len(parts) // 2
+    for part in parts[middle : middle + _TRIES]:
+        frame = part + _BLANK
+        around = reader.alike(frame) if reader.ordinary(frame) == 1 else None
+        if around is not None:
+            break
+    else:
+        return frames
+    before, behind = around[0], around[1][: -len(_BLANK)]
+    around_bytes = len(before) + len(behind)
+    kept: list[bytes] = []
+    texts: list[bytes] = []
+    for part in parts:
+        text = part.removeprefix(before).removesuffix(behind)
+        if (
+            len(text) + around_bytes == len(part)
+            and _QUOTE not in text
+            and _LINE_END not in text
+            and (_BACKSLASH not in text or text.find(b"\\u") < 0)  # perhaps half a character
+        ):
+            texts.append(text)
+            continue
+        if texts:
+            kept.append(b"".join((before, *texts, behind)))
+            texts = []
+        kept.append(part)
+    return _BLANK.join(kept)
 
 
 def _whole(rest: bytes) -> bool:

@@ -11,10 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain.chat import Dialect
-from app.domain.events import Frames, ThinkingBlock
+from app.domain.events import (
+    AnswerStarted,
+    Finished,
+    FinishReason,
+    Frames,
+    TextDelta,
+    ThinkingBlock,
+)
+from app.domain.usage import Usage
 from app.errors import GatewayError, UpstreamProtocol
 from app.wire.codecs import CODECS
 from app.wire.openai_chat_stream_read import ChatPassthrough
+from app.wire.passthrough import condensed
 from app.wire.sse import data_frame, event_frame, read_events, split_frames
 from tests.wire import transcripts
 from tests.wire.mutation import places, replaced
@@ -100,6 +109,29 @@ def test_hiding_usage_removes_the_usage_chunk_and_nothing_else(answer, step):
     assert b"".join(event.data for event in out) == b"\n\n".join(kept)
     assert reader.usage == answer.usage
     assert reader.complete
+
+
+@given(dialects, answers(), st.integers(1, 12))
+def test_a_condensed_stream_reads_as_the_same_answer(dialect, answer, pieces):
+    stream = write_stream(dialect, answer, pieces)
+    fewer = condensed(stream, CODECS[dialect].passthrough(hide_usage=False))
+    assert len(fewer) <= len(stream)
+    read = [CODECS[dialect].reader().feed(said) for said in (stream, fewer)]
+    assert fold(read[0]) == fold(read[1])
+
+
+@given(
+    st.sampled_from([Dialect.CHAT, Dialect.MESSAGES]),
+    st.text(min_size=64) | st.text("abcdefg", min_size=64),
+)
+def test_a_text_said_in_many_frames_is_condensed(dialect, text):
+    writer = CODECS[dialect].writer(request(dialect))
+    said = [AnswerStarted("1", "m"), *map(TextDelta, text), Finished(FinishReason.STOP, Usage())]
+    stream = b"".join(map(writer.write, said)) + writer.end()
+    fewer = condensed(stream, CODECS[dialect].passthrough(hide_usage=False))
+    assert fold(CODECS[dialect].reader().feed(fewer)).text == text
+    if text.isalnum():
+        assert fewer.count(b"\n\n") < 10 < stream.count(b"\n\n")
 
 
 @given(dialects, answers(), st.binary(max_size=12))
