@@ -218,7 +218,7 @@ def test_suspicion_serves_what_was_confirmed_since_and_checks_the_rest(desk: Des
     for _ in range(100):
         state.unseen = 0
         served.append(decide(query, desk.near(query), state, rng).serve)
-    assert 70 < sum(served) < 100, "most are served, some are watched"
+    assert 55 < sum(served) < 95, "most are served, some are watched"
 
 
 def test_what_an_answer_has_become_is_served_where_the_old_one_was(desk: Desk):
@@ -258,7 +258,7 @@ def test_an_answer_that_became_two_is_nobodys(desk: Desk):
 
 def test_where_everything_is_a_hit_one_is_asked_of_the_model_before_long(desk: Desk):
     state, query = quiet(desk), served_query(desk)
-    most = 7  # at 5 % of requests
+    most = 13  # at 5 % of requests
     assert all(_decided(desk, state, query).serve for _ in range(most))
     asked = _decided(desk, state, query)
     assert asked.audit
