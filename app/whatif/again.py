@@ -22,6 +22,7 @@ from app.domain.chat import Dialect
 from app.domain.decisions import Classification, PromptView, Tier
 from app.lanes.rules import Lanes
 from app.providers.profiles import abilities
+from app.routing.aim import Aim
 from app.routing.router import Router
 from app.routing.score import RoutePolicy
 from app.routing.threshold import FastShareTracker
@@ -69,7 +70,15 @@ def router_of(settings: Settings) -> Router:
     policy = RoutePolicy(
         fast_context_tokens=min(windows) if windows else None, fast_sees_images=sees
     )
-    return Router(policy, FastShareTracker(settings.routing.fast_share))
+    wanted = settings.routing
+    aimed = wanted.mean_usd is not None or wanted.mean_s is not None
+    own = {each.tenant: each.fast_share for each in wanted.tenants if each.fast_share is not None}
+    return Router(
+        policy,
+        FastShareTracker(wanted.fast_share, own=own),
+        {each.tenant: each.tier for each in wanted.tenants if each.tier is not None},
+        Aim(wanted.fast_share, mean_usd=wanted.mean_usd, mean_s=wanted.mean_s) if aimed else None,
+    )
 
 
 @dataclass(slots=True)
@@ -101,6 +110,7 @@ class Again:
         self._by_user = settings.cache.sharing.scope == "user"
         self._flying: dict[bytes, float] = {}
         self._landing: list[tuple[float, int, _Kept]] = []
+        self._ending: list[tuple[float, int, Tier, float, float]] = []
         self.outcomes = Outcomes()
 
     def run(
@@ -122,6 +132,9 @@ class Again:
                 del self._flying[kept.key]
             if self._exact is not None:
                 self._exact.put(kept.key, _entry(kept))
+        while self._ending and self._ending[0][0] <= until_s:
+            _, _, tier, usd, took_s = heapq.heappop(self._ending)
+            self._router.went(tier, usd, took_s)
         self._now_s = until_s
 
     def _one(
@@ -147,13 +160,18 @@ class Again:
         if lands_s is not None and self._settings.cache.coalesce:
             self.outcomes.add("coalesced", lands_s - arrival.at_s, 0.0)
             return
+        decided = None
         if named:
             tier, pool = self._pools.tiers[named], self._pools.model(named)
         else:
             decided = self._router.decide(classification, view, arrival.tenant, None)
             tier = decided.tier.value
             pool = self._pools.tier(tier)
-        took_s = self._call(arrival, tier, named, pool, view)
+        took_s, usd = self._call(arrival, tier, named, pool, view)
+        if decided is not None and not decided.forced and self._router.aims:
+            number = len(self.outcomes.pool)
+            end = (arrival.at_s + took_s, number, decided.tier, usd, took_s)
+            heapq.heappush(self._ending, end)
         if key is not None:
             self._flying[key] = lands_s = arrival.at_s + took_s
             kept = _Kept(key, arrival.tenant, named, tier)
@@ -183,8 +201,10 @@ class Again:
             source, float(pool.total_s[at]), 0.0, pool=self._pools.HITS, fixed_usd=0.0
         )
 
-    def _call(self, arrival: Arrival, tier: str, named: str, pool: int, view: PromptView) -> float:
-        """Write a call down; its own recorded time where the same was asked, else a drawn one."""
+    def _call(
+        self, arrival: Arrival, tier: str, named: str, pool: int, view: PromptView
+    ) -> tuple[float, float]:
+        """Write a call down, and what it took and cost: as recorded where the same was asked, else drawn."""
         own = arrival.recorded
         if (
             own is not None
@@ -194,7 +214,7 @@ class Again:
         ):
             cost_usd = self._pools.prices[own.model].cost_usd(own.usage)
             self.outcomes.add(tier, own.total_s, cost_usd, pool=FIXED)
-            return own.total_s
+            return own.total_s, cost_usd
         drawn = self._pools.all[pool]
         at = int(self._rng.integers(len(drawn.total_s)))
         told = own.usage.prompt_tokens if own is not None else 0
@@ -202,7 +222,7 @@ class Again:
         took_s = float(drawn.total_s[at])
         usd = float(tokens * drawn.prompt_usd[at] + drawn.output_usd[at])
         self.outcomes.add(tier, took_s, usd, pool=pool, prompt_tokens=tokens)
-        return took_s
+        return took_s, usd
 
 
 def _entry(kept: _Kept) -> CachedAnswer:

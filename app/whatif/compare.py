@@ -185,7 +185,7 @@ class Comparison:
         )
         if self._known is not None:
             return (*always, "cache.exact.ttl_s", "cache.exact.max_bytes", "cache.sharing.scope",
-                    "lanes.", "cache.semantic.")  # fmt: skip
+                    "lanes.", "cache.semantic.", "routing.tenants", "routing.mean_")  # fmt: skip
         return (*always, "cache.semantic.")
 
     def _assumptions(self) -> list[str]:
@@ -279,7 +279,9 @@ def _named(share: float, ttl_s: int, ttls: Sequence[int]) -> str:
 
 
 def _with(settings: Settings, share: float, ttl_s: int) -> Settings:
-    routing = settings.routing.model_copy(update={"fast_share": share})
+    # A target on the mean would move the share that is tried.
+    tried = {"fast_share": share, "mean_usd": None, "mean_s": None}
+    routing = settings.routing.model_copy(update=tried)
     exact = settings.cache.exact.model_copy(update={"ttl_s": ttl_s})
     cache = settings.cache.model_copy(update={"exact": exact})
     return settings.model_copy(update={"routing": routing, "cache": cache})

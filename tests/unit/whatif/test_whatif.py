@@ -121,6 +121,39 @@ def test_the_router_holds_the_asked_share_over_prompts(tmp_path, config):
     assert half.sources["fast"] / 400 == pytest.approx(0.5, abs=0.05)
 
 
+def test_a_tenant_s_own_tier_and_share_hold_over_prompts(tmp_path, config):
+    """What single tenants are given holds for them alone."""
+    asked = [
+        {"at_s": at, "prompt": f"Name lemma {at} of topology", "tenant": ("a", "b", "c")[at % 3]}
+        for at in range(300)
+    ]
+    own = [{"tenant": "a", "tier": "powerful"}, {"tenant": "b", "fast_share": 1.0}]
+    report = judged(
+        lines(tmp_path, *asked),
+        config,
+        calls=mixed(tmp_path),
+        own={"routing.tenants": json.dumps(own)},
+    )
+    estimate = report.estimates[1]
+    assert estimate.sources["fast"] / 300 == pytest.approx((0.0 + 1.0 + 0.7) / 3, abs=0.05)
+    assert not any("routing.tenants" in said for said in report.assumptions)
+
+
+def test_a_target_on_the_mean_moves_the_share_over_prompts(tmp_path, config):
+    """Fast calls take 1 s and powerful ones 14/3 on the mean; a powerful one costs 0.0005 USD."""
+    asked = [
+        {"at_s": 10 * at, "prompt": f"{'Prove' if at % 3 else 'Name'} lemma {at} of topology"}
+        for at in range(400)
+    ]
+    sooner, cheaper = {"routing.mean_s": "2.4"}, {"routing.mean_usd": "0.00026"}
+    report = judged(
+        lines(tmp_path, *asked), config, calls=mixed(tmp_path), sooner=sooner, cheaper=cheaper
+    )
+    _, sooner, cheaper = report.estimates
+    assert sooner.sources["fast"] / 400 == pytest.approx(0.62, abs=0.07)
+    assert cheaper.figures.cost_usd.value / 400 == pytest.approx(0.00026, rel=0.15)
+
+
 def test_the_time_to_live_changes_hits_as_worked_out_by_hand(tmp_path, config):
     """One question at 0, 50, 100 and 1000 s, answered in 1 s: 3, 2 or 1 hits by the time to live."""
     asked = [
