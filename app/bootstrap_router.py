@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from random import SystemRandom
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ import structlog
 
 from app.operator_checks import escalation_of, own_check
 from app.pipeline.label_files import LabelFiles
+from app.router_command import label_folder
 from app.routing.aim import Aim
 from app.routing.hedge import Hedging
 from app.routing.router import Router
@@ -40,7 +40,7 @@ def open_router(
     stack.push_async_callback(gateway.teacher.aclose)
     gateway.teacher.restore(
         LabelFiles(
-            Path(settings.state.data_dir) / "router",
+            label_folder(settings),
             len(gateway.classifier.complexity.topics.names),
             lambda why: structlog.get_logger().warning("router_labels", reason=why),
         )

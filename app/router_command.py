@@ -8,16 +8,20 @@ figure is APGR, weighted by inverse propensity: 0.5 is a coin, and its interval 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from app.domain.decisions import Tier
 from app.settings import load
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from app.classify.labels import SavedLabel
+    from app.settings import Settings
 
 _FIRST = 50
 _LEAST_JUDGED = 20
@@ -35,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     from app.classify.topics import Topics  # numpy: other commands do without
     from app.pipeline.label_files import read_all
 
-    folder = Path(load(options.config).state.data_dir) / "router"
+    folder = label_folder(load(options.config))
     try:
         labels = read_all(folder, len(Topics.shipped().names))
     except (OSError, ValueError) as exc:
@@ -43,6 +47,18 @@ def run(options: argparse.Namespace) -> int:
         return 1
     sys.stdout.write("\n".join(report(labels, str(folder))) + "\n")
     return 0
+
+
+def label_folder(settings: Settings) -> Path:
+    """Where the labels of these settings' pair of tiers lie, by the names that their models have upstream.
+
+    What one pair's labels taught says nothing of another's: 0.505-0.538 between vendors, where 0.5 is a coin.
+    """
+    names = {
+        tier: sorted({each.model for each in settings.models if each.tier is tier}) for tier in Tier
+    }
+    pair = hashlib.sha256(json.dumps(names).encode()).hexdigest()[:12]
+    return Path(settings.state.data_dir) / "router" / pair
 
 
 def report(labels: Sequence[SavedLabel], where: str) -> list[str]:
