@@ -137,8 +137,12 @@ class Streamed(Asked):
                 self._learn(data, reader)
         else:
             outlet.try_write(data, False)  # noqa: FBT003
+            if not self._before:
+                self._learn(data[data.rfind(b"\n\n", 0, -2) + 2 :], reader)
         self._tokens += count
-        self.events.append(Frames(data, count))
+        if self._texts:
+            self._fold()
+        self._events.append(Frames(data, count))
         self.last_write_s = self._way.edge.pulse.now_s
         return True
 
@@ -157,7 +161,7 @@ class Streamed(Asked):
         """
         size = len(chunk)
         if size >= _MOST_KNOWN:
-            return False
+            return self._take_several(chunk)
         head, behind, outlet = _LINES[size] + self._before, self._behind, self._outlet
         text = chunk.removeprefix(head).removesuffix(behind)
         if (
@@ -167,9 +171,28 @@ class Streamed(Asked):
             or self.followers
             or outlet.flow.write_paused
         ):
-            return False
+            return self._take_several(chunk)
         outlet.transport.write(chunk)
         self._texts.append(text)
+        self.last_write_s = self._way.edge.pulse.now_s
+        return True
+
+    def _take_several(self, chunks: bytes) -> bool:
+        """As ``_take_alike``, of a read that is several such chunks: this process was busy as they came."""
+        before, behind, outlet = self._before, self._behind, self._outlet
+        *heads, rest = chunks.split(behind)  # which no text holds, for it begins with a quote
+        if rest or self.followers or outlet.flow.write_paused:
+            return False
+        texts: list[bytes] = []
+        for each in heads:
+            size = len(each) + len(behind)
+            head = (_LINES[size] if size < _MOST_KNOWN else b"?") + before
+            text = each.removeprefix(head)
+            if len(head) + len(text) != len(each) or _QUOTE in text or _LINE_END in text:
+                return False
+            texts.append(text)
+        outlet.transport.write(chunks)
+        self._texts += texts
         self.last_write_s = self._way.edge.pulse.now_s
         return True
 

@@ -132,7 +132,8 @@ class ChatPassthrough(PassthroughReader):
         """As everywhere; the one frame of one token, which comes for every token, without a further call."""
         end = len(data) - 2
         if data.find(b"\n") != end or end < 0 or data[-1] != _LINE_END:
-            return super().ordinary(data)
+            # Several, or none that is whole.
+            return 0 if self._splitter.tail or data[-2:] != b"\n\n" else self._several(data)
         if self._splitter.tail or data[:5] != b"data:" or data.find(b'"usage":{') >= 0:
             return 0
         return 1 if data.rfind(b'"finish_reason":null') >= 0 else 0
@@ -141,12 +142,17 @@ class ChatPassthrough(PassthroughReader):
         # Two searches of the chunk: it goes on, and tells no usage. A chunk that goes on is no error either;
         # should a server say both, its stream lacks an ending and is not complete in any case.
         # (``find`` rather than ``in``, which first tries the bytes for a number: three times the cost.)
-        if frames[:5] != b"data:" or frames[-8:] == b"[DONE]\n\n" or frames.find(b'"usage":{') >= 0:
+        if frames.find(b"\n") != len(frames) - 2:
+            return self._several(frames)
+        if frames[:5] != b"data:" or frames.find(b'"usage":{') >= 0:
             return 0
-        if frames.find(b"\n") == len(frames) - 2:
-            return 1 if frames.rfind(b'"finish_reason":null') >= 0 else 0
-        # Several at once, each one line of data and a blank one, each going on. (One byte is sought, which
-        # costs a fraction of seeking more.)
+        return 1 if frames.rfind(b'"finish_reason":null') >= 0 else 0
+
+    def _several(self, frames: bytes) -> int:
+        """How many frames these are, if each is one line of data that goes on, and a blank one; else 0."""
+        if frames[-8:] == b"[DONE]\n\n" or frames.find(b'"usage":{') >= 0:
+            return 0
+        # One byte is sought, which costs a fraction of seeking more.
         parts = frames.split(b"\n")
         lines = parts[:-1:2]
         for line in lines:

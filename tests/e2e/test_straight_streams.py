@@ -170,6 +170,21 @@ ODD = {
         chunk(MIDST),
         *WHOLE[5:],
     ],
+    "words by twos": [
+        *WHOLE[:3],
+        chunk(WORDS[2]) + chunk(WORDS[3]),
+        chunk(QUOTED) + chunk(WORDS[0]),
+        chunk(WORDS[1]) + chunk(WORDS[2]) + chunk(WORDS[3]),
+        chunk(WORDS[1]) + chunk(WORDS[2])[:30],
+        chunk(WORDS[2])[30:] + chunk(WORDS[3]),
+        chunk(WORDS[3]),
+        *WHOLE[5:],
+    ],
+    "twos from the beginning": [
+        HEAD + chunk(ROLE) + chunk(WORDS[0]),
+        *(chunk(word) * 2 for word in WORDS),
+        chunk(WORDS[3]) + chunk(STOP) + chunk(USAGE + DONE) + END,
+    ],
     "half a word between words": [
         *WHOLE[:4],
         chunk(WORDS[3][:40]),
