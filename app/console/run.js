@@ -9,7 +9,7 @@ import { Waterfall } from "./waterfall.js";
 import { make, seconds, usd } from "./words.js";
 
 // Two instants that the gateway's clock may show for one.
-const BESIDE_MS = 1;
+const BESIDE_MS = 0.05;
 const STATES = {
   running: "running",
   finished: "finished",
@@ -273,7 +273,7 @@ export class Run {
   // the next step begins once the tools of the one before have ended.
   models(trace, at) {
     const subs = [...this.calls.values()].filter((card) => card.isSub && card.leg === this.legs);
-    const inSub = ({ start, end }) => subs.some((sub) => start >= sub.start - BESIDE_MS && end <= sub.stopped + BESIDE_MS);
+    const inSub = ({ start }) => subs.some((sub) => start >= sub.start - BESIDE_MS && start <= sub.stopped);
     const calls = trace.spans
       .filter((span) => span.stage === "upstream")
       .map((span) => ({ start: at + span.start_ms, end: at + span.start_ms + span.duration_ms }))
