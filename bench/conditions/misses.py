@@ -6,7 +6,11 @@ import asyncio
 import json
 import time
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
+
+import yaml
 
 from app.cache.bound import Limits, Threshold
 from app.cache.decision import RouteState
@@ -21,6 +25,7 @@ from bench.processes import NotReadyError, Server, ask, ask_json
 from bench.scenarios import NONCE, Scenario
 from bench.slices import Aim, Slice, measure
 from bench.summary import by_target, over_rounds, rotated
+from bench.targets.slipstream import CONFIG
 
 _QUESTION = Scenario(
     "question_c1",
@@ -31,7 +36,13 @@ _QUESTION = Scenario(
     least_s=3.0,
     question=f"Explain what the word {NONCE} means.",
 )
-_ROUTE = ("default", _QUESTION.model)
+_LATER = replace(_QUESTION, name="question_later", model="bench-later")
+"""The same of a model that takes 20 ms to its first token, as fast ones do: what a race can hide behind."""
+_MODEL: dict[str, object] = {
+    "name": _LATER.model, "provider": "local", "model": "mock-t20-n10-g5", "tier": "fast",
+    "price": {"input": 0.15, "output": 0.60, "cached_input": 0.015},
+}  # fmt: skip
+_SCENARIOS = {_QUESTION: "a model that answers at once", _LATER: "one that takes 20 ms"}
 _WAYS: dict[str, dict[str, object]] = {"waiting": {}, "racing": {"race_for": ["*"]}}
 """How a miss meets its look-up."""
 _MARKER = "slipstream.json"
@@ -45,12 +56,14 @@ _CERTIFIED = Threshold(
 def semantic_miss(stage: Stage) -> list[Figure]:
     """First token with the semantic cache over without, the same gateway otherwise, by turns.
 
-    Twice: where a miss waits for its look-up, and where the tenant pays for asking the model meanwhile.
+    Where a miss waits for its look-up, and where the tenant pays for asking the model meanwhile; each with a
+    model that answers at once, behind which nothing can hide, and with one that takes 20 ms.
     """
     with ExitStack() as stack:
 
         def start(name: str, semantic: dict[str, object]) -> AbstractContextManager[Server]:
-            sections = {"cache": {"semantic": semantic}}
+            models = [*yaml.safe_load(CONFIG.read_text())["models"], _MODEL]
+            sections = {"cache": {"semantic": semantic}, "models": models}
             # Not one CPU alone: the vector process would take it from the gateway.
             cpus = f"{stage.server_cpu},{stage.load_cpu}"
             return gateway(name, stage.folder, stage.upstream, cpus, sections)
@@ -62,29 +75,31 @@ def semantic_miss(stage: Stage) -> list[Figure]:
             folder = stage.folder / f"{name}-data" / "semantic"
             marker = next(folder.glob(f"questions-*/{_MARKER}"))
             build = str(json.loads(marker.read_text())["build"])
-            asyncio.run(open_route(folder, build, _ROUTE, SemanticCacheSettings()))
+            for scenario in _SCENARIOS:
+                route = ("default", scenario.model)
+                asyncio.run(open_route(folder, build, route, SemanticCacheSettings()))
             servers[name] = stack.enter_context(start(name, semantic))
             await_model(servers[name])
         slices: list[Slice] = []
         for number in range(-1, stage.rounds):
-            for name in rotated(list(servers), number + 1):
-                aim = Aim(name, servers[name], "", HEADERS, _QUESTION.model)
-                one = measure(stage.rigging, aim, _QUESTION, stage.slice_s, number)
+            for scenario, name in product(_SCENARIOS, rotated(list(servers), number + 1)):
+                aim = Aim(name, servers[name], "", HEADERS, scenario.model)
+                one = measure(stage.rigging, aim, scenario, stage.slice_s, number)
                 slices += [one] if number >= 0 else []
         looked = {name: value_of(servers[name], _EMBEDDED) for name in _WAYS}
     if not all(looked.values()):
         raise NotReadyError("no request was looked up: the figures would say nothing")
     seen = by_target(slices)
     figures = []
-    for name in _WAYS:
-        pair = (seen[name, _QUESTION.name], seen["off", _QUESTION.name])
+    for name, (scenario, model) in product(_WAYS, _SCENARIOS.items()):
+        pair = (seen[name, scenario.name], seen["off", scenario.name])
         for quantile, reading, bar in (
             ("p50", summary.ttft_p50, 0.2),
             ("p99", summary.ttft_p99, 1.0),
         ):
             found = over_rounds(summary.added(reading), *pair)
             if found is not None:
-                what = f"semantic miss, {name}: added first token, {quantile}"
+                what = f"semantic miss, {name}, {model}: added first token, {quantile}"
                 noisy = not found.quiet
                 value = found.value / 1e3
                 figures.append(Figure(what, value, " ms", found.rounds, "<=", bar, noisy=noisy))
