@@ -1,9 +1,10 @@
 """The vector process: it owns the encoder and the embedded engine, and answers over a unix socket.
 
-``python -m app.stores.sidecar SOCKET FOLDER MODEL MAX``, started by a gateway with a pipe on its standard
-input. It ends when that pipe does, so no gateway, however it ended, leaves one behind. One thread
+``python -m app.stores.sidecar SOCKET FOLDER MODEL MAX NICE``, started by a gateway with a pipe on its
+standard input. It ends when that pipe does, so no gateway, however it ended, leaves one behind. One thread
 does everything in the order it came: an embedding takes 2 ms, a search a tenth of one, and more
-threads would only share two cores. Niceness 10: requests come first.
+threads would only share two cores. Niceness 10: requests come first; NICE while it loads, which is 0 where
+the gateway itself is not up yet.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from app.stores.onnx_embedder import TooLong as OverWindow
 from app.stores.vectors import (
     FAILED_MODEL,
     FAILED_STORE,
+    NICENESS,
     About,
     Answered,
     Ask,
@@ -54,7 +56,6 @@ from app.stores.vectors import (
 _IDLE_S = 20.0
 _MEMORY = 4_096
 """Embeddings remembered: 1.5 KiB each."""
-_NICENESS = 10
 _MOVE_EVERY_S = 0.005
 _QUIET_S = 0.1
 """Nothing is moved from an older build's folder before nobody has asked for so long."""
@@ -217,8 +218,8 @@ async def _move(worker: Worker) -> None:
 
 def main(arguments: list[str]) -> int:
     """Run the process; the exit status names what is wrong, and standard error says it."""
-    path, folder, model, max_entries = arguments
-    os.nice(_NICENESS)
+    path, folder, model, max_entries, niceness = arguments
+    os.nice(int(niceness))
     try:
         embedder = OnnxEmbedder(Path(model))
         store = EdgeStore(
@@ -230,6 +231,7 @@ def main(arguments: list[str]) -> int:
     except (EmbedderError, StoreError) as exc:
         print(exc, file=sys.stderr, flush=True)  # noqa: T201 - the gateway reads it
         return FAILED_MODEL if isinstance(exc, EmbedderError) else FAILED_STORE
+    os.nice(NICENESS - int(niceness))
     worker = Worker(embedder, store)
     worker.older = Older(Path(folder), store, worker.vector_of) or None
     Path(path).unlink(missing_ok=True)  # of a process that was killed: this one owns the folder now

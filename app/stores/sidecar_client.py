@@ -24,6 +24,7 @@ from app.stores.sidecar_start import Begun, socket_of, start, take_lock
 from app.stores.vectors import (
     FAILED_MODEL,
     FAILED_STORE,
+    NICENESS,
     About,
     Answered,
     Ask,
@@ -271,7 +272,9 @@ class VectorProcess:
             return _STARTING
         if not self._begun:
             await self._end()
-            self._process, self._said = start(self._folder, self._model, self._max_entries)
+            self._process, self._said = start(
+                self._folder, self._model, self._max_entries, niceness=NICENESS
+            )
         self._begun = False
         process = self._process
         while process is not None and process.poll() is None:

@@ -50,7 +50,7 @@ def begin(folder: Path, model: Path, max_entries: int) -> Begun | None:
         return None
     try:
         lock = take_lock(folder)
-        return None if lock is None else Begun(lock, *start(folder, model, max_entries))
+        return None if lock is None else Begun(lock, *start(folder, model, max_entries, niceness=0))
     except OSError:
         return None
 
@@ -67,11 +67,15 @@ def take_lock(folder: Path) -> int | None:
     return lock
 
 
-def start(folder: Path, model: Path, max_entries: int) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
-    """Start the process; beside it what it will say. It ends when its standard input does."""
+def start(
+    folder: Path, model: Path, max_entries: int, *, niceness: int
+) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
+    """Start the process, as nice as told while it loads; beside it what it will say. It ends when its
+    standard input does.
+    """
     said = tempfile.TemporaryFile()  # noqa: SIM115 - closed by whoever ends the process
     command = [sys.executable, "-m", "app.stores.sidecar", str(socket_of(folder))]
-    command += [str(folder), str(model), str(max_entries)]
+    command += [str(folder), str(model), str(max_entries), str(niceness)]
     process = subprocess.Popen(  # noqa: S603 - our own command, no shell
         command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said
     )

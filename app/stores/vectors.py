@@ -20,6 +20,8 @@ SCHEMA = 1
 FAILED_MODEL = 3
 FAILED_STORE = 4
 """Exit statuses of the process that say what is wrong where starting again does not help at once."""
+NICENESS = 10
+"""Of the process: requests come first."""
 MAX_FRAME_BYTES = 8 * 1024 * 1024
 _LENGTH_BYTES = 4
 

@@ -80,6 +80,8 @@ async def test_a_process_that_was_begun_early_is_taken_over_and_not_begun_twice(
     try:
         await asyncio.wait_for(memory.there.wait(), PATIENCE_S)
         assert memory.pid == begun.process.pid
+        nicer = os.getpriority(os.PRIO_PROCESS, memory.pid)
+        assert nicer == min(19, os.nice(0) + 10), "once it has loaded, requests come first"
         assert begin(tmp_path, model, 1_000) is None, "somebody has it"
         assert states == ["is starting", None]
         lost = memory._connection.lost
