@@ -67,8 +67,7 @@ FIRST_FIT: Final = 120  # labels before the first fit
 _MOST_DENIED: Final = 2_000
 _MOST_CONFIRMED: Final = 4_000
 # Evidence of a change from which only what was confirmed since is served, long before an alarm.
-# Measured: at 2 a change of half the answers costs a quarter of the wrong hits that it costs at 3. The
-# whole of what is done about changes costs a steady route 0 to 2 % of its hits at 5 %, 7 to 14 % below.
+# Measured: at 2 a change of half the answers costs a quarter of the wrong hits that it costs at 3.
 _SUSPICION: Final = 2.0
 _WATCHED_SHARE: Final = 0.25  # of would-be hits audited while there is suspicion or after an alarm
 _LIKELY: Final = 0.5  # from here on a label says something of a change
