@@ -8,6 +8,7 @@ import logging
 
 import pytest
 
+from app.api.afterwards import Afterwards
 from app.telemetry.ledger import Ledger
 from app.telemetry.log import LogWriter
 from app.telemetry.metrics import Metrics
@@ -32,3 +33,30 @@ def test_turns_below_the_least_level_are_kept_but_not_logged(level: int, logged:
     telemetry.log.flush()
     assert [json.loads(line)["request_id"] for line in sink.getvalue().splitlines()] == logged
     assert len(telemetry.traces) == 2
+
+
+@pytest.mark.anyio
+async def test_what_waits_for_a_lull_is_settled_before_anybody_reads_and_at_the_end() -> None:
+    """Metrics, traces and the ledger never lack a turn that is over; nor does the log, once all has ended."""
+    sink = io.StringIO()
+    telemetry = Telemetry(Metrics(), TraceRing(), Ledger([]), LogWriter(sink, human=False))
+    after = Afterwards()
+
+    def end(request_id: str) -> None:
+        turn = a_turn(request_id=request_id)
+        after.add(lambda: telemetry.settle(turn))
+
+    telemetry.start(after.drain)
+    end("first")
+    assert len(telemetry.traces) == 1
+    end("second")
+    assert telemetry.ledger.savings()["turns"] == 2
+    end("third")
+    assert await telemetry.metrics.render()
+    assert not after.waiting
+    end("last")
+    telemetry.stop()
+    assert telemetry.log is not None
+    telemetry.log.flush()
+    told = [json.loads(line)["request_id"] for line in sink.getvalue().splitlines()]
+    assert told == ["first", "second", "third", "last"]
