@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app import __version__
 from app.api.cross_origin import CrossOrigin
 from app.api.draining import REFUSED, last_words, told_to_end
-from app.api.first_request import asked_first
+from app.api.first_request import FIRST, asked_first
 from app.api.openapi import describe_inference
 from app.domain.chat import Dialect
 
@@ -52,7 +52,8 @@ class SlipstreamApp(FastAPI):
             if endpoint is not None:
                 await endpoint(scope, receive, send)
                 return
-            self.state.context.edge.afterwards.drain()  # before anybody looks at what it leads to
+            if FIRST not in scope:
+                self.state.context.edge.drain()  # before anybody looks at what it leads to
         await super().__call__(scope, receive, send)
 
 

@@ -12,6 +12,8 @@ from contextlib import asynccontextmanager
 
 from starlette.types import ASGIApp, Message
 
+FIRST = "slipstream.first"
+"""In the scope of this request alone: it runs beside the event loop, whose own it must leave alone."""
 _PATH = "/readyz"
 _SCOPE = {
     "type": "http",
@@ -26,6 +28,7 @@ _SCOPE = {
     "headers": [],
     "client": ("127.0.0.1", 0),
     "server": ("127.0.0.1", 0),
+    FIRST: True,
 }
 
 

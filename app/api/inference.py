@@ -103,6 +103,12 @@ class Edge:
     afterwards: Afterwards = field(default_factory=Afterwards)
     clock: Callable[[], float] = time.monotonic
 
+    def drain(self) -> None:
+        """Do now what waits for a lull, and let the prompts' account follow."""
+        self.afterwards.drain()
+        if self.gateway.prompts is not None:
+            self.gateway.prompts.drain()
+
 
 class Inference:
     """One inference endpoint of one dialect."""
