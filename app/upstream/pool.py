@@ -81,6 +81,7 @@ class Pool:
         self._sweep: asyncio.TimerHandle | None = None
         self._warmer: asyncio.Task[None] | None = None
         self._warm_wanted = asyncio.Event()
+        self._taken = False
         self._emptied: asyncio.Future[None] | None = None
         self._closed = False
         self._waiting = 0
@@ -156,6 +157,7 @@ class Pool:
         if not idle:
             return None
         conn, _ = idle.popitem()
+        self._taken = True
         exchange = object.__new__(Exchange)  # the call of its class costs as much as the rest
         exchange.start(self._loop or self._bind(), within)
         if exchange.queued_ns - conn.idle_since_ns >= self._idle_ttl_ns or conn.heard(0):
@@ -252,6 +254,7 @@ class Pool:
         while idle:
             conn, _ = idle.popitem()
             if time.monotonic_ns() - conn.idle_since_ns < self._idle_ttl_ns:
+                self._taken = True
                 return conn
             conn.abort()
         return None
@@ -454,13 +457,15 @@ class Pool:
         pause_s = _WARM_PAUSE_MIN_S
         while True:
             self._warm_wanted.clear()
+            self._taken = False
             began_s = time.monotonic()
             await self._open_warm()
-            # The pause is what an origin that accepts and closes at once gets instead of a busy loop.
+            # The pause is what an origin that accepts and closes at once gets instead of a busy loop. It
+            # stays short where requests use up what is opened: clients that leave end their connections.
             await asyncio.sleep(pause_s)
             if self._slots >= self._limits.warm:
                 await self._warm_wanted.wait()
-            healthy = time.monotonic() - began_s > _WARM_PAUSE_MAX_S
+            healthy = self._taken or time.monotonic() - began_s > _WARM_PAUSE_MAX_S
             pause_s = _WARM_PAUSE_MIN_S if healthy else min(2 * pause_s, _WARM_PAUSE_MAX_S)
 
     async def _open_warm(self) -> None:

@@ -440,6 +440,21 @@ async def test_warm_connections_are_opened_ahead_used_first_and_replaced(pool_to
         assert replacement.number == 2
 
 
+async def test_what_requests_use_up_is_warm_again_soon_however_often(pool_to: MakePool):
+    """Clients that leave end their upstream connections: the next must not find cold ones for it."""
+    async with raw_server(idle) as server, pool_to(server, warm=1, max_idle=4) as pool:
+        await pool.start()
+        for number in range(9):  # where each pause is twice the last, the ninth takes 25 s
+            peer = await server.peer()
+            await settle(pool, idle=1)
+            async with asyncio.TaskGroup() as group:
+                asking = group.create_task(pool.request(path=b"/", headers=[], body=b"x"))
+                assert (await peer.request()).body == b"x"
+                asking.cancel()
+            await peer.wait_gone()
+            assert peer.number == number
+
+
 async def test_warming_survives_an_upstream_that_is_not_there_yet():
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
