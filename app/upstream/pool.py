@@ -38,11 +38,10 @@ from app.upstream.http1 import Header
 from app.upstream.known_heads import KnownHeads
 from app.upstream.origin import Origin, PoolLimits, PoolStats, default_ssl_context, unreachable
 from app.upstream.request_head import RequestWriter
+from app.upstream.warming import WarmPause
 
 _NS_PER_S: Final = 1_000_000_000
 _LOOKS: Final = 4
-_WARM_PAUSE_MIN_S: Final = 0.1
-_WARM_PAUSE_MAX_S: Final = 30.0
 
 _T = TypeVar("_T")
 
@@ -81,7 +80,7 @@ class Pool:
         self._sweep: asyncio.TimerHandle | None = None
         self._warmer: asyncio.Task[None] | None = None
         self._warm_wanted = asyncio.Event()
-        self._taken = False
+        self._pause = WarmPause()
         self._emptied: asyncio.Future[None] | None = None
         self._closed = False
         self._waiting = 0
@@ -157,7 +156,7 @@ class Pool:
         if not idle:
             return None
         conn, _ = idle.popitem()
-        self._taken = True
+        self._pause.taken = True
         exchange = object.__new__(Exchange)  # the call of its class costs as much as the rest
         exchange.start(self._loop or self._bind(), within)
         if exchange.queued_ns - conn.idle_since_ns >= self._idle_ttl_ns or conn.heard(0):
@@ -254,7 +253,7 @@ class Pool:
         while idle:
             conn, _ = idle.popitem()
             if time.monotonic_ns() - conn.idle_since_ns < self._idle_ttl_ns:
-                self._taken = True
+                self._pause.taken = True
                 return conn
             conn.abort()
         return None
@@ -454,19 +453,14 @@ class Pool:
             oldest.abort()
 
     async def _keep_warm(self) -> None:
-        pause_s = _WARM_PAUSE_MIN_S
         while True:
             self._warm_wanted.clear()
-            self._taken = False
-            began_s = time.monotonic()
+            self._pause.begin()
             await self._open_warm()
-            # The pause is what an origin that accepts and closes at once gets instead of a busy loop. It
-            # stays short where requests use up what is opened: clients that leave end their connections.
-            await asyncio.sleep(pause_s)
+            await asyncio.sleep(self._pause.seconds)
             if self._slots >= self._limits.warm:
                 await self._warm_wanted.wait()
-            healthy = self._taken or time.monotonic() - began_s > _WARM_PAUSE_MAX_S
-            pause_s = _WARM_PAUSE_MIN_S if healthy else min(2 * pause_s, _WARM_PAUSE_MAX_S)
+            self._pause.over()
 
     async def _open_warm(self) -> None:
         while self._slots < self._limits.warm:
