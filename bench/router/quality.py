@@ -13,6 +13,7 @@ from app.classify.calibration import apgr, apgr_interval, expected_calibration_e
 from app.classify.complexity import Complexity, GainHead, Point, fit_head, score
 from app.classify.features import extract
 from app.learn.hashed_linear import HashedLinear, HashedRows, fit_hashed
+from app.pipeline.route_refit import new_learner
 from app.routing.learning import Label, RouterLearner, ShadowBudget
 from bench.router.data import Pair, view
 from bench.router.embed import minilm
@@ -252,7 +253,7 @@ def _serve(
     stream: Stream, order: NDArray[np.intp], seed: int, share: float | None
 ) -> tuple[Floats, float]:
     """Serve the stream in `order`, learning on the way; scores of its last half as served."""
-    learner: RouterLearner[Point, GainHead] = RouterLearner(_fit, score, _judge)
+    learner: RouterLearner[Point, GainHead] = new_learner()
     budget = ShadowBudget(share, horizon=len(order), seed=seed) if share is not None else None
     scores = np.empty(len(order))
     looked = 0
@@ -289,15 +290,3 @@ def _serve_plainly(stream: Stream, order: NDArray[np.intp], seed: int) -> Floats
             penalty = max(float(gain.var()), 1e-3) / _PLAIN_SCALE
             model = fit_hashed(rows, gain[:, None], penalty=penalty)
     return scores[len(order) // 2 :]
-
-
-def _fit(labels: Sequence[Label[Point]]) -> GainHead | None:
-    return fit_head(
-        [label.features for label in labels],
-        [label.gain for label in labels],
-        [label.weight for label in labels],
-    )
-
-
-def _judge(scores: Sequence[float], gains: Sequence[float], weights: Sequence[float]) -> float:
-    return apgr(np.array(scores), np.array(gains), weight=np.array(weights))
