@@ -8,8 +8,6 @@ its answer. In a thread the same work held the interpreter for up to 140 ms at a
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -20,9 +18,9 @@ from app.classify.calibration import apgr
 from app.classify.complexity import GainHead, Point, fit_head, score
 from app.classify.head_archive import head_from_bytes, head_to_bytes
 from app.classify.labels import SavedLabel, from_bytes, to_bytes
+from app.learn.fit_process import FitProcess, answer_once
 from app.routing.learning import Challenge, Label, RefitReport, RouterLearner
 
-_NICENESS = 10
 _PATIENCE_S = 120.0
 _LENGTH = 8
 
@@ -37,8 +35,8 @@ class RouteRefit:
 
     def __init__(self) -> None:
         """Nothing runs yet."""
-        self._process: subprocess.Popen[bytes] | None = None
-        self._stopped = False
+        self._fitting = FitProcess("app.pipeline.route_refit", _PATIENCE_S)
+        self.stop = self._fitting.stop
 
     def run(
         self, labels: Sequence[Label[Point]], champion: GainHead | None, drifts: int
@@ -49,53 +47,36 @@ class RouteRefit:
         """
         if not labels:
             return None
-        topics = len(labels[0].features.topics)
-        command = [sys.executable, "-m", "app.pipeline.route_refit", str(topics)]
-        sent = _joined(b"" if champion is None else head_to_bytes(champion), _archived(labels))
-        with subprocess.Popen(  # noqa: S603 - our own command, no shell
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        ) as process:
-            self._process = process
-            if self._stopped:
-                process.kill()
-            try:
-                answered, _ = process.communicate(sent, timeout=_PATIENCE_S)
-            except subprocess.TimeoutExpired as exc:
-                process.kill()
-                raise OSError(f"fitting took more than {_PATIENCE_S:g} s") from exc
-        if process.returncode:
-            raise OSError(f"fitting ended with status {process.returncode}")
-        report, head = _parted(answered)
+        archived = to_bytes(saved_of(labels), small=False)
+        job = _joined(b"" if champion is None else head_to_bytes(champion), archived)
+        report, head = _parted(self._fitting.ask(str(len(labels[0].features.topics)), job))
         return Challenge(head_from_bytes(head), _report(report), drifts) if report else None
-
-    def stop(self) -> None:
-        """End the fit, if one runs; later ones end at once."""
-        self._stopped = True
-        if self._process is not None:
-            self._process.kill()
 
 
 def main(topics: int) -> None:
     """Read, fit, write."""
-    os.nice(_NICENESS)
-    champion, archived = _parted(sys.stdin.buffer.read())
-    learner = new_learner()
-    learner.champion = head_from_bytes(champion) if champion else None
-    labels = [
-        Label(each.point, each.gain, each.propensity)
-        for each in from_bytes(archived, topics=topics)
-    ]
-    challenge = learner.challenge(labels)
-    answer = _joined(b"", b"")
-    if challenge is not None:
+
+    def fitted(job: bytes) -> bytes:
+        champion, archived = _parted(job)
+        learner = new_learner()
+        learner.champion = head_from_bytes(champion) if champion else None
+        challenge = learner.challenge(labels_of(from_bytes(archived, topics=topics)))
+        if challenge is None:
+            return _joined(b"", b"")
         report = json.dumps(asdict(challenge.report)).encode()
-        answer = _joined(report, head_to_bytes(challenge.head))
-    sys.stdout.buffer.write(answer)
+        return _joined(report, head_to_bytes(challenge.head))
+
+    answer_once(fitted)
 
 
-def _archived(labels: Sequence[Label[Point]]) -> bytes:
-    saved = [SavedLabel(label.features, label.gain, label.propensity) for label in labels]
-    return to_bytes(saved, small=False)
+def saved_of(labels: Sequence[Label[Point]]) -> list[SavedLabel]:
+    """Labels as they are kept and sent."""
+    return [SavedLabel(label.features, label.gain, label.propensity) for label in labels]
+
+
+def labels_of(saved: Sequence[SavedLabel]) -> list[Label[Point]]:
+    """Labels as the learner takes them."""
+    return [Label(each.point, each.gain, each.propensity) for each in saved]
 
 
 def _joined(first: bytes, second: bytes) -> bytes:

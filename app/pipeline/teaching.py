@@ -21,14 +21,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Sequence
 
 from app.classify.classifier import Classifier
 from app.classify.complexity import GainHead, Point
-from app.classify.labels import SavedLabel
 from app.domain.decisions import PromptView, Tier
 from app.pipeline.label_files import LabelFiles
-from app.pipeline.route_refit import RouteRefit, new_learner
+from app.pipeline.route_refit import RouteRefit, labels_of, new_learner, saved_of
 from app.routing.learning import MAX_LABELS, Challenge, Label, RouterLearner
 
 REMEMBERED = 1_000
@@ -87,7 +85,7 @@ class RouteTeacher:
         self.files = files
         for saved in files.own():
             self.learner.observe(Label(saved.point, saved.gain, saved.propensity))
-        others = _labels(files.others())
+        others = labels_of(files.others())
         known = _no_more((*others, *self.learner.snapshot()), len(others))
         self.adopt(self.learner.challenge(known))
 
@@ -101,7 +99,7 @@ class RouteTeacher:
                 known, champion, drifts = learner.snapshot(), learner.champion, learner.drifts
                 self.adopt(await asyncio.to_thread(self._challenge, known, champion, drifts))
             if self.files is not None:
-                await asyncio.to_thread(self.files.save, _saved(labels))
+                await asyncio.to_thread(self.files.save, saved_of(labels))
         finally:
             self._working = None
 
@@ -110,7 +108,7 @@ class RouteTeacher:
     ) -> Challenge[GainHead] | None:
         """Fit and contest in a process; None when nothing was learned."""
         others = [] if self.files is None else self.files.others()
-        known = _no_more((*_labels(others), *labels), len(others))
+        known = _no_more((*labels_of(others), *labels), len(others))
         try:
             return self._refit.run(known, champion, drifts)
         except (OSError, ValueError) as exc:
@@ -141,7 +139,7 @@ class RouteTeacher:
         await self.settled()
         if self.files is not None:
             if self._unsaved:
-                await asyncio.to_thread(self.files.save, _saved(tuple(self.learner.labels)))
+                await asyncio.to_thread(self.files.save, saved_of(tuple(self.learner.labels)))
             self.files.close()
 
 
@@ -154,11 +152,3 @@ def _no_more(labels: tuple[Label[Point], ...], others: int) -> tuple[Label[Point
     own = labels[others:][-max(MAX_LABELS // 2, MAX_LABELS - others) :]
     step = -(-others // (MAX_LABELS - len(own))) if others else 1
     return (*labels[:others:step], *own)
-
-
-def _saved(labels: Sequence[Label[Point]]) -> list[SavedLabel]:
-    return [SavedLabel(label.features, label.gain, label.propensity) for label in labels]
-
-
-def _labels(saved: Sequence[SavedLabel]) -> list[Label[Point]]:
-    return [Label(each.point, each.gain, each.propensity) for each in saved]
