@@ -177,8 +177,7 @@ class NativeOutlet(RequestResponseCycle):
         ours, lines = protocol.server_head
         if ours is not protocol.server_state.default_headers or not self.keep_alive:
             lines = self._server_head()
-        line = _SIZES[size] if size < _SIZED else b"%x\r\n" % size
-        chunk = (line, first, b"\r\n") if size else ()
+        chunk = (_size_line(size), first, b"\r\n") if size else ()
         self.transport.write(
             b"".join((*head, b"transfer-encoding: chunked\r\n", lines, b"\r\n", *chunk))
         )
@@ -196,7 +195,7 @@ class NativeOutlet(RequestResponseCycle):
             return True
         if self.flow.write_paused and not force:
             return False
-        # _chunk(), without the call: this is every token's.
+        # _chunk(), without its calls: this is every token's.
         size = len(data)
         self.transport.write(
             b"".join((_SIZES[size] if size < _SIZED else b"%x\r\n" % size, data, b"\r\n"))
@@ -232,8 +231,7 @@ class NativeOutlet(RequestResponseCycle):
         """As ``end``, also to a client that reads slowly: what it has not read is kept in memory."""
         if not self.disconnected:
             size = len(data)
-            line = _SIZES[size] if size < _SIZED else b"%x\r\n" % size
-            last = b"".join((line, data, b"\r\n0\r\n\r\n")) if size else b"0\r\n\r\n"
+            last = b"".join((_size_line(size), data, b"\r\n0\r\n\r\n")) if size else b"0\r\n\r\n"
             self.transport.write(last)
             self._complete()
 
@@ -270,8 +268,13 @@ def status_line(status: int) -> bytes:
     return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
 
 
+def _size_line(size: int) -> bytes:
+    """How the chunk of ``size`` bytes begins."""
+    return _SIZES[size] if size < _SIZED else b"%x\r\n" % size
+
+
 def _chunk(data: bytes) -> bytes:
-    return b"%x\r\n%s\r\n" % (len(data), data) if data else b""
+    return b"".join((_size_line(len(data)), data, b"\r\n")) if data else b""
 
 
 class _News:
