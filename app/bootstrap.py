@@ -23,7 +23,7 @@ from app.bootstrap_access import authenticator_of
 from app.bootstrap_jobs import open_jobs
 from app.bootstrap_meaning import open_meaning
 from app.bootstrap_redis import open_redis, share, share_health, share_outputs, share_runs
-from app.bootstrap_router import open_router, router_of
+from app.bootstrap_router import open_router
 from app.bootstrap_state import connections_of_all, open_lessons, show_state
 from app.bootstrap_telemetry import degrade, open_telemetry
 from app.cache.coalesce import Flights
@@ -58,9 +58,9 @@ from app.pipeline.turn import serve
 from app.ports import Provider
 from app.providers.profiles import abilities
 from app.providers.wire import WireOptions, WireProvider
+from app.routing.configured import router_of
 from app.routing.gate import Gate, GateLimits
 from app.routing.load import Load
-from app.routing.score import RoutePolicy
 from app.settings import AgentSettings, ModelSettings, ProviderSettings, Settings
 from app.stores.event_log import EventLog
 from app.telemetry.metrics import Metrics
@@ -248,12 +248,7 @@ def _gateway(
 ) -> Gateway:
     """The gateway; ``made``: its classifier and its lanes, where they are made already."""
     exact = settings.cache.exact
-    fast = [model for model in models.values() if model.tier is Tier.FAST]
-    windows = [model.context_tokens for model in fast if model.context_tokens is not None]
-    policy = RoutePolicy(
-        fast_context_tokens=min(windows) if windows else None,
-        fast_sees_images=any(model.abilities.images for model in fast),
-    )
+    fast = (each for each in models.values() if each.tier is Tier.FAST)
     classifier, lanes = made or (Classifier(), _lanes(settings))
     return Gateway(
         models=models,
@@ -264,7 +259,9 @@ def _gateway(
         skeletons=_skeletons(settings),
         exact=ExactCache(ttl_s=exact.ttl_s, max_bytes=exact.max_bytes) if exact.enabled else None,
         classifier=classifier,
-        router=router_of(settings.routing, policy),
+        router=router_of(
+            settings.routing, [(each.context_tokens, each.abilities.images) for each in fast]
+        ),
         teacher=RouteTeacher(classifier),
         load=Load(models),
         flights=Flights(),

@@ -10,10 +10,7 @@ import structlog
 from app.operator_checks import escalation_of, own_check
 from app.pipeline.label_files import LabelFiles
 from app.router_command import label_folder
-from app.routing.aim import Aim
 from app.routing.hedge import Hedging
-from app.routing.router import Router
-from app.routing.threshold import FastShareTracker
 from app.settings import Problem, SettingsError
 
 if TYPE_CHECKING:
@@ -21,8 +18,7 @@ if TYPE_CHECKING:
 
     from app.pipeline.gateway import Gateway
     from app.pipeline.shadow import Judge, Shadow
-    from app.routing.score import RoutePolicy
-    from app.settings import RoutingSettings, Settings
+    from app.settings import Settings
     from app.telemetry.metrics import Metrics
 
 
@@ -52,18 +48,6 @@ def open_router(
     judge = _judge(settings, gateway, stack)
     gateway.shadow = Shadow(gateway, wanted.shadow.share, judge, metrics.shadowed)
     return gateway.shadow
-
-
-def router_of(wanted: RoutingSettings, policy: RoutePolicy) -> Router:
-    """The router of the settings, with what holds for single tenants and what is to be aimed at."""
-    aimed = wanted.mean_usd is not None or wanted.mean_s is not None
-    own = {each.tenant: each.fast_share for each in wanted.tenants if each.fast_share is not None}
-    return Router(
-        policy,
-        FastShareTracker(wanted.fast_share, own=own),
-        {each.tenant: each.tier for each in wanted.tenants if each.tier is not None},
-        Aim(wanted.fast_share, mean_usd=wanted.mean_usd, mean_s=wanted.mean_s) if aimed else None,
-    )
 
 
 def _judge(settings: Settings, gateway: Gateway, stack: AsyncExitStack) -> Judge:

@@ -22,10 +22,7 @@ from app.domain.chat import Dialect
 from app.domain.decisions import Classification, PromptView, Tier
 from app.lanes.rules import Lanes
 from app.providers.profiles import abilities
-from app.routing.aim import Aim
-from app.routing.router import Router
-from app.routing.score import RoutePolicy
-from app.routing.threshold import FastShareTracker
+from app.routing.configured import router_of
 from app.whatif.outcome import FIXED, Outcomes
 from app.whatif.traffic import AUTO, Arrival, TraceError
 
@@ -33,7 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from app.domain.chat import ChatRequest
-    from app.settings import Settings
+    from app.routing.router import Router
+    from app.settings import ModelSettings, Settings
     from app.whatif.evidence import Pools
 
 _CHARS_PER_TOKEN = 4.0
@@ -55,30 +53,19 @@ def judged(
     return found
 
 
-def router_of(settings: Settings) -> Router:
-    """The router as ``bootstrap`` makes it, its threshold where a fresh gateway's is."""
-    fast = [model for model in settings.models if model.tier is Tier.FAST]
-    windows = [model.context_tokens for model in fast if model.context_tokens is not None]
-    sees = any(
-        abilities(
-            settings.providers[model.provider].kind,
-            model.model,
-            model.abilities.model_dump(exclude_none=True),
-        ).images
-        for model in fast
+def _router(settings: Settings) -> Router:
+    """The router that a fresh gateway of ``settings`` has."""
+    fast = (
+        (model.context_tokens, _sees_images(model, settings))
+        for model in settings.models
+        if model.tier is Tier.FAST
     )
-    policy = RoutePolicy(
-        fast_context_tokens=min(windows) if windows else None, fast_sees_images=sees
-    )
-    wanted = settings.routing
-    aimed = wanted.mean_usd is not None or wanted.mean_s is not None
-    own = {each.tenant: each.fast_share for each in wanted.tenants if each.fast_share is not None}
-    return Router(
-        policy,
-        FastShareTracker(wanted.fast_share, own=own),
-        {each.tenant: each.tier for each in wanted.tenants if each.tier is not None},
-        Aim(wanted.fast_share, mean_usd=wanted.mean_usd, mean_s=wanted.mean_s) if aimed else None,
-    )
+    return router_of(settings.routing, fast)
+
+
+def _sees_images(model: ModelSettings, settings: Settings) -> bool:
+    kind = settings.providers[model.provider].kind
+    return abilities(kind, model.model, model.abilities.model_dump(exclude_none=True)).images
 
 
 @dataclass(slots=True)
@@ -106,7 +93,7 @@ class Again:
             if exact.enabled
             else None
         )
-        self._router = router_of(settings)
+        self._router = _router(settings)
         self._by_user = settings.cache.sharing.scope == "user"
         self._flying: dict[bytes, float] = {}
         self._landing: list[tuple[float, int, _Kept]] = []
