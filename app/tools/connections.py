@@ -74,9 +74,7 @@ class Answer:
         except zlib.error as exc:
             raise _broken_compression() from exc
         except UpstreamError as exc:
-            raise ToolError(
-                f"the connection to {self._host} broke off", code="tool_closed"
-            ) from exc
+            raise _broke_off(self._host) from exc
         if unpack is not None and not unpack.eof and pieces:
             raise _broken_compression()
         return b"".join(pieces)
@@ -119,9 +117,7 @@ class Peer:
         except UpstreamRefused as exc:
             raise ToolError(f"{self._host} could not be reached", code="tool_refused") from exc
         except UpstreamError as exc:
-            raise ToolError(
-                f"the connection to {self._host} broke off", code="tool_closed"
-            ) from exc
+            raise _broke_off(self._host) from exc
         except GatewayError as exc:  # no descriptor is free, or a header that may not be sent
             raise ToolError(f"could not be called: {exc.message}", code="tool_refused") from exc
         return Answer(exchange, self._host)
@@ -175,6 +171,10 @@ def _punycode(host: str) -> str:
         return httpx.URL(f"http://{host}/").raw_host.decode()
     except (httpx.InvalidURL, UnicodeError) as exc:
         raise ToolError(f"{host!r} is not a host's name", code="tool_egress") from exc
+
+
+def _broke_off(host: str) -> ToolError:
+    return ToolError(f"the connection to {host} broke off", code="tool_closed")
 
 
 def _broken_compression() -> ToolError:
