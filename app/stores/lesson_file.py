@@ -18,7 +18,7 @@ from pathlib import Path
 from app.domain.seal import Seal
 from app.errors import StoreError
 
-MOST_BYTES = 4 << 20
+_MOST_BYTES = 4 << 20
 _ABOUT = b"lesson"
 
 
@@ -26,10 +26,16 @@ class LessonFile:
     """The file, and how far this worker has read it. May be used from one thread at a time."""
 
     def __init__(
-        self, folder: Path, on_fault: Callable[[str], None], seal: Seal | None = None
+        self,
+        folder: Path,
+        on_fault: Callable[[str], None],
+        seal: Seal | None = None,
+        *,
+        most_bytes: int = _MOST_BYTES,
     ) -> None:
         """Touch nothing yet; a folder that cannot be written is told to ``on_fault`` when it matters."""
         self._folder, self._on_fault, self._seal = folder, on_fault, seal
+        self._most_bytes = most_bytes
         self._path = folder / "lessons.jsonl"
         self._read_to = 0
         self._file_id = 0
@@ -42,7 +48,7 @@ class LessonFile:
             with self._locked():
                 with self._path.open("ab") as file:
                     file.write(data)
-                if self._path.stat().st_size > MOST_BYTES:
+                if self._path.stat().st_size > self._most_bytes:
                     self._halve()
         except OSError as exc:
             self._on_fault(f"what agents learn cannot be kept in {self._folder}: {exc.strerror}")
@@ -72,7 +78,7 @@ class LessonFile:
             yield
 
     def _halve(self) -> None:
-        kept = self._path.read_bytes()[-MOST_BYTES // 2 :]
+        kept = self._path.read_bytes()[-self._most_bytes // 2 :]
         begun = self._path.with_suffix(".new")
         begun.write_bytes(kept[kept.find(b"\n") + 1 :])
         begun.replace(self._path)

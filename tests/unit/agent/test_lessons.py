@@ -11,7 +11,6 @@ from app.learn.next_calls import Known
 from app.learn.said import Made, Scene
 from app.pipeline.lessons import Lessons
 from app.pipeline.speculation import Speculation
-from app.stores import lesson_file
 from app.stores.lesson_file import LessonFile
 from app.stores.seal import Sealer
 
@@ -46,10 +45,10 @@ def foreseen(speculation: Speculation, tenant: str = "t") -> list[object]:
     return [*found, *(each.arguments for each in templates if each.tries)]
 
 
-async def taught(folder, seal=None, numbers=range(100, 112)) -> None:
+async def taught(folder, seal=None, numbers=range(100, 112), **limits) -> None:
     """One process that has seen a few runs, and is over."""
     speculation = Speculation()
-    lessons = Lessons(speculation, LessonFile(folder, never, seal))
+    lessons = Lessons(speculation, LessonFile(folder, never, seal, **limits))
     for number in numbers:
         speculation.on_lesson(lesson(number))
     await lessons.aclose()
@@ -101,11 +100,10 @@ async def test_what_is_kept_is_sealed_and_opens_with_the_key_alone(tmp_path) -> 
     assert LessonFile(tmp_path, never, Sealer([os.urandom(32)])).fresh() == []
 
 
-async def test_the_file_stays_short_and_its_readers_go_on(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(lesson_file, "MOST_BYTES", 20_000)
+async def test_the_file_stays_short_and_its_readers_go_on(tmp_path) -> None:
     reader, seen = LessonFile(tmp_path, never), set()
     for number in range(200):
-        await taught(tmp_path, numbers=[number])
+        await taught(tmp_path, numbers=[number], most_bytes=20_000)
         seen |= {read(line).lesson_id for line in reader.fresh()}
     assert (tmp_path / "lessons.jsonl").stat().st_size <= 20_000
     assert seen == {f"t{number}" for number in range(200)}
