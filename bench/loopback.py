@@ -21,9 +21,15 @@ Answer = Callable[[Request, asyncio.StreamWriter], Awaitable[None]]
 """Writes the whole response to a request."""
 
 
+ServePeer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+"""Serves one connection until it has nothing more to say to it, or the peer is gone."""
+
+
 @contextlib.asynccontextmanager
-async def served(answer: Answer) -> AsyncIterator[str]:
-    """Serve with ``answer``; the base URL. At the end every connection is ended, whatever it waits for."""
+async def listening(serve_peer: ServePeer) -> AsyncIterator[str]:
+    """Serve each connection with ``serve_peer``; the base URL. At the end every connection is ended,
+    whatever it waits for.
+    """
     peers: set[asyncio.Task[None]] = set()
 
     async def on_peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -31,8 +37,7 @@ async def served(answer: Answer) -> AsyncIterator[str]:
         assert task is not None
         peers.add(task)
         try:
-            while True:
-                await answer(await _next(reader), writer)
+            await serve_peer(reader, writer)
         except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
@@ -48,6 +53,18 @@ async def served(answer: Answer) -> AsyncIterator[str]:
             task.cancel()
         if peers:
             await asyncio.wait(peers)
+
+
+@contextlib.asynccontextmanager
+async def served(answer: Answer) -> AsyncIterator[str]:
+    """Serve with ``answer``, as ``listening`` does."""
+
+    async def serve_peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await answer(await _next(reader), writer)
+
+    async with listening(serve_peer) as url:
+        yield url
 
 
 def port_of(url: str) -> int:

@@ -13,6 +13,8 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
+from bench.loopback import listening
+
 Route = Callable[["Asked"], Awaitable[None]]
 
 
@@ -75,32 +77,13 @@ class ToolServer:
 async def tool_server(routes: dict[str, Route]) -> AsyncIterator[ToolServer]:
     """Serve ``routes`` on a free loopback port."""
     found = ToolServer("", routes)
-    peers: set[asyncio.Task[None]] = set()
 
-    async def on_peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        peers.add(task)
-        try:
-            while await _serve_one(found, reader, writer):
-                pass
-        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+    async def serve_peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await _serve_one(found, reader, writer):
             pass
-        finally:
-            peers.discard(task)
-            writer.close()
 
-    server = await asyncio.start_server(on_peer, "127.0.0.1", 0)
-    found.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    try:
+    async with listening(serve_peer) as found.url:
         yield found
-    finally:
-        server.close()
-        for task in list(peers):
-            task.cancel()
-        if peers:
-            await asyncio.wait(peers)
-        await server.wait_closed()
 
 
 async def _serve_one(
