@@ -70,9 +70,9 @@ def _listed(items: Iterable[str]) -> str:
 
 def _sides(kind: str, label: str, a: frozenset[str], b: frozenset[str]) -> Difference | None:
     """A two-sided difference vetoes, a one-sided one is only noted."""
-    only_a, only_b = a - b, b - a
-    if not only_a and not only_b:
+    if a == b:
         return None
+    only_a, only_b = a - b, b - a
     two_sided = bool(only_a and only_b)
     suffix = "" if two_sided else " on one side only"
     return Difference(
@@ -105,18 +105,21 @@ def _order(a: TextView, b: TextView, shared: frozenset[str]) -> bool:
 
 def _parties(a: TextView, b: TextView) -> frozenset[str]:
     """The shared words that can play a role: names where there are any, else content words."""
-    named = _stemmed(a.names & b.names, a)
-    names = frozenset(s for s in a.content & b.content if s in named)
-    shared = names if len(names) > 1 else a.content & b.content
+    shared = a.content & b.content
+    names = shared & _stemmed(a.names & b.names, a)
+    if len(names) > 1:
+        shared = names
     # What stands behind the same preposition in both texts has kept its role, wherever it stands.
-    shared = frozenset(
-        s for s in shared if not a.governors.get(s) or a.governors[s] != b.governors.get(s)
-    )
-    single_a = {s for s in shared if a.stems.count(s) == 1}
-    return frozenset(s for s in single_a if b.stems.count(s) == 1)
+    ours, theirs = a.governors.get, b.governors.get
+    return frozenset([
+        s for s in shared
+        if (not ours(s) or ours(s) != theirs(s)) and a.stems.count(s) == 1 == b.stems.count(s)
+    ])  # fmt: skip
 
 
 def _stemmed(names: frozenset[str], a: TextView) -> frozenset[str]:
+    if not names:
+        return names
     return frozenset(
         s for w, s in zip(a.words, a.stems, strict=True) if w.removesuffix("'s") in names
     )
@@ -129,13 +132,14 @@ def _symmetric(a: TextView, b: TextView) -> bool:
 
 def _preposition_swap(a: TextView, b: TextView) -> tuple[str, str] | None:
     """Two shared words that exchanged their prepositions (from X to Y / from Y to X)."""
+    theirs = b.governors
     moved = [
-        (word, a.governors[word], b.governors[word])
-        for word in a.governors
-        if word in b.governors
-        and a.governors[word] != b.governors[word]
-        and a.governors[word] in _SWAPPABLE
-        and b.governors[word] in _SWAPPABLE
+        (word, ours, theirs[word])
+        for word, ours in a.governors.items()
+        if word in theirs
+        and ours != theirs[word]
+        and ours in _SWAPPABLE
+        and theirs[word] in _SWAPPABLE
     ]
     for i, (first, from_a, from_b) in enumerate(moved):
         for second, other_a, other_b in moved[i + 1 :]:
@@ -150,6 +154,8 @@ def _roles(a: TextView, b: TextView, reversals: int) -> tuple[Difference | None,
     if exchanged is not None:
         text = f"roles exchanged: {exchanged[0]} and {exchanged[1]}"
         return Difference("role_swap", text, veto=True), False
+    if len(a.content ^ b.content) > _PARTIES:  # too much else differs
+        return None, False
     parties = _parties(a, b)
     if not _turned(a, b, parties, reversals):
         return None, False
@@ -167,7 +173,7 @@ def _roles(a: TextView, b: TextView, reversals: int) -> tuple[Difference | None,
 
 def _turned(a: TextView, b: TextView, parties: frozenset[str], reversals: int) -> bool:
     """Whether two near-equal texts have their parties in another order (a passive counted out)."""
-    if len(parties) < _PARTIES or len(a.content ^ b.content) > _PARTIES:
+    if len(parties) < _PARTIES:
         return False
     if (a.passive_at >= 0) != (b.passive_at >= 0):
         turned = _passive_turned(*((a, b) if a.passive_at >= 0 else (b, a)))
@@ -210,8 +216,10 @@ def _polarity(a: TextView, b: TextView) -> tuple[list[Difference], int]:
     compared = int("than" in a.word_set and "than" in b.word_set and _order(a, b, _parties(a, b)))
     reversals = len(pairs) + negated + compared
     # Two reversals cancel only where nothing else differs ("more patient", "less impatient").
+    if not reversals:
+        return [], 0
     reversed_words = {stem(w) for pair in pairs for w in pair}
-    odd = reversals % 2 == 1 or bool(reversals and (a.content ^ b.content) - reversed_words)
+    odd = reversals % 2 == 1 or bool((a.content ^ b.content) - reversed_words)
     found = [Difference("opposite", f"opposites: {x} vs {y}", veto=odd) for x, y in pairs]
     if negated:
         found.append(Difference("negation", "one of the two is negated", veto=odd))
@@ -261,6 +269,8 @@ def _logic(a: TextView, b: TextView) -> Difference | None:
 
 def _coreference(a: TextView, b: TextView) -> Difference | None:
     """A third-person pronoun stands for someone: he/she, or a pronoun where a name stands."""
+    if a.pronouns == b.pronouns:
+        return None
     third_a = [p for p in a.pronouns if p in "mf"]
     third_b = [p for p in b.pronouns if p in "mf"]
     if third_a == third_b:

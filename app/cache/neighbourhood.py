@@ -46,34 +46,26 @@ def neighbour_features(
     """
     names = {name: i for i, name in enumerate(dict.fromkeys(answers))}
     group = np.array([names[a] for a in answers])
-    same = group[:, None] == group[None, :]
-    p = np.clip(probabilities, _CLIP, 1 - _CLIP)
+    same = (group[:, None] == group).astype(np.float64)
+    p = np.minimum(np.maximum(probabilities, _CLIP), 1 - _CLIP)
     logit = np.log(p / (1 - p))
-    agreeing = same.sum(axis=1)
-    p_sum = same @ p
     miss = np.log1p(-_TRUST * p)
-    agreeing_wrong = same @ miss
-    best_other = np.where(same, 0.0, p[None, :]).max(axis=1)
-    best_agreeing = np.where(same, p[None, :], 0.0).max(axis=1)
-    best_cosine = np.where(same, cosines[None, :], 0.0).max(axis=1)
-    other_cosine = np.where(same, 0.0, cosines[None, :]).max(axis=1)
-    return np.stack(
-        [
-            p,
-            logit,
-            agreeing,
-            same[:, :5].sum(axis=1),
-            p_sum,
-            p_sum / p.sum(),
-            agreeing_wrong,
-            miss.sum() - agreeing_wrong,
-            best_other,
-            best_agreeing - best_other,
-            best_agreeing,
-            best_cosine - other_cosine,
-            (same @ logit) / agreeing,
-            np.where(same, p[None, :], 1.0).min(axis=1),
-            np.full(len(p), float(len(names))),
-        ],
-        axis=1,
-    )
+    agreeing = same.sum(axis=1)
+    p_sum, agreeing_wrong = same @ p, same @ miss
+    by_side = np.empty((4, *same.shape))  # of those that agree with each, and of the others
+    np.multiply(same, p, out=by_side[0])
+    np.subtract(p, by_side[0], out=by_side[1])
+    np.multiply(same, cosines, out=by_side[2])
+    np.subtract(cosines, by_side[2], out=by_side[3])
+    best_agreeing, best_other, best_cosine, other_cosine = by_side.max(axis=2)
+    made = np.empty((len(p), len(NEIGHBOUR_FEATURES)))
+    made[:, 0], made[:, 1] = p, logit
+    made[:, 2], made[:, 3] = agreeing, same[:, :5].sum(axis=1)
+    made[:, 4], made[:, 5] = p_sum, p_sum / p.sum()
+    made[:, 6], made[:, 7] = agreeing_wrong, miss.sum() - agreeing_wrong
+    made[:, 8], made[:, 9] = best_other, best_agreeing - best_other
+    made[:, 10], made[:, 11] = best_agreeing, best_cosine - other_cosine
+    made[:, 12] = (same @ logit) / agreeing
+    made[:, 13] = (by_side[0] + (1.0 - same)).min(axis=1)
+    made[:, 14] = len(names)
+    return made

@@ -59,6 +59,11 @@ FEATURES: Final = (
 )
 
 _MOST_SPELLINGS: Final = 9
+_TYPED: Final = FEATURES[
+    FEATURES.index("number_two_sided") : FEATURES.index("question_differs") + 1
+]
+_NOTHING_SEEN: Final = (0.0,) * len(_TYPED)
+_SYMMETRIC: Final = tuple(float(name == "symmetric_order") for name in _TYPED)
 
 
 class Rarity(Protocol):
@@ -100,13 +105,40 @@ def _order_agreement(a: TextView, b: TextView, shared: frozenset[str]) -> float:
         return 1.0
     place = {s: i for i, s in enumerate(b.stems)}
     line = [place[s] for s in dict.fromkeys(a.stems) if s in shared]
-    rising = sum(y > x for x, y in pairwise(line))
+    rising = sum([y > x for x, y in pairwise(line)])
     return rising / (len(line) - 1)
 
 
 def _preposition_conflicts(a: TextView, b: TextView, shared: frozenset[str]) -> int:
-    left, right = a.governors, b.governors
-    return sum(1 for s in shared if left.get(s) and right.get(s) and left[s] != right[s])
+    left, right = a.governors.get, b.governors.get
+    return len([s for s in shared if left(s) and right(s) and left(s) != right(s)])
+
+
+def _typed(differences: Differences) -> tuple[float, ...]:
+    """What the guards saw, as numbers."""
+    if not differences.found and not differences.polarity:
+        return _SYMMETRIC if differences.symmetric else _NOTHING_SEEN
+    kinds = {d.kind for d in differences.found}
+    return (
+        float("number" in kinds),
+        float("number_one_sided" in kinds),
+        float("id" in kinds),
+        float("name" in kinds),
+        float("name_one_sided" in kinds),
+        float("date" in kinds),
+        float("date_one_sided" in kinds),
+        float("unit" in kinds),
+        float("negation" in kinds),
+        float(sum(d.kind == "opposite" for d in differences.found)),
+        float(differences.polarity % 2),
+        float(differences.polarity > 0 and differences.polarity % 2 == 0),
+        float("state" in kinds) + 0.5 * float("tense" in kinds),
+        float("conjunction" in kinds),
+        float("pronoun" in kinds or "pronoun_for_name" in kinds),
+        float(differences.swapped),
+        float(differences.symmetric),
+        float("question" in kinds),
+    )
 
 
 def pair_features(
@@ -114,12 +146,9 @@ def pair_features(
 ) -> list[float]:
     """Return the `FEATURES` of a pair, in order. `cosine` in [-1, 1] of the sentence vectors."""
     differences = compare(a, b) if seen is None else seen
-    kinds = {d.kind for d in differences.found}
     shared = a.content & b.content
-    only_a = [s for s in a.stem_set - b.stem_set if s not in FILLERS]
-    only_b = [s for s in b.stem_set - a.stem_set if s not in FILLERS]
-    content_a = [s for s in only_a if s in a.content]
-    content_b = [s for s in only_b if s in b.content]
+    only_a, only_b = a.stem_set - b.stem_set - FILLERS, b.stem_set - a.stem_set - FILLERS
+    content_a, content_b = [*(only_a & a.content)], [*(only_b & b.content)]
     rare_a, rare_b = [rarity(s) for s in content_a], [rarity(s) for s in content_b]
     worst_a, worst_b = max(rare_a, default=0.0), max(rare_b, default=0.0)
     lost = sum(rare_a) + sum(rare_b)
@@ -143,24 +172,7 @@ def pair_features(
         float((n_a == 0) != (n_b == 0)),
         float(n_a == 1 and n_b == 1),
         _spelling(content_a, content_b),
-        float("number" in kinds),
-        float("number_one_sided" in kinds),
-        float("id" in kinds),
-        float("name" in kinds),
-        float("name_one_sided" in kinds),
-        float("date" in kinds),
-        float("date_one_sided" in kinds),
-        float("unit" in kinds),
-        float("negation" in kinds),
-        float(sum(d.kind == "opposite" for d in differences.found)),
-        float(differences.polarity % 2),
-        float(differences.polarity > 0 and differences.polarity % 2 == 0),
-        float("state" in kinds) + 0.5 * float("tense" in kinds),
-        float("conjunction" in kinds),
-        float("pronoun" in kinds or "pronoun_for_name" in kinds),
-        float(differences.swapped),
-        float(differences.symmetric),
-        float("question" in kinds),
+        *_typed(differences),
         float(_preposition_conflicts(a, b, shared)),
         _order_agreement(a, b, shared),
         float(low),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Final
 from zlib import crc32
 
@@ -40,14 +41,14 @@ def _hash(kind: str, first: str, second: str = "") -> int:
 def symbols(a: TextView, b: TextView) -> list[int]:
     """Return the hashed symbols of a pair, each in 0..DIMENSIONS-1; symmetric in the two texts."""
     only_a, only_b = a.stem_set - b.stem_set, b.stem_set - a.stem_set
-    found = [_hash("u", s) for s in only_a]
-    found += [_hash("u", s) for s in only_b]
+    found = [_hash("u", s) for s in chain(only_a, only_b)]
     found += [_hash("m", s) for s in a.stem_set & b.stem_set]
     if len(only_a) <= _MOST_SUBSTITUTIONS and len(only_b) <= _MOST_SUBSTITUTIONS:
         found += [_hash("s", min(x, y), max(x, y)) for x in only_a for y in only_b]
     found += [_hash("b", x, y) for x, y in a.bigrams ^ b.bigrams]
+    theirs = b.governors
     for base, governor in a.governors.items():
-        other = b.governors.get(base, governor)
+        other = theirs.get(base, governor)
         if other != governor:
             found.append(_hash("g", min(governor, other), max(governor, other)))
     found.append(_hash("n", str(min(_MOST_COUNTED, len(only_a) + len(only_b)))))
@@ -64,10 +65,8 @@ class Bags:
     @classmethod
     def of(cls, bags: Sequence[Sequence[int]]) -> Bags:
         """Join lists; every list needs at least one symbol (`symbols` always gives one)."""
-        sizes = np.array([len(b) for b in bags], dtype=np.intp)
-        starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.intp)
-        flat = np.fromiter((s for b in bags for s in b), dtype=np.intp, count=int(starts[-1]))
-        return cls(flat, starts)
+        starts = np.array([0, *accumulate(map(len, bags))], dtype=np.intp)
+        return cls(np.array(list(chain.from_iterable(bags)), dtype=np.intp), starts)
 
     def take(self, rows: NDArray[np.intp]) -> Bags:
         """The bags of the given rows, in that order."""
@@ -113,7 +112,7 @@ class TokenWeights:
 
     def margins(self, bags: Bags) -> NDArray[np.float64]:
         """Log-odds float[n] that a pair has one answer."""
-        summed = np.add.reduceat(self.weights[bags.flat].astype(np.float64), bags.starts[:-1])
+        summed = np.add.reduceat(self.weights.take(bags.flat).astype(np.float64), bags.starts[:-1])
         return np.asarray(summed + self.intercept, dtype=np.float64)
 
     def margin(self, bag: Sequence[int]) -> float:

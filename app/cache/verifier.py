@@ -212,7 +212,7 @@ class RouteVerifier:
 
     def _prior_margin(self, rows: Floats) -> Floats:
         if self._prior is None:
-            p = np.clip(rows[:, 0], _CLIP, 1 - _CLIP)
+            p = np.minimum(np.maximum(rows[:, 0], _CLIP), 1 - _CLIP)
             return np.asarray(np.log(p / (1 - p)), dtype=np.float64)
         return self._prior.margin(rows)
 

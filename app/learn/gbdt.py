@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 Loss = Literal["squared", "logistic"]
 
 _PACKED_DEPTH = 3  # of trees whose answers fit a byte
+_FEW = 64  # rows up to which all answers of all trees at once cost less than a descent
 _MAX_MARGIN = 30.0  # exp(30) is far beyond any probability we report; avoids overflow warnings
 
 
@@ -70,6 +71,7 @@ class Gbdt:
         "_columns",
         "_depth",
         "_feature",
+        "_few",
         "_leaf",
         "_ones",
         "_packed",
@@ -108,6 +110,7 @@ class Gbdt:
         self._rows = np.arange(trees, dtype=np.intp) * leaves
         self._ones = np.ones(trees)  # a product with them is a sum, in fewer steps than numpy's own
         self._packed = self._pack(trees) if self._depth == _PACKED_DEPTH else None
+        self._few = self._packed if self._depth != _PACKED_DEPTH + 1 else self._halved(trees)
 
     def _pack(self, trees: int) -> tuple[Ints, Floats, Ints, Floats]:
         """Trees of depth three for one row: its seven answers a tree are bits, and eight bits a place
@@ -125,6 +128,34 @@ class Gbdt:
         leaf = self._leaf.reshape(trees, 1 << _PACKED_DEPTH)[:, node - inner]
         first = np.arange(trees, dtype=np.intp) * places
         return feature.ravel(), threshold.ravel(), first, np.ascontiguousarray(leaf).ravel()
+
+    def _halved(self, trees: int) -> tuple[Ints, Floats, Ints, Floats]:
+        """Trees of depth four as `_pack` has those of depth three: a half below its root has seven answers,
+        and the eighth bit is the root's own, which makes the other half's leaves zero.
+        """
+        inner, leaves = (1 << self._depth) - 1, 1 << self._depth
+        feature = self._feature.reshape(trees, inner)
+        threshold = self._threshold.reshape(trees, inner)
+        places, leaf = [], self._leaf.reshape(trees, leaves)
+        for half in (0, 1):
+            level = [np.arange(1 << d) + (2**d - 1) + 2**d + half * 2**d for d in range(3)]
+            places.append(np.append(np.concatenate(level), 0))
+        bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).astype(np.intp)
+        node = np.zeros(256, dtype=np.intp)
+        for _ in range(_PACKED_DEPTH):
+            node = 2 * node + 1 + bits[np.arange(256), node]
+        inside = node - ((1 << _PACKED_DEPTH) - 1)
+        tables = np.stack([
+            np.where(bits[:, 7] == half, leaf[:, half * (leaves // 2) + inside], 0.0)
+            for half in (0, 1)
+        ], axis=1)  # fmt: skip
+        order = np.concatenate(places)
+        return (
+            np.ascontiguousarray(feature[:, order]).ravel(),
+            np.ascontiguousarray(threshold[:, order]).ravel(),
+            np.arange(2 * trees, dtype=np.intp) * 256,
+            np.ascontiguousarray(tables).ravel(),
+        )
 
     @classmethod
     def fit(
@@ -161,6 +192,8 @@ class Gbdt:
     def margin(self, features: Floats) -> Floats:
         """Raw scores float[n] of rows float[n, columns]: the estimate, or log-odds ("logistic")."""
         x = np.asarray(features, dtype=np.float64)
+        if self._few is not None and len(x) <= _FEW:
+            return self._margin_few(x, *self._few)
         out = np.full(len(x), self._base)
         chunk = max(
             1, 400_000 // max(1, len(self._roots))
@@ -175,6 +208,16 @@ class Gbdt:
             leaf = self._rows + node - ((1 << self._depth) - 1)
             out[start : start + chunk] += self._leaf[leaf].sum(axis=1)
         return out
+
+    def _margin_few(
+        self, x: Floats, feature: Ints, threshold: Floats, first: Ints, leaf: Floats
+    ) -> Floats:
+        """The same for a handful of rows, to the last bit: five steps of numpy instead of thirty."""
+        answers = np.packbits(x.take(feature, axis=1) > threshold, axis=1)
+        leaves = leaf.take(answers + first)
+        if self._depth > _PACKED_DEPTH:  # of a tree's two halves one has a zero
+            leaves = leaves[:, 0::2] + leaves[:, 1::2]
+        return np.asarray(leaves.sum(axis=1) + self._base, dtype=np.float64)
 
     def margin_one(self, row: Floats) -> float:
         """Raw score of one row float[columns]; about 30 us for 80 trees of depth 4, 8 us of depth 3."""
@@ -237,7 +280,7 @@ class Gbdt:
 
 def sigmoid(margin: Floats) -> Floats:
     """Turn log-odds into probabilities, without overflow."""
-    out: Floats = 1.0 / (1.0 + np.exp(-np.clip(margin, -_MAX_MARGIN, _MAX_MARGIN)))
+    out: Floats = 1.0 / (1.0 + np.exp(-np.minimum(np.maximum(margin, -_MAX_MARGIN), _MAX_MARGIN)))
     return out
 
 
