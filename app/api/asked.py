@@ -319,7 +319,7 @@ class Asked(keep):
 
     def _asked(self) -> ChatRequest:
         raw: bytes = self._outlet.body  # type: ignore[assignment]
-        return plain_request(self.dialect, self.plain, raw, ())
+        return plain_request(self.dialect, self.plain, raw, self._way.said)
 
     def _turn_now(self) -> Turn:
         """The turn as the general way would have it at this point."""

@@ -24,8 +24,8 @@ from app.api.native import NativeOutlet
 from app.api.outlet import Outlet, outlet_of
 from app.api.reading import parse, plain_request, request_id_of
 from app.api.response import Answering, Pulse, Recorder, TurnResponse, retry_after
-from app.api.straight import SAID_BY_ALL, StraightWay
-from app.domain.chat import ChatRequest, Dialect
+from app.api.straight import StraightWay
+from app.domain.chat import USUAL_VERSIONS, ChatRequest, Dialect
 from app.domain.deadline import Deadline
 from app.domain.decisions import CacheMode, Tier
 from app.domain.model_call import Headers
@@ -118,7 +118,8 @@ class Inference:
         self._dialect = dialect
         self._edge = edge
         self._codec = edge.gateway.codecs[dialect]
-        self._straight = StraightWay(dialect, edge)
+        usual = _SAID_BY_ALL if dialect is Dialect.MESSAGES else ()
+        self._ways = {said: StraightWay(dialect, edge, said) for said in ((), *usual)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; every failure is told in the dialect's own form."""
@@ -142,13 +143,12 @@ class Inference:
         found, forwarded = read_headers(headers)
         found.pop(b"content-length", None)
         head.found, head.forwarded = found, tuple(forwarded)
-        says_nothing = not forwarded or forwarded == [SAID_BY_ALL]
-        head.wishes_nothing = says_nothing and _NO_WISHES.issuperset(found)
+        head.way = self._ways.get(head.forwarded) if _NO_WISHES.issuperset(found) else None
         return not any(name == b"origin" for name, _ in headers)
 
     def answer(self, outlet: NativeOutlet, head: Head) -> Coroutine[object, None, None] | None:
         """Answer a POST with a head that is known, and a body that has come whole; None: it is under way."""
-        if head.wishes_nothing and self._straight.take(outlet, head.found):
+        if head.way is not None and head.way.take(outlet, head.found):
             return None
         if self._edge.in_flight.draining:
             outlet.keep_alive = False
@@ -264,6 +264,8 @@ class Inference:
         )
 
 
+_SAID_BY_ALL = tuple(((b"anthropic-version", version),) for version in USUAL_VERSIONS)
+"""What clients of Anthropic's say to the vendor in every request; each has a way of its own."""
 _NO_DEADLINE = Deadline(None)
 _NO_WISHES = frozenset({b"authorization", b"x-api-key", b"x-request-id", b"content-length"})
 

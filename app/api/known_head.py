@@ -16,9 +16,12 @@ longer than the client's own connection lives. Whether the key is still good is 
 from __future__ import annotations
 
 from collections.abc import Coroutine, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from app.api.native import NativeOutlet
+
+if TYPE_CHECKING:
+    from app.api.straight import StraightWay
 
 MOST_BYTES = 8_192
 _LENGTH = b"content-length"
@@ -52,15 +55,15 @@ class Head:
         "endpoint",
         "forwarded",
         "found",
-        "wishes_nothing",
+        "way",
     )  # fmt: skip
 
     found: dict[bytes, bytes]
     """The headers that mean something to the gateway, as the endpoint read them."""
     forwarded: tuple[tuple[bytes, bytes], ...]
     """Those that travel on to the vendor."""
-    wishes_nothing: bool
-    """The headers that mean something say who calls, and no more."""
+    way: StraightWay | None
+    """The straight way that serves such requests, unless they wish for something."""
 
     def __init__(self, raw: bytes, begin: int, end: int, endpoint: Endpoint) -> None:
         """``raw`` is the whole head; the digits of its content length are ``raw[begin:end]``."""

@@ -47,9 +47,8 @@ from app.telemetry.timeline import after_cache
 
 if TYPE_CHECKING:
     from app.api.inference import Edge  # needs this module
+    from app.domain.model_call import Headers
 
-SAID_BY_ALL: Final = b"anthropic-version", b"2023-06-01"
-"""Every client of Anthropic's sends this header, and so do we: whose it is makes no difference."""
 _MOST_PLANS: Final = 4_096
 _MOST_REPEATED: Final = 2_048
 _MOST_REPEATED_BYTES: Final = 4_096
@@ -62,11 +61,11 @@ _object = object.__new__
 
 
 class StraightWay:
-    """The straight way of one endpoint; one event loop owns it."""
+    """The straight way of one endpoint, for clients that say the same; one event loop owns it."""
 
-    def __init__(self, dialect: Dialect, edge: Edge) -> None:
-        """Serve ``dialect`` with what ``edge`` holds."""
-        self.dialect, self.edge = dialect, edge
+    def __init__(self, dialect: Dialect, edge: Edge, said: Headers = ()) -> None:
+        """Serve ``dialect`` with what ``edge`` holds, to clients that say ``said`` to the vendor."""
+        self.dialect, self.edge, self.said = dialect, edge, said
         self.gateway = edge.gateway
         self.codec = edge.gateway.codecs[dialect]
         self._read = self.codec.plain
@@ -196,7 +195,6 @@ class StraightWay:
             type(provider) is not Gated
             or type(wire) is not WireProvider
             or self.dialect not in wire.dialects()
-            or (self.dialect is Dialect.MESSAGES and not wire.sends(SAID_BY_ALL))
             or self.dialect is Dialect.RESPONSES  # which may turn out not to be spoken after all
         ):
             return None
@@ -204,7 +202,7 @@ class StraightWay:
             tenant,
             model,
             model.tier.value,
-            plain_start((tenant, "", name, "", 0)),
+            plain_start((tenant, "", name, "", 0), self.said),
             model_fields(name, model.upstream_model),
             name == model.upstream_model,
             provider.gate,
@@ -213,7 +211,7 @@ class StraightWay:
             self._head(JSON_TYPE, model),
             self._head(STREAM_TYPE, model),
             wire,
-            *wire.sending(self.dialect),
+            *wire.sending(self.dialect, self.said),
             _ENDLESS if gateway.prompts is None else gateway.prompts.least_bytes,
             {},
         )

@@ -21,14 +21,12 @@ from typing import NamedTuple
 
 import msgspec
 
-from app.domain.chat import ChatRequest, Dialect, Json, PlainRequest
+from app.domain.chat import OUR_VERSION, ChatRequest, Dialect, Json, PlainRequest
 from app.errors import BadRequest
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
 _NOTHING: dict[str, object] = {}
 _SPOKEN = ("messages", "input", "system", "instructions")
-_VERSION = b"2023-06-01"
-"""Every Anthropic client sends it, and no other dialect's does: it says nothing."""
 KEY_VERSION = 2
 """Part of every key: raise it when the meaning of a key changes, so that old entries are never found."""
 
@@ -87,13 +85,16 @@ Scope = tuple[str, str, str, str, int]
 """A ``CacheScope`` as the tuple that it is: to name its parts costs as much as to hash a short question."""
 
 
-def plain_start(scope: Scope | CacheScope) -> bytes:
-    """What every plain request of ``scope`` has in common, for ``plain_key``."""
-    return _encode((KEY_VERSION, *scope, "", _NOTHING))[:-1] + b","
+def plain_start(scope: Scope | CacheScope, said: Sequence[tuple[bytes, bytes]] = ()) -> bytes:
+    """What plain requests of ``scope`` that say ``said`` to the vendor have in common, for ``plain_key``."""
+    decides: Sequence[object] = (KEY_VERSION, *scope, "", _NOTHING)
+    if asked := _asked(said):
+        decides = (asked, *decides)
+    return _encode(decides)[:-1] + b","
 
 
 def plain_key(start: bytes, plain: PlainRequest) -> bytes:
-    """As ``exact_key``, for a plain request without headers of the vendor's; ``start`` is ``plain_start``."""
+    """As ``exact_key``, for a plain request; ``start`` is ``plain_start``."""
     turns, warmth, top, most, stop, _, _, _ = plain
     # A number that JSON cannot carry here is not plain: it was refused when it was read.
     return sha256(start + _encode((warmth, top, most, stop, turns))[1:]).digest()
@@ -117,7 +118,7 @@ def exact_key(scope: Scope | CacheScope, request: ChatRequest) -> bytes:
     if request.terms is not None:
         decides = (*decides, {"contract": request.terms.key})
     if request.forward_headers and (asked := _asked(request.forward_headers)):
-        decides = (*decides, asked)
+        decides = (asked, *decides)
     try:
         return sha256(_encode(decides)).digest()
     except (OverflowError, TypeError, ValueError) as exc:
@@ -128,11 +129,11 @@ def exact_key(scope: Scope | CacheScope, request: ChatRequest) -> bytes:
 
 
 def _asked(headers: Sequence[tuple[bytes, bytes]]) -> list[str]:
-    """The vendor's headers that can change an answer: a beta, a version that is not everybody's."""
+    """The vendor's headers that can change an answer: a beta, a version that is not ours."""
     return sorted(
         f"{name.decode('latin-1')}: {value.decode('latin-1')}"
         for name, value in headers
-        if name.endswith(b"-beta") or (name == b"anthropic-version" and value != _VERSION)
+        if name.endswith(b"-beta") or (name == b"anthropic-version" and value != OUR_VERSION)
     )
 
 

@@ -20,6 +20,14 @@ Json = Mapping[str, object]
 """A parsed JSON object; treated as immutable everywhere."""
 
 
+OUR_VERSION = b"2023-06-01"
+"""The ``anthropic-version`` that the gateway itself asks for: whoever says it, or none, says nothing."""
+USUAL_VERSIONS = (OUR_VERSION, b"2026-10-21")
+"""Those that Anthropic's clients say, the older and the newer ones. What the versions change nobody here
+knows, so an answer for one is never told to a client of the other.
+"""
+
+
 class Dialect(StrEnum):
     """The wire formats that the gateway speaks."""
 

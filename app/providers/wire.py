@@ -172,19 +172,13 @@ class WireProvider:
             if exchange.conn is not None:
                 (exchange.let_go if call.complete else exchange.abort)()
 
-    def sends(self, header: tuple[bytes, bytes]) -> bool:
-        """Whether every request has ``header``."""
-        return header in self._head
-
-    def sending(self, dialect: Dialect) -> tuple[Begin, bytes, Timeouts]:
+    def sending(self, dialect: Dialect, said: Headers = ()) -> tuple[Begin, bytes, Timeouts]:
         """How a body that is as this upstream reads it is sent where that takes no wait, see ``Pool.begin``.
 
-        For calls without a deadline or headers of their own; ``stream`` goes on with the exchange where
-        ``ModelCall.begun`` holds it.
+        For calls without a deadline whose callers say ``said`` to the vendor; ``stream`` goes on with the
+        exchange where ``ModelCall.begun`` holds it.
         """
-        start = self._starts.get(dialect)
-        if start is None:
-            start = self._starts[dialect] = self._pool.start_of(self._paths[dialect], self._head)
+        start = self._pool.start_of(self._paths[dialect], _merged(self._head, said))
         return self._pool.begin, start, self._timeouts
 
     def without_secrets(self, failure: UpstreamError, events: Sequence[Event]) -> Sequence[Event]:

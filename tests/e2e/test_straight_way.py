@@ -241,7 +241,7 @@ async def test_the_same_words_again_are_answered_unread_with_what_is_kept_now(
 
 def straight_way(gateway: Running) -> straight.StraightWay:
     """Of Chat Completions."""
-    return gateway.app.native["/v1/chat/completions"]._straight  # type: ignore[attr-defined,no-any-return]
+    return gateway.app.native["/v1/chat/completions"]._ways[()]  # type: ignore[attr-defined,no-any-return]
 
 
 @pytest.mark.parametrize(
@@ -277,10 +277,10 @@ MESSAGE = (
 )
 
 
-async def test_messages_with_everybodys_version_go_straight_and_no_others(
+async def test_messages_with_the_versions_of_vendors_clients_go_straight_and_no_others(
     counted: Counted,
 ) -> None:
-    """With the same headers upstream as by the general way; another version travels on as it came."""
+    """With the same headers upstream as by the general way; each version travels on as it came."""
     seen: list[dict[bytes, bytes]] = []
 
     async def upstream(peer: Peer) -> None:
@@ -291,9 +291,10 @@ async def test_messages_with_everybodys_version_go_straight_and_no_others(
 
     async with house(upstream) as gateway:
         said = {}
-        for version in (b"2023-06-01", b"2023-01-01"):
+        for version in (b"2023-06-01", b"2026-10-21", b"2023-01-01", b""):
             for tags in (b"", b"x-slipstream-tags: a\r\n"):
-                more = b"anthropic-version: " + version + b"\r\n" + tags
+                named = b"anthropic-version: " + version + b"\r\n" if version else b""
+                more = named + tags
                 client = await connect(gateway, more)
                 client.path = b"/v1/messages"
                 counted.whole = 0
@@ -304,9 +305,48 @@ async def test_messages_with_everybodys_version_go_straight_and_no_others(
                 length = int(seen[-1].pop(b"content-length"))
                 assert length > 0
                 said[version, tags] = (answer[0], told(answer[1]), newest(gateway), seen[-1])
-                assert bool(counted.whole) is (version == b"2023-06-01" and not tags)
-                assert seen[-1][b"anthropic-version"] == version
+                assert bool(counted.whole) is (version != b"2023-01-01" and not tags)
+                assert seen[-1][b"anthropic-version"] == (version or b"2023-06-01")
             assert said[version, b""] == said[version, b"x-slipstream-tags: a\r\n"]
+
+
+async def test_an_answer_for_one_version_is_never_told_for_another(counted: Counted) -> None:
+    """By either way; what is kept for a version is found by both, and a second try says it again."""
+    seen: list[bytes] = []
+    failed: list[bool] = []
+
+    async def upstream(peer: Peer) -> None:
+        while True:
+            asked = await peer.request()
+            seen.append(asked.headers[b"anthropic-version"])
+            if b"try twice" in asked.body and not failed:
+                failed.append(True)
+                await peer.send(
+                    b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 2\r\n\r\n{}"
+                )
+            else:
+                await peer.answer(MESSAGE, head=b"content-type: application/json\r\n")
+
+    async with house(upstream) as gateway:
+        clients = [
+            await connect(gateway, b"anthropic-version: " + version + b"\r\n" + tags)
+            for version in (b"2023-06-01", b"2026-10-21")
+            for tags in (b"", b"x-slipstream-tags: a\r\n")
+        ]
+        outcomes = []
+        for client in clients:
+            client.path = b"/v1/messages"
+            await client.ask(f"first {client.more!r}", model="small2", max_tokens=9)
+        asked_before = len(seen)
+        for client in clients:
+            told_ = [await client.ask("same", model="small2", max_tokens=9) for _ in range(2)]
+            outcomes += [headers["x-slipstream-cache"] for _, headers, _ in told_]
+        assert outcomes == ["miss", *["exact"] * 3] * 2
+        assert seen[asked_before:] == [b"2023-06-01", b"2026-10-21"]
+        assert counted.whole == 2
+        status, *_ = await clients[2].ask("try twice", model="small2", max_tokens=9)
+        assert (status, failed, counted.handed_over) == (200, [True], 1)
+        assert seen[asked_before:] == [b"2023-06-01", *[b"2026-10-21"] * 3]
 
 
 async def test_ledger_metrics_and_load_count_both_ways_alike(counted: Counted) -> None:

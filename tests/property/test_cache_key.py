@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.cache.key import CacheScope, exact_key, plain_key, plain_start
-from app.domain.chat import ChatRequest, Dialect
+from app.domain.chat import USUAL_VERSIONS, ChatRequest, Dialect
 from app.wire.codecs import CODECS
 
 SCOPE = CacheScope("acme", "", "small")
@@ -34,16 +34,24 @@ json_values = st.recursive(
 )
 
 
+SAID = ((), *(((b"anthropic-version", version),) for version in USUAL_VERSIONS))
+"""Of what clients say to the vendor: nothing, what the gateway itself says, and a newer version."""
+
+
 def key(body, scope=SCOPE, dialect=Dialect.CHAT) -> bytes:
     """The key of the body as a client would send it; the quick reading and the thorough one must agree."""
     raw = json.dumps(body).encode()
     request = ChatRequest(dialect, scope.model, False, json.loads(raw), raw)  # noqa: FBT003
-    thorough = exact_key(scope, request)
     plain = CODECS[dialect].plain(raw)
-    if plain is not None:
-        assert exact_key(scope, replace(request, plain=plain)) == thorough
-        assert plain_key(plain_start(scope), plain) == thorough
-    return thorough
+    keys = []
+    for said in SAID:
+        asked = replace(request, forward_headers=said)
+        keys.append(exact_key(scope, asked))
+        if plain is not None:
+            assert exact_key(scope, replace(asked, plain=plain)) == keys[-1]
+            assert plain_key(plain_start(scope, said), plain) == keys[-1]
+    assert keys[0] == keys[1] != keys[2]
+    return keys[0]
 
 
 @given(st.dictionaries(st.text(max_size=8), json_values, max_size=6), st.randoms())
