@@ -1,4 +1,4 @@
-"""The memory of a connection: the request head that came last, and what the parser made of it.
+"""The memory of a connection: the request heads that came last, and what the parser made of them.
 
 Theory of operation. A client sends the same head with every request of a connection; only the digits of
 its ``content-length`` change. Reading it again costs forty thousand instructions, comparing it two
@@ -6,11 +6,13 @@ thousand. The parser stays the judge: a head is remembered only after the parser
 printing what the parser read gives the head back byte for byte. So nothing is remembered that could be
 read in two ways: no folded or doubled header, no bare line feed, no space before a colon. A later read
 *is* that request only if it holds the same bytes around other digits and then exactly as many bytes as
-they say, all in one piece; everything else (a part of a request, two of them, another head) goes to the
-parser, whose state is between messages, as it was.
+they say, all in one piece or in two, of which one is the head (the official packages write those apart);
+everything else (another part of a request, two of them, another head) goes to the parser, whose state is
+between messages, as it was.
 
-One head a connection, at most ``MOST_BYTES`` of it, gone with the connection: a key in it is kept no
-longer than the client's own connection lives. Whether the key is still good is asked each time.
+Two heads a connection (streams' and others' may differ), at most ``MOST_BYTES`` of each, gone with the
+connection: a key in one is kept no longer than the client's own connection lives. Whether the key is
+still good is asked each time.
 """
 
 from __future__ import annotations
@@ -91,6 +93,18 @@ class Head:
         self._end, self._whole = end, whole
         self._raw, self._size = data[:whole], len(data)
         return data[whole:]
+
+    def is_alone(self, data: bytes) -> bool:
+        """Whether ``data`` is a request with this head as far as its body, which is yet to come."""
+        begin, end = self._begin, len(data) - len(self._behind)
+        if data[:begin] != self._before or data[end:] != self._behind:
+            return False
+        digits = data[begin:end]
+        return len(digits) <= _MOST_DIGITS and digits.isdigit() and int(digits) > 0
+
+    def is_like(self, other: Head) -> bool:
+        """Whether both know the same requests."""
+        return self._before == other._before and self._behind == other._behind
 
 
 def learn(

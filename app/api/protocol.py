@@ -128,6 +128,11 @@ class GatewayProtocol(HttpToolsProtocol):
     _between = True
     """The parser has read a message to its end, or none yet."""
     _known: Head | None = None
+    """The head that came last."""
+    _other: Head | None = None
+    """The one that came before it."""
+    _held = b""
+    """A known head whose body has yet to come: the official packages write the two apart."""
     _lessons = _MOST_LESSONS
     """How often another head may still be remembered before one came again."""
 
@@ -148,6 +153,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """End the connection as soon as nothing is under way; a new one may still say what it wants."""
+        self._let_go()
         last: RequestResponseCycle | None = self.cycle
         if last is None and not self.transport.is_closing():
             self.loop.call_later(LAST_CHANCE_S, super().shutdown)
@@ -174,11 +180,50 @@ class GatewayProtocol(HttpToolsProtocol):
         if parser is None:
             return
         known = self._known
-        if known is not None and self._between:
-            body = known.body_of(data)
-            if body is not None and self.cycle.response_complete:
-                self._answer(known, body)
-                return
+        if known is not None:
+            if self._between:
+                body = known.body_of(data)
+                if body is not None:
+                    if self.cycle.response_complete:
+                        self._answer(known, body)
+                        return
+                elif self.cycle.response_complete and self._hold(known, data):
+                    return
+            elif self._held:
+                data, self._held, self._between = self._held + data, b"", True
+                body = known.body_of(data)
+                if body is not None:
+                    self._answer(known, body)
+                    return
+                self._lessons = _MOST_LESSONS
+        self._feed(data)
+
+    def _hold(self, known: Head, data: bytes) -> bool:
+        """Keep ``data`` until its body comes if it is ``known`` alone; all of this for the other head too."""
+        if not known.is_alone(data):
+            other = self._other
+            if other is None:
+                return False
+            body = other.body_of(data)
+            if body is None and not other.is_alone(data):
+                return False
+            self._known, self._other = other, known
+            if body is not None:
+                self._answer(other, body)
+                return True
+        self._held, self._between = data, False
+        self._phase, self._since_s = _BODY, self.loop.time()
+        return True
+
+    def _let_go(self) -> None:
+        """Have the parser read the head that waits for its body, if one does."""
+        if self._held:
+            data, self._held, self._between = self._held, b"", True
+            self._feed(data)
+
+    def _feed(self, data: bytes) -> None:
+        """Have the parser read ``data``."""
+        parser = self.parser
         self._fed_bytes, self._is_first, self._data = len(data), False, data
         try:
             parser.feed_data(data)
@@ -284,7 +329,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def _learn(self, path: str) -> None:
         """Remember the head at hand, if the endpoint of ``path`` can be asked without ASGI."""
-        data, self._data, self._known = self._data, b"", None
+        data, self._data, before = self._data, b"", self._known
         natives: dict[str, Endpoint] = getattr(self.app, "native", _NONE)
         endpoint = natives.get(path)
         parser = self.parser
@@ -293,11 +338,15 @@ class GatewayProtocol(HttpToolsProtocol):
         self._lessons -= 1
         known = learn(data, parser.get_method(), self.url, self.headers, endpoint)
         if known is not None and endpoint.knows(known, self.headers):
+            if before is not None and not before.is_like(known):
+                self._other = before
             self._known = known
 
     def forget(self) -> None:
         """Know no head any more: another application serves from the next request on."""
-        self._known, self._data, self._lessons = None, b"", _MOST_LESSONS
+        self._let_go()
+        self._known, self._other = None, None
+        self._data, self._lessons = b"", _MOST_LESSONS
 
     def _start(self, outlet: NativeOutlet) -> None:
         application = self.app(outlet.scope, outlet.receive, outlet.send)
@@ -364,7 +413,8 @@ class GatewayProtocol(HttpToolsProtocol):
         if self.loop.time() - self._since_s < self.patience_s[self._phase]:
             self._look = self.loop.call_later(self.look_every_s, self._look_at_phase)
             return
-        answered: bool = self.cycle is not None and self.cycle.response_started  # type: ignore[redundant-expr]
+        started: bool = self.cycle is not None and self.cycle.response_started  # type: ignore[redundant-expr]
+        answered = started and not self._held
         begun = self._phase in {_HEAD, _BODY} and not (self._phase is _BODY and answered)
         if begun:
             self.transport.write(_TIMEOUT_RESPONSE)

@@ -73,6 +73,22 @@ async def test_a_slow_sender_is_told_in_a_form_that_every_dialect_reads(sent: by
     assert {"message", "type", "code"} <= told["error"].keys()
 
 
+async def test_a_slow_body_behind_a_head_that_is_known_is_told_the_same() -> None:
+    """The second request like the first has its head held until its body comes."""
+    async with running_gateway(configuration("http://127.0.0.1:9"), protocol=Hasty) as gateway:
+        port = int(gateway.url.rpartition(":")[2])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        head = b"POST /v1/messages HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n"
+        async with asyncio.timeout(PATIENCE_S):
+            writer.write(head + b"{}")
+            first = await reader.readuntil(b"\r\n\r\n")
+            writer.write(head)
+            rest = await reader.read()
+        writer.close()
+    assert first.startswith(b"HTTP/1.1 400 ")
+    assert b"HTTP/1.1 408 " in rest
+
+
 async def test_a_client_that_reads_nothing_is_cut_off() -> None:
     """And the call upstream that was made for it ends too."""
     event = b'data: {"id":"a","choices":[{"index":0,"delta":{"content":"%s"}}]}\n\n' % (b"x" * 9000)

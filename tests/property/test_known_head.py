@@ -78,16 +78,18 @@ class Transport:
         """As above."""
 
 
-def outcome(reads: list[bytes], *, remember: bool) -> tuple[object, int]:
-    """What was heard and written for ``reads``, and how many heads were known."""
+def outcome(reads: list[bytes], *, remember: bool, before_last: str = "") -> tuple[object, int]:
+    """What was heard and written for ``reads``, and how many heads were known; ``before_last`` is called
+    before the last of them.
+    """
     loop = asyncio.new_event_loop()
     try:
-        return loop.run_until_complete(_outcome(reads, remember=remember))
+        return loop.run_until_complete(_outcome(reads, before_last, remember=remember))
     finally:
         loop.close()
 
 
-async def _outcome(reads: list[bytes], *, remember: bool) -> tuple[object, int]:
+async def _outcome(reads: list[bytes], before_last: str, *, remember: bool) -> tuple[object, int]:
     loop = asyncio.get_running_loop()
     app = Echo()
     config = uvicorn.Config(app, http=GatewayProtocol, ws="none", log_config=None, lifespan="off")
@@ -97,9 +99,11 @@ async def _outcome(reads: list[bytes], *, remember: bool) -> tuple[object, int]:
         protocol._lessons = 0
     transport = Transport()
     protocol.connection_made(transport)  # type: ignore[arg-type]
-    for read in reads:
+    for number, read in enumerate(reads, 1):
         if transport.closed:
             break
+        if before_last and number == len(reads):
+            getattr(protocol, before_last)()
         loop.call_soon(protocol.data_received, read)
         for _ in range(4):
             await asyncio.sleep(0)
@@ -167,12 +171,26 @@ other = st.sampled_from(
 messages = st.lists(plain | odd | other, min_size=1, max_size=6)
 
 
+def apart(messages: list[bytes]) -> list[bytes]:
+    """Heads and bodies in reads of their own."""
+    pieces = []
+    for message in messages:
+        head, end, body = message.partition(b"\r\n\r\n")
+        pieces += [head + end, body]
+    return [piece for piece in pieces if piece]
+
+
 @st.composite
 def reads(draw: st.DrawFn) -> list[bytes]:
-    """Messages as a client sends them, each in a read of its own, or cut anywhere and run together."""
+    """Messages as a client sends them, each in a read of its own, or in one for the head and one for the
+    body, or cut anywhere and run together.
+    """
     whole = draw(messages)
-    if draw(st.booleans()):
+    kind = draw(st.sampled_from(["whole", "apart", "anywhere"]))
+    if kind == "whole":
         return whole
+    if kind == "apart":
+        return apart(whole)
     data = b"".join(whole)
     cuts = sorted({0, len(data), *draw(st.lists(st.integers(0, len(data)), max_size=6))})
     return [data[a:b] for a, b in pairwise(cuts)]
@@ -197,6 +215,33 @@ def test_after_a_head_of_any_form_an_ordinary_one_is_heard_as_ever(
 def test_ordinary_requests_are_known_from_the_second_on(sent: list[bytes]) -> None:
     """Whatever the number of digits of their length."""
     assert outcome([sized(body) for body in sent], remember=True)[1] == len(sent) - 1
+
+
+@given(st.lists(bodies.filter(bool), min_size=1, max_size=8))
+def test_they_are_known_where_the_head_comes_before_the_body(sent: list[bytes]) -> None:
+    """As the official packages write them; a body that looks like a request is a body."""
+    sent = [*sent, sized(sent[0])]
+    data = apart([sized(body) for body in sent])
+    heard, known = outcome(data, remember=True)
+    assert known == len(sent) - 1
+    assert heard == outcome(data, remember=False)[0]
+
+
+@given(st.lists(st.tuples(st.booleans(), bodies), min_size=2, max_size=30), st.booleans())
+def test_two_heads_may_take_turns(sent: list[tuple[bool, bytes]], together: bool) -> None:
+    """However often: only the first of each is read by the parser."""
+    data = [sized(body, *[b"accept: text/event-stream"] * other) for other, body in sent]
+    heard, known = outcome(data if together else apart(data), remember=True)
+    assert known == len(sent) - len({other for other, _ in sent})
+    assert heard == outcome(data, remember=False)[0]
+
+
+@given(bodies.filter(bool), st.sampled_from(["shutdown", "forget"]))
+def test_a_head_that_waits_for_its_body_is_a_request_under_way(body: bytes, event: str) -> None:
+    """The server's end or a new configuration costs it nothing."""
+    data = [sized(b"first"), *apart([sized(body)])]
+    heard, _ = outcome(data, remember=True, before_last=event)
+    assert heard[0] == outcome(data, remember=False)[0][0]
 
 
 @given(st.lists(odd_lines, min_size=1, max_size=2), bodies)
