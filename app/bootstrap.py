@@ -19,6 +19,7 @@ from app.api.bodies import Bodies
 from app.api.context import Context, Readiness
 from app.api.inference import Edge, InFlight
 from app.api.response import Pulse
+from app.api.weighing import weight_of
 from app.bootstrap_access import authenticator_of
 from app.bootstrap_jobs import open_jobs
 from app.bootstrap_meaning import open_meaning
@@ -98,7 +99,8 @@ async def open_gateway(
             share_outputs(redis, gateway.tools)
         pulse = Pulse(settings.server.sse_comment_s)
         in_flight = InFlight(settings.server.max_inflight_requests)
-        bodies = Bodies(settings.server.max_bodies_bytes, settings.server.max_body_bytes)
+        most, alone = settings.server.max_bodies_bytes, settings.server.max_body_bytes
+        bodies = Bodies(most, alone, weight_of)
         telemetry.metrics.follow_in_flight(lambda: in_flight.now, lambda: bodies.held_bytes)
         edge = Edge(
             gateway=gateway,

@@ -31,6 +31,7 @@ from app.api.inference import read_headers
 from app.api.problems import REQUEST_ID
 from app.api.reading import request_id_of
 from app.api.siblings import Siblings
+from app.api.weighing import weight_of
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -63,7 +64,8 @@ def administer(app: FastAPI, settings: Settings, siblings: Path | None) -> None:
     if siblings is not None:
         app.add_middleware(Siblings, folder=siblings, shared=bool(settings.state.redis_url))
     most = settings.server.max_body_bytes
-    bodies = Bodies(max(most, settings.server.max_bodies_bytes // _ADMIN_PART), most)
+    together = max(most, settings.server.max_bodies_bytes // _ADMIN_PART)
+    bodies = Bodies(together, most, weight_of)
     app.add_middleware(BodyLimit, most_body_bytes=most, bodies=bodies)
 
 

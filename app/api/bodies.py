@@ -10,6 +10,7 @@ are bounded by the number of requests alone and cost nothing.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -20,16 +21,20 @@ from app.errors import GatewayError, Overloaded, TooLarge
 
 SMALL_BYTES = 65_536
 """A body of one read up to this size takes no lease."""
-_CONTAINER_BYTES, _TEXT_BYTES, _VALUE_BYTES = 64, 50, 8
 _RETRY_AFTER_S = 1
 _ALONE = 4
+Weigh = Callable[["bytes | bytearray"], int]
 
 
 class Bodies:
     """One sum; of one event loop."""
 
-    def __init__(self, most_bytes: int, most_body_bytes: int) -> None:
-        """Let bodies weigh ``most_bytes`` together, and one of ``most_body_bytes`` plain text in any case."""
+    def __init__(self, most_bytes: int, most_body_bytes: int, weigh: Weigh) -> None:
+        """Let bodies weigh ``most_bytes`` together, and one of ``most_body_bytes`` plain text in any case.
+
+        ``weigh`` says what a piece of one weighs, see ``app.api.weighing``.
+        """
+        self.weigh = weigh
         self.most_bytes = most_bytes
         self.most_alone_bytes = max(most_bytes // _ALONE, min(most_bytes, 2 * most_body_bytes))
         self.held_bytes = 0
@@ -60,7 +65,8 @@ class Lease:
 
     def take(self, piece: bytes | bytearray) -> None:
         """Take what ``piece`` weighs; raises ``Overloaded`` or, where it could never do, ``TooLarge``."""
-        weight, bodies = weight_of(piece), self._bodies
+        bodies = self._bodies
+        weight = bodies.weigh(piece)
         if self.held_bytes + weight > bodies.most_alone_bytes:
             message = (
                 f"the body would take more than {bodies.most_alone_bytes} bytes of memory when it is "
@@ -88,15 +94,3 @@ class Lease:
             return message
 
         return counted
-
-
-def weight_of(piece: bytes | bytearray) -> int:
-    """Bytes that ``piece`` and what is read from it take, from above for anything but numbers."""
-    containers = piece.count(b"{") + piece.count(b"[")
-    quotes = piece.count(b'"') - piece.count(b'\\"')
-    return (
-        len(piece)
-        + _CONTAINER_BYTES * containers
-        + _TEXT_BYTES * max(0, quotes) // 2
-        + _VALUE_BYTES * piece.count(b",")
-    )

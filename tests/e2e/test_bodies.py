@@ -6,8 +6,11 @@ import asyncio
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from app.api.bodies import Bodies, weight_of
+from app.api.bodies import Bodies
+from app.api.weighing import weight_of
 from app.errors import Overloaded, TooLarge
 from tests.support.gateway import configuration, running_gateway
 from tests.support.raw_server import PATIENCE_S
@@ -126,7 +129,7 @@ async def test_an_administrative_body_that_fits_reaches_its_route(upstream):
 
 
 def test_a_lease_gives_back_what_it_took_however_it_ended() -> None:
-    bodies = Bodies(1_000, 400)
+    bodies = Bodies(1_000, 400, weight_of)
     with bodies.lease() as lease:
         lease.take(b"x" * 500)
         with pytest.raises(TooLarge):
@@ -145,3 +148,19 @@ def test_text_weighs_about_its_length_and_structure_more() -> None:
     assert weight_of(b"Plain prose, with a comma. " * 100) < 1.5 * 2_700
     assert weight_of(b"[]," * 100) > 20 * 300
     assert weight_of(b'\\"' * 100) == 200
+
+
+@given(
+    st.lists(
+        st.sampled_from([b"{", b"[", b'"', b'\\"', b"\\", b",", b"a", b"\xc3\xa9"]), max_size=40
+    ),
+    st.integers(200, 400),
+)
+def test_a_large_piece_weighs_what_its_signs_weigh(signs: list[bytes], times: int) -> None:
+    """Whole registers are compared where ``bytes.count`` would go byte by byte: the sum is the same."""
+    piece = b"".join(signs) * times
+    containers = piece.count(b"{") + piece.count(b"[")
+    quotes = max(0, piece.count(b'"') - piece.count(b'\\"'))
+    weight = len(piece) + 64 * containers + 50 * quotes // 2 + 8 * piece.count(b",")
+    assert weight_of(piece) == weight
+    assert weight_of(bytearray(piece)) == weight
