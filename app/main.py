@@ -53,7 +53,7 @@ class SlipstreamApp(FastAPI):
                 await endpoint(scope, receive, send)
                 return
             if FIRST not in scope:
-                self.state.context.edge.drain()  # before anybody looks at what it leads to
+                await self.state.context.edge.drained()  # before anybody looks at what it leads to
         await super().__call__(scope, receive, send)
 
 

@@ -54,6 +54,18 @@ class Afterwards:
         while self.waiting:
             self._next()
 
+    async def drained(self) -> None:
+        """Do all that waits now, and let others have the loop meanwhile."""
+        waiting = len(self.waiting)
+        while waiting > 0 and self.waiting:
+            until_ns = self._clock() + SLICE_NS
+            while waiting > 0 and self.waiting:
+                self._next()
+                waiting -= 1
+                if self._clock() >= until_ns:
+                    break
+            await asyncio.sleep(0)
+
     def _next(self) -> None:
         work = self.waiting.popleft()
         try:

@@ -103,11 +103,12 @@ class Edge:
     afterwards: Afterwards = field(default_factory=Afterwards)
     clock: Callable[[], float] = time.monotonic
 
-    def drain(self) -> None:
-        """Do now what waits for a lull, and let the prompts' account follow."""
-        self.afterwards.drain()
+    async def drained(self) -> None:
+        """Do what waits for a lull, and let the prompts' account follow; the loop goes on meanwhile."""
+        if self.afterwards.waiting:
+            await self.afterwards.drained()
         if self.gateway.prompts is not None:
-            self.gateway.prompts.drain()
+            await self.gateway.prompts.drained()
 
 
 class Inference:

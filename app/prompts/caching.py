@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -36,7 +36,17 @@ from app.prompts.diagnosis import WORDS, Heard, asks, verdict, with_question
 from app.prompts.leading import follow
 from app.prompts.learned import ModelFacts, Returns, Seen
 from app.prompts.lint import Finding, finding_of
-from app.prompts.prefix import EntryMemory, IsMoved, Rendered, UnreadableError, digest, render
+from app.prompts.prefix import (
+    EntryMemory,
+    IsMoved,
+    Rendered,
+    Rendering,
+    UnreadableError,
+    digest,
+    render,
+    rendering,
+)
+from app.prompts.settling import Settling
 from app.prompts.shown import Shown, Sums, Told, Totals, name_of
 
 _LEAST_BYTES_PER_TOKEN = 3
@@ -44,7 +54,6 @@ _MOST_SEEN = 65_536
 _FIRST_BLOCKS, _LAST_BLOCKS = 64, 48
 _LONGEST_LEAD_S = 10.0
 """A leader that says nothing for so long holds nobody back any more."""
-_SETTLE_AFTER_S = 0.01
 _DEFAULT_LIFETIME_S = 300.0
 
 OnUse = Callable[[Model, Usage, float, float], None]
@@ -121,8 +130,7 @@ class PromptCaching:
         self._returns = Returns()
         self._loose: dict[bytes, bytes] = {}
         self._leading: dict[bytes, asyncio.Event] = {}
-        self._settling: deque[ModelCall] = deque()
-        self._timer: asyncio.TimerHandle | None = None
+        self._settling = Settling(self._reading, self._learn)
         self.conversations = Conversations()
         self.totals: dict[str, Totals] = {}
         self.is_moved: IsMoved | None = None
@@ -145,7 +153,10 @@ class PromptCaching:
         model = call.model
         if model.name not in self._splices:
             return body
-        self.drain()
+        if self._diagnoses:
+            self.drain()  # the vendor is asked about the conversation's last answer
+        else:
+            self._settling.drain_read()
         now_s = self._clock()
         self._returns.expire(now_s)
         try:
@@ -291,30 +302,28 @@ class PromptCaching:
         shaped.leads = ()
         if call.usage is None:
             return
-        self._settling.append(call)
-        if self._timer is None:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(_SETTLE_AFTER_S, self.drain)
+        self._settling.add(call)
 
     def drain(self) -> None:
         """Learn from every call that is over."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        while self._settling:
-            self._learn(self._settling.popleft())
+        self._settling.drain()
 
-    def _learn(self, call: ModelCall) -> None:
+    async def drained(self) -> None:
+        """Learn from every call that is over now, and let others have the loop meanwhile."""
+        await self._settling.drained()
+
+    def _reading(self, call: ModelCall) -> Rendered | Rendering:
+        """The blocks of a call's prompt, or how they are read where that was not done on its way out."""
+        shaped = call.shaped
+        assert isinstance(shaped, Shaped)  # noqa: S101 - see settle
+        if shaped.rendered is not None:
+            return shaped.rendered
+        scope, memory = (shaped.tenant, call.model.name), self._read[shaped.dialect]
+        return rendering(shaped.body, shaped.dialect, scope, memory, self.is_moved)
+
+    def _learn(self, call: ModelCall, rendered: Rendered) -> None:
         shaped, usage, model = call.shaped, call.usage, call.model
         assert isinstance(shaped, Shaped) and usage is not None  # noqa: S101, PT018 - see settle
-        rendered = shaped.rendered
-        if rendered is None:
-            try:
-                scope = (shaped.tenant, model.name)
-                memory = self._read[shaped.dialect]
-                rendered = render(shaped.body, shaped.dialect, scope, memory, self.is_moved)
-            except (UnreadableError, KeyError):
-                return
         facts = self._facts[model.name]
         estimate = sum(block.tokens for block in rendered.blocks)
         now_s = self._clock()

@@ -15,7 +15,7 @@ what the usage counters later say (``app.prompts.learned``).
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Literal
@@ -132,6 +132,10 @@ class Rendered:
         return sum(block.tokens for block in self.blocks[: position + 1])
 
 
+Rendering = Generator[None, None, Rendered]
+"""Gives the row of blocks at last, and stops on its way after each step: some ten microseconds of work, or
+what it takes to read one message, or one level of the whole text.
+"""
 IsMoved = Callable[[str], bool]
 """Whether a text is what a layout moved to the end of its prompt: the next turn has another there."""
 
@@ -147,6 +151,23 @@ def render(
 
     ``memory`` is looked in for what was read before; it must have been used with ``dialect`` alone.
     """
+    steps = rendering(raw, dialect, scope, memory, is_moved)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            rendered: Rendered = done.value
+            return rendered
+
+
+def rendering(
+    raw: bytes,
+    dialect: Dialect,
+    scope: Iterable[str] = (),
+    memory: EntryMemory | None = None,
+    is_moved: IsMoved | None = None,
+) -> Rendering:
+    """As ``render``, a step at a time: somebody else may have the processor between two of them."""
     found = fields(raw, whole(raw))
     rendered = Rendered(dialect, raw, found)
     for name in (*_EVERYTHING[dialect], *_AFTER_TOOLS, *_AFTER_SYSTEM):
@@ -157,8 +178,9 @@ def render(
     if "tools" in found:
         for index, at in enumerate(_list(raw, found["tools"])):
             reader.tool(at, f"/tools/{index}")
-    _READERS[dialect](reader, found)
-    _name(rendered, scope)
+    yield
+    yield from _READERS[dialect](reader, found)
+    yield from _name(rendered, scope)
     rendered.end = reader.end()
     return rendered
 
@@ -176,7 +198,7 @@ def digest(*parts: bytes) -> bytes:
     return running.digest()
 
 
-def _name(rendered: Rendered, scope: Iterable[str]) -> None:
+def _name(rendered: Rendered, scope: Iterable[str]) -> Iterator[None]:
     """Chain the blocks' hashes from the scope on."""
     options = rendered.options
     salt = [options.get(name, b"") for name in _EVERYTHING[rendered.dialect]]
@@ -191,6 +213,8 @@ def _name(rendered: Rendered, scope: Iterable[str]) -> None:
             section = block.section
         name = block.name = blake2b(name + block.own, digest_size=_DIGEST_BYTES).digest()
         rendered.ends[section] = position
+        if not position % _NAMED_AT_ONCE:
+            yield
 
 
 class _Reader:
@@ -358,6 +382,7 @@ def _placed(block: Block, start: int, pointer: str) -> Block:
 
 
 _OPENING_CHARS = 4_096
+_NAMED_AT_ONCE = 32
 _LEAST_REMEMBERED_BYTES = 64
 
 
@@ -365,7 +390,7 @@ def _tokens(at: Span) -> int:
     return -(-(at.end - at.start) // _BYTES_PER_TOKEN)
 
 
-def _row(reader: _Reader, entries: list[Span], pointer: str, *, leading: bool) -> None:
+def _row(reader: _Reader, entries: list[Span], pointer: str, *, leading: bool) -> Iterator[None]:
     """Read the entries of a conversation; while ``leading``, those of the operator are system."""
     blocks = reader.rendered.blocks
     for index, at in enumerate(entries):
@@ -376,21 +401,22 @@ def _row(reader: _Reader, entries: list[Span], pointer: str, *, leading: bool) -
             for block in blocks[first:]:
                 block.section = "system"
         reader.open(role)
+        yield
 
 
-def _messages(reader: _Reader, found: Mapping[str, Span]) -> None:
+def _messages(reader: _Reader, found: Mapping[str, Span]) -> Iterator[None]:
     if "system" in found:
         reader.content("system", "system", found["system"], "/system")
     entries = _list(reader.raw, found.get("messages", Span(0, 0)))
-    _row(reader, entries, "/messages", leading=False)
+    yield from _row(reader, entries, "/messages", leading=False)
 
 
-def _chat(reader: _Reader, found: Mapping[str, Span]) -> None:
+def _chat(reader: _Reader, found: Mapping[str, Span]) -> Iterator[None]:
     entries = _list(reader.raw, found.get("messages", Span(0, 0)))
-    _row(reader, entries, "/messages", leading=True)
+    yield from _row(reader, entries, "/messages", leading=True)
 
 
-def _responses(reader: _Reader, found: Mapping[str, Span]) -> None:
+def _responses(reader: _Reader, found: Mapping[str, Span]) -> Iterator[None]:
     raw = reader.raw
     if "instructions" in found:
         reader.content("system", "system", found["instructions"], "/instructions")
@@ -402,10 +428,10 @@ def _responses(reader: _Reader, found: Mapping[str, Span]) -> None:
         reader.rendered.blocks[-1].is_part = False
         reader.open("user")
         return
-    _row(reader, _list(raw, given), "/input", leading=True)
+    yield from _row(reader, _list(raw, given), "/input", leading=True)
 
 
-_READERS: Mapping[Dialect, Callable[[_Reader, Mapping[str, Span]], None]] = {
+_READERS: Mapping[Dialect, Callable[[_Reader, Mapping[str, Span]], Iterator[None]]] = {
     Dialect.MESSAGES: _messages,
     Dialect.CHAT: _chat,
     Dialect.RESPONSES: _responses,
@@ -450,4 +476,13 @@ _ENTRIES: Mapping[Dialect, Callable[[_Reader, Span, str], str]] = {
     Dialect.RESPONSES: _responses_entry,
 }
 
-__all__ = ["Block", "EntryMemory", "Rendered", "Section", "UnreadableError", "digest", "render"]
+__all__ = [
+    "Block",
+    "EntryMemory",
+    "Rendered",
+    "Section",
+    "UnreadableError",
+    "digest",
+    "render",
+    "rendering",
+]

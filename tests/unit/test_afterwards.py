@@ -42,6 +42,26 @@ async def test_draining_does_all_at_once_and_a_piece_that_fails_stops_none() -> 
     assert (done, len(after.waiting)) == ([1, 2], 0)
 
 
+async def test_who_waits_for_all_of_it_leaves_the_loop_to_others_meanwhile() -> None:
+    clock, done = Clock(), list[int]()
+    after = Afterwards(clock)
+
+    def work(number: int) -> None:
+        clock.now_ns += SLICE_NS
+        done.append(number)
+
+    for number in range(20):
+        after.add(functools.partial(work, number))
+    turns = 0
+    async with asyncio.TaskGroup() as tasks:
+        waiting = tasks.create_task(after.drained())
+        while not waiting.done():
+            turns += 1
+            await asyncio.sleep(0)
+    assert done == list(range(20))
+    assert turns >= 20
+
+
 async def test_no_more_than_so_many_wait() -> None:
     after, done = Afterwards(), list[int]()
     for number in range(MOST + 10):

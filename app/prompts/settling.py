@@ -1,0 +1,125 @@
+"""Calls that are over and not yet learned from: learned in the order in which they ended, a little at a time.
+
+Theory of operation. To learn from a call its prompt is read into blocks, unless that was done on its way out:
+over a millisecond for 200 KB, and the answers of several such prompts end together. Who comes next must not
+wait for all of that, so a timer reads for a fraction of a millisecond, a message at a time, and lets the
+loop go on between. Who needs to know at once what was learned (``drain``) has all of it done. What waits is
+bounded in number: beyond, each newcomer has the oldest done at once.
+
+One event loop owns it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from time import perf_counter_ns
+from typing import Final
+
+from app.domain.model_call import ModelCall
+from app.prompts.prefix import Rendered, Rendering, UnreadableError
+
+SETTLE_AFTER_S: Final = 0.01
+NEXT_S: Final = 0.001
+SLICE_NS: Final = 300_000
+MOST: Final = 64
+
+Read = Callable[[ModelCall], "Rendered | Rendering"]
+"""The blocks of a call's prompt, or the reading that gives them."""
+Learn = Callable[[ModelCall, Rendered], None]
+
+
+class Settling:
+    """What waits, and the reading that is under way."""
+
+    def __init__(
+        self, read: Read, learn: Learn, clock: Callable[[], int] = perf_counter_ns
+    ) -> None:
+        """``learn`` is told of each call that can be read; ``clock`` gives nanoseconds."""
+        self._read, self._learn, self._clock = read, learn, clock
+        self._waiting: deque[ModelCall] = deque()
+        self._reading: Rendering | None = None
+        """Of the first that waits."""
+        self._timer: asyncio.TimerHandle | None = None
+        self.done = 0
+        """How many calls were learned from, or could not be."""
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, call: ModelCall) -> None:
+        """Have ``call`` learned from. Call it inside the running loop."""
+        self._waiting.append(call)
+        if self._timer is None:
+            self._look_in(SETTLE_AFTER_S)
+        if len(self._waiting) > MOST:
+            self._next()
+
+    def drain(self) -> None:
+        """Learn from every call that waits, now."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        while self._waiting:
+            self._next()
+
+    async def drained(self) -> None:
+        """Learn from every call that waits now, and let others have the loop meanwhile."""
+        last = self.done + len(self)
+        while self.done < last and self.some():  # noqa: ASYNC110 - nothing to wait for: others go first
+            await asyncio.sleep(0)
+
+    def drain_read(self) -> None:
+        """Learn from the calls at the head whose prompts are read already: that takes little."""
+        while self._waiting and isinstance(self._read(self._waiting[0]), Rendered):
+            self._next()
+
+    def some(self) -> bool:
+        """Learn for a fraction of a millisecond; whether there is more."""
+        until_ns = self._clock() + SLICE_NS
+        while self._waiting:
+            self._step()
+            if self._clock() >= until_ns:
+                break
+        return bool(self._waiting)
+
+    def _next(self) -> None:
+        done = self.done
+        while self.done == done:
+            self._step()
+
+    def _step(self) -> None:
+        """A step of the first call's reading, or what is learned when it is read."""
+        reading, call = self._reading, self._waiting[0]
+        try:
+            if reading is None:
+                found = self._read(call)
+                if not isinstance(found, Rendered):
+                    self._reading = found
+                    return
+            else:
+                next(reading)
+                return
+        except StopIteration as end:
+            found = end.value
+        except (UnreadableError, KeyError):
+            self._forget()
+            return
+        self._forget()
+        self._learn(call, found)
+        return
+
+    def _forget(self) -> None:
+        """The first call is dealt with. Before it is learned from: whoever hears of that may drain."""
+        self._reading = None
+        self._waiting.popleft()
+        self.done += 1
+
+    def _look_in(self, seconds: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        if self.some() and self._timer is None:
+            self._look_in(NEXT_S)
