@@ -22,6 +22,10 @@ from contextvars import copy_context
 _Ended = Callable[["EagerTask", BaseException | None], None]
 
 
+def _nobody(_task: EagerTask, _raised: BaseException | None) -> None:
+    raise RuntimeError("a task ends once")
+
+
 class _Occupied(Exception):
     """Another task is running where this one was to begin."""
 
@@ -91,7 +95,8 @@ class EagerTask:
 
     def _finish(self, raised: BaseException | None) -> None:
         self._over = True
-        self._ended(self, raised)
+        ended, self._ended = self._ended, _nobody  # who is told mostly holds this: no cycle is left
+        ended(self, raised)
         if self._callbacks:
             for callback in self._callbacks:
                 self._loop.call_soon(callback, self, context=self._context)

@@ -14,6 +14,8 @@ from app.api.eager_task import CurrentTask, EagerTask
 from app.upstream.request_head import LENGTHS, LENGTHS_KNOWN
 
 if TYPE_CHECKING:
+    from uvicorn._types import HTTPScope
+
     from app.api.protocol import GatewayProtocol
 
 _STATUS_LINES = {
@@ -24,6 +26,7 @@ _SIZES = tuple(b"%x\r\n" % size for size in range(1024))
 """How the chunk of a token, or of a few, begins."""
 _SIZED = len(_SIZES)
 _FAILED = 500
+NO_SCOPE: HTTPScope = {}  # type: ignore[typeddict-item]
 _PLAIN = b"content-type: text/plain; charset=utf-8\r\n"
 
 
@@ -107,6 +110,7 @@ class NativeOutlet(RequestResponseCycle):
     def ended(self, task: EagerTask, raised: BaseException | None) -> None:
         """The application is done: one that failed, or left its response unfinished, costs the connection."""
         self._protocol.tasks.discard(task)
+        self.scope = NO_SCOPE  # which holds this outlet: no cycle is left
         if raised is None and (self.response_complete or self.disconnected):
             return
         if raised is not None:  # the server's edge, as in uvicorn itself

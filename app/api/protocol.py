@@ -28,7 +28,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from app.api.eager_task import EagerTask
 from app.api.known_head import Endpoint, Head, learn
-from app.api.native import NativeOutlet
+from app.api.native import NO_SCOPE, NativeOutlet
 
 HEAD_WITHIN_S = 10.0
 """From a connection's first moment, or a request's first byte, to the end of its head."""
@@ -173,6 +173,8 @@ class GatewayProtocol(HttpToolsProtocol):
                 cycle.disconnected = True
                 if cycle.abort is not None:
                     cycle.abort()
+        # Both hold this: without them nothing of a connection is left to the garbage collector.
+        self.cycle, self.scope = None, NO_SCOPE  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser; what is not HTTP gets a 400 and the connection's end."""
