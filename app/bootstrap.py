@@ -234,6 +234,7 @@ async def _gateway_beside(
     """The same in several turns of the loop."""
     await _breathe()
     classifier = Classifier()
+    await _breathe()
     classifier.classify(PromptView("warm up"))  # its first call compiles patterns: 10 ms
     await _breathe()
     lanes = _lanes(settings)

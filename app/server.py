@@ -36,6 +36,7 @@ from uvicorn.supervisors import Multiprocess
 from app.api.draining import REFUSED, STAYING
 from app.api.protocol import GatewayProtocol
 from app.bootstrap_encoder import begin_encoder
+from app.collecting import Collecting
 from app.errors import GatewayError
 from app.settings import Settings, SettingsError, SimulatorSettings
 from app.stores.sidecar_start import Begun
@@ -51,6 +52,8 @@ _SWITCH_S = 0.001
 """For so long a thread (a reload's, the ledger's) may keep the interpreter from the event loop, which else
 waits for 5 ms, turn by turn."""
 _LOOK_FOR_SIMULATOR_S = 0.01
+_SUDDENLY = 50_000
+"""So many new objects before ``app.collecting`` looks have the collector begin by itself."""
 _GATEWAY = ("app.reloading", "app.bootstrap", "app.api.administration", "app.api.agent")
 """What is loaded while the simulator comes up."""
 
@@ -67,6 +70,7 @@ def serve(
     ``read`` reads the configuration again on SIGHUP and raises ``SettingsError``; beside it the file
     that it reads, which may be watched.
     """
+    gc.disable()  # until all is loaded: it would walk over modules, a tenth of a second in all
     for said in apart(settings, workers):
         print(f"slipstream: {said}", file=sys.stderr, flush=True)
     encoder = begin_encoder(settings) if workers == 1 else None  # of several, a worker begins it
@@ -115,6 +119,7 @@ def serve(
             def anew() -> Callable[[], object]:
                 return partial(_worker_app, again(), simulated=simulated, siblings=siblings)
 
+            gc.enable()
             Workers(config, listening, siblings, anew).run()
 
 
@@ -250,6 +255,7 @@ def _meeting_place(workers: int) -> Iterator[Path | None]:
 
 def _worker_app(settings: Settings, *, simulated: bool, siblings: Path | None) -> object:
     """Build the application in its worker, and leave what start-up made out of the collector's way."""
+    gc.disable()  # as in serve()
     encoder = begin_encoder(settings)
     from app.main import create_app  # the gateway: loaded while the encoder is
 
@@ -262,7 +268,9 @@ def _settle() -> None:
     """Keep what start-up made from the collector, and other threads from the loop."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
+    gc.set_threshold(_SUDDENLY, 20, 50)
+    gc.enable()
+    Collecting(asyncio.get_running_loop()).start()
     sys.setswitchinterval(_SWITCH_S)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 import re2
@@ -102,6 +103,20 @@ def judgement(kind: Cacheability, reason: str) -> CacheJudgement:
     return CacheJudgement(kind, ttl_s, semantic_ok, reason)
 
 
+@cache
+def _wording() -> Callable[[str], list[int] | None]:
+    """The automaton, compiled once a process: a reload that compiled it anew held its loop for 3 ms."""
+    options = re2.Options()
+    options.case_sensitive = False
+    options.log_errors = False
+    automaton = re2.Set.SearchSet(options)
+    for pattern in (*(pattern for pattern, _, _ in _REFUSALS), _SELF_CONTAINED, _QUESTION):
+        automaton.Add(pattern)
+    automaton.Compile()
+    match: Callable[[str], list[int] | None] = automaton.Match
+    return match
+
+
 class CacheabilityRules:
     """The wording rules as one RE2 automaton (linear time), and the table of lasting answers."""
 
@@ -110,14 +125,7 @@ class CacheabilityRules:
     def __init__(self, lasting: Lasting | None = None) -> None:
         """Compile. `lasting`: judges short questions; the shipped one if none is given."""
         self._lasting = lasting if lasting is not None else Lasting(TextHead.shipped("lasting"))
-        options = re2.Options()
-        options.case_sensitive = False
-        options.log_errors = False
-        automaton = re2.Set.SearchSet(options)
-        for pattern in (*(pattern for pattern, _, _ in _REFUSALS), _SELF_CONTAINED, _QUESTION):
-            automaton.Add(pattern)
-        automaton.Compile()
-        self._search: Callable[[str], list[int] | None] = automaton.Match
+        self._search = _wording()
 
     def judge(self, features: Features, *, offers_tools: bool) -> CacheJudgement:
         """Judge a request by its wording alone. `offers_tools`: the model may act, not only talk."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import re2
@@ -103,7 +104,7 @@ class Lanes:
                 raise LaneRuleError(f"lanes: two rules are named {name!r}; rename one")
         self._rules = tuple(rules)
         self._patterns = tuple(map(_group_reader, rules))
-        self._all = _automaton(rules) if rules else None
+        self._all = _automaton(tuple(map(_scoped, rules))) if rules else None
         for rule, pattern in zip(self._rules, self._patterns, strict=True):
             _check(rule, pattern)
 
@@ -246,11 +247,15 @@ def _group_reader(rule: Rule) -> Pattern:
     return re.compile(_scoped(rule)) if rule.shipped else compile_pattern(rule)
 
 
-def _automaton(rules: Sequence[Rule]) -> Callable[[str], list[int] | None]:
-    """All patterns as one automaton; returns the indices of those that match the whole text."""
+@lru_cache(maxsize=2)
+def _automaton(patterns: tuple[str, ...]) -> Callable[[str], list[int] | None]:
+    """All patterns as one automaton; returns the indices of those that match the whole text.
+
+    Remembered: a reload that compiled the same rules anew held its loop for 3 ms.
+    """
     everything = re2.Set.FullMatchSet(_options())
-    for rule in rules:
-        everything.Add(_scoped(rule))
+    for pattern in patterns:
+        everything.Add(pattern)
     everything.Compile()
     match: Callable[[str], list[int] | None] = everything.Match
     return match
