@@ -19,6 +19,7 @@ from app.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from app.cache.semantic import Memory
+    from app.stores.bringing import Bringing, Left
     from app.stores.qdrant import QdrantStore
     from app.stores.sidecar_client import VectorProcess
     from app.stores.sidecar_start import Begun
@@ -73,6 +74,7 @@ async def open_meaning(
         from app.stores.sealed_vectors import SealedVectors
 
         store = SealedVectors(store, seal)
+    beside.append((_bringing(memory, remote, store, metrics, faults).run(), "bringing"))
     routes = Routes(
         folder / "routes",
         limits=Limits.of(wanted.max_error_rate),
@@ -105,6 +107,7 @@ async def open_meaning(
     for word in get_args(Word):
         metrics.semantic_looks.child(word)
     metrics.vector_losses.child()
+    metrics.semantic_moved.child()
     stack.push_async_callback(memory.aclose)
     stack.push_async_callback(cache.aclose)
     await memory.start()
@@ -135,6 +138,18 @@ class _Faults:
         """A route's evidence cannot be read, made or written."""
         self._say("semantic_evidence", why)
 
+    def left(self, left: Left) -> None:
+        """What another encoder kept and nobody here can read; nothing: all of it was brought over."""
+        if left:
+            self._say(
+                "semantic_older",
+                f"{left.sealed + left.other} questions kept under another encoder stay unused until they"
+                f" expire: {left.sealed} sealed with no key that is configured, {left.other} too long for"
+                " this encoder or another program's",
+            )
+        else:
+            self._degraded.pop("semantic_older", None)
+
     def store(self, why: str) -> None:
         """The store is slow, full or cannot remove; "": it is well again."""
         if why:
@@ -147,6 +162,31 @@ class _Faults:
             self._degraded[what] = why
             self._metrics.semantic_faults.child(what.removeprefix("semantic_")).inc()
             structlog.get_logger().warning("degraded", what=what, reason=why)
+
+
+def _bringing(
+    process: VectorProcess,
+    remote: QdrantStore | None,
+    store: Memory,
+    metrics: Metrics,
+    faults: _Faults,
+) -> Bringing:
+    """What brings over, beside the requests, what another encoder kept and the process cannot read."""
+    from app.stores.bringing import Bringing
+    from app.stores.sealed_vectors import SealedVectors, plain_text
+
+    older: VectorProcess | QdrantOlder = process
+    if remote is not None:
+        from app.stores.qdrant_older import QdrantOlder
+
+        older = QdrantOlder(remote, process, rng=SystemRandom())
+    return Bringing(
+        older,
+        store.text_of if isinstance(store, SealedVectors) else plain_text,
+        mine=lambda: process.pid is not None,
+        on_moved=lambda count: metrics.semantic_moved.child().inc(count),
+        on_left=faults.left,
+    )
 
 
 def _remote(

@@ -3,17 +3,18 @@
 Vectors of two builds mean nothing to each other, so each build has a folder of its own. A process that
 starts with another model finds the older folders and embeds what they hold anew, one question at a
 time between requests. A question leaves the older folder once it is in the new one, so a kill in the
-middle loses nothing, and removals reach both meanwhile. A folder that is empty by then is removed; what
-cannot be read here (sealed by the gateway, too long for this encoder, another program's) stays in it.
+middle loses nothing, and removals reach both meanwhile. What a gateway has sealed it must read for this
+process (`app.stores.bringing` asks for it, question by question). A folder that is empty by then is removed;
+what nobody can read (sealed with another key, too long for this encoder, another program's) stays in it.
 """
 
 from __future__ import annotations
 
 import shutil
 import time
-from base64 import b85decode
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -22,12 +23,12 @@ import msgspec
 from app.domain.vectors import KeptQuestion, Which
 from app.errors import StoreError
 from app.stores.edge import MARKER, EdgeStore
-from app.stores.vectors import SCHEMA, collection_name
+from app.stores.sealed_vectors import is_sealed
+from app.stores.vectors import COLLECTIONS, OlderPage, collection_name
 
 _AT_ONCE: Final = 64
 _ATTEMPTS: Final = 20
 _ATTEMPT_EVERY_S: Final = 0.025
-_SEALED: Final = b"sl1"
 
 
 class _Marker(msgspec.Struct, frozen=True):
@@ -48,12 +49,22 @@ class Older:
     ) -> None:
         """Open them. ``embed`` gives a text's vector in ``current``'s build, None where it is too long."""
         self._current, self._embed, self._clock = current, embed, clock
-        self._stores = [store for path in _folders(folder, current) if (store := _open(path))]
+        self._stores = [
+            store for path in _folders(folder, current) if (store := _open(path, clock))
+        ]
         self._waiting: deque[tuple[str, KeptQuestion | None]] = deque()
         self._after: str | None = ""
+        self._left: list[EdgeStore] = []
+        """Gone through, and not empty: what is sealed, and what cannot be read."""
+        self.moved = 0
 
     def __bool__(self) -> bool:
-        """Whether there is anything to move."""
+        """Whether any is there."""
+        return bool(self._stores or self._left)
+
+    @property
+    def moving(self) -> bool:
+        """Whether ``step`` has more to do."""
         return bool(self._stores)
 
     def step(self) -> None:
@@ -69,52 +80,95 @@ class Older:
             self._after = following or None
             if found:
                 return
-        self._leave(self._stores.pop(0))
+        self._left.append(self._stores.pop(0))
         self._after = ""
+        self._tidy()
 
     def _move(self, entry_id: str, question: KeptQuestion | None) -> None:
-        if question is None or _is_sealed(question.text):
+        store = self._stores[0]
+        if question is None:
             return
-        stale = question.expires_unix_s <= self._clock()
-        if not stale and self._current.fetch(entry_id) is None:
+        if question.expires_unix_s <= self._clock():
+            store.remove((entry_id,))
+        elif not is_sealed(question.text):
             vector = self._embed(question.text)
-            if vector is None:
-                return
-            self._current.keep([(question, vector)])
-        self._stores[0].remove((entry_id,))
+            if vector is not None:
+                self._bring(store, question, vector)
 
-    def _leave(self, store: EdgeStore) -> None:
-        empty = store.count() == 0
-        store.close()
-        if empty:
+    def _bring(self, store: EdgeStore, question: KeptQuestion, vector: bytes) -> None:
+        if self._current.fetch(question.id) is None:
+            self._current.keep([(question, vector)])
+        store.remove((question.id,))
+        self.moved += 1
+
+    # ------------------------------------------------------------ what a gateway must read
+
+    def strays(self, after: str, limit: int) -> OlderPage:
+        """Sealed questions of the folders that were gone through, without their answers."""
+        if not after:
+            self._tidy()
+        place, _, offset = after.partition(":")
+        number = int(place or 0)
+        found: list[KeptQuestion] = []
+        while number < len(self._left) and not found:
+            some, following = self._left[number].some(offset, limit)
+            found = [replace(q, body="") for _, q in some if q is not None and self._stray(q)]
+            number, offset = (number, following) if following else (number + 1, "")
+        over = number >= len(self._left)
+        left = sum(store.count() for store in self._left)
+        following = "" if over else f"{number}:{offset}"
+        return OlderPage(tuple(found), following, self.moving, left, self.moved)
+
+    def _stray(self, question: KeptQuestion) -> bool:
+        return is_sealed(question.text) and question.expires_unix_s > self._clock()
+
+    def bring(self, entry_id: str, vector: bytes) -> bool:
+        """Bring a stray over, ``vector`` being that of its text; False where it is not there any more."""
+        for store in self._left:
+            question = store.fetch(entry_id)
+            if question is not None:
+                self._bring(store, question, vector)
+                return True
+        return False
+
+    def _tidy(self) -> None:
+        """Remove the folders that are empty by now."""
+        empty = [store for store in self._left if store.count() == 0]
+        for store in empty:
+            self._left.remove(store)
+            store.close()
             shutil.rmtree(store.path, ignore_errors=True)
 
     def remove(self, ids: Sequence[str]) -> int:
         """Remove these wherever they still are; says how many were there."""
         gone = set(ids)
         self._waiting = deque(each for each in self._waiting if each[0] not in gone)
-        return sum(store.remove(ids) for store in self._stores)
+        return sum(store.remove(ids) for store in self._all())
 
     def remove_where(self, which: Which) -> int:
         """Remove those that match; likewise."""
         self._waiting = deque(
             (entry_id, q) for entry_id, q in self._waiting if q is None or not which.matches(q)
         )
-        return sum(store.remove_where(which) for store in self._stores)
+        return sum(store.remove_where(which) for store in self._all())
 
     def close(self) -> None:
         """Flush and give the folders up."""
-        for store in self._stores:
+        for store in self._all():
             store.close()
         self._stores.clear()
+        self._left.clear()
+
+    def _all(self) -> list[EdgeStore]:
+        return [*self._stores, *self._left]
 
 
 def _folders(folder: Path, current: EdgeStore) -> list[Path]:
-    found = folder.glob(f"questions-v{SCHEMA}-*")
+    found = folder.glob(f"{COLLECTIONS}*")
     return sorted(p for p in found if p != current.path and (p / MARKER).is_file())
 
 
-def _open(path: Path) -> EdgeStore | None:
+def _open(path: Path, clock: Callable[[], float]) -> EdgeStore | None:
     """The store in ``path``; None where it is not one of this program's, or another process has it."""
     try:
         marker = msgspec.json.decode((path / MARKER).read_bytes(), type=_Marker)
@@ -124,14 +178,9 @@ def _open(path: Path) -> EdgeStore | None:
         return None
     for _ in range(_ATTEMPTS):
         try:
-            return EdgeStore(path.parent, build_id=marker.build, dimension=marker.dimension)
+            return EdgeStore(
+                path.parent, build_id=marker.build, dimension=marker.dimension, clock=clock
+            )
         except StoreError:  # the engine gives its lock up a moment after it was closed
             time.sleep(_ATTEMPT_EVERY_S)
     return None
-
-
-def _is_sealed(text: str) -> bool:
-    try:
-        return b85decode(text).startswith(_SEALED)
-    except ValueError:
-        return False

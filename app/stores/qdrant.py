@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import TypeVar
 from uuid import UUID
 
@@ -18,10 +19,11 @@ from qdrant_client import AsyncQdrantClient, models
 from app.domain.vectors import KeptQuestion, Neighbour, Recalled, Unreadable, Which
 from app.errors import StoreError
 from app.stores.sidecar_client import VectorProcess
-from app.stores.vectors import collection_name, payload_of, question_of
+from app.stores.vectors import COLLECTIONS, collection_name, payload_of, question_of
 
 T = TypeVar("T")
 _TIMEOUT_S = 2
+_FORBIDDEN = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 
 
 class QdrantStore:
@@ -38,7 +40,7 @@ class QdrantStore:
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Nothing is asked yet. ``build_id`` names the encoder, "" while unknown."""
-        self._client = AsyncQdrantClient(
+        self.client = AsyncQdrantClient(
             url=url,
             api_key=api_key,
             timeout=_TIMEOUT_S,
@@ -56,9 +58,9 @@ class QdrantStore:
                 models.FieldCondition(key="expires", range=models.Range(gt=self._clock())),
             ]
         )
-        found = await self._do(
-            self._client.query_points(
-                await self._collection(),
+        found = await self.do(
+            self.client.query_points(
+                await self.collection(),
                 query=_floats(vector),
                 query_filter=live,
                 limit=k,
@@ -73,12 +75,12 @@ class QdrantStore:
         point = models.PointStruct(
             id=str(UUID(hex=question.id)), vector=_floats(vector), payload=payload_of(question)
         )
-        await self._do(self._client.upsert(await self._collection(), [point], wait=True))
+        await self.do(self.client.upsert(await self.collection(), [point], wait=True))
 
     async def fetch(self, entry_id: str) -> KeptQuestion | None:
         """The live question of that id."""
-        records = await self._do(
-            self._client.retrieve(await self._collection(), [str(UUID(hex=entry_id))])
+        records = await self.do(
+            self.client.retrieve(await self.collection(), [str(UUID(hex=entry_id))])
         )
         found = [question_of(str(record.id), record.payload) for record in records]
         return next((q for q in found if q and q.expires_unix_s > self._clock()), None)
@@ -88,9 +90,9 @@ class QdrantStore:
     ) -> tuple[tuple[KeptQuestion, ...], str]:
         """Live questions of ``tenant`` from the id ``after`` on, and where the next page begins."""
         live = models.FieldCondition(key="expires", range=models.Range(gt=self._clock()))
-        records, following = await self._do(
-            self._client.scroll(
-                await self._collection(),
+        records, following = await self.do(
+            self.client.scroll(
+                await self.collection(),
                 scroll_filter=models.Filter(must=[_equals("tenant", tenant), live]),
                 limit=limit,
                 offset=after or None,
@@ -102,11 +104,11 @@ class QdrantStore:
     async def remove(self, ids: tuple[str, ...]) -> int:
         """Remove these; says how many were there."""
         points: list[int | str | UUID] = [str(UUID(hex=each)) for each in ids]
-        collection = await self._collection()
-        there = await self._do(self._client.retrieve(collection, points, with_payload=False))
-        selector = models.PointIdsList(points=points)
-        await self._do(self._client.delete(collection, selector, wait=True))
-        return len(there)
+        selector, there = models.PointIdsList(points=points), 0
+        for name in await self._all():
+            there += len(await self.do(self.client.retrieve(name, points, with_payload=False)))
+            await self.do(self.client.delete(name, selector, wait=True))
+        return there
 
     async def remove_where(self, which: Which) -> int:
         """Remove those that match; says how many were there."""
@@ -119,27 +121,47 @@ class QdrantStore:
             match = models.MatchAny(any=list(which.tags))
             must.append(models.FieldCondition(key="tags", match=match))
         matching = models.Filter(must=[*must])
-        collection = await self._collection()
-        there = await self._do(self._client.count(collection, matching, exact=True))
-        selector = models.FilterSelector(filter=matching)
-        await self._do(self._client.delete(collection, selector, wait=True))
-        return there.count
+        selector, there = models.FilterSelector(filter=matching), 0
+        for name in await self._all():
+            there += (await self.do(self.client.count(name, matching, exact=True))).count
+            await self.do(self.client.delete(name, selector, wait=True))
+        return there
 
     async def count(self) -> int:
         """How many are kept, expired ones that were not yet removed included."""
-        return (await self._do(self._client.count(await self._collection(), exact=True))).count
+        return (await self.do(self.client.count(await self.collection(), exact=True))).count
 
     async def sweep(self) -> None:
         """Remove what has expired."""
         gone = models.FieldCondition(key="expires", range=models.Range(lte=self._clock()))
         selector = models.FilterSelector(filter=models.Filter(must=[gone]))
-        await self._do(self._client.delete(await self._collection(), selector, wait=True))
+        await self.do(self.client.delete(await self.collection(), selector, wait=True))
 
     async def aclose(self) -> None:
         """Close the client's connections; idempotent."""
-        await self._client.close()
+        await self.client.close()
 
-    async def _collection(self) -> str:
+    async def older(self) -> tuple[str, ...]:
+        """The collections of this program's other encoders; none where the key may not list them."""
+        current = await self.collection()
+        try:
+            listed = await self.do(self.client.get_collections())
+        except StoreError as exc:
+            if getattr(exc.__cause__, "status_code", 0) in _FORBIDDEN:
+                return ()
+            raise
+        ours = (each.name for each in listed.collections if each.name.startswith(COLLECTIONS))
+        named = collection_name(
+            self._build_id()
+        )  # by whom it was made, where that is not the current
+        return tuple(sorted(name for name in ours if name not in {current, named}))
+
+    async def _all(self) -> tuple[str, ...]:
+        """Where removals reach: the older ones first, as what is being brought over would come back."""
+        return (*await self.older(), await self.collection())
+
+    async def collection(self) -> str:
+        """The one in force, made where it is missing."""
         build_id = self._build_id()
         if not build_id:
             raise StoreError("the encoder is not there yet", code="store_away")
@@ -150,29 +172,30 @@ class QdrantStore:
 
     async def _opened(self, name: str) -> str:
         """The collection of that name, or one beside it where it holds vectors of another size."""
-        if not await self._do(self._client.collection_exists(name)):
+        if not await self.do(self.client.collection_exists(name)):
             await self._make(name)
             return name
-        info = await self._do(self._client.get_collection(name))
+        info = await self.do(self.client.get_collection(name))
         vectors = info.config.params.vectors
         if isinstance(vectors, models.VectorParams) and vectors.size == self._dimension:
             return name
         beside = f"{name}-d{self._dimension}"  # whoever made the other one is left to it
-        if not await self._do(self._client.collection_exists(beside)):
+        if not await self.do(self.client.collection_exists(beside)):
             await self._make(beside)
         return beside
 
     async def _make(self, name: str) -> None:
         size = models.VectorParams(size=self._dimension, distance=models.Distance.COSINE)
-        await self._do(self._client.create_collection(name, vectors_config=size))
+        await self.do(self.client.create_collection(name, vectors_config=size))
         tenant = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True)
-        await self._do(self._client.create_payload_index(name, "partition", tenant))
+        await self.do(self.client.create_payload_index(name, "partition", tenant))
         keyword, number = models.PayloadSchemaType.KEYWORD, models.PayloadSchemaType.FLOAT
         for field in ("tenant", "model", "tags"):
-            await self._do(self._client.create_payload_index(name, field, keyword))
-        await self._do(self._client.create_payload_index(name, "expires", number))
+            await self.do(self.client.create_payload_index(name, field, keyword))
+        await self.do(self.client.create_payload_index(name, "expires", number))
 
-    async def _do(self, call: Awaitable[T]) -> T:
+    async def do(self, call: Awaitable[T]) -> T:
+        """Await ``call`` of the client; whatever it raises becomes ``StoreError``."""
         try:
             return await call
         except Exception as exc:  # the client lets its transports' own errors through

@@ -35,6 +35,22 @@ class Memory(VectorStore, Embedder, Protocol):
         ...
 
 
+_MARK = b"sl1"
+
+
+def is_sealed(text: str) -> bool:
+    """Whether ``text``, as a store has it, was sealed by a gateway."""
+    try:
+        return b85decode(text).startswith(_MARK)
+    except ValueError:
+        return False
+
+
+def plain_text(question: KeptQuestion) -> str | None:
+    """The text of a question as the store has it, to who has no key; None for a sealed one."""
+    return None if is_sealed(question.text) else question.text
+
+
 class SealedVectors:
     """A ``Memory`` over another, which sees sealed texts only."""
 
@@ -81,6 +97,14 @@ class SealedVectors:
         found, following = await self._inner.page(tenant, after, limit)
         opened = (self._open(question) for question in found)
         return tuple(question for question in opened if question is not None), following
+
+    def text_of(self, question: KeptQuestion) -> str | None:
+        """The text of a question as the store has it; None where no key opens it."""
+        try:
+            about = _about(question, b"text")
+            return self._seal.open(b85decode(question.text), about).decode()
+        except (StoreError, ValueError):
+            return None
 
     def _opened(self, near: tuple[Neighbour, ...]) -> tuple[Neighbour, ...]:
         found = ((self._open(each.question), each.cosine) for each in near)

@@ -23,7 +23,7 @@ import msgspec
 
 from app.errors import StoreError
 from app.stores.edge import EdgeStore
-from app.stores.moving import Older
+from app.stores.moving import Older as OlderFolders
 from app.stores.onnx_embedder import EmbedderError, OnnxEmbedder
 from app.stores.onnx_embedder import TooLong as OverWindow
 from app.stores.vectors import (
@@ -33,6 +33,7 @@ from app.stores.vectors import (
     About,
     Answered,
     Ask,
+    Busy,
     Command,
     Count,
     Failed,
@@ -43,22 +44,29 @@ from app.stores.vectors import (
     Keep,
     Nearest,
     Number,
+    Older,
+    OlderPage,
     Page,
     Paged,
     Recall,
     Remove,
     RemoveWhere,
     Reply,
+    Spare,
     TooLong,
     framed,
 )
 
+Asked = Recall | Nearest | Keep | Fetch | Page | Remove | RemoveWhere | Count
+"""What comes from requests."""
 _IDLE_S = 20.0
 _MEMORY = 4_096
 """Embeddings remembered: 1.5 KiB each."""
 _MOVE_EVERY_S = 0.005
 _QUIET_S = 0.1
-"""Nothing is moved from an older build's folder before nobody has asked for so long."""
+"""What can wait waits until nobody has asked for so long,"""
+_LONGEST_WAIT_S = 1.0
+"""but not longer than this, so that steady traffic does not put it off for ever."""
 
 
 class Worker:
@@ -67,19 +75,22 @@ class Worker:
     def __init__(self, embedder: OnnxEmbedder, store: EdgeStore) -> None:
         """Own both from now on."""
         self._embedder, self._store = embedder, store
-        self.older: Older | None = None
+        self.older: OlderFolders | None = None
         self._vectors: OrderedDict[str, bytes | TooLong] = OrderedDict()
         self.busy_at_s = time.monotonic()
+        self._spared_at_s = self.busy_at_s
 
     def answer(self, command: Command) -> Reply:
         """Do ``command``; a failure is a reply like any other."""
-        self.busy_at_s = time.monotonic()
         try:
+            if isinstance(command, Older | Spare):
+                return self._beside(command)
+            self.busy_at_s = time.monotonic()
             return self._do(command)
         except Exception as exc:  # noqa: BLE001 - a process edge: the engine raises bare exceptions
             return Failed(f"{type(command).__name__}: {exc}"[:300])
 
-    def _do(self, command: Command) -> Reply:  # noqa: PLR0911 - a table of cases
+    def _do(self, command: Asked) -> Reply:  # noqa: PLR0911 - a table of cases
         store = self._store
         match command:
             case Recall(text, partition, k):
@@ -123,6 +134,31 @@ class Worker:
             self._vectors.popitem(last=False)
         return made
 
+    def _beside(self, command: Older | Spare) -> Reply:
+        """What is asked for by who brings over what another build kept: it comes after all else."""
+        if isinstance(command, Older):
+            if self.older is None:
+                return OlderPage((), "", moving=False, left=0, moved=0)
+            return self.older.strays(command.after, command.limit)
+        if not self.idle():
+            return Busy()
+        made = self._embed(command.text)
+        if isinstance(made, TooLong):
+            return made
+        if not command.id or (self.older is not None and self.older.bring(command.id, made)):
+            return Found(made, ())
+        return Number(0)
+
+    def idle(self) -> bool:
+        """Whether one thing that can wait may be done now: nobody has asked for a while, or it waited for
+        long enough.
+        """
+        now_s = time.monotonic()
+        if now_s - self.busy_at_s < _QUIET_S and now_s - self._spared_at_s < _LONGEST_WAIT_S:
+            return False
+        self._spared_at_s = now_s
+        return True
+
     def move(self) -> bool:
         """Bring a question over from an older build's folder; False when none is left."""
         if self.older is None:
@@ -134,9 +170,7 @@ class Worker:
                 f"an older build's questions cannot be moved: {exc}"[:300]
             )
             self.older.close()
-        if not self.older:
-            self.older = None
-        return self.older is not None
+        return self.older.moving
 
     def vector_of(self, text: str) -> bytes | None:
         """The vector of ``text``, None over the window."""
@@ -209,11 +243,11 @@ async def _serve(path: str, worker: Worker) -> None:
 
 async def _move(worker: Worker) -> None:
     """Bring over what an older build kept, between requests."""
-    while worker.older is not None:
-        quiet = time.monotonic() - worker.busy_at_s >= _QUIET_S
-        if quiet:
+    while worker.older is not None and worker.older.moving:
+        idle = worker.idle()
+        if idle:
             worker.move()
-        await asyncio.sleep(_MOVE_EVERY_S if quiet else _QUIET_S)
+        await asyncio.sleep(_MOVE_EVERY_S if idle else _QUIET_S)
 
 
 def main(arguments: list[str]) -> int:
@@ -233,7 +267,7 @@ def main(arguments: list[str]) -> int:
         return FAILED_MODEL if isinstance(exc, EmbedderError) else FAILED_STORE
     os.nice(NICENESS - int(niceness))
     worker = Worker(embedder, store)
-    worker.older = Older(Path(folder), store, worker.vector_of) or None
+    worker.older = OlderFolders(Path(folder), store, worker.vector_of) or None
     Path(path).unlink(missing_ok=True)  # of a process that was killed: this one owns the folder now
     try:
         asyncio.run(_serve(path, worker))

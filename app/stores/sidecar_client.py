@@ -38,12 +38,15 @@ from app.stores.vectors import (
     Keep,
     Nearest,
     Number,
+    Older,
+    OlderPage,
     Page,
     Paged,
     Recall,
     Remove,
     RemoveWhere,
     Reply,
+    Spare,
     TooLong,
     framed,
 )
@@ -210,6 +213,23 @@ class VectorProcess:
         """How many are kept."""
         reply = await self._ask(Count())
         return reply.count if isinstance(reply, About) else 0
+
+    async def older(self, after: str, limit: int) -> OlderPage:
+        """Sealed questions of the folders of other builds; for the gateway that has their key."""
+        reply = await self._ask(Older(after, limit), _LONG_PATIENCE_S)
+        return (
+            reply
+            if isinstance(reply, OlderPage)
+            else OlderPage((), "", moving=False, left=0, moved=0)
+        )
+
+    async def anew(self, question: KeptQuestion, text: str) -> Reply:
+        """Bring one of them over, at the vector of its ``text``: ``Found``, or why not."""
+        return await self.spare(text, question.id)
+
+    async def spare(self, text: str, entry_id: str = "") -> Reply:
+        """The vector of ``text`` where nobody else wants anything, else ``Busy``."""
+        return await self._ask(Spare(text, entry_id))
 
     def _send(self, command: Command) -> asyncio.Future[Reply]:
         connection = self._connection

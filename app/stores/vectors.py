@@ -17,6 +17,8 @@ from app.domain.vectors import KeptQuestion, Neighbour, Which
 
 SCHEMA = 1
 """Part of a collection's name: raise it when what is kept changes, so that older files are left."""
+COLLECTIONS = f"questions-v{SCHEMA}-"
+"""What the names of this schema's collections begin with, whatever the encoder."""
 FAILED_MODEL = 3
 FAILED_STORE = 4
 """Exit statuses of the process that say what is wrong where starting again does not help at once."""
@@ -81,7 +83,23 @@ class Count(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """How many questions are kept, and what the process is: an ``About``."""
 
 
-Command = Recall | Nearest | Keep | Fetch | Page | Remove | RemoveWhere | Count
+class Older(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Give ``limit`` sealed questions of the folders of other builds, from ``after`` on: an ``OlderPage``."""
+
+    after: str
+    limit: int
+
+
+class Spare(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Embed ``text`` if nobody else wants anything, else ``Busy``. With the ``id`` of a question in an older
+    build's folder, bring it over at that vector; ``Number(0)`` where it is not there any more.
+    """
+
+    text: str
+    id: str
+
+
+Command = Recall | Nearest | Keep | Fetch | Page | Remove | RemoveWhere | Count | Older | Spare
 
 
 class Found(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -131,7 +149,24 @@ class Failed(msgspec.Struct, frozen=True, tag=True, array_like=True):
     message: str
 
 
-Reply = Found | TooLong | Number | Fetched | Paged | About | Failed
+class OlderPage(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """The reply to ``Older``: questions without their answers; ``next`` is "" at the end."""
+
+    questions: tuple[KeptQuestion, ...]
+    next: str
+    moving: bool
+    """Whether there are folders that were not gone through yet: the end is not the end."""
+    left: int
+    """How many questions are in those that were gone through; 0 where only a whole pass can tell."""
+    moved: int
+    """How many were brought over since whoever answers has started."""
+
+
+class Busy(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """The reply to ``Spare`` where others come first."""
+
+
+Reply = Found | TooLong | Number | Fetched | Paged | About | Failed | OlderPage | Busy
 
 
 class Ask(msgspec.Struct, frozen=True, array_like=True):
@@ -180,7 +215,7 @@ def framed(message: bytes) -> bytes:
 
 def collection_name(build_id: str) -> str:
     """The folder or collection for vectors of this encoder build and this schema."""
-    return f"questions-v{SCHEMA}-{re.sub(r'[^A-Za-z0-9]+', '-', build_id).strip('-')[:80]}"
+    return f"{COLLECTIONS}{re.sub(r'[^A-Za-z0-9]+', '-', build_id).strip('-')[:80]}"
 
 
 def payload_of(question: KeptQuestion) -> dict[str, object]:

@@ -72,7 +72,9 @@ class _Bound:
 class Metrics:
     """The process's metrics and their registry. One event loop writes; no locks, no globals."""
 
-    def __init__(self, models: Iterable[str] = (), tools: Iterable[str] = ()) -> None:
+    def __init__(  # noqa: PLR0915 - a statement a family
+        self, models: Iterable[str] = (), tools: Iterable[str] = ()
+    ) -> None:
         """Take the configured names: any other model or tool is counted as ``other``."""
         self.registry = CollectorRegistry(auto_describe=False)
         self._families: list[Family[Cell] | Family[HistogramCell]] = []
@@ -164,6 +166,10 @@ class Metrics:
             "slipstream_semantic_faults_total",
             "Faults of what is kept for hits by meaning, as /readyz names them.",
             ("kind",),
+        )
+        self.semantic_moved = self.counter(
+            "slipstream_semantic_moved_total",
+            "Questions kept under another encoder that were brought over to the one in force.",
         )
         self.vector_losses = self.counter(
             "slipstream_vector_process_losses_total",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -47,6 +47,12 @@ class FakeQdrant:
     """Of the vectors that the collection holds."""
     fail: int | None = None
     """Answer everything with this status."""
+    listing: int = 200
+    """The status of the answer to which collections there are."""
+    on_put: Callable[[], None] = lambda: None
+    """Called before points are put in."""
+    older: list[FakeQdrant] = field(default_factory=list)
+    """Other collections of the same server."""
 
     async def serve(self, asked: Asked) -> None:
         """One call."""
@@ -54,6 +60,12 @@ class FakeQdrant:
             await asked.answer({"status": {"error": "told to"}}, self.fail)
             return
         body = json.loads(asked.body) if asked.body else {}
+        if asked.target.partition("?")[0] == "/collections":
+            names = [each.name for each in (self, *self.older) if each.exists]
+            listed = {"collections": [{"name": name} for name in names]}
+            answer = {"result": listed, "status": "ok", "time": 0.0}
+            await asked.answer(answer, self.listing)
+            return
         path = asked.target.partition("?")[0].removeprefix(f"/collections/{self.name}")
         result = getattr(self, "_" + (f"{asked.method}{path}".replace("/", "_").lower()))(body)
         await asked.answer({"result": result, "status": "ok", "time": 0.0})
@@ -84,6 +96,7 @@ class FakeQdrant:
         return {"operation_id": 1, "status": "completed"}
 
     def _put_points(self, body):
+        self.on_put()
         for point in body["points"]:
             vector = np.array(point["vector"])
             self.points[point["id"]] = (vector / np.linalg.norm(vector), point["payload"])
@@ -126,12 +139,17 @@ class FakeQdrant:
 
 
 @contextlib.asynccontextmanager
-async def fake_qdrant(build_id: str) -> AsyncIterator[FakeQdrant]:
-    """Serve an empty one."""
+async def fake_qdrant(build_id: str, *older: str) -> AsyncIterator[FakeQdrant]:
+    """Serve an empty one; beside it, collections of these ``older`` builds."""
     fake = FakeQdrant(collection_name(build_id))
-    root = f"/collections/{fake.name}"
+    fake.older = [FakeQdrant(collection_name(each), exists=True) for each in older]
     points = ("", "/query", "/count", "/scroll", "/delete")
     paths = ("", "/exists", "/index", *(f"/points{each}" for each in points))
-    async with tool_server({root + path: fake.serve for path in paths}) as server:
+    routes = {
+        f"/collections/{each.name}{path}": each.serve
+        for each in (fake, *fake.older)
+        for path in paths
+    }
+    async with tool_server({"/collections": fake.serve, **routes}) as server:
         fake.url = server.url
         yield fake

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
 
 from app.domain.vectors import Which
+from app.stores.bringing import Bringing, Left
 from app.stores.edge import EdgeStore
 from app.stores.moving import Older
-from app.stores.onnx_embedder import Embedded
+from app.stores.onnx_embedder import Embedded, TooLong
 from app.stores.seal import Sealer
 from app.stores.sealed_vectors import SealedVectors
 from app.stores.sidecar import Worker
-from app.stores.vectors import Recall, Remove, RemoveWhere
+from app.stores.vectors import Busy, Found, Recall, Remove, RemoveWhere, Spare
+from app.stores.vectors import Older as AskOlder
 from tests.contract.semantic.test_embedded_engine import question, vector
 
 NOW_S = 1_000.0
@@ -91,27 +93,172 @@ def test_what_is_removed_meanwhile_does_not_come_back(kept, store):
     assert [store.fetch(each.id) is not None for each in kept] == [False, False, True]
 
 
+class _Kept:
+    """A store's `keep` alone."""
+
+    remove = remove_where = count = embed = None
+
+    def __init__(self, store: EdgeStore) -> None:
+        self._store = store
+
+    async def keep(self, sealed, at) -> None:
+        self._store.keep([(sealed, at)])
+
+
+KEY, OTHER_KEY = Sealer([b"k" * 32]), Sealer([b"o" * 32])
+
+
+async def sealed_in(folder, seals: dict[str, Sealer]) -> dict[str, str]:
+    """Questions of an old build, sealed by these; their ids."""
+    old = EdgeStore(folder, build_id="old:1", dimension=8, clock=lambda: NOW_S)
+    made = {text: question(2_000.0, text=text, body=f"answer of {text}") for text in seals}
+    for number, (text, seal) in enumerate(seals.items()):
+        await SealedVectors(_Kept(old), seal).keep(made[text], vector(number))
+    old.close()
+    return {text: each.id for text, each in made.items()}
+
+
+def left_in(folder) -> int:
+    again = EdgeStore(folder, build_id="old:1", dimension=8, clock=lambda: NOW_S)
+    try:
+        return again.count()
+    finally:
+        again.close()
+
+
 @pytest.mark.anyio
 async def test_what_cannot_be_read_here_stays_where_it_is(tmp_path, store):
     old = EdgeStore(tmp_path, build_id="old:1", dimension=8, clock=lambda: NOW_S)
     old.keep([(question(2_000.0, text="long"), vector(1))])
-
-    class Inner:
-        """Keeps in the old store."""
-
-        remove = remove_where = count = embed = None
-
-        async def keep(self, sealed, at) -> None:
-            old.keep([(sealed, at)])
-
-    secret = question(2_000.0, text="secret?")
-    await SealedVectors(Inner(), Sealer([b"k" * 32])).keep(secret, vector(2))
     old.close()
-    moved(older_than(store))
+    await sealed_in(tmp_path, {"secret?": KEY})
+    older = older_than(store)
+    for _ in range(100):
+        older.step()
+    assert not older.moving
+    older.close()
     assert store.count() == 0
-    again = EdgeStore(tmp_path, build_id="old:1", dimension=8, clock=lambda: NOW_S)
-    assert again.count() == 2
-    again.close()
+    assert left_in(tmp_path) == 2
+
+
+class _Process:
+    """The vector process's side of the socket, in this one."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker, self.busy = worker, 0
+
+    async def older(self, after: str, limit: int):
+        return self.worker.answer(AskOlder(after, limit))
+
+    async def anew(self, asked, text: str):
+        if self.busy:
+            self.busy -= 1
+            return Busy()
+        return self.worker.answer(Spare(text, asked.id))
+
+
+@dataclass
+class _Heard:
+    moved: int = 0
+    left: list[Left] = field(default_factory=list)
+    slept: list[float] = field(default_factory=list)
+
+
+def bringing(source, heard: _Heard, seal: Sealer) -> Bringing:
+    async def sleep(for_s: float) -> None:
+        heard.slept.append(for_s)
+
+    def moved(count: int) -> None:
+        heard.moved += count
+
+    return Bringing(
+        source, SealedVectors(_Kept(None), seal).text_of, mine=lambda: True, on_moved=moved,
+        on_left=heard.left.append, sleep=sleep,
+    )  # fmt: skip
+
+
+def worker_over(store) -> Worker:
+    worker = Worker(_Encoder(), store)
+    worker.busy_at_s -= 10  # nobody has asked for a while
+    worker.older = older_than(store)
+    return worker
+
+
+@pytest.mark.anyio
+async def test_what_a_gateway_has_sealed_it_reads_and_the_folder_goes(tmp_path, store):
+    seals = {f"secret {n}?": KEY for n in range(70)}  # more than a page
+    ids = await sealed_in(tmp_path, seals)
+    worker, heard = worker_over(store), _Heard()
+    process = _Process(worker)
+    bring = bringing(process, heard, KEY)
+    assert not await bring.once(), "the process has not gone through the folder yet"
+    while worker.move():
+        pass
+    process.busy = 3
+    assert await bring.once()
+    assert heard.slept.count(0.1) == 3, "it waits while others want the process"
+    assert heard.moved == len(ids)
+    assert heard.left == [Left()]
+    found = store.nearest(embed("secret 3?"), "p", 1)[0]
+    assert found.question.id == ids["secret 3?"]
+    assert found.cosine == pytest.approx(1.0, abs=1e-5)
+    assert SealedVectors(_Kept(store), KEY)._open(found.question).body == "answer of secret 3?"
+    assert [p.name for p in tmp_path.glob("questions-*")] == [store.path.name]
+
+
+@pytest.mark.anyio
+async def test_what_no_key_opens_stays_and_is_counted(tmp_path, store):
+    await sealed_in(tmp_path, {"mine?": KEY, "theirs?": OTHER_KEY, "long": KEY})
+    worker, heard = worker_over(store), _Heard()
+    while worker.move():
+        pass
+    assert await bringing(_Process(worker), heard, KEY).once()
+    assert heard.moved == store.count() == 1
+    assert heard.left == [Left(sealed=1, other=1)]
+    worker.older.close()
+    assert left_in(tmp_path) == 2
+
+
+@pytest.mark.anyio
+async def test_a_gateway_that_ends_in_the_middle_loses_nothing_that_it_sealed(tmp_path, store):
+    ids = await sealed_in(tmp_path, {f"secret {n}?": KEY for n in range(5)})
+    worker = worker_over(store)
+    while worker.move():
+        pass
+    process = _Process(worker)
+    page = await process.older("", 2)
+    await process.anew(page.questions[0], "secret 0?")
+    worker.older.close()
+    again, heard = worker_over(store), _Heard()
+    while again.move():
+        pass
+    await bringing(_Process(again), heard, KEY).once()
+    assert heard.moved == 4
+    assert all(store.fetch(each) for each in ids.values())
+
+
+@pytest.mark.anyio
+async def test_a_sealed_question_that_is_removed_meanwhile_does_not_come_back(tmp_path, store):
+    ids = await sealed_in(tmp_path, {"secret?": KEY})
+    worker = worker_over(store)
+    while worker.move():
+        pass
+    process = _Process(worker)
+    page = await process.older("", 8)
+    assert worker.answer(Remove((ids["secret?"],))).value == 1
+    worker.busy_at_s -= 10
+    assert (await process.anew(page.questions[0], "secret?")).value == 0
+    assert store.count() == 0
+
+
+def test_what_can_wait_waits_for_quiet_but_not_for_ever(store):
+    worker = worker_over(store)
+    assert isinstance(worker.answer(Spare("a?", "")), Found)
+    assert isinstance(worker.answer(Recall("b?", "p", 1, NOW_S)), Found)
+    assert isinstance(worker.answer(Spare("a?", "")), Busy)
+    worker._spared_at_s -= 1.0  # requests went on coming
+    assert isinstance(worker.answer(Spare("a?", "")), Found)
+    assert isinstance(worker.answer(Spare("a?", "")), Busy)
 
 
 class _Encoder:
@@ -122,7 +269,9 @@ class _Encoder:
     def vector(self, text: str):
         return embed(text)
 
-    def embed_with_tokens(self, text: str) -> Embedded:
+    def embed_with_tokens(self, text: str) -> Embedded | TooLong:
+        if text == "long":
+            return TooLong(300, 256)
         made = np.frombuffer(embed(text), "<f4")
         return Embedded(made, made[None], np.zeros(1, np.int64))
 
