@@ -156,6 +156,8 @@ class AsgiOutlet:
 
 
 def outlet_of(scope: Scope, receive: Receive, send: Send) -> Outlet:
-    """The best outlet that this server offers."""
+    """The best outlet that this server offers; to HEAD the server's own, which leaves bodies out."""
     native: Outlet | None = (scope.get("extensions") or {}).get("slipstream")
-    return AsgiOutlet(receive, send) if native is None else native
+    if native is None or scope["method"] == "HEAD":
+        return AsgiOutlet(receive, send)
+    return native

@@ -157,6 +157,21 @@ async def test_another_verb_is_a_405_that_says_which_is_right(http, dialect, met
     assert "POST" in told(reply, dialect)[0]
 
 
+@pytest.mark.parametrize("path", [*PATHS.values(), "/v1/messages/count_tokens", "/v1/agent", "/livez"])
+async def test_the_answer_to_a_head_request_has_no_body(gateway, path):
+    """Or its client would take the body for the beginning of the next answer."""
+    url = urlsplit(gateway.url)
+    reader, writer = await asyncio.open_connection(url.hostname, url.port)
+    async with asyncio.timeout(PATIENCE_S):
+        writer.write(b"HEAD %b HTTP/1.1\r\nhost: x\r\n\r\n" % path.encode())
+        head = await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        rest = await reader.read()
+    writer.close()
+    assert head.startswith(b"HTTP/1.1 200 " if path == "/livez" else b"HTTP/1.1 405 ")
+    assert rest.startswith(b"HTTP/1.1 200 OK\r\n")
+
+
 @pytest.mark.parametrize("dialect", DIALECTS)
 async def test_a_body_over_the_limit_is_a_413(http, dialect):
     """Told before the body has been read, and the next connection is as good as new."""
