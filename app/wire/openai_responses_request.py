@@ -163,6 +163,8 @@ def view(body: Json) -> PromptView:
 def read(body: Json) -> Conversation:
     """The neutral reading of a body that passed ``check``."""
     refuse_unknown(body, _CARRIED | {*_HINTS}, "")
+    if body.get("store"):
+        raise cannot_carry("store")
     if body.get("truncation") not in (None, "disabled"):
         raise cannot_carry("truncation")
     hints = [name for name in _HINTS if body.get(name) is not None]

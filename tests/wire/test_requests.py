@@ -264,6 +264,7 @@ REFUSED_ON_READING = [
     ),
     (Dialect.RESPONSES, {"previous_response_id": "resp_1"}, "previous_response_id"),
     (Dialect.RESPONSES, {"background": True}, "background"),
+    (Dialect.RESPONSES, {"store": True}, "store"),
     (Dialect.RESPONSES, {"conversation": "c"}, "conversation"),
     (Dialect.RESPONSES, {"include": ["file_search_call.results"]}, "include[0]"),
     (Dialect.RESPONSES, {"truncation": "auto"}, "truncation"),
