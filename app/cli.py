@@ -222,7 +222,8 @@ def _exit_with_parent() -> None:
     """Ask this process to end, as SIGTERM does, once standard input is at its end."""
 
     def watch() -> None:
-        while sys.stdin.buffer.read(4096):
+        # Not by sys.stdin: whoever waits in it at the interpreter's end makes that a fatal error.
+        while os.read(0, 4096):
             pass
         os.kill(os.getpid(), signal.SIGTERM)
 

@@ -157,7 +157,9 @@ async def test_another_verb_is_a_405_that_says_which_is_right(http, dialect, met
     assert "POST" in told(reply, dialect)[0]
 
 
-@pytest.mark.parametrize("path", [*PATHS.values(), "/v1/messages/count_tokens", "/v1/agent", "/livez"])
+@pytest.mark.parametrize(
+    "path", [*PATHS.values(), "/v1/messages/count_tokens", "/v1/agent", "/livez"]
+)
 async def test_the_answer_to_a_head_request_has_no_body(gateway, path):
     """Or its client would take the body for the beginning of the next answer."""
     url = urlsplit(gateway.url)

@@ -149,10 +149,22 @@ def test_a_command_that_fails_ends_with_one_line_and_its_exit_code(
     assert len(capsys.readouterr().err.splitlines()) == (0 if code == INTERRUPTED else 1)
 
 
-def test_the_simulator_says_where_it_listens_and_ends_on_sigterm() -> None:
+@pytest.mark.parametrize("end", ["alone", "asked", "orphaned"])
+def test_the_simulator_says_where_it_listens_and_ends_on_sigterm_or_with_its_parent(
+    end: str,
+) -> None:
+    """Without a word: ended by its gateway it said "Fatal Python error" at each stop, and dumped core."""
     command = [sys.executable, "-m", "app", "simulate", "--port", "0", "--time-scale", "0"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    if end != "alone":
+        command.append("--exit-with-parent")
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stderr=pipe, text=True) as process:
+        assert process.stdin is not None
         assert process.stderr is not None
         assert process.stderr.readline().startswith("Simulated upstream on http://127.0.0.1:")
-        process.send_signal(signal.SIGTERM)
+        if end == "orphaned":
+            process.stdin.close()
+        else:
+            process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
+        assert not process.stderr.read()
