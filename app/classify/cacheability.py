@@ -9,9 +9,8 @@ semantic never.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
-from typing import Final
+from typing import Final, NamedTuple
 
 import re2
 
@@ -71,8 +70,7 @@ _SELF_CONTAINED = (
 _QUESTION = r"\?\s*$|^(?:who|whom|whose|what|when|where|which|why|how|is|are|was|were|do|does|did|has|have)\b"
 
 
-@dataclass(frozen=True, slots=True)
-class CacheJudgement:
+class CacheJudgement(NamedTuple):
     """What may be done with the answer: kind, time to live (None = as configured, 0 = not kept)."""
 
     kind: Cacheability
@@ -81,12 +79,6 @@ class CacheJudgement:
     reason: str
 
 
-_REFUSALS = (
-    (_ACTION, Cacheability.SIDE_EFFECT, "asks for an action"),
-    (_PERSONAL, Cacheability.PERSONAL, "asks about the asker's own data"),
-    (_VOLATILE, Cacheability.VOLATILE, "asks about something that changes"),
-)
-_QUESTION_AT = len(_REFUSALS) + 1  # places in the automaton: refusals, self-contained, question
 _KEEP = {
     Cacheability.STABLE: (None, True),
     Cacheability.SLOW: (SLOW_TTL_S, False),
@@ -103,6 +95,21 @@ def judgement(kind: Cacheability, reason: str) -> CacheJudgement:
     return CacheJudgement(kind, ttl_s, semantic_ok, reason)
 
 
+# By the first of the automaton's patterns that is found; the one of a question is judged further.
+_WORDINGS: Final = (
+    (_ACTION, judgement(Cacheability.SIDE_EFFECT, "asks for an action")),
+    (_PERSONAL, judgement(Cacheability.PERSONAL, "asks about the asker's own data")),
+    (_VOLATILE, judgement(Cacheability.VOLATILE, "asks about something that changes")),
+    (
+        _SELF_CONTAINED,
+        judgement(Cacheability.STABLE, "all that is needed stands in the request"),
+    ),
+)
+_REFUSALS: Final = len(_WORDINGS) - 1
+_FROM_A_TOOL: Final = judgement(Cacheability.UNKNOWN, "the answer may come from a tool")
+_UNKNOWN: Final = judgement(Cacheability.UNKNOWN, "no rule knows how long this holds")
+
+
 @cache
 def _wording() -> Callable[[str], list[int] | None]:
     """The automaton, compiled once a process: a reload that compiled it anew held its loop for 3 ms."""
@@ -110,7 +117,7 @@ def _wording() -> Callable[[str], list[int] | None]:
     options.case_sensitive = False
     options.log_errors = False
     automaton = re2.Set.SearchSet(options)
-    for pattern in (*(pattern for pattern, _, _ in _REFUSALS), _SELF_CONTAINED, _QUESTION):
+    for pattern in (*(pattern for pattern, _ in _WORDINGS), _QUESTION):
         automaton.Add(pattern)
     automaton.Compile()
     match: Callable[[str], list[int] | None] = automaton.Match
@@ -134,17 +141,14 @@ class CacheabilityRules:
             found = self._search(text) or ()
         except UnicodeEncodeError:  # lone surrogates; the same text with those replaced
             found = self._search(text.encode("utf-8", "replace").decode("utf-8")) or ()
-        first = min(found, default=_QUESTION_AT + 1)
-        if first < len(_REFUSALS):
-            _, kind, reason = _REFUSALS[first]
-            return judgement(kind, reason)
-        if offers_tools:
-            return judgement(Cacheability.UNKNOWN, "the answer may come from a tool")
-        if first == len(_REFUSALS):
-            return judgement(Cacheability.STABLE, "all that is needed stands in the request")
-        if first == _QUESTION_AT and len(text) <= MAX_CHARS:
-            return self._question_kind(features)
-        return judgement(Cacheability.UNKNOWN, "no rule knows how long this holds")
+        first = min(found) if found else None
+        if offers_tools and (first is None or first >= _REFUSALS):
+            return _FROM_A_TOOL
+        if first is None:
+            return _UNKNOWN
+        if first < len(_WORDINGS):
+            return _WORDINGS[first][1]
+        return self._question_kind(features) if len(text) <= MAX_CHARS else _UNKNOWN
 
     def _question_kind(self, features: Features) -> CacheJudgement:
         lasting = self._lasting.score(features)

@@ -19,9 +19,11 @@ chance. Measured: bench/router.
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+from zlib import crc32
 
 import numpy as np
 
@@ -60,6 +62,7 @@ _LENGTH_SLOPE, _CODE_LEVEL, _LATEX_LEVEL, _HARD_LEVEL = 0.6, 0.8, 1.4, 0.8
 # base rate of the public pairs lies at 0.15-0.30.
 _BIAS, _STEEP = -1.4, 0.7
 
+_DOUBLE = struct.Struct("d").pack
 _COIN, _COIN_WIDTH = 2_654_435_761, 0.02
 
 SLOPE: Final = 0.16
@@ -101,8 +104,7 @@ def prior_margin(dense: Floats) -> float:
     return _HARD_LEVEL if hard > 0 else 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
+class Point(NamedTuple):
     """Where a prompt lies: its dense row, its hashed columns and its topics; never its text."""
 
     dense: Floats
@@ -120,7 +122,7 @@ def prior(dense: Floats, hashed: NDArray[np.intp]) -> float:
 
 
 def _prior(margin: float, hashed: NDArray[np.intp]) -> float:
-    coin = (int(np.add.reduce(hashed)) * _COIN & 0xFFFFFFFF) / 2**32 - 0.5
+    coin = (crc32(hashed.data) * _COIN & 0xFFFFFFFF) / 2**32 - 0.5
     return 1.0 / (1.0 + math.exp(-(_BIAS + _STEEP * margin))) + _COIN_WIDTH * coin
 
 
@@ -140,6 +142,14 @@ class GainHead:
     trees_share: float
     calibration: Isotonic
     line: Line
+    topic_weights: Floats = field(init=False, repr=False, compare=False)
+    margin_weight: float = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Part the linear head's weights as `_gain` asks for them."""
+        dense = self.linear.first_dense
+        object.__setattr__(self, "topic_weights", dense[:-1])
+        object.__setattr__(self, "margin_weight", _MARGIN_SCALE * float(dense[-1]))
 
     def gain(self, point: Point) -> float:
         """The expected gain of the powerful model: the head's and the prior's, by n / (n + 60)."""
@@ -147,14 +157,10 @@ class GainHead:
         return _blend(self._gain(point, margin), margin, self.labels)
 
     def _gain(self, point: Point, margin: float) -> float:
-        topics = self.linear.first_dense
         out = self.linear.one(point.hashed)
-        out += float(np.sqrt(point.topics).dot(topics[:-1])) + margin * _MARGIN_SCALE * float(
-            topics[-1]
-        )
+        out += float(np.sqrt(point.topics).dot(self.topic_weights)) + margin * self.margin_weight
         if self.trees is not None:
-            row = np.empty(len(point.dense) + 1)
-            row[:-1], row[-1] = point.dense, margin
+            row = np.frombuffer(point.dense.tobytes() + _DOUBLE(margin))
             out += self.trees_share * (self.trees.predict_one(row) - out)
         return out + SLOPE * margin
 

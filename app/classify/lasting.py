@@ -118,14 +118,23 @@ CUES: Final = len(_CUES) + 1
 """How many cue columns the table was fitted with."""
 
 
+_OLD_YEAR_AT: Final = _CUES.index(_OLD_YEAR)
+# Without what a look ahead forbids, for which RE2 has no words, and without the end: these find all that
+# `_CHANGES` finds, and more.
+_MAY_CHANGE: Final = tuple(
+    re.sub(r"\(\?!.*\)$", "", each).replace("is it$", "is it") for each in _CHANGES
+)
+
+
 class Lasting:
     """Scores short questions; compiled once, then pure. About 30 us a question."""
 
-    __slots__ = ("_changes", "_cues", "_head", "_old_year", "_one_pass", "_title")
+    __slots__ = ("_changes", "_cue_weights", "_cues", "_head", "_old_year", "_one_pass", "_title")
 
     def __init__(self, head: TextHead | None) -> None:
         """`head`: a fitted table, None while it is being fitted (then only `cues` may be asked)."""
         self._head = head
+        self._cue_weights: list[float] = [] if head is None else head.model.first_dense.tolist()
         self._cues = tuple(re.compile(cue).search for cue in _CUES)
         self._one_pass = _one_pass()
         self._changes = re.compile("|".join(_CHANGES)).search
@@ -134,39 +143,46 @@ class Lasting:
 
     def cues(self, text: str) -> Floats:
         """The cue columns float64[CUES] of a question: 1 where the wording is there."""
-        plain = _plain(text)
-        if plain.isascii():  # beyond it, RE2's word boundaries are not Python's
-            out = np.zeros(CUES)
-            found = self._one_pass(plain)
-            if found:
-                out[found] = 1.0
-            out[-1] = self._title(text[:MAX_CHARS]) is not None
-            return out
-        return np.array(
-            [
-                *(cue(plain) is not None for cue in self._cues),
-                self._title(text[:MAX_CHARS]) is not None,
-            ],
-            dtype=np.float64,
-        )
+        out = np.zeros(CUES)
+        out[self._read(text)[0]] = 1.0
+        return out
 
     def score(self, features: Features) -> float:
         """About P(the answer never changes); above 0.5 it is likelier than not."""
         if self._head is None:
             raise RuntimeError("lasting: no table has been fitted or loaded")
-        plain = _plain(features.text)
-        changes = self._changes(plain.rstrip("? ")) is not None and self._old_year(plain) is None
-        score = self._head.score(features, self.cues(features.text))
+        cues, changes = self._read(features.text)
+        weights = self._cue_weights
+        score = self._head.score(features) + sum([weights[each] for each in cues])
         return score - _CHANGES_OFF if changes else score
+
+    def _read(self, text: str) -> tuple[list[int], bool]:
+        """The places of the cues that are there, and whether the wording says that the answer changes."""
+        plain = _plain(text)
+        title = self._title(text[:MAX_CHARS]) is not None
+        if not plain.isascii():  # beyond it, RE2's word boundaries are not Python's
+            cues = [at for at, cue in enumerate(self._cues) if cue(plain) is not None]
+            changes = self._says_change(plain) and self._old_year(plain) is None
+        else:
+            found = self._one_pass(plain) or ()
+            cues = [at for at in found if at < len(_CUES)]
+            may_change = len(cues) < len(found) and _OLD_YEAR_AT not in cues
+            changes = may_change and self._says_change(plain)
+        return ([*cues, CUES - 1] if title else cues), changes
+
+    def _says_change(self, plain: str) -> bool:
+        return self._changes(plain.rstrip("? ")) is not None
 
 
 def _one_pass() -> Callable[[str], list[int] | None]:
-    """All cues as one automaton: the places of those that are there, in one pass over the text."""
+    """All cues, then what may say a change, as one automaton: the places of those that are there, in one
+    pass over the text.
+    """
     options = re2.Options()
     options.log_errors = False
     automaton = re2.Set.SearchSet(options)
-    for cue in _CUES:
-        automaton.Add(cue)
+    for wording in (*_CUES, *_MAY_CHANGE):
+        automaton.Add(wording)
     automaton.Compile()
     match: Callable[[str], list[int] | None] = automaton.Match
     return match

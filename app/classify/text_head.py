@@ -26,27 +26,48 @@ if TYPE_CHECKING:
 _GROUP_BYTES = (3, 4, 5)
 _READ_BYTES = 256
 _GROUP_SEEDS = np.array(_GROUP_BYTES, dtype=np.uint32)[:, None]
-_FNV_PRIME, _FOLD, _MASK = np.uint32(0x01000193), np.uint32(15), np.uint32(HASH_COLUMNS - 1)
+_FEWEST_BYTES, _LONGEST = min(_GROUP_BYTES), max(_GROUP_BYTES)
+_DONE_BEFORE = [sum(step >= size for size in _GROUP_BYTES) for step in range(_LONGEST)]
+# As arrays of no dimension: numpy takes a third longer to read a scalar.
+_FNV_PRIME, _FOLD = np.array(0x01000193, dtype=np.uint32), np.array(15, dtype=np.uint32)
+_MASK = np.array(HASH_COLUMNS - 1, dtype=np.uint32)
 
 
 def columns_of(features: Features) -> NDArray[np.intp]:
     """Distinct columns of a text's words, word pairs and letter groups (of its first 256 bytes)."""
     plain = f" {' '.join(features.text.lower().split())} "
     data = np.frombuffer(plain.encode("utf-8", "replace")[:_READ_BYTES], dtype=np.uint8)
-    n = len(data)
-    wide = np.zeros(n + _GROUP_BYTES[-1], dtype=np.uint32)
-    wide[:n] = data
-    # A row for each size, all in step; a row has been told of its whole group after its own size.
-    mixed = np.empty((len(_GROUP_BYTES), n), dtype=np.uint32)
-    mixed[:] = _GROUP_SEEDS
-    for at in range(_GROUP_BYTES[-1]):
-        rows = mixed[max(0, at + 1 - _GROUP_BYTES[0]) :]
-        rows ^= wide[at : at + n]
-        rows *= _FNV_PRIME
-    mixed ^= mixed >> _FOLD
-    mixed &= _MASK
-    groups = [row[: max(0, n - size + 1)] for row, size in zip(mixed, _GROUP_BYTES, strict=True)]
-    return distinct(np.concatenate((features.hashed.astype(np.uint32), *groups)))
+    if len(data) < _FEWEST_BYTES:
+        return features.hashed
+    words, row = features.hashed, len(data) + _LONGEST
+    both = np.empty(len(words) + len(_GROUP_BYTES) * row, dtype=np.uint32)
+    both[: len(words)] = words
+    _hash_groups(data, both[len(words) :], row)
+    return distinct(both)
+
+
+def _hash_groups(data: NDArray[np.uint8], out: NDArray[np.uint32], row: int) -> None:
+    """Fill `out` with the columns of the groups in `data`, three bytes or more: a row for each size.
+
+    The rows go in step, and a row has been told of its whole group after its own size. One step is one
+    shift of all rows at once: what it carries from a row into the one before reaches only places
+    where a group would go beyond the end, and those are given the first group's column again.
+    """
+    n, sizes = len(data), len(_GROUP_BYTES)
+    wide = np.zeros(sizes * row + _LONGEST, dtype=np.uint32)
+    wide[: sizes * row].reshape(sizes, row)[:, :n] = data
+    rows = out.reshape(sizes, row)
+    rows[:] = _GROUP_SEEDS
+    for step, done in enumerate(_DONE_BEFORE):
+        start = row * done
+        left = out[start:]
+        np.bitwise_xor(left, wide[start + step : sizes * row + step], left)
+        np.multiply(left, _FNV_PRIME, left)
+    np.bitwise_xor(out, np.right_shift(out, _FOLD), out)
+    np.bitwise_and(out, _MASK, out)
+    first = out.item(0)
+    for at, size in enumerate(_GROUP_BYTES):
+        rows[at, max(0, n - size + 1) :].fill(first)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import math
 import re
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from app.classify.features import Features
 from app.classify.text_head import TextHead
@@ -25,8 +26,9 @@ _GENERIC = frozenset(
     )
 )
 _JOINS = frozenset(
-    ("and", "then", "also", "both", "each", "all", "every", "compare", "versus", "vs")
+    b" %b " % word for word in b"and then also both each all every compare versus vs".split()
 )
+_STEM = 5
 _PRIOR_CALLS = 8.0
 _MAX_AGENTS = 1_000
 
@@ -64,20 +66,20 @@ class ToolNeed:
         """
         if not view.tool_names:
             return (), 0.0
-        words = {word.decode("utf-8", "replace") for word in features.words}
-        stems = {word[:5] for word in words}
+        words = b" %b " % b" ".join(features.words)
         need = self.any_tool(features)
         seen = self._agents.get(view.tool_names) or _AgentCalls()
         scored = []
         for name in view.tool_names:
-            guess = _guess(need, _overlap(name, words, stems))
+            guess = _guess(need, _overlap(name, words))
             share = (seen.calls.get(name, 0.0) + guess * _PRIOR_CALLS) / (
                 seen.requests + _PRIOR_CALLS
             )
             scored.append((name, share))
         scored.sort(key=lambda pair: -pair[1])
         likely = sum(share for _, share in scored)
-        guess = 1 / (1 + math.exp(2.2 - 0.8 * len(words & _JOINS) - 0.7 * min(3.0, likely)))
+        joins = sum(join in words for join in _JOINS)
+        guess = 1 / (1 + math.exp(2.2 - 0.8 * joins - 0.7 * min(3.0, likely)))
         several = (seen.several + guess * _PRIOR_CALLS) / (seen.requests + _PRIOR_CALLS)
         return tuple(scored), min(1.0, several)
 
@@ -102,10 +104,20 @@ def _guess(need: float, overlap: float) -> float:
     return 0.05 + 0.25 * need + overlap * (0.45 + 0.2 * need)
 
 
-def _overlap(name: str, words: set[str], stems: set[str]) -> float:
-    """The share of the telling words of a tool's name that stand in the request."""
+def _overlap(name: str, words: bytes) -> float:
+    """The share of the telling words of a tool's name that stand in the request, as they are or as its
+    words begin. `words`: lowered, each between two spaces.
+    """
+    telling = _sought(name)
+    return sum(each in words for each in telling) / len(telling) if telling else 0.0
+
+
+@lru_cache(maxsize=4_096)
+def _sought(name: str) -> tuple[bytes, ...]:
+    """What to look for of a tool's name among a request's words: five letters open a word, fewer are one."""
     parts = [part.lower() for part in _NAME_WORD.findall(name)]
     telling = [part for part in parts if part not in _GENERIC] or parts
-    if not telling:
-        return 0.0
-    return sum(part in words or part[:5] in stems for part in telling) / len(telling)
+    return tuple(
+        f" {part[:_STEM]}".encode() if len(part) >= _STEM else f" {part} ".encode()
+        for part in telling
+    )

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.classify import lasting
 from app.classify.cacheability import CacheabilityRules
 from app.classify.features import extract
 from app.classify.lasting import MAX_CHARS, Lasting
@@ -116,3 +119,56 @@ def test_all_cues_in_one_pass_are_those_found_one_by_one(text):
     plain = text[:MAX_CHARS].lower()
     one_by_one = [cue(plain) is not None for cue in lasting._cues]
     assert [bool(value) for value in lasting.cues(text)[:-1]] == one_by_one
+
+
+WORDINGS = (
+    *(
+        "is it",
+        "it",
+        "last",
+        "the last",
+        "name",
+        "words",
+        "since",
+        "since 2019",
+        "2019",
+        "2024",
+        "how old is",
+    ),
+    *(
+        "how many",
+        "are there",
+        "have",
+        "has",
+        "been",
+        "the",
+        "CEO",
+        "no. 1",
+        "most-viewed",
+        "still",
+        "ago",
+    ),
+    *(
+        "this year's",
+        "did he last",
+        "'s",
+        "future",
+        "record",
+        "who is the",
+        "president",
+        "mean",
+        "now",
+    ),
+)
+
+
+@given(st.lists(st.sampled_from(WORDINGS), max_size=14), st.sampled_from(("", "?", " ? ", " é")))
+def test_one_automaton_reads_what_each_wording_by_itself_reads(words: list[str], end: str):
+    """The cues, and whether the wording says that the answer changes, are those of each pattern."""
+    text = " ".join(words) + end
+    plain = text.lower()
+    cues, changes = Lasting(None)._read(text)
+    assert [at for at, cue in enumerate(lasting._CUES) if re.search(cue, plain)] == sorted(cues)
+    pinned = re.search(lasting._OLD_YEAR, plain)
+    said = re.search("|".join(lasting._CHANGES), plain.rstrip("? "))
+    assert changes == (said is not None and pinned is None)

@@ -52,7 +52,7 @@ def test_what_the_fast_tier_cannot_do_goes_to_the_powerful(
 
 
 def test_several_foreseen_calls_go_to_the_powerful_tier_only_when_tools_are_offered():
-    several = replace(JUDGED, several_calls=0.9)
+    several = JUDGED._replace(several_calls=0.9)
     assert route(several, replace(VIEW, tool_names=("a",)), POLICY, 1.0).tier is Tier.POWERFUL
     assert route(several, VIEW, POLICY, 1.0).tier is Tier.FAST
     never = RoutePolicy(several_calls_limit=None)
