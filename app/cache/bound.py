@@ -26,7 +26,7 @@ careful (`app.cache.decision`). It also says when the change began: where its we
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -88,7 +88,10 @@ class Borrowed:
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """A certified score from which hits are served, and the evidence for it."""
+    """A certified score from which hits are served, and the evidence for it.
+
+    `strangest`: the largest share of unknown words in a question that the evidence speaks for.
+    """
 
     score: float
     labels: int
@@ -96,6 +99,7 @@ class Threshold:
     wrong: int
     upper_per_request: float
     upper_per_hit: float
+    strangest: float = 1.0
 
 
 def wilson_upper(wrong: float, count: float, z: float = _Z) -> float:
@@ -158,7 +162,7 @@ def certify(
                 float(scores[end]), round(total), round(float(hits[end])),
                 round(float(wrong[end])), per_request, per_hit,
             )  # fmt: skip
-    return best
+    return best and replace(best, strangest=outcomes.strangest(best.score))
 
 
 @dataclass(slots=True)

@@ -63,6 +63,7 @@ if TYPE_CHECKING:
 Mode = Literal["shadow", "open", "closed"]
 
 MEMORY: Final = 4_000  # labelled questions kept a route, newest last
+_MOST_UNBIASED: Final = 2_500  # of them
 FIRST_FIT: Final = 120  # labels before the first fit
 _MOST_DENIED: Final = 2_000
 _MOST_CONFIRMED: Final = 4_000
@@ -81,7 +82,8 @@ _EARNED: Final = 8  # would-be hits in a row that must be found right after an a
 _GROWTH: Final = 2.0  # refit when the labels have grown by this factor,
 _YOUNG: Final = 400  # while there are fewer than these, and from then on
 _LATE_GROWTH: Final = 3.0  # by this, as a fit then costs more and gains less,
-_MOST_NEW: Final = 2_000  # or by this many
+_MOST_NEW: Final = 2_000  # or by this many;
+_MOST_NEW_SHUT: Final = 1_000  # while nothing is served, evidence is all that is missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +141,8 @@ class RouteState:
     borrowed: Borrowed = field(default_factory=Borrowed)
     # Labels that count for the bound, and those that are only learned from: each kind pushes out
     # its own oldest, so that a long open spell cannot erase the evidence it rests on.
-    unbiased: deque[Question] = field(default_factory=lambda: deque(maxlen=MEMORY // 2))
-    biased: deque[Question] = field(default_factory=lambda: deque(maxlen=MEMORY // 2))
+    unbiased: deque[Question] = field(default_factory=lambda: deque(maxlen=_MOST_UNBIASED))
+    biased: deque[Question] = field(default_factory=lambda: deque(maxlen=MEMORY - _MOST_UNBIASED))
     verifier: RouteVerifier = field(init=False)
     threshold: Threshold | None = None
     curve: Isotonic | None = None
@@ -183,7 +185,8 @@ class RouteState:
             return False
         new = self.labels - self.fitted_at
         growth = _GROWTH if self.fitted_at < _YOUNG else _LATE_GROWTH
-        return self.fitted_at == 0 or self.labels >= self.fitted_at * growth or new >= _MOST_NEW
+        most = _MOST_NEW_SHUT if self.threshold is None else _MOST_NEW
+        return self.fitted_at == 0 or self.labels >= self.fitted_at * growth or new >= most
 
     def learn(
         self, query: QueryView, answer: str, decision: Decision, *, at_s: float = 0.0
@@ -212,11 +215,12 @@ class RouteState:
             return False
         if self.careful and not decision.audit:
             return False  # among so much that is not trusted, only would-be hits mean what they did
-        # What a label is held against is chosen before it is seen. A miss says most of a change by
-        # whether anything near was right at all.
+        # What a label is held against is chosen before it is seen: whether anything near was right at all.
+        # That a candidate was the wrong one of several says of a change only that there was none, if
+        # another had the answer that a model gives now.
         chance = decision.probability
-        if not decision.audit and chance < _LIKELY and decision.reach > chance:
-            chance, agreed = decision.reach, answer in decision.offered
+        if decision.reach > chance:
+            chance, agreed = decision.reach, agreed or answer in decision.offered
         if chance >= _LIKELY:
             self.unseen = 0
         alarm = self.drift.observe(chance, agreed=agreed, at_s=at_s)
@@ -386,7 +390,7 @@ def decide(
         if answers[best] != near[best].answer:  # what is known to have changed speaks for the new
             given = [i for i in allowed if near[i].answer == answers[best]]
             best = max(given, key=lambda i: scored[i].probability, default=best)
-        made = _weigh(near[best], scored[best], state, rng)
+        made = _weigh(query, near[best], scored[best], state, rng)
     if made.serve or state.reach is None:
         return made
     trusted = [i for i, c in enumerate(near) if state.fresh(c, state.trusted_from_s)]
@@ -420,7 +424,9 @@ def _vetoed(near: Sequence[CandidateView], scored: Sequence[Scored]) -> Decision
     return _miss(near[best], reasons)
 
 
-def _weigh(candidate: CandidateView, scored: Scored, state: RouteState, rng: Random) -> Decision:
+def _weigh(
+    query: QueryView, candidate: CandidateView, scored: Scored, state: RouteState, rng: Random
+) -> Decision:
     score = scored.probability
     chance = score if state.curve is None else float(state.curve.predict_one(score))
     notes = tuple(d.words for d in scored.differences.found)
@@ -432,6 +438,9 @@ def _weigh(candidate: CandidateView, scored: Scored, state: RouteState, rng: Ran
     bound = threshold.upper_per_hit
     if score < threshold.score:
         why = f"score {score:.3f} is below the certified {threshold.score:.3f}"
+        return _miss(candidate, (why, *notes), score, chance, bound)
+    if state.verifier.rareness.strange(query.view) > threshold.strangest:
+        why = "asked in words that hardly any question behind the bound had"
         return _miss(candidate, (why, *notes), score, chance, bound)
     refused = _refused(candidate, chance, score, state)
     if refused is not None:
@@ -475,7 +484,7 @@ def _audit_share(candidate: CandidateView, state: RouteState) -> float:
     suspicious = state.drift.evidence >= _SUSPICION
     doubted = state.careful or not state.fresh(candidate, state.drift.since_s)
     unseen = state.unseen >= _UNSEEN * max(1.0, 100 * state.limits.per_request)
-    if state.earning or unseen or (suspicious and doubted):
+    if state.earning or (unseen and not state.careful) or (suspicious and doubted):
         return 1.0
     if suspicious or state.careful:
         return max(state.audit_rate, _WATCHED_SHARE)

@@ -20,7 +20,13 @@ from app.cache.bound import Borrowed, Drift, EntryRecord, Limits, Threshold
 from app.cache.decision import RouteState
 from app.cache.text_view import view
 from app.cache.token_weights import TokenWeights
-from app.cache.verifier import Question, Rareness, RouteVerifier
+from app.cache.verifier import (
+    AGREEMENT_COLUMNS,
+    PAIR_COLUMNS,
+    Question,
+    Rareness,
+    RouteVerifier,
+)
 from app.learn.gbdt import Gbdt
 from app.learn.isotonic import Isotonic
 
@@ -131,15 +137,21 @@ def _restore(head: Mapping[str, object], arrays: Mapping[str, NDArray[np.generic
     state.became = {str(k): str(v) for k, v in fields.get("became", {}).items()}
     rareness = Rareness.from_json(fields["rareness"])
     if "pair" in arrays:
-        state.verifier = RouteVerifier(
-            rareness,
-            None,
-            TokenWeights(arrays["tokens"].astype(np.float32), float(arrays["intercept"].item())),
-            Gbdt.from_bytes(arrays["pair"].tobytes()),
-            Gbdt.from_bytes(arrays["agreement"].tobytes()),
+        pair, agreement = _trees(arrays, "pair"), _trees(arrays, "agreement")
+        if (pair.columns, agreement.columns) != (PAIR_COLUMNS, AGREEMENT_COLUMNS):
+            # Fitted by a release that knew other features: its labels are as good as ever.
+            state.threshold, state.fitted_at = None, 0
+            return state
+        tokens = TokenWeights(
+            arrays["tokens"].astype(np.float32), float(arrays["intercept"].item())
         )
+        state.verifier = RouteVerifier(rareness, None, tokens, pair, agreement)
     state.curve, state.reach = _curve(arrays, "curve"), _curve(arrays, "reach")
     return state
+
+
+def _trees(arrays: Mapping[str, NDArray[np.generic]], name: str) -> Gbdt:
+    return Gbdt.from_bytes(arrays[name].tobytes())
 
 
 def _curve(arrays: Mapping[str, NDArray[np.generic]], name: str) -> Isotonic | None:

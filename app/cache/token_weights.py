@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from app.cache.text_view import TextView
 
 DIMENSIONS: Final = 1 << 14
+PARTS: Final = 5  # columns of `TokenWeights.parts`
 _STEPS: Final = 70
 _RIDGE: Final = 3.0  # per weight, against the summed loss
 _MOST_SUBSTITUTIONS: Final = 2
@@ -114,6 +115,25 @@ class TokenWeights:
         """Log-odds float[n] that a pair has one answer."""
         summed = np.add.reduceat(self.weights.take(bags.flat).astype(np.float64), bags.starts[:-1])
         return np.asarray(summed + self.intercept, dtype=np.float64)
+
+    def parts(self, bags: Bags) -> NDArray[np.float64]:
+        """Return float64[n, 5] of how each pair's margin came about.
+
+        The margin, its worst symbol, what speaks against, what speaks for, and how many symbols are not
+        known: one word that always changes the answer must not drown in many that agree.
+        """
+        each, starts = self.weights[bags.flat].astype(np.float64), bags.starts[:-1]
+        against = np.add.reduceat(np.minimum(each, 0.0), starts)
+        in_favour = np.add.reduceat(np.maximum(each, 0.0), starts)
+        return np.column_stack(
+            [
+                against + in_favour + self.intercept,
+                np.minimum.reduceat(each, starts),
+                against,
+                in_favour,
+                np.add.reduceat((each == 0.0).astype(np.float64), starts),
+            ]
+        )
 
     def margin(self, bag: Sequence[int]) -> float:
         """Log-odds of one pair."""

@@ -28,8 +28,9 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from app.cache.guards import Differences, compare
-from app.cache.neighbourhood import neighbour_features
-from app.cache.pair_features import pair_features
+from app.cache.neighbourhood import NEIGHBOUR_FEATURES, neighbour_features
+from app.cache.pair_features import FEATURES, pair_features
+from app.cache.token_weights import PARTS as TOKEN_PARTS
 from app.cache.token_weights import Bags, TokenWeights, symbols
 from app.learn.gbdt import Gbdt, GbdtParams
 
@@ -43,18 +44,23 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 NEIGHBOURS: Final = 8  # candidates looked at, nearest first
+# Columns of the pair model's and the agreement model's rows: a model of others is of another release.
+PAIR_COLUMNS: Final = len(FEATURES) + 1 + TOKEN_PARTS
+AGREEMENT_COLUMNS: Final = len(NEIGHBOUR_FEATURES) + len(FEATURES) + TOKEN_PARTS
 _FOLDS: Final = 5
 _LEAST_QUESTIONS: Final = 40
+_ORDINARY: Final = 0.98
 _CLIP: Final = 1e-6
 
 
-# How a route's models are grown; the same for every route and every benchmark stream.
+# How a route's models are grown; the same for every route and benchmark stream. Chosen on orders 10 and 11
+# of the public streams (docs/semantic-cache.md).
 _PAIR_PARAMS: Final = GbdtParams(
-    loss="logistic", trees=25, depth=4, learning_rate=0.15, l2=2.0, min_leaf_weight=2.0,
+    loss="logistic", trees=60, depth=4, learning_rate=0.12, l2=2.0, min_leaf_weight=2.0,
     row_share=0.6, feature_share=0.5, kept_columns=1, max_bins=32,
 )  # fmt: skip
 _AGREEMENT_PARAMS: Final = GbdtParams(
-    loss="logistic", trees=20, depth=3, learning_rate=0.15, l2=4.0, min_leaf_weight=3.0,
+    loss="logistic", trees=48, depth=3, learning_rate=0.12, l2=4.0, min_leaf_weight=3.0,
     row_share=0.6, feature_share=0.5, kept_columns=1, max_bins=32,
 )  # fmt: skip
 
@@ -89,6 +95,15 @@ class Rareness:
         if not isinstance(total, int) or not isinstance(counts, dict):
             raise ValueError("rareness: not [total, {stem: count}]")  # noqa: TRY004 - stored bytes
         return cls({str(k): int(v) for k, v in counts.items()}, total)
+
+    def strange(self, text: TextView, *, own: int = 0) -> float:
+        """Share of the text's content words that no question of the route held.
+
+        ``own``: 1 for one of those that were counted, whose own words do not count.
+        """
+        if not text.content:
+            return 0.0
+        return sum(self._counts.get(s, 0) <= own for s in text.content) / len(text.content)
 
     def __call__(self, word: str) -> float:
         """ln((n + 1) / (count + 1))."""
@@ -125,6 +140,7 @@ class Calibration:
     """Cross-fitted outcomes, one a question: its best candidate's score, and whether it agreed.
 
     `reach`, `reached`: the same of all candidates together (see `reach_of`); empty where unknown.
+    `strange`: the share of each question's content words that no other held; empty where unknown.
     """
 
     scores: Floats
@@ -132,6 +148,17 @@ class Calibration:
     weights: Floats
     reach: Floats = field(default_factory=lambda: np.zeros(0))
     reached: Floats = field(default_factory=lambda: np.zeros(0))
+    strange: Floats = field(default_factory=lambda: np.zeros(0))
+
+    def strangest(self, score: float) -> float:
+        """What all but one in fifty of the counted questions scored ``score`` or more do not exceed.
+
+        1, which allows everything, where it is not known.
+        """
+        if not len(self.strange):
+            return 1.0
+        known = self.strange[(self.scores >= score) & (self.weights > 0)]
+        return float(np.quantile(known, _ORDINARY, method="higher")) if len(known) else 1.0
 
 
 def reach_of(probabilities: Sequence[float], answers: Sequence[str]) -> float:
@@ -204,10 +231,10 @@ class RouteVerifier:
             probabilities = _sigmoid(prior)
         else:
             bags = Bags.of([symbols(query, c) for c in candidates])
-            pair_rows = np.column_stack([rows, prior, self._tokens.margins(bags)])
-            pair = self._pair.predict(pair_rows)
+            words = self._tokens.parts(bags)
+            pair = self._pair.predict(np.column_stack([rows, prior, words]))
             around = neighbour_features(pair, np.asarray(cosines, dtype=np.float64), answers)
-            probabilities = self._agreement.predict(np.column_stack([around, rows]))
+            probabilities = self._agreement.predict(np.column_stack([around, rows, words]))
         return [Scored(float(p), d) for p, d in zip(probabilities, seen, strict=True)]
 
     def _prior_margin(self, rows: Floats) -> Floats:
@@ -287,15 +314,15 @@ class _Fitting:
     def run(self) -> tuple[RouteVerifier, Calibration]:
         pairs = self.pairs
         tokens = TokenWeights.fit(pairs.bags, pairs.same)
-        token_margin = np.zeros(len(pairs.same))
+        words = np.zeros((len(pairs.same), TOKEN_PARTS))
         for fold in range(_FOLDS):
             train, held = self._split(fold)
             part = TokenWeights.fit(pairs.bags.take(train), pairs.same[train])
-            token_margin[held] = part.margins(pairs.bags.take(held))
-        pair_rows = np.column_stack([pairs.rows, self.prior_margin, token_margin])
+            words[held] = part.parts(pairs.bags.take(held))
+        pair_rows = np.column_stack([pairs.rows, self.prior_margin, words])
         pair, pair_p = self._crossed(pair_rows, _PAIR_PARAMS)
         around = self._around(pair_p)
-        rows = np.column_stack([around, pairs.rows])
+        rows = np.column_stack([around, pairs.rows, words])
         agreement, final = self._crossed(rows, _AGREEMENT_PARAMS)
         route = RouteVerifier(self.rareness, self.prior, tokens, pair, agreement)
         return route, self._calibration(final)
@@ -333,6 +360,7 @@ class _Fitting:
             np.array([float(q.unbiased) for q in self.questions]),
             np.array(reach),
             np.array(reached),
+            np.array([self.rareness.strange(q.view, own=1) for q in self.questions]),
         )
 
 

@@ -9,6 +9,9 @@ from app.cache.bound import Limits
 from app.cache.decision import CandidateView, QueryView, RouteState, decide
 from app.cache.route_archive import ArchiveError, dump, load
 from app.cache.text_view import view
+from app.cache.token_weights import DIMENSIONS, TokenWeights
+from app.cache.verifier import Rareness, RouteVerifier
+from app.learn.gbdt import Gbdt, GbdtParams
 
 CITIES = ("oslo", "rome", "lima", "cairo", "delhi", "tokyo", "paris", "quito")
 FORMS = (
@@ -108,6 +111,27 @@ def served_query(desk):
 
 def _decided(desk, state, query):
     return decide(query, desk.near(query), state, Random(1))
+
+
+def test_a_question_in_words_that_the_evidence_lacks_is_asked_of_the_model(desk: Desk):
+    state, query = quiet(desk), served_query(desk)
+    assert state.threshold is not None
+    assert _decided(desk, state, query).serve
+    state.verifier.rareness = Rareness({}, 1)  # a route that never heard any of these words
+    decision = _decided(desk, state, query)
+    assert (decision.serve, decision.audit) == (False, False)
+    assert "words" in decision.reasons[0]
+
+
+def test_a_state_whose_models_knew_other_features_keeps_its_labels_and_serves_nothing(desk: Desk):
+    state = quiet(desk)
+    older = Gbdt.fit(np.eye(4), np.array([0.0, 1.0, 0.0, 1.0]), params=GbdtParams(loss="logistic"))
+    tokens = TokenWeights(np.zeros(DIMENSIONS, dtype=np.float32), 0.0)
+    state.verifier = RouteVerifier(state.verifier.rareness, None, tokens, older, older)
+    restored = load(dump(state, "b"), "b")
+    assert restored.mode == "shadow"
+    assert (restored.labels, len(restored.unbiased)) == (state.labels, len(state.unbiased))
+    assert restored.refit_due
 
 
 def test_nothing_is_served_before_there_is_evidence():
