@@ -16,7 +16,6 @@ from app.api.eager_task import EagerTask
 from app.api.native import NativeOutlet
 from app.api.reading import plain_request
 from app.api.response import TurnResponse, vendor_lines
-from app.cache.exact import fresh_answer
 from app.domain.chat import ChatRequest, PlainRequest
 from app.domain.deadline import Deadline
 from app.domain.decisions import CacheOutcome
@@ -167,35 +166,30 @@ class Asked(keep):
         except GatewayError:
             return False
         started_ns, cache_ns, looked_ns = self.instants
-        sent_ns, ended_ns = exchange.queued_ns, exchange.ended_ns
+        sent_ns, cache_took_ns = exchange.queued_ns, looked_ns - cache_ns
+        took_ns = exchange.ended_ns - sent_ns
         first_ns = perf_counter_ns()
-        passed = after_upstream(looked_ns - cache_ns, ended_ns - sent_ns, first_ns - started_ns)
+        passed_ns = first_ns - started_ns
+        passed = after_upstream(cache_took_ns, took_ns, passed_ns)
         theirs = _vendors(data[: head_bytes - 4]) if told[0] else b""
         outlet.abort = None
         outlet.send_whole((plan.head, self._request_id.encode(), *passed, theirs), body)
         times = new(
-            CacheAndUpstream, (started_ns, cache_ns, looked_ns, sent_ns, ended_ns, plan.model.label)
+            CacheAndUpstream,
+            (started_ns, cache_ns, cache_took_ns, sent_ns, took_ns, plan.model.label),
         )
-        upstream_s = (ended_ns - sent_ns) / 1e9
-        cost_usd = self._settle(body, usage, finish, upstream_s, upstream_s)
+        upstream_s = took_ns / 1e9
+        self._give_back(upstream_s, upstream_s)
+        cost_usd = self._keep(body, usage, finish, upstream_s)
         total_s = (perf_counter_ns() - started_ns) / 1e9
-        first_s = (first_ns - started_ns) / 1e9
         tokens = usage.output_tokens
-        self._count(finish, total_s, first_s, upstream_s, usage, tokens, cost_usd, times)
+        self._count(finish, total_s, passed_ns / 1e9, upstream_s, usage, tokens, cost_usd, times)
         return True
 
-    def _settle(
-        self, said: bytes, usage: Usage | None, finish: str, first_s: float, upstream_s: float
-    ) -> float:
-        """All has been handed on: give back the place and keep the answer. Says what it cost, in USD.
-
-        ``first_s`` runs from the call's beginning to its first event.
-        """
-        self._give_back(first_s, upstream_s)
-        return self._keep(said, usage, finish, upstream_s)
-
     def _give_back(self, first_s: float, upstream_s: float) -> None:
-        """All has been handed on: others may have the place."""
+        """All has been handed on: others may have the place. ``first_s`` runs from the call's beginning to
+        its first event.
+        """
         plan, gateway, way = self._plan, self._gateway, self._way
         self._outlet.tasks.discard(self)
         way.edge.in_flight.now -= 1
@@ -214,11 +208,10 @@ class Asked(keep):
         model, streamed = plan.model, self.streamed
         cost_usd = 0.0 if usage is None else model.price.cost_usd(usage)
         if not finish or finish in COMPLETE_FINISHES:
-            entry = fresh_answer(
+            gateway.exact.put_fresh(  # type: ignore[union-attr]
                 self.key, self.dialect, streamed, self.usage_shown, said, model.name, plan.tier,
                 plan.tenant, self._request_id, usage, cost_usd, upstream_s,
             )  # fmt: skip
-            gateway.exact.put(self.key, entry)  # type: ignore[union-attr]
         return cost_usd
 
     def _count(  # noqa: PLR0917 - by position once a request

@@ -120,7 +120,7 @@ class StraightWay:
         if entry is not None:
             if stream:
                 return False
-            times = new(CacheAlone, (started_ns, cache_ns, looked_ns))
+            times = new(CacheAlone, (started_ns, cache_ns, looked_ns - cache_ns))
             return self._tell(entry, plan, outlet, request_id, times) and self._mark(raw, plan, key)
         meaning = gateway.meaning
         if (meaning is not None and meaning.has_opened(plan.route)) or gateway.flights.running(
@@ -169,7 +169,7 @@ class StraightWay:
         if entry is None:
             del self._repeated[raw]
             return False
-        times = new(CacheAlone, (started_ns, cache_ns, perf_counter_ns()))
+        times = new(CacheAlone, (started_ns, cache_ns, perf_counter_ns() - cache_ns))
         return self._tell(entry, plan, outlet, request_id_of(headers.get(b"x-request-id")), times)
 
     def _planned(self, name: str, tenant: str) -> Plan | None:
@@ -238,9 +238,9 @@ class StraightWay:
         entry.hits += 1
         model = self.gateway.models.get(entry.model)
         lines = self.edge.pulse.lines(JSON_TYPE, _EXACT, model, entry.tier, _ANSWERED_BEFORE)
-        started_ns, cache_ns, looked_ns = times
+        started_ns, _, cache_took_ns = times
         first_ns = perf_counter_ns()
-        passed = after_cache(looked_ns - cache_ns, first_ns - started_ns)
+        passed = after_cache(cache_took_ns, first_ns - started_ns)
         outlet.try_respond(OK, b"".join((lines, request_id.encode(), passed)), body)
         total_s = (perf_counter_ns() - started_ns) / 1e9
         told = (

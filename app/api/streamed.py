@@ -288,8 +288,8 @@ class Streamed(Asked):
         times = new(
             CacheUpstreamStream,
             (
-                started_ns, cache_ns, looked_ns, sent_ns, ended_ns, first_ns, last_ns,
-                plan.model.label,
+                started_ns, cache_ns, looked_ns - cache_ns, sent_ns, ended_ns - sent_ns,
+                first_ns, last_ns - first_ns, plan.model.label,
             ),
         )  # fmt: skip
         total_s, first_s = (last_ns - started_ns) / 1e9, (first_ns - started_ns) / 1e9

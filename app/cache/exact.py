@@ -20,13 +20,14 @@ from app.domain.events import Answer
 from app.domain.usage import Usage
 
 _ENTRY_OVERHEAD_BYTES = 600
+_new = object.__new__
 
 
 @dataclass
 class CachedAnswer:
     """One entry; owned by the cache, read by the pipeline.
 
-    Without slots: what most entries never need stands in the class alone, see ``fresh_answer``.
+    Without slots: what most entries never need stands in the class alone, see ``put_fresh``.
     """
 
     key: bytes
@@ -63,30 +64,6 @@ class CachedAnswer:
     def id(self) -> str:
         """Names the entry towards operators: the first 16 bytes of the key, in hex."""
         return self.key[:16].hex()
-
-
-def fresh_answer(  # noqa: PLR0913, PLR0917 - by position once a request
-    key: bytes,
-    dialect: Dialect,
-    streamed: bool,  # noqa: FBT001
-    usage_shown: bool,  # noqa: FBT001
-    said: bytes,
-    model: str,
-    tier: str,
-    tenant: str,
-    request_id: str,
-    usage: Usage | None,
-    cost_usd: float,
-    upstream_s: float,
-) -> CachedAnswer:
-    """An entry to ``put``, for an answer that came in one piece: at half the cost of the class's own call."""
-    entry = object.__new__(CachedAnswer)
-    # Three at a time: more would be packed into a tuple first.
-    entry.key, entry.dialect, entry.streamed = key, dialect, streamed
-    entry.usage_shown, entry.pieces, entry.model = usage_shown, (said,), model
-    entry.tier, entry.tenant, entry.request_id = tier, tenant, request_id
-    entry.usage, entry.cost_usd, entry.upstream_s = usage, cost_usd, upstream_s
-    return entry
 
 
 class ExactCache:
@@ -143,6 +120,40 @@ class ExactCache:
         if size_bytes > self._most_of_one_bytes:
             return
         entries = self._entries
+        if key in entries:
+            self._drop(key)
+        entries[key] = entry
+        self._bytes += size_bytes
+        while self._bytes > self._max_bytes:
+            self._drop(next(iter(entries)))
+
+    def put_fresh(  # noqa: PLR0913, PLR0917 - by position once a request
+        self,
+        key: bytes,
+        dialect: Dialect,
+        streamed: bool,  # noqa: FBT001
+        usage_shown: bool,  # noqa: FBT001
+        said: bytes,
+        model: str,
+        tier: str,
+        tenant: str,
+        request_id: str,
+        usage: Usage | None,
+        cost_usd: float,
+        upstream_s: float,
+    ) -> None:
+        """As ``put``, of an answer that came in one piece: at a third of the cost of making an entry first."""
+        size_bytes = _ENTRY_OVERHEAD_BYTES + len(said)
+        if size_bytes > self._most_of_one_bytes:
+            return
+        entry, now_s, entries = _new(CachedAnswer), self._clock(), self._entries
+        # Three at a time: more would be packed into a tuple first.
+        entry.key, entry.dialect, entry.streamed = key, dialect, streamed
+        entry.usage_shown, entry.pieces, entry.model = usage_shown, (said,), model
+        entry.tier, entry.tenant, entry.request_id = tier, tenant, request_id
+        entry.usage, entry.cost_usd, entry.upstream_s = usage, cost_usd, upstream_s
+        entry.stored_at_s, entry.expires_at_s = now_s, now_s + self._ttl_s
+        entry.size_bytes = size_bytes
         if key in entries:
             self._drop(key)
         entries[key] = entry

@@ -49,6 +49,7 @@ ONE_WRITE_BYTES: Final = 64 * 1024
 _WITHOUT_BODY: Final = frozenset({b"GET", b"HEAD"})
 _NS_PER_S: Final = 1_000_000_000
 _TICK_NS: Final = 1_000_000
+_NEVER_NS: Final = 1 << 63
 _KEEPALIVE_IDLE_S: Final = 30
 _KEEPALIVE_INTERVAL_S: Final = 10
 _KEEPALIVE_PROBES: Final = 3
@@ -118,7 +119,8 @@ class Connection(asyncio.Protocol):
         self._deadline_ns = 0
         self._phase = ""
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_at_ns = 0
+        self._timer_at_ns = _NEVER_NS
+        """When the timer fires; ``_NEVER_NS`` where none is armed."""
         self.closed = False
         self.connected_ns = 0
         self.tls_ns = 0
@@ -148,7 +150,7 @@ class Connection(asyncio.Protocol):
         # uvloop writes at once: one call is one segment and one wake-up of the peer (5-17 us
         # saved).
         size = len(body)
-        if 0 < size < LENGTHS_KNOWN:
+        if body and size < LENGTHS_KNOWN:
             self._write(b"".join((start, LENGTHS[size], b"\r\n", body)))
         elif not size and method in _WITHOUT_BODY:
             self._write(start + b"\r\n")  # RFC 9110 section 8.6: no length where none is expected
@@ -157,19 +159,17 @@ class Connection(asyncio.Protocol):
         elif self._transport is not None:
             self._transport.writelines((b"%bcontent-length: %d\r\n\r\n" % (start, size), body))
         # What was begun right now need not ask the clock again.
-        deadline_ns = exchange.queued_ns if exchange.at_once else time.monotonic_ns()
-        exchange.sent_ns = deadline_ns
+        sent_ns = exchange.queued_ns if exchange.at_once else time.monotonic_ns()
+        exchange.sent_ns = sent_ns
         self._phase = "first_byte"
-        deadline_ns += first_byte_ns
+        deadline_ns = sent_ns + first_byte_ns
         if deadline_ns > exchange.total_at_ns:  # noqa: PLR1730 - min() costs four times as much
             deadline_ns = exchange.total_at_ns
         self._deadline_ns = deadline_ns
         # The silence within a body may be the shorter: its timer is not armed with every first byte.
-        soonest_ns = exchange.sent_ns + exchange.between_ns
-        if soonest_ns > deadline_ns:  # noqa: PLR1730 - likewise
-            soonest_ns = deadline_ns
-        if self._timer is None or soonest_ns < self._timer_at_ns:
-            self._arm(soonest_ns)
+        at_ns, silent_ns = self._timer_at_ns, sent_ns + exchange.between_ns
+        if silent_ns < at_ns or deadline_ns < at_ns:
+            self._arm(min(silent_ns, deadline_ns))
 
     def quiet(self) -> bool:
         """Ask the kernel whether an idle connection has heard anything: a byte, an end, an error.
@@ -206,7 +206,7 @@ class Connection(asyncio.Protocol):
         exchange, self._exchange = self._exchange, None
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
+            self._timer, self._timer_at_ns = None, _NEVER_NS
         if self._transport is not None:
             self._transport.abort()
         if exchange is not None:
@@ -396,7 +396,7 @@ class Connection(asyncio.Protocol):
         if deadline_ns > exchange.total_at_ns:  # noqa: PLR1730 - min() costs four times as much
             deadline_ns = exchange.total_at_ns
         self._deadline_ns = deadline_ns
-        if self._timer is None or deadline_ns < self._timer_at_ns:
+        if deadline_ns < self._timer_at_ns:
             self._arm(deadline_ns)
 
     def _arm(self, at_ns: int) -> None:
@@ -408,7 +408,7 @@ class Connection(asyncio.Protocol):
         self._timer = self._call_later(delay_s, self._timer_fired)
 
     def _timer_fired(self) -> None:
-        self._timer = None
+        self._timer, self._timer_at_ns = None, _NEVER_NS
         exchange = self._exchange
         if exchange is None:
             return

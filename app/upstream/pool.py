@@ -76,6 +76,7 @@ class Pool:
         # A dict is a stack (popitem) from which any entry can be removed in O(1); oldest first.
         self._idle: dict[Connection, None] = {}
         self._line: deque[asyncio.Future[Connection | None]] = deque()
+        self._most_idle = limits.max_idle
         self._idle_ttl_ns = int(limits.idle_ttl_s * _NS_PER_S)
         self._sweep: asyncio.TimerHandle | None = None
         self._warmer: asyncio.Task[None] | None = None
@@ -229,7 +230,7 @@ class Pool:
         if self._line and self._hand_on(connection):
             return
         idle = self._idle
-        if len(idle) >= self._limits.max_idle:
+        if len(idle) >= self._most_idle:
             if not idle:
                 connection.abort()
                 return
