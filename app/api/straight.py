@@ -29,7 +29,7 @@ from app.api.native import NativeOutlet, status_line
 from app.api.reading import request_id_of
 from app.api.response import JSON_TYPE, STREAM_TYPE
 from app.api.streamed import Streamed
-from app.cache.exact import CachedAnswer
+from app.cache.exact import CachedAnswer, Ready
 from app.cache.key import plain_key, plain_start
 from app.cache.semantic import route_name
 from app.domain.chat import Dialect
@@ -231,28 +231,42 @@ class StraightWay:
         times: CacheAlone,
     ) -> bool:
         """Tell a kept answer as ``remember.tell`` does; no where it was never told before in this form."""
-        rendered = entry.rendered
-        body = None if rendered is None else rendered.get((self.dialect, False, False))
-        if body is None or not entry.judged or not entry.readable:
-            return False
+        ready = entry.ready
+        if (
+            ready is None or ready[0] is not plan.kinds
+        ):  # the plan's own; it holds nothing else alive
+            ready = entry.ready = self._ready(entry, plan)
+            if ready is None:
+                return False
+        _, head, body, kind, rest = ready
         entry.hits += 1
-        model = self.gateway.models.get(entry.model)
-        lines = self.edge.pulse.lines(JSON_TYPE, _EXACT, model, entry.tier, _ANSWERED_BEFORE)
         started_ns, _, cache_took_ns = times
-        first_ns = perf_counter_ns()
-        passed = after_cache(cache_took_ns, first_ns - started_ns)
-        outlet.try_respond(OK, b"".join((lines, request_id.encode(), passed)), body)
+        passed_ns = perf_counter_ns() - started_ns
+        passed = after_cache(cache_took_ns, passed_ns)
+        outlet.send_whole((head, request_id.encode(), passed), body)
         total_s = (perf_counter_ns() - started_ns) / 1e9
         told = (
-            request_id, total_s, time() - total_s,
-            self.dialect, OK, "", False, plan.tenant, plan.model.name,
-            "" if model is None else model.name, "" if model is None else model.provider,
-            entry.tier, False, "", _EXACT, "exact", "", "", 0,
-            _ANSWERED_BEFORE, None, entry.id, (first_ns - started_ns) / 1e9, 0.0, None,
-            entry.usage, 0, 0.0, entry.cost_usd, 0, (), times, *BEHIND_TIMES,
+            request_id, total_s, time() - total_s, *kind, passed_ns / 1e9, *rest, times, *BEHIND_TIMES,
         )  # fmt: skip
         self.edge.recorder.settle(new(TurnRecord, told))
         return True
+
+    def _ready(self, entry: CachedAnswer, plan: Plan) -> Ready | None:
+        """All of telling ``entry`` that is the same each time."""
+        rendered = entry.rendered
+        body = None if rendered is None else rendered.get((self.dialect, False, False))
+        if body is None or not entry.judged or not entry.readable:
+            return None
+        model = self.gateway.models.get(entry.model)
+        lines = self.edge.pulse.lines(JSON_TYPE, _EXACT, model, entry.tier, _ANSWERED_BEFORE)
+        kind = (
+            self.dialect, OK, "", False, plan.tenant, plan.model.name,
+            "" if model is None else model.name, "" if model is None else model.provider,
+            entry.tier, False, "", _EXACT, "exact", "", "", 0,
+            _ANSWERED_BEFORE, None, entry.id,
+        )  # fmt: skip
+        rest = 0.0, None, entry.usage, 0, 0.0, entry.cost_usd, 0, ()
+        return plan.kinds, status_line(OK) + lines, body, kind, rest
 
 
 def _is_ordinary(gateway: Gateway) -> bool:

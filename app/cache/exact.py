@@ -20,6 +20,8 @@ from app.domain.events import Answer
 from app.domain.usage import Usage
 
 _ENTRY_OVERHEAD_BYTES = 600
+Ready = tuple[object, bytes, bytes, tuple[object, ...], tuple[object, ...]]
+"""For whom, the response's head and body, and two pieces of the turn's record."""
 _new = object.__new__
 
 
@@ -57,6 +59,8 @@ class CachedAnswer:
     readable: bool | None = None
     """Whether ``pieces`` hold a whole answer; None until the first hit."""
     rendered: dict[tuple[Dialect, bool, bool], bytes] | None = None
+    ready: Ready | None = None
+    """How it was told last, to be told so again; whoever keeps it there knows the first as its own."""
     hits: int = 0
     size_bytes: int = 0
 
@@ -142,7 +146,7 @@ class ExactCache:
         cost_usd: float,
         upstream_s: float,
     ) -> None:
-        """As ``put``, of an answer that came in one piece: at a third of the cost of making an entry first."""
+        """As ``put``, of an answer that came in one piece: cheaper than to make an entry first."""
         size_bytes = _ENTRY_OVERHEAD_BYTES + len(said)
         if size_bytes > self._most_of_one_bytes:
             return
