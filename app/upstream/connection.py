@@ -39,6 +39,7 @@ from app.upstream.exchange import Exchange
 from app.upstream.http1 import ResponseReader
 from app.upstream.known_heads import KnownHeads
 from app.upstream.request_head import LENGTHS, LENGTHS_KNOWN
+from app.upstream.tls import TlsLayer
 
 MAX_UNREAD_BYTES: Final = 256 * 1024
 """Unread response bytes beyond which reading from the socket pauses."""
@@ -108,7 +109,7 @@ class Connection(asyncio.Protocol):
         self._begun = False
         """The reader has been told of the response that is under way."""
         self._method = b""
-        self._transport: asyncio.Transport | None = None
+        self._transport: asyncio.Transport | TlsLayer | None = None
         self._write: Callable[[bytes], None] = _not_open
         self._exchange: Exchange | None = None
         self._poll = select.poll()
@@ -128,7 +129,7 @@ class Connection(asyncio.Protocol):
 
     # ------------------------------------------------------------------ for the pool
 
-    def secured(self, transport: asyncio.Transport) -> None:
+    def secured(self, transport: TlsLayer) -> None:
         """TLS is up: ``transport`` carries the plain bytes from now on."""
         self._transport = transport
         self._write = transport.write
@@ -219,8 +220,8 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """TCP is up."""
         # uvloop's transports have the methods without being asyncio's classes.
-        self._transport = cast("asyncio.Transport", transport)
-        self._write = self._transport.write
+        self._transport = opened = cast("asyncio.Transport", transport)
+        self._write = opened.write
         self.connected_ns = time.monotonic_ns()
         sock: socket.socket = transport.get_extra_info("socket")
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -352,7 +353,7 @@ class Connection(asyncio.Protocol):
             why = f": {exc.strerror or exc}" if isinstance(exc, OSError) else ""
             at = "in its answer" if self._begun and self._reader.started else "before its answer"
             self.abort(UpstreamClosed(f"{self._where} broke the connection {at}{why}"))
-        self._transport = None
+        self._transport, self._write = None, _not_open
 
     # ------------------------------------------------------------------ inside
 

@@ -38,6 +38,7 @@ from app.upstream.http1 import Header
 from app.upstream.known_heads import KnownHeads
 from app.upstream.origin import Origin, PoolLimits, PoolStats, default_ssl_context, unreachable
 from app.upstream.request_head import RequestWriter
+from app.upstream.tls import TlsLayer
 from app.upstream.warming import WarmPause
 
 _NS_PER_S: Final = 1_000_000_000
@@ -411,16 +412,12 @@ class Pool:
         transport = await self._phase("connect", within.connect_s, total_at_ns, dialled)
         if self._ssl is None:
             return
-        secured = await self._phase(
-            "tls",
-            within.tls_s,
-            total_at_ns,
-            loop.start_tls(transport, conn, self._ssl, server_hostname=self.origin.host),
-        )
-        if secured is None:
+        layer = TlsLayer(conn, transport, self._ssl, self.origin.host)
+        greeting = layer.handshake(loop)
+        protocol = await self._phase("tls", within.tls_s, total_at_ns, greeting)
+        if conn.closed:
             raise UpstreamRefused(f"{self._where} closed the connection within the TLS handshake")
-        conn.secured(secured)
-        protocol = secured.get_extra_info("ssl_object").selected_alpn_protocol()
+        conn.secured(layer)
         if protocol not in {None, "http/1.1"}:
             raise UpstreamRefused(f"{self._where} insists on {protocol}; only HTTP/1.1 is spoken")
 

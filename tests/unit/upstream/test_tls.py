@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import ssl
+import weakref
 
 import pytest
 import trustme
@@ -166,7 +168,7 @@ async def test_a_truncated_body_is_an_error_over_tls_too(authority: trustme.CA):
 async def test_a_body_without_a_length_ends_only_with_a_tls_goodbye(
     authority: trustme.CA, anyio_backend_options: dict[str, bool]
 ):
-    """Whoever cuts the wire cannot shorten an answer (uvloop; the standard loop cannot tell)."""
+    """Whoever cuts the wire cannot shorten an answer."""
 
     async def end(peer: Peer) -> None:
         await peer.request()
@@ -190,7 +192,7 @@ async def test_a_body_without_a_length_ends_only_with_a_tls_goodbye(
             exchange = await pool.request(path=b"/", headers=[], body=b"")
             assert await exchange.read() == b"hello"
             cut.set()
-            if whole or not uvloop:
+            if whole:
                 assert await exchange.read() == b""
             else:
                 with pytest.raises(UpstreamClosed):
@@ -220,4 +222,88 @@ async def test_warm_connections_have_their_handshake_behind_them(authority: trus
         assert exchange.timing.reused
         assert exchange.timing.tls == 0
         assert await exchange.read_all(10) == b"x"
+        await pool.aclose()
+
+
+async def test_an_answer_in_many_records_comes_in_the_pieces_in_which_it_was_read(
+    authority: trustme.CA,
+):
+    """Records that came together are handed on together, and half a record is waited for."""
+    answer = b"HTTP/1.1 200 OK\r\ncontent-length: 50000\r\n\r\n" + bytes(50_000)
+
+    async def dribble(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            for start in range(0, len(answer), 1_000):
+                await peer.send(answer[start : start + 1_000])
+
+    async with raw_server(dribble, tls=serving(authority, "localhost"), host="localhost") as server:
+        pool = pool_to(server, trusting(authority))
+        for _ in range(3):
+            assert await call(pool) == bytes(50_000)
+        assert len(server.peers) == 1
+        await pool.aclose()
+
+
+async def test_a_broken_record_loses_the_connection(authority: trustme.CA):
+    async def spoil(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhello")
+        fd = os.dup(peer.writer.get_extra_info("socket").fileno())
+        with socket.socket(fileno=fd) as behind_the_tls:
+            behind_the_tls.send(b"\x17\x03\x03\x00\x20" + bytes(32))
+        await peer.wait_gone()
+
+    async with raw_server(spoil, tls=serving(authority, "localhost"), host="localhost") as server:
+        pool = pool_to(server, trusting(authority))
+        with pytest.raises(UpstreamClosed):
+            await call(pool)
+        assert pool.stats.open == 0
+        await pool.aclose()
+
+
+async def test_a_peer_that_leaves_within_the_handshake_is_refused_and_holds_no_place(
+    authority: trustme.CA,
+):
+    async def leave(peer: Peer) -> None:
+        await peer.reader.readexactly(5)
+        peer.reset()
+
+    async with raw_server(leave, host="localhost") as server:
+        pool = pool_to(server, trusting(authority))
+        with pytest.raises(UpstreamRefused):
+            await call(pool)
+        assert pool.stats.open == 0
+        await pool.aclose()
+
+
+async def test_both_versions_of_tls_are_spoken(authority: trustme.CA):
+    for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+        context = serving(authority, "localhost")
+        context.minimum_version = context.maximum_version = version
+        async with raw_server(echo, tls=context, host="localhost") as server:
+            pool = pool_to(server, trusting(authority))
+            for size in (0, 5, 700_000):
+                assert await call(pool, bytes(size)) == bytes(size)
+            await pool.aclose()
+
+
+async def test_a_connection_over_tls_leaves_nothing_to_the_garbage_collector(
+    authority: trustme.CA,
+):
+    async with raw_server(echo, tls=serving(authority, "localhost"), host="localhost") as server:
+        pool = pool_to(server, trusting(authority))
+        await call(pool)
+        [connection] = pool._open
+        seen = weakref.ref(connection._transport)
+        gc.disable()
+        try:
+            del connection
+            server.peers[0].close()
+            await settle(pool, open=0)
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert seen() is None
+        finally:
+            gc.enable()
         await pool.aclose()
