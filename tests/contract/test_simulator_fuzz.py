@@ -98,6 +98,22 @@ async def post(path, body):
 
 
 @pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("depth", [200, 300, 900])
+def test_a_body_that_is_nested_too_deeply_is_a_400(path, depth):
+    """It closed the connection, which a gateway's breaker takes for an upstream that is down."""
+    said = {
+        "model": "sim-fast",
+        "max_tokens": 9,
+        "messages": [{"role": "user", "content": "x"}],
+        "input": "x",
+    }
+    raw = orjson.dumps(said)[:-1] + b',"deep":' + b"[" * depth + b"]" * depth + b"}"
+    status, reply = asyncio.run(post(path, raw))
+    assert status == (200 if depth == 200 else 400)
+    assert depth == 200 or b"nested" in reply
+
+
+@pytest.mark.parametrize("path", PATHS)
 @given(body=BODIES)
 def test_any_body_gets_an_answer_or_a_named_fault(path, body):
     status, reply = asyncio.run(post(path, orjson.dumps(body)))

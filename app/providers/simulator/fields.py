@@ -6,7 +6,7 @@ travels further, and a client learns which field to mend.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
 import orjson
@@ -14,6 +14,8 @@ import orjson
 from app.providers.simulator.errors import RefusedError
 
 _TYPE_NAMES = {dict: "object", list: "array", str: "string", bool: "boolean", int: "integer"}
+_DEEPEST = 240
+"""orjson writes 254 levels, and an answer holds parts of the question some levels down."""
 
 JsonObject = Mapping[str, object]
 
@@ -26,7 +28,23 @@ def parse_body(raw: bytes) -> JsonObject:
         raise RefusedError(f"The request body is not valid JSON: {exc}.") from exc
     if not isinstance(body, dict):
         raise RefusedError("The request body must be a JSON object.")
+    if raw.count(b"{") + raw.count(b"[") > _DEEPEST and _is_deep(body):
+        raise RefusedError(f"The request body is nested too deeply: {_DEEPEST} levels are read.")
     return cast("JsonObject", body)
+
+
+def _is_deep(value: object) -> bool:
+    """Whether more than ``_DEEPEST`` containers hold each other."""
+    row = [value]
+    for _ in range(_DEEPEST):
+        row = [each for outer in row for each in _held(outer) if isinstance(each, dict | list)]
+    return bool(row)
+
+
+def _held(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def wrong_type(path: str, expected: str, value: object) -> RefusedError:
