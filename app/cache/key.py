@@ -45,6 +45,20 @@ _IGNORED = frozenset(
         "prompt_cache_options",
     },
 )
+_IN_ANY_FORM = frozenset(
+    {
+        "tools", "tool_choice", "parallel_tool_calls", "max_tool_calls", "response_format", "text",
+        "output_config", "reasoning_effort", "reasoning", "thinking", "verbosity", "seed", "top_k",
+        "frequency_penalty", "presence_penalty", "logit_bias", "prediction", "truncation", "cache_control",
+    }
+)  # fmt: skip
+"""Fields after which an answer says the same streamed and whole; after others it might lose something."""
+_OWN_TOOLS = frozenset({None, "function", "custom"})
+"""Kinds of tools that the client runs. What comes of the vendor's own has no neutral form."""
+_READ_BLOCKS = frozenset(
+    {"text", "image", "tool_use", "tool_result", "thinking", "redacted_thinking"}
+)
+"""Blocks of the Messages dialect after which an answer cites nothing."""
 _SYSTEM_ROLES = frozenset({"system", "developer"})
 _COMMON = {
     "temperature": "temperature",
@@ -114,7 +128,7 @@ def exact_key(scope: Scope | CacheScope, request: ChatRequest) -> bytes:
             KEY_VERSION, tenant, user, model, tier, epoch, "", _NOTHING, warmth, top, most, stop, turns,
         )  # fmt: skip
     else:
-        decides = (KEY_VERSION, *scope, *_content(request.dialect, request.body))
+        decides = (KEY_VERSION, *scope, *_content(request))
     if request.terms is not None:
         decides = (*decides, {"contract": request.terms.key})
     if request.forward_headers and (asked := _asked(request.forward_headers)):
@@ -137,8 +151,9 @@ def _asked(headers: Sequence[tuple[bytes, bytes]]) -> list[str]:
     )
 
 
-def _content(dialect: Dialect, body: Json) -> Sequence[object]:
+def _content(request: ChatRequest) -> Sequence[object]:
     """Bring the body to one form across dialects where that is certain, else keep it as it is, tagged."""
+    dialect, body = request.dialect, request.body
     common: dict[str, object] = {}
     own: dict[str, object] = {}
     for name, value in body.items():
@@ -151,6 +166,8 @@ def _content(dialect: Dialect, body: Json) -> Sequence[object]:
     turns = _plain_turns(dialect, body)
     if turns is None:
         own.update((name, body[name]) for name in _SPOKEN if body.get(name) is not None)
+    if not _says_the_same_in_any_form(dialect, own):
+        own["stream"] = (request.stream, request.include_usage)
     tag = dialect.value if own else ""
     sampling = (
         common.get("temperature"),
@@ -159,6 +176,35 @@ def _content(dialect: Dialect, body: Json) -> Sequence[object]:
         common.get("stop"),
     )
     return (tag, own, *sampling, turns)
+
+
+def _says_the_same_in_any_form(dialect: Dialect, own: Json) -> bool:
+    """Whether an answer to what ``own`` asks may be told streamed where it came whole, and the reverse."""
+    for name, value in own.items():
+        if name in _SPOKEN:
+            if dialect is Dialect.MESSAGES and not all(map(_cites_nothing, _rows(value))):
+                return False
+        elif name == "tools":
+            if not all(_is(tool, "type", _OWN_TOOLS) for tool in _rows(value)):
+                return False
+        elif name not in _IN_ANY_FORM and value is not False and not (name == "n" and value == 1):
+            return False
+    return True
+
+
+def _cites_nothing(message: object) -> bool:
+    blocks = _rows(message.get("content")) if isinstance(message, dict) else ()
+    return all(_is(block, "type", _READ_BLOCKS) for block in blocks)
+
+
+def _rows(value: object) -> Sequence[object]:
+    return value if isinstance(value, list) else ()
+
+
+def _is(value: object, name: str, known: frozenset[str | None]) -> bool:
+    """Whether the field ``name`` of ``value`` is among ``known``; no where that cannot be said."""
+    said = value.get(name) if isinstance(value, dict) else 0
+    return (said is None or isinstance(said, str)) and said in known
 
 
 def _put_common(

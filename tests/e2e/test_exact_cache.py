@@ -102,6 +102,20 @@ async def test_an_answer_kept_in_one_form_serves_every_other(http, upstream, que
     assert upstream.simulator.stats.requests.total() == asked
 
 
+@pytest.mark.parametrize("kept_streamed", [False, True])
+async def test_no_choice_of_several_is_lost_in_another_form(http, question, kept_streamed):
+    """Two were asked for and kept whole: as a stream there was one, and the reverse."""
+    with_usage = {"stream_options": {"include_usage": True}}
+    forms = [(False, {}), (True, {}), (True, with_usage)][:: -1 if kept_streamed else 1]
+    for stream, more in forms:
+        for wanted in ("miss", "exact"):
+            reply = await ask(http, "chat", question, stream=stream, more={"n": 2, **more})
+            assert outcome(reply) == wanted
+            told = sse_events(reply.text) if stream else [reply.json()]
+            assert {c["index"] for each in told for c in each["choices"]} == {0, 1}
+            assert bool(told[-1].get("usage")) is (not stream or bool(more))
+
+
 async def test_a_hit_tells_usage_in_a_stream_only_to_who_asked(http, question):
     await ask(http, "chat", question)
     asked = await ask(

@@ -224,3 +224,48 @@ def test_a_turn_cannot_pretend_to_be_two():
         }
     )
     assert one != two
+
+
+IN_ANY_FORM = [
+    (Dialect.CHAT, {"tools": [{"type": "function", "function": {"name": "f"}}], "seed": 1}),
+    (Dialect.CHAT, {"response_format": {"type": "json_object"}, "n": 1}),
+    (
+        Dialect.MESSAGES,
+        {"tools": [{"name": "f", "input_schema": {}}], "thinking": {"type": "adaptive"}},
+    ),
+    (
+        Dialect.RESPONSES,
+        {"tools": [{"type": "function", "name": "f"}], "reasoning": {"effort": "low"}},
+    ),
+]
+IN_ONE_FORM = [
+    (Dialect.CHAT, {"n": 2}),
+    (Dialect.CHAT, {"logprobs": True}),
+    (Dialect.CHAT, {"modalities": ["text", "audio"]}),
+    (Dialect.CHAT, {"web_search_options": {}}),
+    (Dialect.CHAT, {"never-heard-of": 1}),
+    (Dialect.MESSAGES, {"tools": [{"type": "web_search_20250305", "name": "web_search"}]}),
+    (Dialect.MESSAGES, {"messages": [{"role": "user", "content": [{"type": "document"}]}]}),
+    (Dialect.RESPONSES, {"tools": [{"type": "web_search"}]}),
+    (Dialect.RESPONSES, {"include": ["message.output_text.logprobs"]}),
+]
+
+
+@pytest.mark.parametrize(
+    ("dialect", "fields", "shared"),
+    [(*case, True) for case in IN_ANY_FORM] + [(*case, False) for case in IN_ONE_FORM],
+)
+def test_streams_and_whole_answers_are_shared_unless_one_would_lose_what_the_other_says(
+    dialect, fields, shared
+):
+    """Of several choices a translated answer holds one, and nothing of what this program never heard of."""
+    body = {
+        "model": "auto",
+        "max_tokens": 9,
+        "messages": [{"role": "user", "content": "q"}],
+        "input": "q",
+    }
+    body |= fields
+    whole = ChatRequest(dialect, "auto", stream=False, body=body, raw=b"")
+    same = exact_key(SCOPE, whole) == exact_key(SCOPE, replace(whole, stream=True))
+    assert same is shared
