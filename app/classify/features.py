@@ -2,7 +2,7 @@
 
 Plan: the text is capped (first 1,100 + last 500 characters: what a question is about stands at its
 ends) and split at white space, and each piece ("country?") is looked up once in a memory of pieces:
-its tokens' crc32, and a byte for each thing in it that is counted (a digit, a bracket, a word about
+its tokens' crc32, and a number for each thing in it that is counted (a digit, a bracket, a word about
 time). Only pieces that are not remembered are read by the regular expression. Words and word pairs
 are hashed into 2^16 columns for the linear heads; counts and shares make the dense row for the trees.
 A request of 2,000 tokens costs about 0.2 ms.
@@ -16,10 +16,8 @@ from __future__ import annotations
 import math
 import re
 import struct
-import sys
-from itertools import chain
-from operator import itemgetter
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -40,21 +38,22 @@ _MASK = np.array(HASH_COLUMNS - 1, dtype=np.uint32)
 _HIGH_BITS = np.array(HASH_BITS, dtype=np.uint32)
 _PAIR_MULTIPLIER = np.array(0x9E3779B1, dtype=np.uint32)
 
+_UINT32, _BOOL, _INTP = np.dtype(np.uint32), np.dtype(np.bool_), np.dtype(np.intp)
+
 # Bytes, not characters: hashing needs bytes anyway, and every class below is ASCII.
 _TOKEN = re.compile(rb"[a-z]+|[0-9]+(?:[.,][0-9]+)*|[\x80-\xff]+|[^\sa-z0-9]")
 _CODE = re.compile(
     r"```|\bdef \w+\(|\bclass \w+[:({]|\bimport \w+|\bfunction\b[^\n]{0,80}\{|==|\bassert |;\s*\n"
     r"|#include|\bSELECT\b.{1,200}?\bFROM\b"
 )
-_CODE_LINEAR: Callable[[str], object] = re2.compile(_CODE.pattern).search
 _LATEX = re.compile(r"\\[a-zA-Z$]|\$[^$\n]{1,60}\$(?!\d)")
-_OPTION = re.compile(r"\n[ \t]*\(?[A-E][.):]\s")
-_BULLET = re.compile(r"\n[ \t]*(?:[-*•]|\d{1,2}[.)])\s")
+# RE2 has no words for what must not follow, and takes the letter that does.
+_LATEX_LINEAR = r"\\[a-zA-Z$]|\$[^$\n]{1,60}\$(?:[^\d]|\z)"
+# The mark of a line that is an option (its first group) or a bullet.
+_LISTED = re.compile(r"\n[ \t]*(?:(\(?[A-E][.):])|[-*•]|\d{1,2}[.)])(?=\s)")
 _SHORT = 7  # letters; longer words are called long
 _FEW_BRACKETS = 2
-_REMEMBERED_PIECES, _REMEMBERED_BYTES = 1 << 15, 24  # about 8 MB
-_Piece: TypeAlias = tuple[bytes, bytes, tuple[bytes, ...]]
-_HASHES_OF, _COUNTED_OF, _WORDS_OF = itemgetter(0), itemgetter(1), itemgetter(2)
+_REMEMBERED_PIECES, _REMEMBERED_BYTES = 40_000, 24  # about 10 MB
 
 _KINDS: dict[str, str] = {
     "code": """code function python java javascript typescript rust golang sql regex class def import return
@@ -103,22 +102,31 @@ _CLASS_OF_BYTE = bytes(
 )
 _UPPER = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _LOWER = _UPPER.lower()
-_IS_LONG, _IS_NUMBER = bytes((_LONG,)), bytes((_NUMBER,))
-_HASH = 4
+_packed = struct.Struct("=I").pack
+_LAST_CRC = 0xFFFFFF00
+_LAST_WORD = np.array(_LAST_CRC, dtype=np.uint32)
+# What is a token by itself, whatever stands beside it.
+_MARKS = frozenset(range(0x80)) - frozenset(b" \t\n\r\f\v0123456789" + _UPPER + _LOWER)
+
+
+def _place(count: int) -> bytes:
+    """How it is told that something is counted: by numbers that no word has."""
+    return _packed(_LAST_CRC + 1 + count)
 
 
 def _counts_of_words() -> dict[bytes, bytes]:
-    """A byte for each count of kinds and languages that a word belongs to; words in none are left out."""
+    """The counts of kinds and languages that a word belongs to; words in none are left out."""
     found: dict[bytes, bytes] = {}
     for at, words in enumerate(_KINDS.values(), _KIND):
         for word in set(words.encode().split()):
-            found[word] = found.get(word, b"") + bytes((at,))
+            found[word] = found.get(word, b"") + _place(at)
     for word, places in PLACES_OF_WORD.items():
         lanes = (_COMMON_WORD, *(_LANGUAGE + place for place in places))
-        found[word] = found.get(word, b"") + bytes(lanes)
+        found[word] = found.get(word, b"") + b"".join(map(_place, lanes))
     return found
 
 
+_IS_LONG, _IS_NUMBER = _place(_LONG), _place(_NUMBER)
 _COUNTS_OF = _counts_of_words()
 
 DENSE_NAMES: tuple[str, ...] = (
@@ -152,6 +160,8 @@ DENSE_NAMES: tuple[str, ...] = (
     "log_max_tokens",
 )
 DENSE_COLUMNS = len(DENSE_NAMES)
+# Of whatever is counted of a capped text: looked up, a logarithm costs a twentieth.
+_LOG_OF_COUNT = [math.log1p(count) for count in range(HEAD_CHARS + TAIL_CHARS + 2)]
 _DENSE = struct.Struct(f"{DENSE_COLUMNS}d")
 
 
@@ -160,19 +170,14 @@ class Features(NamedTuple):
 
     `dense`: float64[DENSE_COLUMNS], named by DENSE_NAMES. `hashed`: distinct column numbers
     int[k] of its words and word pairs, each below 2^16. `text`: capped. `language`: what its words in
-    ASCII are clearly in.
+    ASCII are clearly in. `lowered`: the capped text as UTF-8, its letters of ASCII lowered.
     """
 
     dense: NDArray[np.float64]
     hashed: NDArray[np.intp]
     text: str
     language: str | None
-    pieces: list[_Piece]
-
-    @property
-    def words(self) -> tuple[bytes, ...]:
-        """The lowered tokens of the capped text, as UTF-8."""
-        return tuple(chain.from_iterable(map(_WORDS_OF, self.pieces)))
+    lowered: bytes
 
 
 def cap(text: str) -> str:
@@ -186,11 +191,12 @@ def extract(view: PromptView) -> Features:
     """Read a request once. Never raises, whatever the text; bounded by the cap."""
     text = cap(view.text)
     data = text.encode("utf-8", "replace")
-    split = data.lower().split()
-    pieces = list(map(_piece, split))
-    hashes = np.frombuffer(b"".join(map(_HASHES_OF, pieces)), dtype=np.uint32)
-    things = np.frombuffer(b"".join(map(_COUNTED_OF, pieces)), dtype=np.uint8)
-    counts = np.bincount(things, minlength=_COUNTS).tolist()
+    lowered = data.lower()
+    split = lowered.split()
+    told = np.frombuffer(b"".join(map(_piece, split)), _UINT32)
+    hashes = told[told <= _LAST_WORD]
+    things = np.maximum(told, _LAST_WORD)
+    counts = np.bincount(np.subtract(things, _LAST_WORD, things), None, _COUNTS + 1).tolist()[1:]
     distinct_share = len(set(split)) / max(1, len(split))
     sizes = len(b"".join(split)), len(hashes), distinct_share
     return Features(
@@ -198,45 +204,58 @@ def extract(view: PromptView) -> Features:
         _columns(hashes),
         text,
         language_of_votes(counts[_COMMON_WORD], counts[_LANGUAGE:_BYTE]),
-        pieces,
+        lowered,
     )
 
 
-class _Pieces(dict[bytes, "_Piece"]):
-    """Of a lowered piece of text without white space: its tokens' crc32 end to end, a byte for each thing
-    in it that is counted, its tokens.
+class _Pieces(dict[bytes, bytes]):
+    """Of a lowered piece of text without white space, in native 32 bits each: its tokens' crc32, and for
+    each thing in it that is counted the place of its count beyond the last crc32.
 
     A memory of a pure function: it is emptied when full, and no answer depends on what is in it.
     """
 
-    def __missing__(self, piece: bytes) -> _Piece:
-        words = (piece,) if piece.isalpha() else tuple(_TOKEN.findall(piece))
-        hashes = b"".join([crc32(word).to_bytes(_HASH, sys.byteorder) for word in words])
-        counted = [_counts(word) for word in words]
-        counted.append(piece.translate(_CLASS_OF_BYTE, _LOWER))
-        record = hashes, b"".join(counted), words
-        if len(piece) <= _REMEMBERED_BYTES:
-            if len(self) >= _REMEMBERED_PIECES:
-                self.clear()
-            self[piece] = record
+    def __missing__(self, piece: bytes) -> bytes:
+        if len(piece) > _REMEMBERED_BYTES:
+            return _read(piece)
+        record = _read_word(piece) if piece.isalpha() else self._read_marked(piece)
+        if len(self) >= _REMEMBERED_PIECES:
+            self.clear()
+        self[piece] = record
         return record
+
+    def _read_marked(self, piece: bytes) -> bytes:
+        """A piece with a mark at its end or beginning is that mark and the rest, which is mostly known."""
+        if len(piece) > 1:
+            if piece[-1] in _MARKS:
+                return self[piece[:-1]] + self[piece[-1:]]
+            if piece[0] in _MARKS:
+                return self[piece[:1]] + self[piece[1:]]
+        return _read(piece)
 
 
 _piece = _Pieces().__getitem__
 
 
-def _counts(word: bytes) -> bytes:
-    """A byte for each count that a word belongs to."""
-    known = _COUNTS_OF.get(word, b"")
-    if len(word) > _SHORT:
-        known += _IS_LONG
-    return known + _IS_NUMBER if word.isdigit() else known
+def _read_word(word: bytes) -> bytes:
+    """What is told of a token, but for its marks and digits."""
+    told = _packed(min(crc32(word), _LAST_CRC)) + _COUNTS_OF.get(word, b"")
+    return told + _IS_LONG if len(word) > _SHORT else told
+
+
+def _read(piece: bytes) -> bytes:
+    """What is told of any piece."""
+    words = _TOKEN.findall(piece)
+    told = [_read_word(word) for word in words]
+    told += [_IS_NUMBER for word in words if word.isdigit()]
+    told += [_place(at) for at in piece.translate(_CLASS_OF_BYTE, _LOWER)]
+    return b"".join(told)
 
 
 def _columns(hashes: NDArray[np.uint32]) -> NDArray[np.intp]:
     """Distinct columns of the words and of the pairs of neighbouring words."""
     count = len(hashes)
-    both = np.empty(max(0, 2 * count - 1), dtype=np.uint32)
+    both = np.empty(max(0, 2 * count - 1), _UINT32)
     both[:count] = hashes
     pairs = both[count:]
     np.multiply(hashes[:-1], _PAIR_MULTIPLIER, pairs)
@@ -251,10 +270,10 @@ def distinct(columns: NDArray[np.uint32]) -> NDArray[np.intp]:
     columns.sort()
     if len(columns) < 2:  # noqa: PLR2004
         return columns.astype(np.intp)
-    keep = np.empty(len(columns), dtype=np.bool_)
+    keep = np.empty(len(columns), _BOOL)
     keep[0] = True
     np.not_equal(columns[1:], columns[:-1], keep[1:])
-    return columns[keep].astype(np.intp)
+    return columns[keep].astype(_INTP)
 
 
 def _dense(
@@ -267,41 +286,58 @@ def _dense(
     letters = visible - sum(counts[_BYTE:])
     upper = len(data) - len(data.translate(None, _UPPER))
     lines = data.count(b"\n")
-    log = math.log1p
+    listed = _LISTED.findall(text) if lines else ()
+    bullets = listed.count("")
+    markup = _markup(text) if latex or opened > _FEW_BRACKETS else ()
+    log, log_of = math.log1p, _LOG_OF_COUNT
     row = _DENSE.pack(
         log(len(view.text)),
-        log(words),
+        log_of[words],
         letters / max(1, count - counts[_NUMBER]),
         counts[_LONG] / count,
         distinct_share,
-        log(counts[_NUMBER]),
+        log_of[counts[_NUMBER]],
         digits / size,
-        log(operators),
-        log(brackets + opened),
-        log(marks),
-        log(latex),
-        log(lines),
-        log(asked),
-        log(data.count(b". ") + data.count(b".\n")),
-        log(quotes),
+        log_of[operators],
+        log_of[brackets + opened],
+        log_of[marks],
+        log_of[latex],
+        log_of[lines],
+        log_of[asked],
+        log_of[data.count(b". ") + data.count(b".\n")],
+        log_of[quotes],
         upper / size,
         high / size,
-        float(len(_OPTION.findall(text))) if lines else 0.0,
-        log(len(_BULLET.findall(text))) if lines else 0.0,
-        float(opened > _FEW_BRACKETS and _reads_as_code(text)),
-        float(latex > 0 and _LATEX.search(text) is not None),
+        float(len(listed) - bullets),
+        log_of[bullets],
+        float(opened > _FEW_BRACKETS and 0 in markup),
+        float(latex > 0 and 1 in markup),
         *[kind / count for kind in counts[_KIND:_LANGUAGE]],
         log(view.turns),
         log(view.total_chars),
-        log(len(view.system)),
-        log(len(view.tool_names)),
+        log(len(view.system)) if view.system else 0.0,
+        log(len(view.tool_names)) if view.tool_names else 0.0,
         float(view.wants_json),
-        log(view.max_tokens or 0),
+        log(view.max_tokens) if view.max_tokens else 0.0,
     )
     return np.frombuffer(row)
 
 
-def _reads_as_code(text: str) -> bool:
-    """By RE2, a sixth of the time; beyond ASCII its word boundaries are not Python's."""
-    found = _CODE_LINEAR(text) if text.isascii() else _CODE.search(text)
-    return found is not None
+def _markup(text: str) -> list[int]:
+    """Whether a text reads as code (0), as LaTeX (1): by RE2, a sixth of the time; beyond ASCII its word
+    boundaries are not Python's.
+    """
+    if text.isascii():
+        return _markup_linear()(text) or []
+    return [at for at, each in enumerate((_CODE, _LATEX)) if each.search(text) is not None]
+
+
+@cache
+def _markup_linear() -> Callable[[str], list[int] | None]:
+    """Both as one automaton, which says no more than which are there; compiled once a process."""
+    automaton = re2.Set.SearchSet()
+    for pattern in (_CODE.pattern, _LATEX_LINEAR):
+        automaton.Add(pattern)
+    automaton.Compile()
+    match: Callable[[str], list[int] | None] = automaton.Match
+    return match

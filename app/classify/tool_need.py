@@ -28,7 +28,11 @@ _GENERIC = frozenset(
 _JOINS = frozenset(
     b" %b " % word for word in b"and then also both each all every compare versus vs".split()
 )
-_STEM = 5
+_STEM, _ASCII = 5, 0x7F
+# Everything between words to white space; bytes beyond ASCII belong to words.
+_SPACED = bytes(
+    byte if byte > _ASCII or bytes((byte,)).isalnum() else ord(" ") for byte in range(256)
+)
 _PRIOR_CALLS = 8.0
 _MAX_AGENTS = 1_000
 
@@ -66,7 +70,7 @@ class ToolNeed:
         """
         if not view.tool_names:
             return (), 0.0
-        words = b" %b " % b" ".join(features.words)
+        words = b" %b " % features.lowered.translate(_SPACED)
         need = self.any_tool(features)
         seen = self._agents.get(view.tool_names) or _AgentCalls()
         scored = []
