@@ -6,14 +6,15 @@ far, one output a tool; the target is whether the tool is called before anything
 turn is over, learned where such a stretch of calls begins. Each tool's own name and description
 count as one example of its use, so that the first conversations are not blind. *How likely*:
 logistic regression over a handful of figures (that score, how sure the arguments are, what was
-called already), learned on every prediction that was judged, made or not: its output is the
+called before this tool), learned on every prediction that was judged, made or not: its output is the
 probability that speculation needs, and it is calibrated on live traffic before money is risked.
 *How many*: of what was lately predicted, the least probability for which the expected waste stays
 within a share of the calls.
 
-Bounds: 384 decision points of 4,096 columns (6 MB) an agent; a refit solves n x n, at most every 16
-points, in a thread (``fitting``): its 50 ms of CPU would hold up every stream of the loop.
-Predicting takes about 1 ms for 40 tools (2026-11, a busy machine).
+Bounds: 1,024 decision points of 4,096 columns (8 MB) an agent; a refit compares only the new ones
+with all, solves n x n, and comes after every sixteenth more, in a thread (``fitting``): its CPU
+time (up to 0.3 s) would hold up every stream of the loop. Predicting takes 1 to 2 ms for 16 tools
+(2026-11, a busy machine).
 """
 
 from __future__ import annotations
@@ -31,21 +32,26 @@ from app.domain.chat import Json
 from app.domain.speculation import key_of
 from app.learn.copying import Copying, Guess
 from app.learn.said import Made, Places, Scene, places, words
+from app.learn.weights import Figures, Weights, chance
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Floats: TypeAlias = "NDArray[np.float32]"
+Rows: TypeAlias = "NDArray[np.float16]"
 
 _COLUMNS = 4096
-_MOST_POINTS = 384
+_MOST_POINTS = 1024
 _MOST_TOOLS = 256
-_REFIT_EVERY = 16
+_REFITS = 16
+"""A refit takes in a sixteenth more than there was."""
 _PENALTY = 0.1
 _CALLS_WEIGH = 0.6
 _RATE = 0.3
 _LEAST_SCORE = 0.01
 _LEAST_P = 0.02
+_MOST_LIKELY = 8
+"""Tools whose arguments are thought about: one that is less likely would not be started anyway."""
 _MOST_JUDGED = 2000
 _BEFORE = 0.5
 """What a guess must have before there is enough traffic to say what may be wasted."""
@@ -70,7 +76,7 @@ class Foreseen:
     tool: str
     arguments: Json
     p: float
-    figures: tuple[float, ...]
+    figures: Figures
 
     @property
     def key(self) -> str:
@@ -97,15 +103,16 @@ class NextCalls:
     least_p: float = _BEFORE
     """What a guess must have for the expected waste to stay within its share."""
     _tools: dict[str, int] = field(default_factory=dict)
-    _rows: Floats = field(default_factory=lambda: np.zeros((0, _COLUMNS), dtype=np.float32))
+    _rows: Rows = field(default_factory=lambda: np.zeros((0, _COLUMNS), dtype=np.float16))
     _labels: list[frozenset[str]] = field(default_factory=list)
     _seen: dict[int, int] = field(default_factory=dict)
     _weights: Floats | None = None
+    _alike: Floats | None = None
+    """How alike the points are that the last fit saw, each with each."""
     _unfitted: int = 0
     _form: int = 0
     """Counts how often the tools' order, and with it what a column of the weights means, has changed."""
-    _logistic: list[float] = field(default_factory=lambda: [-0.5, 1.0, 1.0, -0.5, -1.5, -0.5, 0.0])
-    _steepness: list[float] = field(default_factory=lambda: [1.0] * 7)
+    _odds: Weights = field(default_factory=lambda: Weights(_RATE, _start))
     _judged: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_MOST_JUDGED))
     """The probabilities of guesses, and -1 with a turn's calls."""
 
@@ -121,23 +128,28 @@ class NextCalls:
             return point
         scores = row @ self._weights
         done = {key_of(each.tool, dict(each.arguments)) for each in scene.made}
-        called = {each.tool for each in scene.made}
         best: dict[str, Foreseen] = {}
-        for tool in tools:
-            index = self._tools.get(tool.name)
-            score = 0.0 if index is None or index >= len(scores) else float(scores[index])
-            if score < _LEAST_SCORE:
-                continue
+        for place, (score, tool) in enumerate(self._likely(scores, tools)):
             guesses = self.copying.guesses(tool.name, tool.parameters, found, scene.said)
             for rank, guess in enumerate(guesses):
                 made = key_of(tool.name, guess.arguments) in done
-                figures = _figures(score, guess, rank, made=made, again=tool.name in called)
-                p = self._p((*figures, float(bool(scene.made))))
-                each = Foreseen(tool.name, guess.arguments, p, (*figures, float(bool(scene.made))))
+                figures = _figures(scene, tool.name, (score, place), guess, rank, made=made)
+                p = chance(self._odds.total(figures))
+                each = Foreseen(tool.name, guess.arguments, p, figures)
                 if p >= _LEAST_P and (each.key not in best or best[each.key].p < p):
                     best[each.key] = each
         point.foreseen = sorted(best.values(), key=lambda each: -each.p)
         return point
+
+    def _likely(self, scores: Floats, tools: Sequence[Known]) -> list[tuple[float, Known]]:
+        """The tools that may well be called, likeliest first, with their scores."""
+        found = []
+        for tool in tools:
+            index = self._tools.get(tool.name)
+            score = 0.0 if index is None or index >= len(scores) else float(scores[index])
+            if score >= _LEAST_SCORE:
+                found.append((score, tool))
+        return sorted(found, key=lambda each: -each[0])[:_MOST_LIKELY]
 
     def learn(
         self,
@@ -160,12 +172,14 @@ class NextCalls:
             segment = len(after) - reach
             for each in point.foreseen:
                 good = each.key in right
-                self._step(each.figures, good=good)
+                error = chance(self._odds.total(each.figures)) - good
+                self._odds.step({name: error * each.figures[name] for name in each.figures})
                 known = outcomes.get((segment, each.key))
                 if known is None or known[0].p < each.p or good > known[1]:
                     outcomes[segment, each.key] = (each, good or (known is not None and known[1]))
             made = point.scene.made
-            if not made or made[-1].tool in changing:
+            # Between two changes hardly anything is read: a thousand points that say so say one thing.
+            if not made or (made[-1].tool in changing and reach):
                 row = self._row(point.scene, parameters.keys() - changing, learning=True)
                 self._keep(row, frozenset(each.tool for each in after[:reach]))
         if points:
@@ -182,7 +196,7 @@ class NextCalls:
     def due(self) -> bool:
         """Whether enough was learned since the last fit for another one."""
         missing = self._weights is None and bool(self._labels)
-        return missing or self._unfitted >= min(_REFIT_EVERY, max(1, len(self._labels) // 16))
+        return missing or self._unfitted >= max(1, len(self._labels) // _REFITS)
 
     def fit(self) -> None:
         """Take in what was learned, here and now; see ``fitting``."""
@@ -196,12 +210,14 @@ class NextCalls:
         used = len(self._labels)
         self._unfitted = 0
         # Rows are only ever added behind these, or copied elsewhere: the view stays as it is.
-        return Fitting(self._form, self._rows[:used], tuple(self._labels), dict(self._tools))
+        return Fitting(
+            self._form, self._rows[:used], tuple(self._labels), dict(self._tools), self._alike
+        )
 
-    def adopt(self, form: int, weights: Floats | None) -> None:
-        """Foresee by ``weights`` from now on; of no effect where what they mean has changed meanwhile."""
-        if form == self._form and weights is not None:
-            self._weights = weights
+    def adopt(self, form: int, solved: Solved | None) -> None:
+        """Foresee by ``solved`` from now on; of no effect where what it means has changed meanwhile."""
+        if form == self._form and solved is not None:
+            self._weights, self._alike = solved.weights, solved.alike
 
     def _learn_arguments(
         self, points: Sequence[tuple[Point, Sequence[Made]]], parameters: Mapping[str, Json]
@@ -230,18 +246,6 @@ class NextCalls:
                 self.least_p = p
                 return
 
-    def _p(self, figures: Sequence[float]) -> float:
-        total = sum(w * x for w, x in zip(self._logistic, figures, strict=True))
-        return 1 / (1 + math.exp(-max(-30.0, min(30.0, total))))
-
-    def _step(self, figures: Sequence[float], *, good: bool) -> None:
-        """One step of logistic regression, each weight at its own pace."""
-        error = self._p(figures) - good
-        for index, figure in enumerate(figures):
-            slope = error * figure
-            self._steepness[index] += slope * slope
-            self._logistic[index] -= _RATE * slope / math.sqrt(self._steepness[index])
-
     def _meet(self, tool: Known) -> None:
         if tool.name in self._tools or len(self._tools) >= _MOST_TOOLS:
             return
@@ -254,7 +258,7 @@ class NextCalls:
         if len(self._labels) <= _FIT_AT_ONCE_POINTS:
             self._weights = None
         else:  # what the others' columns mean has not changed
-            self._unfitted += _REFIT_EVERY
+            self._unfitted += len(self._labels)
 
     def _row(self, scene: Scene, reading: Container[str], *, learning: bool = False) -> Floats:
         """A point as float32[columns]: the words, rare ones weighing more, as one part of length
@@ -289,7 +293,7 @@ class NextCalls:
     def _append(self, row: Floats, tools: frozenset[str]) -> None:
         used = len(self._labels)
         if used == len(self._rows):
-            more = np.zeros((max(32, len(self._rows)), _COLUMNS), dtype=np.float32)
+            more = np.zeros((max(32, len(self._rows)), _COLUMNS), dtype=np.float16)
             self._rows = np.concatenate([self._rows, more])
         self._rows[used] = row
         self._labels.append(tools)
@@ -301,7 +305,17 @@ class NextCalls:
             del self._labels[:half]
             self._tools.clear()
             self._form += 1
-            self._weights = None
+            self._weights = self._alike = None
+
+
+@dataclass(frozen=True, slots=True)
+class Solved:
+    """What a fit found."""
+
+    weights: Floats
+    """float32[columns, tools]"""
+    alike: Floats
+    """float32[points, points]"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,12 +323,13 @@ class Fitting:
     """Everything that a fit reads; nothing of it changes."""
 
     form: int
-    rows: Floats
+    rows: Rows
     labels: tuple[frozenset[str], ...]
     tools: dict[str, int]
+    alike: Floats | None = None
 
-    def solve(self) -> Floats | None:
-        """The weights, float32[columns, tools]; None where there is nothing to learn from."""
+    def solve(self) -> Solved | None:
+        """The weights; None where there is nothing to learn from."""
         used = len(self.labels)
         if not used or not self.tools:
             return None
@@ -323,24 +338,62 @@ class Fitting:
             for tool in tools:
                 if tool in self.tools:
                     targets[index, self.tools[tool]] = 1
-        gram = self.rows @ self.rows.T
+        rows = self.rows.astype(np.float32)
+        alike = self._compared(rows)
+        gram = alike.copy()
         gram[np.diag_indices(used)] += _PENALTY
-        weights: Floats = self.rows.T @ np.linalg.solve(gram, targets)
-        return weights
+        weights: Floats = rows.T @ np.linalg.solve(gram, targets)
+        return Solved(weights, alike)
+
+    def _compared(self, rows: Floats) -> Floats:
+        """How alike the rows are, each with each: what an earlier fit compared is not compared again."""
+        used, known = len(rows), 0 if self.alike is None else len(self.alike)
+        alike = np.empty((used, used), dtype=np.float32)
+        if self.alike is not None:
+            alike[:known, :known] = self.alike
+        fresh = rows[known:] @ rows.T
+        alike[known:] = fresh
+        alike[:, known:] = fresh.T
+        return alike
+
+
+_STARTS = {
+    "always": -0.5,
+    "score": 1.0,
+    "arguments": 1.0,
+    "again": -0.5,
+    "made": -1.5,
+    "later": -0.5,
+}
+
+
+def _start(name: str) -> float:
+    return _STARTS.get(name, 0.0)
 
 
 def _figures(
-    score: float, guess: Guess, rank: int, *, made: bool, again: bool
-) -> tuple[float, float, float, float, float, float]:
+    scene: Scene, tool: str, scored: tuple[float, int], guess: Guess, rank: int, *, made: bool
+) -> dict[str, float]:
+    """What a guess's probability is made from; ``scored``: the tool's score, and its place among them."""
+    score, place = scored
     bounded = min(max(score, 0.01), 0.99)
-    return (
-        1.0,
-        math.log(bounded / (1 - bounded)) / 2,
-        math.log(max(guess.p, 1e-3)),
-        float(again),
-        float(made),
-        float(rank > 0),
-    )
+    last = (scene.made or scene.before)[-1:]
+    figures = {
+        "always": 1.0,
+        "score": math.log(bounded / (1 - bounded)) / 2,
+        "arguments": math.log(max(guess.p, 1e-3)),
+        f"after {bool(scene.made)} {last[0].tool if last else ''} {tool}": 1.0,
+    }
+    said = {
+        "again": any(each.tool == tool for each in scene.made),
+        "made": made,
+        "later": rank > 0,
+        "under way": bool(scene.made),
+        "not the likeliest": place > 0,
+        "third or later": place > 1,
+        "nothing yet": not scene.before and not scene.made,
+    }
+    return figures | {name: 1.0 for name, holds in said.items() if holds}
 
 
 def _reach(after: Sequence[Made], changing: frozenset[str]) -> int:

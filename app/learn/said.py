@@ -23,9 +23,10 @@ _LONGEST_VALUE_CHARS = 200
 _LATEST_OF_A_TOOL = 3
 
 _MONTHS = "january|february|march|april|may|june|july|august|september|october|november|december"
+_SHORT = "|".join(each[:3] for each in _MONTHS.split("|"))
 _DATE = re.compile(
-    rf"\b(?P<m1>{_MONTHS})\s+(?P<d1>\d{{1,2}})(?:st|nd|rd|th)?,?\s+(?P<y1>\d{{4}})"
-    rf"|\b(?P<d2>\d{{1,2}})(?:st|nd|rd|th)?\s+(?:of\s+)?(?P<m2>{_MONTHS}),?\s+(?P<y2>\d{{4}})"
+    rf"\b(?P<m1>{_MONTHS}|{_SHORT})\.?\s+(?P<d1>\d{{1,2}})(?:st|nd|rd|th)?,?\s+(?P<y1>\d{{4}})"
+    rf"|\b(?P<d2>\d{{1,2}})(?:st|nd|rd|th)?\s+(?:of\s+)?(?P<m2>{_MONTHS}|{_SHORT})\.?,?\s+(?P<y2>\d{{4}})"
     r"|\b(?P<y3>\d{4})-(?P<m3>\d{2})-(?P<d3>\d{2})\b",
     re.IGNORECASE,
 )
@@ -43,6 +44,15 @@ _KINDS = {
     "email": re.compile(r"[\w.+-]+@[\w-]+\.[\w.]+\w"),
 }
 _LISTED = frozenset({"quoted", "file", "number", "code"})
+_BESIDE_CHARS = 48
+_NEAREST = re.compile(r"[A-Za-z]+")
+_PASSED_OVER = frozenset(
+    {
+        "the", "a", "an", "my", "your", "our", "his", "her", "their", "is", "are", "was", "as", "be",
+        "called", "named", "titled", "labeled", "dubbed", "being", "this", "that", "new",
+    }
+)  # fmt: skip
+"""Words between a value and the word that says what it is."""
 _RUN = re.compile(r"\w+")
 _BEGINS = re.compile(r"(?:^|[.!?:;]\s+|\n)$")
 _WORD = re.compile(r"[A-Za-z][a-z]+|[A-Z]+(?![a-z])")
@@ -109,19 +119,47 @@ def _stem(word: str) -> str:
 
 def spans(text: str) -> dict[str, list[object]]:
     """Values in a text, by kind, in their order, each once."""
-    text = text[:_MOST_TEXT_CHARS]
-    found: dict[str, list[object]] = {}
+    found: dict[str, dict[object, None]] = {}
+    for kind, value, _, _ in _spans(text[:_MOST_TEXT_CHARS]):
+        found.setdefault(kind, {})[value] = None
+    return {kind: list(values)[:_MOST_SPANS] for kind, values in found.items()}
+
+
+def _spans(text: str) -> Iterator[tuple[str, object, int, int]]:
+    """Kind, value, where it begins and ends."""
     for kind, pattern in _KINDS.items():
-        values: dict[object, None] = {}
         for match in pattern.finditer(text):
             said = next((each for each in match.groups() if each is not None), match[0])
             if kind == "name" and " " not in said and _BEGINS.search(text[: match.start()]):
                 continue  # a sentence begins with a capital, whatever the word
-            values[number_of(said) if kind == "number" else said] = None
-        if values:
-            found[kind] = list(values)[:_MOST_SPANS]
-    if dates := [_iso(match) for match in _DATE.finditer(text)]:
-        found["date"] = list(dict.fromkeys(dates))
+            yield kind, number_of(said) if kind == "number" else said, *match.span()
+    for match in _DATE.finditer(text):
+        yield "date", _iso(match), *match.span()
+
+
+def beside(text: str) -> Places:
+    """Values by the words next to them: ``text after from``, ``text before gallons``.
+
+    A quoted text hides what stands within it, a date its numbers: each stretch of text is one value.
+    """
+    text = text[:_MOST_TEXT_CHARS]
+    order = ("quoted", "email", "date", "file", "id", "number", "code", "name")
+    taken: list[tuple[int, int]] = []
+    kept: list[tuple[int, int, object]] = []
+    for _, value, start, end in sorted(_spans(text), key=lambda each: order.index(each[0])):
+        if all(end <= other[0] or start >= other[1] for other in taken):
+            taken.append((start, end))
+            kept.append((start, end, value))
+    found: Places = {}
+    for start, end, value in sorted(kept, key=lambda each: each[0]):
+        before = _NEAREST.findall(text[max(0, start - _BESIDE_CHARS) : start].lower())
+        near = [word for word in before if word not in _PASSED_OVER][-2:]
+        if near:
+            found.setdefault(f"text after {near[-1]}", value)
+            found.setdefault(f"text after {' '.join(near)}", value)
+        behind = _NEAREST.match(text[end : end + _BESIDE_CHARS].lower().lstrip(" -"))
+        if behind is not None:
+            found.setdefault(f"text before {behind[0]}", value)
     return found
 
 
@@ -136,7 +174,7 @@ def _iso(match: re.Match[str]) -> str:
     year = parts["y1"] or parts["y2"] or parts["y3"] or ""
     day = parts["d1"] or parts["d2"] or parts["d3"] or ""
     month = parts["m1"] or parts["m2"]
-    number = _MONTHS.split("|").index(month.lower()) + 1 if month else int(parts["m3"] or 0)
+    number = _SHORT.split("|").index(month.lower()[:3]) + 1 if month else int(parts["m3"] or 0)
     return f"{int(year):04}-{number:02}-{int(day):02}"
 
 
@@ -150,6 +188,7 @@ def places(scene: Scene) -> Places:
             found[f"text {kind} last"] = values[-1]
         if kind in _LISTED:
             found[f"text {kind} all"] = values
+    found |= beside(scene.said)
     older: dict[str, dict[object, None]] = {}
     for text in reversed(scene.earlier[-_MOST_SPANS:]):
         for kind, values in spans(text).items():

@@ -18,7 +18,7 @@ from typing import TypeVar
 from app.domain.speculation import LEAST_TRIES, Patterns, Prediction, WasteBudget, pays
 from app.domain.tools import ToolSpec
 from app.learn.lessons import Lesson
-from app.learn.next_calls import Floats, Foreseen, NextCalls
+from app.learn.next_calls import Foreseen, NextCalls, Solved
 
 _FORGET = 0.2
 _LEAST_COST_USD = 1e-5
@@ -100,7 +100,7 @@ class Speculation:
     """Moving mean, by agent, of the time until the model has made a call."""
     on_lesson: Callable[[Lesson], object] | None = None
     """Takes what a run taught, to keep it; None: it is not kept."""
-    _fitting: dict[int, asyncio.Future[Floats | None]] = field(default_factory=dict)
+    _fitting: dict[int, asyncio.Future[Solved | None]] = field(default_factory=dict)
 
     def of_tool(self, name: str) -> ToolStatistics:
         """A tool's statistics."""
@@ -126,7 +126,7 @@ class Speculation:
         done = asyncio.get_running_loop().run_in_executor(None, work.solve)
         self._fitting[id(habits)] = done
 
-        def adopt(solved: asyncio.Future[Floats | None]) -> None:
+        def adopt(solved: asyncio.Future[Solved | None]) -> None:
             del self._fitting[id(habits)]
             if not solved.cancelled() and solved.exception() is None:
                 habits.adopt(work.form, solved.result())

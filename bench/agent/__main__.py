@@ -66,13 +66,16 @@ def _foresight(folder: str, *, quick: bool) -> Figures:
         print(f"\n{title}: not run (SHAPES names no folder with the multi-turn traces)")
         return {}
     try:
-        dialogues = foresight.dialogues(folder)
+        dialogues, every = foresight.dialogues(folder), foresight.dialogues()
     except UnavailableError as why:
         print(f"\n{title}: not run (the tools that made the traces: {why})")
         return {}
     tools = foresight.documented(folder)
     told = foresight.foresight(dialogues, tools, 1 if quick else foresight.SEEDS)
-    return {"foresight": _show(title, told)}
+    found: Figures = {"foresight": _show(f"{title}, {len(dialogues)} dialogues", told)}
+    whole = foresight.foresight(every, tools, 1 if quick else foresight.SEEDS)
+    found["foresight_whole_set"] = _show(f"The same, {len(every)} dialogues", whole)
+    return found
 
 
 def _show_overhead(found: dict[str, dict[str, float]]) -> Figures:

@@ -7,8 +7,10 @@ start with nothing and learn as they go, dialogues in a seeded order: what they 
 never seen. Beside the whole stream, its second half is told alone: the first is history then.
 
 Only tools that read are started early, and what was started is thrown away when a call changes
-something. So there is a ceiling: the share of tool time that belongs to calls that read, of which a
-guess hides at most the time for which the model thinks. It is printed beside what was reached.
+something. So there is a ceiling, printed beside what was reached: what a guesser hides that knows every
+call of the trace and starts each that reads as soon as nothing will be changed before it, however far
+the model is (so a chain of reads is hidden as a whole). The share of tool time that belongs to calls
+that read (``reading_share``) is what even a model that thinks for ever leaves to be hidden.
 """
 
 from __future__ import annotations
@@ -100,6 +102,7 @@ class Told:
             "hits": self.hits,
             "hidden_share": self.hidden_s / max(self.tool_s, 1e-9),
             "hidden_of_reading": self.hidden_s / max(self.reading_s, 1e-9),
+            "reading_share": self.reading_s / max(self.tool_s, 1e-9),
             "ceiling_share": self.ceiling_s / max(self.tool_s, 1e-9),
             "wasted_share": self.wasted / max(self.calls, 1),
             "brier": self.squared / max(self.predictions, 1),
@@ -143,6 +146,24 @@ def _replayed(
 
 
 @dataclass(slots=True)
+class _Perfect:
+    """The run of a user turn under a guesser that is never wrong."""
+
+    decide_s: float
+    clock_s: float = 0.0
+    unchanged_since_s: float = 0.0
+
+    def hides(self, took_s: float, *, reads: bool) -> float:
+        """The seconds hidden of the next call."""
+        asked_s = self.clock_s + self.decide_s
+        hidden_s = min(took_s, asked_s - self.unchanged_since_s) if reads else 0.0
+        self.clock_s = asked_s + took_s - hidden_s
+        if not reads:
+            self.unchanged_since_s = self.clock_s
+        return hidden_s
+
+
+@dataclass(slots=True)
 class _Replay:
     learned: NextCalls
     tools: Mapping[str, Known]
@@ -152,6 +173,7 @@ class _Replay:
     told: list[Told] = field(default_factory=list)
     stages: dict[str, Patterns] = field(default_factory=dict)
     budget: WasteBudget = field(default_factory=WasteBudget)
+    perfect: _Perfect = field(init=False)
 
     def dialogue(self, dialogue: Dialogue) -> None:
         """Play one conversation, turn by turn."""
@@ -165,6 +187,7 @@ class _Replay:
 
     def _turn(self, scene: Scene, calls: Sequence[Made], may: Sequence[Known]) -> None:
         clock_s = 0.0
+        self.perfect = _Perfect(self.decide_s)
         drafts: dict[str, tuple[float, float]] = {}
         points = []
         for number in range(len(calls) + 1):
@@ -220,13 +243,13 @@ class _Replay:
             self._count("hits")
         self.budget.called(MAX_WASTE)
         reads = call.tool in _READS
+        could_s = self.perfect.hides(took_s, reads=reads)
         for told in self.told:
             told.calls += 1
             told.tool_s += took_s
             told.hidden_s += hidden_s
-            if reads:
-                told.reading_s += took_s
-                told.ceiling_s += min(took_s, self.decide_s)
+            told.ceiling_s += could_s
+            told.reading_s += took_s * reads
         if not reads:
             self._waste(drafts)
         return asked_s + took_s - hidden_s
@@ -258,8 +281,9 @@ def there(folder: str) -> bool:
     return bool(folder) and all(Path(folder, name).exists() for name in wanted)
 
 
-def dialogues(folder: str) -> list[Dialogue]:
-    """The multi-turn traces of ``folder`` with the results of their calls.
+def dialogues(folder: str = "") -> list[Dialogue]:
+    """The multi-turn traces of ``folder`` with the results of their calls; of the whole set, as the
+    package has it that made them, where no folder is given.
 
     Raises ``UnavailableError`` where the simulated tools that made them cannot be installed.
     """

@@ -58,14 +58,22 @@ def made(text: str, tools: dict) -> dict:
     return {"tool": tree.func.id, "arguments": bound, "result": result}
 
 
+def files(folder: str) -> tuple[Path, Path]:
+    """Where the dialogues are, and the calls that answer them."""
+    if folder:
+        return Path(folder, f"bfcl_{NAME}"), Path(folder, f"bfcl_possible_answer_{NAME}")
+    import bfcl_eval
+
+    data = Path(bfcl_eval.__file__).with_name("data")
+    return data / NAME, data / "possible_answer" / NAME
+
+
 def main() -> None:
-    """Print the dialogues of the folder given as the first argument."""
-    folder = Path(sys.argv[1])
-    answers = {
-        row["id"]: row["ground_truth"] for row in lines(folder / f"bfcl_possible_answer_{NAME}")
-    }
+    """Print the dialogues of the folder given as the first argument, or all that the package has."""
+    asked, answered = files(sys.argv[1])
+    answers = {row["id"]: row["ground_truth"] for row in lines(answered)}
     found = []
-    for row in lines(folder / f"bfcl_{NAME}"):
+    for row in lines(asked):
         tools = tools_of(row)
         turns = [
             {
