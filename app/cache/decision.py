@@ -405,10 +405,13 @@ def _miss(
     score: float = 0.0,
     chance: float = 0.0,
     bound: float = 1.0,
+    *,
+    serve: bool = False,
+    audit: bool = False,
 ) -> Decision:
     return Decision(
-        serve=False,
-        audit=False,
+        serve=serve,
+        audit=audit,
         candidate=candidate,
         score=score,
         probability=chance,
@@ -457,10 +460,10 @@ def _weigh(
     )
     if rng.random() < _audit_share(candidate, state):
         reasons = (why, "audited", *notes)
-        return replace(_miss(candidate, reasons, score, chance, bound), audit=True)
+        return _miss(candidate, reasons, score, chance, bound, audit=True)
     state.hits += 1
     state.unseen += 1
-    return replace(_miss(candidate, (why, *notes), score, chance, bound), serve=True)
+    return _miss(candidate, (why, *notes), score, chance, bound, serve=True)
 
 
 def _refused(

@@ -7,6 +7,8 @@ whose stored answer agrees with its own is set against the rest.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from math import log, log1p
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -34,38 +36,78 @@ NEIGHBOUR_FEATURES: Final = (
     "distinct_answers",
 )
 _CLIP: Final = 1e-4
+_FIRST: Final = 5
 _TRUST: Final = 0.95  # no single neighbour is taken for certain
 
 
+@dataclass(slots=True)
+class _Side:
+    """The candidates of one answer."""
+
+    count: int = 0
+    of_5: int = 0
+    p_sum: float = 0.0
+    miss: float = 0.0
+    logit: float = 0.0
+    best: float = 0.0
+    least: float = 1.0
+    cosine: float = -2.0
+
+
 def neighbour_features(
-    probabilities: NDArray[np.float64], cosines: NDArray[np.float64], answers: Sequence[str]
+    probabilities: NDArray[np.float64], cosines: Sequence[float], answers: Sequence[str]
 ) -> NDArray[np.float64]:
     """Return float64[k, len(NEIGHBOUR_FEATURES)] for k >= 1 candidates, nearest first.
 
-    `probabilities` float[k] are the pair model's; `answers` name groups of agreeing answers.
+    `probabilities` float[k] are the pair model's; `answers` name groups of agreeing answers. Plain
+    arithmetic: for the handful of candidates there are, a third of what arrays cost.
     """
-    names = {name: i for i, name in enumerate(dict.fromkeys(answers))}
-    group = np.array([names[a] for a in answers])
-    same = (group[:, None] == group).astype(np.float64)
-    p = np.minimum(np.maximum(probabilities, _CLIP), 1 - _CLIP)
-    logit = np.log(p / (1 - p))
-    miss = np.log1p(-_TRUST * p)
-    agreeing = same.sum(axis=1)
-    p_sum, agreeing_wrong = same @ p, same @ miss
-    by_side = np.empty((4, *same.shape))  # of those that agree with each, and of the others
-    np.multiply(same, p, out=by_side[0])
-    np.subtract(p, by_side[0], out=by_side[1])
-    np.multiply(same, cosines, out=by_side[2])
-    np.subtract(cosines, by_side[2], out=by_side[3])
-    best_agreeing, best_other, best_cosine, other_cosine = by_side.max(axis=2)
-    made = np.empty((len(p), len(NEIGHBOUR_FEATURES)))
-    made[:, 0], made[:, 1] = p, logit
-    made[:, 2], made[:, 3] = agreeing, same[:, :5].sum(axis=1)
-    made[:, 4], made[:, 5] = p_sum, p_sum / p.sum()
-    made[:, 6], made[:, 7] = agreeing_wrong, miss.sum() - agreeing_wrong
-    made[:, 8], made[:, 9] = best_other, best_agreeing - best_other
-    made[:, 10], made[:, 11] = best_agreeing, best_cosine - other_cosine
-    made[:, 12] = (same @ logit) / agreeing
-    made[:, 13] = (by_side[0] + (1.0 - same)).min(axis=1)
-    made[:, 14] = len(names)
-    return made
+    sides: dict[str, _Side] = {}
+    each = []
+    total = misses = 0.0
+    for place, (chance, cosine, answer) in enumerate(
+        zip(probabilities.tolist(), cosines, answers, strict=True)
+    ):
+        p = min(max(chance, _CLIP), 1 - _CLIP)
+        logit, miss = log(p / (1 - p)), log1p(-_TRUST * p)
+        side = sides.get(answer)
+        if side is None:
+            side = sides[answer] = _Side()
+        side.count += 1
+        side.of_5 += place < _FIRST
+        side.p_sum += p
+        side.miss += miss
+        side.logit += logit
+        side.best, side.least = max(side.best, p), min(side.least, p)
+        side.cosine = max(side.cosine, cosine)
+        total += p
+        misses += miss
+        each.append((p, logit, answer))
+    tails = {name: _tail(side, sides, total, misses, len(each)) for name, side in sides.items()}
+    return np.array([(p, logit, *tails[answer]) for p, logit, answer in each])
+
+
+def _tail(
+    side: _Side, sides: dict[str, _Side], total: float, misses: float, count: int
+) -> tuple[float, ...]:
+    """What all candidates of one answer have in common."""
+    other = other_cosine = 0.0
+    for each in sides.values():
+        if each is not side:
+            other, other_cosine = max(other, each.best), max(other_cosine, each.cosine)
+    cosine = side.cosine if side.count == count else max(side.cosine, 0.0)
+    return (
+        side.count,
+        side.of_5,
+        side.p_sum,
+        side.p_sum / total,
+        side.miss,
+        misses - side.miss,
+        other,
+        side.best - other,
+        side.best,
+        cosine - other_cosine,
+        side.logit / side.count,
+        side.least,
+        len(sides),
+    )

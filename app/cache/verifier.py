@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -220,21 +221,22 @@ class RouteVerifier:
     ) -> list[Scored]:
         """Score candidates (nearest first, at least one); the order is kept."""
         seen = [compare(query, c) for c in candidates]
-        rows = np.array(
-            [
-                pair_features(query, c, cos, self.rareness, d)
-                for c, cos, d in zip(candidates, cosines, seen, strict=True)
-            ]
+        featured = (
+            pair_features(query, c, cos, self.rareness, d)
+            for c, cos, d in zip(candidates, cosines, seen, strict=True)
         )
+        size = len(seen) * len(FEATURES)
+        flat = np.fromiter(chain.from_iterable(featured), dtype=np.float64, count=size)
+        rows = flat.reshape(len(seen), -1)
         prior = self._prior_margin(rows)
         if self._tokens is None or self._pair is None or self._agreement is None:
             probabilities = _sigmoid(prior)
         else:
             bags = Bags.of([symbols(query, c) for c in candidates])
             words = self._tokens.parts(bags)
-            pair = self._pair.predict(np.column_stack([rows, prior, words]))
-            around = neighbour_features(pair, np.asarray(cosines, dtype=np.float64), answers)
-            probabilities = self._agreement.predict(np.column_stack([around, rows, words]))
+            pair = self._pair.predict(np.concatenate((rows, prior[:, None], words), axis=1))
+            around = neighbour_features(pair, cosines, answers)
+            probabilities = self._agreement.predict(np.concatenate((around, rows, words), axis=1))
         return [Scored(float(p), d) for p, d in zip(probabilities, seen, strict=True)]
 
     def _prior_margin(self, rows: Floats) -> Floats:
@@ -341,7 +343,9 @@ class _Fitting:
         parts = []
         for start, end in zip(pairs.starts, pairs.starts[1:], strict=False):
             answers = [self.questions[j].answer for j in pairs.stored[start:end]]
-            parts.append(neighbour_features(pair_p[start:end], cosines[start:end], answers))
+            parts.append(
+                neighbour_features(pair_p[start:end], cosines[start:end].tolist(), answers)
+            )
         return np.concatenate(parts)
 
     def _calibration(self, final: Floats) -> Calibration:

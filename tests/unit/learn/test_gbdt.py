@@ -42,6 +42,18 @@ def test_one_row_and_many_rows_agree_exactly():
     )
 
 
+@pytest.mark.parametrize("depth", [1, 2, 3, 4, 5])
+def test_a_few_rows_and_many_agree_to_the_last_bit(depth):
+    """They take different ways through the trees; rows with something missing too."""
+    rng = np.random.default_rng(depth)
+    x = rng.normal(size=(200, 6))
+    x[rng.random(x.shape) < 0.05] = np.nan
+    y = (np.nan_to_num(x[:, 0]) + np.nan_to_num(x[:, 1] * x[:, 2]) > 0).astype(float)
+    model = Gbdt.fit(x, y, params=GbdtParams(loss="logistic", trees=9, depth=depth))
+    few = np.concatenate([model.margin(x[at : at + 8]) for at in range(0, 200, 8)])
+    assert (few == model.margin(x)).all()
+
+
 def test_the_same_data_and_seed_give_the_same_model():
     x, y = wavy(400)
     assert Gbdt.fit(x, y).to_bytes() == Gbdt.fit(x, y).to_bytes()
