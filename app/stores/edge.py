@@ -24,6 +24,7 @@ from app.stores.vectors import collection_name, payload_of, question_of
 MARKER = "slipstream.json"
 _OPTIMIZE_AFTER = 2_000
 """Points written since the last merge that make another worth its seconds."""
+_ALL_BUT_THE_ANSWER = edge.PayloadSelector.Exclude(["body"])
 _MANY = 200_000
 _SEARCH, _SEARCH_MANY = edge.SearchParams(hnsw_ef=32), edge.SearchParams(hnsw_ef=64)
 """How wide the index is searched, up to `_MANY` questions and beyond. At 100,000, 32 finds 99.2 % of the
@@ -166,11 +167,14 @@ class EdgeStore:
         return [q for q in found if q is not None], str(following or "")
 
     def some(self, after: str, limit: int) -> tuple[list[tuple[str, KeptQuestion | None]], str]:
-        """Anybody's questions by id, expired ones too, from ``after`` on; None for what cannot be read."""
+        """Anybody's questions by id without their answers, expired ones too, from ``after`` on; None for
+        what cannot be read.
+        """
         records, following = self._shard.scroll(
-            edge.ScrollRequest(offset=after or None, limit=limit, with_payload=True)
+            edge.ScrollRequest(offset=after or None, limit=limit, with_payload=_ALL_BUT_THE_ANSWER)
         )
-        found = [(str(r.id).replace("-", ""), question_of(str(r.id), r.payload)) for r in records]
+        bare = ((str(r.id), {"body": "", **(r.payload or {})}) for r in records)
+        found = [(point.replace("-", ""), question_of(point, payload)) for point, payload in bare]
         return found, str(following or "")
 
     def remove(self, ids: Sequence[str]) -> int:

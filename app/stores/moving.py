@@ -14,7 +14,6 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -93,13 +92,18 @@ class Older:
         elif not is_sealed(question.text):
             vector = self._embed(question.text)
             if vector is not None:
-                self._bring(store, question, vector)
+                self._bring(store, entry_id, vector)
 
-    def _bring(self, store: EdgeStore, question: KeptQuestion, vector: bytes) -> None:
-        if self._current.fetch(question.id) is None:
+    def _bring(self, store: EdgeStore, entry_id: str, vector: bytes) -> bool:
+        """Keep what is still there of that id by its new vector; whether it was."""
+        question = store.fetch(entry_id)
+        if question is None:
+            return False
+        if self._current.fetch(entry_id) is None:
             self._current.keep([(question, vector)])
-        store.remove((question.id,))
+        store.remove((entry_id,))
         self.moved += 1
+        return True
 
     # ------------------------------------------------------------ what a gateway must read
 
@@ -112,7 +116,7 @@ class Older:
         found: list[KeptQuestion] = []
         while number < len(self._left) and not found:
             some, following = self._left[number].some(offset, limit)
-            found = [replace(q, body="") for _, q in some if q is not None and self._stray(q)]
+            found = [q for _, q in some if q is not None and self._stray(q)]
             number, offset = (number, following) if following else (number + 1, "")
         over = number >= len(self._left)
         left = sum(store.count() for store in self._left)
@@ -124,12 +128,7 @@ class Older:
 
     def bring(self, entry_id: str, vector: bytes) -> bool:
         """Bring a stray over, ``vector`` being that of its text; False where it is not there any more."""
-        for store in self._left:
-            question = store.fetch(entry_id)
-            if question is not None:
-                self._bring(store, question, vector)
-                return True
-        return False
+        return any(self._bring(store, entry_id, vector) for store in self._left)
 
     def _tidy(self) -> None:
         """Remove the folders that are empty by now."""

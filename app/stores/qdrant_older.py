@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from random import Random
 from typing import Final
 from uuid import UUID
@@ -30,6 +29,7 @@ from app.stores.vectors import Found, Number, OlderPage, Reply, question_of
 QUIET_S: Final = 600.0
 FROM: Final = "from"
 """The payload's field that names the collection which a question was brought from."""
+_ALL_BUT_THE_ANSWER: Final = models.PayloadSelectorExclude(exclude=["body"])
 
 
 class QdrantOlder:
@@ -60,16 +60,19 @@ class QdrantOlder:
             return OlderPage((), "", moving=False, left=0, moved=self._moved)
         name, current = self._names[number], await self._store.collection()
         records, following = await self._store.do(
-            self._store.client.scroll(name, limit=limit, offset=offset or None)
+            self._store.client.scroll(
+                name, limit=limit, offset=offset or None, with_payload=_ALL_BUT_THE_ANSWER
+            )
         )
         self._from.clear()
         questions = []
         for record in records:
-            question, payload = question_of(str(record.id), record.payload), record.payload or {}
+            payload = {**(record.payload or {}), "body": ""}
+            question = question_of(str(record.id), payload)
             if question is None or payload.get(FROM) == current:
                 continue
             if question.expires_unix_s > self._clock():
-                questions.append(replace(question, body=""))
+                questions.append(question)
                 self._from[question.id] = name
         self._rng.shuffle(questions)
         next_up = f"{number}:{following}" if following else f"{number + 1}:"
