@@ -59,6 +59,13 @@ _READ_BLOCKS = frozenset(
     {"text", "image", "tool_use", "tool_result", "thinking", "redacted_thinking"}
 )
 """Blocks of the Messages dialect after which an answer cites nothing."""
+_STATE = frozenset(
+    {
+        "conversation", "previous_response_id", "background",
+        "container", "thread", "mcp_servers",
+    }
+)  # fmt: skip
+"""Fields after which an answer leaves something behind at the vendor, or goes on from it."""
 _SYSTEM_ROLES = frozenset({"system", "developer"})
 _COMMON = {
     "temperature": "temperature",
@@ -97,6 +104,16 @@ class CacheScope(NamedTuple):
 
 Scope = tuple[str, str, str, str, int]
 """A ``CacheScope`` as the tuple that it is: to name its parts costs as much as to hash a short question."""
+
+
+def moves_a_state(request: ChatRequest) -> bool:
+    """Whether ``request`` is to do something at its vendor beside being answered, so that no answer stands
+    for another: a turn of a conversation that is kept there, a job, a call of the vendor's own.
+    """
+    if request.plain is not None:
+        return False
+    body = request.body
+    return not _STATE.isdisjoint(body) and any(body.get(name) for name in _STATE)
 
 
 def plain_start(scope: Scope | CacheScope, said: Sequence[tuple[bytes, bytes]] = ()) -> bytes:

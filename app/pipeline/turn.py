@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from app.cache.coalesce import Flight
 from app.cache.exact import CachedAnswer
-from app.cache.key import exact_key
+from app.cache.key import exact_key, moves_a_state
 from app.domain.agents import PREFIX as AGENT
 from app.domain.chat import ChatRequest
 from app.domain.decisions import CacheMode, CacheOutcome, PromptView, Tier
@@ -69,6 +69,7 @@ async def answer(request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit)
             _unknown_model(request.model, gateway), code="model_not_found", param="model"
         )
     view = None if named else gateway.codecs[request.dialect].view(request.body)
+    _mind_state(request, turn)
 
     if view is not None and await _told_by_a_lane(view, gateway, turn, emit):
         return
@@ -98,6 +99,12 @@ async def answer(request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit)
             await _ask((named, view), request, gateway, turn, led.recording(emit))
     if gateway.meaning is not None:
         gateway.meaning.remember(key, request, gateway, turn, looked)
+
+
+def _mind_state(request: ChatRequest, turn: Turn) -> None:
+    """Let a request that is to change something at its vendor pass by the lanes and the cache."""
+    if turn.cache_mode is not _ONLY and moves_a_state(request):
+        turn.cache_mode, turn.cache_reason = _BYPASS, "state"
 
 
 async def go_on(led: keep, request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit) -> None:
@@ -274,7 +281,7 @@ def _look_up(
     exact, mode = gateway.exact, turn.cache_mode
     if exact is None or mode is _BYPASS:
         turn.cache = CacheOutcome.BYPASS
-        turn.cache_reason = "disabled" if exact is None else "asked"
+        turn.cache_reason = "disabled" if exact is None else turn.cache_reason or "asked"
         return None, None
     tier = "" if turn.tier is None else _WORDS[turn.tier]
     user = turn.user if gateway.sharing is None else gateway.sharing.scope_of(turn.user)

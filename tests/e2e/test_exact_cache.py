@@ -188,6 +188,36 @@ async def test_what_must_not_be_kept_is_asked_again(http, question_of):
     assert outcome(await ask(http, "chat", question)) == "miss"
 
 
+@pytest.mark.parametrize(
+    ("dialect", "state"),
+    [
+        ("responses", {"conversation": "conv_1"}),
+        ("responses", {"background": True}),
+        ("messages", {"container": "c_1"}),
+        ("messages", {"thread": {"type": "create"}}),
+        ("messages", {"mcp_servers": [{"type": "url", "name": "a", "url": "https://a.test"}]}),
+    ],
+)
+async def test_what_moves_a_state_at_the_vendor_reaches_the_vendor_each_time(
+    http, question, dialect, state
+):
+    """A conversation kept there would otherwise miss a turn: neither kept nor joined, and no lane's."""
+    model = "small2" if dialect == "messages" else "small"
+    async with asyncio.TaskGroup() as group:
+        asking = [
+            group.create_task(ask(http, dialect, question, model=model, more=state))
+            for _ in range(3)
+        ]
+    replies = [task.result() for task in asking]
+    replies.append(await ask(http, dialect, question, model=model, more=state))
+    assert [outcome(reply) for reply in replies] == ["bypass"] * 4
+    assert len({reply.json()["id"] for reply in replies}) == 4
+    lane = await ask(http, dialect, "What is 17 * 23?", model="auto", more=state)
+    assert outcome(lane) == "bypass"
+    reply = await ask(http, dialect, question, model=model, more=state, cache="only")
+    assert reply.status_code == 504
+
+
 async def test_a_refusal_is_not_kept(http, script, question):
     script("refusal")
     await ask(http, "chat", question)
