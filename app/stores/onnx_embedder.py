@@ -106,20 +106,40 @@ class OnnxEmbedder:
 
     def embed_with_tokens(self, text: str) -> Embedded | TooLong:
         """Return the sentence and token vectors of one forward pass, or `TooLong`."""
-        ids: list[int] = self._tokenizer.encode(text).ids
-        if len(ids) > self.window_tokens:
-            return TooLong(len(ids), self.window_tokens)
-        row = np.array([ids], dtype=np.int64)
-        feed = {"input_ids": row, "attention_mask": np.ones_like(row)}
-        hidden: NDArray[np.float32] = self._session.run(["token_vectors"], feed)[0][0]
-        mean = hidden.mean(axis=0)
+        pieces = self.pieces(text)
+        if len(pieces) > self.window_tokens:
+            return TooLong(len(pieces), self.window_tokens)
+        hidden = self._hidden(pieces)
         inner = hidden[1:-1]
         norms = np.maximum(np.linalg.norm(inner, axis=1, keepdims=True), 1e-12)
         return Embedded(
-            (mean / max(float(np.linalg.norm(mean)), 1e-12)).astype(np.float32),
+            _mean(hidden),
             (inner / norms).astype(np.float32),
-            row[0, 1:-1],
+            np.array(pieces[1:-1], dtype=np.int64),
         )
+
+    def pieces(self, text: str) -> tuple[int, ...]:
+        """The vocabulary's ids that the encoder reads for ``text``, special ones too.
+
+        They are all that it knows of it, without case and spaces: equal pieces have one vector.
+        """
+        return tuple(self._tokenizer.encode(text).ids)
+
+    def vector_of(self, pieces: Sequence[int]) -> NDArray[np.float32]:
+        """The sentence vector of these, at most `window_tokens`."""
+        return _mean(self._hidden(pieces))
+
+    def _hidden(self, pieces: Sequence[int]) -> NDArray[np.float32]:
+        row = np.array([pieces], dtype=np.int64)
+        feed = {"input_ids": row, "attention_mask": np.ones_like(row)}
+        hidden: NDArray[np.float32] = self._session.run(["token_vectors"], feed)[0][0]
+        return hidden
+
+
+def _mean(hidden: NDArray[np.float32]) -> NDArray[np.float32]:
+    mean = hidden.mean(axis=0)
+    unit: NDArray[np.float32] = (mean / max(float(np.linalg.norm(mean)), 1e-12)).astype(np.float32)
+    return unit
 
 
 def _read_build(directory: Path) -> str:

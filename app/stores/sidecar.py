@@ -25,7 +25,6 @@ from app.errors import StoreError
 from app.stores.edge import EdgeStore
 from app.stores.moving import Older as OlderFolders
 from app.stores.onnx_embedder import EmbedderError, OnnxEmbedder
-from app.stores.onnx_embedder import TooLong as OverWindow
 from app.stores.vectors import (
     FAILED_MODEL,
     FAILED_STORE,
@@ -61,7 +60,7 @@ Asked = Recall | Nearest | Keep | Fetch | Page | Remove | RemoveWhere | Count
 """What comes from requests."""
 _IDLE_S = 20.0
 _MEMORY = 4_096
-"""Embeddings remembered: 1.5 KiB each."""
+"""Embeddings remembered, 1.5 KiB each, by what the encoder reads of a text: however it was written."""
 _MOVE_EVERY_S = 0.005
 _QUIET_S = 0.1
 """What can wait waits until nobody has asked for so long,"""
@@ -76,7 +75,7 @@ class Worker:
         """Own both from now on."""
         self._embedder, self._store = embedder, store
         self.older: OlderFolders | None = None
-        self._vectors: OrderedDict[str, bytes | TooLong] = OrderedDict()
+        self._vectors: OrderedDict[tuple[int, ...], bytes] = OrderedDict()
         self.busy_at_s = time.monotonic()
         self._spared_at_s = self.busy_at_s
 
@@ -119,17 +118,14 @@ class Worker:
                 return About(store.count(), self._embedder.build_id, tuple(store.moved_aside))
 
     def _embed(self, text: str) -> bytes | TooLong:
-        known = self._vectors.get(text)
+        pieces = self._embedder.pieces(text)
+        if len(pieces) > self._embedder.window_tokens:
+            return TooLong(len(pieces))
+        known = self._vectors.get(pieces)
         if known is not None:
-            self._vectors.move_to_end(text)
+            self._vectors.move_to_end(pieces)
             return known
-        embedded = self._embedder.embed_with_tokens(text)
-        made = (
-            TooLong(embedded.tokens)
-            if isinstance(embedded, OverWindow)
-            else embedded.vector.astype("<f4").tobytes()
-        )
-        self._vectors[text] = made
+        made = self._vectors[pieces] = self._embedder.vector_of(pieces).astype("<f4").tobytes()
         if len(self._vectors) > _MEMORY:
             self._vectors.popitem(last=False)
         return made

@@ -11,7 +11,6 @@ from app.domain.vectors import Which
 from app.stores.bringing import Bringing, Left
 from app.stores.edge import EdgeStore
 from app.stores.moving import Older
-from app.stores.onnx_embedder import Embedded, TooLong
 from app.stores.seal import Sealer
 from app.stores.sealed_vectors import SealedVectors
 from app.stores.sidecar import Worker
@@ -266,14 +265,24 @@ class _Encoder:
 
     build_id = "new:2"
 
-    def vector(self, text: str):
-        return embed(text)
+    window_tokens = 256
 
-    def embed_with_tokens(self, text: str) -> Embedded | TooLong:
-        if text == "long":
-            return TooLong(300, 256)
-        made = np.frombuffer(embed(text), "<f4")
-        return Embedded(made, made[None], np.zeros(1, np.int64))
+    def __init__(self) -> None:
+        self.embedded = []
+
+    def pieces(self, text: str) -> tuple[int, ...]:
+        return (0,) * 300 if text == "long" else tuple(text.lower().encode())
+
+    def vector_of(self, pieces: tuple[int, ...]) -> np.ndarray:
+        self.embedded.append(bytes(pieces).decode())
+        return np.frombuffer(vector(sum(pieces)), "<f4")
+
+
+def test_what_the_encoder_reads_alike_is_embedded_once(store):
+    worker = worker_over(store)
+    first, again = (worker.answer(Recall(text, "p", 1, NOW_S)) for text in ("Why so?", "why so?"))
+    assert first.vector == again.vector
+    assert worker._embedder.embedded == ["why so?"]
 
 
 def test_the_process_moves_between_requests_and_removes_from_both(kept, store):

@@ -43,6 +43,14 @@ def test_one_pass_gives_the_sentence_and_its_pieces(embedder: OnnxEmbedder):
 
 
 @needs_weights
+def test_the_pieces_alone_make_the_vector_and_do_not_tell_case_or_spaces(embedder: OnnxEmbedder):
+    pieces = embedder.pieces("How do I reset my password?")
+    assert pieces == embedder.pieces("  how do i  RESET my password?")
+    assert pieces != embedder.pieces("How do I reset my passwords?")
+    made = embedder.embed_with_tokens("How do I reset my password?")
+    assert (embedder.vector_of(pieces) == made.vector).all()
+
+
 def test_a_text_over_the_window_is_refused_and_never_cut(embedder: OnnxEmbedder):
     long = "one two three " * 200
     assert isinstance(embedder.embed_with_tokens(long), TooLong)
