@@ -26,6 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.cache_entries import mark_of
 from app.api.metrics_sum import add_up
+from app.api.sibling_streams import ask_in_turn
 
 _WITHIN_S = 1.0
 _NOT_FOUND = 404
@@ -63,6 +64,10 @@ class Siblings:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer for all workers where that makes a difference, else for this one."""
         way = None if scope["type"] != "http" or _by_socket(scope) else _way(scope)
+        if way is not None and _is_stream(scope):
+            request = _request(scope, b"")
+            await ask_in_turn(self._app, scope, receive, send, self._others(), request)
+            return
         if way is _INVALIDATION and self._shared:
             way = (
                 None  # every worker has heard of it and said so before the answer: no second round
@@ -115,6 +120,9 @@ class Siblings:
             await self._ask_all(remove, b"")
         return reply
 
+    def _others(self) -> list[Path]:
+        return [path for path in self._folder.glob("*.sock") if path != self._own]
+
     async def _ask_all(self, scope: Scope, body: bytes) -> list[Reply]:
         return [reply for reply in await self.ask_all(scope, body) if reply is not None]
 
@@ -122,8 +130,7 @@ class Siblings:
         self, scope: Scope, body: bytes, *, within_s: float = _WITHIN_S
     ) -> list[Reply | None]:
         """Every other worker's answer to the same request with ``body``; None for one that gave none."""
-        request = _request(scope, body)
-        sockets = [path for path in self._folder.glob("*.sock") if path != self._own]
+        request, sockets = _request(scope, body), self._others()
         async with asyncio.TaskGroup() as at_once:
             asked = [at_once.create_task(_ask(path, request, within_s)) for path in sockets]
         return [each.result() for each in asked]
@@ -293,13 +300,17 @@ _BELOW: dict[tuple[str, str], Way] = {
 
 def _way(scope: Scope) -> Way | None:
     method, path = scope["method"], scope["path"]
-    if path.startswith("/v1/runs/") and path.endswith("/events"):
-        return None  # a stream is not passed on: another worker's is read through Redis
     found = _EXACT.get((method, path))
     if found is None:
         below = (way for (m, p), way in _BELOW.items() if method == m and path.startswith(p))
         found = next(below, None)
     return found
+
+
+def _is_stream(scope: Scope) -> bool:
+    """Whether the answer never ends by itself, so that it is passed on and not collected."""
+    path: str = scope["path"]
+    return path.startswith("/v1/runs/") and path.endswith("/events")
 
 
 def _by_socket(scope: Scope) -> bool:

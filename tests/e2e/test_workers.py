@@ -138,3 +138,57 @@ async def test_a_run_is_found_and_cancelled_through_any_worker() -> None:
                 over = await call(gateway.url, "POST", "/v1/runs/r1/cancel")
                 assert (over.status_code, over.json()["state"]) == (200, "finished")
             assert (await call(gateway.url, "GET", "/v1/runs/nobody")).status_code == 404
+
+
+async def test_a_runs_events_are_read_on_through_any_worker_without_redis() -> None:
+    """The same events by the same ids, from the beginning and from the middle; an unknown run is a 404."""
+    async with running_simulator(SimulatorSettings(time_scale=0)) as upstream:
+        values = configuration(upstream, agents=[{"name": "desk", "model": "small"}])
+        with gateway_process(values, "--workers", str(WORKERS)) as gateway:
+            message = {"id": "m", "role": "user", "content": "hi"}
+            given = {"threadId": "t", "runId": "r2", "messages": [message]}
+            told = await call(gateway.url, "POST", "/v1/agent", given)
+            ids = re.findall(r"(?m)^id: (r2:\d+)$", told.text)
+            assert len(ids) > 3
+            for _ in range(WORKERS * 3):
+                found = await call(gateway.url, "GET", "/v1/runs/r2/events")
+                assert (found.status_code, found.headers["content-type"].split(";")[0]) == (
+                    200,
+                    "text/event-stream",
+                )
+                assert re.findall(r"(?m)^id: (r2:\d+)$", found.text) == ids
+                rest = await call(gateway.url, "GET", "/v1/runs/r2/events?starting_after=2")
+                assert re.findall(r"(?m)^id: (r2:\d+)$", rest.text) == ids[2:]
+            assert (await call(gateway.url, "GET", "/v1/runs/nobody/events")).status_code == 404
+
+
+async def test_a_live_runs_events_pass_through_another_worker_until_it_is_cancelled() -> None:
+    async with running_simulator(SimulatorSettings(time_scale=50)) as upstream:
+        values = configuration(upstream, agents=[{"name": "desk", "model": "small"}])
+        with gateway_process(values, "--workers", str(WORKERS)) as gateway:
+            message = {"id": "m", "role": "user", "content": "hi"}
+            given = {"threadId": "t", "runId": "r3", "messages": [message]}
+            given["forwardedProps"] = {"on_disconnect": "detach"}
+            async with (
+                httpx.AsyncClient(base_url=gateway.url, timeout=20) as client,
+                client.stream("POST", "/v1/agent", json=given) as begun,
+            ):
+                await anext(begun.aiter_bytes())  # it has begun; then this client leaves
+            for _ in range(WORKERS * 2):  # one reader after another leaves: the run goes on
+                async with (
+                    httpx.AsyncClient(base_url=gateway.url, timeout=20) as client,
+                    client.stream("GET", "/v1/runs/r3/events") as reading,
+                ):
+                    assert reading.status_code == 200
+                    assert b"RUN_STARTED" in await anext(reading.aiter_bytes())
+            assert (await call(gateway.url, "GET", "/v1/runs/r3")).json()["state"] == "running"
+            async with (
+                httpx.AsyncClient(base_url=gateway.url, timeout=20) as client,
+                client.stream("GET", "/v1/runs/r3/events") as reading,
+            ):
+                seen = b""
+                async for data in reading.aiter_bytes():
+                    if not seen:
+                        await call(gateway.url, "POST", "/v1/runs/r3/cancel")
+                    seen += data
+            assert b"cancelled" in seen
