@@ -26,7 +26,7 @@ from app.domain.usage import Usage
 from app.errors import GatewayError
 from app.pipeline.gateway import Gateway, Turn
 from app.pipeline.remember import keep
-from app.pipeline.turn import go_on
+from app.pipeline.turn import go_on, race_on
 from app.providers.wire import Begin, Begun, WireProvider, forwarded
 from app.routing.gate import Gate
 from app.routing.load import Deployment
@@ -90,7 +90,7 @@ class Asked(keep):
     instants: tuple[int, int, int]
     """When it came, and when the look into the cache began and ended; nanoseconds."""
     _exchange: Exchange
-    _handed_over = False
+    _handed_over = _races = False
     _response: TurnResponse | None = None
     """What took over."""
     _leader: object = None
@@ -256,6 +256,11 @@ class Asked(keep):
         if self._outlet.abort is not None:
             self._outlet.abort()
 
+    def race(self) -> None:
+        """Look for an answer to other words beside the upstream, which has the request already."""
+        self._races = True
+        self._hand_over()
+
     def cancel(self, msg: object = None) -> None:
         """Stop: the server ends, say. As a task's."""
         # Not now: whoever cancels may be walking through the set that this stands in.
@@ -308,7 +313,7 @@ class Asked(keep):
         """Tell who goes on of what went out already: nothing."""
 
     async def _rest(self, request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit) -> None:
-        await go_on(self, request, gateway, turn, emit)
+        await (race_on if self._races else go_on)(self, request, gateway, turn, emit)
 
     def _asked(self) -> ChatRequest:
         raw: bytes = self._outlet.body  # type: ignore[assignment]

@@ -123,9 +123,10 @@ class StraightWay:
             times = new(CacheAlone, (started_ns, cache_ns, looked_ns - cache_ns))
             return self._tell(entry, plan, outlet, request_id, times) and self._mark(raw, plan, key)
         meaning = gateway.meaning
-        if (meaning is not None and meaning.has_opened(plan.route)) or gateway.flights.running(
-            key
-        ) is not None:
+        looks = meaning is not None and meaning.looks(plan.route)
+        if looks and not meaning.races(plan.tenant):  # type: ignore[union-attr]
+            return False
+        if gateway.flights.running(key) is not None:
             return False
         wants_usage = stream and not usage_shown and self.may_ask_for_usage
         body = raw if plan.same and not wants_usage else splice_plain(raw, plan.fields, wants_usage)
@@ -146,6 +147,8 @@ class StraightWay:
             gate.leave(first_s=None, took_s=0.0, overloaded=False, ok=False)
             return False
         asked.begin(exchange)
+        if looks:
+            asked.race()
         return True
 
     def _mark(self, raw: bytes, plan: Plan, key: bytes) -> bool:

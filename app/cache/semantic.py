@@ -147,6 +147,13 @@ class SemanticCache:
 
     # ---------------------------------------------------------------- on the request's path
 
+    def rests(self) -> bool:
+        """Whether nothing is looked up for a while, as several were late; counted as another one."""
+        if self._clock() >= self._rest_until_s:
+            return False
+        self._on_look("late")
+        return True
+
     async def look(self, asked: Asked) -> Look:
         """Look for an answer that may be served, for at most the budget; never raises."""
         found = await self._look(asked)

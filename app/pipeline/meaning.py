@@ -135,7 +135,13 @@ class Meaning:
         return tenant in self._race_for or "*" in self._race_for
 
     async def look(self, key: bytes, request: ChatRequest, turn: Turn) -> Looked | None:
-        """Look for an answer to another wording; None where that is out of the question."""
+        """Look for an answer to another wording; None where that is out of the question.
+
+        While look-ups rest, the request need not even be judged.
+        """
+        if self.cache.rests():
+            turn.cache_reason = "late"
+            return None
         with turn.timeline.stage("classifier"):
             view = self._codecs[request.dialect].view(request.body)
             if turn.classification is None:
@@ -242,6 +248,10 @@ class Meaning:
         """As ``is_open``, by the route's name."""
         found = self._routes.get(route)
         return found is not None and found.state.threshold is not None
+
+    def looks(self, route: str) -> bool:
+        """Whether a question of that route is looked up now: it is open, and look-ups do not rest."""
+        return self.has_opened(route) and not self.cache.rests()
 
     def question_of(
         self, key: bytes, request: ChatRequest, scope: CacheScope

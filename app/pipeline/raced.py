@@ -36,37 +36,48 @@ async def answer_by_the_first(  # noqa: PLR0917 - what every way to an answer ne
     Gives what the look-up saw, if it came to that. Raises what the model raised where neither answers.
     Cancelled: both are over when it returns.
     """
-    meaning = gateway.meaning
+    with keep(key, request, gateway, turn) as led:
+        return await run_race((key, ask), request, gateway, turn, led.recording(emit))
+
+
+async def run_race(
+    asked: tuple[bytes, Ask], request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit
+) -> Looked | None:
+    """As ``answer_by_the_first``, for whoever leads the request's flight and records what ``emit`` is told.
+
+    ``asked``: the request's key, and how its model is asked.
+    """
+    (key, ask), meaning = asked, gateway.meaning
     assert meaning is not None  # noqa: S101 - whoever asks for a race has asked its settings
     looked: Looked | None = None
-    with keep(key, request, gateway, turn) as led:
-        sides = {_LOOK: copy.copy(turn), _MODEL: copy.copy(turn)}
+    sides = {_LOOK: copy.copy(turn), _MODEL: copy.copy(turn)}
+    sides[_LOOK].begun, sides[_LOOK].begun_ns = None, 0
 
-        def answers(winner: object) -> None:
-            vars(turn).update(vars(sides[str(winner)]))
+    def answers(winner: object) -> None:
+        vars(turn).update(vars(sides[str(winner)]))
 
-        race = Race(led.recording(emit), answers)
+    race = Race(emit, answers)
 
-        async def look(lane: Emit) -> None:
-            nonlocal looked
-            looked = await _told(meaning, key, request, gateway, sides[_LOOK], lane)
+    async def look(lane: Emit) -> None:
+        nonlocal looked
+        looked = await _told(meaning, key, request, gateway, sides[_LOOK], lane)
 
-        # The model first: it is on its way before the question is judged, which takes half a millisecond.
-        second = race.enter(_MODEL, lambda lane: ask(request, gateway, sides[_MODEL], lane))
-        first = race.enter(_LOOK, look)
-        try:
-            await until_decided(race, first, second)
-            winner = _LOOK if race.winner == _LOOK else _MODEL
-            await (first if winner == _LOOK else second)
-        finally:
-            await race.close()
-            if race.winner != _LOOK:
-                vars(turn).update(vars(sides[_MODEL]))
-        if winner == _LOOK:
-            turn.attempts = sides[_MODEL].attempts
-            call = sides[_MODEL].call
-            turn.cost_usd += sides[_MODEL].cost_usd or (prompt_usd(call) if call else 0.0)
-        meaning.on_race(winner)
+    # The model first: it is on its way before the question is judged, which takes half a millisecond.
+    second = race.enter(_MODEL, lambda lane: ask(request, gateway, sides[_MODEL], lane))
+    first = race.enter(_LOOK, look)
+    try:
+        await until_decided(race, first, second)
+        winner = _LOOK if race.winner == _LOOK else _MODEL
+        await (first if winner == _LOOK else second)
+    finally:
+        await race.close()
+        if race.winner != _LOOK:
+            vars(turn).update(vars(sides[_MODEL]))
+    if winner == _LOOK:
+        turn.attempts = sides[_MODEL].attempts
+        call = sides[_MODEL].call
+        turn.cost_usd += sides[_MODEL].cost_usd or (prompt_usd(call) if call else 0.0)
+    meaning.on_race(winner)
     return looked
 
 

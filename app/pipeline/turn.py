@@ -27,7 +27,7 @@ from app.pipeline.choose import choose
 from app.pipeline.converse import converse
 from app.pipeline.escalation import converse_or_escalate
 from app.pipeline.gateway import Gateway, Turn
-from app.pipeline.raced import Ask, answer_by_the_first
+from app.pipeline.raced import Ask, answer_by_the_first, run_race
 from app.pipeline.remember import follow, joinable, keep, may_serve, tell
 from app.pipeline.shared_flight import answer_shared, look_shared
 from app.pipeline.skeletons import draft_for, fill_or_ask
@@ -116,6 +116,19 @@ async def go_on(led: keep, request: ChatRequest, gateway: Gateway, turn: Turn, e
         await _ask(asked, request, gateway, turn, led.recording(emit))
     if gateway.meaning is not None:
         gateway.meaning.remember(led.key, request, gateway, turn, None)
+
+
+async def race_on(
+    led: keep, request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit
+) -> None:
+    """As ``go_on``, while an answer to other words of the same meaning is looked for."""
+    turn.cache_reason = "absent"
+    led.adopt(request, turn)
+    with led:
+        ask = partial(_ask, (gateway.models[request.model], None))
+        looked = await run_race((led.key, ask), request, gateway, turn, led.recording(emit))
+    if gateway.meaning is not None:
+        gateway.meaning.remember(led.key, request, gateway, turn, looked)
 
 
 async def _told_by_a_lane(view: PromptView, gateway: Gateway, turn: Turn, emit: Emit) -> bool:

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import httpx2
 import pytest
 
+from app.api import asked
 from tests.e2e.semantic.conftest import PATIENCE_S, PLAIN, Semantic, TopicModel
 from tests.support.gateway import configuration, running_gateway
 from tests.support.tool_server import Asked, tool_server
@@ -95,6 +96,67 @@ async def test_the_model_answers_while_the_look_up_hangs_and_its_answer_is_kept(
         trace = (await semantic.http.get(f"/v1/traces/{reply.headers['x-request-id']}")).json()
         assert trace["model"] == "small"
         assert trace["usage"]["output_tokens"] == 7
+
+
+@pytest.fixture
+def raced(monkeypatch) -> list[asked.Asked]:
+    """The requests that raced from the straight way."""
+    seen: list[asked.Asked] = []
+    race = asked.Asked.race
+
+    def watched(self: asked.Asked) -> None:
+        seen.append(self)
+        race(self)
+
+    monkeypatch.setattr(asked.Asked, "race", watched)
+    return seen
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_ordinary_request_reaches_its_model_before_anything_is_looked_up(raced, stream):
+    """Its bytes are with the upstream when its race begins; both may win as on the general way."""
+    async with racing(["*"]) as semantic:
+        assert outcome(await semantic.ask(CAPITAL)) == "miss"
+        await learned(semantic)
+        raced.clear()
+        body = {"model": "small", "stream": stream}
+        path = "/v1/chat/completions"
+        for text in ("Which capital is the coldest?", "Which capital is the oldest of all?"):
+            question = {**body, "messages": [{"role": "user", "content": text}]}
+            reply = await semantic.http.post(path, json=question)
+            assert outcome(reply) == "miss"
+            assert b"Paris." in reply.content
+            assert reply.content.endswith(b"data: [DONE]\n\n") is stream
+        assert len(raced) == 2
+        assert all(each._exchange.queued_ns for each in raced)
+        semantic.model.is_silent = True
+        question = {**body, "messages": [{"role": "user", "content": REWORDED}]}
+        reply = await semantic.http.post(path, json=question)
+        assert outcome(reply) == "semantic"
+        assert b"Paris." in reply.content
+        await asyncio.wait_for(semantic.model.left.wait(), PATIENCE_S)
+        assert len(raced) == 3
+        in_flight = semantic.running.context.edge.in_flight.now
+        assert in_flight == 0
+        provider = semantic.running.context.edge.gateway.providers["local"]
+        assert provider.gate.in_use == 0
+        text = (await semantic.http.get("/metrics")).text
+        assert 'slipstream_semantic_races_total{winner="look"} 1.0' in text
+
+
+async def test_while_look_ups_rest_an_ordinary_request_neither_waits_nor_races(raced):
+    async with racing(["*"]) as semantic:
+        assert outcome(await semantic.ask(CAPITAL)) == "miss"
+        await learned(semantic)
+        raced.clear()
+        cache = semantic.meaning.cache
+        cache._rest_until_s = cache._clock() + 3_600
+        for number in range(2):
+            question = f"Which capital has number {number} of the list?"
+            assert outcome(await semantic.ask(question)) == "miss"
+        assert not raced
+        late = 'slipstream_semantic_looks_total{outcome="late"} 2.0'
+        assert late in (await semantic.http.get("/metrics")).text
 
 
 async def test_who_does_not_pay_for_it_waits_for_the_look_up():
