@@ -116,8 +116,11 @@ def learn(
 ) -> Head | None:
     """The head at the beginning of ``data`` as the parser read it; None if it is not to be remembered.
 
-    Only for HTTP/1.1 on a connection that stays open; header names in lower case.
+    Only for a POST (which is what an endpoint takes a known request for) of HTTP/1.1 on a connection that
+    stays open; header names in lower case.
     """
+    if method != b"POST":
+        return None
     begin = end = 0
     line = b"%s %s HTTP/1.1\r\n" % (method, url)
     printed = [line]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from urllib.parse import urlsplit
 
 import pytest
@@ -155,6 +156,22 @@ async def test_another_verb_is_a_405_that_says_which_is_right(http, dialect, met
     assert reply.status_code == 405
     assert reply.headers["allow"] == "POST"
     assert "POST" in told(reply, dialect)[0]
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+async def test_another_verb_stays_one_however_often_a_connection_says_it(gateway, method):
+    """From the second like one on its head was known, and taken for a POST."""
+    url = urlsplit(gateway.url)
+    reader, writer = await asyncio.open_connection(url.hostname, url.port)
+    body = json.dumps(body_of("chat", "small", "Hi")).encode()
+    head = f"{method} {PATHS['chat']} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+    async with asyncio.timeout(PATIENCE_S):
+        for _ in range(3):
+            writer.write(head.encode() + body)
+            told = await reader.readuntil(b"\r\n\r\n")
+            assert told.startswith(b"HTTP/1.1 405 ")
+            await reader.readexactly(int(told.split(b"content-length: ")[1].split(b"\r\n")[0]))
+    writer.close()
 
 
 @pytest.mark.parametrize(
