@@ -82,6 +82,9 @@ _TREES = GbdtParams(
     feature_share=0.5,
 )
 _CHANCE = 0.5
+_ISOTONIC_SHARE = (
+    0.75  # of the calibration; that which errs least on the build half of the public pairs
+)
 _FOLDS = 3
 _TREES_FROM = 1_000
 _HOLDOUT_FROM = 3_000
@@ -171,7 +174,8 @@ class GainHead:
         if self.lower_bound < _CHANCE:
             return before
         gain = _blend(self._gain(point, margin), margin, self.labels)
-        stated = 0.5 * (self.calibration.predict_one(gain) + self.line.at(gain))
+        line = self.line.at(gain)
+        stated = line + _ISOTONIC_SHARE * (self.calibration.predict_one(gain) - line)
         return _blend(stated, before, self.labels, 1.0)
 
 
@@ -180,7 +184,7 @@ class Line:
     """P(gain > 0) as a straight line of the score.
 
     Isotonic calibration pools what it cannot part, and within a pool the prior alone would order
-    the prompts; half of a line keeps the order that the head gives them.
+    the prompts; a quarter of a line keeps the order that the head gives them.
     """
 
     level: float
@@ -246,11 +250,11 @@ def fit_head(
 
     `gains`: quality of the powerful minus the fast answer, -1..1. `weights`: inverse propensities.
     """
-    gain = np.array(gains, dtype=np.float64)
-    if len(gain) < MIN_LABELS or not np.ptp(gain):
+    table = _Table.of(points, gains, weights)
+    if table is None:
         return None
-    table = _Table.of(points, gain, np.ones(len(gain)) if weights is None else np.array(weights))
     out_of_fold, trees = _out_of_fold(table, seed)
+    gain = table.gain
     everything = np.arange(len(gain))
     if trees is None:
         parts = _fit(table, everything, seed, len(gain))
@@ -271,6 +275,25 @@ def fit_head(
     )
 
 
+def fit_like(
+    head: GainHead,
+    points: Sequence[Point],
+    gains: Sequence[float],
+    weights: Sequence[float] | None = None,
+) -> GainHead | None:
+    """Fit a head as `fit_head` does, and give it the calibration of `head`: a quarter of the work, for one
+    that only has to rank.
+    """
+    table = _Table.of(points, gains, weights)
+    if table is None:
+        return None
+    labels = len(table.gain)
+    parts = _fit(table, np.arange(labels), 0, labels)
+    return replace(
+        head, labels=labels, linear=parts.linear, trees=parts.trees, trees_share=parts.share
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class _Table:
     """The examples as arrays; `margin` is the prior's."""
@@ -283,7 +306,17 @@ class _Table:
     weight: Floats
 
     @classmethod
-    def of(cls, points: Sequence[Point], gain: Floats, weight: Floats) -> _Table:
+    def of(
+        cls,
+        points: Sequence[Point],
+        gains: Sequence[float],
+        weights: Sequence[float] | None,
+    ) -> _Table | None:
+        """None where there is too little, or nothing, to learn."""
+        gain = np.array(gains, dtype=np.float64)
+        if len(gain) < MIN_LABELS or not np.ptp(gain):
+            return None
+        weight = np.ones(len(gain)) if weights is None else np.array(weights, dtype=np.float64)
         margin = np.array([prior_margin(point.dense) for point in points])
         dense = np.array([point.dense for point in points])
         rows = zip(points, margin.tolist(), strict=True)

@@ -15,7 +15,7 @@ from dataclasses import asdict
 import numpy as np
 
 from app.classify.calibration import apgr
-from app.classify.complexity import GainHead, Point, fit_head, score
+from app.classify.complexity import GainHead, Point, fit_head, fit_like, score
 from app.classify.head_archive import head_from_bytes, head_to_bytes
 from app.classify.labels import SavedLabel, from_bytes, to_bytes
 from app.learn.fit_process import FitProcess, answer_once
@@ -27,7 +27,7 @@ _LENGTH = 8
 
 def new_learner() -> RouterLearner[Point, GainHead]:
     """A learner of gain heads."""
-    return RouterLearner(_fit, score, _judge)
+    return RouterLearner(_fit, score, _judge, _fit_like)
 
 
 class RouteRefit:
@@ -97,6 +97,15 @@ def _report(data: bytes) -> RefitReport:
 
 def _fit(labels: Sequence[Label[Point]]) -> GainHead | None:
     return fit_head(
+        [label.features for label in labels],
+        [label.gain for label in labels],
+        [label.weight for label in labels],
+    )
+
+
+def _fit_like(head: GainHead, labels: Sequence[Label[Point]]) -> GainHead | None:
+    return fit_like(
+        head,
         [label.features for label in labels],
         [label.gain for label in labels],
         [label.weight for label in labels],

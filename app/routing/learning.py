@@ -181,11 +181,13 @@ class RouterLearner(Generic[X, H]):
         fit: Callable[[Sequence[Label[X]]], H | None],
         rank: Callable[[H | None, X], float],
         judge: Callable[[Sequence[float], Sequence[float], Sequence[float]], float],
+        fit_like: Callable[[H, Sequence[Label[X]]], H | None] | None = None,
     ) -> None:
         """`fit`: labels to a head, None when there is nothing to learn. `rank`: score by a head, by
-        the prior for None. `judge`: APGR of (scores, gains, weights).
+        the prior for None. `judge`: APGR of (scores, gains, weights). `fit_like`: labels to a head that
+        takes from another what need not be fitted anew to rank; `fit` if there is none.
         """
-        self._fit, self._rank, self._judge = fit, rank, judge
+        self._fit, self._rank, self._judge, self._fit_like = fit, rank, judge, fit_like
         self.labels: deque[Label[X]] = deque(maxlen=MAX_LABELS)
         self.champion: H | None = None
         self.reports: deque[RefitReport] = deque(maxlen=100)
@@ -235,7 +237,8 @@ class RouterLearner(Generic[X, H]):
         if challenger is None:
             return None
         held = min(_JUDGED_LABELS, len(labels) // 4)
-        rival = self._fit(labels[max(0, len(labels) - held - _RIVAL_LABELS) : len(labels) - held])
+        older = labels[max(0, len(labels) - held - _RIVAL_LABELS) : len(labels) - held]
+        rival = self._fit(older) if self._fit_like is None else self._fit_like(challenger, older)
         newest = labels[len(labels) - held :]
         before = self._contest(champion, newest)
         after = self._contest(rival if rival is not None else challenger, newest)
