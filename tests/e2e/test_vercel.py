@@ -66,6 +66,16 @@ async def test_an_answer_that_was_cut_says_so(told, way, model):
     assert told[f"{way} {model} cut"] == {"finishReason": "length"}
 
 
+async def test_a_picture_is_taken(told, way, model):
+    said = told[f"{way} {model} picture"]
+    assert "What is on it?" in said.get("text", ""), said
+
+
+async def test_a_stream_may_be_left(told, way, model):
+    said = told[f"{way} {model} aborted"]
+    assert said.get("pieces", 0) >= 2, said
+
+
 async def test_an_unknown_model_is_the_packages_own_error(told, way, model):
     said = told[f"{way} {model} unknownModel"]
     assert (said.get("name"), said.get("status")) == ("AI_APICallError", 404), said

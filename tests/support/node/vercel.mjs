@@ -33,6 +33,7 @@ const schema = jsonSchema({
   required: ['title', 'count'],
   additionalProperties: false,
 })
+const picture = 'bm90IHJlYWxseSBhIHBpY3R1cmU='
 const toolQuestion = 'What is the state of INC-4821, and may u-123 close it?'
 
 // No retries: the gateway's answer is what is tested. Errors of a stream would otherwise only be printed.
@@ -77,6 +78,20 @@ const tasks = {
   },
   async cut(model) {
     return { finishReason: (await generateText({ ...common, model, prompt: 'Hi', maxOutputTokens: 16 })).finishReason }
+  },
+  async picture(model) {
+    const content = [{ type: 'text', text: 'What is on it?' }, { type: 'file', mediaType: 'image/png', data: picture }]
+    return { text: (await generateText({ ...common, model, messages: [{ role: 'user', content }] })).text }
+  },
+  async aborted(model) {
+    const controller = new AbortController()
+    const result = streamText({ ...common, model, prompt: 'What is TCP?', abortSignal: controller.signal })
+    let pieces = 0
+    for await (const part of result.fullStream) {
+      if (part.type === 'abort') return { pieces }
+      if (part.type === 'text-delta' && ++pieces === 2) controller.abort()
+    }
+    return { failed: 'it went on to its end' }
   },
   async unknownModel(_, way) {
     try {
