@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
-from collections.abc import AsyncIterator
-
 import anthropic
 import httpx2
 import openai
@@ -15,11 +12,9 @@ from app.providers.simulator import SimulatorSettings, built_in_profiles, runnin
 from app.providers.simulator.clock import Script
 from app.providers.simulator.profile import SIM_POWERFUL
 from app.providers.simulator.prompt_cache import CacheUse
+from tests.support.plain_http import NO_TLS
 
 pytestmark = pytest.mark.anyio
-
-NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-"""Loopback speaks plain HTTP; loading the list of authorities would cost 100 ms a client."""
 
 LONG = "All work is measured against the same short list of plain rules. " * 100
 """About 1,600 tokens, above the minimum of 1,024."""
@@ -32,31 +27,6 @@ def user(text):
 
 def text(words, *, mark=None):
     return {"type": "text", "text": words} | ({"cache_control": mark} if mark else {})
-
-
-@pytest.fixture
-async def base_url() -> AsyncIterator[str]:
-    async with running_simulator(SimulatorSettings(time_scale=0)) as url:
-        yield url
-
-
-@pytest.fixture
-async def chat(base_url) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(
-        base_url=f"{base_url}/v1",
-        api_key="x",
-        max_retries=0,
-        http_client=httpx2.AsyncClient(verify=NO_TLS),
-    ) as client:
-        yield client
-
-
-@pytest.fixture
-async def claude(base_url) -> AsyncIterator[anthropic.AsyncAnthropic]:
-    async with anthropic.AsyncAnthropic(
-        base_url=base_url, api_key="x", max_retries=0, http_client=httpx2.AsyncClient(verify=NO_TLS)
-    ) as client:
-        yield client
 
 
 async def ask_claude(claude, **body):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import ssl
-from collections.abc import AsyncIterator
 
 import anthropic
 import httpx2
@@ -16,39 +14,18 @@ from openai import AsyncOpenAI
 
 from app.providers.simulator import SimulatorSettings, expected_answer, running_simulator
 from app.providers.simulator.profile import built_in_profiles
+from tests.e2e.conversations import (
+    CHAT_TOOLS,
+    EXPECTED_CALLS,
+    MESSAGES_TOOLS,
+    RESPONSES_TOOLS,
+    TOOL_QUESTION,
+    user,
+)
+from tests.support.plain_http import NO_TLS
 
 pytestmark = pytest.mark.anyio
 
-NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-"""Loopback speaks plain HTTP; loading the list of authorities would cost 100 ms a client."""
-
-QUESTION = "What is the state of INC-4821, and may u-123 close it?"
-FUNCTIONS = [
-    {
-        "name": "get_ticket",
-        "description": "Look up the state of a support ticket.",
-        "parameters": {
-            "type": "object",
-            "properties": {"ticket_id": {"type": "string"}},
-            "required": ["ticket_id"],
-        },
-    },
-    {
-        "name": "check_permissions",
-        "description": "Say what a user may do.",
-        "parameters": {
-            "type": "object",
-            "properties": {"user_id": {"type": "string"}},
-            "required": ["user_id"],
-        },
-    },
-]
-CHAT_TOOLS = [{"type": "function", "function": f} for f in FUNCTIONS]
-RESPONSES_TOOLS = [{"type": "function", "strict": False, **f} for f in FUNCTIONS]
-MESSAGES_TOOLS = [
-    {"name": f["name"], "description": f["description"], "input_schema": f["parameters"]}
-    for f in FUNCTIONS
-]
 SCHEMA = {
     "type": "object",
     "properties": {
@@ -67,39 +44,6 @@ SCHEMA = {
         }
     },
 }
-EXPECTED_CALLS = [
-    ("get_ticket", {"ticket_id": "INC-4821"}),
-    ("check_permissions", {"user_id": "u-123"}),
-]
-
-
-def user(text):
-    return [{"role": "user", "content": text}]
-
-
-@pytest.fixture
-async def base_url() -> AsyncIterator[str]:
-    async with running_simulator(SimulatorSettings(time_scale=0, keep_requests=5)) as url:
-        yield url
-
-
-@pytest.fixture
-async def chat(base_url) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(
-        base_url=f"{base_url}/v1",
-        api_key="x",
-        max_retries=0,
-        http_client=httpx2.AsyncClient(verify=NO_TLS),
-    ) as client:
-        yield client
-
-
-@pytest.fixture
-async def claude(base_url) -> AsyncIterator[anthropic.AsyncAnthropic]:
-    async with anthropic.AsyncAnthropic(
-        base_url=base_url, api_key="x", max_retries=0, http_client=httpx2.AsyncClient(verify=NO_TLS)
-    ) as client:
-        yield client
 
 
 async def test_all_three_dialects_give_one_conversation_one_answer(chat, claude):
@@ -176,7 +120,7 @@ async def test_reasoning_effort_costs_reasoning_tokens(chat):
 
 
 async def test_chat_calls_tools_in_parallel_and_quotes_their_results(chat):
-    body = {"model": "sim-fast", "messages": user(QUESTION), "tools": CHAT_TOOLS}
+    body = {"model": "sim-fast", "messages": user(TOOL_QUESTION), "tools": CHAT_TOOLS}
     async with chat.chat.completions.stream(**body) as stream:
         final = await stream.get_final_completion()
     message = final.choices[0].message
@@ -190,7 +134,10 @@ async def test_chat_calls_tools_in_parallel_and_quotes_their_results(chat):
         for i, call in enumerate(calls)
     ]
     answer = await chat.chat.completions.create(
-        **{**body, "messages": [*user(QUESTION), whole.model_dump(exclude_none=True), *results]}
+        **{
+            **body,
+            "messages": [*user(TOOL_QUESTION), whole.model_dump(exclude_none=True), *results],
+        }
     )
     text = answer.choices[0].message.content
     assert "get_ticket says: result 0." in text
@@ -213,7 +160,7 @@ async def test_chat_calls_tools_in_parallel_and_quotes_their_results(chat):
 async def test_chat_tool_choice_is_honoured(chat, choice, parallel, names):
     answer = await chat.chat.completions.create(
         model="sim-fast",
-        messages=user(QUESTION),
+        messages=user(TOOL_QUESTION),
         tools=CHAT_TOOLS,
         tool_choice=choice,
         parallel_tool_calls=parallel,
@@ -240,11 +187,13 @@ async def test_responses_stream_reasoning_text_and_usage_in_order(chat):
 
 
 async def test_responses_call_tools_and_continue_by_id(chat):
-    first = await chat.responses.create(model="sim-fast", input=QUESTION, tools=RESPONSES_TOOLS)
+    first = await chat.responses.create(
+        model="sim-fast", input=TOOL_QUESTION, tools=RESPONSES_TOOLS
+    )
     calls = [item for item in first.output if item.type == "function_call"]
     assert [(c.name, orjson.loads(c.arguments)) for c in calls] == EXPECTED_CALLS
     async with chat.responses.stream(
-        model="sim-fast", input=QUESTION, tools=RESPONSES_TOOLS
+        model="sim-fast", input=TOOL_QUESTION, tools=RESPONSES_TOOLS
     ) as stream:
         done = [e async for e in stream if e.type == "response.function_call_arguments.done"]
     assert [orjson.loads(e.arguments) for e in done] == [
@@ -300,7 +249,7 @@ async def test_messages_stream_thinking_with_its_signature_then_text(claude):
 
 async def test_messages_call_tools_and_quote_results(claude):
     body = {"model": "sim-fast", "max_tokens": 500, "tools": MESSAGES_TOOLS}
-    async with claude.messages.stream(**body, messages=user(QUESTION)) as stream:
+    async with claude.messages.stream(**body, messages=user(TOOL_QUESTION)) as stream:
         final = await stream.get_final_message()
     assert final.stop_reason == "tool_use"
     assert [(block.name, block.input) for block in final.content] == EXPECTED_CALLS
@@ -308,14 +257,14 @@ async def test_messages_call_tools_and_quote_results(claude):
         {"type": "tool_result", "tool_use_id": block.id, "content": f"result {i}"}
         for i, block in enumerate(final.content)
     ]
-    history = [*user(QUESTION), {"role": "assistant", "content": final.content}]
+    history = [*user(TOOL_QUESTION), {"role": "assistant", "content": final.content}]
     answer = await claude.messages.create(
         **body, messages=[*history, {"role": "user", "content": results}]
     )
     assert "get_ticket says: result 0." in answer.content[0].text
     single = await claude.messages.create(
         **body,
-        messages=user(QUESTION),
+        messages=user(TOOL_QUESTION),
         tool_choice={"type": "any", "disable_parallel_tool_use": True},
     )
     assert len(single.content) == 1

@@ -7,7 +7,6 @@ headers of their own.
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import AsyncIterator
 
 import httpx2
@@ -19,9 +18,7 @@ from app.providers.simulator import RunningSimulator, SimulatorSettings
 from tests.e2e.asking import Asker
 from tests.e2e.conversations import THINKER
 from tests.support.gateway import Running, configuration, running_gateway
-
-NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-"""Loopback speaks plain HTTP; loading the list of authorities would cost 100 ms a client."""
+from tests.support.plain_http import NO_TLS
 
 ASK_THE_MODEL = {"x-slipstream-cache": "refresh"}
 
