@@ -103,7 +103,7 @@ def asked_of(text: str) -> Asked:
     return Asked(key[:16].hex(), partition, _ROUTE, text, "t", time.time())
 
 
-class _Model:
+class Model:
     """Answers what the cache does not, and tells the route: outside of what is timed."""
 
     def __init__(self, state: RouteState, answers: dict[str, str]) -> None:
@@ -119,6 +119,14 @@ class _Model:
             self.wrong += look.hit[1].group != answer
         elif look.query is not None and look.decision is not None:
             self._state.learn(look.query, answer, look.decision, at_s=time.time())
+
+    def check(self, asked: int) -> None:
+        """Raise ``FewHitsError`` where what was timed were mostly no hits."""
+        if 100 * self.hits < _LEAST_HITS * asked:
+            raise FewHitsError(
+                f"{self.hits} of {asked} decisions were hits: {_LEAST_HITS:g} % are needed for the times to"
+                " be those of hits"
+            )
 
 
 async def _measure(folder: Path, size: int, state: RouteState, answers: dict[str, str]) -> _Asked:
@@ -138,10 +146,10 @@ async def _measure(folder: Path, size: int, state: RouteState, answers: dict[str
     try:
         await process.there.wait()
         pid = process.pid or 0
-        warming = _Model(state, {f"so {text}": answers[text] for text in texts[:_PER_S]})
+        warming = Model(state, {f"so {text}": answers[text] for text in texts[:_PER_S]})
         for text in texts[:_PER_S]:  # the first searches read the index from disk
             warming.settle(f"so {text}", await cache.look(asked_of(f"so {text}")))
-        model = _Model(state, answers)
+        model = Model(state, answers)
         cpu_ns, own_ns = machine.cpu_ns({pid}), time.process_time_ns()
         for start in range(0, len(texts), _PER_S):
             second, ok = await _second(cache, pid, texts[start : start + _PER_S], model)
@@ -152,17 +160,13 @@ async def _measure(folder: Path, size: int, state: RouteState, answers: dict[str
         rss_mib = _rss_mib(pid)
     finally:
         await process.aclose()
-    if 100 * model.hits < _LEAST_HITS * len(texts):
-        raise FewHitsError(
-            f"{model.hits} of {len(texts)} decisions were hits: {_LEAST_HITS:g} % are needed for the times"
-            " to be those of hits"
-        )
+    model.check(len(texts))
     late = sum(ms > 1e3 * BUDGET_S for second in took for ms in second)
     return _Asked(took, quiet, late, model.hits, model.wrong, own_ms, cpu_ms, rss_mib)
 
 
 async def _second(
-    cache: SemanticCache, pid: int, texts: list[str], model: _Model
+    cache: SemanticCache, pid: int, texts: list[str], model: Model
 ) -> tuple[list[float], bool]:
     """A second's decisions, begun at their times; milliseconds each, and whether others kept quiet."""
     took: list[float] = []
