@@ -20,6 +20,7 @@ import os
 import sys
 import tempfile
 import time
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -110,10 +111,12 @@ class Model:
         """``answers``: the group of each text's answer."""
         self._state, self._answers = state, answers
         self.hits, self.wrong = 0, 0
+        self._words: Counter[str] = Counter()
 
     def settle(self, text: str, look: Look) -> None:
         """Count a hit, or learn."""
         answer = self._answers[text]
+        self._words[look.word] += 1
         if look.hit is not None:
             self.hits += 1
             self.wrong += look.hit[1].group != answer
@@ -125,7 +128,7 @@ class Model:
         if 100 * self.hits < _LEAST_HITS * asked:
             raise FewHitsError(
                 f"{self.hits} of {asked} decisions were hits: {_LEAST_HITS:g} % are needed for the times to"
-                " be those of hits"
+                f" be those of hits; they were {dict(self._words)}"
             )
 
 
