@@ -86,7 +86,8 @@ def _vendors(head: bytes) -> bytes:
 class Asked(keep):
     """One request whose upstream is being asked: its flight, and what hears of the answer."""
 
-    plain: PlainRequest
+    reading: PlainRequest | None = None
+    """The body as it was read; None where it was known without."""
     instants: tuple[int, int, int]
     """When it came, and when the look into the cache began and ended; nanoseconds."""
     _exchange: Exchange
@@ -318,6 +319,13 @@ class Asked(keep):
     def _asked(self) -> ChatRequest:
         raw: bytes = self._outlet.body  # type: ignore[assignment]
         return plain_request(self.dialect, self.plain, raw, self._way.said)
+
+    @property
+    def plain(self) -> PlainRequest:
+        """The request's reading; the body is read for it if it was not."""
+        if self.reading is None:
+            self.reading = self._way.codec.plain(self._outlet.body)  # type: ignore[arg-type]
+        return self.reading  # type: ignore[return-value]  # the same as the body that was learned from
 
     def _turn_now(self) -> Turn:
         """The turn as the general way would have it at this point."""

@@ -149,7 +149,7 @@ class Inference:
 
     def answer(self, outlet: NativeOutlet, head: Head) -> Coroutine[object, None, None] | None:
         """Answer a POST with a head that is known, and a body that has come whole; None: it is under way."""
-        if head.way is not None and head.way.take(outlet, head.found):
+        if head.way is not None and head.way.take(outlet, head):
             return None
         if self._edge.in_flight.draining:
             outlet.keep_alive = False

@@ -23,9 +23,12 @@ from typing import TYPE_CHECKING, Protocol
 from app.api.native import NativeOutlet
 
 if TYPE_CHECKING:
+    from app.api.known_body import KnownBody
     from app.api.straight import StraightWay
 
 MOST_BYTES = 8_192
+MOST_LESSONS = 8
+"""Bodies that are learned on a connection: one whose bodies are never alike is not worth more."""
 _LENGTH = b"content-length"
 _MOST_DIGITS = 9
 _UNUSUAL = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"trailer", b"te"})
@@ -54,9 +57,11 @@ class Head:
         "_raw",
         "_size",
         "_whole",
+        "body",
         "endpoint",
         "forwarded",
         "found",
+        "lessons",
         "way",
     )  # fmt: skip
 
@@ -67,12 +72,18 @@ class Head:
     way: StraightWay | None
     """The straight way that serves such requests, unless they wish for something."""
 
+    body: KnownBody | None
+    """What came with it last, for that way."""
+    lessons: int
+    """How many bodies more that way will learn here."""
+
     def __init__(self, raw: bytes, begin: int, end: int, endpoint: Endpoint) -> None:
         """``raw`` is the whole head; the digits of its content length are ``raw[begin:end]``."""
         self._before, self._behind = raw[:begin], raw[end:]
         self._begin, self._end, self._whole = begin, end, len(raw)
         self._raw, self._size = raw, len(raw) + int(raw[begin:end])
         self.endpoint = endpoint
+        self.body, self.lessons = None, MOST_LESSONS
 
     def body_of(self, data: bytes) -> bytes | None:
         """The body if ``data`` is exactly one request with this head, else None."""

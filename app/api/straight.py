@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Final
 
 from app.api.asked import NAMED, OK, Asked, Plan, new
 from app.api.bodies import SMALL_BYTES
+from app.api.known_body import KnownBody, learn
 from app.api.native import NativeOutlet, status_line
 from app.api.reading import request_id_of
 from app.api.response import JSON_TYPE, STREAM_TYPE
@@ -32,7 +33,7 @@ from app.api.streamed import Streamed
 from app.cache.exact import CachedAnswer, Ready
 from app.cache.key import plain_key, plain_start
 from app.cache.semantic import route_name
-from app.domain.chat import Dialect
+from app.domain.chat import Dialect, PlainRequest
 from app.domain.decisions import CacheOutcome
 from app.domain.models import Model
 from app.domain.turn_record import BEHIND_TIMES, TurnRecord
@@ -47,9 +48,11 @@ from app.telemetry.timeline import after_cache
 
 if TYPE_CHECKING:
     from app.api.inference import Edge  # needs this module
+    from app.api.known_head import Head
     from app.domain.model_call import Headers
 
 _MOST_PLANS: Final = 4_096
+_MOST_BODIES: Final = 256
 _MOST_REPEATED: Final = 2_048
 _MOST_REPEATED_BYTES: Final = 4_096
 """Together they bound what is held for questions that are asked again: 8 MiB."""
@@ -73,17 +76,19 @@ class StraightWay:
         self._most_bytes = min(SMALL_BYTES, edge.max_body_bytes)
         self._plans: dict[tuple[str, str], Plan] = {}
         """By model and tenant."""
+        self._bodies: dict[tuple[str, bytes, bytes], KnownBody] = {}
+        """What connections remember of their bodies, by tenant and by what stands around the text."""
         self._repeated: dict[bytes, tuple[Plan, bytes]] = {}
         """What was asked more than once, body by body: its plan and its key in the cache."""
 
-    def take(  # noqa: C901, PLR0911, PLR0912 - one question after the other, in one piece
-        self, outlet: NativeOutlet, headers: dict[bytes, bytes]
+    def take(  # noqa: C901, PLR0911, PLR0912, PLR0915 - one question after the other, in one piece
+        self, outlet: NativeOutlet, head: Head
     ) -> bool:
         """Answer the request, now or when its answer comes; no where it is not an ordinary one.
 
-        ``headers`` are those that mean something to the gateway: who calls, and nothing else.
+        What ``head`` has found says who calls, and nothing else.
         """
-        started_ns = perf_counter_ns()
+        started_ns, headers = perf_counter_ns(), head.found
         edge, gateway = self.edge, self.gateway
         in_flight = edge.in_flight
         raw: bytes = outlet.body  # type: ignore[assignment]
@@ -99,21 +104,27 @@ class StraightWay:
             return False
         if self._repeated and self._again(outlet, headers, caller.tenant, started_ns):
             return True
-        plain = self._read(raw)
-        if plain is None:
-            return False
-        # Taken apart once: to name a part of it costs as much as ten of these.
-        _, _, _, _, _, name, stream, usage_shown = plain
-        plan = self._plans.get((name, caller.tenant))
-        if plan is None:
-            plan = self._planned(name, caller.tenant)
-            if plan is None:
+        known = head.body
+        text = None if known is None else known.text_of(raw)
+        if known is not None and text is not None and known.plan.tenant == caller.tenant:
+            plan, plain, stream, wants_usage = known.plan, None, False, False
+            cache_ns = perf_counter_ns()
+            key = known.key(text)
+        else:
+            known, plain = None, self._read(raw)
+            if plain is None:
                 return False
-        cache_ns = perf_counter_ns()
-        try:
-            key = plain_key(plan.key_start, plain)
-        except ValueError:  # text that cannot be encoded: the general way names it
-            return False
+            # Taken apart once: to name a part of it costs as much as ten of these.
+            _, _, _, _, _, name, stream, usage_shown = plain
+            found = self._plans.get((name, caller.tenant)) or self._planned(name, caller.tenant)
+            if found is None:
+                return False
+            plan, wants_usage = found, stream and not usage_shown and self.may_ask_for_usage
+            cache_ns = perf_counter_ns()
+            try:
+                key = plain_key(plan.key_start, plain)
+            except ValueError:  # text that cannot be encoded: the general way names it
+                return False
         entry = gateway.exact.get(key)  # type: ignore[union-attr]
         looked_ns = perf_counter_ns()
         request_id = request_id_of(headers.get(b"x-request-id"))
@@ -128,8 +139,12 @@ class StraightWay:
             return False
         if gateway.flights.running(key) is not None:
             return False
-        wants_usage = stream and not usage_shown and self.may_ask_for_usage
-        body = raw if plan.same and not wants_usage else splice_plain(raw, plan.fields, wants_usage)
+        if plan.same and not wants_usage:
+            body: bytes | None = raw
+        elif known is not None and text is not None:
+            body = b"".join((known.sent_before, text, known.sent_behind))
+        else:
+            body = splice_plain(raw, plan.fields, wants_usage)
         gate = plan.gate
         if (
             body is None
@@ -141,7 +156,7 @@ class StraightWay:
         gate.in_use += 1  # as try_enter, without a call
         asked = _object(Streamed if stream else Asked)
         asked.prepare(self, plan, outlet, key, request_id)
-        asked.plain, asked.instants = plain, (started_ns, cache_ns, looked_ns)
+        asked.reading, asked.instants = plain, (started_ns, cache_ns, looked_ns)
         exchange = plan.send(plan.start, body, plan.within, b"POST", asked)
         if exchange is None:
             gate.leave(first_s=None, took_s=0.0, overloaded=False, ok=False)
@@ -149,7 +164,19 @@ class StraightWay:
         asked.begin(exchange)
         if looks:
             asked.race()
+        if plain is not None and not stream and head.lessons:
+            self._learn(head, raw, plain, plan)
         return True
+
+    def _learn(self, head: Head, raw: bytes, plain: PlainRequest, plan: Plan) -> None:
+        """Remember the body for what comes with the same head; what others have learned too is shared."""
+        head.lessons -= 1
+        known = learn(raw, plain, plan, self._read)
+        if known is not None:
+            if len(self._bodies) >= _MOST_BODIES:
+                self._bodies.clear()
+            sort = plan.tenant, known.before, known.behind
+            head.body = self._bodies.setdefault(sort, known)
 
     def _mark(self, raw: bytes, plan: Plan, key: bytes) -> bool:
         """Remember a body whose answer was told: asked again, it need not be read. Yes."""

@@ -131,6 +131,12 @@ def plain_key(start: bytes, plain: PlainRequest) -> bytes:
     return sha256(start + _encode((warmth, top, most, stop, turns))[1:]).digest()
 
 
+def plain_text(start: bytes, plain: PlainRequest) -> bytes:
+    """What ``plain_key`` hashes."""
+    turns, warmth, top, most, stop, _, _, _ = plain
+    return start + _encode((warmth, top, most, stop, turns))[1:]
+
+
 def exact_key(scope: Scope | CacheScope, request: ChatRequest) -> bytes:
     """Hash what decides the answer to ``request`` into 32 bytes, the same in every process.
 

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from app.api import asked, straight
+from app.domain.chat import PlainRequest
 from tests.support.gateway import Running, configuration, running_gateway
 from tests.support.raw_server import PATIENCE_S, Peer, raw_server
 
@@ -237,6 +238,35 @@ async def test_the_same_words_again_are_answered_unread_with_what_is_kept_now(
         assert (await client.ask("the same words"))[1]["x-slipstream-cache"] == "exact"
         gateway.context.edge.gateway.exact.clear()
         assert (await client.ask("the same words"))[1]["x-slipstream-cache"] == "miss"
+
+
+async def test_other_words_in_a_body_that_is_known_are_answered_unread(
+    counted: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On each connection; and a body of any other shape is read."""
+    async with house() as gateway:
+        client = await connect(gateway)
+        way = straight_way(gateway)
+        for number in range(3):
+            await client.ask(f"question {number}")
+        read = way._read
+        seen: list[bytes] = []
+
+        def watched(raw: bytes) -> PlainRequest | None:
+            seen.append(raw)
+            return read(raw)
+
+        monkeypatch.setattr(way, "_read", watched)
+        before = counted.whole
+        for text in ("other words", 'of two lines\nand a "quote"', "日本"):
+            status, headers, body = await client.ask(text)
+            assert (status, headers["x-slipstream-cache"], body) == (200, "miss", ANSWER)
+        assert counted.whole >= before + 2  # the last may be counted in a moment
+        assert {b"\\u65e5" in raw for raw in seen[:1]} == {
+            True
+        }  # printed with escapes: that is read
+        assert (await client.ask("other words", temperature=0.5))[1]["x-slipstream-cache"] == "miss"
+        assert (await client.ask("other words"))[1]["x-slipstream-cache"] == "exact"
 
 
 def straight_way(gateway: Running) -> straight.StraightWay:
