@@ -13,6 +13,7 @@ from zlib import crc32
 
 import numpy as np
 import pytest
+from qdrant_client import AsyncQdrantClient
 
 from app.domain.vectors import KeptQuestion, Which
 from app.errors import StoreError
@@ -199,3 +200,45 @@ async def test_a_key_that_may_not_list_collections_sees_no_older_ones(world):
     world.server.listing = 500
     with pytest.raises(StoreError):
         await world.store.remove((one.id,))
+
+
+@pytest.mark.filterwarnings("ignore:Payload indexes have no effect")
+async def test_the_official_clients_own_engine_sees_it_the_same_way():
+    """Not a server, but the vendor's reading of every call: filters, pages, selections, indexes."""
+    client = AsyncQdrantClient(":memory:")
+    stores = {
+        build: QdrantStore("http://unused", build_id=lambda b=build: b) for build in (OLD, NEW)
+    }
+    for store in stores.values():
+        await store.client.close()
+        store.client = client
+    kept = [question(f"question {n}?") for n in range(70)]
+    lately = question("lately?", kept_unix_s=time.time())
+    for each in kept:
+        await stores[OLD].keep(each, vector("elsewhere"))
+    await stores[OLD].keep(lately, vector("elsewhere"))
+    heard, left = [], []
+
+    async def sleep(_: float) -> None:
+        return
+
+    older = QdrantOlder(stores[NEW], _Encoder(), rng=Random(0))
+    made = Bringing(
+        older,
+        plain_text,
+        mine=lambda: True,
+        on_moved=heard.append,
+        on_left=left.append,
+        sleep=sleep,
+    )
+    assert await made.once()
+    assert heard == [], "somebody keeps there"
+    assert await stores[NEW].remove((lately.id,)) == 1, "removals reach it"
+    assert await made.once()
+    assert (sum(heard), left) == (70, [Left(), Left()])
+    for each in kept[::9]:
+        near = (await stores[NEW].nearest(vector(each.text), "p", 1))[0]
+        assert near.question == each
+        assert near.cosine == pytest.approx(1.0, abs=1e-4)
+    assert (await stores[OLD].count(), await stores[NEW].count()) == (0, 70)
+    await client.close()
