@@ -39,6 +39,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import numpy as np
 
 from app.cache.bound import Borrowed, Drift, EntryRecord, Limits, Threshold, certify
+from app.cache.neighbourhood import elder_answers
 from app.cache.verifier import (
     NEIGHBOURS,
     Calibration,
@@ -115,8 +116,9 @@ class Decision:
     `probability`: calibrated chance that the best candidate's answer is right, 0 without one.
     `bound`: upper confidence bound of the share of wrong hits at the threshold in force, 1 without.
     `audit`: it would have been a hit; ask the model all the same and `learn` from it. `reach`:
-    calibrated chance that one of `offered`, the candidates' answers, is right. `alike`: what
-    `probability` would be had no answer changed since the candidate's was kept.
+    calibrated chance that one of `offered`, the candidates' answers, is right; `elder`: those of them that
+    were there when the candidate's was last given. `alike`: what `probability` would be had no answer
+    changed since the candidate's was kept.
     """
 
     serve: bool
@@ -128,6 +130,7 @@ class Decision:
     reasons: tuple[str, ...]
     reach: float = 0.0
     offered: tuple[str, ...] = ()
+    elder: tuple[str, ...] = ()
     alike: float = 0.0
 
 
@@ -215,12 +218,14 @@ class RouteState:
             return False
         if self.careful and not decision.audit:
             return False  # among so much that is not trusted, only would-be hits mean what they did
-        # What a label is held against is chosen before it is seen: whether anything near was right at all.
-        # That a candidate was the wrong one of several says of a change only that there was none, if
-        # another had the answer that a model gives now.
+        # What a label is held against is chosen before it is seen. A miss says most of a change by whether
+        # anything near was right at all. A would-be hit that was wrong says nothing of one where an answer
+        # that was there already is the right one; one that came later may have taken the candidate's place.
         chance = decision.probability
         if decision.reach > chance:
-            chance, agreed = decision.reach, agreed or answer in decision.offered
+            others = decision.elder if chance >= _LIKELY else decision.offered
+            agreed = answer in others or (agreed and chance >= _LIKELY)
+            chance = decision.reach
         if chance >= _LIKELY:
             self.unseen = 0
         alarm = self.drift.observe(chance, agreed=agreed, at_s=at_s)
@@ -395,8 +400,9 @@ def decide(
         return made
     trusted = [i for i, c in enumerate(near) if state.fresh(c, state.trusted_from_s)]
     offered = tuple(near[i].answer for i in trusted)
-    score = reach_of([scored[i].probability for i in trusted], offered)
-    return replace(made, reach=float(state.reach.predict_one(score)), offered=offered)
+    reach = state.reach.predict_one(reach_of([scored[i].probability for i in trusted], offered))
+    elder = elder_answers(made.candidate, [near[i] for i in trusted], state.confirmed)
+    return replace(made, reach=float(reach), offered=offered, elder=elder)
 
 
 def _miss(

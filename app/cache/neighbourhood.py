@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
+
+    from app.cache.decision import CandidateView
 
 NEIGHBOUR_FEATURES: Final = (
     "p",
@@ -111,3 +113,20 @@ def _tail(
         side.least,
         len(sides),
     )
+
+
+def elder_answers(
+    candidate: CandidateView | None,
+    trusted: Sequence[CandidateView],
+    confirmed: Mapping[str, float],
+) -> tuple[str, ...]:
+    """The other answers among ``trusted`` that were kept before the candidate's was last given.
+
+    ``confirmed``: when a model last gave each answer. One that came later may be what it has become.
+    """
+    if candidate is None:
+        return ()
+    own = candidate.answer
+    kept = [c.kept_s for c in (candidate, *trusted) if c.answer == own]
+    given_s = max(*kept, confirmed.get(own, candidate.kept_s))
+    return tuple(c.answer for c in trusted if c.answer != own and c.kept_s <= given_s)

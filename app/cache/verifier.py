@@ -373,7 +373,7 @@ def fit_route(
 ) -> tuple[RouteVerifier, Calibration]:
     """Fit a route's verifier on its labelled questions; deterministic, seconds of CPU.
 
-    Run it off the event loop: 2,000 questions take about four seconds of one core.
+    Run it off the event loop: 2,000 questions take five to six seconds of one core.
 
     Raises:
         ValueError: fewer than 40 questions, from which nothing can be held out.

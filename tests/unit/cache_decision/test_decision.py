@@ -1,12 +1,13 @@
 """A route's life: shadow, open, closed; and the same again after it was stored."""
 
+from dataclasses import replace
 from random import Random
 
 import numpy as np
 import pytest
 
 from app.cache.bound import Limits
-from app.cache.decision import CandidateView, QueryView, RouteState, decide
+from app.cache.decision import CandidateView, Decision, QueryView, RouteState, decide
 from app.cache.route_archive import ArchiveError, dump, load
 from app.cache.text_view import view
 from app.cache.token_weights import DIMENSIONS, TokenWeights
@@ -132,6 +133,30 @@ def test_a_state_whose_models_knew_other_features_keeps_its_labels_and_serves_no
     assert restored.mode == "shadow"
     assert (restored.labels, len(restored.unbiased)) == (state.labels, len(state.unbiased))
     assert restored.refit_due
+
+
+@pytest.mark.parametrize(("elder", "suspected"), [(("b",), False), ((), True)])
+def test_an_answer_that_was_there_already_tells_of_no_change_and_a_later_one_does(
+    desk: Desk, elder: tuple[str, ...], suspected: bool
+) -> None:
+    state, (query, *_) = quiet(desk), desk.stored[0]
+    candidate = CandidateView("1", query.view, 0.9, "a")
+    decision = Decision(
+        serve=False, audit=True, candidate=candidate, score=0.9, probability=0.9, bound=0.1,
+        reasons=("audited",), reach=0.95, offered=("a", "b"), elder=elder,
+    )  # fmt: skip
+    state.learn(query, "b", decision, at_s=desk.now_s + 1)
+    assert (state.drift.evidence > 2.0) is suspected
+
+
+def test_answers_are_elder_that_were_kept_before_the_candidate_s_was_last_given(desk: Desk) -> None:
+    state, query = quiet(desk), served_query(desk)
+    state.audit_rate = 1.0  # what is served needs no such comparison
+    near = desk.near(query)
+    old = [replace(c, answer="other", kept_s=0.0) for c in near[-2:]]
+    new = [replace(c, answer="newer", kept_s=desk.now_s + 9) for c in near[-2:]]
+    assert "other" in decide(query, [*near[:-2], *old], state, Random(1)).elder
+    assert "newer" not in decide(query, [*near[:-2], *new], state, Random(1)).elder
 
 
 def test_nothing_is_served_before_there_is_evidence():
