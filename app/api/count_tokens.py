@@ -97,7 +97,8 @@ class CountTokens:
             return list(gateway.models.values())
         model = gateway.models.get(request.model)
         if model is None:
-            message = f"the model {request.model[:80]!r} is not configured"
+            known = ", ".join([AUTO, *gateway.models][:12])
+            message = f"the model {request.model[:80]!r} is not configured: use one of {known}"
             raise NotFound(message, code="model_not_found", param="model")
         return [model]
 

@@ -34,8 +34,10 @@ async def models(context: InContext, caller: AsCaller, request: Request) -> Resp
 @router.get("/v1/models/{model_id:path}")
 async def model(context: InContext, caller: AsCaller, request: Request, model_id: str) -> Response:
     """Describe one model; an unknown name is the dialect's own 404."""
-    if model_id not in set(_names(context)) or not _may_ask(caller, model_id):
-        message = f"the model {model_id[:80]!r} is not configured"
+    names = [name for name in _names(context) if _may_ask(caller, name)]
+    if model_id not in names:
+        known = ", ".join(names[:12])
+        message = f"the model {model_id[:80]!r} is not configured: there are {known}"
         raise NotFound(message, code="model_not_found", param="model")
     return JSONResponse(
         _anthropic(model_id) if asks_anthropic(request) else _openai(context, model_id)

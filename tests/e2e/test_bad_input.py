@@ -149,6 +149,17 @@ async def test_an_unknown_model_is_a_404_that_names_the_known_ones(http, dialect
     assert "small2" in message
 
 
+async def test_so_is_one_whose_tokens_are_to_be_counted_or_that_is_looked_up(http):
+    body = {"model": "no-such", "messages": user("Hi")}
+    replies = [
+        await http.post("/v1/messages/count_tokens", json=body),
+        await http.get("/v1/models/no-such"),
+    ]
+    for reply in replies:
+        assert reply.status_code == 404
+        assert "auto, small, small2" in reply.json()["error"]["message"]
+
+
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
 async def test_another_verb_is_a_405_that_says_which_is_right(http, dialect, method):
