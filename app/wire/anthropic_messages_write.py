@@ -26,7 +26,7 @@ from app.domain.chat import (
 from app.domain.models import LEAST_THINKING_BUDGET_TOKENS, THINKING_BUDGET_TOKENS, Model
 from app.errors import BadRequest
 from app.wire import json_text
-from app.wire.spelling import refuse, refuse_in
+from app.wire.spelling import refuse, refuse_choice_without_tools, refuse_in
 
 _TTLS = frozenset({"5m", "1h"})
 _TIERS = {"default": "standard_only", "standard_only": "standard_only"}
@@ -310,6 +310,7 @@ class _Writer:
     def _tools(self, body: Body) -> None:
         conversation = self._conversation
         if not conversation.tools:
+            refuse_choice_without_tools(conversation, self._target)
             return
         if not self._model.abilities.tools:
             raise refuse(conversation, "tools", self._target, "the model takes no tools")

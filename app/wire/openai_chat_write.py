@@ -28,7 +28,7 @@ from app.domain.chat import (
 )
 from app.domain.models import Model
 from app.wire.data_url import write_data_url
-from app.wire.spelling import refuse, refuse_in
+from app.wire.spelling import refuse, refuse_choice_without_tools, refuse_in
 
 _MAX_STOPS = 4
 _BREAKPOINT_TTLS = frozenset({"30m", "12h"})
@@ -283,6 +283,7 @@ class _Writer:
     def _tools(self, body: Body) -> None:
         conversation = self._conversation
         if not conversation.tools:
+            refuse_choice_without_tools(conversation, self._target)
             return
         if not self._model.abilities.tools:
             raise refuse(conversation, "tools", self._target, "the model takes no tools")

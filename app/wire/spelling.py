@@ -40,6 +40,13 @@ def refuse(conversation: Conversation, name: str, target: str, why: str = "") ->
     return cannot_carry(spell(conversation, name), target, why)
 
 
+def refuse_choice_without_tools(conversation: Conversation, target: str) -> None:
+    """Raise ``Unsupported`` where a tool must be called and there is none."""
+    choice = conversation.tool_choice
+    if choice is not None and choice.mode in {"required", "named"}:
+        raise refuse(conversation, "tool_choice", target, "there are no tools")
+
+
 def refuse_in(message: Message, field: str, target: str, why: str = "") -> Unsupported:
     """The error for a part of ``message`` that ``target`` cannot take."""
     return cannot_carry(f"{message.origin or 'messages'}.{field}", target, why)
