@@ -16,6 +16,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from app.api.joined import Joined, held
 from app.api.outlet import AsgiOutlet, Outlet
 from app.domain.chat import ChatRequest
 from app.domain.decisions import CacheOutcome
@@ -80,6 +81,7 @@ class TurnResponse:
     _code = ""
     _first_event_ns = 0
     _beginning: asyncio.Task[None] | None = None
+    _joined: Joined | None = None
     last_write_s = 0.0
     """Loop time of the last byte, for the pulse."""
 
@@ -183,6 +185,8 @@ class TurnResponse:
             return
         if self._beginning is not None:
             await self._after_beginning()
+        if self._joined is not None and not (data := self._joined.add(data)):
+            return
         flight = self._turn.flight
         # Others hear this answer too: their pace must not be that of this client.
         followed = flight is not None and flight.followers > 0
@@ -232,7 +236,8 @@ class TurnResponse:
             return b""
         if isinstance(event, Frames):
             return event.data
-        if isinstance(event, Progress):
+        if isinstance(event, Progress):  # an agent
+            self._joined = self._joined or Joined(self._outlet)
             return b": %s\n\n" % event.text.replace("\n", " ").replace("\r", " ").encode()
         writer = self._writer = self._writer or self._codec.writer(self._request)
         if isinstance(event, Whole):  # an upstream that answered a stream request whole
@@ -241,7 +246,7 @@ class TurnResponse:
 
     async def _finish(self) -> None:
         if self._request.stream:
-            last = b"" if self._writer is None else self._writer.end()
+            last = held(self._joined) + (b"" if self._writer is None else self._writer.end())
             await self._after_beginning()
             if self._began:
                 await self._outlet.end(last)
@@ -271,10 +276,11 @@ class TurnResponse:
         if self._began:
             await self._after_beginning()
             if isinstance(error, UpstreamError) and error.said:
-                await self._outlet.end()
+                await self._outlet.end(held(self._joined))
                 return
             writer = self._writer or self._codec.writer(self._request)
-            await self._outlet.end(writer.fail(error, self._turn.request_id))
+            last = writer.fail(error, self._turn.request_id)
+            await self._outlet.end(held(self._joined) + last)
             return
         call = self._turn.call
         native = call is not None and call.native is not None

@@ -1,0 +1,51 @@
+"""Frames that are said in one breath leave in one write: an agent's last words, their end and ``[DONE]``.
+
+uvloop writes at once, and each write is a segment, a system call and a wake-up of the client. What a
+model streams comes a frame at a time, so joining would only delay it; what an agent says comes several
+frames at a time (two tools begin, the answer's start, text and end). They are held until the loop has
+done what is due now, which is what the next of them comes in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from app.api.outlet import Outlet
+
+_MOST_HELD_BYTES = 16 << 10
+
+
+class Joined:
+    """The frames of one stream that have not left yet: whole ones, in their order."""
+
+    __slots__ = ("_held", "_outlet", "_slow")
+
+    def __init__(self, outlet: Outlet) -> None:
+        """Hold nothing yet."""
+        self._outlet = outlet
+        self._held = b""
+        self._slow = False
+
+    def add(self, data: bytes) -> bytes:
+        """Hold ``data``; what is to be written now instead, where the client is slow or it is much."""
+        if not self._held and not self._slow:
+            asyncio.get_running_loop().call_soon(self._leave)
+        self._held += data
+        return self.taken() if self._slow or len(self._held) > _MOST_HELD_BYTES else b""
+
+    def taken(self) -> bytes:
+        """What is held; the caller writes it."""
+        held, self._held = self._held, b""
+        return held
+
+    def _leave(self) -> None:
+        # A client that reads too slowly is waited for by whoever has more to say.
+        if self._held:
+            self._slow = not self._outlet.try_write(self._held, False)  # noqa: FBT003
+            if not self._slow:
+                self._held = b""
+
+
+def held(joined: Joined | None) -> bytes:
+    """What is held, if anything is: it goes before the end."""
+    return b"" if joined is None else joined.taken()
