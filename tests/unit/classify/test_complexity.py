@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from app.classify import labels
+from app.classify import features, labels
 from app.classify.calibration import apgr, apgr_interval, expected_calibration_error
-from app.classify.complexity import Complexity, Point, fit_head, score
+from app.classify.complexity import Complexity, Point, fit_head, fit_like, score
 from app.classify.features import DENSE_COLUMNS, DENSE_NAMES, extract
 from app.domain.decisions import PromptView
 
@@ -37,6 +39,26 @@ def test_features_have_names_and_are_finite_for_any_text():
         assert features.dense.shape == (DENSE_COLUMNS,)
         assert np.isfinite(features.dense).all()
         assert (np.diff(features.hashed) > 0).all()
+
+
+@pytest.mark.parametrize(
+    "letters", ["?", "1 ", "(", "a,", "\u00e9", "\\", ".\n", "\n- ", "\n(A) ", "'=", "\ud800"]
+)
+def test_any_count_of_a_long_text_has_a_place_in_its_row(letters: str):
+    found = extract(PromptView(text=letters * 3000, turns=10**6, max_tokens=10**9))
+    assert np.isfinite(found.dense).all()
+
+
+@given(st.text(st.sampled_from("ab1.,?!()'\"=$\\_{\x00\u00e9"), min_size=1, max_size=24))
+def test_a_piece_that_is_read_from_its_parts_is_told_as_when_read_whole(text: str):
+    piece = text.encode()
+    told, whole = (
+        np.frombuffer(each, np.uint32)
+        for each in (features._Pieces()[piece], features._read(piece))
+    )
+    words = features._LAST_WORD
+    assert (told[told <= words] == whole[whole <= words]).all()
+    assert sorted(told.tolist()) == sorted(whole.tolist())
 
 
 def test_only_the_ends_of_a_long_text_are_read():
@@ -84,6 +106,18 @@ def test_a_head_that_ranks_no_better_than_a_coin_gives_way_to_the_prior():
             found = True
             assert all(score(head, one) == score(None, one) for one in points[:20])
     assert found
+
+
+def test_a_rival_ranks_as_its_own_labels_say_and_states_what_another_was_calibrated_to():
+    points, gains = traffic(300, 0)
+    other, own = fit_head(points, gains.tolist()), fit_head(points[:200], gains[:200].tolist())
+    assert other is not None
+    assert own is not None
+    rival = fit_like(other, points[:200], gains[:200].tolist())
+    assert rival is not None
+    assert [rival.gain(one) for one in points] == [own.gain(one) for one in points]
+    assert rival.calibration is other.calibration
+    assert fit_like(other, points[:39], gains[:39].tolist()) is None
 
 
 def test_few_labels_or_equal_ones_make_no_head():

@@ -20,6 +20,14 @@ def test_the_tool_that_the_request_names_is_the_likeliest():
     assert need[0][1] > need[-1][1]
 
 
+def test_a_short_word_of_a_tools_name_must_stand_alone_and_a_long_one_may_go_on():
+    tools = ("edit_tag", "list_tickets")
+    named, _ = estimate("Set the tag, then see ticketing", tools=tools)
+    unnamed, _ = estimate("Set the stage, then see the thicket", tools=tools)
+    assert dict(named)["edit_tag"] > dict(unnamed)["edit_tag"]
+    assert dict(named)["list_tickets"] > dict(unnamed)["list_tickets"]
+
+
 def test_several_named_tools_mean_several_calls():
     _, one = estimate("Show ticket 17")
     _, several = estimate("Show ticket 17 and also the user and their permissions")
