@@ -135,6 +135,8 @@ class NextCalls:
                 made = key_of(tool.name, guess.arguments) in done
                 figures = _figures(scene, tool.name, (score, place), guess, rank, made=made)
                 p = chance(self._odds.total(figures))
+                # The odds are quickly sure of a tool; a second choice of arguments is sure of less.
+                p = min(p, guess.p) if rank else p
                 each = Foreseen(tool.name, guess.arguments, p, figures)
                 if p >= _LEAST_P and (each.key not in best or best[each.key].p < p):
                     best[each.key] = each

@@ -102,6 +102,22 @@ def test_what_comes_after_a_change_does_not_count_as_foreseen_before_it() -> Non
         assert not any(right for _, right in judged)
 
 
+def test_a_second_choice_of_arguments_is_not_believed_because_its_tool_is_sure() -> None:
+    """Three runs at once teach the odds much: what they are sure of must be the call, not its tool."""
+    learned = NextCalls()
+
+    def scene(number: int) -> Scene:
+        return Scene(f"({number}) How long is notes{number}.txt? {{'ms': {number + 3}}}")
+
+    points = [(learned.foresee(scene(number), TOOLS), number) for number in range(3)]
+    for point, number in points:
+        call = Made("count_words", {"file": f"notes{number}.txt"})
+        learned.learn([(point, (call,))], SCHEMAS, (), 0.1)
+    first, *others = learned.foresee(scene(9), TOOLS).foreseen
+    assert first.arguments == {"file": "notes9.txt"}
+    assert all(each.p < 0.5 for each in others)
+
+
 def test_what_one_person_said_is_offered_to_others_only_after_three_used_it() -> None:
     parameters = {"type": "object", "properties": {"token": TEXT}, "required": ["token"]}
     copying = Copying()
