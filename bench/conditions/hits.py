@@ -49,7 +49,8 @@ _KEPT_WITHIN_S = 60.0
 _WANTED = SemanticCacheSettings(max_error_rate=0.2, audit_rate=0.01, ttl_s=86_400, budget_ms=1_000)
 """With the usual 1 % one hit of four would be asked of the model, as nobody here ever says what changed;
 and a look-up that is late is to be measured, not to become a miss."""
-_LABELLED = 150
+_LABELLED_EACH = 13
+"""Of so many things one was learned: all words of kinds and things, as few of a route's are ever new."""
 _KINDS = (
     "wooden", "iron", "glass", "paper", "silk", "stone", "copper", "leather", "plastic", "rubber",
     "heavy", "light", "old", "modern", "cheap", "broken", "round", "square", "folding", "electric",
@@ -64,6 +65,7 @@ _THINGS = (
     "shield", "map", "globe", "compass", "telescope", "camera", "radio", "battery", "magnet", "spring",
     "valve", "pipe", "cable", "rope", "knife", "spoon", "basket", "brush",
 )  # fmt: skip
+_STORED = "Explain what a {} is."
 _ASKED = (
     "Please explain what a {} is.", "Explain to me what a {} is.", "Explain what a {} is, please.",
     "Can you explain what a {} is?", "Explain in simple words what a {} is.",
@@ -173,8 +175,13 @@ def _source(folder: Path, encoder: OnnxEmbedder) -> Source:
 
 
 def _learned(encoder: OnnxEmbedder) -> RouteState:
-    """What a route has learned from two wordings of each of some questions."""
-    texts = [(n, each.format(_thing(n))) for each in _ASKED[:2] for n in range(0, 3 * _LABELLED, 3)]
+    """What a route has learned from three wordings of each of some questions, all of them used alike."""
+    numbers = range(0, len(_KINDS) * len(_THINGS), _LABELLED_EACH)
+    texts = [
+        (n, wording.format(_thing(n)))
+        for place, n in enumerate(numbers)
+        for wording in (_STORED, *(_ASKED[(place + more) % len(_ASKED)] for more in (0, 1)))
+    ]
     vectors = encoder.embed([text for _, text in texts])
     questions = [
         Question(view(text), vector, _kept(n))
@@ -188,7 +195,7 @@ def _learned(encoder: OnnxEmbedder) -> RouteState:
 
 
 def _kept(number: int) -> str:
-    return f"Explain what a {_thing(number)} is."
+    return _STORED.format(_thing(number))
 
 
 def _thing(number: int) -> str:
