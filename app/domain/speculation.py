@@ -29,7 +29,7 @@ LEAST_TRIES = 2
 """Fewer outcomes than this are no evidence: of those that one alone stood behind, one in seven was right
 (200 multi-turn dialogues of BFCL, five orders, 2026-11-21).
 """
-_MOST_SAVED_CALLS = 6.0
+_MOST_SAVED_CALLS = 5.0
 LEAST_P = 0.5
 """A template that is wrong more often than right spends on waste what better guesses could."""
 
