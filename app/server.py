@@ -54,6 +54,9 @@ waits for 5 ms, turn by turn."""
 _LOOK_FOR_SIMULATOR_S = 0.01
 _SUDDENLY = 50_000
 """So many new objects before ``app.collecting`` looks have the collector begin by itself."""
+_ONE_BLAS_THREAD = ("OPENBLAS_NUM_THREADS", "1")
+"""For numpy, here and in the processes that we begin: our products are small, and threads that spin for
+their share of one take the CPUs of the requests, and take longer where these are busy."""
 _GATEWAY = ("app.reloading", "app.bootstrap", "app.api.administration", "app.api.agent")
 """What is loaded while the simulator comes up."""
 
@@ -70,6 +73,7 @@ def serve(
     ``read`` reads the configuration again on SIGHUP and raises ``SettingsError``; beside it the file
     that it reads, which may be watched.
     """
+    os.environ.setdefault(*_ONE_BLAS_THREAD)  # noqa: TID251 - set for others, not read
     gc.disable()  # until all is loaded: it would walk over modules, a tenth of a second in all
     for said in apart(settings, workers):
         print(f"slipstream: {said}", file=sys.stderr, flush=True)

@@ -7,6 +7,8 @@ import json
 import re
 import subprocess
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -100,3 +102,28 @@ async def test_a_start_loads_no_client_of_what_is_not_configured_and_no_request_
             assert "app.bootstrap_access" in at_start
             assert not of(NEVER, at_start)
             assert imported(gateway, since) == set()
+
+
+@pytest.mark.slow
+@pytest.mark.anyio
+async def test_matrix_products_have_one_thread_unless_the_operator_says_otherwise():
+    """Those of numpy would spin for their share of a product on the CPUs that the requests need."""
+    for told, kept in (({}, "1"), ({"OPENBLAS_NUM_THREADS": "2"}, "2")):
+        async with running_simulator(SimulatorSettings(time_scale=0)) as upstream:
+            values = configuration(upstream, semantic=True, telemetry={"log_format": "json"})
+            with gateway_process(values, env=told) as gateway:
+                async with httpx2.AsyncClient(verify=PLAIN, base_url=gateway.url) as http:
+                    await come_up(http)
+                    assert f"OPENBLAS_NUM_THREADS={kept}" in environment_of_the_encoder(gateway)
+
+
+def environment_of_the_encoder(gateway: GatewayProcess) -> list[str]:
+    """What the gateway's vector process was begun with."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+            if int(parent) == gateway.process.pid and b"app.stores.sidecar" in (
+                (folder / "cmdline").read_bytes()
+            ):
+                return (folder / "environ").read_text().split("\0")
+    raise AssertionError("the gateway has no vector process")
