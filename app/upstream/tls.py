@@ -19,6 +19,10 @@ _AT_ONCE_BYTES = 256 * 1024
 """Encrypted in one go: an eighth of a millisecond."""
 
 
+_LARGEST_RECORD_BYTES = 16 * 1024
+"""Of text, as the protocol has it."""
+
+
 class Secured(Protocol):
     """Whose plain bytes these are; as of ``asyncio.Protocol``."""
 
@@ -90,15 +94,18 @@ class TlsLayer(asyncio.Protocol):
         incoming.write(data)
         if not self._is_open and not self._is_more_behind_the_greeting():
             return
+        asked = incoming.pending
         plain, more, over = b"", None, False
         try:
-            # A call gives one record; what is asked for has room for any. Most reads are one record.
-            plain = self._read(incoming.pending)
+            # A call gives one record, or as much of it as it was asked for. Most reads are one record, whose
+            # text is shorter than what came; where that is no longer, its beginning had come before.
+            plain = piece = self._read(asked)
             over = not plain
-            while incoming.pending and not over:
+            while (incoming.pending or len(piece) == asked) and not over:
                 if more is None:
                     more = [plain]
-                piece = self._read(incoming.pending)
+                asked = _LARGEST_RECORD_BYTES
+                piece = self._read(asked)
                 over = not piece
                 more.append(piece)
         except ssl.SSLWantReadError:

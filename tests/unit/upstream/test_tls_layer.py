@@ -1,0 +1,138 @@
+"""However the network cuts TLS into pieces, every byte is handed on as soon as it can be read."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Iterable
+from contextlib import suppress
+
+import pytest
+import trustme
+
+from app.upstream.tls import TlsLayer
+
+pytestmark = pytest.mark.anyio
+LARGEST_RECORD_BYTES = 16_384
+
+
+class Wire(asyncio.Transport):
+    """What the layer writes, until the peer takes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent = bytearray()
+        self.is_aborted = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.sent += data
+
+    def take(self) -> bytes:
+        taken = bytes(self.sent)
+        self.sent.clear()
+        return taken
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        pass
+
+    def abort(self) -> None:
+        self.is_aborted = True
+
+
+class Above:
+    """Whose plain bytes these are."""
+
+    def __init__(self) -> None:
+        self.came = bytearray()
+        self.is_at_end = False
+
+    def data_received(self, data: bytes) -> None:
+        assert data, "nothing is no news"
+        self.came += data
+
+    def eof_received(self) -> bool:
+        self.is_at_end = True
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        pass
+
+
+class Peer:
+    """The server's side of a connection whose pieces the test hands over."""
+
+    def __init__(self, server: ssl.SSLContext, client: ssl.SSLContext) -> None:
+        self.above, self.wire = Above(), Wire()
+        self.layer = TlsLayer(self.above, self.wire, client, "localhost")
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = server.wrap_bio(self._incoming, self._outgoing, server_side=True)
+
+    async def greet(self) -> None:
+        async with asyncio.TaskGroup() as both:
+            both.create_task(self.layer.handshake(asyncio.get_running_loop()))
+            await asyncio.sleep(0)
+            while sent := self.wire.take():
+                self._incoming.write(sent)
+                with suppress(ssl.SSLWantReadError):
+                    self._tls.do_handshake()
+                self.layer.data_received(self._outgoing.read())
+
+    def records(self, *texts: bytes) -> bytes:
+        """A record of each text, as it goes over the wire."""
+        for text in texts:
+            self._tls.write(text)
+        return self._outgoing.read()
+
+    def goodbye(self) -> bytes:
+        with suppress(ssl.SSLWantReadError):
+            self._tls.unwrap()
+        return self._outgoing.read()
+
+
+@pytest.fixture(params=[ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=str)
+async def peer(request: pytest.FixtureRequest) -> Peer:
+    authority = trustme.CA()
+    server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    authority.issue_cert("localhost").configure_cert(server)
+    authority.configure_trust(client)
+    client.maximum_version = request.param
+    peer = Peer(server, client)
+    await peer.greet()
+    return peer
+
+
+def cuts(length: int) -> Iterable[int]:
+    """Every place of a short text; of a long one those near its ends and near a record's."""
+    if length < 2_000:
+        return range(1, length)
+    near = (0, LARGEST_RECORD_BYTES, length // 2, length)
+    return sorted({at + by for at in near for by in range(-40, 41) if 0 < at + by < length})
+
+
+@pytest.mark.parametrize("size", [1, 700, LARGEST_RECORD_BYTES, 40_000])
+async def test_a_record_may_be_cut_anywhere(peer: Peer, size: int):
+    """A whole record is handed on once its last byte is there, however few came with that."""
+    text = (bytes(range(256)) * (size // 256 + 1))[:size]
+    first = peer.records(text)
+    peer.layer.data_received(first)
+    assert peer.above.came == text
+    for at in cuts(len(first)):
+        peer.above.came.clear()
+        sent = peer.records(text)  # a new one each time, for records are numbered
+        peer.layer.data_received(sent[:at])
+        peer.layer.data_received(sent[at:])
+        assert peer.above.came == text, f"cut at {at}"
+
+
+async def test_records_may_come_a_byte_at_a_time(peer: Peer):
+    for byte in peer.records(b"one", b"two" * 500, b"three"):
+        peer.layer.data_received(bytes((byte,)))
+    assert peer.above.came == b"one" + b"two" * 500 + b"three"
+
+
+async def test_what_comes_before_the_goodbye_is_handed_on_before_the_end(peer: Peer):
+    sent = peer.records(b"x" * 9_000, b"last") + peer.goodbye()
+    peer.layer.data_received(sent[:-3])
+    assert (peer.above.came, peer.above.is_at_end) == (b"x" * 9_000 + b"last", False)
+    peer.layer.data_received(sent[-3:])
+    assert peer.above.is_at_end
