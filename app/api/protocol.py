@@ -382,9 +382,8 @@ class GatewayProtocol(HttpToolsProtocol):
             cycle.tell()
         elif cycle.more_body:  # answered before it was whole, such as one with a wrong key
             cycle.more_body = False
-            self._known = (
-                None  # whoever sends its head alone again must not wait with its body for this
-            )
+            # Whoever sends its head alone again must not wait with its body for this.
+            self._known = None
             self._between = cycle.keep_alive
             self._phase, self._since_s = _NEXT, self.loop.time()
             if not cycle.keep_alive:
