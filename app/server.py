@@ -38,7 +38,7 @@ from app.api.protocol import GatewayProtocol
 from app.bootstrap_encoder import begin_encoder
 from app.collecting import Collecting
 from app.errors import GatewayError
-from app.settings import Settings, SettingsError, SimulatorSettings
+from app.settings import Settings, SettingsError, SimulatorSettings, settle_for_libraries
 from app.stores.sidecar_start import Begun
 
 _SIMULATOR_UP_WITHIN_S = 20.0
@@ -54,9 +54,6 @@ waits for 5 ms, turn by turn."""
 _LOOK_FOR_SIMULATOR_S = 0.01
 _SUDDENLY = 50_000
 """So many new objects before ``app.collecting`` looks have the collector begin by itself."""
-_ONE_BLAS_THREAD = ("OPENBLAS_NUM_THREADS", "1")
-"""For numpy, here and in the processes that we begin: our products are small, and threads that spin for
-their share of one take the CPUs of the requests, and take longer where these are busy."""
 _GATEWAY = ("app.reloading", "app.bootstrap", "app.api.administration", "app.api.agent")
 """What is loaded while the simulator comes up."""
 
@@ -73,7 +70,7 @@ def serve(
     ``read`` reads the configuration again on SIGHUP and raises ``SettingsError``; beside it the file
     that it reads, which may be watched.
     """
-    os.environ.setdefault(*_ONE_BLAS_THREAD)  # noqa: TID251 - set for others, not read
+    settle_for_libraries()
     gc.disable()  # until all is loaded: it would walk over modules, a tenth of a second in all
     for said in apart(settings, workers):
         print(f"slipstream: {said}", file=sys.stderr, flush=True)

@@ -154,6 +154,16 @@ def loads(text: str, file: str, env: Mapping[str, str]) -> Settings:
     return _settled(parse(text, file, env), env)
 
 
+def settle_for_libraries() -> None:
+    """Say in the environment what libraries read there when they are loaded, here and in processes that we
+    begin, where the operator has said nothing.
+
+    numpy's products are small here, and threads that spin for their share of one take the CPUs of the
+    requests, and take longer where these are busy.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
 def describe(settings: Settings) -> str:
     """Write the settings that differ from their defaults as YAML, every secret blanked."""
     values = settings.model_dump(mode="json", exclude_defaults=True)
