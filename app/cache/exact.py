@@ -123,13 +123,7 @@ class ExactCache:
         entry.size_bytes = size_bytes
         if size_bytes > self._most_of_one_bytes:
             return
-        entries = self._entries
-        if key in entries:
-            self._drop(key)
-        entries[key] = entry
-        self._bytes += size_bytes
-        while self._bytes > self._max_bytes:
-            self._drop(next(iter(entries)))
+        self._place(key, entry)
 
     def put_fresh(  # noqa: PLR0913, PLR0917 - by position once a request
         self,
@@ -150,7 +144,7 @@ class ExactCache:
         size_bytes = _ENTRY_OVERHEAD_BYTES + len(said)
         if size_bytes > self._most_of_one_bytes:
             return
-        entry, now_s, entries = _new(CachedAnswer), self._clock(), self._entries
+        entry, now_s = _new(CachedAnswer), self._clock()
         # Three at a time: more would be packed into a tuple first.
         entry.key, entry.dialect, entry.streamed = key, dialect, streamed
         entry.usage_shown, entry.pieces, entry.model = usage_shown, (said,), model
@@ -158,10 +152,15 @@ class ExactCache:
         entry.usage, entry.cost_usd, entry.upstream_s = usage, cost_usd, upstream_s
         entry.stored_at_s, entry.expires_at_s = now_s, now_s + self._ttl_s
         entry.size_bytes = size_bytes
+        self._place(key, entry)
+
+    def _place(self, key: bytes, entry: CachedAnswer) -> None:
+        """Keep ``entry``, whose size is known and allowed; the oldest make room for it."""
+        entries = self._entries
         if key in entries:
             self._drop(key)
         entries[key] = entry
-        self._bytes += size_bytes
+        self._bytes += entry.size_bytes
         while self._bytes > self._max_bytes:
             self._drop(next(iter(entries)))
 
