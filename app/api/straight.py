@@ -262,9 +262,8 @@ class StraightWay:
     ) -> bool:
         """Tell a kept answer as ``remember.tell`` does; no where it was never told before in this form."""
         ready = entry.ready
-        if (
-            ready is None or ready[0] is not plan.kinds
-        ):  # the plan's own; it holds nothing else alive
+        # Known by the plan's kinds, which are its own and hold nothing else alive.
+        if ready is None or ready[0] is not plan.kinds:
             ready = entry.ready = self._ready(entry, plan)
             if ready is None:
                 return False

@@ -124,13 +124,17 @@ async def test_imported_answers_are_hits_on_every_worker() -> None:
             assert refused.status_code == 422
 
 
+def run_input(run_id: str, **more: object) -> dict[str, object]:
+    """What an agent is asked."""
+    message = {"id": "m", "role": "user", "content": "hi"}
+    return {"threadId": "t", "runId": run_id, "messages": [message], **more}
+
+
 async def test_a_run_is_found_and_cancelled_through_any_worker() -> None:
     async with running_simulator(SimulatorSettings(time_scale=0)) as upstream:
         values = configuration(upstream, agents=[{"name": "desk", "model": "small"}])
         with gateway_process(values, "--workers", str(WORKERS)) as gateway:
-            message = {"id": "m", "role": "user", "content": "hi"}
-            given = {"threadId": "t", "runId": "r1", "messages": [message]}
-            told = await call(gateway.url, "POST", "/v1/agent", given)
+            told = await call(gateway.url, "POST", "/v1/agent", run_input("r1"))
             assert "RUN_FINISHED" in told.text
             for _ in range(WORKERS * 2):
                 found = await call(gateway.url, "GET", "/v1/runs/r1")
@@ -145,9 +149,7 @@ async def test_a_runs_events_are_read_on_through_any_worker_without_redis() -> N
     async with running_simulator(SimulatorSettings(time_scale=0)) as upstream:
         values = configuration(upstream, agents=[{"name": "desk", "model": "small"}])
         with gateway_process(values, "--workers", str(WORKERS)) as gateway:
-            message = {"id": "m", "role": "user", "content": "hi"}
-            given = {"threadId": "t", "runId": "r2", "messages": [message]}
-            told = await call(gateway.url, "POST", "/v1/agent", given)
+            told = await call(gateway.url, "POST", "/v1/agent", run_input("r2"))
             ids = re.findall(r"(?m)^id: (r2:\d+)$", told.text)
             assert len(ids) > 3
             for _ in range(WORKERS * 3):
@@ -166,9 +168,7 @@ async def test_a_live_runs_events_pass_through_another_worker_until_it_is_cancel
     async with running_simulator(SimulatorSettings(time_scale=50)) as upstream:
         values = configuration(upstream, agents=[{"name": "desk", "model": "small"}])
         with gateway_process(values, "--workers", str(WORKERS)) as gateway:
-            message = {"id": "m", "role": "user", "content": "hi"}
-            given = {"threadId": "t", "runId": "r3", "messages": [message]}
-            given["forwardedProps"] = {"on_disconnect": "detach"}
+            given = run_input("r3", forwardedProps={"on_disconnect": "detach"})
             async with (
                 httpx.AsyncClient(base_url=gateway.url, timeout=20) as client,
                 client.stream("POST", "/v1/agent", json=given) as begun,
