@@ -3,8 +3,8 @@
 DECISIONS.md measures what few labels win from such a scorer upwards (mix .511, Haiku .544), of which it
 gives the kind, fixed weights on counted wording, but not the numbers. So this is one written anew from
 the features that it lists: long, numeric, coded, mathematical, constrained, reasoned and professional
-prompts count as hard, looking up and rewording as easy, all in one sum with round weights. They were set once,
-unseen any gain, and are not to be tuned: nothing here knows of kinds of prompt, or of the public pairs.
+prompts count as hard, looking up and rewording as easy, all in one sum with round weights. They were set
+once, unseen any gain, and are not to be tuned: nothing here knows of kinds of prompt, or of the public pairs.
 
 It is a yardstick of the benchmark alone. What is shipped (`app.classify.complexity.prior_margin`) is
 written by hand too, but after public pairs had been looked at.
