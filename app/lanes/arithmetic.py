@@ -2,7 +2,8 @@
 
 Bounds make every input cheap: 80 characters, 15 digits a number, exponents up to 64, values up to
 10^40, nesting up to 12. What is outside them, or reads as something else ("24/7", "9/11",
-"555-1234", "2024-01-05"), is declined, and a model answers.
+"(555)-123-4567", "2024-01-05 + 30", "3!", "0x10"), is declined, and a model answers. So is 0^0, and
+outside an English sentence "1.234", which is a thousand and more to half of the world.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ _GROUPED = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+")
 _SPELLED = {"×": "*", "·": "*", "x": "*", "X": "*", "÷": "/", "−": "-", "^": "**"}
 _OPERATION = re.compile(r"[\d)]\s*(?:[-+*/^×÷·−]|[xX])\s*[\d(.+-]")
 _LOOKS_LIKE_A_NAME = re.compile(r"\d+[-/xX]\d+(?:[-/xX]\d+)*")
+_AROUND_A_NAME = str.maketrans("", "", "+()")  # of a telephone number
+_A_DATE = re.compile(r"(?<!\d)(?:\d{4}-\d{1,2}-\d{1,2}|\d{1,2}([-/.])\d{1,2}\1(?:19|20)\d\d)(?!\d)")
+_HEXADECIMAL = re.compile(r"(?<!\d)0[xX]\d")
+_PARTS_THOUSANDS_OR_DECIMALS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}\.\d{3}(?![\d.,])")
 
 _ASK = (
     r"(?:what(?:'s|’s|\s+is|\s+are)|how\s+much\s+(?:is|are)|"
@@ -123,6 +128,8 @@ class _Parser:
             raise _NoValueError
         if not base and exponent < 0:
             raise _DivisionByZeroError
+        if not base and not exponent:  # 1 to some, undefined to others
+            raise _NoValueError
         size = max(base.numerator.bit_length(), base.denominator.bit_length())
         if size * abs(exponent.numerator) > 4 * _MAX_VALUE.bit_length():
             raise _NoValueError
@@ -178,12 +185,7 @@ def _bounded(value: _Value) -> _Value:
 
 def _answer(groups: Groups) -> str | None:
     expression = " ".join(groups["expression"].split())
-    if "order" not in groups and "equals" not in groups:
-        if _LOOKS_LIKE_A_NAME.fullmatch(expression):
-            return None
-        if "ask" not in groups and not any(mark in expression for mark in "+*×÷^("):
-            return None
-    if _OPERATION.search(expression) is None:
+    if _reads_otherwise(expression, groups) or _OPERATION.search(expression) is None:
         return None
     try:
         value = evaluate(expression)
@@ -193,6 +195,23 @@ def _answer(groups: Groups) -> str | None:
         return None
     text, exact = shown(value)
     return f"{expression} {'=' if exact else '≈'} {text}"
+
+
+def _reads_otherwise(expression: str, groups: Groups) -> bool:
+    """Whether it may be a name, a telephone number, a date, or a number in another notation."""
+    if "order" not in groups and "equals" not in groups:
+        if _LOOKS_LIKE_A_NAME.fullmatch(expression.translate(_AROUND_A_NAME)):
+            return True
+        if "ask" not in groups and not any(mark in expression for mark in "+*×÷^("):
+            return True
+    if "ask" not in groups and either_way(expression):
+        return True
+    return _A_DATE.search(expression) is not None or _HEXADECIMAL.search(expression) is not None
+
+
+def either_way(text: str) -> bool:
+    """Whether a number in it means one thing in English and another where a point parts thousands."""
+    return _PARTS_THOUSANDS_OR_DECIMALS.search(text) is not None
 
 
 def _percent(groups: Groups) -> str | None:
@@ -223,7 +242,7 @@ ARITHMETIC_RULES = (
     Rule(
         "arithmetic",
         rf"(?:(?P<ask>{_ASK})\s*:?\s+)?"
-        r"(?P<expression>[-+(−]*[\d.][-+*/^()×÷·−xX\d.,\s]*[\d)])\s*(?P<equals>=\s*)?[?.!]?",
+        r"(?P<expression>[-+(−]*[\d.][-+*/^()×÷·−xX\d.,\s]*[\d)])\s*(?P<equals>=\s*)?[?.]?",
         _answer,
         (
             Case("What is 12 * (3 + 4)?", "12 * (3 + 4) = 84"),
@@ -237,6 +256,9 @@ ARITHMETIC_RULES = (
             Case("555-1234", None),
             Case("2024-01-05", None),
             Case("What is 9**9**9?", None),
+            Case("(555)-123-4567", None),
+            Case("2024-10-12 + 30", None),
+            Case("3 * 5!", None),
         ),
     ),
     Rule(

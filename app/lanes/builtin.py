@@ -14,7 +14,12 @@ from app.lanes.units import UNIT_RULES
 _MAX_EMAIL_CHARS = 254  # RFC 5321 4.5.3.1.3, less the angle brackets
 _MAX_LOCAL_CHARS = 64
 _MAX_LABEL_CHARS = 63
+_MAX_BYTE = 255
 _ATOM = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+")
+# An RFC's quotes and literals, an address in brackets or a link, several of them.
+_OTHER_ADDRESS = re.compile(r"[\"<>\[\],;]|^mailto:", re.IGNORECASE)
+_OTHER_UUID = re.compile(r"[0-9a-f]{32}|\{.*\}|urn:.*", re.IGNORECASE)
+_LOOSE_IP = re.compile(r"\d{1,3}(?:\.\d{1,3}){0,3}")
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?")
 
 
@@ -58,24 +63,46 @@ def _domain_fault(domain: str) -> str | None:
 
 def _email(groups: Groups) -> str | None:
     address = groups["address"]
+    if _is_no_address(address):
+        return None
     fault = email_fault(address)
     if fault is None:
         return f"Yes, {address} has the form of a valid e-mail address."
     return f"No, {address} is not a valid e-mail address: {fault}."
 
 
-def _uuid(groups: Groups) -> str:
+def _is_no_address(text: str) -> bool:
+    """A word ("is it a valid email?"), several addresses, or a form that only part of the world takes."""
+    plain_word = "@" not in text and "." not in text
+    return plain_word or _OTHER_ADDRESS.search(text) is not None
+
+
+def _uuid(groups: Groups) -> str | None:
     text = groups["text"]
+    if not any(letter.isdigit() for letter in text) or _OTHER_UUID.fullmatch(text):
+        return None
     good = re.fullmatch(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}", text)
     return f"Yes, {text} is a valid UUID." if good else f"No, {text} is not a valid UUID."
 
 
-def _ip(groups: Groups) -> str:
-    text = groups["text"]
+def _some_program_takes(text: str) -> bool:
+    """Whether "127.1" or "010.0.0.1", which `ping` takes for addresses and others do not."""
+    loose = _LOOSE_IP.fullmatch(text) is not None
+    return loose and all(int(part) <= _MAX_BYTE for part in text.split("."))
+
+
+def _ip(groups: Groups) -> str | None:
+    text, asked = groups["text"], groups.get("version", "")
     try:
         version = ipaddress.ip_address(text).version
     except ValueError:
-        return f"No, {text} is not a valid IP address."
+        if not ("." in text or ":" in text) or _some_program_takes(text):
+            return None
+        return f"No, {text} is not a valid IP{asked.lower()} address."
+    if asked and int(asked[-1]) != version:
+        return (
+            f"No, {text} is not a valid IP{asked.lower()} address: it is an IPv{version} address."
+        )
     return f"Yes, {text} is a valid IPv{version} address."
 
 
@@ -115,6 +142,7 @@ _CHECKS = (
                 "Yes, bob@example.org has the form of a valid e-mail address.",
             ),
             Case("Is my colleague's address a valid email?", None),
+            Case("Is it a valid email?", None),
         ),
     ),
     Rule(
@@ -131,7 +159,7 @@ _CHECKS = (
     ),
     Rule(
         "ip_validation",
-        rf"is\s+{_QUOTE}(?P<text>[0-9a-f:.]{{2,45}}){_QUOTE}\s+a\s+valid\s+ip(?:v[46])?(?:\s+address)?\s*\??",
+        rf"is\s+{_QUOTE}(?P<text>[0-9a-f:.]{{2,45}}){_QUOTE}\s+a\s+valid\s+ip(?P<version>v[46])?(?:\s+address)?\s*\??",
         _ip,
         (
             Case("is 10.0.0.1 a valid IP address?", "Yes, 10.0.0.1 is a valid IPv4 address."),

@@ -1,7 +1,8 @@
 """Calendar questions that need no clock: differences, weekdays, leap years, Unix times.
 
 Anything relative to "today" is declined: it needs the asker's clock and zone. "03/04/2024" is
-declined too, as it is read differently in different places.
+declined too, as it is read differently in different places, and so are days before the Gregorian
+calendar held in all of the English-speaking world: of those the history books tell another weekday.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ _MONTHS = (
     *("january", "february", "march", "april", "may", "june"),
     *("july", "august", "september", "october", "november", "december"),
 )
+_REFORMED = dt.date(1752, 9, 14)
 _MAX_DAYS = 1_000_000
 _MAX_UNIX_S = 253_402_300_799  # the end of the year 9999
 _MS_FROM = 100_000_000_000  # a larger Unix time is read as milliseconds (seconds pass this in 5138)
@@ -43,13 +45,18 @@ def parse_date(text: str) -> dt.date | None:
         return None
 
 
+def _told_date(text: str) -> dt.date | None:
+    date = parse_date(text)
+    return None if date is None or date < _REFORMED else date
+
+
 def _weekday(groups: Groups) -> str | None:
-    date = parse_date(groups["date"])
+    date = _told_date(groups["date"])
     return None if date is None else f"{date:%Y-%m-%d} is a {date:%A}."
 
 
 def _between(groups: Groups) -> str | None:
-    first, second = parse_date(groups["first"]), parse_date(groups["second"])
+    first, second = _told_date(groups["first"]), _told_date(groups["second"])
     if first is None or second is None:
         return None
     days = abs((second - first).days)
@@ -57,7 +64,7 @@ def _between(groups: Groups) -> str | None:
 
 
 def _shifted(groups: Groups) -> str | None:
-    date = parse_date(groups["date"])
+    date = _told_date(groups["date"])
     days = int(groups["count"]) * (7 if groups["unit"].lower().startswith("week") else 1)
     if date is None or days > _MAX_DAYS:
         return None
@@ -66,13 +73,14 @@ def _shifted(groups: Groups) -> str | None:
         result = date + dt.timedelta(days=days if later else -days)
     except OverflowError:
         return None
-    return f"{result:%Y-%m-%d} ({result:%A})"
+    return None if result < _REFORMED else f"{result:%Y-%m-%d} ({result:%A})"
 
 
 def _leap(groups: Groups) -> str | None:
     year = int(groups["year"])
     leap = year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
-    return f"{'Yes' if leap else 'No'}, {year} is {'' if leap else 'not '}a leap year."
+    calendar = "" if year > _REFORMED.year else " in the Gregorian calendar"
+    return f"{'Yes' if leap else 'No'}, {year} is {'' if leap else 'not '}a leap year{calendar}."
 
 
 def _unix(groups: Groups) -> str | None:

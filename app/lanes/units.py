@@ -1,7 +1,8 @@
 """Unit conversion by exact factors: "convert 10 km to miles", "how many feet are in 3 metres?".
 
 Only units with one meaning are listed: no "ton", no "ounce" of volume, no month or year, no
-currency. Volumes are US measures and the answer says so. Factors are the exact legal definitions.
+currency; and a symbol is declined where its capitals make it another unit: "Mg" is no milligram, "Mb" no
+megabyte. Volumes are US measures and the answer says so. Factors are the exact legal definitions.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 
+from app.lanes.arithmetic import either_way
 from app.lanes.rules import Case, Groups, Rule
 
 _MAX_DIGITS = 15
@@ -99,12 +101,28 @@ def _units() -> dict[str, _Unit]:
 _UNITS = _units()
 
 
+_MEGA = frozenset(
+    ("m", "mm", "mg", "ml", "ms")
+)  # a capital M means millions, or mole, not thousandths
+_BITS = frozenset(("kb", "kbs", "mb", "mbs", "gb", "gbs", "tb", "tbs", "kib", "mib", "gib"))
+
+
+def _another(symbol: str) -> bool:
+    """Whether a symbol stands for another unit than the one of its lower-case spelling."""
+    lowered = symbol.lower()
+    if lowered in _MEGA:
+        return symbol[0] == "M"
+    if lowered not in _BITS or symbol.rstrip("sS")[-1] == "B":
+        return False
+    return symbol[0].isupper() or lowered.startswith("kb")  # "mb" in no capitals is a megabyte's
+
+
 def convert(amount: str, source: str, target: str) -> str | None:
     """Say `amount source` in `target`, exactly where six decimals suffice, else "≈"; None =
     decline.
     """
     plain = amount.replace(",", "")
-    if len(plain) > _MAX_DIGITS:
+    if len(plain) > _MAX_DIGITS or _another(source) or _another(target):
         return None
     value = Fraction(1) if plain.lower() in {"a", "an", "one"} else Fraction(plain)
     unit, wanted = (_UNITS.get(" ".join(name.lower().split())) for name in (source, target))
@@ -128,6 +146,8 @@ def _shown(value: Fraction) -> tuple[str, bool]:
 
 
 def _answer(groups: Groups) -> str | None:
+    if "ask" not in groups and "count" not in groups and either_way(groups["amount"]):
+        return None
     return convert(groups["amount"], groups["source"], groups["target"])
 
 
@@ -137,7 +157,7 @@ _UNIT = r"[a-zµ°²/2]+(?:\s+[a-z]+){0,3}?"  # lazy, or "feet are" would be a u
 UNIT_RULES = (
     Rule(
         "unit_conversion",
-        rf"(?:(?:please\s+)?convert\s+|what(?:'s|’s|\s+is|\s+are)\s+|how\s+much\s+(?:is|are)\s+)?"
+        r"(?P<ask>(?:please\s+)?convert\s+|what(?:'s|’s|\s+is|\s+are)\s+|how\s+much\s+(?:is|are)\s+)?"
         rf"{_AMOUNT}\s*(?P<source>{_UNIT})\s+(?:to|in|into|as)\s+(?P<target>{_UNIT})\s*[?.!]?",
         _answer,
         (
@@ -147,11 +167,12 @@ UNIT_RULES = (
             Case("3 feet in inches", "3 ft = 36 in"),
             Case("convert 10 pounds to euros", None),
             Case("convert 10 kg to miles", None),
+            Case("convert 5 ML to L", None),
         ),
     ),
     Rule(
         "unit_count",
-        rf"how\s+many\s+(?P<target>{_UNIT})\s+(?:are\s+|is\s+)?(?:there\s+)?in\s+"
+        rf"(?P<count>how\s+many)\s+(?P<target>{_UNIT})\s+(?:are\s+|is\s+)?(?:there\s+)?in\s+"
         r"(?P<amount>an?|one|-?\d{1,3}(?:,\d{3})+(?:\.\d+)?|-?\d{1,15}(?:\.\d{1,12})?)\s*"
         rf"(?P<source>{_UNIT})\s*\??",
         _answer,
