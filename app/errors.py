@@ -33,8 +33,6 @@ says what, where and what to do, and never holds a prompt, an answer or a key.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 _SERVER_ERROR = 500
 
 
@@ -43,7 +41,6 @@ class GatewayError(Exception):
 
     status: int = 500
     code: str = "internal_error"
-    retryable: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -126,7 +123,6 @@ class RateLimited(ClientError):
 
     status = 429
     code = "rate_limit_exceeded"
-    retryable = True
     limited: tuple[tuple[str, int, int, float, float], ...] = ()
     """For the vendors' headers: of what, the limit, what remains, seconds until full, that instant (Unix)."""
 
@@ -143,7 +139,6 @@ class Overloaded(GatewayError):
 
     status = 503
     code = "overloaded"
-    retryable = True
 
 
 class ShuttingDown(GatewayError):
@@ -165,7 +160,6 @@ class UpstreamError(GatewayError):
 
     status = 502
     code = "upstream_error"
-    retryable = True
     said = False
     """The client has already been told, by the upstream's own in-stream error frame."""
 

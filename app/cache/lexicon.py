@@ -239,8 +239,6 @@ UNITS: Final = words(
     "dollars usd euro euros eur gbp yen jpy rupee rupees inr kb mb gb tb percent"
 )
 
-COMPARATORS: Final = words("more less most least fewer fewest greater than")
-
 # A state in time: is / used to be / becoming / will be / before / after.
 TIME_STATES: Final = {
     "used": "past", "was": "past", "were": "past", "did": "past", "had": "past", "former": "past",

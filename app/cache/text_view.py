@@ -97,15 +97,12 @@ class TextView:
     units: frozenset[str]
     negations: int
     pronouns: tuple[str, ...]  # gender or person classes, in order
-    third_persons: int
     states: frozenset[str]
     question: str
     governors: dict[str, str]  # content stem -> the preposition that governs it
     passive_at: int  # position of the "by" of a passive, or -1
     has_and: bool
     has_or: bool
-    has_if: bool
-    cased: bool  # the text uses capitals, so missing names mean no names
 
 
 def _squeeze(word: str) -> str:
@@ -250,13 +247,10 @@ def view(text: str) -> TextView:
         units=frozenset([stem(w) for w in UNITS & word_set]),
         negations=sum([w in NEGATIONS or w.endswith("n't") for w in words]),
         pronouns=tuple([PRONOUNS[w] for w in pronouns]),
-        third_persons=sum([PRONOUNS[w] in {"m", "f"} for w in pronouns]),
         states=_states(words),
         question=_question(words),
         governors=_governors(words, stems),
         passive_at=_passive_at(words),
         has_and="and" in word_set or "both" in word_set or "simultaneously" in word_set,
         has_or="or" in word_set or "either" in word_set,
-        has_if="if" in word_set or "whether" in word_set,
-        cased=text[1:].lower() != text[1:],
     )

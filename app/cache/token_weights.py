@@ -111,11 +111,6 @@ class TokenWeights:
         full[used] = weights
         return cls(full, intercept)
 
-    def margins(self, bags: Bags) -> NDArray[np.float64]:
-        """Log-odds float[n] that a pair has one answer."""
-        summed = np.add.reduceat(self.weights.take(bags.flat).astype(np.float64), bags.starts[:-1])
-        return np.asarray(summed + self.intercept, dtype=np.float64)
-
     def parts(self, bags: Bags) -> NDArray[np.float64]:
         """Return float64[n, 5] of how each pair's margin came about.
 

@@ -23,8 +23,6 @@ from typing import Final, Generic, TypeVar
 
 import numpy as np
 
-from app.domain.decisions import Tier
-
 X = TypeVar("X")
 """An example's features, whatever they are."""
 H = TypeVar("H")
@@ -44,7 +42,6 @@ _DRIFT_MIN = 60
 _DRIFT_MAX = 1_000
 _RESAMPLES = 40
 _LOST = 0.95
-_MENDED = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,17 +56,6 @@ class Label(Generic[X]):
     def weight(self) -> float:
         """The inverse propensity, limited to 50."""
         return min(_MAX_WEIGHT, 1.0 / self.propensity)
-
-
-def feedback_gain(tier: Tier, *, good: bool) -> float | None:
-    """What a verdict on one served answer says about the gain; None when it says nothing.
-
-    A good fast answer leaves nothing to gain. A bad one leaves what the powerful model would mend of
-    it: about half on the public sets (0.48-0.78). A verdict on a powerful answer says nothing of the fast.
-    """
-    if tier is Tier.POWERFUL:
-        return None
-    return 0.0 if good else _MENDED
 
 
 class ShadowBudget:

@@ -167,10 +167,6 @@ class VectorProcess:
 
     # -------------------------------------------------------------- what may be asked of it
 
-    def begin_recall(self, text: str, partition: str, k: int) -> asyncio.Future[Reply]:
-        """Send at once, to be awaited with any patience; raises ``StoreError`` when it cannot be asked."""
-        return self._send(Recall(text, partition, k, time.time()))
-
     async def recall(self, text: str, partition: str, k: int) -> Recalled | Unreadable:
         """The vector of ``text`` and the ``k`` nearest questions of ``partition``, in one round trip."""
         return recalled(await self._ask(Recall(text, partition, k, time.time())))

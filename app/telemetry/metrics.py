@@ -27,8 +27,6 @@ from app.telemetry.job_metrics import JobMetrics
 from app.telemetry.series import OTHER, Cell, Counter, Family, Gauge, Histogram, HistogramCell
 from app.telemetry.state_metrics import StateMetrics
 
-CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
-
 STAGE_BOUNDS_S = (
     2e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025,
     0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 30,

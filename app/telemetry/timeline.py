@@ -89,10 +89,6 @@ class Timeline:
         """Seconds since the request arrived."""
         return (self._clock() - self.started_ns) / 1e9
 
-    def since_start_s(self, at_ns: int) -> float:
-        """Seconds from the request's arrival to an instant of the same clock."""
-        return (at_ns - self.started_ns) / 1e9
-
     def stage(self, stage: StageName, detail: str = "", parent: OpenSpan | None = None) -> OpenSpan:
         """Begin a span now. Use it in ``with``, or call ``end()``; ``detail`` may be set until the
         turn settles.

@@ -62,7 +62,8 @@ def test_parts_of_a_margin_add_up_and_name_the_worst_word_and_the_unknown():
     fitted = TokenWeights.fit(bags, same)
     parts = fitted.parts(bags)
     assert parts.shape == (len(pairs), PARTS)
-    assert np.allclose(parts[:, 0], fitted.margins(bags))
+    each = [fitted.margin(symbols(a, b)) for a, b in pairs]
+    assert np.allclose(parts[:, 0], each)
     assert np.allclose(parts[:, 2] + parts[:, 3] + fitted.intercept, parts[:, 0])
     assert (parts[:, 1] >= parts[:, 2] - 1e-9).all()
     assert not parts[:, 4].any()

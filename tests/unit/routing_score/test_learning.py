@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 
 from app.classify.calibration import apgr
-from app.domain.decisions import Tier
 from app.routing.learning import (
     DriftDetector,
     Label,
     RouterLearner,
     ShadowBudget,
-    feedback_gain,
 )
 
 
@@ -171,14 +169,6 @@ def test_no_share_no_looks():
 def test_a_share_outside_its_range_is_refused(share: float):
     with pytest.raises(ValueError, match="shadow"):
         ShadowBudget(share)
-
-
-def test_a_verdict_on_a_fast_answer_is_a_label_and_on_a_powerful_one_is_none():
-    bad = feedback_gain(Tier.FAST, good=False)
-    assert bad is not None
-    assert bad > 0
-    assert feedback_gain(Tier.FAST, good=True) == 0.0
-    assert feedback_gain(Tier.POWERFUL, good=False) is None
 
 
 def test_a_challenger_from_before_a_drift_is_not_adopted():
