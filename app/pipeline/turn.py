@@ -32,8 +32,10 @@ from app.pipeline.remember import follow, joinable, keep, may_serve, tell
 from app.pipeline.shared_flight import answer_shared, look_shared
 from app.pipeline.skeletons import draft_for, fill_or_ask
 from app.pipeline.stay import keep_warm, stays, warm_of
+from app.wire.told_plainly import is_all_that_is_asked
 
 if TYPE_CHECKING:
+    from app.lanes.templates import Draft
     from app.pipeline.meaning import (
         Looked,
         Meaning,
@@ -71,7 +73,7 @@ async def answer(request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit)
     view = None if named else gateway.codecs[request.dialect].view(request.body)
     _mind_state(request, turn)
 
-    if view is not None and await _told_by_a_lane(view, gateway, turn, emit):
+    if view is not None and await _told_by_a_lane(view, request, gateway, turn, emit):
         return
 
     looked = None
@@ -131,7 +133,9 @@ async def race_on(
         gateway.meaning.remember(led.key, request, gateway, turn, looked)
 
 
-async def _told_by_a_lane(view: PromptView, gateway: Gateway, turn: Turn, emit: Emit) -> bool:
+async def _told_by_a_lane(
+    view: PromptView, request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit
+) -> bool:
     """Answer a question that needs no model; say whether it was one."""
     if gateway.lanes is None or not _plain_question(view, turn):
         return False
@@ -140,7 +144,9 @@ async def _told_by_a_lane(view: PromptView, gateway: Gateway, turn: Turn, emit: 
         if lane is None and gateway.skeletons is not None:
             draft = draft_for(view.text, gateway, open_slots=False)
             lane = None if draft is None else LaneAnswer(draft.skeleton, draft.head)
-    if lane is None:
+    if lane is None or request.terms is not None:
+        return False
+    if not is_all_that_is_asked(request.body, lane.text):
         return False
     turn.cache, turn.reason = CacheOutcome.LANE, f"lane {lane.rule}"
     text = answer_of_text(
@@ -167,7 +173,7 @@ def _ask(
         view = view or PromptView("")
         if gateway.skeletons is not None and _plain_question(view, turn):
             draft = draft_for(view.text, gateway, open_slots=True)
-            if draft is not None:
+            if draft is not None and _may_be_filled(draft, request):
                 route = partial(_routed, view, request, gateway, turn, emit)
                 return fill_or_ask(draft, view.text, gateway, turn, emit, route)
         return _routed(view, request, gateway, turn, emit)
@@ -285,6 +291,12 @@ def _route(view: PromptView, request: ChatRequest, gateway: Gateway, turn: Turn)
 def _plain_question(view: PromptView, turn: Turn) -> bool:
     """Whether a lane may answer: a plain question, nothing forced."""
     return view.is_plain_question and turn.tier is None and turn.cache_mode in (_DEFAULT, _ONLY)
+
+
+def _may_be_filled(draft: Draft, request: ChatRequest) -> bool:
+    """Whether the draft with its slots filled, as long as they may be, is all that is asked."""
+    longest = draft.render({slot.name: "x" * slot.max_chars for slot in draft.open_slots})
+    return request.terms is None and is_all_that_is_asked(request.body, longest)
 
 
 def _look_up(

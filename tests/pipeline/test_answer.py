@@ -43,6 +43,7 @@ class House:
     async def ask(self, text: str, model: str = "small", **wishes) -> tuple[Turn, str]:
         """Answer one chat question; the turn and the text that was said."""
         body = {"model": model, "messages": [{"role": "user", "content": text}]}
+        body |= wishes.pop("more", {})
         request = ChatRequest(Dialect.CHAT, model, False, body, msgspec.json.encode(body))  # noqa: FBT003
         deadline = wishes.pop("deadline", Deadline(None))
         turn = Turn("req_1", "acme", Timeline(), deadline, time.time())
@@ -121,6 +122,17 @@ async def test_a_lane_answers_auto_without_a_model(house):
     assert "144" in text
     assert not house.local.calls
     assert not house.claude.calls
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"n": 2}, {"logprobs": True}, {"max_tokens": 5}, {"stop": ["="]}, {"web_search_options": {}}],
+    ids=str,
+)
+async def test_a_lane_leaves_to_a_model_what_asks_for_more_than_its_text(house, more):
+    turn, text = await house.ask("What is 12 * 12?", model="auto", more=more)
+    assert turn.cache is CacheOutcome.MISS
+    assert text in {"local", "claude"}
 
 
 async def test_an_unknown_model_is_named(house):

@@ -1,0 +1,80 @@
+"""Whether a ready text is all that a request asks for, beside its question.
+
+A lane answers with one text, no model and no tokens. Who asks for two choices, log probabilities, speech, a
+search, another form, or for less than the text, or sends a file along, must hear a model. What a request may
+say besides is listed here; a field that is not listed, which may be one of next year's, leaves the answer to
+a model. Asked only once a lane has an answer, so that no other request pays for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from app.domain.chat import Json
+
+_NO_MATTER = frozenset(
+    (
+        *("model", "messages", "input", "stream", "stream_options", "user", "metadata"),
+        *("temperature", "top_p", "top_k", "seed", "frequency_penalty", "presence_penalty"),
+        *("service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"),
+        *(
+            "reasoning",
+            "reasoning_effort",
+            "thinking",
+            "verbosity",
+            "parallel_tool_calls",
+            "include",
+        ),
+        *("truncation", "prompt_cache_options", "cache_control", "diagnostics"),
+    )
+)
+"""What changes nothing in a text that needs no thought; a lane looks at the messages themselves."""
+_NOTHING: tuple[object, ...] = (
+    [],
+    "",
+    False,
+    None,
+)  # not {}: `web_search_options: {}` asks for a search
+_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+_STOPS = ("stop", "stop_sequences")
+_TEXT_PARTS = frozenset(("text", "input_text"))
+_PLAIN_VALUES: Mapping[str, object] = {
+    "n": 1,
+    "modalities": ["text"],
+    "response_format": {"type": "text"},
+    "tool_choice": "none",
+}
+
+
+def is_all_that_is_asked(body: Json, text: str) -> bool:
+    """Whether ``text`` answers the checked ``body``, in any dialect, in full; never raises on one."""
+    return _is_one_text(body) and all(
+        name in _NO_MATTER or value in _NOTHING or _allows(name, value, text)
+        for name, value in body.items()
+    )
+
+
+def _allows(name: str, value: object, text: str) -> bool:
+    if name in _LIMITS:  # a token is a byte at least
+        return isinstance(value, int) and len(text.encode()) <= value
+    if name in _STOPS:
+        stops = [value] if isinstance(value, str) else value
+        return isinstance(stops, list) and not any(str(each) in text for each in stops)
+    if name in {"text", "output_config"} and isinstance(value, Mapping):
+        form = value.get("format")
+        return form is None or form == {"type": "text"}
+    return _PLAIN_VALUES.get(name, _NOTHING) == value
+
+
+def _is_one_text(body: Json) -> bool:
+    """Whether all that is said is one message of a person, in text."""
+    said = body.get("messages", body.get("input"))
+    if isinstance(said, str):
+        return True
+    if not isinstance(said, list) or len(said) != 1 or not isinstance(said[0], Mapping):
+        return False
+    content = said[0].get("content")
+    return isinstance(content, str) or (
+        isinstance(content, list)
+        and all(isinstance(part, Mapping) and part.get("type") in _TEXT_PARTS for part in content)
+    )
