@@ -66,6 +66,8 @@ _STATE = frozenset(
     }
 )  # fmt: skip
 """Fields after which an answer leaves something behind at the vendor, or goes on from it."""
+_ACTING_TOOLS = frozenset({"mcp", "mcp_toolset"})
+"""Kinds of tools with which the vendor acts upon the servers of others."""
 _SYSTEM_ROLES = frozenset({"system", "developer"})
 _COMMON = {
     "temperature": "temperature",
@@ -114,6 +116,20 @@ def moves_a_state(request: ChatRequest) -> bool:
         return False
     body = request.body
     return not _STATE.isdisjoint(body) and any(body.get(name) for name in _STATE)
+
+
+def leaves_something_behind(request: ChatRequest) -> bool:
+    """Whether a second call for ``request`` would act twice at its vendor: what ``moves_a_state``, what is to
+    be stored there, and what lets the vendor call the tools of a server by itself.
+    """
+    if request.plain is not None:
+        return False
+    if request.body.get("store") is True or moves_a_state(request):
+        return True
+    tools = request.body.get("tools")
+    return isinstance(tools, list) and any(
+        isinstance(tool, dict) and tool.get("type") in _ACTING_TOOLS for tool in tools
+    )
 
 
 def plain_start(scope: Scope | CacheScope, said: Sequence[tuple[bytes, bytes]] = ()) -> bytes:

@@ -46,6 +46,8 @@ class ModelCall(CallTiming):
     dropped: tuple[str, ...] = ()
     """Hints of the caller that the target's dialect could not carry."""
     upstream_status = 0
+    once = False
+    """It must not be sent a second time where the vendor may have heard it."""
     tenant = ""
     """Whose it is: places at a busy upstream go to tenants in turn."""
     traceparent = ""

@@ -22,6 +22,7 @@ from app.errors import (
     Overloaded,
     Unsupported,
     UpstreamError,
+    UpstreamRefused,
     UpstreamStatus,
     UpstreamTimeout,
 )
@@ -34,6 +35,7 @@ from app.telemetry.timeline import OpenSpan
 
 _RATE_LIMITED = 429
 _SERVER_ERROR = 500
+_BEFORE_SENDING = frozenset({"queue", "connect", "tls"})
 _OF_THE_FORM = frozenset({b"anthropic-version", b"tracestate"})
 """Headers of a vendor's clients that ask for nothing by themselves."""
 
@@ -65,7 +67,7 @@ async def ask(calls: Sequence[ModelCall], gateway: Gateway, turn: Turn, emit: Em
     while True:
         span = failure = ok = gate = None
         try:
-            if others and call.stream and gateway.hedging is not None:
+            if others and call.stream and gateway.hedging is not None and not turn.once:
                 await hedged(call, others, gateway, turn, emit, _run)
             else:
                 span = _begin(call, gateway, turn)
@@ -141,6 +143,8 @@ class _Tried:
         # The next deployment, or the same one once more, if this one failed before a word was said.
         candidate = _next(others, gateway) or call.again()
         said = turn.upstream is not None and turn.upstream.first_event_ns
+        if turn.once and not _surely_unheard(failure):
+            raise failure
         if said or not self.retries or not _worth_another_try(failure, call, candidate, gateway):
             raise failure
         self.retries -= 1
@@ -207,6 +211,19 @@ def _worth_another_try(
     return gateway.retry_budget.take()
 
 
+def _surely_unheard(failure: UpstreamError) -> bool:
+    """Whether the vendor cannot have acted upon the call: it was never sent, or refused for its rate."""
+    match failure:
+        case UpstreamRefused():
+            return True
+        case UpstreamTimeout(phase=phase):
+            return phase in _BEFORE_SENDING
+        case UpstreamStatus(status=status):
+            return status == _RATE_LIMITED
+        case _:
+            return False
+
+
 async def _run(call: ModelCall, gateway: Gateway, turn: Turn, emit: Emit) -> None:
     """Run one call of a race; settle its time, tokens and money whatever happens."""
     span, ok, failure = _begin(call, gateway, turn), None, None
@@ -233,6 +250,8 @@ def _begin(call: ModelCall, gateway: Gateway, turn: Turn) -> OpenSpan:
     call.tenant, call.prompts = turn.tenant, gateway.prompts
     if gateway.tracing or turn.traceparent:
         call.traceparent = _traceparent(turn, gateway)
+    if turn.once:
+        call.once = True
     turn.attempts += 1
     span = turn.timeline.stage("upstream", model.label)
     if call.begun_ns:

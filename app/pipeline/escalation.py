@@ -45,7 +45,7 @@ def converse_or_escalate(
     request: ChatRequest, gateway: Gateway, turn: Turn, candidates: Sequence[Model], emit: Emit
 ) -> Awaitable[None]:
     """Answer as ``converse`` does, or from the powerful tier where the fast one had no answer."""
-    if turn.routed and _may_escalate(gateway, candidates):
+    if turn.routed and not turn.once and _may_escalate(gateway, candidates):
         return _escalate(request, gateway, turn, candidates, emit)
     return converse(request, gateway, turn, candidates, emit)
 

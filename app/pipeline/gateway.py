@@ -115,6 +115,8 @@ class Turn:
     classification: Classification | None = None
     tools: Sequence[ToolUse] = ()
     """Calls of the gateway's own tools, as they ended."""
+    once: bool = False
+    """A second call would act twice at the vendor: none is made beside the first, or after it was heard."""
     flight: Flight | None = None
     """The flight that this turn leads: while others follow it, its client may leave without ending it."""
     cancel: Callable[[], object] = nothing

@@ -194,7 +194,7 @@ class Priming:
         if not self._follow or call.request_id.startswith(_PRIMES) or call.usage is None:
             return
         held = call.usage.cached_tokens + call.usage.cache_write_tokens
-        if held:
+        if held and not call.once:  # to ask again would be another turn of what is kept there
             now_s = self._gateway.clock()
             session = Session(
                 call.model, held, rendered.raw, rendered.dialect, call.tenant, now_s, now_s

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from app.cache.coalesce import Flight
 from app.cache.exact import CachedAnswer
-from app.cache.key import exact_key, moves_a_state
+from app.cache.key import exact_key, leaves_something_behind, moves_a_state
 from app.domain.agents import PREFIX as AGENT
 from app.domain.chat import ChatRequest
 from app.domain.decisions import CacheMode, CacheOutcome, PromptView, Tier
@@ -104,7 +104,12 @@ async def answer(request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit)
 
 
 def _mind_state(request: ChatRequest, turn: Turn) -> None:
-    """Let a request that is to change something at its vendor pass by the lanes and the cache."""
+    """Let a request that is to change something at its vendor pass by the lanes and the cache, and be made
+    once.
+    """
+    if not leaves_something_behind(request):
+        return
+    turn.once = True
     if turn.cache_mode is not _ONLY and moves_a_state(request):
         turn.cache_mode, turn.cache_reason = _BYPASS, "state"
 
@@ -282,7 +287,7 @@ def _route(view: PromptView, request: ChatRequest, gateway: Gateway, turn: Turn)
         )
         if not decision.forced:
             gateway.teacher.routed(turn.tenant, turn.request_id, view, decision.tier)
-            if gateway.shadow is not None:
+            if gateway.shadow is not None and not turn.once:
                 gateway.shadow.consider(request, view, decision.score, turn.tenant)
         chosen = choose(decision, view, request.dialect, gateway, turn)
         return chosen if warm is None else keep_warm(chosen, warm, gateway)

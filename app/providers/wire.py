@@ -155,7 +155,9 @@ class WireProvider:
         else:
             call.started_ns = time.monotonic_ns()
         if exchange is None or not exchange.status:
-            exchange = await pool.persist(exchange, start, request.body, timeouts)
+            exchange = await pool.persist(
+                exchange, start, request.body, timeouts, replays=not call.once
+            )
         json = self._headed(call, exchange)
         if exchange.status >= _ERROR_FROM:
             request, exchange, json = await self._second(call, request, exchange)

@@ -176,15 +176,17 @@ class Pool:
         body: bytes,
         within: Timeouts,
         method: bytes = b"POST",
+        *,
+        replays: bool = True,
     ) -> Exchange:
-        """The rest of ``request``, after ``begin`` found no connection (None) or its exchange failed."""
+        """The rest of ``request``, after ``begin`` failed or gave None; no replay without ``replays``."""
         if exchange is None:
             exchange = Exchange(self._loop or self._bind(), within)
             conn = await self._acquire(exchange, within, self._pop_idle())
             conn.send(exchange, start, body, method, within.first_byte_ns)
             await exchange.answered()
         while (error := exchange.failure) is not None:
-            if not (self._limits.replays and exchange.met_a_stale_connection(error)):
+            if not (replays and self._limits.replays and exchange.met_a_stale_connection(error)):
                 raise error
             exchange.replayed = True
             exchange.reused = False

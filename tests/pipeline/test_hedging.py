@@ -14,13 +14,13 @@ from app.domain.chat import ChatRequest, Dialect
 from app.domain.deadline import Deadline
 from app.domain.decisions import CacheMode, Tier
 from app.domain.events import Event, Frames
-from app.errors import UpstreamStatus
+from app.errors import UpstreamError, UpstreamStatus
 from app.pipeline.gateway import Gateway, Turn
 from app.pipeline.turn import answer
 from app.routing.hedge import Hedging
 from app.telemetry.timeline import Timeline
 from tests.support.gateway import configuration, settings_of
-from tests.support.providers import ScriptedProvider
+from tests.support.providers import ScriptedProvider, answer_events
 from tests.support.virtual_time import run_virtually
 
 
@@ -36,6 +36,8 @@ class SlowProvider(ScriptedProvider):
         super().__init__(name)
         self.waits_s: list[float] = []
         self.fails = False
+        self.fails_with: UpstreamError | None = None
+        self.refuses = False
         self.cancelled = 0
 
     async def stream(self, call, emit):
@@ -44,7 +46,14 @@ class SlowProvider(ScriptedProvider):
             await asyncio.sleep(self.waits_s.pop(0) if self.waits_s else 0.01)
             if self.fails:
                 raise UpstreamStatus("down", status=500)
+            if self.fails_with is not None:
+                raise self.fails_with
             call.timing.first_event_ns = virtual_ns()
+            if self.refuses:
+                for event in answer_events("I'm sorry, but I can't help with that."):
+                    await emit(event)
+                call.complete, call.finish = True, "stop"
+                return
             for piece in (self.name, "!"):
                 await emit(Frames(piece.encode()))
                 await asyncio.sleep(0.001)
