@@ -16,10 +16,11 @@ from app.api.asked import OK, Asked, Plan, new
 from app.api.native import NativeOutlet
 from app.api.response import COMMENT, TurnResponse, vendor_lines
 from app.domain.events import Event, Frames
+from app.errors import UpstreamProtocol
 from app.providers.wire import Begun, forwarded
 from app.telemetry.few_spans import CacheUpstreamStream
 from app.telemetry.timeline import after_upstream
-from app.upstream import Exchange
+from app.upstream import Exchange, Shape
 from app.wire.passthrough import PassthroughReader
 
 if TYPE_CHECKING:
@@ -85,6 +86,11 @@ class Streamed(Asked):
             pulse.add(self)
 
     # ------------------------------------------------------------------ what the exchange tells
+
+    def answered(self, shape: Shape, data: bytes, head_bytes: int) -> None:
+        """The answer has come whole, so it is no stream: the general way tells it as one, or why not."""
+        self._exchange.whole(shape, data, head_bytes)
+        self._hand_over()
 
     def unusual(self) -> None:
         """The head has come, or the stream's end, or something that is not for here."""
@@ -217,9 +223,9 @@ class Streamed(Asked):
         if reader.halfway or not data.startswith(_FIRST_WORDS):
             return False
         self._exchange.alike = None  # the next chunk may begin with the rest of a frame
-        events = reader.feed(data)
-        if reader.failure is not None:
-            events = self._plan.wire.without_secrets(reader.failure, events)
+        events = self._events_of(data, reader)
+        if events is None:
+            return False
         complete, last = reader.complete, b""
         for event in events:
             if type(event) is not Frames or (reader.failure is not None and not self._first_ns):
@@ -239,6 +245,17 @@ class Streamed(Asked):
             self._last_events = events  # what follows the others, where anybody asks
             self._end(last)
         return True
+
+    def _events_of(self, data: bytes, reader: PassthroughReader) -> Sequence[Event] | None:
+        """What ``data`` completes; None, for the general way to read again, where it is no event stream."""
+        try:
+            events = reader.feed(data)
+        except UpstreamProtocol:
+            reader.drop_half()
+            return None
+        if reader.failure is not None:
+            return self._plan.wire.without_secrets(reader.failure, events)
+        return events
 
     def _begin_answer(self, first: bytes) -> None:
         """Send the head, and the first frames with it."""

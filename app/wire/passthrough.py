@@ -78,6 +78,10 @@ class PassthroughReader:
         """A frame has begun and not ended yet."""
         return bool(self._splitter.tail)
 
+    def drop_half(self) -> None:
+        """Forget the frame that has begun: its bytes will be fed again."""
+        self._splitter.rest()
+
     def ordinary(self, data: bytes) -> int:
         """How many frames ``data`` is, if ``feed`` would give it back as it is and learn nothing; else 0.
 
