@@ -16,6 +16,7 @@ from app.tools.http_tool import HttpCall, HttpTool, read_limit_bytes
 from app.tools.mcp import McpOptions, McpServer, McpTool
 from app.tools.python_tool import PythonTool, imported
 from app.tools.registry import Registered, Registry
+from app.tools.validation import SchemaFault
 
 
 def configured(settings: Settings, resolve: Resolve = resolved) -> Registry:
@@ -34,13 +35,14 @@ def configured(settings: Settings, resolve: Resolve = resolved) -> Registry:
     for index, tool in enumerate(settings.tools):
         try:
             way = _way(tool, connections, servers)
-        except ToolError as error:
-            path = f"tools[{index}]"
+            registry.tools[tool.name] = Registered(_spec(tool), way)
+        except (ToolError, SchemaFault) as error:
+            path, what = f"tools[{index}]", str(error)
+            if isinstance(error, SchemaFault):
+                path = f"{path}.parameters"
             problems.append(
-                Problem("the configuration", None, path, tool.name, error.message, "Mend it there.")
+                Problem("the configuration", None, path, tool.name, what, "Mend it there.")
             )
-            continue
-        registry.tools[tool.name] = Registered(_spec(tool), way)
     if problems:
         raise SettingsError(problems)
     return registry

@@ -9,10 +9,12 @@ where it does not say.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from app.domain.chat import Json
@@ -29,6 +31,9 @@ _AWAY_S = 5.0
 """How long a server that could not be asked for its tools is left alone."""
 _DEFAULT_LIST_TTL_S = 60.0
 _MAX_PAGES = 100
+_LONGEST_NAME = 64
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_NOT_OF_A_NAME = re.compile(r"[^A-Za-z0-9_-]")
 _CONNECTION_CLOSED = -32000
 """JSON-RPC code with which the client fails what was under way when a connection ended."""
 _LONGEST_REASON_CHARS = 300
@@ -139,7 +144,7 @@ class McpServer:
     ) -> Listed:
         options = self.options
         spec = ToolSpec(
-            name=f"{options.name}__{name}",
+            name=offered_name(options.name, name),
             description=description or "",
             parameters=dict(schema),
             timeout_s=options.timeout_s,
@@ -254,13 +259,36 @@ class McpServer:
             yield client
 
 
+def offered_name(server: str, tool: str) -> str:
+    """``<server>__<tool>`` as vendors take names: letters, digits, ``_`` and ``-``, at most 64."""
+    name = f"{server}__{tool}"
+    if _NAME.fullmatch(name):
+        return name
+    told = sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{_NOT_OF_A_NAME.sub('_', name)[: _LONGEST_NAME - 9]}_{told}"
+
+
 class McpTool:
-    """One tool of a server; see ``app.ports.Tool`` for its promises."""
+    """One tool of a server; see ``app.ports.Tool`` for its promises. Equal: the same of the same server."""
 
     def __init__(self, server: McpServer, name: str) -> None:
         """Call ``name``, as the server knows it."""
         self._server = server
         self._name = name
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, McpTool)
+            and self._server is other._server
+            and self._name == other._name
+        )
+
+    def __hash__(self) -> int:
+        return hash((id(self._server), self._name))
+
+    def is_of(self, server: str) -> bool:
+        """Whether it is a tool of the server of that name."""
+        return self._server.options.name == server
 
     async def call(self, arguments: Json) -> object:
         """Call it once."""
@@ -269,7 +297,7 @@ class McpTool:
     async def describe(self, spec: ToolSpec) -> ToolSpec:
         """``spec`` with the server's own parameters, and its description where the operator gave none."""
         for listed in await self._server.tools():
-            if listed.spec.name == f"{self._server.options.name}__{self._name}":
+            if listed.tool == self:
                 return replace(
                     spec,
                     parameters=listed.spec.parameters,

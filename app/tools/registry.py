@@ -7,27 +7,27 @@ does not send back, nothing else comes out, but the caller's own cancellation.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-import jsonschema
 import msgspec
-from jsonschema.exceptions import best_match
 
 from app.domain.chat import Json
 from app.domain.tools import ToolCaller, ToolResult, ToolSpec
 from app.errors import ToolError
 from app.ports import Tool
-from app.tools.mcp import McpServer
+from app.tools.mcp import Listed, McpServer, McpTool
 from app.tools.output_cache import OutputCache, call_key
-from app.tools.plain_schema import surely_fits
 from app.tools.shared_outputs import SharedOutputs
+from app.tools.validation import Arguments, SchemaFault
 
 _TRANSIENT = frozenset({"tool_timeout", "tool_refused", "tool_closed", "tool_server_error"})
 _BACKOFF_S = 0.05
-_LONGEST_REASON_CHARS = 300
+_log = logging.getLogger("slipstream.tools")
+_LONGEST_ARGUMENTS_CHARS = 1 << 20
 ALL = "*"
 """``<server>__*``: every tool of an MCP server."""
 SEPARATOR = "__"
@@ -36,16 +36,15 @@ SEPARATOR = "__"
 class Registered:
     """A tool with its description, its schema's validator and its limit."""
 
-    __slots__ = ("_fits", "_room", "_validator", "spec", "tool", "waited_s", "waiting")
+    __slots__ = ("_arguments", "_room", "listed", "spec", "tool", "waited_s", "waiting")
 
-    def __init__(self, spec: ToolSpec, tool: Tool) -> None:
-        """Offer ``tool`` as ``spec`` describes it."""
+    def __init__(self, spec: ToolSpec, tool: Tool, *, listed: bool = False) -> None:
+        """Offer ``tool`` as ``spec`` describes it; raises ``SchemaFault``."""
         self.spec = spec
         self.tool = tool
-        self._validator = jsonschema.Draft202012Validator(
-            {**spec.parameters} if spec.parameters else {"type": "object"}
-        )
-        self._fits = surely_fits(spec.parameters)
+        self.listed = listed
+        """A server gave it, not the configuration."""
+        self._arguments = Arguments(spec.parameters)
         self._room = asyncio.Semaphore(spec.max_concurrency)
         self.waiting = 0
         """Calls that wait for a place now."""
@@ -54,15 +53,7 @@ class Registered:
 
     def check(self, arguments: Json) -> None:
         """Raise ``ToolError`` saying what is wrong with ``arguments``, in words that a model can act on."""
-        if self._fits is not None and self._fits(arguments):
-            return
-        if self._validator.is_valid(arguments):
-            return
-        error = best_match(self._validator.iter_errors(arguments))
-        where = "/".join(str(step) for step in error.absolute_path) if error else ""
-        what = error.message[:_LONGEST_REASON_CHARS] if error else "they do not fit the schema"
-        place = f" at {where}" if where else ""
-        raise ToolError(f"the arguments do not fit{place}: {what}", code="tool_arguments")
+        self._arguments.check(arguments)
 
     def checked(self, arguments: str) -> Json:
         """A call's arguments, parsed and fitting the schema; raises ``ToolError`` in words for the
@@ -109,6 +100,7 @@ class Registry:
     """What all workers keep; None without Redis."""
     closing: list[Callable[[], object]] = field(default_factory=list)
     jitter: Callable[[], float] = random.random
+    _unfit: dict[str, ToolSpec] = field(default_factory=dict)
 
     async def start(self) -> None:
         """Connect to the MCP servers; one that is not there now is tried again when it is needed."""
@@ -134,17 +126,17 @@ class Registry:
         found: dict[str, Registered] = {}
         for name in names:
             own = self.tools.get(name)
-            if own is not None:
-                found[name] = await self._described(own)
+            if own is not None and not own.listed:
+                found |= await self._described(own)
                 continue
             server_name, _, wanted = name.partition(SEPARATOR)
             server = self.servers.get(server_name)
             for listed in () if server is None else await server.tools():
-                if wanted in {ALL, listed.spec.name.partition(SEPARATOR)[2]}:
-                    known = self.tools.get(listed.spec.name)
-                    if known is None or known.spec != listed.spec:
-                        self.tools[listed.spec.name] = Registered(listed.spec, listed.tool)
-                    found[listed.spec.name] = self.tools[listed.spec.name]
+                declared = self._declared(listed) if wanted == ALL else None
+                if declared is not None:
+                    found |= await self._described(declared)
+                elif wanted in {ALL, listed.spec.name.partition(SEPARATOR)[2]}:
+                    found |= self._taken_in(listed)
         return found
 
     def reads_only(self, name: str) -> bool:
@@ -153,18 +145,52 @@ class Registry:
         if own is not None:
             return own.spec.effects.read_only
         server = self.servers.get(name.partition(SEPARATOR)[0])
-        return server is not None and server.options.effects.read_only
+        if server is None or not server.options.effects.read_only:
+            return False
+        return all(
+            each.spec.effects.read_only
+            for each in self.tools.values()
+            if isinstance(each.tool, McpTool) and each.tool.is_of(server.options.name)
+        )
 
-    async def _described(self, own: Registered) -> Registered:
+    def _declared(self, listed: Listed) -> Registered | None:
+        """The entry of the configuration for a listed tool: what it says holds under ``<server>__*`` too."""
+        for each in self.tools.values():
+            if not each.listed and each.tool == listed.tool:
+                return each
+        return None
+
+    def _taken_in(self, listed: Listed) -> dict[str, Registered]:
+        """A tool as its server lists it; none where its schema is none, for that would spoil every request
+        that offers it.
+        """
+        name = listed.spec.name
+        known = self.tools.get(name)
+        if known is None or (known.listed and known.spec != listed.spec):
+            if self._unfit.get(name) == listed.spec:
+                return {}
+            try:
+                known = self.tools[name] = Registered(listed.spec, listed.tool, listed=True)
+            except SchemaFault as fault:
+                self._unfit[name] = listed.spec
+                _log.warning("mcp_tool_left_out", extra={"tool": name, "reason": str(fault)})
+                return {}
+        return {name: known}
+
+    async def _described(self, own: Registered) -> dict[str, Registered]:
         """A configured MCP tool whose parameters the operator left to the server takes the server's."""
-        describe = getattr(own.tool, "describe", None)
-        if describe is None or own.spec.parameters.get("properties"):
-            return own
-        spec = await describe(own.spec)
+        name = own.spec.name
+        if not isinstance(own.tool, McpTool) or own.spec.parameters.get("properties"):
+            return {name: own}
+        spec = await own.tool.describe(own.spec)
         if spec == own.spec:
-            return own
-        self.tools[own.spec.name] = Registered(spec, own.tool)
-        return self.tools[own.spec.name]
+            return {name: own}
+        try:
+            self.tools[name] = Registered(spec, own.tool)
+        except SchemaFault as fault:
+            _log.warning("mcp_tool_left_out", extra={"tool": name, "reason": str(fault)})
+            return {}
+        return {name: self.tools[name]}
 
     async def call(
         self, name: str, arguments: Json | str, caller: ToolCaller, *, checked: bool = False
@@ -210,6 +236,9 @@ def parsed_arguments(text: str) -> Json:
     """A call's arguments; raises ``ToolError`` where the text is no JSON object. Empty text is no
     arguments.
     """
+    if len(text) > _LONGEST_ARGUMENTS_CHARS:
+        message = f"the arguments are longer than {_LONGEST_ARGUMENTS_CHARS} characters"
+        raise ToolError(message, code="tool_arguments")
     try:
         value: object = msgspec.json.decode(text) if text.strip() else {}
     except (msgspec.DecodeError, UnicodeError, RecursionError) as exc:
