@@ -34,7 +34,7 @@ import copy
 from collections import deque
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 import numpy as np
 
@@ -62,12 +62,14 @@ if TYPE_CHECKING:
     from app.learn.gbdt import Gbdt
 
 Mode = Literal["shadow", "open", "closed"]
+T = TypeVar("T")
 
 MEMORY: Final = 4_000  # labelled questions kept a route, newest last
 _MOST_UNBIASED: Final = 2_500  # of them
 FIRST_FIT: Final = 120  # labels before the first fit
 _MOST_DENIED: Final = 2_000
 _MOST_CONFIRMED: Final = 4_000
+_MOST_RECORDED: Final = 4_000
 # Evidence of a change from which only what was confirmed since is served, long before an alarm.
 # Measured: at 2 a change of half the answers costs a quarter of the wrong hits that it costs at 3.
 _SUSPICION: Final = 2.0
@@ -266,20 +268,17 @@ class RouteState:
         known = self.became.setdefault(candidate.answer, answer)
         if known != answer:  # more than one answer by now: it is not known which
             self.became[candidate.answer] = ""
-        if len(self.became) > _MOST_CONFIRMED:
-            del self.became[next(iter(self.became))]
+        _forget_oldest(self.became, _MOST_CONFIRMED)
 
     def _confirm(self, answer: str, at_s: float) -> None:
         self.confirmed.pop(answer, None)
         self.confirmed[answer] = at_s
-        if len(self.confirmed) > _MOST_CONFIRMED:
-            del self.confirmed[next(iter(self.confirmed))]
+        _forget_oldest(self.confirmed, _MOST_CONFIRMED)
 
     def deny(self, query: QueryView, answer: str) -> None:
         """``answer`` was reported wrong for this question: never served for it again, and a negative pair."""
         self.denied[_denial(query, answer)] = None
-        if len(self.denied) > _MOST_DENIED:
-            del self.denied[next(iter(self.denied))]
+        _forget_oldest(self.denied, _MOST_DENIED)
         # Reports are no random sample: they are learned from, and do not count for the certificate.
         self.biased.append(Question(query.view, query.vector, f"not {answer}", unbiased=False))
 
@@ -358,11 +357,16 @@ class RouteState:
         return made
 
     def _record(self, entry: str, *, agreed: bool) -> None:
-        record = self.entries.setdefault(entry, EntryRecord())
-        if agreed:
-            record.right += 1
-        else:
-            record.wrong += 1
+        record = self.entries.pop(entry, None) or EntryRecord()
+        self.entries[entry] = record
+        record.right += agreed
+        record.wrong += not agreed
+        _forget_oldest(self.entries, _MOST_RECORDED)
+
+
+def _forget_oldest(table: dict[str, T], most: int) -> None:
+    if len(table) > most:
+        del table[next(iter(table))]
 
 
 def _denial(query: QueryView, answer: str) -> str:
@@ -415,16 +419,7 @@ def _miss(
     serve: bool = False,
     audit: bool = False,
 ) -> Decision:
-    return Decision(
-        serve=serve,
-        audit=audit,
-        candidate=candidate,
-        score=score,
-        probability=chance,
-        bound=bound,
-        reasons=reasons,
-        alike=chance,
-    )
+    return Decision(serve, audit, candidate, score, chance, bound, reasons, alike=chance)
 
 
 def _vetoed(near: Sequence[CandidateView], scored: Sequence[Scored]) -> Decision:

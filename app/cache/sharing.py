@@ -71,10 +71,8 @@ class Sharing:
         if self._least_askers <= 1:
             return
         asker = asker_of(user)
-        _, before = self._kept.pop(key, ("", frozenset[str]()))
-        self._kept[key] = (asker, before if len(before) >= _MOST_ASKERS else before | {asker})
-        if len(self._kept) > self._most_entries:
-            self._kept.popitem(last=False)
+        _, before = self._kept.get(key, ("", frozenset[str]()))
+        self._keep(key, asker, before if len(before) >= _MOST_ASKERS else before | {asker})
 
     def admits(self, key: bytes, user: str) -> bool:
         """Whether ``user`` may be shown what is kept, or being said, under ``key``."""
@@ -86,7 +84,13 @@ class Sharing:
     def given(self, key: bytes) -> None:
         """The operator put the answer under ``key`` there: everybody may be shown it."""
         if self._least_askers > 1:
-            self._kept[key] = (EVERYBODY, frozenset({EVERYBODY}))
+            self._keep(key, EVERYBODY, frozenset({EVERYBODY}))
+
+    def _keep(self, key: bytes, owner: str, askers: frozenset[str]) -> None:
+        self._kept.pop(key, None)
+        self._kept[key] = (owner, askers)
+        if len(self._kept) > self._most_entries:
+            self._kept.popitem(last=False)
 
     # ---------------------------------------------------------------- answers by meaning
 

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -74,7 +75,8 @@ class Jobs:
     _running: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _live: dict[str, LiveRun] = field(default_factory=dict)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
-    _changed: dict[str, asyncio.Event] = field(default_factory=dict)
+    _changed: WeakValueDictionary[str, asyncio.Event] = field(default_factory=WeakValueDictionary)
+    """By job, kept alive by those who wait: a job that runs elsewhere never has news here."""
     _looking: asyncio.Task[None] | None = None
     _stopping: bool = False
     _sweep_s: float = 0.0

@@ -61,7 +61,7 @@ _STARTS_OF_KIND = {"known option": 2.0, "text": 0.3, "earlier": -0.3, "named": -
 class _Argument:
     """What is known of one argument (of one tool, or of any)."""
 
-    shapes: dict[str, int] = field(default_factory=dict)
+    shapes: OrderedDict[str, int] = field(default_factory=OrderedDict)
     values: OrderedDict[str, int] = field(default_factory=OrderedDict)
     calls: int = 0
 
@@ -69,12 +69,9 @@ class _Argument:
         """Count a call's value for this argument."""
         self.calls += 1
         if text != _ABSENT:
-            shape = shape_of_value(value)
-            self.shapes[shape] = self.shapes.get(shape, 0) + 1
+            _count(self.shapes, shape_of_value(value))
         if len(text) <= _LONGEST_KEPT_CHARS:
-            self.values[text] = self.values.pop(text, 0) + 1
-            if len(self.values) > _MOST_VALUES:
-                self.values.popitem(last=False)
+            _count(self.values, text)
 
     def usable(self) -> list[str]:
         """The values, as JSON text, that may be offered in any conversation."""
@@ -83,6 +80,13 @@ class _Argument:
             for text, count in self.values.items()
             if text != _ABSENT and (not text.startswith('"') or count >= _SHARED_AFTER)
         ]
+
+
+def _count(table: OrderedDict[str, int], key: str) -> None:
+    """Count one more; what was not seen for longest is forgotten."""
+    table[key] = table.pop(key, 0) + 1
+    if len(table) > _MOST_VALUES:
+        table.popitem(last=False)
 
 
 @dataclass(frozen=True, slots=True)

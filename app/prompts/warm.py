@@ -192,7 +192,7 @@ class KeepAlive:
         self._left_usd = budget_usd_per_hour
         self._at_s = 0.0
         self._sessions: OrderedDict[bytes, Session] = OrderedDict()
-        self._gaps: dict[tuple[str, str], Gaps] = {}
+        self._gaps: OrderedDict[tuple[str, str], Gaps] = OrderedDict()
         self.spent_usd = 0.0
         self.decisions: deque[str] = deque(maxlen=256)
 
@@ -247,6 +247,9 @@ class KeepAlive:
         gaps = self._gaps.get(key)
         if gaps is None:
             gaps = self._gaps[key] = Gaps(PING_AT * lifetime_s(session.model))
+            if len(self._gaps) > _MOST_SESSIONS:
+                self._gaps.popitem(last=False)
+        self._gaps.move_to_end(key)
         return gaps
 
     def _refill(self, now_s: float) -> None:

@@ -13,6 +13,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 
+import msgspec
+
 from app.domain.chat import Json
 from app.domain.tools import ToolCaller, ToolResult
 
@@ -40,7 +42,7 @@ class OutputCache:
     ) -> None:
         """Start empty; ``clock`` gives seconds on any monotonic scale."""
         self._max_entries, self._max_bytes, self._clock = max_entries, max_bytes, clock
-        self._entries: OrderedDict[bytes, tuple[float, ToolResult]] = OrderedDict()
+        self._entries: OrderedDict[bytes, tuple[float, ToolResult, int]] = OrderedDict()
         self._bytes = 0
 
     def get(self, key: bytes) -> ToolResult | None:
@@ -58,10 +60,19 @@ class OutputCache:
         """Keep ``result`` for ``ttl_s`` seconds."""
         if key in self._entries:
             self._drop(key)
-        self._entries[key] = (self._clock() + ttl_s, result)
-        self._bytes += len(result.text)
+        size_bytes = _size_bytes(result)
+        self._entries[key] = (self._clock() + ttl_s, result, size_bytes)
+        self._bytes += size_bytes
         while len(self._entries) > self._max_entries or self._bytes > self._max_bytes:
             self._drop(next(iter(self._entries)))
 
     def _drop(self, key: bytes) -> None:
-        self._bytes -= len(self._entries.pop(key)[1].text)
+        self._bytes -= self._entries.pop(key)[2]
+
+
+def _size_bytes(result: ToolResult) -> int:
+    """About what a result holds: its text and, where that is cut, the whole value behind it."""
+    if not result.cut:
+        return len(result.text)
+    value = result.value
+    return len(result.text) + len(value if isinstance(value, str) else msgspec.json.encode(value))

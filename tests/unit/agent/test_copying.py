@@ -132,3 +132,10 @@ def test_no_more_is_kept_than_so_much_whatever_is_learned() -> None:
 
 def test_choices_however_unlikely_add_up_to_one() -> None:
     assert sum(chances({"a": 900.0, "b": -900.0, "c": 899.0}).values()) == pytest.approx(1)
+
+
+def test_texts_of_ever_other_looks_take_up_no_more_room() -> None:
+    copying = Copying()
+    for number in range(200):
+        lived(copying, "", start=" ".join("0" if number & 1 << bit else "a!" for bit in range(8)))
+    assert max(len(known.shapes) for known in copying.of_name.values()) <= 64

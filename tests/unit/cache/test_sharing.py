@@ -103,3 +103,10 @@ async def test_a_hit_waits_a_random_time_within_the_jitter():
 )
 def test_an_answer_that_declines_is_known_by_its_opening(text, declines):
     assert refuses(text) is declines
+
+
+def test_what_the_operator_gave_takes_up_no_more_room_than_what_users_had():
+    rules = sharing(least_askers=2, most_entries=2)
+    for key in (b"a", b"b", b"c"):
+        rules.given(key)
+    assert [rules.admits(key, "ann") for key in (b"a", b"b", b"c")] == [False, True, True]

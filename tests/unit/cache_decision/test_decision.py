@@ -337,3 +337,11 @@ def test_a_user_saying_wrong_counts_against_the_entry_and_the_bound(desk: Desk):
     assert needed is not None
     assert state.careful
     assert state.entries["17"].wrong >= 1
+
+
+def test_verdicts_on_ever_other_entries_take_up_no_more_room():
+    state = RouteState(Limits.of(0.05))
+    for number in range(6_000):
+        state.feedback(f"{number:032x}", agreed=number % 2 == 0)
+    assert len(state.entries) <= 4_000
+    assert state.entries[f"{5_999:032x}"].wrong == 1

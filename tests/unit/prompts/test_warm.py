@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -93,3 +94,10 @@ def test_a_chance_is_taken_low_and_counts_those_who_are_still_silent():
     for _ in range(30):
         gaps.reach(400.0, 0)
     assert 0.3 < gaps.chance(1) < 0.5
+
+
+def test_what_is_known_of_tenants_that_are_gone_takes_up_no_more_room():
+    keep = KeepAlive(1.0)
+    for number in range(3_000):
+        keep.asked(b"%d" % number, replace(session(0.0), tenant=f"tenant-{number}"))
+    assert len(keep._gaps) == len(keep) < 3_000

@@ -1,0 +1,44 @@
+"""Who waits for a job's news leaves nothing behind, wherever the job runs."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+
+import pytest
+
+from app.jobs.engine import Jobs
+
+pytestmark = pytest.mark.anyio
+
+
+def jobs() -> Jobs:
+    return Jobs(None, None, None, None, None, None, None, None)
+
+
+async def leave_before_there_is_news(told: Jobs, count: int) -> None:
+    async with asyncio.TaskGroup() as group:
+        waiting = [group.create_task(told.news(f"job-{number}")) for number in range(count)]
+        await asyncio.sleep(0)
+        assert len(told._changed) == count
+        for each in waiting:
+            each.cancel()
+
+
+async def test_who_left_before_there_was_news_is_forgotten():
+    """A job that runs on another host never has news here."""
+    told = jobs()
+    await leave_before_there_is_news(told, 20)
+    gc.collect()
+    assert len(told._changed) == 0
+
+
+async def test_all_who_wait_for_a_job_hear_its_news():
+    told = jobs()
+    async with asyncio.TaskGroup() as group:
+        waiting = [group.create_task(told.news("job")) for _ in range(3)]
+        await asyncio.sleep(0)
+        told._wake("job")
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert all(each.done() for each in waiting)
