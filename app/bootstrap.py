@@ -13,6 +13,8 @@ from functools import partial
 from random import SystemRandom
 from typing import TYPE_CHECKING
 
+import structlog
+
 from app import __version__
 from app.api.agent import record_of
 from app.api.bodies import Bodies
@@ -20,7 +22,7 @@ from app.api.context import Context, Readiness
 from app.api.inference import Edge, InFlight
 from app.api.response import Pulse
 from app.api.weighing import weight_of
-from app.bootstrap_access import authenticator_of
+from app.bootstrap_access import Beside, authenticator_of
 from app.bootstrap_jobs import open_jobs
 from app.bootstrap_meaning import open_meaning
 from app.bootstrap_redis import open_redis, share, share_health, share_outputs, share_runs
@@ -83,6 +85,7 @@ async def open_gateway(
     async with AsyncExitStack() as stack:
         models = {model.name: _model(model, settings) for model in settings.models}
         readiness = Readiness(simulated=simulated)
+        beside = partial(run_beside, stack, readiness)
         telemetry = await open_telemetry(settings, models, readiness, stack)
         providers = {
             name: _gated(name, provider, telemetry.metrics)
@@ -94,13 +97,12 @@ async def open_gateway(
         redis = await open_redis(settings, telemetry.metrics, readiness.degraded, stack)
         gateway.tracing = telemetry.spans is not None
         gateway.on_failure = telemetry.metrics.upstream_failed
-        await _agents(settings, gateway, stack)
+        await _agents(settings, gateway, stack, beside)
         if redis is not None and gateway.tools is not None:
             share_outputs(redis, gateway.tools)
         pulse = Pulse(settings.server.sse_comment_s)
         in_flight = InFlight(settings.server.max_inflight_requests)
-        most, alone = settings.server.max_bodies_bytes, settings.server.max_body_bytes
-        bodies = Bodies(most, alone, weight_of)
+        bodies = Bodies(settings.server.max_bodies_bytes, settings.server.max_body_bytes, weight_of)
         telemetry.metrics.follow_in_flight(lambda: in_flight.now, lambda: bodies.held_bytes)
         edge = Edge(
             gateway=gateway,
@@ -110,7 +112,7 @@ async def open_gateway(
                 readiness,
                 redis,
                 stack,
-                beside=partial(_run_beside, stack),
+                beside=beside,
                 degrade=partial(degrade, readiness),
             ),
             recorder=telemetry,
@@ -122,8 +124,8 @@ async def open_gateway(
         )
         shadow = open_router(settings, gateway, telemetry.metrics, stack)
         if shadow is not None:
-            await _run_beside(stack, shadow.run(), "shadow")
-        await _beside(stack, pulse)
+            await beside(shadow.run(), "shadow")
+        await beside(pulse.run(), "pulse")
         telemetry.start(edge.afterwards.drain)
         stack.callback(telemetry.stop)
         for provider in providers.values():
@@ -143,15 +145,15 @@ async def open_gateway(
         for work, name in await open_meaning(
             settings, gateway, telemetry.metrics, degraded, stack, begun=encoder
         ):
-            await _run_beside(stack, work, name)
+            await beside(work, name)
         if redis is not None:
             await share(redis, settings, gateway, telemetry.metrics, stack)
-            await _run_beside(stack, share_health(redis, gateway).run(), "health")
+            await beside(share_health(redis, gateway).run(), "health")
         agents = tuple(agent.name for agent in settings.agents)
         show_prompts(gateway.prompts, telemetry)
         show_batching(gateway.batching, telemetry)
         priming = priming_of(settings, gateway, telemetry.traces.add)
-        await _run_beside(stack, priming.run(), "priming")
+        await beside(priming.run(), "priming")
         to = (on_ended, telemetry.metrics.jobs, readiness)
         door = await open_jobs(settings, gateway, to, priming, stack)
         show_state(gateway, telemetry.metrics.state)
@@ -161,7 +163,9 @@ async def open_gateway(
         )  # fmt: skip
 
 
-async def _agents(settings: Settings, gateway: Gateway, stack: AsyncExitStack) -> None:
+async def _agents(
+    settings: Settings, gateway: Gateway, stack: AsyncExitStack, beside: Beside
+) -> None:
     """Give the gateway its agents and their tools; nothing of either is loaded where none is configured."""
     gateway.agents = {each.name: _agent(each, settings) for each in settings.agents}
     if not settings.agents and not settings.tools:
@@ -175,7 +179,7 @@ async def _agents(settings: Settings, gateway: Gateway, stack: AsyncExitStack) -
     if settings.agents:
         lessons = open_lessons(settings, gateway)
         stack.push_async_callback(lessons.aclose)
-        await _run_beside(stack, lessons.run(), "lessons")
+        await beside(lessons.run(), "lessons")
     await gateway.tools.start()
 
 
@@ -205,19 +209,25 @@ def _agent(agent: AgentSettings, settings: Settings) -> Agent:
     )
 
 
-async def _beside(stack: AsyncExitStack, pulse: Pulse) -> None:
-    """Run the pulse until the end."""
-    await _run_beside(stack, pulse.run(), "pulse")
-
-
 async def _breathe() -> None:
     """Let the loop go on: at a reload an older gateway serves meanwhile."""
     await asyncio.sleep(0)
 
 
-async def _run_beside(stack: AsyncExitStack, work: Coroutine[None, None, None], name: str) -> None:
-    """Run ``work`` until the end."""
-    task = asyncio.get_running_loop().create_task(work, name=name)
+async def run_beside(
+    stack: AsyncExitStack, readiness: Readiness, work: Coroutine[None, None, None], name: str
+) -> None:
+    """Run ``work`` until the end; that it failed before is said at once, for nobody waits for it."""
+
+    async def run() -> None:
+        try:
+            await work
+        except Exception as exc:  # noqa: BLE001 - the edge of what nobody waits for
+            structlog.get_logger().exception("beside_failed", what=name)
+            why = f"{type(exc).__name__}; its log line says where, and a restart brings it back"
+            degrade(readiness, name, f"what runs beside the requests ended: {why}")
+
+    task = asyncio.get_running_loop().create_task(run(), name=name)
 
     async def stop() -> None:
         task.cancel()

@@ -90,8 +90,11 @@ class PlanReader:
 
 
 def _decoded(text: str) -> Json | None:
+    """The object of a line; None where it is none, or holds what could not be written as JSON again."""
     try:
         found: object = json.loads(text.rstrip(" \t\r\n,"), parse_constant=_no_number)
+        if "\\u" in text or "e" in text or "E" in text:
+            json.dumps(found, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None

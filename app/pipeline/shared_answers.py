@@ -22,6 +22,7 @@ from dataclasses import replace
 from typing import Final
 
 import msgspec
+import structlog
 
 from app.cache.barriers import Barriers
 from app.cache.coalesce import Flight, Flights
@@ -339,8 +340,11 @@ class SharedAnswers:
                 job = self._jobs[0]
                 try:
                     await self._keep(job)
-                except (StoreError, GatewayError):
+                except Exception as error:  # noqa: BLE001 - the edge of a task that must outlive any one answer
                     self._count("not_kept")
+                    if not isinstance(error, GatewayError):
+                        name = type(error).__name__
+                        structlog.get_logger().error("shared_answer_not_kept", error=name)
                 finally:
                     self._leading.leases.pop(job.led.id, None)
                     self._jobs.popleft()

@@ -36,7 +36,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from app.errors import StoreError
 
 Word = bytes | str | int | float
-_GONE: Final = (RedisError, OSError, TimeoutError, RuntimeError)
+GONE: Final = (RedisError, OSError, TimeoutError, RuntimeError)
 """How a Redis is lost; RuntimeError is uvloop's word for a connection that was reset a moment ago."""
 _LATE_IN_A_ROW: Final = 3
 _PAUSES_S: Final = (0.05, 0.1, 0.25, 0.5, 1.0)
@@ -118,7 +118,7 @@ class Redis:
             with suppress(asyncio.CancelledError):
                 await task
         self.away = "closed"
-        with suppress(RedisError, OSError, TimeoutError):
+        with suppress(*GONE):
             await self._client.aclose()
             await self._pool.disconnect()
 
@@ -138,7 +138,7 @@ class Redis:
             if isinstance(error, NoScriptError):
                 raise
             raise self._refused(error) from error
-        except _GONE as error:
+        except GONE as error:
             raise self._lost(error) from error
         self._late = 0
         return reply
@@ -230,7 +230,7 @@ class Redis:
                 await self._say("PING")
             took_s = loop.time() - began_s
             await self._try_to_write()
-        except _GONE as error:
+        except GONE as error:
             self._still(f"is not there: {type(error).__name__}")
             return
         if took_s > self.budget_s:

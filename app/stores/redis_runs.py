@@ -38,6 +38,10 @@ LOST: Final = (
     "the worker that ran this was lost: what it had begun may have been done; start a new run"
 )
 
+_UNREADABLE: Final = (
+    "the run's last event holds a value that cannot be sent: ask the worker that ran it"
+)
+
 _CLAIM = Script.of("""
 if redis.call('EXISTS', KEYS[2]) == 1 then return {0} end
 redis.call('HSET', KEYS[2], 'owner', ARGV[1])
@@ -86,6 +90,16 @@ redis.call('PEXPIRE', KEYS[1], ARGV[2])
 redis.call('PEXPIRE', KEYS[2], ARGV[2])
 return {1}
 """)
+
+
+def _sendable(event: RunEvent) -> bytes:
+    """An event's bytes. What a model calls with, or an upstream counts, may be more than they can hold: such
+    values stand in a run's last event alone, which is then told as that.
+    """
+    try:
+        return run_event_to_bytes(event)
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        return run_event_to_bytes(RunFailed(_UNREADABLE, "event_unreadable"))
 
 
 @dataclass(slots=True)
@@ -191,7 +205,7 @@ class SharedRuns:
             int(ended),
         ]
         for number, event in events:
-            words += [number, run_event_to_bytes(event)]
+            words += [number, _sendable(event)]
         reply = await self._redis.run(_APPEND, copy.keys, words, budget_s=_LONG_S)
         if reply == [1]:
             copy.sent = events[-1][0] if events else copy.sent

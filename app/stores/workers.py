@@ -26,11 +26,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import msgspec
-from redis.exceptions import RedisError
 
 from app.domain.invalidation import Forget
 from app.errors import StoreError
-from app.stores.redis import Redis, Script
+from app.stores.redis import GONE, Redis, Script
 
 if TYPE_CHECKING:
     from redis.asyncio.client import PubSub
@@ -299,10 +298,10 @@ class Workers:
                 try:
                     await listening.subscribe(self._redis.key(b"forget"), self.inbox(self.id))
                     await self._hear(listening)
-                except (RedisError, OSError, TimeoutError, StoreError, ValueError):
+                except (*GONE, StoreError, ValueError):
                     self.subscribed.clear()
                 finally:
-                    with suppress(RedisError, OSError, TimeoutError):
+                    with suppress(*GONE):
                         await self._redis.unlisten(listening)
             await asyncio.sleep(self._lease_s / 20)
 

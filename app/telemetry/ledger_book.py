@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from time import monotonic, time
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, cast
 
 from app.domain.turn_record import TurnRecord
 from app.telemetry.alike import alike
@@ -38,6 +38,8 @@ _COLUMNS = (
     "model", "provider", "tier", "cache", "cache_reason", "attempts", "input_tokens", "cached_tokens",
     "cache_write_tokens", "output_tokens", "total_s", "upstream_s", "cost_usd",
 )  # fmt: skip
+_TURNS = _COLUMNS.index("turns")
+_Row = tuple[object, ...]
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS turns (
   started_unix_s REAL NOT NULL, request_id TEXT, turns INTEGER NOT NULL,
@@ -161,8 +163,8 @@ class LedgerBook:
         self._write()
 
     def _write(self) -> None:
-        rows: list[tuple[object, ...]] = []
-        plain: list[tuple[object, ...]] = []
+        rows: list[_Row] = []
+        plain: list[_Row] = []
         count = 0
         while self._queue:
             turns, savings = self._queue.popleft()
@@ -176,16 +178,32 @@ class LedgerBook:
         if not count:
             return
         try:
-            with closing(self._connect()) as connection, connection:
-                connection.executemany(self._insert_plain, plain)
-                connection.executemany(self._insert, rows)
+            with closing(self._connect()) as connection:
+                try:
+                    with connection:
+                        connection.executemany(self._insert_plain, plain)
+                        connection.executemany(self._insert, rows)
+                except (OverflowError, UnicodeError):
+                    with connection:
+                        self._write_each(connection, plain, rows)
         except (sqlite3.Error, OSError) as exc:
             self._on_lost(count)
             self._on_fault(f"{count} turns could not be written to {self._path.name}: {exc}")
 
-    def _rows(
-        self, turns: Sequence[TurnRecord], savings: Sequence[Saving]
-    ) -> list[tuple[object, ...]]:
+    def _write_each(
+        self, connection: sqlite3.Connection, plain: list[_Row], rows: list[_Row]
+    ) -> None:
+        """One row by one: those with a number or a text that SQLite cannot hold are lost, and no other."""
+        for insert, row in (
+            *((self._insert_plain, row) for row in plain),
+            *((self._insert, row) for row in rows),
+        ):
+            try:
+                connection.execute(insert, row)
+            except (OverflowError, UnicodeError):
+                self._on_lost(cast("int", row[_TURNS]))
+
+    def _rows(self, turns: Sequence[TurnRecord], savings: Sequence[Saving]) -> list[_Row]:
         """A row for each turn."""
         nothing = [0.0] * (len(_SAVED) * len(self._techniques))
         saved = [nothing] * len(turns)
@@ -198,7 +216,7 @@ class LedgerBook:
                 mine[at + 2] += usd
         return [(*_plain(turn), *mine) for turn, mine in zip(turns, saved, strict=True)]
 
-    def _sum(self, turns: Sequence[TurnRecord], savings: Sequence[Saving]) -> tuple[object, ...]:
+    def _sum(self, turns: Sequence[TurnRecord], savings: Sequence[Saving]) -> _Row:
         """One row for turns of one kind: their sums, no request's id."""
         saved = [0.0] * (len(_SAVED) * len(self._techniques))
         for saving in savings:
@@ -304,7 +322,7 @@ def _insert(columns: Sequence[str]) -> str:
     return f"INSERT INTO turns ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"  # noqa: S608
 
 
-def _plain(turn: TurnRecord) -> tuple[object, ...]:
+def _plain(turn: TurnRecord) -> _Row:
     usage = turn.usage
     tokens = (0, 0, 0, 0)
     if usage is not None:

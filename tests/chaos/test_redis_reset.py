@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from app.errors import StoreError
 from app.stores.redis import Redis
+from app.stores.workers import Workers
 from tests.support.redis import redis_server
 
 pytestmark = pytest.mark.anyio
@@ -24,3 +27,35 @@ async def test_a_reset_connection_is_a_store_error() -> None:
         with pytest.raises(StoreError):
             await store.ask("PING")
         await store.aclose()
+
+
+class ResetOnce(Redis):
+    """The first subscription finds its connection reset, in the event loop's words."""
+
+    was_reset = False
+
+    def listening(self):
+        listening = super().listening()
+        if not self.was_reset:
+            self.was_reset = True
+
+            async def gone(*_: object) -> None:
+                raise RuntimeError("unable to perform operation on <TCPTransport closed=True>")
+
+            listening.subscribe = gone
+        return listening
+
+
+async def test_a_worker_whose_subscription_was_reset_subscribes_again() -> None:
+    """Else it would hear of no invalidation before its next lease, and of no follower at all."""
+    with redis_server() as server:
+        redis = ResetOnce(server.url, budget_s=2.0, on_state=lambda _: None)
+        await redis.start()
+        deaf = {"on_forget": lambda *_: 0, "on_lost": lambda _: None, "on_note": lambda *_: None}
+        workers = Workers(redis, **deaf)
+        await workers.start()
+        async with asyncio.timeout(20):
+            await workers.subscribed.wait()
+        assert redis.was_reset
+        await workers.aclose()
+        await redis.aclose()

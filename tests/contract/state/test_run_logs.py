@@ -6,7 +6,15 @@ import asyncio
 
 import pytest
 
-from app.domain.run_events import CallEnded, MessageText, RunFailed, RunFinished, Status, Within
+from app.domain.run_events import (
+    CallEnded,
+    Interrupt,
+    MessageText,
+    RunFailed,
+    RunFinished,
+    Status,
+    Within,
+)
 from app.errors import NotFound
 from app.stores.event_log import EventLog, RunLog
 from app.stores.redis import Redis
@@ -160,3 +168,17 @@ class TestThroughRedis:
         found = await read(await pair.reader("r"))
         assert [number for number, _ in found] == [1, 2, 3]
         assert [number for number, _ in await read(reader, 1)] == [2, 3]
+
+    async def test_an_event_that_cannot_be_sent_ends_its_own_run_there_and_no_other(self, pair):
+        """A model's call that waits for approval, with a number beyond 64 bits."""
+        beyond = Interrupt("i", "c", "transfer", {"amount": 1 << 70})
+        log = pair.begin("r1")
+        log.append(Status("Thinking"))
+        log.append(RunFinished("r1", "t", interrupts=(beyond,)))
+        [(_, first), (_, last)] = await read(await pair.reader("r1"))
+        assert first == Status("Thinking")
+        assert (type(last), last.code) == (RunFailed, "event_unreadable")
+        pair.begin("r2").append(RunFinished("r2", "t"))
+        assert [event for _, event in await read(await pair.reader("r2"))] == [
+            RunFinished("r2", "t")
+        ]

@@ -13,6 +13,7 @@ from tests.e2e.asking import DIALECTS
 from tests.e2e.state.conftest import workers
 from tests.e2e.test_exact_cache import ask, outcome
 from tests.support.redis import redis_server
+from tests.support.scripted_model import Speaking, scripted_model
 
 pytestmark = pytest.mark.anyio
 
@@ -235,3 +236,25 @@ async def test_what_is_forgotten_is_told_to_the_hits_by_meaning_of_every_worker(
             worker.shared.on_forget = hook
     assert sorted(number for number, _ in told) == [0, 1]
     assert {(what.model, what.tags) for _, what in told} == {("small", ("t",))}
+
+
+async def test_an_answer_that_cannot_be_written_down_keeps_no_other_from_being_written(server):
+    """Usage beyond 64 bits, as only a broken upstream tells it."""
+
+    def says(prompt_tokens: int):
+        async def script(speaking: Speaking) -> None:
+            await speaking.text("It means hello.")
+            await speaking.finish(usage=(prompt_tokens, 5))
+
+        return script
+
+    async with (
+        scripted_model(says(1 << 70), says(10)) as model,
+        workers(model.url, server.url) as (one, other),
+    ):
+        broken, sound = (f"What does the word {uuid4().hex[:10]} mean?" for _ in range(2))
+        for each in (broken, sound):
+            assert outcome(await ask(one.http, "chat", each, stream=True)) == "miss"
+        async with asyncio.timeout(20):
+            await one.written()
+        assert outcome(await ask(other.http, "chat", sound, stream=True)) == "exact"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -59,3 +60,11 @@ def test_a_call_is_whole_with_its_last_brace(call: dict[str, object]) -> None:
 @given(st.text(max_size=200))
 def test_any_text_is_read(text: str) -> None:
     read([text])
+
+
+@pytest.mark.parametrize("value", ['"\\ud800"', "1e999", "NaN"])
+def test_a_value_that_no_client_could_be_told_is_a_fault_of_its_line(value: str) -> None:
+    """Half a surrogate pair, or no number: it could not be written as JSON again."""
+    (line,), _ = read([f'{{"id": "a", "tool": "t", "arguments": {{"n": {value}}}}}'])
+    assert line.node is None
+    assert "JSON" in line.error

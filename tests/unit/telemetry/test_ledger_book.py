@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from app.domain.usage import Usage
 from app.telemetry.ledger import TECHNIQUES, Ledger
 from app.telemetry.ledger_book import MOST_ROWS_PER_S, LedgerBook
 from tests.unit.telemetry.records import a_hit, a_turn
@@ -195,3 +196,13 @@ def test_a_full_disk_costs_rows_and_no_descriptor(path: Path, book: Book) -> Non
 def _open_files() -> list[str]:
     folder = Path("/proc/self/fd")
     return [str(each.readlink()) for each in folder.iterdir() if each.is_symlink()]
+
+
+def test_a_turn_that_no_file_can_hold_costs_its_own_row_alone(book: Book) -> None:
+    """Tokens beyond 64 bits, as only a broken upstream tells them."""
+    beyond = Usage(input_tokens=1 << 70)
+    for request_id, usage in (("one", None), ("two", beyond), ("three", None)):
+        book.ledger.record(a_turn(request_id=request_id, started_unix_s=NOW_S - 9, usage=usage))
+    book.book.close()
+    assert {row["request_id"] for row in book.rows()} == {"one", "three"}
+    assert book.lost == [1]
