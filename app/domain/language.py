@@ -53,6 +53,13 @@ def language(text: str) -> str | None:
     )
 
 
+def other_than_english(text: str) -> bool:
+    """Whether more words of a short text speak for one other language than for English, two at least."""
+    found = [_LANGUAGE_OF[word] for word in _WORD.findall(text.lower()) if word in _LANGUAGE_OF]
+    english, *others = _votes(found)
+    return max(others) > max(1, english)
+
+
 def language_of_votes(words: int, votes: Sequence[int]) -> str | None:
     """As ``language`` says of a text: ``words`` of it are in ``PLACES_OF_WORD``, and speak for each of
     ``LANGUAGES`` so often.
@@ -67,11 +74,15 @@ def language_of_votes(words: int, votes: Sequence[int]) -> str | None:
 
 def _most(found: Sequence[Sequence[str]]) -> str | None:
     """The language that the words found speak for, each for one or more."""
+    return language_of_votes(len(found), _votes(found))
+
+
+def _votes(found: Sequence[Sequence[str]]) -> list[int]:
     votes = [0] * len(LANGUAGES)
     for names in found:
         for each in names:
             votes[LANGUAGES.index(each)] += 1
-    return language_of_votes(len(found), votes)
+    return votes
 
 
 def _script(text: str) -> str | None:
