@@ -19,6 +19,8 @@ from app.cache.text_view import view
 
 _LEAST_OVERLAP: Final = 0.6
 _SHORT_WORDS: Final = 40  # beyond, roles and single opposites say little about the whole
+# How an answer is laid out and what it quotes differs from one telling to the next.
+_TELLING: Final = frozenset({"marks", "quoted", "accent", "case", "form", "asked", "quantity"})
 _HARD: Final = frozenset({"number", "id", "date", "unit", "name"})
 
 
@@ -31,7 +33,10 @@ def answers_agree(a: str, b: str) -> bool:
         return False
     seen = compare(left, right)
     short = max(len(left.words), len(right.words)) <= _SHORT_WORDS
-    if any(d.kind in _HARD or short for d in seen.vetoes) or left.numbers != right.numbers:
+    if (
+        any(d.kind in _HARD or (short and d.kind not in _TELLING) for d in seen.vetoes)
+        or left.numbers != right.numbers
+    ):
         return False
     shared = len(left.content & right.content)
     return shared / max(len(left.content), len(right.content)) >= _LEAST_OVERLAP

@@ -19,8 +19,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from app.cache.lexicon import SYMMETRIC_RELATIONS, opposites_of
+from app.cache.lexicon import NEGATIONS, SYMMETRIC_RELATIONS, opposites_of
+from app.cache.spelled import spelled_differences
+from app.cache.spoken_numbers import NUMBER_WORDS, ROMAN_WORDS
 from app.cache.text_view import TextView, stem
+from app.cache.wanted import wanted_differences
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,6 +36,7 @@ _SHORT_WORD: Final = 3
 _PARTIES: Final = 2
 _SHORTEST_ROOT: Final = 5
 _ADJECTIVES: Final = ("an", "ian", "ean", "ese", "ish", "ic", "i", "ek", "ce", "ch")
+_COUNTING: Final = NUMBER_WORDS | ROMAN_WORDS
 _ARTICLES: Final = frozenset({"a", "an", "the"})
 
 
@@ -83,11 +87,14 @@ def _sides(kind: str, label: str, a: frozenset[str], b: frozenset[str]) -> Diffe
 
 
 def opposite_pairs(a: TextView, b: TextView) -> list[tuple[str, str]]:
-    """Pairs of opposites, one word from each text's unshared words; each word used once."""
+    """Pairs of opposites, one word from each text's unshared words; each word used once.
+
+    A text that names both sides ("pros and cons") takes neither.
+    """
     if not (a.reversals & b.word_set) and not (b.reversals & a.word_set):
         return []
-    left = [w for w in dict.fromkeys(a.words) if w not in b.word_set]
-    right = [w for w in dict.fromkeys(b.words) if w not in a.word_set]
+    left = [w for w in dict.fromkeys(a.words) if w not in b.word_set and w not in a.reversals]
+    right = [w for w in dict.fromkeys(b.words) if w not in a.word_set and w not in b.reversals]
     pairs = []
     for x in left:
         for y in right:
@@ -214,7 +221,9 @@ def _polarity(a: TextView, b: TextView) -> tuple[list[Difference], int]:
     negated = int(_negated(a.negations, b.negations))
     # "taller than" and "shorter than" with the two sides exchanged: two reversals.
     compared = int("than" in a.word_set and "than" in b.word_set and _order(a, b, _parties(a, b)))
-    reversals = len(pairs) + negated + compared
+    # "with" and "without" are opposites, and one of them a negation: that is one reversal, not two.
+    once = sum(x in NEGATIONS or y in NEGATIONS for x, y in pairs) if negated else 0
+    reversals = len(pairs) + negated + compared - once
     # Two reversals cancel only where nothing else differs ("more patient", "less impatient").
     if not reversals:
         return [], 0
@@ -306,12 +315,14 @@ def _names(a: TextView, b: TextView) -> Difference | None:
     if a.names == b.names:
         return None
     known_a, known_b = _known(a), _known(b)
-    only_a = {n for n in a.names - b.names if not _named(n, known_b)}
-    only_b = {n for n in b.names - a.names if not _named(n, known_a)}
+    exact = a.codes | b.codes  # "GOOGL", "XVIII" and "NaCN" are not misspelt
+    only_a = {n for n in a.names - b.names if not _named(n, known_b, exact)}
+    only_b = {n for n in b.names - a.names if not _named(n, known_a, exact)}
     initials = {(x, y) for x in only_a for y in only_b if 1 in (len(x), len(y)) and x[0] == y[0]}
     only_a -= {x for x, _ in initials}
     only_b -= {y for _, y in initials}
-    return _sides("name", "name", frozenset(only_a), frozenset(only_b))
+    # Two, II and 2: what they count is among the numbers.
+    return _sides("name", "name", frozenset(only_a - _COUNTING), frozenset(only_b - _COUNTING))
 
 
 def _known(v: TextView) -> set[str]:
@@ -320,13 +331,15 @@ def _known(v: TextView) -> set[str]:
     return words.union(*(w.split("-") for w in words if "-" in w))
 
 
-def _named(name: str, words: set[str]) -> bool:
+def _named(name: str, words: set[str], exact: frozenset[str]) -> bool:
     """Whether the name is among the words as it is, misspelt, in the plural, or as an adjective."""
     if name in words or stem(name) in words or name + "s" in words:
         return True
     if "-" in name and words.issuperset(filter(None, name.split("-"))):
         return True
-    return any(_is_typo(name, w) or _is_derived(name, w) for w in words)
+    if name in exact:
+        return False
+    return any((w not in exact and _is_typo(name, w)) or _is_derived(name, w) for w in words)
 
 
 def _is_derived(x: str, y: str) -> bool:
@@ -360,6 +373,12 @@ def compare(a: TextView, b: TextView) -> Differences:
         )
         if d is not None
     ]
+    if a.spelled is not b.spelled and a.spelled != b.spelled:
+        seen = spelled_differences(a.spelled, b.spelled, a.word_set, b.word_set)
+        found.extend(Difference(kind, words, veto=True) for kind, words in seen)
+    if a.wanted is not b.wanted and a.wanted != b.wanted:
+        unlike = wanted_differences(a.wanted, b.wanted, a.content ^ b.content)
+        found.extend(Difference(kind, words, veto=True) for kind, words in unlike)
     opposites, reversals = _polarity(a, b)
     found.extend(opposites)
     role, symmetric = _roles(a, b, reversals)

@@ -20,7 +20,8 @@ NEGATIONS: Final = words(
     "not no never none nobody nothing neither nor without cannot cant dont doesnt didnt isnt arent "
     "wasnt werent wont wouldnt shouldnt couldnt hasnt havent hadnt aint unable can't don't doesn't "
     "didn't isn't aren't wasn't weren't won't wouldn't shouldn't couldn't hasn't haven't hadn't "
-    "ain't n't no-one except unless"
+    "ain't n't no-one except unless hardly barely scarcely rarely seldom lack lacks lacking excluding "
+    "exclude excludes fail fails failed refuse refuses refused"
 )
 
 STOP_WORDS: Final = words(
@@ -175,6 +176,27 @@ light lighter | dark darker heavy heavier
 increase | decrease
 profit profits | loss losses
 success succeed succeeds | failure fail fails
+cause causes causing | prevent prevents preventing avoid avoids
+encourage encourages encouraging | discourage discourages discouraging
+support supports supported supporting favor favour | oppose opposes opposed opposing
+keep keeps keeping kept continue continues continuing | stop stops stopping stopped quit quits quitting
+start starts started starting begin | avoid avoids avoiding
+allowed permitted legal lawful | prohibited forbidden banned illegal unlawful
+included includes including include | excluded excludes excluding exclude
+often frequently usually | rarely seldom hardly
+harmless | harmful dangerous hazardous
+deep deeper deepest | shallow shallower shallowest
+wide wider widest broad broader | narrow narrower narrowest
+thick thicker thickest | thin thinner thinnest
+pro pros advantage advantages benefit benefits upside upsides | con cons disadvantage disadvantages
+pro pros advantage advantages benefit benefits upside upsides | drawback drawbacks downside downsides
+for | against
+decide decides decided agree agrees agreed | refuse refuses refused
+inner | outer
+encryption encrypting encrypted | decryption decrypting decrypted
+mutable | immutable
+precede precedes preceded preceding | follow follows followed following succeed succeeds succeeded
+previous | next
 ascending | descending
 horizontal | vertical
 lossless | lossy
@@ -214,16 +236,6 @@ def opposites_of(word: str) -> frozenset[str]:
     return frozenset(found)
 
 
-NUMBER_WORDS: Final = {
-    "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7,
-    "eight": 8, "nine": 9, "ten": 10, "eleven": 11, "twelve": 12, "thirteen": 13, "fourteen": 14,
-    "fifteen": 15, "sixteen": 16, "seventeen": 17, "eighteen": 18, "nineteen": 19, "twenty": 20,
-    "thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80,
-    "ninety": 90, "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9,
-    "second": 2, "third": 3, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7,
-    "eighth": 8, "ninth": 9, "tenth": 10, "twice": 2, "half": 0.5, "dozen": 12,
-}  # fmt: skip
-
 DATES: Final = words(
     "monday tuesday wednesday thursday friday saturday sunday mon tue tues wed thu thurs fri sat "
     "sun january february march april june july august september october november december jan "
@@ -236,7 +248,10 @@ UNITS: Final = words(
     "inches feet foot yard yards kg kilogram kilograms gram grams g lb lbs pound pounds ounce "
     "ounces oz ton tons liter liters litre litres ml gallon gallons second seconds minute minutes "
     "hour hours day days week weeks month months year years celsius fahrenheit kelvin dollar "
-    "dollars usd euro euros eur gbp yen jpy rupee rupees inr kb mb gb tb percent"
+    "dollars usd euro euros eur gbp yen jpy rupee rupees inr kb mb gb tb percent mg mcg ug µg ng nm um µm "
+    "kw mw gw kwh mwh hz khz mhz ghz mph kph kmh acre acres hectare hectares teaspoon teaspoons tsp "
+    "tablespoon tablespoons tbsp pint pints quart quarts volt volts amp amps ampere amperes watt watts ohm "
+    "ohms joule joules calorie calories bit bits byte bytes kib mib gib"
 )
 
 # A state in time: is / used to be / becoming / will be / before / after.

@@ -45,6 +45,17 @@ _OTHERWISE: Final = {
     "pronoun": "another pronoun",
     "pronoun_for_name": "a pronoun where the other has a name",
     "question": "another question word",
+    "marks": "other symbols",
+    "script": "something else in another script",
+    "quoted": "another text is quoted",
+    "accent": "another accent",
+    "case": "capitals that tell differ",
+    "asked": "asks for something else (who, when, where, why, how many)",
+    "quantity": "another quantity (all, some, none, only)",
+    "order": "another order or time (first, next, before, weekly)",
+    "form": "another form of answer",
+    "language": "another language",
+    "foreign": "another negation, number or preposition in another language",
 }
 
 

@@ -17,7 +17,6 @@ from app.cache.lexicon import (
     DATES,
     FILLERS,
     NEGATIONS,
-    NUMBER_WORDS,
     PRONOUNS,
     QUESTION_GROUPS,
     STOP_WORDS,
@@ -26,14 +25,22 @@ from app.cache.lexicon import (
     opposites_of,
 )
 from app.cache.lexicon import words as word_list
+from app.cache.spelled import Spelled, spelled
+from app.cache.spoken_numbers import NUMBER_WORDS, ROMAN_WORDS, roman_numbers, spoken_numbers
+from app.cache.wanted import Wanted, wanted
 
 _WORD: Final = re.compile(
-    r"[$€£#]?\d[\d,]*(?:\.\d+)?(?:[:/\-]\d+)*[a-z%°]*"  # numbers, times, dates, 30%, 5kg
-    r"|[a-z]+(?:['’][a-z]+)*(?:[\-_./@][a-z0-9]+)*\d*[a-z\d]*"  # words, ids, e-mail, paths
+    r"[$€£#]?\d[\d,]*(?:\.\d+)*(?:[:/\-]\d+)*[a-z%°]*"  # numbers, versions, dates, 30%, 5kg
+    # words of any Latin alphabet, ids, e-mail, paths
+    r"|[a-zµà-öø-ɏ]+(?:['’][a-zà-öø-ɏ]+)*(?:[\-_./@][a-zà-öø-ɏ0-9]+)*\d*[a-zà-öø-ɏ\d]*"
     r"|[+\-*/=<>]",
     re.IGNORECASE,
 )
 _DIGITS: Final = re.compile(r"\d")
+_INNER: Final = re.compile(r"\w[_@.]\w")
+_HYPHEN: Final = re.compile(r"y-[a-z]", re.IGNORECASE)  # of "twenty-five"
+_INNER_CAPITAL: Final = re.compile(r"\w[A-ZÀ-Þ]")
+_NONE: Final = frozenset[str]()
 _USED_TO: Final = re.compile(r"(?:^| )used? to(?: |$)")
 _PLAIN_NUMBER: Final = re.compile(r"[$€£#]?(\d[\d,]*(?:\.\d+)?)(st|nd|rd|th|am|pm|[kmb%°])?$")
 _DIRECTION: Final = word_list(
@@ -91,7 +98,8 @@ class TextView:
     bigrams: frozenset[tuple[str, str]]
     trigrams: frozenset[str]  # character trigrams of the squeezed text
     numbers: frozenset[str]  # canonical: "3", "1000", "7:30", "30%"
-    ids: frozenset[str]  # words mixing letters and digits, or with - _ / @ inside and digits
+    ids: frozenset[str]  # words mixing letters and digits, or with _ @ . inside
+    codes: frozenset[str]  # words with a capital behind their first letter: no spelling mistakes
     names: frozenset[str]  # capitalised words inside a sentence, lower-cased
     dates: frozenset[str]
     units: frozenset[str]
@@ -103,13 +111,14 @@ class TextView:
     passive_at: int  # position of the "by" of a passive, or -1
     has_and: bool
     has_or: bool
+    spelled: Spelled
+    wanted: Wanted
 
 
 def _squeeze(word: str) -> str:
     return word.replace("’", "'").lower()
 
 
-_KNOWN_NUMBERS: Final = frozenset(NUMBER_WORDS)
 _KNOWN_PRONOUNS: Final = frozenset(PRONOUNS)
 _KNOWN_STATES: Final = frozenset(TIME_STATES)
 
@@ -134,22 +143,22 @@ def stem(word: str) -> str:
 
 
 def _number(word: str) -> str | None:
-    value = NUMBER_WORDS.get(word)
-    if value is not None:
-        return f"{value:g}"
+    """The number that a word with digits is, told so that two are equal only if all of their digits are."""
     match = _PLAIN_NUMBER.match(word)
     if match is None:
         bare = word.lstrip("$€£#")
         return bare if bare[:1].isdigit() and not any(c.isalpha() for c in bare) else None
     suffix = match.group(2) or ""
-    digits = match.group(1).replace(",", "")
-    digits = f"{float(digits):g}" if len(digits) < 16 else digits  # noqa: PLR2004 - float64's digits
+    whole, dot, part = match.group(1).replace(",", "").partition(".")
+    if word[0] in "$€£":
+        part = part.rstrip("0")  # of a price 3.10 is 3.1; of a version it is not
+    digits = (whole.lstrip("0") or "0") + (dot + part if part.strip("0") else "")
     return digits + (suffix if suffix in {"am", "pm", "%", "°", "k", "m", "b"} else "")
 
 
 def _is_id(word: str) -> bool:
     if not _DIGITS.search(word):
-        return False
+        return any(c in "_@." for c in word)  # user_id, a@b.com, example.org
     return any(c.isalpha() for c in word) and _PLAIN_NUMBER.match(word) is None
 
 
@@ -163,6 +172,20 @@ def _names(raw: list[str], starts: set[int], lowered: list[str]) -> frozenset[st
         if i not in starts or (followed and lowered[i] not in QUESTION_GROUPS):
             found.add(lowered[i].removesuffix("'s"))
     return frozenset(found)
+
+
+def _codes(text: str, raw: list[str], words: list[str]) -> frozenset[str]:
+    if _INNER_CAPITAL.search(text) is None:
+        return _NONE
+    return frozenset([w for r, w in zip(raw, words, strict=True) if r[1:].lower() != r[1:]])
+
+
+def _dates(raw: list[str], starts: set[int], word_set: frozenset[str]) -> frozenset[str]:
+    found = DATES & word_set
+    # "May" inside a sentence is the month.
+    if "may" in word_set and any(w == "May" and i not in starts for i, w in enumerate(raw)):
+        return found | {"may"}
+    return found
 
 
 def _governors(words: list[str], stems: list[str]) -> dict[str, str]:
@@ -207,10 +230,17 @@ def _states(words: list[str]) -> frozenset[str]:
     return frozenset(found)
 
 
-def _numbers(words: frozenset[str], *, digits: bool) -> frozenset[str]:
+def _numbers(
+    text: str, raw: list[str], words: list[str], word_set: frozenset[str], *, digits: bool
+) -> frozenset[str]:
+    found: set[str] = set()
     if digits:
-        return frozenset(n for n in map(_number, words) if n is not None)
-    return frozenset(f"{NUMBER_WORDS[w]:g}" for w in _KNOWN_NUMBERS & words)
+        found = {n for n in map(_number, word_set) if n is not None}
+    if not NUMBER_WORDS.isdisjoint(word_set) or _HYPHEN.search(text):
+        found |= spoken_numbers(words)
+    if not ROMAN_WORDS.isdisjoint(word_set):
+        found |= roman_numbers(raw, words)
+    return frozenset(found)
 
 
 def view(text: str) -> TextView:
@@ -240,12 +270,15 @@ def view(text: str) -> TextView:
         reversals=frozenset().union(*map(opposites_of, word_set)),
         bigrams=frozenset(pairwise(stems)),
         trigrams=frozenset([compact[i : i + 3] for i in range(max(1, len(compact) - 2))]),
-        numbers=_numbers(word_set, digits=digits),
-        ids=frozenset(w for w in word_set if _is_id(w)) if digits else frozenset(),
+        numbers=_numbers(text, raw, words, word_set, digits=digits),
+        ids=frozenset([w for w in word_set if _is_id(w)])
+        if digits or _INNER.search(text)
+        else _NONE,
         names=_names(raw, starts, words),
-        dates=DATES & word_set,
+        codes=_codes(text, raw, words),
+        dates=_dates(raw, starts, word_set),
         units=frozenset([stem(w) for w in UNITS & word_set]),
-        negations=sum([w in NEGATIONS or w.endswith("n't") for w in words]),
+        negations=sum([w in NEGATIONS or w.endswith(("n't", "-free")) for w in words]),
         pronouns=tuple([PRONOUNS[w] for w in pronouns]),
         states=_states(words),
         question=_question(words),
@@ -253,4 +286,6 @@ def view(text: str) -> TextView:
         passive_at=_passive_at(words),
         has_and="and" in word_set or "both" in word_set or "simultaneously" in word_set,
         has_or="or" in word_set or "either" in word_set,
+        spelled=spelled(text, raw, words, starts, word_set),
+        wanted=wanted(words, word_set),
     )
