@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-import httpx2
 import pytest
 from anthropic import AsyncAnthropic
 from openai import AsyncOpenAI
 
 from app.providers.simulator import SimulatorSettings, running_simulator
-from tests.support.plain_http import NO_TLS
+from tests.support.official import anthropic_at, openai_at
 
 
 @pytest.fixture
@@ -23,18 +22,12 @@ async def base_url() -> AsyncIterator[str]:
 @pytest.fixture
 async def chat(base_url: str) -> AsyncIterator[AsyncOpenAI]:
     """The ``openai`` package, for both of its dialects."""
-    http = httpx2.AsyncClient(verify=NO_TLS)
-    async with AsyncOpenAI(
-        base_url=f"{base_url}/v1", api_key="x", max_retries=0, http_client=http
-    ) as client:
+    async with openai_at(base_url) as client:
         yield client
 
 
 @pytest.fixture
 async def claude(base_url: str) -> AsyncIterator[AsyncAnthropic]:
     """The ``anthropic`` package."""
-    http = httpx2.AsyncClient(verify=NO_TLS)
-    async with AsyncAnthropic(
-        base_url=base_url, api_key="x", max_retries=0, http_client=http
-    ) as client:
+    async with anthropic_at(base_url) as client:
         yield client

@@ -18,6 +18,7 @@ from app.providers.simulator import RunningSimulator, SimulatorSettings
 from tests.e2e.asking import Asker
 from tests.e2e.conversations import THINKER
 from tests.support.gateway import Running, configuration, running_gateway
+from tests.support.official import anthropic_at, openai_at
 from tests.support.plain_http import NO_TLS
 
 ASK_THE_MODEL = {"x-slipstream-cache": "refresh"}
@@ -60,26 +61,14 @@ async def http(gateway: Running) -> AsyncIterator[httpx2.AsyncClient]:
 @pytest.fixture(scope="module")
 async def openai_client(gateway: Running) -> AsyncIterator[AsyncOpenAI]:
     """The official ``openai`` package, its retries off."""
-    async with AsyncOpenAI(
-        base_url=f"{gateway.url}/v1",
-        api_key="x",
-        max_retries=0,
-        default_headers=ASK_THE_MODEL,
-        http_client=httpx2.AsyncClient(verify=NO_TLS),
-    ) as client:
+    async with openai_at(gateway.url, ASK_THE_MODEL) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 async def anthropic_client(gateway: Running) -> AsyncIterator[AsyncAnthropic]:
     """The official ``anthropic`` package, its retries off."""
-    async with AsyncAnthropic(
-        base_url=gateway.url,
-        api_key="x",
-        max_retries=0,
-        default_headers=ASK_THE_MODEL,
-        http_client=httpx2.AsyncClient(verify=NO_TLS),
-    ) as client:
+    async with anthropic_at(gateway.url, ASK_THE_MODEL) as client:
         yield client
 
 

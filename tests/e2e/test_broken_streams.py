@@ -10,9 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-import anthropic
 import httpx2
-import openai
 import pytest
 
 from app.providers.simulator import expected_answer
@@ -20,6 +18,7 @@ from tests.e2e.asking import API_ERRORS, DIALECTS, PATHS, Asker, body_of
 from tests.e2e.conftest import NO_TLS
 from tests.e2e.conversations import ANTHROPIC_KIND, BOTH_KINDS
 from tests.support.gateway import Running, configuration, running_gateway
+from tests.support.official import anthropic_at, openai_at
 from tests.support.raw_server import PATIENCE_S, Peer, raw_server
 
 pytestmark = pytest.mark.anyio
@@ -76,18 +75,8 @@ async def gateway(player: Player) -> AsyncIterator[Running]:
 async def asker(gateway: Running) -> AsyncIterator[Asker]:
     """The packages, over connections of this test's own."""
     async with (
-        openai.AsyncOpenAI(
-            base_url=f"{gateway.url}/v1",
-            api_key="x",
-            max_retries=0,
-            http_client=httpx2.AsyncClient(verify=NO_TLS),
-        ) as one,
-        anthropic.AsyncAnthropic(
-            base_url=gateway.url,
-            api_key="x",
-            max_retries=0,
-            http_client=httpx2.AsyncClient(verify=NO_TLS),
-        ) as two,
+        openai_at(gateway.url) as one,
+        anthropic_at(gateway.url) as two,
     ):
         yield Asker(one, two)
 

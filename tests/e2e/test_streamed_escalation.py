@@ -5,14 +5,12 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator
 
-import httpx2
 import pytest
-from anthropic import AsyncAnthropic
-from openai import AsyncOpenAI
 
 from app.providers.simulator import RunningSimulator, SimulatorSettings, expected_answer
 from tests.e2e.asking import DIALECTS, Asker
 from tests.support.gateway import Running, configuration, running_gateway
+from tests.support.official import anthropic_at, openai_at
 
 pytestmark = pytest.mark.anyio
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -36,12 +34,7 @@ async def gateway(upstream, request) -> AsyncIterator[Running]:
 
 @pytest.fixture
 async def asker(gateway: Running) -> AsyncIterator[Asker]:
-    async with (
-        httpx2.AsyncClient(verify=NO_TLS) as one,
-        httpx2.AsyncClient(verify=NO_TLS) as two,
-        AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key="x", max_retries=0, http_client=one) as a,
-        AsyncAnthropic(base_url=gateway.url, api_key="x", max_retries=0, http_client=two) as b,
-    ):
+    async with openai_at(gateway.url) as a, anthropic_at(gateway.url) as b:
         yield Asker(a, b)
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 
-import httpx2
 import pytest
-from anthropic import AsyncAnthropic
 from openai import AsyncOpenAI
 
-from tests.e2e.semantic.conftest import PATIENCE_S, PLAIN
+from tests.e2e.semantic.conftest import PATIENCE_S
 from tests.support.gateway import configuration, running_gateway
+from tests.support.official import anthropic_at, openai_at
 from tests.support.tool_server import Asked, tool_server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -31,19 +30,13 @@ async def _nothing_kept(semantic):
 
 @pytest.fixture
 async def openai_client(semantic):
-    http = httpx2.AsyncClient(verify=PLAIN)
-    async with AsyncOpenAI(
-        base_url=f"{semantic.running.url}/v1", api_key="x", max_retries=0, http_client=http
-    ) as client:
+    async with openai_at(semantic.running.url) as client:
         yield client
 
 
 @pytest.fixture
 async def anthropic_client(semantic):
-    http = httpx2.AsyncClient(verify=PLAIN)
-    async with AsyncAnthropic(
-        base_url=semantic.running.url, api_key="x", max_retries=0, http_client=http
-    ) as client:
+    async with anthropic_at(semantic.running.url) as client:
         yield client
 
 
@@ -153,11 +146,9 @@ async def test_a_joined_stream_goes_on_when_the_first_client_leaves():
     async with (
         tool_server({"/v1/chat/completions": upstream}) as server,
         running_gateway(configuration(server.url)) as running,
-        AsyncOpenAI(base_url=f"{running.url}/v1", api_key="x", max_retries=0,
-                    http_client=httpx2.AsyncClient(verify=PLAIN)) as first,
-        AsyncOpenAI(base_url=f"{running.url}/v1", api_key="x", max_retries=0,
-                    http_client=httpx2.AsyncClient(verify=PLAIN)) as second,
-    ):  # fmt: skip
+        openai_at(running.url) as first,
+        openai_at(running.url) as second,
+    ):
         body = {"model": "small", "messages": [{"role": "user", "content": CAPITAL}]}
         one = await first.chat.completions.create(**body, stream=True)
         assert (await anext(one)).choices[0].delta.content == "Hello"
