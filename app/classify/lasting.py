@@ -9,6 +9,7 @@ unless a past year pins the question down.
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -127,7 +128,7 @@ _MAY_CHANGE: Final = tuple(
 
 
 class Lasting:
-    """Scores short questions; compiled once, then pure. About 30 us a question."""
+    """Scores short questions; its wordings are compiled once a process. About 30 us a question."""
 
     __slots__ = ("_changes", "_cue_weights", "_cues", "_head", "_old_year", "_one_pass", "_title")
 
@@ -174,9 +175,10 @@ class Lasting:
         return self._changes(plain.rstrip("? ")) is not None
 
 
+@cache
 def _one_pass() -> Callable[[str], list[int] | None]:
     """All cues, then what may say a change, as one automaton: the places of those that are there, in one
-    pass over the text.
+    pass over the text. Compiled once a process: nothing that a reload can change goes into it.
     """
     options = re2.Options()
     options.log_errors = False

@@ -172,3 +172,7 @@ def test_one_automaton_reads_what_each_wording_by_itself_reads(words: list[str],
     pinned = re.search(lasting._OLD_YEAR, plain)
     said = re.search("|".join(lasting._CHANGES), plain.rstrip("? "))
     assert changes == (said is not None and pinned is None)
+
+
+def test_a_reload_compiles_the_wordings_of_lasting_answers_no_second_time():
+    assert Lasting(None)._one_pass is Lasting(None)._one_pass
