@@ -25,7 +25,7 @@ from app.settings_agents import (
     ToolEffects,
     ToolSettings,
 )
-from app.settings_checks import cross_check
+from app.settings_checks import cross_check, models_named
 from app.settings_default import embedded
 from app.settings_docs import said_of
 from app.settings_lanes import LaneRule, LaneSettings, LaneTest, Skeleton
@@ -142,7 +142,7 @@ def load(
             str(path), None, "", None, f"cannot be read: {reason}", "Check the path and its rights."
         )
         raise SettingsError([problem]) from exc
-    return loads(text, str(path), env)
+    return _settled(parse(text, str(path), env), env, to_serve=True)
 
 
 def _variable(key: str) -> str:
@@ -180,8 +180,11 @@ def _redacted(value: object, path: Path) -> object:
     return value
 
 
-def _settled(source: Source, env: Mapping[str, str]) -> Settings:
-    """Turn parsed values into Settings, or raise with all that is wrong in them."""
+def _settled(source: Source, env: Mapping[str, str], *, to_serve: bool = False) -> Settings:
+    """Turn parsed values into Settings, or raise with all that is wrong in them.
+
+    `to_serve`: it is somebody's whole configuration, which has to name a model.
+    """
     overrides = _environment(env)
     for override in overrides:
         _overlay(source.values, override.values)
@@ -199,6 +202,8 @@ def _settled(source: Source, env: Mapping[str, str]) -> Settings:
     told = {problem.path for problem in problems}
     checked = Source(source.file, source.values, source.lines, source.raw)
     cross_check(checked)
+    if to_serve:
+        models_named(checked)
     problems += [problem for problem in checked.problems if problem.path not in told]
     if problems or settings is None:
         raise SettingsError(sorted(problems, key=lambda problem: (problem.file, problem.line or 0)))

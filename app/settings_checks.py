@@ -46,6 +46,17 @@ def cross_check(source: Source) -> None:
     _encryption(source)
 
 
+def models_named(source: Source) -> None:
+    """Add a problem where no model is named: such a gateway would tell every request 404."""
+    if not source.values.get("models"):
+        source.report(
+            ("models",),
+            "names no model, so that nothing could be answered",
+            "Name one under `models` and its server under `providers`, or serve without a file for the "
+            "built-in default.",
+        )
+
+
 def _providers(source: Source) -> None:
     for path, provider in _entries(source, "providers"):
         _url(source, (*path, "base_url"), provider.get("base_url"), ("http", "https"))

@@ -59,6 +59,17 @@ class TestCheck:
         assert main(["check", str(tmp_path / "none.yaml")]) == WRONG
         assert "No such file" in capsys.readouterr().err
 
+    @pytest.mark.parametrize(
+        "text", ["", "# nothing yet\n", "server: {port: 8081}\n", "models: []\n"]
+    )
+    def test_a_file_that_names_no_model_is_refused_for_it_could_answer_nothing(
+        self, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["check", written(tmp_path, text)]) == WRONG
+        told = capsys.readouterr().err
+        assert "models: names no model" in told
+        assert "without a file" in told
+
     def test_a_lane_rule_that_keeps_its_promise_passes(self, tmp_path: Path) -> None:
         rule = RULE % "{input: say hi, output: 'hi!'}, {input: hi}"
         assert main(["check", written(tmp_path, GOOD + rule)]) == DONE
