@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,12 +26,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.cache_entries import mark_of
 from app.api.metrics_sum import add_up
+from app.api.sibling_call import SILENT, ask_sibling
 from app.api.sibling_streams import ask_in_turn
 
 _WITHIN_S = 1.0
 _NOT_FOUND = 404
 _OK = 200
-_MOST_ANSWER_BYTES = 64 << 20
 _MOST_BODY_BYTES = 64 << 10
 _MOST_IMPORT_BYTES = 64 << 20
 _IMPORT_WITHIN_S = 10.0
@@ -363,30 +363,17 @@ def _request(scope: Scope, body: bytes) -> bytes:
 
 
 async def _ask(path: Path, request: bytes, within_s: float) -> Reply | None:
-    """The sibling's answer, or None: it was killed, is too slow, or speaks otherwise."""
-    try:
+    """The sibling's whole answer, or None: it was killed, is too slow, or speaks otherwise."""
+    with suppress(*SILENT):
         async with asyncio.timeout(within_s):
-            reader, writer = await asyncio.open_unix_connection(path)
+            answer = await ask_sibling(path, request)
             try:
-                writer.write(request)
-                answer = await reader.read(_MOST_ANSWER_BYTES)
-                while more := await reader.read(_MOST_ANSWER_BYTES):
-                    answer += more
+                body = b"".join([piece async for piece in answer.pieces()])
             finally:
-                writer.close()
-    except (OSError, TimeoutError):
-        return None
-    head, _, body = answer.partition(b"\r\n\r\n")
-    with suppress(ValueError, IndexError):
-        return Reply(int(head.split(None, 2)[1]), body, list(_content_type(head)))
+                answer.close()
+            told = [header for header in answer.headers if header[0] == b"content-type"]
+            return Reply(answer.status, body, told)
     return None
-
-
-def _content_type(head: bytes) -> Iterable[tuple[bytes, bytes]]:
-    for line in head.split(b"\r\n")[1:]:
-        name, _, value = line.partition(b":")
-        if name.lower() == b"content-type":
-            yield b"content-type", value.strip()
 
 
 def _read(reply: Reply) -> Json:

@@ -1,0 +1,68 @@
+"""What several workers say together is what those of them say that answer whole."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from app.api.siblings import Siblings
+
+pytestmark = pytest.mark.anyio
+WHOLE = (
+    b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 11\r\n\r\n{"turns": 2}'
+)
+CHUNKED = (
+    b'HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n6\r\n{"turn\r\n6\r\ns": 2}\r\n0\r\n\r\n'
+)
+
+
+async def own(_, __, send) -> None:
+    head = [(b"content-type", b"application/json")]
+    await send({"type": "http.response.start", "status": 200, "headers": head})
+    await send({"type": "http.response.body", "body": b'{"turns": 1}'})
+
+
+async def savings(folder: Path, *answers: bytes) -> tuple[int, dict[str, object]]:
+    """What a worker says of its savings, where each of the others gives an answer and hangs up."""
+    servers = []
+    for number, answer in enumerate(answers):
+
+        async def serve(reader, writer, answer=answer) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(answer)
+            writer.close()
+
+        servers.append(await asyncio.start_unix_server(serve, folder / f"{number}.sock"))
+    told = {"body": b""}
+
+    async def send(message) -> None:
+        told.update(message, body=told["body"] + message.get("body", b""))
+
+    async def receive():
+        return {"type": "http.request", "body": b""}
+
+    scope = {
+        "type": "http", "method": "GET", "path": "/v1/savings", "raw_path": b"/v1/savings",
+        "query_string": b"", "headers": [], "server": ("127.0.0.1", 1),
+    }  # fmt: skip
+    async with asyncio.timeout(5):
+        await Siblings(own, folder)(scope, receive, send)
+    for server in servers:
+        server.close()
+    return told["status"], json.loads(told["body"])
+
+
+@pytest.mark.parametrize("answer", [WHOLE.replace(b": 11", b": 12"), CHUNKED])
+async def test_a_worker_s_figures_are_added_however_it_frames_them(tmp_path, answer) -> None:
+    assert await savings(tmp_path, answer) == (200, {"turns": 3})
+
+
+@pytest.mark.parametrize(
+    "torn",
+    [WHOLE.replace(b": 11", b": 99"), CHUNKED[:-12], b"HTTP/1.1 200 OK\r\n", b"", b"\r\n\r\n"],
+)
+async def test_a_worker_that_dies_within_its_answer_is_left_out(tmp_path, torn) -> None:
+    assert await savings(tmp_path, torn) == (200, {"turns": 1})
