@@ -6,8 +6,6 @@ their own, so such a message is cut into runs, in order; writing joins them agai
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from app.domain.chat import (
     CacheMark,
     Conversation,
@@ -44,6 +42,12 @@ _CARRIED = frozenset(
     }
 )  # fmt: skip
 _HINTS = ("cache_control", "diagnostics")
+_SOURCES = {
+    "base64": {"type", "data", "media_type"},
+    "text": {"type", "data", "media_type"},
+    "url": {"type", "url"},
+    "file": {"type", "file_id"},
+}
 
 
 def check(body: Json) -> None:
@@ -300,6 +304,7 @@ def _read_block(block: Json, path: str, hints: list[str]) -> Part:  # noqa: PLR0
             text = fields.text_at(block, "thinking", path)
             return ThinkingPart(text, fields.optional_text(block, "signature", path))
         case "redacted_thinking":
+            refuse_unknown(block, {"type", "data"}, path)
             return RedactedThinkingPart(fields.text_at(block, "data", path))
         case _:
             raise cannot_carry(f"{path}.type", why=f"a '{kind}' block has no counterpart")
@@ -310,12 +315,17 @@ def _read_mark(block: Json, path: str) -> CacheMark | None:
     if mark is None:
         return None
     where = f"{path}.cache_control"
-    return CacheMark(fields.optional_text(fields.as_object(mark, where), "ttl", where))
+    obj = fields.as_object(mark, where)
+    refuse_unknown(obj, {"type", "ttl"}, where)
+    return CacheMark(fields.optional_text(obj, "ttl", where))
 
 
 def _source(block: Json, path: str) -> tuple[str, Json]:
-    source = fields.as_object(block.get("source"), f"{path}.source")
-    return fields.text_at(source, "type", f"{path}.source"), source
+    where = f"{path}.source"
+    source = fields.as_object(block.get("source"), where)
+    kind = fields.text_at(source, "type", where)
+    refuse_unknown(source, _SOURCES.get(kind, source), where)
+    return kind, source
 
 
 def _read_image(block: Json, mark: CacheMark | None, path: str) -> ImagePart:
@@ -336,8 +346,11 @@ def _read_image(block: Json, mark: CacheMark | None, path: str) -> ImagePart:
 def _read_document(block: Json, mark: CacheMark | None, path: str) -> DocumentPart:
     refuse_unknown(block, {"type", "source", "cache_control", "citations", "title"}, path)
     citations = block.get("citations")
-    if isinstance(citations, Mapping) and citations.get("enabled"):
-        raise cannot_carry(f"{path}.citations")
+    if citations is not None:
+        config = fields.as_object(citations, f"{path}.citations")
+        refuse_unknown(config, {"enabled"}, f"{path}.citations")
+        if config.get("enabled"):
+            raise cannot_carry(f"{path}.citations")
     title = fields.optional_text(block, "title", path)
     kind, source = _source(block, path)
     where = f"{path}.source"
@@ -360,7 +373,7 @@ def _read_document(block: Json, mark: CacheMark | None, path: str) -> DocumentPa
 def _read_call(block: Json, mark: CacheMark | None, path: str) -> ToolCallPart:
     refuse_unknown(block, {"type", "id", "name", "input", "cache_control", "caller"}, path)
     caller = block.get("caller")
-    if isinstance(caller, Mapping) and caller.get("type") != "direct":
+    if caller is not None and caller != {"type": "direct"}:
         raise cannot_carry(f"{path}.caller")
     arguments = json_text.encode_text(fields.as_object(block.get("input"), f"{path}.input"))
     return ToolCallPart(

@@ -26,7 +26,7 @@ from app.domain.chat import (
 from app.domain.models import LEAST_THINKING_BUDGET_TOKENS, THINKING_BUDGET_TOKENS, Model
 from app.errors import BadRequest
 from app.wire import json_text
-from app.wire.spelling import refuse, refuse_choice_without_tools, refuse_in
+from app.wire.spelling import refuse, refuse_choice_without_tools, refuse_in, spell_ttl
 
 _TTLS = frozenset({"5m", "1h"})
 _TIERS = {"default": "standard_only", "standard_only": "standard_only"}
@@ -155,6 +155,8 @@ class _Writer:
                 control: Body = {"type": "ephemeral"}
                 if mark.ttl in _TTLS:
                     control["ttl"] = mark.ttl
+                elif mark.ttl:
+                    self._dropped[spell_ttl(self._conversation)] = None
                 block["cache_control"] = control
             else:
                 self._dropped["cache_control"] = None

@@ -82,7 +82,7 @@ def _check_message(message: Json, path: str) -> None:
     role = fields.one_of(message.get("role"), {*ROLES, "function"}, f"{path}.role")
     content = message.get("content")
     if content is None:
-        if role != "assistant":
+        if role not in {"assistant", "function"}:
             raise BadRequest(f"'{path}.content' is required.", param=f"{path}.content")
     elif not isinstance(content, str):
         if not isinstance(content, list):
@@ -196,7 +196,7 @@ def _read_messages(body: Json, hints: list[str]) -> tuple[Message, ...]:
                 f"{path}.role", why="function messages are replaced by tool messages"
             )
         if role is Role.TOOL:
-            result = _read_tool_result(message, path)
+            result = _read_tool_result(message, path, hints)
             last = messages[-1] if messages else None
             if last is not None and last.role is Role.TOOL:
                 messages[-1] = Message(Role.TOOL, (*last.parts, result), origin=last.origin)
@@ -221,7 +221,7 @@ def _read_parts(message: Json, path: str, hints: list[str]) -> list[Part]:
     reasoning = message.get("reasoning_content") or message.get("reasoning")
     if isinstance(reasoning, str) and reasoning:
         parts.append(ThinkingPart(reasoning))
-    parts.extend(_read_content(message.get("content"), f"{path}.content"))
+    parts.extend(_read_content(message.get("content"), f"{path}.content", hints))
     refusal = fields.optional_text(message, "refusal", path)
     if refusal:
         parts.append(RefusalPart(refusal))
@@ -232,20 +232,23 @@ def _read_parts(message: Json, path: str, hints: list[str]) -> list[Part]:
     return parts
 
 
-def _read_content(content: object, path: str) -> list[Part]:
+def _read_content(content: object, path: str, hints: list[str]) -> list[Part]:
     if content is None:
         return []
     if isinstance(content, str):
         return [TextPart(content)]
-    return [_read_part(part, where) for where, part in objects(fields.as_list(content, path), path)]
+    parts = objects(fields.as_list(content, path), path)
+    return [_read_part(part, where, hints) for where, part in parts]
 
 
-def _read_part(part: Json, path: str) -> Part:
+def _read_part(part: Json, path: str, hints: list[str]) -> Part:
     kind = fields.text_at(part, "type", path)
     mark = read_breakpoint(part, path)
     match kind:
         case "text":
             refuse_unknown(part, {"type", "text", "prompt_cache_breakpoint", "annotations"}, path)
+            if part.get("annotations"):
+                hints.append("messages[].content[].annotations")
             return TextPart(fields.text_at(part, "text", path), mark)
         case "refusal":
             refuse_unknown(part, {"type", "refusal"}, path)
@@ -283,7 +286,9 @@ def read_breakpoint(part: Json, path: str) -> CacheMark | None:
     if mark is None:
         return None
     where = f"{path}.prompt_cache_breakpoint"
-    return CacheMark(fields.optional_text(fields.as_object(mark, where), "ttl", where))
+    obj = fields.as_object(mark, where)
+    refuse_unknown(obj, {"mode", "ttl"}, where)
+    return CacheMark(fields.optional_text(obj, "ttl", where))
 
 
 def read_image(url: str, detail: str, mark: CacheMark | None, path: str) -> ImagePart:
@@ -315,6 +320,7 @@ def _read_call(call: Json, path: str) -> ToolCallPart:
     # Streamed deltas that a client joined and sends back still hold their index.
     refuse_unknown(call, {"id", "type", "function", "index"}, path)
     function = fields.as_object(call.get("function"), f"{path}.function")
+    refuse_unknown(function, {"name", "arguments"}, f"{path}.function")
     return ToolCallPart(
         id=fields.text_at(call, "id", path),
         name=fields.text_at(function, "name", f"{path}.function"),
@@ -322,10 +328,12 @@ def _read_call(call: Json, path: str) -> ToolCallPart:
     )
 
 
-def _read_tool_result(message: Json, path: str) -> ToolResultPart:
+def _read_tool_result(message: Json, path: str, hints: list[str]) -> ToolResultPart:
     refuse_unknown(message, {"role", "content", "tool_call_id", "name"}, path)
+    if message.get("name"):
+        hints.append("messages[].name")  # of the tool, which the call's id names too
     parts: list[TextPart | ImagePart | DocumentPart] = []
-    for part in _read_content(message.get("content"), f"{path}.content"):
+    for part in _read_content(message.get("content"), f"{path}.content", hints):
         if not isinstance(part, TextPart | ImagePart | DocumentPart):
             raise cannot_carry(f"{path}.content")
         parts.append(part)
@@ -366,7 +374,9 @@ def _read_tool_choice(body: Json) -> ToolChoice | None:
     obj = fields.as_object(choice, "tool_choice")
     if obj.get("type") != "function":
         raise cannot_carry("tool_choice.type")
+    refuse_unknown(obj, {"type", "function"}, "tool_choice")
     function = fields.as_object(obj.get("function"), "tool_choice.function")
+    refuse_unknown(function, {"name"}, "tool_choice.function")
     return ToolChoice("named", fields.text_at(function, "name", "tool_choice.function"))
 
 
@@ -376,6 +386,9 @@ def _read_format(body: Json) -> JsonOutput | None:
         return None
     obj = fields.as_object(form, "response_format")
     kind = fields.one_of(obj.get("type"), _FORMATS, "response_format.type")
+    refuse_unknown(
+        obj, {"type", "json_schema"} if kind == "json_schema" else {"type"}, "response_format"
+    )
     if kind == "text":
         return None
     if kind == "json_object":

@@ -28,7 +28,7 @@ from app.domain.chat import (
 )
 from app.domain.models import Model
 from app.wire.data_url import write_data_url
-from app.wire.spelling import refuse, refuse_choice_without_tools, refuse_in
+from app.wire.spelling import refuse, refuse_choice_without_tools, refuse_in, spell_ttl
 
 _MAX_STOPS = 4
 _BREAKPOINT_TTLS = frozenset({"30m", "12h"})
@@ -126,6 +126,8 @@ class _Writer:
                 breakpoint_: Body = {"mode": "explicit"}
                 if mark.ttl in _BREAKPOINT_TTLS:
                     breakpoint_["ttl"] = mark.ttl
+                elif mark.ttl:
+                    self._dropped[spell_ttl(self._conversation)] = None
                 written["prompt_cache_breakpoint"] = breakpoint_
             else:
                 self._dropped["cache_control"] = None

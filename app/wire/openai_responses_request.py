@@ -97,7 +97,11 @@ def _check_settings(body: Json) -> None:
 
 
 def _check_item(item: Json, path: str) -> None:
-    kind = item.get("type", "message")
+    kind = item.get("type")
+    if kind is None:
+        if "role" not in item and isinstance(item.get("id"), str):
+            return  # a reference to an item that the vendor keeps, whose type may be left out
+        kind = "message"
     if kind == "message":
         fields.one_of(item.get("role"), _ROLES, f"{path}.role")
         content = item.get("content")
@@ -112,8 +116,6 @@ def _check_item(item: Json, path: str) -> None:
     elif kind == "function_call":
         for name in ("call_id", "name", "arguments"):
             fields.text_at(item, name, path)
-    elif kind == "function_call_output":
-        fields.text_at(item, "call_id", path)
     elif not isinstance(kind, str):
         raise fields.bad_type(f"{path}.type", str)
 
@@ -176,6 +178,8 @@ def read(body: Json) -> Conversation:
     output, verbosity = _read_text_config(body)
     metadata = body.get("metadata")
     tier = fields.optional_text(body, "service_tier", "")
+    if tier == "ultrafast":
+        raise cannot_carry("service_tier", why="only the Responses API has this one")
     user = fields.optional_text(body, "safety_identifier", "")
     if user and fields.optional_text(body, "user", "") not in {"", user}:
         hints.append("user")
@@ -205,7 +209,10 @@ def _read_reasoning(body: Json, hints: list[str]) -> str | None:
     if reasoning is None:
         return None
     obj = fields.as_object(reasoning, "reasoning")
-    refuse_unknown(obj, {"effort", "summary", "generate_summary"}, "reasoning")
+    refuse_unknown(obj, {"effort", "summary", "generate_summary", "mode", "context"}, "reasoning")
+    for name, usual in (("mode", "standard"), ("context", "auto")):
+        if obj.get(name) not in (None, usual):
+            raise cannot_carry(f"reasoning.{name}")
     if obj.get("summary") is not None or obj.get("generate_summary") is not None:
         # Whatever reasoning the target shows is shown as the summary.
         hints.append("reasoning.summary")
@@ -226,6 +233,8 @@ def _read_text_config(body: Json) -> tuple[JsonOutput | None, str | None]:
         return None, word
     inner = fields.as_object(form, "text.format")
     kind = fields.one_of(inner.get("type"), _FORMATS, "text.format.type")
+    if kind != "json_schema":
+        refuse_unknown(inner, {"type"}, "text.format")
     if kind == "text":
         return None, word
     if kind == "json_object":
@@ -245,7 +254,10 @@ def _read_tools(body: Json) -> list[Tool]:
         kind = fields.text_at(tool, "type", path)
         if kind != "function":
             raise cannot_carry(f"{path}.type", why=f"a '{kind}' tool runs on its vendor's side")
-        refuse_unknown(tool, {"type", "name", "description", "parameters", "strict"}, path)
+        known = {"type", "name", "description", "parameters", "strict", "allowed_callers"}
+        refuse_unknown(tool, known, path)
+        if tool.get("allowed_callers") not in (None, [], ["direct"]):
+            raise cannot_carry(f"{path}.allowed_callers")
         parameters = tool.get("parameters")
         tools.append(
             Tool(
@@ -269,6 +281,7 @@ def _read_tool_choice(body: Json) -> ToolChoice | None:
     obj = fields.as_object(choice, "tool_choice")
     if obj.get("type") != "function":
         raise cannot_carry("tool_choice.type")
+    refuse_unknown(obj, {"type", "name"}, "tool_choice")
     return ToolChoice("named", fields.text_at(obj, "name", "tool_choice"))
 
 
@@ -299,7 +312,7 @@ def _read_messages(body: Json, hints: list[str]) -> tuple[Message, ...]:
 
 
 def _read_item(item: Json, path: str, hints: list[str]) -> tuple[Role, list[Part]]:
-    kind = item.get("type", "message")
+    kind = item.get("type") or ("message" if "role" in item else "item_reference")
     match kind:
         case "message":
             refuse_unknown(item, {"type", "role", "content", "id", "status", "phase"}, path)
@@ -308,8 +321,9 @@ def _read_item(item: Json, path: str, hints: list[str]) -> tuple[Role, list[Part
             role = _ROLES[fields.one_of(item.get("role"), _ROLES, f"{path}.role")]
             return role, _read_content(item.get("content"), f"{path}.content", hints)
         case "function_call":
-            known = {"type", "call_id", "name", "arguments", "id", "status"}
+            known = {"type", "call_id", "name", "arguments", "id", "status", "caller"}
             refuse_unknown(item, known, path)
+            _refuse_program(item, path)
             call_id, name = (
                 fields.text_at(item, "call_id", path),
                 fields.text_at(item, "name", path),
@@ -318,23 +332,33 @@ def _read_item(item: Json, path: str, hints: list[str]) -> tuple[Role, list[Part
                 ToolCallPart(call_id, name, fields.text_at(item, "arguments", path))
             ]
         case "function_call_output":
-            refuse_unknown(item, {"type", "call_id", "output", "id", "status"}, path)
+            known = {"type", "call_id", "output", "id", "status", "caller", "name"}
+            refuse_unknown(item, known, path)
+            _refuse_program(item, path)
+            if item.get("name"):
+                hints.append("input[].name")  # of the tool, which the call's id names too
             return Role.TOOL, [_read_output(item, path, hints)]
         case "reasoning":
-            return Role.ASSISTANT, _read_reasoning_item(item)
+            known = {"type", "id", "status", "summary", "content", "encrypted_content"}
+            refuse_unknown(item, known, path)
+            return Role.ASSISTANT, _read_reasoning_item(item, path)
         case _:
             raise cannot_carry(f"{path}.type", why=f"a '{kind}' item has no counterpart")
 
 
-def _read_reasoning_item(item: Json) -> list[Part]:
+def _refuse_program(item: Json, path: str) -> None:
+    """A call of the model itself passes; one that a program on the vendor's side made belongs to that."""
+    if item.get("caller") not in (None, {"type": "direct"}):
+        raise cannot_carry(f"{path}.caller")
+
+
+def _read_reasoning_item(item: Json, path: str) -> list[Part]:
     """Reasoning of ours comes back whole; another vendor's is text that the target may leave out."""
     texts: list[str] = []
     for name in ("summary", "content"):
-        pieces = item.get(name)
-        if isinstance(pieces, list):
-            texts.extend(
-                str(piece.get("text", "")) for piece in pieces if isinstance(piece, Mapping)
-            )
+        for where, piece in objects(fields.optional_list(item, name, path), f"{path}.{name}"):
+            refuse_unknown(piece, {"type", "text"}, where)
+            texts.append(fields.optional_text(piece, "text", where))
     signature, redacted = open_seal(item.get("encrypted_content"))
     if redacted:
         return [RedactedThinkingPart(redacted)]
@@ -365,10 +389,14 @@ def _read_part(part: Json, path: str, hints: list[str]) -> Part:
         case "input_text" | "output_text" | "text":
             known = {"type", "text", "annotations", "logprobs", "prompt_cache_breakpoint"}
             refuse_unknown(part, known, path)
-            if part.get("annotations"):
-                hints.append("input[].content[].annotations")
+            hints.extend(
+                f"input[].content[].{name}"
+                for name in ("annotations", "logprobs")
+                if part.get(name)
+            )
             return TextPart(fields.text_at(part, "text", path), mark)
         case "refusal":
+            refuse_unknown(part, {"type", "refusal"}, path)
             return RefusalPart(fields.text_at(part, "refusal", path))
         case "input_image":
             refuse_unknown(part, {"type", "image_url", "detail", "prompt_cache_breakpoint"}, path)
@@ -377,14 +405,12 @@ def _read_part(part: Json, path: str, hints: list[str]) -> Part:
             return read_image(url, detail, mark, f"{path}.image_url")
         case "input_file":
             known = {
-                "type",
-                "file_data",
-                "file_id",
-                "file_url",
-                "filename",
-                "prompt_cache_breakpoint",
-            }
+                "type", "file_data", "file_id", "file_url", "filename", "prompt_cache_breakpoint",
+                "detail",
+            }  # fmt: skip
             refuse_unknown(part, known, path)
+            if part.get("detail") not in (None, "auto"):
+                raise cannot_carry(f"{path}.detail")
             return _read_file(part, path)
         case _:
             raise cannot_carry(f"{path}.type", why=f"'{kind}' content has no counterpart")

@@ -35,6 +35,12 @@ def spell(conversation: Conversation, name: str) -> str:
     return _SPELLINGS[conversation.source].get(name, name)
 
 
+def spell_ttl(conversation: Conversation) -> str:
+    """How long a mark of the vendor's cache shall last, as the caller's dialect spells it."""
+    mark = "cache_control" if conversation.source is Dialect.MESSAGES else "prompt_cache_breakpoint"
+    return f"{mark}.ttl"
+
+
 def refuse(conversation: Conversation, name: str, target: str, why: str = "") -> Unsupported:
     """The error for a neutral field that ``target`` cannot take."""
     return cannot_carry(spell(conversation, name), target, why)

@@ -48,7 +48,9 @@ def test_a_chat_request_becomes_a_messages_request():
     )
     body["messages"] = [without(message, "name") for message in CHAT["messages"]]
     written, dropped = messages.write(chat.read(body), CLAUDE, stream=True)
-    assert set(dropped) == {"prompt_cache_key", "store", "metadata", "image_url.detail"}
+    assert set(dropped) == {
+        "prompt_cache_key", "store", "metadata", "image_url.detail", "prompt_cache_breakpoint.ttl"
+    }  # fmt: skip
     assert written["system"] == [
         {"type": "text", "text": "Be brief."},
         {"type": "text", "text": "Be kind."},
@@ -119,7 +121,7 @@ def test_what_a_stream_is_asked_for_beyond_usage_is_told_by_name():
 
 def test_a_messages_request_becomes_a_chat_request():
     written, dropped = chat.write(messages.read(MESSAGES), OPENAI, stream=True)
-    assert set(dropped) == {"thinking", "thinking.display", "cache_control"}
+    assert set(dropped) == {"thinking", "thinking.display", "cache_control", "cache_control.ttl"}
     roles = [message["role"] for message in written["messages"]]
     assert roles == ["system", "user", "assistant", "tool", "user", "system", "user"]
     assert written["messages"][0]["content"] == [
@@ -519,3 +521,37 @@ def test_a_plain_string_is_a_responses_request():
     assert responses.view(body).text == "Hello?"
     written, _ = chat.write(responses.read(body), OPENAI, stream=False)
     assert written["messages"] == [{"role": "user", "content": "Hello?"}]
+
+
+def test_what_a_responses_client_may_leave_out_passes_in_its_own_dialect():
+    """A reference needs no type, and an output no call's id: the vendor judges what is his."""
+    for item in (
+        {"id": "msg_1"},
+        {"id": "msg_1", "type": None},
+        {"type": "function_call_output", "output": "x", "call_id": None},
+    ):
+        responses.check({"model": "m", "input": [item]})
+    for item, named in (
+        ({"id": "msg_1"}, "input[0].type"),
+        ({"type": "function_call_output", "output": "x"}, "input[0].call_id"),
+    ):
+        with pytest.raises((BadRequest, Unsupported)) as refused:
+            chat.write(responses.read({"model": "m", "input": [item]}), OPENAI, stream=False)
+        assert refused.value.param == named
+
+
+def test_a_conversation_that_openai_began_goes_on_elsewhere_with_its_items_as_they_came():
+    direct = {"caller": {"type": "direct"}, "status": "completed"}
+    called = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}", **direct}
+    told = {"type": "function_call_output", "call_id": "c", "output": "x", "name": "f", **direct}
+    body = {"model": "m", "input": [{"role": "user", "content": "Hi"}, called, told]}
+    written, dropped = messages.write(responses.read(body), CLAUDE, stream=False)
+    assert [block["type"] for each in written["messages"][1:] for block in each["content"]] == [
+        "tool_use",
+        "tool_result",
+    ]
+    assert dropped == ("input[].name",)
+
+
+def test_a_deprecated_function_message_without_content_passes_in_its_own_dialect():
+    chat.check({"model": "m", "messages": [{"role": "function", "name": "f", "content": None}]})
