@@ -12,6 +12,7 @@
     │   ├── MethodNotAllowed        405  a path that exists, asked with another verb
     │   ├── Conflict                409  e.g. an idempotency key used with another body
     │   ├── TooLarge                413  body, message or result over its limit
+    │   ├── UnknownCoding           415  the body's ``content-encoding`` is none of those that are read
     │   └── RateLimited             429  ``retry_after_s`` says when
     ├── CacheOnlyMiss               504  the caller asked for a hit or nothing
     ├── Overloaded                  503  the operator can add capacity; ``retry_after_s``
@@ -116,6 +117,13 @@ class TooLarge(ClientError):
 
     status = 413
     code = "request_too_large"
+
+
+class UnknownCoding(ClientError):
+    """The body comes in a ``content-encoding`` that is not read here."""
+
+    status = 415
+    code = "unsupported_content_encoding"
 
 
 class RateLimited(ClientError):

@@ -18,6 +18,7 @@ from urllib.parse import parse_qs
 from starlette.types import Receive, Scope, Send
 
 from app.api.admission import refusal_lines
+from app.api.coded_body import coding_line, coding_of, counted
 from app.api.inference import (
     ClientLeft,
     Edge,
@@ -60,7 +61,8 @@ class AgentEndpoint:
         """Answer one request."""
         outlet = outlet_of(scope, receive, send)
         with self._edge.bodies.lease() as lease:
-            await self._serve(scope, lease.counting(receive, outlet), outlet)
+            came = counted(receive, coding_of(scope["headers"]), lease, outlet)
+            await self._serve(scope, came, outlet)
 
     async def _serve(self, scope: Scope, receive: Receive, outlet: Outlet) -> None:
         timeline = Timeline()
@@ -79,8 +81,7 @@ class AgentEndpoint:
                 headers.get(b"authorization"), headers.get(b"x-api-key")
             )
             wire_format = _format_of(scope["query_string"])
-            length = headers.get(b"content-length")
-            raw = await read_body(outlet, receive, length, self._edge.max_body_bytes)
+            raw = await read_body(outlet, receive, headers, self._edge.max_body_bytes)
             given = read_input(raw)
             turn = Turn(request_id, caller.tenant, timeline, Deadline(None), time.time())
             read_wishes(turn, headers, self._edge.clock)
@@ -200,7 +201,7 @@ async def _refuse(error: GatewayError, request_id: str, outlet: Outlet) -> None:
         request_id.encode("latin-1"),
         retry_after(error),
     )
-    head += refusal_lines(error, Dialect.CHAT)
+    head += refusal_lines(error, Dialect.CHAT) + coding_line(error)
     await outlet.respond(error.status, head, bytes(body))
 
 

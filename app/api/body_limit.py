@@ -9,6 +9,7 @@ from __future__ import annotations
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.bodies import Bodies, Lease
+from app.api.coded_body import coding_of, decoding
 from app.api.inference import read_headers
 from app.api.problems import refusal
 from app.api.reading import request_id_of
@@ -48,6 +49,9 @@ class BodyLimit:
     async def _read(self, scope: Scope, receive: Receive, lease: Lease) -> bytes | None:
         """The body; None where the client left before it was whole."""
         told = dict(scope["headers"]).get(b"content-length", b"")
+        coding = coding_of(scope["headers"])
+        if coding is not None:
+            receive = decoding(receive, coding)
         pieces: list[bytes] = []
         size, more = 0, True
         while more:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 from starlette.types import Receive, Scope, Send
 
+from app.api.coded_body import coding_of, counted
 from app.api.inference import (
     ClientLeft,
     Edge,
@@ -39,7 +40,8 @@ class CountTokens:
         """Answer one request in the Messages dialect."""
         outlet = outlet_of(scope, receive, send)
         with self._edge.bodies.lease() as lease:
-            await self._serve(scope, lease.counting(receive, outlet), outlet)
+            came = counted(receive, coding_of(scope["headers"]), lease, outlet)
+            await self._serve(scope, came, outlet)
 
     async def _serve(self, scope: Scope, receive: Receive, outlet: Outlet) -> None:
         timeline = Timeline()
@@ -55,9 +57,7 @@ class CountTokens:
             )
             if caller.guard is not None:
                 (await caller.guard.enter(0)).leave(None)
-            raw = await read_body(
-                outlet, receive, headers.get(b"content-length"), edge.max_body_bytes
-            )
+            raw = await read_body(outlet, receive, headers, edge.max_body_bytes)
             body = parse(raw)
             # A count has no answer to limit: max_tokens is not among its fields.
             self._codec.check({"max_tokens": 1, **body})

@@ -19,6 +19,7 @@ from app.api.admission import refusal_lines
 from app.api.afterwards import Afterwards
 from app.api.auth import Authenticator
 from app.api.bodies import SMALL_BYTES, Bodies
+from app.api.coded_body import CODING, coding_line, coding_of, counted
 from app.api.known_head import Head
 from app.api.native import NativeOutlet
 from app.api.outlet import Outlet, outlet_of
@@ -52,6 +53,7 @@ _OURS = (
     b"x-api-key",
     b"x-request-id",
     b"content-length",
+    CODING,
     b"x-slipstream-cache",
     b"x-slipstream-tier",
     b"x-slipstream-user",
@@ -130,7 +132,7 @@ class Inference:
         found, forwarded = read_headers(scope["headers"])
         if scope["method"] == "POST":
             raw = outlet.whole_body()
-            if raw is None or len(raw) > SMALL_BYTES:
+            if raw is None or len(raw) > SMALL_BYTES or CODING in found:
                 await self._leased(outlet, receive, found, tuple(forwarded))
             else:
                 await self._answer(outlet, receive, found, tuple(forwarded), raw)
@@ -155,7 +157,7 @@ class Inference:
             outlet.keep_alive = False
         receive: Receive = outlet.receive  # type: ignore[assignment]
         raw: bytes = outlet.body  # type: ignore[assignment]
-        if len(raw) > SMALL_BYTES:
+        if len(raw) > SMALL_BYTES or CODING in head.found:
             return self._leased(outlet, receive, head.found, head.forwarded)
         return self._answer(outlet, receive, head.found, head.forwarded, raw)
 
@@ -164,7 +166,8 @@ class Inference:
     ) -> None:
         """Answer a POST whose body is yet to come, or large: it counts until the request is done."""
         with self._edge.bodies.lease() as lease:
-            await self._answer(outlet, lease.counting(receive, outlet), headers, forwarded, None)
+            came = counted(receive, coding_of(headers.items()), lease, outlet)
+            await self._answer(outlet, came, headers, forwarded, None)
 
     async def _answer(
         self,
@@ -187,9 +190,7 @@ class Inference:
                 headers.get(b"authorization"), headers.get(b"x-api-key")
             )
             if raw is None or len(raw) > edge.max_body_bytes:
-                raw = await read_body(
-                    outlet, receive, headers.get(b"content-length"), edge.max_body_bytes
-                )
+                raw = await read_body(outlet, receive, headers, edge.max_body_bytes)
             ticket = None if caller.guard is None else await caller.guard.enter(len(raw))
             try:
                 request = self._request(raw, forwarded)
@@ -230,6 +231,7 @@ class Inference:
             head += refusal_lines(error, self._dialect)
         if isinstance(error, MethodNotAllowed):
             head += b"allow: POST\r\n"
+        head += coding_line(error)
         if isinstance(error, TooLarge):
             outlet.keep_alive = False
         await outlet.respond(error.status, head, self._codec.write_error(error, request_id))
@@ -293,12 +295,13 @@ def read_headers(
 
 
 async def read_body(
-    outlet: Outlet, receive: Receive, content_length: bytes | None, most: int
+    outlet: Outlet, receive: Receive, headers: dict[bytes, bytes], most: int
 ) -> bytes:
     """The whole request body; raises ``TooLarge`` before more than ``most`` bytes are held."""
+    content_length = headers.get(b"content-length")
     if content_length is not None and content_length.isdigit() and int(content_length) > most:
         raise _too_large(most)
-    body = outlet.whole_body()
+    body = None if CODING in headers else outlet.whole_body()
     if body is not None and len(body) <= min(most, SMALL_BYTES):
         return body
     pieces: list[bytes] = []

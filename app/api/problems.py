@@ -13,10 +13,11 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
+from app.api.coded_body import KNOWN_CODINGS
 from app.api.context import context_of
 from app.api.response import retry_after
 from app.domain.chat import Dialect
-from app.errors import GatewayError, MethodNotAllowed
+from app.errors import GatewayError, MethodNotAllowed, UnknownCoding
 
 _log = logging.getLogger("slipstream.api")
 _TYPE = "application/problem+json"
@@ -79,6 +80,8 @@ def _in_dialect(
 
 
 def _when(error: GatewayError) -> dict[str, str]:
+    if isinstance(error, UnknownCoding):
+        return {"accept-encoding": KNOWN_CODINGS}
     line = retry_after(error).decode()
     return {"retry-after": line.partition(": ")[2].strip()} if line else {}
 
