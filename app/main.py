@@ -118,7 +118,7 @@ def create_app(
         version=__version__,
         description="A latency-optimizing agent gateway.",
         lifespan=lifespan,
-        docs_url="/docs" if docs else None,
+        docs_url=None,  # FastAPI's own loads its scripts from elsewhere; ours is in administration
         redoc_url=None,
         openapi_url="/openapi.json" if docs else None,
     )

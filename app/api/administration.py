@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 _ADMIN_PART = 8
 """Of the bytes that bodies may hold, one part in so many is for administrative routes."""
 _CONSOLE = Path(__file__).parent.parent / "console"
+_PAGES = frozenset({"/", "/docs"})
 _CONSOLE_POLICY = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"
     b" font-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -57,6 +58,8 @@ def administer(app: FastAPI, settings: Settings, siblings: Path | None) -> None:
     for part in parts:
         app.include_router(part.router)
     app.router.routes.append(Route("/", _console_page, include_in_schema=False))
+    if settings.server.docs_enabled:
+        app.router.routes.append(Route("/docs", _docs_page, include_in_schema=False))
     app.mount("/console", ConsoleFiles(directory=_CONSOLE), name="console")
     app.add_middleware(Admin)
     if settings.server.cors_origins:
@@ -82,6 +85,11 @@ async def _console_page(_: object) -> Response:
     return Response(page, media_type="text/html")
 
 
+async def _docs_page(_: object) -> Response:
+    page = (_CONSOLE / "docs.html").read_bytes()
+    return Response(page, media_type="text/html")
+
+
 class Admin:
     """Pure ASGI: gives every administrative answer its request id and the console its policy."""
 
@@ -97,7 +105,7 @@ class Admin:
         found, _ = read_headers(scope["headers"])
         request_id = request_id_of(found.get(b"x-request-id")).encode("ascii")
         scope[REQUEST_ID] = request_id.decode()
-        console = scope["path"] == "/" or scope["path"].startswith("/console/")
+        console = scope["path"] in _PAGES or scope["path"].startswith("/console/")
 
         async def add(message: Message) -> None:
             if message["type"] == "http.response.start":
