@@ -74,7 +74,7 @@ def _way(tool: ToolSettings, connections: Connections, servers: dict[str, McpSer
         return HttpTool(call, connections)
     if tool.mcp is not None:
         return McpTool(servers[tool.mcp.server], tool.mcp.tool)
-    return PythonTool(imported(tool.python or ""))
+    return PythonTool(imported(tool.python or ""), tool.max_concurrency)
 
 
 def _spec(tool: ToolSettings) -> ToolSpec:
