@@ -120,6 +120,8 @@ class AgentRun:
     """Begins the ids of its messages; empty = the request's id."""
     first_byte: asyncio.Event | None = None
     """Set when a model begins to answer: others wait for that, see ``app.pipeline.subagents``."""
+    failed: bool = False
+    """A call of a tool ended with an error."""
     delegated: bool = False
     """It handed a task to another agent."""
     others: dict[str, Agent] = field(default_factory=dict)

@@ -296,7 +296,8 @@ def _keep(key: bytes, answer: Answer, run: AgentRun, request: ChatRequest) -> No
     gateway, turn = run.gateway, run.turn
     specs = [each.spec for each in run.used.values()]
     ttl_s = min((spec.cache_ttl_s for spec in specs), default=None)
-    whole = answer.finish.complete and not (run.left_out or run.invalid or run.delegated)
+    lacks = run.left_out or run.invalid or run.failed or run.delegated
+    whole = answer.finish.complete and not lacks
     if not whole or ttl_s == _KEEP_S or gateway.exact is None:
         return
     if not all(spec.effects.read_only for spec in specs):

@@ -63,6 +63,7 @@ from app.pipeline.fanout import Fanout
 from app.pipeline.speculation import stage_of
 from app.pipeline.subagents import task_of
 from app.pipeline.synthesis import shortened
+from app.wire.json_text import decode_arguments
 
 if TYPE_CHECKING:
     from app.pipeline.agent import AgentRun
@@ -285,6 +286,7 @@ class ModelTurn:
     def _on_outcome(self, outcome: Outcome) -> None:
         """A tool has ended, one way or another: tell it."""
         call, value, error = self.calls[int(outcome.id)], outcome.value, outcome.error
+        self._run.failed = self._run.failed or not outcome.ok
         if isinstance(value, ToolResult):
             self._end(call, value.text, "cached" if value.cached else "ok")
         elif isinstance(error, ToolError):
@@ -364,7 +366,9 @@ def _part(block: AnswerBlock, ids: Iterator[str]) -> Part:
         case RefusalBlock(text):
             return RefusalPart(text)
         case ToolCallBlock(_, name, arguments):
-            return ToolCallPart(next(ids), name, arguments or "{}")
+            # A history with arguments that are no object is refused by some vendors, for ever.
+            fits = decode_arguments(arguments) is not None
+            return ToolCallPart(next(ids), name, arguments if fits and arguments else "{}")
         case TextBlock(text):
             return TextPart(text)
         case _:

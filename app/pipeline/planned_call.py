@@ -73,6 +73,7 @@ async def made_call(
     except GatewayError as error:
         kind = "timeout" if error.code == "tool_timeout" else "error"
         ended = CallEnded(call_id, name, f"{name} {error.message}", kind, error.code)
+        run.failed = True
         raise
     finally:
         span.end()

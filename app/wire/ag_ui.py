@@ -47,6 +47,7 @@ from app.domain.run_events import (
     Within,
 )
 from app.errors import BadRequest
+from app.wire.json_text import decode_arguments
 
 if TYPE_CHECKING:
     from ag_ui.core import Message as AgUiMessage
@@ -141,13 +142,17 @@ def _decision(entry: ResumeEntry) -> Decision:
 
 
 def _messages(given: Sequence[AgUiMessage]) -> tuple[Message, ...]:
-    """The conversation; results stand together, and a call that has none gets one that says so."""
+    """The conversation as vendors take it: results stand together, a call that has none gets one that says
+    so, a result without an open call is left out, and arguments are an object.
+    """
     found: list[Message] = []
     open_calls: dict[str, None] = {}
     for index, message in enumerate(given):
         if message.role == "tool":
-            _add_result(found, message.tool_call_id, _text(message.content), bool(message.error))
-            open_calls.pop(message.tool_call_id, None)
+            if message.tool_call_id in open_calls:
+                del open_calls[message.tool_call_id]
+                said = _text(message.content)
+                _add_result(found, message.tool_call_id, said, bool(message.error))
             continue
         if message.role in {"activity", "reasoning"}:
             continue
@@ -156,7 +161,9 @@ def _messages(given: Sequence[AgUiMessage]) -> tuple[Message, ...]:
         if message.role == "assistant":
             calls = message.tool_calls or []
             text = (TextPart(message.content),) if message.content else ()
-            parts = tuple(ToolCallPart(c.id, c.function.name, c.function.arguments) for c in calls)
+            parts = tuple(
+                ToolCallPart(c.id, c.function.name, _object(c.function.arguments)) for c in calls
+            )
             if text or parts:
                 found.append(Message(Role.ASSISTANT, (*text, *parts), origin=origin))
             open_calls = dict.fromkeys(call.id for call in calls)
@@ -166,6 +173,11 @@ def _messages(given: Sequence[AgUiMessage]) -> tuple[Message, ...]:
             found.append(Message(Role.SYSTEM, (TextPart(_text(message.content)),), origin=origin))
     _close_calls(found, open_calls)
     return tuple(found)
+
+
+def _object(arguments: str) -> str:
+    """A call's arguments; none where they are no object, as a call that broke off leaves them."""
+    return arguments if arguments and decode_arguments(arguments) is not None else "{}"
 
 
 def _add_result(found: list[Message], call_id: str, text: str, is_error: bool) -> None:  # noqa: FBT001 - data
