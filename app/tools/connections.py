@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ssl
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from app.errors import GatewayError, ToolError, UpstreamError, UpstreamRefused, UpstreamTimeout
@@ -62,20 +63,21 @@ class Answer:
         """
         unpack = self._unpacker()
         pieces: list[bytes] = []
-        left_bytes = most_bytes
+        left_bytes = left_packed_bytes = most_bytes
         try:
             while data := await self._exchange.read():
-                piece = data if unpack is None else unpack.decompress(data, left_bytes + 1)
-                left_bytes -= len(piece)
-                if left_bytes < 0:
-                    message = f"answered more than {most_bytes} bytes; the rest was not read"
-                    raise ToolError(message, code="tool_too_large")
-                pieces.append(piece)
+                left_packed_bytes -= len(data)
+                for piece in (data,) if unpack is None else unpack(data, left_bytes + 1):
+                    left_bytes -= len(piece)
+                    if left_bytes < 0 or left_packed_bytes < 0:
+                        message = f"answered more than {most_bytes} bytes; the rest was not read"
+                        raise ToolError(message, code="tool_too_large")
+                    pieces.append(piece)
         except zlib.error as exc:
             raise _broken_compression() from exc
         except UpstreamError as exc:
             raise _broke_off(self._host) from exc
-        if unpack is not None and not unpack.eof and pieces:
+        if unpack is not None and not unpack.whole and pieces:
             raise _broken_compression()
         return b"".join(pieces)
 
@@ -83,14 +85,36 @@ class Answer:
         """Leave what was not read; the connection is closed unless the response is over."""
         self._exchange.abort()
 
-    def _unpacker(self) -> zlib._Decompress | None:
+    def _unpacker(self) -> _Unpacker | None:
         coding = (self.header(b"content-encoding") or b"").decode("latin-1").lower()
         if coding in _UNCODED:
             return None
         if coding not in _CODED:
             message = "answered in a compression that it was not asked for"
             raise ToolError(message, code="tool_not_data")
-        return zlib.decompressobj(_CODED[coding])
+        return _Unpacker(_CODED[coding])
+
+
+class _Unpacker:
+    """A compressed body, which may have several members one behind the other."""
+
+    __slots__ = ("_bits", "_member")
+
+    def __init__(self, bits: int) -> None:
+        self._bits, self._member = bits, zlib.decompressobj(bits)
+
+    @property
+    def whole(self) -> bool:
+        """Whether it could end here."""
+        return self._member.eof
+
+    def __call__(self, data: bytes, most_bytes: int) -> Iterator[bytes]:
+        """What ``data`` unfolds to, each piece at most ``most_bytes`` long; whoever takes too much stops."""
+        while data:
+            if self._member.eof:
+                self._member = zlib.decompressobj(self._bits)
+            yield self._member.decompress(data, most_bytes)
+            data = self._member.unused_data or self._member.unconsumed_tail
 
 
 class Peer:

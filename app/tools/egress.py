@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
 
+import msgspec
+
 from app.domain.tools import places
 from app.errors import ToolError
 
@@ -65,6 +67,6 @@ def encoded(value: object, place: str) -> str:
 
 def plain(value: object) -> str:
     """An argument's value as text, as JSON would write it but without quotes around a string."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
+    if isinstance(value, bool | list | dict):
+        return msgspec.json.encode(value).decode()
     return "" if value is None else str(value)

@@ -23,6 +23,7 @@ from app.errors import ToolError
 from app.tools.connections import Answer, Asking, Connections
 from app.tools.egress import encoded, origin_of, plain
 from app.tools.pointer import pointed
+from app.tools.reading import in_utf8, secrets_of, without
 
 _LEAST_READ_BYTES = 1 << 20
 _READ_PER_RESULT = 16
@@ -84,6 +85,7 @@ class HttpTool:
         self._target = _target_template(call.url)
         self._headers = _all_headers(call)
         host = self._headers.pop("host", "")
+        self._secrets = secrets_of(self._headers, call.url)
         self._peer = connections.to(self._origin, authority=host, replays=call.repeatable)
 
     async def call(self, arguments: Json) -> object:
@@ -137,14 +139,10 @@ class HttpTool:
         return Asking(asked.method, path, asked.headers, asked.body)
 
     async def _read(self, answer: Answer) -> object:
-        kind = (
-            (answer.header(b"content-type") or b"")
-            .partition(b";")[0]
-            .strip()
-            .lower()
-            .decode("latin-1")
-        )
-        body = await answer.body(self._call.max_read_bytes)
+        declared = answer.header(b"content-type") or b""
+        kind = declared.partition(b";")[0].strip().lower().decode("latin-1")
+        raw = await answer.body(self._call.max_read_bytes)
+        body = without(self._secrets, in_utf8(raw, declared))
         status = answer.status
         is_html = kind in _HTML or body[:64].lstrip().lower().startswith(_HTML_BEGINS)
         if status >= _ERROR_FROM:
@@ -155,6 +153,8 @@ class HttpTool:
             raise ToolError(f"answered HTTP {status}{detail}", code=code)
         if is_html:
             raise ToolError("answered an HTML page where data was expected", code="tool_not_data")
+        if not body and self._call.result is None:
+            return None
         if self._call.result is None and not kind.endswith("json"):
             return _text_or_json(body)
         try:
@@ -210,9 +210,9 @@ def _all_headers(call: HttpCall) -> dict[str, str]:
 def _target(template: str, arguments: Json) -> str:
     """The path and query of a call; a pair of the query whose argument is absent is left out."""
     path, question, query = template.partition("?")
-    missing = [place for place in places(path) if arguments.get(place) is None]
+    missing = [place for place in places(path) if arguments.get(place) in (None, "")]
     if missing:
-        message = f"argument {missing[0]!r} stands in the URL's path and is missing"
+        message = f"argument {missing[0]!r} stands in the URL's path and is missing or empty"
         raise ToolError(message, code="tool_arguments")
     url = fill(path, lambda place: encoded(arguments[place], place))
     pairs = [

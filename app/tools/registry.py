@@ -26,6 +26,8 @@ from app.tools.validation import Arguments, SchemaFault
 
 _TRANSIENT = frozenset({"tool_timeout", "tool_refused", "tool_closed", "tool_server_error"})
 _BACKOFF_S = 0.05
+_NO_CONTENT = "(no content)"
+"""What a call is told to have given that gave nothing: vendors refuse an empty text."""
 _log = logging.getLogger("slipstream.tools")
 _LONGEST_ARGUMENTS_CHARS = 1 << 20
 ALL = "*"
@@ -250,11 +252,15 @@ def parsed_arguments(text: str) -> Json:
 
 def _told(value: object, most_bytes: int) -> ToolResult:
     """A result as the model is told it: text as it is, else JSON; cut with a note where it is too long."""
+    if isinstance(value, str):
+        value = value.encode("utf-8", "replace").decode()  # half a surrogate pair is no text
     text = value if isinstance(value, str) else _json(value)
-    size = len(text.encode("utf-8", "replace"))
+    if value is None or not text.strip():
+        text = _NO_CONTENT
+    size = len(text.encode("utf-8"))
     if size <= most_bytes:
         return ToolResult(text, value)
-    kept = text.encode("utf-8", "replace")[:most_bytes].decode("utf-8", "ignore")
+    kept = text.encode("utf-8")[:most_bytes].decode("utf-8", "ignore")
     note = f"\n[cut: this is the beginning, {most_bytes} of {size} bytes]"
     return ToolResult(kept + note, value, cut=True)
 
