@@ -122,6 +122,8 @@ class GatewayProtocol(HttpToolsProtocol):
     """What waited to be sent at the last look."""
     _unread_since_s = 0.0
     """When it last became less."""
+    _is_full = False
+    """The client has not read its last answer: what it asks next has to wait."""
     _scope_of_all: dict[str, object]
     _data = b""
     """The read at hand while a message that begins it may be remembered."""
@@ -393,16 +395,36 @@ class GatewayProtocol(HttpToolsProtocol):
         """Go on with a pipelined request, or wait for the next."""
         self.server_state.total_requests += 1
         self._phase, self._since_s = _NEXT, self.loop.time()
-        paused = self.flow.read_paused
-        if (not paused and not self.pipeline) or self.transport.is_closing():
+        flow = self.flow
+        if flow.read_paused or flow.write_paused or self.pipeline:
+            self._go_on()
+
+    def resume_writing(self) -> None:
+        """The client has read of what it was sent: its next request is served, if that had to wait."""
+        super().resume_writing()
+        if self._is_full:
+            self._is_full, self._since_s = False, self.loop.time()
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Begin with the next request that is here, if one is, or read on.
+
+        Whoever does not read its answers is answered no more, and not read either: neither they nor requests
+        that were read and not begun pile up.
+        """
+        flow = self.flow
+        if self.transport.is_closing():
             return
-        if paused:
-            self.flow.resume_reading()
-        if self.pipeline:
-            cycle, _ = self.pipeline.pop()
+        if flow.write_paused:
+            self._is_full = True
+            flow.pause_reading()
+            return
+        cycle = self.pipeline.pop()[0] if self.pipeline else None
+        if not self.pipeline:
+            flow.resume_reading()
+        if isinstance(cycle, NativeOutlet):
             self._phase = Phase.BODY if cycle.more_body else Phase.ANSWER
-            if isinstance(cycle, NativeOutlet):
-                self._start(cycle)
+            self._start(cycle)
 
     def _look_at_phase(self) -> None:
         """End the connection when its phase has lasted too long."""
@@ -414,7 +436,7 @@ class GatewayProtocol(HttpToolsProtocol):
             if self._unread_bytes:
                 self._look = self.loop.call_later(self.look_every_s, self._look_at_phase)
             return
-        if self.loop.time() - self._since_s < self.patience_s[self._phase]:
+        if self._is_full or self.loop.time() - self._since_s < self.patience_s[self._phase]:
             self._look = self.loop.call_later(self.look_every_s, self._look_at_phase)
             return
         started: bool = self.cycle is not None and self.cycle.response_started  # type: ignore[redundant-expr]
