@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
@@ -27,6 +26,7 @@ from app.cache.verifier import (
     Rareness,
     RouteVerifier,
 )
+from app.learn.archives import DAMAGED
 from app.learn.gbdt import Gbdt
 from app.learn.isotonic import Isotonic
 
@@ -101,7 +101,7 @@ def load(data: bytes, build_id: str) -> RouteState:
             arrays = {name: archive[name] for name in archive.files}
         head = json.loads(arrays["head"].tobytes())
         written = (head["version"], head["build"])
-    except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile) as exc:
+    except DAMAGED as exc:
         raise ArchiveError(f"these {len(data)} bytes are no route state: {exc}") from exc
     if written != (VERSION, build_id):
         raise ArchiveError(

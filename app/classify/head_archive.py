@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import io
-import zipfile
 
 import numpy as np
 
 from app.classify.complexity import GainHead, Line
+from app.learn.archives import DAMAGED
 from app.learn.gbdt import Gbdt
 from app.learn.hashed_linear import HashedLinear
 from app.learn.isotonic import Isotonic
@@ -50,5 +50,5 @@ def head_from_bytes(data: bytes) -> GainHead:
                 calibration=Isotonic(archive["stated_at"], archive["stated"]),
                 line=Line(level, slope),
             )
-    except (KeyError, OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile) as exc:
+    except DAMAGED as exc:
         raise ValueError(f"router head: these {len(data)} bytes cannot be restored: {exc}") from exc

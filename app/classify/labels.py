@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from app.classify.complexity import Point
 from app.classify.features import DENSE_COLUMNS
+from app.learn.archives import DAMAGED
 from app.learn.hashed_linear import HASH_COLUMNS
 
 VERSION = 1
@@ -54,7 +54,7 @@ def from_bytes(data: bytes, *, topics: int) -> list[SavedLabel]:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             parts = {name: archive[name] for name in archive.files}
         return _labels(parts, topics)
-    except (KeyError, OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile) as exc:
+    except DAMAGED as exc:
         raise ValueError(
             f"router labels: these {len(data)} bytes cannot be restored: {exc}"
         ) from exc

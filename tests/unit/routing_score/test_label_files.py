@@ -66,6 +66,23 @@ def test_each_worker_has_its_own_file_and_sees_the_others(tmp_path, faults, labe
     three.close()
 
 
+def test_a_file_with_any_few_bytes_wrong_is_read_or_put_aside(tmp_path, faults, labels):
+    """A disk's or a killed process's fault is found by zipfile, zlib or numpy: none stops a start."""
+    whole, random, damaged = to_bytes(labels[:60]), Random(7), 0
+    for number in range(400):
+        data = bytearray(whole)
+        at = random.randrange(len(data))
+        if number % 3:
+            data[at] = random.randrange(256)
+        else:
+            data[at : at + 40] = random.randbytes(random.randrange(40))
+        (tmp_path / "labels-0.npz").write_bytes(data)
+        files = open_in(tmp_path, faults)
+        damaged += not files.own()
+        files.close()
+    assert damaged == len(faults) > 0
+
+
 @pytest.mark.parametrize("rubbish", [b"", b"PK\x03\x04 no archive", bytes(range(256)) * 40])
 def test_rubbish_is_put_aside_and_said(tmp_path, faults, rubbish):
     (tmp_path / "labels-0.npz").write_bytes(rubbish)
