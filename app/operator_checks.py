@@ -82,7 +82,9 @@ def _by_pattern(name: str, pattern: str) -> Check:
         raise _unusable(name, f"no RE2 pattern: {exc}") from exc
 
     async def check(_question: str, answer: str) -> str:
-        return "" if compiled.search(answer) else f"it does not match {pattern}"
+        # Half a surrogate pair is nothing that UTF-8 has, nor RE2.
+        text = answer.encode("utf-8", "replace").decode("utf-8")
+        return "" if compiled.search(text) else f"it does not match {pattern}"
 
     return check
 
@@ -91,7 +93,7 @@ def _by_schema(schema: Json) -> Check:
     async def check(_question: str, answer: str) -> str:
         try:
             value = json.loads(answer)
-        except ValueError as exc:
+        except (ValueError, RecursionError) as exc:
             return f"it is not JSON: {exc}"
         return fault_of(value, schema)
 

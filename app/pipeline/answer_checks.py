@@ -65,7 +65,7 @@ def _json_fault(conversation: Conversation, answer: Answer) -> str:
         return ""
     try:
         value = json.loads(answer.text)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         return f"it is not JSON: {exc}"
     return "" if form.schema is None else fault_of(value, form.schema)
 
@@ -78,7 +78,7 @@ def _calls_fault(conversation: Conversation, answer: Answer) -> str:
             return f"it calls {call.name[:80]!r}, which is not among the tools"
         try:
             arguments = json.loads(call.arguments or "{}")
-        except ValueError as exc:
+        except (ValueError, RecursionError) as exc:
             return f"the arguments of {call.name} are not JSON: {exc}"
         fault = fault_of(arguments, tool.parameters) if tool.parameters else ""
         if fault:
