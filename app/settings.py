@@ -26,7 +26,7 @@ from app.settings_agents import (
     ToolSettings,
 )
 from app.settings_checks import cross_check, models_named
-from app.settings_default import embedded
+from app.settings_default import embedded, vendors
 from app.settings_docs import said_of
 from app.settings_lanes import LaneRule, LaneSettings, LaneTest, Skeleton
 from app.settings_problems import (
@@ -142,7 +142,10 @@ def load(
             str(path), None, "", None, f"cannot be read: {reason}", "Check the path and its rights."
         )
         raise SettingsError([problem]) from exc
-    return _settled(parse(text, str(path), env), env, to_serve=True)
+    source = parse(text, str(path), env)
+    if not (source.values.get("providers") or source.values.get("models")):
+        source.values.update(vendors(env))
+    return _settled(source, env, to_serve=True)
 
 
 def _variable(key: str) -> str:

@@ -52,8 +52,8 @@ def models_named(source: Source) -> None:
         source.report(
             ("models",),
             "names no model, so that nothing could be answered",
-            "Name one under `models` and its server under `providers`, or serve without a file for the "
-            "built-in default.",
+            "Name one under `models` and its server under `providers`, set OPENAI_API_KEY or "
+            "ANTHROPIC_API_KEY, or serve without a file for the built-in default.",
         )
 
 

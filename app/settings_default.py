@@ -1,5 +1,8 @@
 """The configuration that serves when no file is given: it works on a fresh machine without a key.
 
+A file that names neither providers nor models, because it is about something else, gets the vendors whose keys
+are in the environment too; but never the simulator: an emptied file must not make up answers.
+
 With a vendor's key in the environment that vendor's models are served. Without any, the same four
 models as in the reference configuration are served from the simulator, which the gateway then
 starts itself. No prices are given for real models: they change, and a wrong one is worse than none.
@@ -22,6 +25,11 @@ _ANTHROPIC = "ANTHROPIC_API_KEY"
 
 def embedded(env: Mapping[str, str]) -> dict[str, object]:
     """Make the default configuration's values, as a file would hold them after expansion."""
+    return vendors(env) or _simulated(env.get(SIMULATOR_PORT_VARIABLE) or SIMULATOR_PORT)
+
+
+def vendors(env: Mapping[str, str]) -> dict[str, object]:
+    """The providers and models of the vendors whose keys are in the environment; empty without any."""
     providers: dict[str, object] = {}
     models: list[object] = []
     if env.get(_OPENAI):
@@ -44,8 +52,7 @@ def embedded(env: Mapping[str, str]) -> dict[str, object]:
             _model("claude-haiku-5-5", "anthropic", "fast"),
             _model("claude-opus-5-5", "anthropic", "powerful"),
         ]
-    values: dict[str, object] = {"providers": providers, "models": models}
-    return values if models else _simulated(env.get(SIMULATOR_PORT_VARIABLE) or SIMULATOR_PORT)
+    return {"providers": providers, "models": models} if models else {}
 
 
 def _model(name: str, provider: str, tier: str) -> dict[str, object]:

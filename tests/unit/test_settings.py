@@ -133,6 +133,22 @@ class TestLoading:
         (tmp_path / "g.yaml").write_text(REFERENCE, encoding="utf-8")
         assert load(tmp_path / "g.yaml", {}) == loads(REFERENCE, "f", {})
 
+    def test_a_file_about_something_else_gets_the_vendors_whose_keys_are_there(self, tmp_path) -> None:
+        (tmp_path / "g.yaml").write_text("server: {port: 9000}\n", encoding="utf-8")
+        settings = load(tmp_path / "g.yaml", {"OPENAI_API_KEY": "k"})
+        assert settings.server.port == 9000
+        assert list(settings.providers) == ["openai"]
+        assert {model.tier for model in settings.models} == {"fast", "powerful"}
+
+    def test_a_file_with_models_of_its_own_gets_no_others(self, tmp_path: Path) -> None:
+        (tmp_path / "g.yaml").write_text(REFERENCE, encoding="utf-8")
+        assert "openai" not in load(tmp_path / "g.yaml", {"OPENAI_API_KEY": "k"}).providers
+
+    def test_an_emptied_file_makes_no_gateway_answer_by_simulation(self, tmp_path: Path) -> None:
+        (tmp_path / "g.yaml").write_text("", encoding="utf-8")
+        with pytest.raises(SettingsError, match="names no model"):
+            load(tmp_path / "g.yaml", {})
+
     def test_a_missing_file_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(SettingsError, match=r"nowhere\.yaml: cannot be read: No such file"):
             load(tmp_path / "nowhere.yaml", {})
