@@ -19,8 +19,10 @@ help: ## Say what there is to make.
 install: ## Make .venv with exactly the locked packages, and this project in it.
 	@scripts/install
 
+# Ctrl-C is how it ends, so that is no error of make's.
 run: install ## Serve http://127.0.0.1:8080 (CONFIG=file, HOST=, PORT=); needs no key.
-	@$(VENV)/bin/slipstream serve $(if $(CONFIG),--config $(CONFIG)) $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT))
+	@trap : INT; "$(VENV)/bin/slipstream" serve $(if $(CONFIG),--config "$(CONFIG)") $(if $(HOST),--host "$(HOST)") $(if $(PORT),--port "$(PORT)") \
+	|| { code=$$?; [ $$code -eq 130 ] || exit $$code; }
 
 check: install ## Lint, format, types and import rules.
 	@scripts/check
