@@ -1,7 +1,7 @@
 """The configuration that serves when no file is given: it works on a fresh machine without a key.
 
-A file that names neither providers nor models, because it is about something else, gets the vendors whose keys
-are in the environment too; but never the simulator: an emptied file must not make up answers.
+A file that names neither providers nor models, because it is about something else, gets the vendors whose
+keys are in the environment too; but never the simulator: an emptied file must not make up answers.
 
 With a vendor's key in the environment that vendor's models are served. Without any, the same four
 models as in the reference configuration are served from the simulator, which the gateway then

@@ -133,7 +133,9 @@ class TestLoading:
         (tmp_path / "g.yaml").write_text(REFERENCE, encoding="utf-8")
         assert load(tmp_path / "g.yaml", {}) == loads(REFERENCE, "f", {})
 
-    def test_a_file_about_something_else_gets_the_vendors_whose_keys_are_there(self, tmp_path) -> None:
+    def test_a_file_about_something_else_gets_the_vendors_whose_keys_are_there(
+        self, tmp_path
+    ) -> None:
         (tmp_path / "g.yaml").write_text("server: {port: 9000}\n", encoding="utf-8")
         settings = load(tmp_path / "g.yaml", {"OPENAI_API_KEY": "k"})
         assert settings.server.port == 9000
