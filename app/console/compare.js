@@ -9,6 +9,12 @@ const SIDES = [
   { title: "Without: no cache, powerful model", options: { cache: "bypass", tier: "powerful" } },
 ];
 
+// How much longer; nothing where that is next to nothing.
+function times(ratio) {
+  if (!(ratio >= 1.2) || !Number.isFinite(ratio)) return "";
+  return `, ${ratio < 10 ? ratio.toFixed(1) : Math.round(ratio).toLocaleString("en")} times as long`;
+}
+
 export function playground() {
   let running = [];
   at("compare-form").addEventListener("submit", async (event) => {
@@ -31,7 +37,7 @@ export function playground() {
     if (running !== turns) return;
     const [ours, plain] = turns.map((turn) => turn.trace?.total_ms ?? turn.waterfall.now());
     at("compare-result").textContent = turns.every((turn) => turn.done)
-      ? `With: ${ms(ours)}. Without: ${ms(plain)}.`
+      ? `With: ${ms(ours)}. Without: ${ms(plain)}${times(plain / ours)}.`
       : "One side failed or was stopped, so there is nothing to compare.";
   });
 }

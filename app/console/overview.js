@@ -78,16 +78,18 @@ export class Overview extends Polled {
     const full = traces.length >= PAGE && recent.length === traces.length;
     const span = full ? Math.max(1, now - recent.at(-1).started_unix_s) : WINDOW_S;
     const good = recent.filter((trace) => trace.status === 200 && !trace.code);
+    const left = recent.filter((trace) => trace.status === 499);
     const times = good.map((trace) => trace.total_ms).sort((a, b) => a - b);
     const rows = [
       ["requests a second", (recent.length / span).toFixed(2)],
       ["requests", String(recent.length)],
-      ["failed", percent(recent.length - good.length, recent.length)],
+      ["failed", percent(recent.length - good.length - left.length, recent.length)],
+      ["left by the client", percent(left.length, recent.length)],
       ...[0.5, 0.8, 0.95, 0.99].map((share) => [`p${Math.round(share * 100)}`, ms(percentile(times, share))]),
     ];
     const promises = PROMISES.map(({ share, within_ms }) => {
       const within = times.filter((time) => time <= within_ms).length;
-      // A failed request is none that was answered in time.
+      // A request that failed, or was left, is none that was answered in time.
       const held = recent.length ? (within / recent.length >= share ? "held" : "broken") : "no traffic";
       return [`${share * 100} % within ${within_ms / 1000} s`, percent(within, recent.length), held];
     });

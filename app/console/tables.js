@@ -3,8 +3,9 @@
 import { make } from "./words.js";
 
 export function table(caption, head, rows) {
-  const cells = (tag, values) => values.map((value) => {
-    const element = make(tag, tag === "th" ? { scope: "col" } : {});
+  // A cell carries its column's head, for pages too narrow for columns.
+  const cells = (tag, values) => values.map((value, column) => {
+    const element = make(tag, tag === "th" ? { scope: "col" } : { "data-head": head[column] });
     element.append(value);
     return element;
   });

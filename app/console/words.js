@@ -11,7 +11,7 @@ export function ms(value) {
 export function seconds(value) {
   if (value < 1) return `${Math.round(value * 1000)} ms`;
   if (value < 120) return `${value.toFixed(1)} s`;
-  return `${(value / 60).toFixed(1)} min`;
+  return `${(value / 60).toFixed(1).replace(/\.0$/, "")} min`;
 }
 
 export function usd(value) {

@@ -191,6 +191,22 @@ async def test_the_overview_tells_the_promise_the_shares_the_savings_and_the_ups
     await expect(overview.locator(".state")).to_contain_text("Ready")
 
 
+async def test_wide_tables_are_read_on_a_phone(chromium: Browser, gateway: GatewayProcess) -> None:
+    """Where there is no room for columns, each row is a block of heads and values; nothing breaks into letters."""
+    async with well_behaved(chromium, gateway.url, width_px=390, height_px=844) as seen:
+        await asked(seen.page, gateway, f"What holds flange number {next(_NUMBERS)} together?")
+        for view, id_ in (("Overview", "overview"), ("Upstreams", "upstreams")):
+            await seen.page.get_by_role("link", name=view).click()
+            await expect(seen.page.locator(f"#{id_} .wide td").first).to_be_visible()
+            narrowest_px = await seen.page.evaluate(
+                "Math.min(...[...document.querySelectorAll('main:not([hidden]) .wide td')]"
+                ".filter((cell) => cell.textContent).map((cell) => cell.clientWidth))"
+            )
+            assert narrowest_px > 200
+        cell = seen.page.locator("#upstreams .wide td").first
+        assert await cell.get_attribute("data-head") == "model"
+
+
 async def test_the_linter_says_what_a_timestamp_in_front_costs(page: Page) -> None:
     await page.get_by_role("link", name="Prompts").click()
     prompt = "Now it is 2026-01-01T10:11:12Z. " + "Answer briefly. " * 800
