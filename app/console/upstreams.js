@@ -7,7 +7,7 @@ import { make, seconds, usd } from "./words.js";
 
 const EVERY_MS = 3000;
 const at = (id) => document.getElementById(id);
-const STATES = { closed: "asked", held: "on hold, as its vendor said", half_open: "probed", open: "not asked: it fails" };
+const STATES = { closed: "in use", held: "on hold, as its vendor said", half_open: "probed", open: "not asked: it fails" };
 const ORDER = Object.keys(STATES);
 const took = (value) => (value === null ? "–" : seconds(value));
 const most = (values) => values.reduce((a, b) => (b !== null && (a === null || b > a) ? b : a), null);

@@ -16,7 +16,8 @@ export function seconds(value) {
 
 export function usd(value) {
   if (!value) return "$0";
-  if (Math.abs(value) < 0.01) return `$${value.toFixed(6)}`;
+  if (value < 0) return `-${usd(-value)}`;
+  if (value < 0.01) return `$${value.toFixed(6)}`;
   return `$${value.toFixed(4)}`;
 }
 

@@ -128,6 +128,6 @@ async def test_a_failing_deployment_and_a_degraded_part_are_seen(chromium: Brows
             re.compile("not asked: it fails|probed")
         )
         small = shown.locator("tr", has_text="local/sim-fast")
-        await expect(small.locator(".pill")).to_have_text("asked")
+        await expect(small.locator(".pill")).to_have_text("in use")
         await expect(shown).to_contain_text("upstream status")
         await expect(shown.locator("tr", has_text="local").last).to_contain_text("5")

@@ -11,7 +11,7 @@ from playwright.async_api import expect
 from tests.browser.conftest import well_behaved
 from tests.browser.test_console_moments import _FAINT_TEXT, _NAMELESS
 from tests.support.browser import visit
-from tests.support.console_server import trace_of
+from tests.support.console_server import ConsoleServer, trace_of
 from tests.support.gateway import GatewayProcess, gateway_process
 
 if TYPE_CHECKING:
@@ -191,8 +191,30 @@ async def test_the_overview_tells_the_promise_the_shares_the_savings_and_the_ups
     await expect(overview.locator(".state")).to_contain_text("Ready")
 
 
+async def test_a_loss_is_told_as_one(chromium: Browser, served: ConsoleServer) -> None:
+    async with well_behaved(chromium, served.url) as seen:
+        told = await seen.page.evaluate(
+            "import('./console/words.js').then(({ usd }) => [usd(-0.000232), usd(-1.5), usd(0.02), usd(0)])"
+        )
+        assert told == ["-$0.000232", "-$1.5000", "$0.0200", "$0"]
+
+
+async def test_the_composer_has_its_controls_in_one_line_on_a_phone(
+    chromium: Browser, served: ConsoleServer
+) -> None:
+    async with well_behaved(chromium, served.url, width_px=390, height_px=844) as seen:
+        await seen.page.evaluate(
+            "document.getElementById('model').add(new Option('agent/helpdesk-of-all'))"
+        )
+        tops_px = await seen.page.evaluate(
+            "['model', 'send'].map((id) => document.getElementById(id).getBoundingClientRect())"
+            ".map((box) => (box.top + box.bottom) / 2)"
+        )
+        assert abs(tops_px[0] - tops_px[1]) < 4
+
+
 async def test_wide_tables_are_read_on_a_phone(chromium: Browser, gateway: GatewayProcess) -> None:
-    """Where there is no room for columns, each row is a block of heads and values; nothing breaks into letters."""
+    """Without room for columns each row is a block of heads and values; nothing breaks into letters."""
     async with well_behaved(chromium, gateway.url, width_px=390, height_px=844) as seen:
         await asked(seen.page, gateway, f"What holds flange number {next(_NUMBERS)} together?")
         for view, id_ in (("Overview", "overview"), ("Upstreams", "upstreams")):
