@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 
 from app.cli import COMMANDS
 from app.settings import Settings, loads
@@ -61,6 +62,22 @@ class TestSettings:
         assert examples
         for example in examples:
             loads(example, "docs/settings.md", {})
+
+
+def test_the_agents_page_is_one_configuration_that_loads() -> None:
+    """Its examples, one after the other, beside the models of the shipped one: a reader may copy them."""
+    page = (ROOT / "docs" / "agents.md").read_text(encoding="utf-8")
+    written = yaml.safe_load("\n".join(re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)))
+    shipped = yaml.safe_load((ROOT / "deploy" / "gateway.yaml").read_text(encoding="utf-8"))
+    settings = loads(yaml.safe_dump({**shipped, **written}), "docs/agents.md", {"TICKETS_TOKEN": "t"})
+    assert [agent.name for agent in settings.agents] == ["researcher", "helpdesk"]
+
+
+def test_the_readme_s_configuration_loads() -> None:
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    [example] = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
+    env = {"OPENAI_API_KEY": "k", "ANTHROPIC_API_KEY": "k"}
+    assert {model.tier for model in loads(example, "README.md", env).models} == {"fast", "powerful"}
 
 
 DECISION_FILES = sorted(DECISIONS.glob("[0-9]*.md"))
