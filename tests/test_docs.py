@@ -69,7 +69,9 @@ def test_the_agents_page_is_one_configuration_that_loads() -> None:
     page = (ROOT / "docs" / "agents.md").read_text(encoding="utf-8")
     written = yaml.safe_load("\n".join(re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)))
     shipped = yaml.safe_load((ROOT / "deploy" / "gateway.yaml").read_text(encoding="utf-8"))
-    settings = loads(yaml.safe_dump({**shipped, **written}), "docs/agents.md", {"TICKETS_TOKEN": "t"})
+    settings = loads(
+        yaml.safe_dump({**shipped, **written}), "docs/agents.md", {"TICKETS_TOKEN": "t"}
+    )
     assert [agent.name for agent in settings.agents] == ["researcher", "helpdesk"]
 
 
