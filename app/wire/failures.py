@@ -13,7 +13,7 @@ from email.utils import parsedate_to_datetime
 import msgspec
 
 from app.domain.chat import Json
-from app.errors import GatewayError, UpstreamStatus
+from app.errors import GatewayError, Unsupported, UpstreamStatus
 
 _KIND_BY_STATUS = {
     400: "invalid_request",
@@ -120,6 +120,9 @@ def anthropic_error(error: GatewayError, request_id: str) -> dict[str, object]:
     }
     if error.param is not None:
         inner["param"] = error.param
+    if error.param == "thread" and isinstance(error, Unsupported):
+        # What the vendor says where it cannot keep a conversation: its client then sends the whole history.
+        inner["details"] = {"error_code": "thread_unsupported_request", "unsupported": ["model"]}
     return {"type": "error", "error": inner, "request_id": request_id or None}
 
 

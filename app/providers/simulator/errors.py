@@ -16,9 +16,11 @@ class RefusedError(Exception):
         status: int = 400,
         kind: str = "invalid_request",
         param: str | None = None,
+        details: dict[str, object] | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
+        self.details = details
         self.status = status
         self.kind = kind
         self.param = param

@@ -34,6 +34,7 @@ from app.providers.simulator.messages_prompt import LOOK_BACK, read_prompt
 from app.providers.simulator.profile import ModelChoice
 from app.providers.simulator.prompt_cache import FIVE_MINUTES_S, ONE_HOUR_S, CacheRules
 from app.providers.simulator.question import Limits, Question, Tool, ToolChoice
+from app.providers.simulator.threads import Threads
 
 _ERROR_TYPES = {
     "model_not_found": "not_found_error",
@@ -64,9 +65,11 @@ class MessagesDialect:
 
     def __init__(self) -> None:
         self._fingerprints = Fingerprints()
+        self._threads = Threads()
 
     def read(self, body: JsonObject, choice: ModelChoice) -> Call:
         """Check and understand a request body. Raises `RefusedError`."""
+        body = self._threads.whole(body)
         check_number(body, "temperature", least=0, most=1)
         check_number(body, "top_p", least=0, most=1)
         limit = integer(body, "max_tokens", least=0)
@@ -117,6 +120,7 @@ class MessagesDialect:
         message.update(_ending(answer))
         message["diagnostics"] = self._diagnosis(answer)
         message["usage"] = _usage(answer, answer.output_tokens)
+        self._keep(answer)
         return dumps(message)
 
     def frames(self, answer: Answer) -> Iterator[Frame]:
@@ -132,8 +136,13 @@ class MessagesDialect:
             "delta": _ending(answer),
             "usage": _delta_usage(answer),
         }
+        self._keep(answer)
         yield Frame(sse_event(delta))
         yield Frame(sse_event({"type": "message_stop"}))
+
+    def _keep(self, answer: Answer) -> None:
+        call = answer.call
+        self._threads.keep(f"msg_{answer.serial}", call.body, _content(answer.reply, call))
 
     def _diagnosis(self, answer: Answer) -> dict[str, object] | None:
         return self._fingerprints.of_messages(f"msg_{answer.serial}", answer.call.body)
@@ -141,19 +150,20 @@ class MessagesDialect:
     def error_body(self, error: RefusedError, request_id: str) -> bytes:
         """The JSON body of an error status."""
         kind = _ERROR_TYPES.get(error.kind, "invalid_request_error")
-        return dumps(_error(kind, error.message, request_id))
+        return dumps(_error(kind, error.message, request_id, error.details))
 
     def error_frame(self, message: str, request_id: str, number: int) -> bytes:  # noqa: ARG002
         """An error within a stream that has begun."""
         return sse_event(_error("overloaded_error", message, request_id))
 
 
-def _error(kind: str, message: str, request_id: str) -> dict[str, object]:
-    return {
-        "type": "error",
-        "error": {"type": kind, "message": message},
-        "request_id": request_id,
-    }
+def _error(
+    kind: str, message: str, request_id: str, details: dict[str, object] | None = None
+) -> dict[str, object]:
+    inner: dict[str, object] = {"type": kind, "message": message}
+    if details is not None:
+        inner["details"] = details
+    return {"type": "error", "error": inner, "request_id": request_id}
 
 
 def _read_thinking(body: JsonObject, limit: int) -> int:
