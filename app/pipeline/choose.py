@@ -17,7 +17,11 @@ def choose(
     decision: RouteDecision, view: PromptView, dialect: Dialect, gateway: Gateway, turn: Turn
 ) -> list[Model]:
     """The deployments of the decided tier, or of the fast one where only that is done by the deadline."""
-    tier = decision.tier if gateway.tiers[decision.tier] else _OTHER[decision.tier]
+    tier = decision.tier
+    if not gateway.tiers[tier]:
+        tier = _OTHER[tier]
+        turn.answered_tier = tier.value
+        turn.reason += f"; no {decision.tier.value} model is configured: {tier.value}"
     left_s = turn.deadline.left_s(gateway.clock())
     if left_s is not None and tier is Tier.POWERFUL and not decision.forced:
         took_s = _soonest(gateway.tiers[Tier.POWERFUL], view, gateway)

@@ -61,12 +61,19 @@ class RouteTeacher:
         """Where a request lies."""
         return self._classifier.complexity.point(self._classifier.features(view))
 
-    def verdict(self, tenant: str, request_id: str, *, good: bool) -> str:
-        """Take a verdict: ``learned``, ``no label`` (says nothing about the gain) or ``unknown``."""
+    def verdict(
+        self, tenant: str, request_id: str, *, good: bool, answered: Tier | None = None
+    ) -> str:
+        """Take a verdict: ``learned``, ``no label`` (says nothing about the gain) or ``unknown``.
+
+        ``answered``: the tier whose answer is judged, where it is another than the score's: a deadline or a
+        race may have changed it.
+        """
         seen = self._seen.pop((tenant, request_id), None)
         if seen is None:
             return "unknown"
         point, tier = seen
+        tier = answered or tier
         if tier is Tier.POWERFUL and good:
             return "no label"
         self.learn(point, 1.0 if tier is Tier.FAST and not good else 0.0)

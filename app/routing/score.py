@@ -54,7 +54,10 @@ def route(
     tier, sign = (Tier.FAST, "<=") if score <= limit else (Tier.POWERFUL, ">")
     name = _NAMES[tier]
     if abs(score - limit) <= policy.grey_width:
-        reason = f"{name}: score {score:.3f} {sign} {limit:.3f} (grey){why}"
+        said, than = f"{score:.3f}", f"{limit:.3f}"
+        if said == than:  # "0.203 > 0.203" is not true; equal scores go to either tier in turn
+            sign = "at"
+        reason = f"{name}: score {said} {sign} {than} (grey){why}"
         return RouteDecision(tier, score, threshold, "grey", reason)
     reason = f"{name}: score {score:.3f} {sign} {limit:.3f}{why}"
     return RouteDecision(tier, score, threshold, name, reason)

@@ -22,6 +22,7 @@ _TIED = 16
 _WINDOW = 128
 _MEMORY = 500.0
 _GAIN = 1.0 / 30.0  # a debt of 3 requests moves the quantile by 0.1
+_ABOVE_ALL, _BELOW_ALL = 2.0, -1.0
 _ENOUGH = 8  # fewer scores say nothing about a quantile; the start value stands
 
 
@@ -61,24 +62,33 @@ class FastShareTracker:
     def threshold(self, tenant: str) -> float:
         """The tenant's current threshold, on the scale of the scores."""
         track = self._tracks.get(tenant)
-        return self._start if track is None else track.threshold
+        return self._first(self._target_of(tenant)) if track is None else track.threshold
 
     def observe(self, tenant: str, score: float, tier: Tier) -> None:
         """Count a request that the score decided (not one that a rule forced), about 3 us."""
         track = self._tracks.get(tenant)
         if track is None:
-            track = self._tracks[tenant] = _Track(self._start)
+            track = self._tracks[tenant] = _Track(self._first(self._target_of(tenant)))
         self._tracks.move_to_end(tenant)
         track.recent.append(score)
         insort(track.ranked, score)
         if len(track.ranked) > _WINDOW:
             del track.ranked[bisect_left(track.ranked, track.recent.popleft())]
-        target = self._own.get(tenant, self.target) if self._own else self.target
+        target = self._target_of(tenant)
         missed = target - (1.0 if tier is Tier.FAST else 0.0)
         track.debt += missed - track.debt / _MEMORY
         track.threshold = self._place(track, target)
         while len(self._tracks) > _MAX_TENANTS:
             self._tracks.popitem(last=False)
+
+    def _target_of(self, tenant: str) -> float:
+        return self._own.get(tenant, self.target) if self._own else self.target
+
+    def _first(self, target: float) -> float:
+        """Before any score is known; all or nothing holds from the first request on."""
+        if target >= 1.0:
+            return _ABOVE_ALL
+        return _BELOW_ALL if target <= 0.0 else self._start
 
     def _place(self, track: _Track, target: float) -> float:
         """The quantile of the recent scores that the target and the debt ask for."""

@@ -68,6 +68,11 @@ async def test_a_verdict_on_what_nobody_routed_or_remembers_is_told_so() -> None
         forced = await ask(client, "Why is the sea salt?", **{"x-slipstream-tier": "fast"})
         label = await say(client, forced.headers["x-request-id"], "bad")
         assert label.json()["label"] == "not routed"
+        routed = await ask(client, "Why is the sea blue?")
+        first = await say(client, routed.headers["x-request-id"], "bad")
+        assert first.json()["label"] in {"learned", "no label"}
+        second = await say(client, routed.headers["x-request-id"], "bad")
+        assert second.json()["label"] == "known already"
         unknown = await say(client, "req_nobody", "bad")
         assert unknown.status_code == 404
         wrong = await say(client, "req_nobody", "meh")

@@ -34,7 +34,7 @@ async def route_of(text: str = "Who wrote it?", headers: dict | None = None, **s
 async def test_a_scored_route_says_score_threshold_and_band_in_words_and_as_numbers(text):
     headers, trace, _ = await route_of(text)
     tier, sign = trace["tier"], {"fast": "<=", "powerful": ">"}[trace["tier"]]
-    words = re.fullmatch(rf"{tier}: score (\S+) {sign} (\S+?)( \(grey\))?", trace["reason"])
+    words = re.fullmatch(rf"{tier}: score (\S+) (?:{sign}|at) (\S+?)( \(grey\))?", trace["reason"])
     assert words is not None, trace["reason"]
     assert headers["x-slipstream-reason"] == trace["reason"]
     assert float(words[1]) == pytest.approx(trace["complexity"], abs=1e-3)
@@ -136,3 +136,14 @@ async def test_a_target_of_cost_or_time_moves_the_share(target, share):
             await client.post(CHAT, json=question("auto", f"Who wrote number {number * 7919}?"))
         assert running.context.edge.gateway.router._tracker.target == pytest.approx(share, abs=0.02)
     assert asked[-60:].count("sim-fast") / 60 == pytest.approx(share, abs=0.12)
+
+
+@pytest.mark.parametrize(
+    "forced", [{}, {"x-slipstream-tier": "powerful"}], ids=["routed", "forced"]
+)
+async def test_a_tier_without_a_model_is_not_said_to_have_answered(forced):
+    only = [{"name": "small", "provider": "local", "model": "sim-fast", "tier": "fast"}]
+    headers, trace, asked = await route_of(headers=forced, models=only, routing={"fast_share": 0.0})
+    assert asked == ["sim-fast"]
+    assert headers["x-slipstream-tier"] == trace["tier"] == "fast"
+    assert "no powerful model is configured: fast" in trace["reason"]

@@ -161,3 +161,26 @@ def test_a_refit_reads_no_more_labels_however_many_workers_there_are(others: int
     assert kept[-1] == labels[-1]
     assert sum(one >= others for one in kept) >= min(own, MAX_LABELS // 2)
     assert len(kept) >= min(len(labels), MAX_LABELS // 2)
+
+
+@pytest.mark.parametrize(
+    ("scored", "answered", "good", "gain"),
+    [
+        (
+            Tier.POWERFUL,
+            Tier.FAST,
+            False,
+            1.0,
+        ),  # by a deadline: the powerful answer would have been worth it
+        (Tier.POWERFUL, Tier.FAST, True, 0.0),
+        (Tier.FAST, Tier.POWERFUL, False, 0.0),  # by a race: the powerful answer was no good either
+        (Tier.FAST, Tier.POWERFUL, True, None),
+        (Tier.FAST, None, False, 1.0),
+    ],
+)
+async def test_a_verdict_is_on_the_tier_that_answered(scored, answered, good, gain):
+    teacher = RouteTeacher(Classifier())
+    teacher.routed("acme", "req_1", PromptView("Why?"), scored)
+    said = teacher.verdict("acme", "req_1", good=good, answered=answered)
+    assert said == ("no label" if gain is None else "learned")
+    assert [label.gain for label in teacher.learner.labels] == ([] if gain is None else [gain])

@@ -21,6 +21,13 @@ def test_the_score_decides_and_the_reason_says_so():
     assert "0.500 > 0.300" in high.reason
 
 
+@pytest.mark.parametrize("threshold", [0.5 - 1e-9, 0.5, 0.5 + 1e-9])
+def test_a_reason_never_calls_a_number_greater_than_itself(threshold: float):
+    decision = route(JUDGED, VIEW, POLICY, threshold)
+    assert "score 0.500 at 0.500 (grey)" in decision.reason
+    assert decision.tier is (Tier.FAST if threshold >= 0.5 else Tier.POWERFUL)
+
+
 def test_close_to_the_threshold_is_the_grey_band():
     assert route(JUDGED, VIEW, POLICY, 0.52).band == "grey"
     assert route(JUDGED, VIEW, POLICY, 0.48).band == "grey"

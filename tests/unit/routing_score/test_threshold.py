@@ -68,3 +68,13 @@ def test_a_tenants_own_share_holds_beside_that_of_all():
             fast[tenant] += tier is Tier.FAST
     assert fast["careful"] / 3000 == pytest.approx(0.2, abs=0.02)
     assert fast["other"] / 3000 == pytest.approx(0.7, abs=0.02)
+
+
+@pytest.mark.parametrize(("target", "tier"), [(0.0, Tier.POWERFUL), (1.0, Tier.FAST)])
+def test_all_or_nothing_holds_from_the_first_request_on(target: float, tier: Tier):
+    tracker = FastShareTracker(0.7, own={"acme": target})
+    for score in (0.01, 0.99, 0.5) * 10:
+        chosen = Tier.FAST if score <= tracker.threshold("acme") else Tier.POWERFUL
+        assert chosen is tier
+        tracker.observe("acme", score, chosen)
+    assert 0 < tracker.threshold("another") < 1
