@@ -13,6 +13,7 @@ from app.cache.exact import CachedAnswer, ExactCache
 from app.domain.invalidation import Forget
 from app.errors import BadRequest, NotFound, StoreError
 from app.pipeline.forgetting import forget as forget_everywhere
+from app.pipeline.forgetting import withhold
 
 if TYPE_CHECKING:  # loads learners that a gateway without a semantic cache does not need
     from app.pipeline.meaning import Meaning
@@ -106,6 +107,8 @@ async def forget(context: InContext, caller: AsCaller, entry_id: str) -> dict[st
     else:
         similar = False
     if not similar:
+        if held is None:  # another worker may have it, and this one be about to
+            withhold(gateway, Forget(caller.tenant, entry_id=entry_id))
         _of_tenant(held, caller.tenant, entry_id)
     removed = await forget_everywhere(gateway, Forget(caller.tenant, entry_id=entry_id))
     return {"invalidated": max(1, removed)}

@@ -168,9 +168,16 @@ class Flights:
         """How many calls can be joined now."""
         return len(self._flights)
 
-    def forget(self) -> None:
-        """Let nobody join what is in flight now: it may bring what has just been invalidated."""
-        self._flights.clear()
+    def forget(self, entry_id: str = "") -> None:
+        """Let nobody join what is in flight now: it may bring what has just been invalidated.
+
+        ``entry_id``: only what will be kept under that name (see ``CachedAnswer.id``).
+        """
+        if not entry_id:
+            self._flights.clear()
+            return
+        for key in [key for key in self._flights if key[:16].hex() == entry_id]:
+            del self._flights[key]
 
     def land(self, key: bytes, flight: Flight, error: BaseException | None) -> None:
         """``flight`` is over: nobody can join it any more, and its followers hear how it ended."""

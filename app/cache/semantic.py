@@ -138,7 +138,9 @@ class SemanticCache:
         self._rng, self._on_look, self._clock = rng, on_look, clock
         self._views: OrderedDict[str, TextView] = OrderedDict()
         self._late, self._rest_until_s = 0, 0.0
-        self._barriers: deque[tuple[Which, float]] = deque(maxlen=_BARRIERS)
+        self._barriers: deque[tuple[Which, float]] = deque()
+        self._floor_unix_s = 0.0
+        """What began by then may match a barrier that is not remembered any more."""
         self._gone: OrderedDict[str, float] = OrderedDict()
         self._owed = Owed(None) if owed is None else owed
         self.on_fault: Callable[[str], None] = lambda _: None
@@ -335,7 +337,7 @@ class SemanticCache:
             text=asked.text,
             body=msgspec.json.encode(msgspec.structs.replace(fresh.answer, group=group)).decode(),
         )
-        if self._barred(question):
+        if question.kept_unix_s <= self._floor_unix_s or self._barred(question):
             return
         try:
             await self.memory.keep(question, query.vector.astype("<f4").tobytes())
@@ -399,15 +401,21 @@ class SemanticCache:
         """Show nothing that matches from now on, whatever the store still has."""
         now_s = self._clock()
         if not what.entry_id:
-            self._barriers.append((Which(what.tenant, what.model, what.tags), now_s))
+            self._bar(Which(what.tenant, what.model, what.tags), now_s)
             return
         self._gone[what.entry_id] = now_s
+        self._gone.move_to_end(what.entry_id)
         if len(self._gone) > _BARRIERS:
-            self._gone.popitem(last=False)
+            self._floor_unix_s = max(self._floor_unix_s, self._gone.popitem(last=False)[1])
+
+    def _bar(self, which: Which, now_s: float) -> None:
+        self._barriers.append((which, now_s))
+        if len(self._barriers) > _BARRIERS:
+            self._floor_unix_s = max(self._floor_unix_s, self._barriers.popleft()[1])
 
     async def invalidate(self, which: Which) -> int:
         """Forget what matches from now on; says how many the store had (0 where it is away)."""
-        self._barriers.append((which, self._clock()))
+        self._bar(which, self._clock())
         try:
             return await self.memory.remove_where(which)
         except StoreError:

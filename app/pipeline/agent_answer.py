@@ -321,6 +321,9 @@ def _keep(key: bytes, answer: Answer, run: AgentRun, request: ChatRequest) -> No
         answer=answer,
         judged=bool(specs),
     )
+    began_ns = turn.timeline.started_ns
+    if gateway.exact.barred(began_ns, key, entry.tenant, entry.model, entry.tags):
+        return
     gateway.exact.put(key, entry)
     if ttl_s is not None:
         gateway.exact.shorten(key, ttl_s)

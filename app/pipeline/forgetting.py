@@ -36,10 +36,21 @@ async def forget(gateway: Gateway, what: Forget) -> int:
     exact = gateway.exact
     if exact is None:
         return gone
+    exact.bar(what)  # what is still being made, too, and nobody joins it
+    gateway.flights.forget(what.entry_id)
     if what.entry_id:
         return max(gone, int(exact.remove(what.entry_id)))
     here = exact.invalidate(tenant=what.tenant, model=what.model or None, tags=what.tags)
     return max(gone, here)
+
+
+def withhold(gateway: Gateway, what: Forget) -> None:
+    """Keep nothing of ``what`` that is still being made in this worker, and let nobody join it."""
+    if gateway.exact is not None:
+        gateway.exact.bar(what)
+    gateway.flights.forget(what.entry_id)
+    if gateway.meaning is not None:
+        gateway.meaning.cache.bar(what)
 
 
 async def _by_meaning(cache: SemanticCache, what: Forget) -> int:

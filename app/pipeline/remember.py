@@ -234,7 +234,11 @@ class keep(Flight):  # noqa: N801 - reads as a verb: ``with keep(...) as flight`
             entry = self._entry() if kept else None
             gateway.shared.land(self, entry, self._request, turn.classification)
         elif kept and gateway.exact is not None:
-            gateway.exact.put(self.key, self._entry())
+            model = "" if turn.model is None else turn.model.name
+            began_ns = turn.timeline.started_ns
+            kept = not gateway.exact.barred(began_ns, self.key, turn.tenant, model, turn.tags)
+            if kept:
+                gateway.exact.put(self.key, self._entry())
         if kept and gateway.sharing is not None:
             gateway.sharing.kept(self.key, turn.user)
 

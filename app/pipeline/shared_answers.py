@@ -405,6 +405,7 @@ class SharedAnswers:
         """Apply one invalidation to this worker's memory and to what is still being made."""
         self._barriers.add(what, epoch)
         self._flights.forget()
+        self._exact.bar(what)  # what no flight brings: an agent's answer
         self.on_forget(what)
         if what.entry_id:
             return int(self._exact.remove(what.entry_id))
@@ -414,6 +415,7 @@ class SharedAnswers:
         """What was forgotten meanwhile is not known: nothing from before may be shown."""
         self._barriers.clear(floor)
         self._flights.forget()
+        self._exact.bar_all()
         self._exact.clear()
 
 

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
+from uuid import uuid4
 
 import pytest
 
+from app.cache.kept import KeptAnswer
+from app.cache.semantic import Asked, Fresh, route_name
+from app.domain.invalidation import Forget
 from tests.e2e.semantic.conftest import OPEN
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -234,3 +239,22 @@ async def test_what_is_kept_by_meaning_is_listed_page_by_page_and_can_be_called_
     assert (await semantic.http.post("/v1/cache/feedback", json=gone)).json()["removed"] is True
     left = (await semantic.http.get("/v1/cache/entries?kind=semantic")).json()["entries"]
     assert [entry["id"] for entry in left] == [found[1]["id"]]
+
+
+async def test_what_began_before_an_invalidation_is_not_kept_however_many_came_since(semantic):
+    cache, now_s = semantic.meaning.cache, time.time()
+    kept = KeptAnswer(
+        group="", text="30 days.", finish="stop", model="topical", tier="", request_id="r-1",
+        route=route_name("default", "small"),
+    )  # fmt: skip
+    for named in ("tag", "entry"):
+        asked = Asked(
+            uuid4().hex, "ab" * 32, kept.route, f"How long is the {named}?", "default", now_s
+        )
+        what = {"tags": ("gone",)} if named == "tag" else {"entry_id": asked.entry_id}
+        cache.bar(Forget("default", **what))
+        for number in range(600):
+            other = {"tags": (f"t{number}",)} if named == "tag" else {"entry_id": uuid4().hex}
+            cache.bar(Forget("default", **other))
+        await cache.give(asked, Fresh(kept, "small", ("gone",), 60.0))
+        assert await cache.memory.fetch(asked.entry_id) is None
