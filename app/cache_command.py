@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import urllib.error
 import urllib.parse
@@ -25,6 +26,9 @@ _PATIENCE_S = 120.0
 _TEXTS = ("question", "answer", "model", "system", "partition", "id")
 _MOST_PROBLEMS = 50
 _MOST_CHARS = 200_000
+_MOST_AT_ONCE_BYTES = 1 << 20
+_MOST_TAGS = 32
+_HEXADECIMAL = {"partition": re.compile(r"[0-9a-f]{64}"), "id": re.compile(r"[0-9a-f]{32}")}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,8 +66,7 @@ def _import(options: argparse.Namespace) -> int:
             print(f"... and {len(problems) - _MOST_PROBLEMS} more", file=sys.stderr)
         return 2
     exact = similar = missed = 0
-    for start in range(0, len(rows), _AT_ONCE):
-        part = rows[start : start + _AT_ONCE]
+    for part in _parts(rows):
         body = {"tenant": options.tenant, "entries": [row for _, row in part]}
         try:
             told = _call(options, "/v1/cache/import", body)
@@ -82,6 +85,22 @@ def _import(options: argparse.Namespace) -> int:
         )
         return 1
     return 0
+
+
+def _parts(
+    rows: list[tuple[int, dict[str, object]]],
+) -> Iterator[list[tuple[int, dict[str, object]]]]:
+    """What is sent at once: so many answers, and so many bytes unless one alone has more."""
+    part, size = list[tuple[int, dict[str, object]]](), 0
+    for row in rows:
+        weight = len(json.dumps(row[1]))
+        if part and (len(part) == _AT_ONCE or size + weight > _MOST_AT_ONCE_BYTES):
+            yield part
+            part, size = [], 0
+        part.append(row)
+        size += weight
+    if part:
+        yield part
 
 
 def read(path: Path) -> tuple[list[tuple[int, dict[str, object]]], list[str]]:
@@ -110,16 +129,40 @@ def _wrong(row: object) -> Iterator[str]:
     for name in sorted(set(row) - {*_TEXTS, "tags"}):
         yield f"unknown field {name[:40]!r}: known are {', '.join((*_TEXTS, 'tags'))}"
     for name in _TEXTS:
-        value = row.get(name, "")
-        if not isinstance(value, str):
-            yield f"{name} is not a text"
-        elif name in {"question", "answer"} and not value.strip():
-            yield f"{name} is missing or empty"
-        elif len(value) > _MOST_CHARS:
-            yield f"{name} has {len(value):,} characters: the most is {_MOST_CHARS:,}"
-    tags = row.get("tags", [])
+        yield from _wrong_text(name, row.get(name, ""))
+    if bool(row.get("partition")) != bool(row.get("id")):
+        yield "partition and id stand together"
+    yield from _wrong_tags(row.get("tags", []))
+
+
+def _wrong_text(name: str, value: object) -> Iterator[str]:
+    if not isinstance(value, str):
+        yield f"{name} is not a text"
+    elif name in {"question", "answer"} and not value.strip():
+        yield f"{name} is missing or empty"
+    elif len(value) > _MOST_CHARS:
+        yield f"{name} has {len(value):,} characters: the most is {_MOST_CHARS:,}"
+    elif not _is_text(value):
+        yield f"{name} holds half a surrogate pair, which is no text"
+    elif value and name in _HEXADECIMAL and not _HEXADECIMAL[name].fullmatch(value):
+        yield f"{name} is none that an export has written"
+
+
+def _wrong_tags(tags: object) -> Iterator[str]:
     if not isinstance(tags, list) or not all(isinstance(tag, str) and tag for tag in tags):
         yield "tags is not a list of texts"
+    elif len(tags) > _MOST_TAGS:
+        yield f"tags are {len(tags)}: the most is {_MOST_TAGS}"
+    elif not all(map(_is_text, tags)):
+        yield "tags hold half a surrogate pair, which is no text"
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _export(options: argparse.Namespace) -> int:
