@@ -2,7 +2,8 @@
 
 An invalidation is a promise. Until it is kept nothing is served by meaning, and a restart must not
 forget it: each lies in a file of its own, so that the workers of one folder need no lock. To do one
-twice does no harm.
+twice does no harm. One that cannot be read any more may have named anything: everything is owed then, for
+a cache may lose what it must not bring back.
 """
 
 from __future__ import annotations
@@ -43,7 +44,10 @@ class Owed:
             try:
                 self._owed.append((path, _read(path.read_bytes())))
             except (OSError, msgspec.MsgspecError) as exc:
-                on_fault(f"a removal that was owed cannot be read: {path.name}: {exc}")
+                self._owed.append((path, Which()))
+                on_fault(
+                    f"a removal that was owed cannot be read, so all that was kept goes: {path.name}: {exc}"
+                )
 
     def __bool__(self) -> bool:
         """Whether anything is."""

@@ -22,13 +22,17 @@ def test_what_is_owed_is_owed_after_a_restart_until_it_is_done(tmp_path, what):
     assert faults == []
 
 
-def test_one_that_cannot_be_read_is_named_and_left_there(tmp_path):
+def test_one_that_cannot_be_read_is_named_and_may_have_meant_everything(tmp_path):
     faults: list[str] = []
-    for name, data in (("a", b"{no"), ("b", b"{}"), ("c", b'{"ids": 3}')):
+    for name, data in (("a", b"{no"), ("b", b"{}"), ("c", b'{"ids": 3}'), ("d", b"")):
         (tmp_path / f"{name}.owed").write_bytes(data)
-    assert not Owed(tmp_path, faults.append)
-    assert len(faults) == 3
-    assert len(list(tmp_path.glob("*.owed"))) == 3
+    owed = Owed(tmp_path, faults.append)
+    assert len(faults) == 4
+    for _ in range(4):
+        assert owed.first() == Which()
+        owed.done()
+    assert not owed
+    assert not list(tmp_path.glob("*.owed"))
 
 
 def test_a_folder_that_cannot_be_written_is_told_and_the_removal_still_owed(tmp_path):
