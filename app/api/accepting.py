@@ -24,6 +24,8 @@ from typing import Any
 
 import uvloop
 
+from app.upstream.rounds import Rounds
+
 _AT_ONCE = 64
 """Taken before the loop goes on."""
 _RESERVE, _RESERVE_PART = 64, 8
@@ -52,6 +54,10 @@ def is_scarce(descriptor: int) -> bool:
 
 class GatewayLoop(uvloop.Loop):
     """uvloop's loop, whose TCP servers over a given socket take connections as this module says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rounds = Rounds(self)
 
     async def create_server(  # type: ignore[override]
         self, protocol_factory: Protocols, *args: Any, **more: Any

@@ -157,7 +157,12 @@ class NativeOutlet(RequestResponseCycle):
         size = len(body)
         length = LENGTHS[size] if size < LENGTHS_KNOWN else b"content-length: %d\r\n" % size
         # One join: a format reads its template byte by byte.
-        transport.write(b"".join((*head, length, lines, b"\r\n", body)))
+        whole = b"".join((*head, length, lines, b"\r\n", body))
+        rounds = protocol.rounds
+        if rounds.attending and keep_alive:  # one that ends is closed behind what it was told
+            rounds.said.append((transport.write, whole))
+        else:
+            transport.write(whole)
         if self._news is not None:
             self._news.set()
         if not keep_alive and not self.more_body:

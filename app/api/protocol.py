@@ -29,6 +29,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from app.api.eager_task import EagerTask
 from app.api.known_head import Endpoint, Head, learn
 from app.api.native import NO_SCOPE, NativeOutlet
+from app.upstream.rounds import Rounds, rounds_of
 
 HEAD_WITHIN_S = 10.0
 """From a connection's first moment, or a request's first byte, to the end of its head."""
@@ -137,10 +138,12 @@ class GatewayProtocol(HttpToolsProtocol):
     """A known head whose body has yet to come: the official packages write the two apart."""
     _lessons = _MOST_LESSONS
     """How often another head may still be remembered before one came again."""
+    rounds: Rounds
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
         super().connection_made(transport)
+        self.rounds = rounds_of(self.loop)
         self._scope_of_all = {
             "type": "http",
             "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
@@ -155,6 +158,8 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """End the connection as soon as nothing is under way; a new one may still say what it wants."""
+        if self.rounds.heard:
+            self.rounds.attend()
         self._let_go()
         last: RequestResponseCycle | None = self.cycle
         if last is None and not self.transport.is_closing():
@@ -164,6 +169,8 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell every response that is not complete that its client has left."""
+        if self.rounds.heard:
+            self.rounds.attend()
         if self._look is not None:
             self._look.cancel()
             self._look = None
@@ -179,6 +186,26 @@ class GatewayProtocol(HttpToolsProtocol):
         self.cycle, self.scope = None, NO_SCOPE  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
+        """Deal with what was read, now or in this turn's round."""
+        rounds = self.rounds
+        if rounds.alone:
+            rounds.alone -= 1
+            self.attend(data)
+        else:
+            rounds.hear(self, data)
+
+    def eof_received(self) -> None:
+        """The client will say no more; what it said is dealt with before uvicorn ends the connection."""
+        if self.rounds.heard:
+            self.rounds.attend()
+        super().eof_received()
+
+    def fail(self, raised: Exception) -> None:
+        """``attend`` has raised: as the loop does where ``data_received`` has."""
+        self.logger.error("reading_failed", exc_info=raised)
+        self.transport.abort()
+
+    def attend(self, data: bytes) -> None:
         """Feed the parser; what is not HTTP gets a 400 and the connection's end."""
         parser: httptools.HttpRequestParser | None = self.parser
         if parser is None:
@@ -348,6 +375,8 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def forget(self) -> None:
         """Know no head any more: another application serves from the next request on."""
+        if self.rounds.heard:
+            self.rounds.attend()
         self._let_go()
         self._known, self._other = None, None
         self._data, self._lessons = b"", _MOST_LESSONS
@@ -429,6 +458,8 @@ class GatewayProtocol(HttpToolsProtocol):
     def _look_at_phase(self) -> None:
         """End the connection when its phase has lasted too long."""
         self._look = None
+        if self.rounds.heard:
+            self.rounds.attend()
         if self._is_unread():
             self.transport.abort()
             return

@@ -28,6 +28,7 @@ assignment instead of the 0.4 us of ``call_later`` plus ``cancel``.
 from __future__ import annotations
 
 import asyncio
+import logging
 import select
 import socket
 import time
@@ -39,6 +40,7 @@ from app.upstream.exchange import Exchange
 from app.upstream.http1 import ResponseReader
 from app.upstream.known_heads import KnownHeads
 from app.upstream.request_head import LENGTHS, LENGTHS_KNOWN
+from app.upstream.rounds import rounds_of
 from app.upstream.tls import TlsLayer
 
 MAX_UNREAD_BYTES: Final = 256 * 1024
@@ -54,6 +56,7 @@ _NEVER_NS: Final = 1 << 63
 _KEEPALIVE_IDLE_S: Final = 30
 _KEEPALIVE_INTERVAL_S: Final = 10
 _KEEPALIVE_PROBES: Final = 3
+_log = logging.getLogger("slipstream.wire")
 
 
 class Owner(Protocol):
@@ -84,6 +87,7 @@ class Connection(asyncio.Protocol):
         "_phase",
         "_poll",
         "_reader",
+        "_rounds",
         "_sizes",
         "_timer",
         "_timer_at_ns",
@@ -108,6 +112,7 @@ class Connection(asyncio.Protocol):
         self._sizes = owner.known.sizes
         self._begun = False
         """The reader has been told of the response that is under way."""
+        self._rounds = rounds_of(loop)
         self._method = b""
         self._transport: asyncio.Transport | TlsLayer | None = None
         self._write: Callable[[bytes], None] = _not_open
@@ -152,7 +157,11 @@ class Connection(asyncio.Protocol):
         # saved).
         size = len(body)
         if body and size < LENGTHS_KNOWN:
-            self._write(b"".join((start, LENGTHS[size], b"\r\n", body)))
+            data = b"".join((start, LENGTHS[size], b"\r\n", body))
+            if self._rounds.attending:
+                self._rounds.said.append((self._write, data))
+            else:
+                self._write(data)
         elif not size and method in _WITHOUT_BODY:
             self._write(start + b"\r\n")  # RFC 9110 section 8.6: no length where none is expected
         elif size <= ONE_WRITE_BYTES:
@@ -235,7 +244,17 @@ class Connection(asyncio.Protocol):
         self._poll.register(sock.fileno(), select.POLLIN | getattr(select, "POLLRDHUP", 0))
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of the response; while idle, a reason to close."""
+        """Bytes of the response, whose first may wait for the round; while idle, a reason to close."""
+        if not self._begun and self._exchange is not None:
+            rounds = self._rounds
+            if not rounds.alone:
+                rounds.hear(self, data)
+                return
+            rounds.alone -= 1
+        self.attend(data)
+
+    def attend(self, data: bytes) -> None:
+        """Deal with bytes of the response."""
         exchange = self._exchange
         if exchange is None:
             self.abort()
@@ -264,6 +283,11 @@ class Connection(asyncio.Protocol):
             self._deadline_ns = deadline_ns
             return
         self._read(exchange, data, now)
+
+    def fail(self, raised: Exception) -> None:
+        """``attend`` has raised: as the loop does where ``data_received`` has."""
+        _log.error("reading_failed", exc_info=raised)
+        self.abort()
 
     def _first_bytes(self, exchange: Exchange, data: bytes, now_ns: int) -> None:
         """The response begins; most are here whole, or at least their head is."""
@@ -333,6 +357,8 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The peer has finished sending: the end of a body without a length, else a failure."""
+        if self._rounds.heard:
+            self._rounds.attend()
         exchange = self._exchange
         if exchange is None:
             self.abort()
@@ -349,6 +375,8 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone."""
+        if self._rounds.heard:
+            self._rounds.attend()
         if not self.closed:
             why = f": {exc.strerror or exc}" if isinstance(exc, OSError) else ""
             at = "in its answer" if self._begun and self._reader.started else "before its answer"

@@ -1,0 +1,139 @@
+"""Many sockets with something to read at once are served in rounds, and nobody can tell but by the clock."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from app.api.accepting import GatewayLoop
+from app.upstream.rounds import FEW, Rounds
+from tests.e2e.test_straight_way import (
+    ANSWER,
+    Client,
+    Counted,
+    answering,
+    connect,
+    counted,
+    house,
+    rest,
+)
+from tests.support.gateway import Running
+from tests.support.raw_server import PATIENCE_S, Peer
+
+__all__ = ["counted"]
+pytestmark = pytest.mark.anyio
+MANY = 24
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, object]]:
+    """The server's own loop, whose sockets share their rounds."""
+    return "asyncio", {"loop_factory": GatewayLoop}
+
+
+@pytest.fixture
+def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many were in each round."""
+    found: list[int] = []
+    attend = Rounds.attend
+
+    def attending(self: Rounds) -> None:
+        if self.heard:
+            found.append(len(self.heard))
+        attend(self)
+
+    monkeypatch.setattr(Rounds, "attend", attending)
+    return found
+
+
+def at_once() -> None:
+    """Have the next that is heard begin a round."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, GatewayLoop)
+    loop.rounds.alone = 0
+
+
+async def taught(gateway: Running) -> list[Client]:
+    """Clients whose heads are known, and as many connections upstream."""
+    clients = [await connect(gateway) for _ in range(MANY)]
+    for turn in range(2):
+        for number, client in enumerate(clients):
+            client.send(f"lesson {turn} of {number}")
+        for client in clients:
+            await client.read()
+    return clients
+
+
+async def echoing(peer: Peer) -> None:
+    """An upstream that says what it was asked."""
+    while True:
+        said = json.loads((await peer.request()).body)["messages"][-1]["content"]
+        body = ANSWER.replace(b"Four.", said.encode())
+        await peer.answer(body, head=b"content-type: application/json\r\n")
+
+
+async def test_many_at_once_each_get_their_own_answer(counted: Counted, sizes: list[int]) -> None:
+    """Misses, then hits of the same (which the general way tells first), all in a few rounds."""
+    async with house(echoing) as gateway:
+        clients = await taught(gateway)
+        for way in ("asked", "kept", "kept again"):
+            del sizes[:]
+            before = counted.whole, counted.told
+            at_once()
+            for number, client in enumerate(clients):
+                client.send(f"the question of {number}")
+            for number, client in enumerate(clients):
+                status, headers, body = await client.read()
+                said = json.loads(body)["choices"][0]["message"]["content"]
+                assert (status, said) == (200, f"the question of {number}")
+                assert headers["x-slipstream-cache"] == ("miss" if way == "asked" else "exact")
+            assert max(sizes) >= FEW
+            if way != "kept":
+                done = counted.whole - before[0] + counted.told - before[1]
+                assert done >= MANY // 2
+        await rest(gateway)
+
+
+async def test_clients_that_end_or_leave_in_a_round(sizes: list[int]) -> None:
+    """Who says no more behind its question is answered; who leaves is in nobody's way."""
+    async with house(answering) as gateway:
+        clients = await taught(gateway)
+        for client in clients:
+            await client.ask("a kept one")
+        del sizes[:]
+        at_once()
+        for number, client in enumerate(clients):
+            client.send("a kept one" if number % 3 else f"a new one {number}")
+            if number % 4 == 1:
+                client.writer.write_eof()
+            elif number % 4 == 2:
+                client.writer.transport.abort()
+        for number, client in enumerate(clients):
+            if number % 4 == 0 or (number % 4 == 1 and number % 3):
+                status, *_ = await client.read()
+                assert status == 200
+        assert max(sizes) >= FEW
+        await rest(gateway)
+
+
+async def test_an_upstream_that_ends_behind_its_answer_in_a_round() -> None:
+    """The answer is whole, so the end says nothing; the next question goes over another connection."""
+
+    async def ending(peer: Peer) -> None:
+        await peer.request()
+        await peer.answer(ANSWER, head=b"content-type: application/json\r\n")
+        peer.close()
+
+    async with house(ending) as gateway:
+        clients = await taught(gateway)
+        for turn in range(2):
+            at_once()
+            for number, client in enumerate(clients):
+                client.send(f"question {turn} of {number}")
+            async with asyncio.timeout(PATIENCE_S):
+                for client in clients:
+                    status, *_ = await client.read()
+                    assert status == 200
+        await rest(gateway)
