@@ -33,13 +33,14 @@ from app.api.response import retry_after
 from app.domain.agents import PREFIX, Agent
 from app.domain.chat import Dialect
 from app.domain.deadline import Deadline
+from app.domain.run_events import RunFailed
 from app.domain.turn_record import TurnRecord
 from app.errors import BadRequest, GatewayError, MethodNotAllowed, NotFound
 from app.pipeline.agent_runs import LiveRun, Runs, Wanted
 from app.pipeline.gateway import Turn
 from app.stores.event_log import RunLog
 from app.telemetry.timeline import Timeline
-from app.wire.ag_ui import AgentInput, frame, read_input
+from app.wire.ag_ui import AgentInput, frame, lost_frame, read_input
 from app.wire.vercel import HEADERS, VercelWriter
 
 _STREAM_HEAD = (
@@ -164,7 +165,14 @@ class _Stream:
         head += b"".join(b"%s: %s\r\n" % header for header in (HEADERS if vercel else ()))
         seq, began = 0, False
         while not self.outlet.gone:
-            events = self.log.after(seq)
+            try:
+                events = self.log.after(seq)
+            except NotFound as late:  # it read so slowly that what it wants has left the log
+                lost = RunFailed(late.message, late.code)
+                run_id = self.log.run_id
+                await self.outlet.write(vercel.write(lost) if vercel else lost_frame(lost, run_id))
+                await self.outlet.end(vercel.end() if vercel else b"")
+                return
             if events:
                 seq = events[-1][0]
                 data = b"".join(

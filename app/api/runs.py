@@ -14,6 +14,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.responses import JSONResponse, Response
 
 from app.api.context import AsAdmin, AsCaller, context_of
+from app.domain.run_events import RunFailed
 from app.errors import BadRequest, NotFound, Overloaded, StoreError
 from app.pipeline.agent_runs import LiveRun
 from app.stores.event_log import RunLog
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 router = APIRouter(tags=["agents"])
 _PING_S = 10
+_MOST_DIGITS = 18
 
 
 async def _found(request: Request, tenant: str, run_id: str) -> LiveRun | RemoteRun:
@@ -108,7 +110,13 @@ async def events(
 
 async def _told(log: RunLog | RemoteRun, seq: int) -> AsyncIterator[ServerSentEvent]:
     while True:
-        for number, event in log.after(seq):
+        try:
+            events = log.after(seq)
+        except NotFound as late:  # it reads so slowly that what it wants has left the log
+            lost = RunFailed(late.message, late.code)
+            yield ServerSentEvent(data=encoded(lost, log.run_id), sep="\n")
+            return
+        for number, event in events:
             event_id = f"{log.run_id}:{number}"
             yield ServerSentEvent(data=encoded(event, log.run_id), id=event_id, sep="\n")
             seq = number
@@ -121,7 +129,7 @@ def _seq_of(last_event_id: str | None, run_id: str) -> int:
     if not last_event_id:
         return 0
     run, _, seq = last_event_id.rpartition(":")
-    if run != run_id or not seq.isdigit():
+    if run != run_id or not (seq.isascii() and seq.isdigit()) or len(seq) > _MOST_DIGITS:
         message = f"last-event-id must be {run_id}:<number>, as the events' own ids are"
         raise BadRequest(message, param="last-event-id")
     return int(seq)

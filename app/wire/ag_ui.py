@@ -224,6 +224,11 @@ def frame(event: RunEvent, run_id: str, seq: int) -> bytes:
     return b"id: %s:%d\ndata: %s\n\n" % (run_id.encode(), seq, _encode(written(event, run_id)))
 
 
+def lost_frame(event: RunFailed, run_id: str) -> bytes:
+    """What ends one reader's stream, not the run: a frame without an id, so that none is gone on from."""
+    return b"data: %s\n\n" % _encode(written(event, run_id))
+
+
 def encoded(event: RunEvent, run_id: str) -> str:
     """One event as JSON text."""
     return _encode(written(event, run_id)).decode()
