@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from app.domain.models import AUTO
 from app.operator_access import seal_of
 from app.pipeline.gated import Gated
 from app.pipeline.gateway import Gateway
 from app.pipeline.lessons import Lessons
 from app.pipeline.speculation import ToolStatistics
-from app.pipeline.turn import AUTO
 from app.ports import Provider
 from app.providers.wire import WireProvider
 from app.routing.breaker import STATES

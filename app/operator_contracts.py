@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from app.domain.decisions import Tier
-from app.domain.models import Abilities, Model
+from app.domain.models import AUTO, Abilities, Model
 from app.prompts.contracts import Contract, Contracts
 from app.prompts.terms import Manner
 from app.settings import Problem, Settings, SettingsError
 from app.settings_prompts import ContractSettings
-
-_AUTO = "auto"
 
 
 def contracts_of(settings: Settings, models: Mapping[str, Model]) -> Contracts | None:
@@ -53,11 +51,11 @@ def _contract(each: ContractSettings) -> Contract:
 
 def _problems(contract: ContractSettings, models: Mapping[str, Model]) -> Iterable[tuple[str, str]]:
     """What cannot be kept, and the mend."""
-    if contract.model != _AUTO and contract.model not in models:
-        known = ", ".join([_AUTO, *sorted(models)])
+    if contract.model != AUTO and contract.model not in models:
+        known = ", ".join([AUTO, *sorted(models)])
         yield f"its model {contract.model!r} is not configured", f"Name one of {known}."
         return
-    route = [m for m in models.values() if contract.model in {_AUTO, m.name}]
+    route = [m for m in models.values() if contract.model in {AUTO, m.name}]
     if contract.prefill:
         if contract.prefill != contract.prefill.rstrip():
             yield "its prefill ends in white space, which vendors refuse", "Take it away."

@@ -4,6 +4,7 @@ gateway starts.
 
 from __future__ import annotations
 
+from app.domain.models import AUTO
 from app.domain.plan import Node, NodeKind, PlanError, checked, node
 from app.settings import AgentSettings, Settings
 from app.settings_agents import WorkflowNodeSettings
@@ -28,7 +29,7 @@ def _known(agent: AgentSettings, settings: Settings) -> None:
     known later.
     """
     tools = {tool.name for tool in settings.tools}
-    models = {model.name for model in settings.models} | {"auto"}
+    models = {model.name for model in settings.models} | {AUTO}
     for each in agent.workflow:
         server = (each.tool or "").partition("__")[0]
         if each.tool is not None and each.tool not in tools and server not in settings.mcp_servers:

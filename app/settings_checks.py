@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from app.domain.cron import parse
+from app.domain.models import AUTO
 from app.settings_problems import Path, did_you_mean
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ Entry = tuple[Path, dict[str, object]]
 
 _PLACE = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{4}){3,}(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
-_OWN_MODELS = frozenset({"auto"})
+_OWN_MODELS = frozenset({AUTO})
 _MCP_SEPARATOR = "__"
 _LEAST_SECRET_CHARS = 32
 _WAYS = ("http", "python", "mcp")
@@ -235,7 +236,7 @@ def _agents(source: Source) -> None:
     servers = {str(path[-1]) for path, _ in _entries(source, "mcp_servers")}
     names = {str(agent.get("name")) for _, agent in _entries(source, "agents")}
     for path, agent in _entries(source, "agents"):
-        model, wanted = agent.get("model", "auto"), agent.get("tools")
+        model, wanted = agent.get("model", AUTO), agent.get("tools")
         if isinstance(model, str) and model not in models:
             source.report(
                 (*path, "model"), "names no entry of models", did_you_mean(model, models), model

@@ -18,9 +18,8 @@ from app.api.reading import parse, request_id_of
 from app.domain.chat import ChatRequest, Dialect, Json
 from app.domain.deadline import Deadline
 from app.domain.model_call import ModelCall
-from app.domain.models import Model
+from app.domain.models import AUTO, Model
 from app.errors import GatewayError, MethodNotAllowed, NotFound, Unsupported
-from app.pipeline.turn import AUTO
 from app.telemetry.timeline import Timeline
 
 _BYTES_PER_TOKEN = 4

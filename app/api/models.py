@@ -11,8 +11,8 @@ from starlette.responses import JSONResponse, Response
 from app.api.auth import Caller
 from app.api.context import AsCaller, Context, InContext
 from app.api.problems import asks_anthropic
+from app.domain.models import AUTO
 from app.errors import NotFound
-from app.pipeline.turn import AUTO
 
 router = APIRouter(tags=["inference"])
 _CREATED_S = 1_760_000_000

@@ -67,7 +67,6 @@ def to_bytes(
     entry: CachedAnswer, *, incarnation: bytes, epoch: int, stored_unix_s: float, ttl_s: float
 ) -> bytes:
     """The entry's bytes; it must hold the upstream's ``pieces``."""
-    usage = entry.usage
     body = _encode(
         _Body(
             entry.key,
@@ -84,15 +83,7 @@ def to_bytes(
             stored_unix_s + ttl_s,
             entry.request_id,
             entry.tags,
-            None
-            if usage is None
-            else (
-                usage.input_tokens,
-                usage.cached_tokens,
-                usage.cache_write_tokens,
-                usage.output_tokens,
-                usage.reasoning_tokens,
-            ),
+            None if entry.usage is None else entry.usage.counts,
             entry.cost_usd,
             entry.upstream_s,
         )

@@ -48,6 +48,10 @@ COMPLETE_FINISHES = frozenset(
 """The endings of whole answers; as strings they compare equal to their words."""
 
 
+REFUSED_FINISHES = frozenset({FinishReason.REFUSAL, FinishReason.CONTENT_FILTER})
+"""The endings of answers that the model or its vendor declined to give."""
+
+
 @dataclass(frozen=True, slots=True)
 class AnswerStarted:
     """The first event: who answers. ``id`` is the upstream's own, ``model`` its own name for itself."""

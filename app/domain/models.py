@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from app.domain.decisions import Tier
 from app.domain.usage import Price
 
+AUTO = "auto"
+"""The model name that asks the router to choose."""
 THINKING_BUDGET_TOKENS = {
     "minimal": 1024,
     "low": 2048,

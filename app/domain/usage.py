@@ -8,6 +8,7 @@ reading is lost, and a total is always a sum.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import add
 
 _PER_MILLION = 1_000_000
 
@@ -40,15 +41,20 @@ class Usage:
         """Prompt and output together."""
         return self.prompt_tokens + self.output_tokens
 
+    @property
+    def counts(self) -> tuple[int, int, int, int, int]:
+        """The fields in their order, for what travels: ``Usage(*counts)`` is the same usage."""
+        return (
+            self.input_tokens,
+            self.cached_tokens,
+            self.cache_write_tokens,
+            self.output_tokens,
+            self.reasoning_tokens,
+        )
+
     def plus(self, other: Usage) -> Usage:
         """Add up the usage of several calls."""
-        return Usage(
-            self.input_tokens + other.input_tokens,
-            self.cached_tokens + other.cached_tokens,
-            self.cache_write_tokens + other.cache_write_tokens,
-            self.output_tokens + other.output_tokens,
-            self.reasoning_tokens + other.reasoning_tokens,
-        )
+        return Usage(*map(add, self.counts, other.counts))
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ from app.domain.chat import (
     Tool,
 )
 from app.domain.events import FinishReason
-from app.domain.models import Model
+from app.domain.models import AUTO, Model
 from app.domain.run_events import (
     Inner,
     Interrupt,
@@ -63,7 +63,7 @@ from app.pipeline.gateway import Gateway, Turn
 from app.pipeline.plan_by_model import Planned, PlanTurn
 from app.pipeline.speculation import Policy, stage_of
 from app.pipeline.subagents import Leaders
-from app.pipeline.synthesis import AUTO, assembler
+from app.pipeline.synthesis import assembler
 
 if TYPE_CHECKING:
     from app.tools.registry import Registered

@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from app.domain.agents import Agent
 from app.domain.chat import ImagePart, Message, Role, TextPart
 from app.domain.decisions import PromptView, Tier
-from app.domain.models import Model
+from app.domain.models import AUTO, Model
 from app.errors import NotFound
 from app.pipeline.gateway import Gateway, Turn
-
-_AUTO = "auto"
 
 
 def candidates_of(
@@ -24,7 +22,7 @@ def candidates_of(
     """The deployments to try, best first; the same ones for all of a run, for the vendor's cache
     holds its prefix.
     """
-    if agent.model != _AUTO:
+    if agent.model != AUTO:
         model = gateway.models.get(agent.model)
         if model is None:
             message = (

@@ -24,11 +24,9 @@ from app.domain.models import Model
 from app.domain.replay import replay
 from app.domain.usage import Usage
 from app.errors import GatewayError
-from app.pipeline.converse import ask, converse
+from app.pipeline.converse import OF_THE_FORM, ask, converse
 from app.pipeline.gateway import Gateway, Turn
 from app.prompts.tasks import Task, answers_of, batch_of, split, task_of
-
-_HARMLESS = frozenset({b"anthropic-version", b"tracestate"})
 
 
 def _uncounted(_model: str, _what: str, _tasks: int) -> None:
@@ -206,7 +204,7 @@ class Batching:
 
 
 def _task(request: ChatRequest, gateway: Gateway, batch: Batch) -> Task | None:
-    if any(name not in _HARMLESS for name, _ in request.forward_headers):
+    if any(name not in OF_THE_FORM for name, _ in request.forward_headers):
         return None
     try:
         conversation = gateway.codecs[request.dialect].read(request.body)

@@ -36,7 +36,7 @@ from app.telemetry.timeline import OpenSpan
 _RATE_LIMITED = 429
 _SERVER_ERROR = 500
 _BEFORE_SENDING = frozenset({"queue", "connect", "tls"})
-_OF_THE_FORM = frozenset({b"anthropic-version", b"tracestate"})
+OF_THE_FORM = frozenset({b"anthropic-version", b"tracestate"})
 """Headers of a vendor's clients that ask for nothing by themselves."""
 
 
@@ -178,7 +178,7 @@ def _calls(
 def _read(request: ChatRequest, gateway: Gateway) -> Conversation:
     """The request for a model of another API, which has no use for a vendor's headers: they are named too."""
     conversation = gateway.codecs[request.dialect].read(request.body)
-    asked = [name for name, _ in request.forward_headers if name not in _OF_THE_FORM]
+    asked = [name for name, _ in request.forward_headers if name not in OF_THE_FORM]
     if not asked:
         return conversation
     return replace(

@@ -18,11 +18,11 @@ from app.domain.chat import ChatRequest
 from app.domain.decisions import Tier
 from app.domain.events import (
     COMPLETE_FINISHES,
+    REFUSED_FINISHES,
     Answer,
     AnswerBuilder,
     Emit,
     Event,
-    FinishReason,
     Whole,
 )
 from app.domain.models import Model
@@ -33,7 +33,6 @@ from app.pipeline.gateway import Gateway, Turn
 from app.pipeline.held import Ask, HeldBack, Lacking, beginning_of, grey_race, held_back
 from app.routing.lacks import other_language, refuses, repeats
 
-_REFUSED = frozenset({FinishReason.REFUSAL, FinishReason.CONTENT_FILTER})
 _ALL_BUT_CERTAIN = 0.95
 _OF_THE_ANSWER = (
     "model", "upstream", "call", "usage", "finish", "complete", "tokens_streamed",
@@ -124,7 +123,7 @@ async def _instead(  # noqa: PLR0917 - why, both ways to ask, and what every cal
         turn.answered_tier, turn.reason = Tier.FAST.value, f"{turn.reason}, which failed"
         await fast(turn, emit)  # poor is better than none
         return
-    gained = turn.finish not in _REFUSED
+    gained = turn.finish not in REFUSED_FINISHES
     gateway.on_escalation(lack, "gained" if gained else "equal")
     gateway.teacher.verdict(turn.tenant, turn.request_id, good=not gained)
 
@@ -185,7 +184,7 @@ async def _lack(
 ) -> tuple[str, str]:
     """What an answer lacks, and what is to be mended about it ("": it cannot be by being told)."""
     wanted = gateway.escalation
-    if turn.finish in _REFUSED and "refused" in wanted.lacks:
+    if turn.finish in REFUSED_FINISHES and "refused" in wanted.lacks:
         return "refused", ""
     answer = _read(events, request, gateway)
     if answer is None:

@@ -7,7 +7,7 @@ carries the caller's wishes in, and what is to be said about the answer (model, 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,7 +16,7 @@ from app.cache.exact import ExactCache
 from app.cache.sharing import Sharing
 from app.classify.classifier import Classifier
 from app.domain.agents import Agent
-from app.domain.chat import Dialect
+from app.domain.chat import ChatRequest, Dialect
 from app.domain.deadline import Deadline
 from app.domain.decisions import CacheMode, CacheOutcome, Classification, Tier
 from app.domain.events import Emit
@@ -211,3 +211,7 @@ class Gateway:
     """Spans are exported: calls upstream carry this gateway's own ``traceparent``."""
     coalesce: bool = True
     """Whether a request joins the stream of an identical one in flight."""
+
+
+Ask = Callable[[ChatRequest, Gateway, Turn, Emit], Awaitable[None]]
+"""Ask a model and tell its answer."""

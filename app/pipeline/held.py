@@ -17,10 +17,10 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from app.domain.chat import ChatRequest
 from app.domain.events import (
+    REFUSED_FINISHES,
     Emit,
     Event,
     Finished,
-    FinishReason,
     Frames,
     Offer,
     RefusalDelta,
@@ -36,7 +36,6 @@ from app.ports import StreamReader
 from app.routing.lacks import may_refuse, other_language, refuses
 
 _LANGUAGE_CHARS = 160
-_REFUSED = frozenset({FinishReason.REFUSAL, FinishReason.CONTENT_FILTER})
 
 
 class Lacking(Exception):
@@ -84,7 +83,7 @@ class Beginning:
                 return "refused" if "refused" in self._wanted else ""
             case ToolCallStarted():
                 return ""
-            case Finished(reason) if reason in _REFUSED:
+            case Finished(reason) if reason in REFUSED_FINISHES:
                 return "refused" if "refused" in self._wanted else ""
             case Finished():
                 return "empty" if "empty" in self._wanted and not self.text.strip() else ""

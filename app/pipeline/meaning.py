@@ -342,7 +342,7 @@ class Meaning:
             tier=entry.tier,
             request_id=entry.request_id,
             route=asked.route,
-            usage=_counts(entry.usage or answer.usage),
+            usage=(entry.usage or answer.usage).counts,
             cost_usd=entry.cost_usd,
             upstream_s=entry.upstream_s,
         )
@@ -395,13 +395,3 @@ def _asked(
     route = route_name(scope.tenant, scope.model)
     asker = asker_of(known[2])
     return Asked(known[0][:16].hex(), partition, route, text, scope.tenant, known[1], asker)
-
-
-def _counts(usage: Usage) -> tuple[int, int, int, int, int]:
-    return (
-        usage.input_tokens,
-        usage.cached_tokens,
-        usage.cache_write_tokens,
-        usage.output_tokens,
-        usage.reasoning_tokens,
-    )

@@ -11,20 +11,17 @@ trace of a call but its cost.
 from __future__ import annotations
 
 import copy
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from app.domain.chat import ChatRequest
 from app.domain.events import Emit
-from app.pipeline.gateway import Gateway, Turn
+from app.pipeline.gateway import Ask, Gateway, Turn
 from app.pipeline.hedged import Race, prompt_usd, until_decided
 from app.pipeline.remember import keep
 
 if TYPE_CHECKING:
     from app.pipeline.meaning import Looked, Meaning
 
-Ask = Callable[[ChatRequest, Gateway, Turn, Emit], Awaitable[None]]
-"""Ask a model and tell its answer."""
 _LOOK, _MODEL = "look", "model"
 
 

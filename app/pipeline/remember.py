@@ -92,13 +92,15 @@ async def tell(
     await emit(Frames(rendered) if request.stream else Whole(rendered))
 
 
+def same_form(told: CachedAnswer | Flight, request: ChatRequest) -> bool:
+    """Whether the frames or the body of ``told`` are what the client of ``request`` reads, as they stand."""
+    if told.dialect is not request.dialect or told.streamed is not request.stream:
+        return False
+    return not request.stream or told.usage_shown is request.include_usage
+
+
 def _render(entry: CachedAnswer, request: ChatRequest, gateway: Gateway) -> bytes:
-    same_form = entry.dialect is request.dialect and entry.streamed is request.stream
-    if (
-        same_form
-        and entry.pieces
-        and (not request.stream or entry.usage_shown is request.include_usage)
-    ):
+    if entry.pieces and same_form(entry, request):
         return b"".join(entry.pieces)
     if entry.answer is None:
         entry.answer = read_whole(
@@ -139,12 +141,8 @@ async def follow(
     """Join a running identical request: what it already said, then the live rest, in this client's form."""
     turn.cache, turn.cache_reason = CacheOutcome.COALESCED, "in_flight"
     turn.reason = "joined an identical request in flight"
-    same_form = (
-        flight.dialect is request.dialect
-        and flight.streamed is request.stream
-        and (not request.stream or flight.usage_shown is request.include_usage)
-    )
-    translated = emit if same_form else translating(gateway.codecs[flight.dialect], emit)
+    as_it_is = same_form(flight, request)
+    translated = emit if as_it_is else translating(gateway.codecs[flight.dialect], emit)
 
     async def hand_on(event: Event) -> None:
         _say_as_leader(flight, turn)
@@ -154,7 +152,7 @@ async def follow(
         with turn.timeline.stage("upstream", "joined"):
             await flight.follow(hand_on)
     except UpstreamError as error:
-        if error.said and not same_form:  # the frame that said so was of another form
+        if error.said and not as_it_is:  # the frame that said so was of another form
             raise UpstreamClosed(error.message, code=error.code) from error
         raise
     _say_as_leader(flight, turn)

@@ -8,7 +8,6 @@ worker's call can be followed, or whether the call is this worker's to make.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -19,16 +18,14 @@ from app.domain.chat import ChatRequest, Dialect
 from app.domain.decisions import CacheOutcome
 from app.domain.events import Emit, Event
 from app.errors import UpstreamClosed, UpstreamError
-from app.pipeline.gateway import Gateway, Turn
-from app.pipeline.remember import joinable, keep, may_serve, tell, translating
+from app.pipeline.gateway import Ask, Gateway, Turn
+from app.pipeline.remember import joinable, keep, may_serve, same_form, tell, translating
 from app.pipeline.take_over import GoingOn, going_on
 
 if TYPE_CHECKING:
     from app.pipeline.shared_stream import Said
     from app.stores.shared_flights import Running
 
-Ask = Callable[[ChatRequest, Gateway, Turn, Emit], Awaitable[None]]
-"""Ask a model and tell its answer."""
 _TRIES = 4
 """How often a call whose leader was lost is begun again."""
 
@@ -127,12 +124,8 @@ async def _followed(
     like = Flight(Dialect(form.dialect), form.streamed, form.usage_shown, lambda: None)
     if not joinable(like, request):
         return False
-    same_form = (
-        like.dialect is request.dialect
-        and like.streamed is request.stream
-        and (not request.stream or like.usage_shown is request.include_usage)
-    )
-    translated = told if same_form else translating(gateway.codecs[like.dialect], told)
+    as_it_is = same_form(like, request)
+    translated = told if as_it_is else translating(gateway.codecs[like.dialect], told)
     turn.cache, turn.cache_reason = CacheOutcome.COALESCED, "in_flight"
     turn.reason = "joined an identical request in flight on another worker"
     waiting = list[Event]()
@@ -152,7 +145,7 @@ async def _followed(
     except LeaderLost:
         return None
     except UpstreamError as error:
-        if error.said and not same_form:
+        if error.said and not as_it_is:
             raise UpstreamClosed(error.message, code=error.code) from error
         raise
     _say_as(said, gateway, turn)

@@ -61,13 +61,7 @@ class Record(msgspec.Struct, array_like=True):
         self.tier = leader.answered_tier
         usage = leader.usage
         if self.done and usage is not None:
-            self.usage = (
-                usage.input_tokens,
-                usage.cached_tokens,
-                usage.cache_write_tokens,
-                usage.output_tokens,
-                usage.reasoning_tokens,
-            )
+            self.usage = usage.counts
             self.cost_usd = leader.cost_usd
         if self.done:
             self.finish = leader.finish

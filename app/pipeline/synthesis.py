@@ -27,7 +27,6 @@ from app.errors import GatewayError
 if TYPE_CHECKING:
     from app.pipeline.agent import AgentRun
 
-AUTO = "auto"
 _PART_CHARS = 600
 _SHARE_OF_TIME = 0.8
 """A part may be shortened for so much of the time that the tools have left."""

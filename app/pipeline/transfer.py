@@ -20,13 +20,13 @@ from app.cache.semantic import Asked, Fresh
 from app.cache.sharing import EVERYBODY
 from app.domain.chat import ChatRequest, Dialect
 from app.domain.events import Answer, FinishReason, TextBlock
+from app.domain.models import AUTO
 from app.errors import BadRequest
 
 if TYPE_CHECKING:
     from app.domain.vectors import KeptQuestion
     from app.pipeline.gateway import Gateway
 
-AUTO = "auto"
 IMPORTED = "imported"
 """Stands where a request's id does."""
 

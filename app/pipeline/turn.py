@@ -18,7 +18,7 @@ from app.domain.agents import PREFIX as AGENT
 from app.domain.chat import ChatRequest
 from app.domain.decisions import CacheMode, CacheOutcome, PromptView, Tier
 from app.domain.events import Emit
-from app.domain.models import Model
+from app.domain.models import AUTO, Model
 from app.domain.replay import answer_of_text, replay
 from app.errors import BadRequest, CacheOnlyMiss, NotFound
 from app.lanes.rules import LaneAnswer
@@ -26,8 +26,8 @@ from app.pipeline.agent_answer import answer_as_agent
 from app.pipeline.choose import choose
 from app.pipeline.converse import converse
 from app.pipeline.escalation import converse_or_escalate
-from app.pipeline.gateway import Gateway, Turn
-from app.pipeline.raced import Ask, answer_by_the_first, run_race
+from app.pipeline.gateway import Ask, Gateway, Turn
+from app.pipeline.raced import answer_by_the_first, run_race
 from app.pipeline.remember import follow, joinable, keep, may_serve, tell
 from app.pipeline.shared_flight import answer_shared, look_shared
 from app.pipeline.skeletons import draft_for, fill_or_ask
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
         Meaning,
     )  # loads learners that are not needed without it
 
-AUTO = "auto"
-"""The model name that asks the router to choose."""
 # To name a member of an enumeration is a look-up of 900 instructions: these are named for every request.
 _DEFAULT, _BYPASS = CacheMode.DEFAULT, CacheMode.BYPASS
 _REFRESH, _ONLY = CacheMode.REFRESH, CacheMode.ONLY

@@ -20,11 +20,12 @@ from app.cache.key import exact_key
 from app.classify.classifier import Classifier
 from app.domain.chat import Dialect
 from app.domain.decisions import Classification, PromptView, Tier
+from app.domain.models import AUTO
 from app.lanes.rules import Lanes
 from app.providers.profiles import abilities
 from app.routing.configured import router_of
 from app.whatif.outcome import FIXED, Outcomes
-from app.whatif.traffic import AUTO, Arrival, TraceError
+from app.whatif.traffic import Arrival, TraceError
 from app.wire.told_plainly import is_all_that_is_asked
 
 if TYPE_CHECKING:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from app.domain.decisions import Tier
+from app.domain.models import AUTO
 from app.whatif.outcome import FIXED, Outcomes
-from app.whatif.traffic import AUTO, HITS
+from app.whatif.traffic import HITS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

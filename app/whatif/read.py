@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 from app.domain.chat import ChatRequest, Dialect
 from app.domain.decisions import Tier
+from app.domain.models import AUTO
 from app.domain.usage import Usage
-from app.whatif.traffic import AUTO, Arrival, Recorded, TraceError, Traffic
+from app.whatif.traffic import Arrival, Recorded, TraceError, Traffic
 from app.wire.codecs import CODECS
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from app.domain.models import AUTO
 from app.domain.usage import Usage
 from app.errors import GatewayError
 
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from app.domain.chat import ChatRequest
     from app.domain.decisions import PromptView
 
-AUTO: Final = "auto"
 HITS: Final = frozenset({"exact", "semantic", "coalesced", "lane"})
 
 
