@@ -1,7 +1,9 @@
-"""The seams: every Protocol of the house, with what an implementation promises.
+"""The seams between rooms, with what an implementation promises.
 
-Only what truly has two shipped implementations is here. ``answer``, the Event union, the cache key, the
-routing score, metrics and settings are never abstracted.
+Ports whose words are all of one idea stand beside that idea in ``domain``: ``vectors`` (Embedder,
+VectorStore), ``limits`` (Counters), ``seal``, ``answer_edit``, ``model_call`` (PromptShaper), ``chat``
+(AnswerTerms). ``answer``, the Event union, the cache key, the routing score, metrics and settings are never
+abstracted.
 """
 
 from __future__ import annotations

@@ -52,6 +52,7 @@ _SWITCH_S = 0.001
 """For so long a thread (a reload's, the ledger's) may keep the interpreter from the event loop, which else
 waits for 5 ms, turn by turn."""
 _LOOK_FOR_SIMULATOR_S = 0.01
+_LOOK_EVERY_S = 0.25
 _SUDDENLY = 50_000
 """So many new objects before ``app.collecting`` looks have the collector begin by itself."""
 _GATEWAY = ("app.reloading", "app.bootstrap", "app.api.administration", "app.api.agent")
@@ -340,7 +341,7 @@ def _simulator(settings: Settings) -> Iterator[bool]:
 
 
 @contextmanager
-def _standing_in(simulator: SimulatorSettings, look_every_s: float = 0.25) -> Iterator[None]:
+def _standing_in(simulator: SimulatorSettings) -> Iterator[None]:
     """Take the place of a simulator that another gateway started, once that has ended with it.
 
     Several may wait for the same place: one gets the port, the others' own end at once, and they go on
@@ -349,11 +350,11 @@ def _standing_in(simulator: SimulatorSettings, look_every_s: float = 0.25) -> It
     over = threading.Event()
 
     def look() -> None:
-        while not over.wait(look_every_s):
+        while not over.wait(_LOOK_EVERY_S):
             if _listens(simulator.host, simulator.port):
                 continue
             with suppress(GatewayError), _running(simulator) as process:
-                while process.poll() is None and not over.wait(look_every_s):
+                while process.poll() is None and not over.wait(_LOOK_EVERY_S):
                     pass
 
     thread = threading.Thread(target=look, name="simulator", daemon=True)

@@ -102,14 +102,14 @@ class Threshold:
     strangest: float = 1.0
 
 
-def wilson_upper(wrong: float, count: float, z: float = _Z) -> float:
+def wilson_upper(wrong: float, count: float) -> float:
     """Upper confidence bound of a share, from `wrong` of `count` (both may be fractional)."""
     if count <= 0:
         return 1.0
     share = wrong / count
-    square = z * z
+    square = _Z * _Z
     centre = share + square / (2 * count)
-    spread = z * math.sqrt(share * (1 - share) / count + square / (4 * count * count))
+    spread = _Z * math.sqrt(share * (1 - share) / count + square / (4 * count * count))
     return min(1.0, (centre + spread) / (1 + square / count))
 
 

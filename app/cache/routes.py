@@ -1,7 +1,7 @@
 """What each route has learned: in memory while it is used, on disk for the next start.
 
 A route is a tenant's traffic to one model name: narrow enough to be alike, wide enough to gather
-evidence. There are at most ``max_routes``; beyond, the one that was not used for longest is written
+evidence. There are at most 256 in memory; beyond, the one that was not used for longest is written
 down and left. Reading, writing and fitting happen off the event loop, on copies; while a route is
 being read it counts as one in shadow mode and learns nothing, so nothing old is overwritten.
 """
@@ -23,6 +23,7 @@ from app.domain.seal import Seal
 from app.errors import StoreError
 
 _SUFFIX = ".route"
+_MOST_ROUTES = 256
 
 
 @dataclass(slots=True)
@@ -46,7 +47,6 @@ class Routes:
         limits: Limits,
         audit_rate: float,
         build_id: Callable[[], str],
-        max_routes: int = 256,
         on_fault: Callable[[str], None],
         seal: Seal | None = None,
     ) -> None:
@@ -55,7 +55,6 @@ class Routes:
         self._folder = folder
         self.limits, self._audit_rate = limits, audit_rate
         self._build_id = build_id
-        self._max_routes = max_routes
         self._on_fault = on_fault
         self._routes: OrderedDict[str, Route] = OrderedDict()
         self._fit: Refitting | None = None
@@ -83,7 +82,7 @@ class Routes:
             return route
         state = await asyncio.to_thread(self._read, name, self._build_id())
         route = self._routes.setdefault(name, Route(name, state or self.new_state()))
-        while len(self._routes) > self._max_routes:
+        while len(self._routes) > _MOST_ROUTES:
             _, left = self._routes.popitem(last=False)
             await self._save(left)
         return route

@@ -174,9 +174,9 @@ class CacheabilityRules:
 
     __slots__ = ("_english", "_foreign", "_lasting")
 
-    def __init__(self, lasting: Lasting | None = None) -> None:
-        """Compile. `lasting`: judges short questions; the shipped one if none is given."""
-        self._lasting = lasting if lasting is not None else Lasting(TextHead.shipped("lasting"))
+    def __init__(self) -> None:
+        """Compile, and load the table."""
+        self._lasting = Lasting(TextHead.shipped("lasting"))
         self._english, self._foreign = _wordings()
 
     def judge(self, features: Features, *, offers_tools: bool) -> CacheJudgement:

@@ -22,16 +22,11 @@ class Classifier:
 
     __slots__ = ("_cacheability", "_last", "complexity", "tools")
 
-    def __init__(
-        self,
-        complexity: Complexity | None = None,
-        cacheability: CacheabilityRules | None = None,
-        tools: ToolNeed | None = None,
-    ) -> None:
-        """Load the shipped tables for whatever is not given: about 30 ms, 8 MB."""
+    def __init__(self, complexity: Complexity | None = None) -> None:
+        """Load the shipped tables, that of the complexity unless it is given: about 30 ms, 8 MB."""
         self.complexity = complexity if complexity is not None else Complexity()
-        self.tools = tools if tools is not None else ToolNeed()
-        self._cacheability = cacheability if cacheability is not None else CacheabilityRules()
+        self.tools = ToolNeed()
+        self._cacheability = CacheabilityRules()
         self._last: tuple[PromptView, Features] | None = None
 
     def classify(self, view: PromptView) -> Classification:

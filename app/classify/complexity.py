@@ -217,9 +217,9 @@ class Complexity:
 
     __slots__ = ("head", "topics")
 
-    def __init__(self, topics: Topics | None = None, head: GainHead | None = None) -> None:
-        """`topics`: the shipped table if none is given."""
-        self.topics = topics if topics is not None else Topics.shipped()
+    def __init__(self, head: GainHead | None = None) -> None:
+        """Load the shipped table of topics."""
+        self.topics = Topics.shipped()
         self.head = head
 
     def point(self, features: Features) -> Point:

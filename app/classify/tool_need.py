@@ -53,9 +53,9 @@ class ToolNeed:
 
     __slots__ = ("_agents", "_head")
 
-    def __init__(self, head: TextHead | None = None) -> None:
-        """Start with no statistics. `head`: P(any tool); the shipped table if none is given."""
-        self._head = head if head is not None else TextHead.shipped("tool_need")
+    def __init__(self) -> None:
+        """Start with no statistics."""
+        self._head = TextHead.shipped("tool_need")
         self._agents: OrderedDict[tuple[str, ...], _AgentCalls] = OrderedDict()
 
     def any_tool(self, features: Features) -> float:

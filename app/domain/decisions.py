@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 
 class Tier(StrEnum):
@@ -18,6 +18,12 @@ class Tier(StrEnum):
 
     # As the text that it is: the enumeration's own is a call of Python at each look into a dict.
     __hash__ = str.__hash__
+
+
+Lack = Literal[
+    "refused", "empty", "cut_off", "language", "repetition", "no_tool_call", "invalid", "unsure"
+]
+"""What a fast answer may lack for which the powerful tier is asked; an operator's own checks come beside."""
 
 
 class Cacheability(StrEnum):

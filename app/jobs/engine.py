@@ -44,6 +44,7 @@ Charge = Callable[[Turn], None]
 _log = logging.getLogger("slipstream.jobs")
 _LOOK_S = 1.0
 _MOST_CRASHES = 50
+_MOST_CHARGES = 10_000
 _LONGEST_BACKOFF_S = 3600.0
 _SWEEP_EVERY_S = 600.0
 _DAY_S = 86_400.0
@@ -134,6 +135,8 @@ class Jobs:
         if new:
             if charge is not None:
                 self._charges[job.id] = charge
+                if len(self._charges) > _MOST_CHARGES:  # of jobs that run elsewhere
+                    del self._charges[next(iter(self._charges))]
             self._news.set()
         return found, new
 

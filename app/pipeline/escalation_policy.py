@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import get_args
+
+from app.domain.decisions import Lack
 
 Check = Callable[[str, str], Awaitable[str]]
 """Question and answer to what is wrong ("" = nothing)."""
@@ -18,17 +21,11 @@ class OwnCheck:
     timeout_s: float
 
 
-LACKS = (
-    "refused", "empty", "cut_off", "language", "repetition", "no_tool_call", "invalid", "unsure",
-)  # fmt: skip
-"""What can be looked for; an operator's own checks come beside."""
-
-
 @dataclass(frozen=True, slots=True)
 class Escalation:
     """What is looked for in fast answers, and how."""
 
-    lacks: frozenset[str] = field(default_factory=lambda: frozenset(LACKS))
+    lacks: frozenset[str] = frozenset(get_args(Lack))
     hold_s: float = 0.15
     """How long a stream's first tokens may be held back; 0 = streams are not looked at."""
     grey_hedge: bool = False

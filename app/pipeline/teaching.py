@@ -38,10 +38,9 @@ _log = logging.getLogger("slipstream.router")
 class RouteTeacher:
     """Turns verdicts into labels and labels into a better head."""
 
-    def __init__(self, classifier: Classifier, remembered: int = REMEMBERED) -> None:
+    def __init__(self, classifier: Classifier) -> None:
         """Teach ``classifier``'s complexity score."""
         self._classifier = classifier
-        self._remembered = remembered
         self._seen: OrderedDict[tuple[str, str], tuple[Point, Tier]] = OrderedDict()
         self._working: asyncio.Task[None] | None = None
         self._due = False
@@ -54,7 +53,7 @@ class RouteTeacher:
     def routed(self, tenant: str, request_id: str, view: PromptView, tier: Tier) -> None:
         """Remember a request that the score decided, for a verdict that may come."""
         self._seen[tenant, request_id] = (self.point(view), tier)
-        if len(self._seen) > self._remembered:
+        if len(self._seen) > REMEMBERED:
             self._seen.popitem(last=False)
 
     def point(self, view: PromptView) -> Point:

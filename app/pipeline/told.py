@@ -24,15 +24,14 @@ class Reasoned:
 class Told:
     """The newest decisions by tenant and request; one event loop owns it."""
 
-    def __init__(self, *, most: int = _MOST) -> None:
-        """Remember at most ``most``."""
-        self._most = most
+    def __init__(self) -> None:
+        """Remember none yet."""
         self._told: OrderedDict[tuple[str, str], Reasoned] = OrderedDict()
 
     def add(self, tenant: str, request_id: str, reasoned: Reasoned) -> None:
         """Remember one."""
         self._told[tenant, request_id] = reasoned
-        if len(self._told) > self._most:
+        if len(self._told) > _MOST:
             self._told.popitem(last=False)
 
     def get(self, tenant: str, request_id: str) -> Reasoned | None:

@@ -1,5 +1,5 @@
-"""Keys and counters in this process: the stores of a gateway without Redis, and what its limits fall
-back to where Redis is away.
+"""Values and counters in this process: what limits are counted by without Redis, or while it is away, and
+the small store of values that shows what a ``KeyValue`` promises beside Redis' own.
 
 Bounded: the values that were used least recently leave first. One event loop owns each.
 """

@@ -23,6 +23,8 @@ from app.stores.vectors import COLLECTIONS, collection_name, payload_of, questio
 
 T = TypeVar("T")
 _TIMEOUT_S = 2
+_DIMENSION = 384
+"""Of the encoder's vectors."""
 _FORBIDDEN = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 
 
@@ -35,8 +37,6 @@ class QdrantStore:
         *,
         api_key: str | None = None,
         build_id: Callable[[], str],
-        dimension: int = 384,
-        prefer_grpc: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Nothing is asked yet. ``build_id`` names the encoder, "" while unknown."""
@@ -44,10 +44,9 @@ class QdrantStore:
             url=url,
             api_key=api_key,
             timeout=_TIMEOUT_S,
-            prefer_grpc=prefer_grpc,
             check_compatibility=False,
         )
-        self._build_id, self._dimension, self._clock = build_id, dimension, clock
+        self._build_id, self._clock = build_id, clock
         self._ready: dict[str, str] = {}
 
     async def nearest(self, vector: bytes, partition: str, k: int) -> tuple[Neighbour, ...]:
@@ -177,15 +176,15 @@ class QdrantStore:
             return name
         info = await self.do(self.client.get_collection(name))
         vectors = info.config.params.vectors
-        if isinstance(vectors, models.VectorParams) and vectors.size == self._dimension:
+        if isinstance(vectors, models.VectorParams) and vectors.size == _DIMENSION:
             return name
-        beside = f"{name}-d{self._dimension}"  # whoever made the other one is left to it
+        beside = f"{name}-d{_DIMENSION}"  # whoever made the other one is left to it
         if not await self.do(self.client.collection_exists(beside)):
             await self._make(beside)
         return beside
 
     async def _make(self, name: str) -> None:
-        size = models.VectorParams(size=self._dimension, distance=models.Distance.COSINE)
+        size = models.VectorParams(size=_DIMENSION, distance=models.Distance.COSINE)
         await self.do(self.client.create_collection(name, vectors_config=size))
         tenant = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True)
         await self.do(self.client.create_payload_index(name, "partition", tenant))

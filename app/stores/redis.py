@@ -40,6 +40,7 @@ GONE: Final = (RedisError, OSError, TimeoutError, RuntimeError)
 """How a Redis is lost; RuntimeError is uvloop's word for a connection that was reset a moment ago."""
 _LATE_IN_A_ROW: Final = 3
 _PAUSES_S: Final = (0.05, 0.1, 0.25, 0.5, 1.0)
+_MOST_CONNECTIONS: Final = 16
 _CONNECT_S: Final = 1.0
 """How long the prober, not a request, waits for a connection."""
 _TAKES_NO_WRITES: Final = ("OOM", "READONLY", "MISCONF", "NOREPLICAS")
@@ -69,7 +70,6 @@ class Redis:
         budget_s: float,
         on_state: Callable[[str | None], None],
         prefix: str = "slipstream",
-        max_connections: int = 16,
     ) -> None:
         """Nothing is opened yet. ``on_state``: told why Redis is not used, or None when it is.
 
@@ -80,7 +80,7 @@ class Redis:
         self._on_state = on_state
         self._pool = redis_client.BlockingConnectionPool.from_url(
             url,
-            max_connections=max_connections,
+            max_connections=_MOST_CONNECTIONS,
             timeout=budget_s,
             protocol=2,
             retry=Retry(NoBackoff(), 0),

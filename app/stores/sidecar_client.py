@@ -51,6 +51,7 @@ from app.stores.vectors import (
     framed,
 )
 
+_MOST_WAITING = 64
 _PATIENCE_S = 2.0
 _LONG_PATIENCE_S = 10.0
 _LOOK_AGAIN_S = 0.025
@@ -116,7 +117,6 @@ class VectorProcess:
         model: Path,
         *,
         on_state: Callable[[str | None], None],
-        max_waiting: int = 64,
         max_entries: int = 1_000_000,
         begun: Begun | None = None,
     ) -> None:
@@ -125,7 +125,7 @@ class VectorProcess:
         """
         self._folder, self._model = folder, model
         self._on_state = on_state
-        self._max_waiting, self._max_entries = max_waiting, max_entries
+        self._max_entries = max_entries
         self._connection: _Connection | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._said: IO[bytes] | None = None
@@ -231,7 +231,7 @@ class VectorProcess:
         connection = self._connection
         if connection is None:
             raise StoreError("the vector process is away", code="store_away")
-        if len(connection.waiting) >= self._max_waiting:
+        if len(connection.waiting) >= _MOST_WAITING:
             raise StoreError("the vector process has too much to do", code="store_busy")
         return connection.ask(command)
 

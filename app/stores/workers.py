@@ -99,7 +99,6 @@ class Workers:
         on_forget: Callable[[Forget, int], int],
         on_lost: Callable[[int], None],
         on_note: Callable[[bytes, bytes], None],
-        lease_s: float = LEASE_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Nothing runs until ``start``.
@@ -110,7 +109,7 @@ class Workers:
         """
         self._redis = redis
         self._on_forget, self._on_lost, self._on_note = on_forget, on_lost, on_note
-        self._lease_s, self._clock = lease_s, clock
+        self._clock = clock
         self.id = secrets.token_hex(8).encode()
         self.incarnation = b""
         self.epoch = 0
@@ -160,8 +159,8 @@ class Workers:
     async def renew(self) -> None:
         """Hear what was forgotten meanwhile, then trust this worker's memory a lease longer."""
         began_s = self._clock()
-        await self._sync(self._lease_s)
-        self._trusted_until_s = began_s + self._lease_s * _MARGIN
+        await self._sync(LEASE_S)
+        self._trusted_until_s = began_s + LEASE_S * _MARGIN
 
     async def catch_up(self, incarnation: bytes, epoch: int) -> None:
         """Apply what is known to have been forgotten up to ``epoch``; raises ``StoreError``."""
@@ -219,7 +218,7 @@ class Workers:
 
     async def _keep_lease(self) -> None:
         while True:
-            await asyncio.sleep(self._lease_s / 4)
+            await asyncio.sleep(LEASE_S / 4)
             with suppress(StoreError):
                 await self.renew()
                 await self._pay()
@@ -251,7 +250,7 @@ class Workers:
         mine = self._acks.setdefault((incarnation, epoch), {})
         missing = there - {self.id}
         try:
-            async with asyncio.timeout(self._lease_s):
+            async with asyncio.timeout(LEASE_S):
                 while not missing <= mine.keys():
                     self._acked.clear()
                     await self._acked.wait()
@@ -303,7 +302,7 @@ class Workers:
                 finally:
                     with suppress(*GONE):
                         await self._redis.unlisten(listening)
-            await asyncio.sleep(self._lease_s / 20)
+            await asyncio.sleep(LEASE_S / 20)
 
     async def _hear(self, listening: PubSub) -> None:
         async for message in listening.listen():

@@ -219,10 +219,9 @@ class Gauge(Family[Cell]):
         documentation: str,
         labels: Sequence[str] = (),
         *,
-        max_series: int = MAX_SERIES,
         read: Callable[[], float] | None = None,
     ) -> None:
-        super().__init__(name, documentation, labels, max_series=max_series)
+        super().__init__(name, documentation, labels)
         self._read = read
 
     def _make(self, values: tuple[str, ...]) -> Cell:
@@ -263,9 +262,8 @@ class Histogram(Family[HistogramCell]):
         labels: Sequence[str] = (),
         *,
         bounds: Iterable[float],
-        max_series: int = MAX_SERIES,
     ) -> None:
-        super().__init__(name, documentation, labels, max_series=max_series)
+        super().__init__(name, documentation, labels)
         self.bounds = tuple(float(bound) for bound in bounds)
         if list(self.bounds) != sorted(set(self.bounds)):
             raise ValueError(f"{name}: bucket bounds must ascend, got {self.bounds}")

@@ -48,11 +48,10 @@ class SpanSender:
         version: str,
         *,
         on_lost: Callable[[int], None],
-        exporter: SpanExporter | None = None,
     ) -> None:
         """``endpoint`` is the collector's base URL; ``on_lost`` is told how many turns' spans were lost."""
         url = endpoint.rstrip("/")
-        self._exporter = exporter or OTLPSpanExporter(
+        self._exporter: SpanExporter = OTLPSpanExporter(
             endpoint=url if url.endswith(_PATH) else url + _PATH, timeout=_EXPORT_TIMEOUT_S
         )
         self._resource = Resource.create({SERVICE_NAME: "slipstream", SERVICE_VERSION: version})

@@ -7,7 +7,9 @@ other languages and the browser talk to. Both listen on loopback, on a free port
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
+import functools
 import json
 import os
 import re
@@ -76,8 +78,16 @@ def _model(
 
 def settings_of(values: dict[str, object]) -> Settings:
     """The settings that a file with ``values`` gives, with an empty environment."""
-    with_state = {"state": {"data_dir": tempfile.mkdtemp(prefix="slipstream-test-")}, **values}
+    with_state = {"state": {"data_dir": tempfile.mkdtemp(dir=_folder())}, **values}
     return loads(yaml.safe_dump(with_state), "test.yaml", {})
+
+
+@functools.cache
+def _folder() -> str:
+    """Where every gateway of these tests has its data; gone when they are over."""
+    folder = tempfile.TemporaryDirectory(prefix="slipstream-test-")
+    atexit.register(folder.cleanup)
+    return folder.name
 
 
 class _QuietServer(Server):

@@ -1,4 +1,4 @@
-"""Who waits for a job's news leaves nothing behind, wherever the job runs."""
+"""Who waits for a job, or asked for one, leaves nothing behind, wherever the job runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import gc
 
 import pytest
 
+from app.jobs import engine
 from app.jobs.engine import Jobs
+from app.stores.job_store import Job
 
 pytestmark = pytest.mark.anyio
 
@@ -42,3 +44,18 @@ async def test_all_who_wait_for_a_job_hear_its_news():
         for _ in range(3):
             await asyncio.sleep(0)
         assert all(each.done() for each in waiting)
+
+
+async def test_what_is_to_be_charged_for_jobs_that_run_elsewhere_is_forgotten(monkeypatch):
+    class Store:
+        def add(self, job: object, *_: object) -> tuple[object, bool]:
+            return job, True
+
+    monkeypatch.setattr(engine, "_MOST_CHARGES", 3)
+    told = jobs()
+    told._store = Store()
+    for number in range(5):
+        job = Job.queued(id=f"job-{number}", tenant="t", body=b"", agent="a", due=0, created=0)
+        await told.submit(job, None, lambda _: None)
+    assert list(told._charges) == ["job-2", "job-3", "job-4"]
+    told._thread.shutdown()

@@ -138,7 +138,7 @@ async def test_one_bad_tool_is_one_error_and_the_run_goes_on(route, says_so) -> 
 
 
 @pytest.mark.parametrize(
-    ("dying", "says_so"), [("small__die", "broke off"), ("small__hang", "did not answer")]
+    ("dying", "says_so"), [("small__die", "broke off"), ("hang", "did not answer")]
 )
 async def test_an_mcp_server_that_dies_or_hangs_in_mid_call_leaves_the_run_whole(
     dying, says_so
@@ -156,10 +156,11 @@ async def test_an_mcp_server_that_dies_or_hangs_in_mid_call_leaves_the_run_whole
         await speaking.finish("tool_calls")
 
     async with tool_server({"/good/": echo()}) as tools, scripted_model(calls) as model:
-        values = agent(model.url, [tool("good", tools.url)])
-        values["agents"][0]["tools"] = ["good", "small__*"]
+        hang = {"name": "hang", "mcp": {"server": "small", "tool": "hang"}, "timeout_s": 0.5}
+        values = agent(model.url, [tool("good", tools.url), hang])
+        values["agents"][0]["tools"] = ["good", "hang", "small__*"]
         values["mcp_servers"] = {
-            "small": {"command": [sys.executable, MCP, "stdio"], "timeout_s": 6}
+            "small": {"command": [sys.executable, MCP, "stdio"], "timeout_s": 60}
         }
         async with running_gateway(values) as gateway:
             events = read((await post(gateway.url, body())).text)

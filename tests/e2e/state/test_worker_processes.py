@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import subprocess
 from collections import Counter
 from dataclasses import dataclass
 from uuid import uuid4
@@ -28,44 +29,54 @@ WORKERS = 4
 class Process:
     """One gateway process, and a client of it."""
 
-    pid: int
+    process: subprocess.Popen[str]
     http: httpx2.AsyncClient
+
+    @property
+    def pid(self) -> int:
+        """Its id."""
+        return self.process.pid
 
 
 @contextlib.asynccontextmanager
-async def processes(redis_url: str, upstream: str, count: int, **sections: object):
-    """So many gateways, started side by side."""
+async def processes(redis_url: str, upstream: str, **sections: object):
+    """Gives a way to so many living gateways: what is missing, or was killed, is started side by side."""
     state = {"redis_url": redis_url, "redis_budget_ms": 1_000}
     telemetry = {"log_format": "json", "log_level": "info"}  # its start is read from there
     values = configuration(upstream, **{"state": state, "telemetry": telemetry, **sections})
-    started = [gateway_process(values) for _ in range(count)]
     async with contextlib.AsyncExitStack() as stack:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(asyncio.to_thread(each.__enter__)) for each in started]
-        for each in started:
-            stack.push_async_callback(asyncio.to_thread, each.__exit__, None, None, None)
-        made = []
-        for task in tasks:
-            gateway = task.result()
-            limits = httpx2.Limits(max_connections=200, max_keepalive_connections=200)
-            client = httpx2.AsyncClient(
-                verify=NO_TLS, base_url=gateway.url, timeout=60, limits=limits
-            )
-            http = await stack.enter_async_context(client)
-            made.append(Process(gateway.process.pid, http))
-        yield made
+        living: list[Process] = []
+
+        async def so_many(count: int) -> list[Process]:
+            living[:] = [each for each in living if each.process.poll() is None]
+            missing = [gateway_process(values) for _ in range(count - len(living))]
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(asyncio.to_thread(each.__enter__)) for each in missing]
+            for each in missing:
+                stack.push_async_callback(asyncio.to_thread, each.__exit__, None, None, None)
+            for task in tasks:
+                gateway = task.result()
+                limits = httpx2.Limits(max_connections=200, max_keepalive_connections=200)
+                client = httpx2.AsyncClient(
+                    verify=NO_TLS, base_url=gateway.url, timeout=60, limits=limits
+                )
+                http = await stack.enter_async_context(client)
+                living.append(Process(gateway.process, http))
+            return [*living]
+
+        yield so_many
 
 
 @pytest.fixture(scope="module")
 async def held():
-    """A model under the tests' control, and four gateways over it; a test takes ``fresh``."""
+    """A model under the tests' control, and gateways over it; a test takes ``fresh``."""
     script = _Changing()
     with redis_server() as redis:
         async with (
             scripted_model(script) as served,
-            processes(redis.url, served.url, WORKERS, **over(served.url)) as made,
+            processes(redis.url, served.url, **over(served.url)) as so_many,
         ):
-            yield script, made, redis
+            yield script, so_many
 
 
 class _Changing:
@@ -79,10 +90,11 @@ class _Changing:
 
 
 @pytest.fixture
-def fresh(held):
-    script, made, _ = held
+async def fresh(held):
+    """The model, and four living workers, whatever an earlier test has killed."""
+    script, so_many = held
     script.now = Held()
-    return script.now, made
+    return script.now, await so_many(WORKERS)
 
 
 @pytest.fixture
@@ -127,8 +139,8 @@ async def test_an_invalidation_holds_for_a_worker_that_was_stopped_meanwhile(fre
 async def test_redis_killed_and_started_under_load_costs_no_request():
     async with RunningSimulator(SimulatorSettings(time_scale=0)) as upstream:
         with redis_server() as redis:
-            async with processes(redis.url, upstream, 2) as made:
-                asked = iter(range(600))
+            async with processes(redis.url, upstream) as so_many:
+                made, asked = await so_many(2), iter(range(600))
                 done: Counter[int] = Counter()
                 third, two_thirds = asyncio.Event(), asyncio.Event()
 
@@ -155,7 +167,6 @@ async def test_redis_killed_and_started_under_load_costs_no_request():
 
 
 async def test_a_leader_killed_before_its_first_word_is_replaced(fresh, text):
-    """Costs the last worker."""
     model, made = fresh
     model.before.clear()
     leader = Client(made[3], body(text))
@@ -171,12 +182,12 @@ async def test_a_leader_killed_before_its_first_word_is_replaced(fresh, text):
     model.go.set()
     async with asyncio.timeout(30):
         await asyncio.wait([leader.task, *(each.task for each in followers)])
+    assert was_cut_off(leader)
     assert [each.text for each in followers] == ["Held back"] * 9
     assert model.calls == 2
 
 
 async def test_a_leader_killed_in_the_middle_is_taken_over_from_where_the_stream_stood(fresh, text):
-    """Costs the last worker but one."""
     model, made = fresh
     leader = Client(made[2], body(text))
     await leader.first.wait()
@@ -189,6 +200,7 @@ async def test_a_leader_killed_in_the_middle_is_taken_over_from_where_the_stream
     model.go.set()
     async with asyncio.timeout(30):
         await asyncio.wait([leader.task, *(each.task for each in followers)])
+    assert was_cut_off(leader)
     assert [each.text for each in followers] == ["Held back"] * 4
     assert len({each.data for each in followers}) == 1
     assert followers[0].data.count(b"[DONE]") == 1
@@ -199,7 +211,6 @@ async def test_a_leader_killed_in_the_middle_is_taken_over_from_where_the_stream
 
 
 async def test_a_model_that_says_something_else_is_not_gone_on_with(fresh, text):
-    """Costs the second worker."""
     model, made = fresh
     leader = Client(made[1], body(text))
     await leader.first.wait()
@@ -210,9 +221,15 @@ async def test_a_model_that_says_something_else_is_not_gone_on_with(fresh, text)
     model.go.set()
     async with asyncio.timeout(30):
         await asyncio.wait([leader.task, follower.task])
+    assert was_cut_off(leader)
     last = sse_events(follower.data.decode())[-1]
     assert last["error"]["code"] == "leader_lost"
     assert "Other" not in follower.data.decode()
+
+
+def was_cut_off(client: Client) -> bool:
+    """Whether its worker died under it. Asked here, or its failure would be the next test's."""
+    return isinstance(client.task.exception(), httpx2.TransportError)
 
 
 async def in_flight(made: list[Process]) -> int:
