@@ -53,6 +53,13 @@ def from_bytes(data: bytes, *, topics: int) -> list[SavedLabel]:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             parts = {name: archive[name] for name in archive.files}
+    except DAMAGED as exc:
+        # Numpy's own words would advise to load it as a pickle.
+        why = f"they are no whole archive ({type(exc).__name__})"
+        raise ValueError(
+            f"router labels: these {len(data)} bytes cannot be restored: {why}"
+        ) from exc
+    try:
         return _labels(parts, topics)
     except DAMAGED as exc:
         raise ValueError(
