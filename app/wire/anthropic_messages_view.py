@@ -59,5 +59,5 @@ def _has_results(content: object) -> bool:
 def _tool_names(tools: object) -> tuple[str, ...]:
     if not isinstance(tools, list):
         return ()
-    names = (tool.get("name") for tool in tools if isinstance(tool, Mapping))
+    names = (tool.get("name", tool.get("type")) for tool in tools if isinstance(tool, Mapping))
     return tuple(name for name in names if isinstance(name, str))

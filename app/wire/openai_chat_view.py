@@ -39,7 +39,7 @@ def view(body: Json) -> PromptView:
         system="\n\n".join(systems),
         turns=max(turns, 1),
         total_chars=total,
-        tool_names=_tool_names(body.get("tools")),
+        tool_names=_tool_names(body.get("tools")) + _tool_names(body.get("functions")),
         has_images=images,
         wants_json=isinstance(form, Mapping) and form.get("type") in ("json_object", "json_schema"),
         max_tokens=limit if isinstance(limit, int) else None,
@@ -69,8 +69,10 @@ def _tool_names(tools: object) -> tuple[str, ...]:
         return ()
     names: list[str] = []
     for tool in tools:
-        function = tool.get("function") if isinstance(tool, Mapping) else None
-        name = function.get("name") if isinstance(function, Mapping) else None
+        if not isinstance(tool, Mapping):
+            continue
+        own = tool.get("function") or tool.get("custom")
+        name = own.get("name") if isinstance(own, Mapping) else tool.get("name", tool.get("type"))
         if isinstance(name, str):
             names.append(name)
     return tuple(names)

@@ -145,7 +145,7 @@ def view(body: Json) -> PromptView:
     form = config.get("format") if isinstance(config, Mapping) else None
     tools = body.get("tools")
     names = (
-        [tool.get("name") for tool in tools if isinstance(tool, Mapping)]
+        [tool.get("name", tool.get("type")) for tool in tools if isinstance(tool, Mapping)]
         if isinstance(tools, list)
         else []
     )

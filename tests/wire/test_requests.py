@@ -504,6 +504,26 @@ def test_the_view_shows_the_last_turn_and_the_tools(dialect):
     assert not view.after_tool_result
 
 
+@pytest.mark.parametrize(
+    ("dialect", "more", "names"),
+    [
+        (Dialect.CHAT, {"tools": [{"type": "custom", "custom": {"name": "sql"}}]}, ("sql",)),
+        (Dialect.CHAT, {"functions": [{"name": "old", "parameters": {}}]}, ("old",)),
+        (Dialect.CHAT, {"tools": [{"type": "web_search"}]}, ("web_search",)),
+        (Dialect.RESPONSES, {"tools": [{"type": "web_search"}]}, ("web_search",)),
+        (Dialect.RESPONSES, {"tools": [{"type": "custom", "name": "sql"}]}, ("sql",)),
+        (Dialect.MESSAGES, {"tools": [{"type": "mcp_toolset"}]}, ("mcp_toolset",)),
+    ],
+    ids=str,
+)
+def test_the_view_shows_tools_of_every_kind(dialect, more, names):
+    """Else the answer of a search would count as lasting, and a question beside a tool as plain."""
+    body = {"model": "auto", "input": "Who?", "messages": [{"role": "user", "content": "Who?"}]}
+    view = CODECS[dialect].view({**body, **more})
+    assert view.tool_names == names
+    assert not view.is_plain_question
+
+
 def test_the_view_tells_a_tool_loop_from_a_question():
     looped = {**CHAT, "messages": CHAT["messages"][:6]}
     assert chat.view(looped).after_tool_result
