@@ -82,6 +82,7 @@ class WireMessage(msgspec.Struct):
     content: list[Block] | None = None
     stop_reason: str | None = None
     stop_sequence: str | None = None
+    stop_details: object = None
     usage: WireUsage | None = None
     diagnostics: object = None
     error: object = None
@@ -124,6 +125,15 @@ def read_stop_reason(word: str | None) -> FinishReason:
     return _FINISH.get(word or "end_turn", FinishReason.STOP)
 
 
+def read_explanation(details: object) -> str:
+    """Why the vendor refused, in its own words; "" where it does not say.
+
+    Told where the model said nothing itself: words that were cut off by a refusal stay what they are.
+    """
+    told = details.get("explanation") if isinstance(details, dict) else None
+    return told if isinstance(told, str) else ""
+
+
 def write_stop_reason(reason: FinishReason) -> str:
     """Messages' word."""
     return _STOP_REASON[reason]
@@ -140,6 +150,9 @@ def read_answer(body: bytes) -> Answer:
     if message.content is None:
         raise UpstreamProtocol("The upstream's answer holds no content.")
     blocks = tuple(block for wire in message.content if (block := _read_block(wire)) is not None)
+    explanation = read_explanation(message.stop_details)
+    if explanation and not any(isinstance(block, TextBlock) for block in blocks):
+        blocks = (*blocks, RefusalBlock(explanation))
     return Answer(
         id=message.id or "",
         model=message.model or "",

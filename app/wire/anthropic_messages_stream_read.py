@@ -15,6 +15,7 @@ from app.domain.events import (
     Event,
     Finished,
     RedactedThinking,
+    RefusalDelta,
     TextDelta,
     ThinkingDelta,
     ThinkingSealed,
@@ -29,6 +30,7 @@ from app.wire.anthropic_messages_answer import (
     WireMessage,
     WireUsage,
     arguments_of,
+    read_explanation,
     read_stop_reason,
     read_usage,
 )
@@ -46,6 +48,7 @@ class _Delta(msgspec.Struct):
     signature: str | None = None
     stop_reason: str | None = None
     stop_sequence: str | None = None
+    stop_details: object = None
 
 
 class _Event(msgspec.Struct):
@@ -149,6 +152,8 @@ class MessagesReader(EventReader):
         self._blocks: dict[int, _OpenBlock] = {}
         self._calls = 0
         self._finished: Finished | None = None
+        self._explanation = ""
+        self._spoke = False
 
     def _event(self, data: bytes, events: list[Event]) -> None:
         event = _decode(data)
@@ -192,6 +197,7 @@ class MessagesReader(EventReader):
                 opened.initial = arguments_of(block)
                 events.append(ToolCallStarted(opened.call, opened.id, opened.name))
             case "text" if block.text:
+                self._spoke = True
                 events.append(TextDelta(block.text))
             case "thinking" if block.thinking:
                 events.append(ThinkingDelta(block.thinking))
@@ -204,6 +210,7 @@ class MessagesReader(EventReader):
         match delta.type:
             case "text_delta":
                 if delta.text:
+                    self._spoke = True
                     events.append(TextDelta(delta.text))
             case "input_json_delta":
                 block = self._blocks.get(index)
@@ -236,12 +243,15 @@ class MessagesReader(EventReader):
         if event.delta is not None and event.delta.stop_reason:
             reason = read_stop_reason(event.delta.stop_reason)
             self._finished = Finished(reason, None, event.delta.stop_sequence)
+            self._explanation = read_explanation(event.delta.stop_details)
 
     def _end_answer(self, events: list[Event]) -> None:
         if self.complete:
             return
         for index in sorted(self._blocks):
             self._stop(index, events)
+        if self._explanation and not self._spoke:
+            events.append(RefusalDelta(self._explanation))
         told = self._finished or Finished(read_stop_reason(None))
         self.complete = True
         self.finish = told.reason.value
