@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -57,7 +57,8 @@ def administer(app: FastAPI, settings: Settings, siblings: Path | None) -> None:
     )
     for part in parts:
         app.include_router(part.router)
-    app.router.routes.append(Route("/", _console_page, include_in_schema=False))
+    app.get("/", tags=["console"], response_class=HTMLResponse)(_console_page)
+    app.head("/", include_in_schema=False)(_console_page)
     if settings.server.docs_enabled:
         app.router.routes.append(Route("/docs", _docs_page, include_in_schema=False))
     app.mount("/console", ConsoleFiles(directory=_CONSOLE), name="console")
@@ -80,7 +81,8 @@ class ConsoleFiles(StaticFiles):
         return ("", None) if path.endswith(".py") else super().lookup_path(path)
 
 
-async def _console_page(_: object) -> Response:
+async def _console_page() -> Response:
+    """The console: ask, watch requests and agents, look into the cache."""
     page = (_CONSOLE / "index.html").read_bytes()
     return Response(page, media_type="text/html")
 

@@ -210,6 +210,8 @@ async def _refuse(error: GatewayError, request_id: str, outlet: Outlet) -> None:
         retry_after(error),
     )
     head += refusal_lines(error, Dialect.CHAT) + coding_line(error)
+    if isinstance(error, MethodNotAllowed):
+        head += b"allow: POST\r\n"
     await outlet.respond(error.status, head, bytes(body))
 
 

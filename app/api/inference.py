@@ -23,7 +23,7 @@ from app.api.coded_body import CODING, coding_line, coding_of, counted
 from app.api.known_head import Head
 from app.api.native import NativeOutlet
 from app.api.outlet import Outlet, outlet_of
-from app.api.reading import parse, plain_request, request_id_of
+from app.api.reading import parse, plain_request, request_id_of, vendor_id_line
 from app.api.response import Answering, Pulse, Recorder, TurnResponse, retry_after
 from app.api.straight import StraightWay
 from app.domain.chat import USUAL_VERSIONS, ChatRequest, Dialect
@@ -231,7 +231,7 @@ class Inference:
             head += refusal_lines(error, self._dialect)
         if isinstance(error, MethodNotAllowed):
             head += b"allow: POST\r\n"
-        head += coding_line(error)
+        head += coding_line(error) + vendor_id_line(self._dialect, request_id)
         if isinstance(error, TooLarge):
             outlet.keep_alive = False
         await outlet.respond(error.status, head, self._codec.write_error(error, request_id))

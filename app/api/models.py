@@ -70,4 +70,10 @@ def _openai(context: Context, name: str) -> dict[str, object]:
 
 def _anthropic(name: str) -> dict[str, object]:
     created = datetime.fromtimestamp(_CREATED_S, UTC).isoformat().replace("+00:00", "Z")
-    return {"type": "model", "id": name, "display_name": name, "created_at": created}
+    return {
+        "type": "model",
+        "id": name,
+        "display_name": name,
+        "created_at": created,
+        "lifecycle": "active",
+    }

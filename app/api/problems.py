@@ -74,8 +74,9 @@ def _in_dialect(
     """``error`` as the vendor's own API would say it."""
     anthropic = asks_anthropic(request)
     codec = context_of(request).edge.gateway.codecs[Dialect.MESSAGES if anthropic else Dialect.CHAT]
-    body = codec.write_error(error, request.scope.get(REQUEST_ID, ""))
-    when = _when(error) | (headers or {})
+    request_id = request.scope.get(REQUEST_ID, "")
+    body = codec.write_error(error, request_id)
+    when = _when(error) | (headers or {}) | ({"request-id": request_id} if anthropic else {})
     return Response(body, error.status, when, media_type="application/json")
 
 

@@ -28,6 +28,11 @@ def request_id_of(presented: bytes | None) -> str:
     return _OURS_BEGIN + str(next(_number))
 
 
+def vendor_id_line(dialect: Dialect, request_id: str) -> bytes:
+    """The line from which the ``anthropic`` package reads an error's request id; it asks for no ``x-``."""
+    return b"request-id: %s\r\n" % request_id.encode() if dialect is Dialect.MESSAGES else b""
+
+
 def parse(raw: bytes) -> dict[str, object]:
     """The body as a JSON object; raises ``BadRequest``."""
     try:

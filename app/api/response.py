@@ -18,6 +18,7 @@ from typing import Protocol
 
 from app.api.joined import Joined, held
 from app.api.outlet import AsgiOutlet, Outlet
+from app.api.reading import vendor_id_line
 from app.domain.chat import ChatRequest
 from app.domain.decisions import CacheOutcome
 from app.domain.events import AnswerBuilder, Emit, Event, Frames, Pipe, Progress, Whole
@@ -288,10 +289,10 @@ class TurnResponse:
             content_type = b"content-type: %s\r\n" % error.content_type
             body = error.body
         else:
-            content_type, body = JSON_TYPE, self._codec.write_error(error, self._turn.request_id)
-        await self._outlet.respond(
-            error.status, self._head(content_type) + retry_after(error), body
-        )
+            body = self._codec.write_error(error, self._turn.request_id)
+            content_type = JSON_TYPE + vendor_id_line(self._request.dialect, self._turn.request_id)
+        head = self._head(content_type) + retry_after(error)
+        await self._outlet.respond(error.status, head, body)
 
     def _head(self, content_type: bytes) -> bytes:
         """The response's header lines; every value is ours or was checked when it came in."""
