@@ -64,7 +64,8 @@ class Afterwards:
                 waiting -= 1
                 if self._clock() >= until_ns:
                     break
-            await asyncio.sleep(0)
+            if waiting > 0 and self.waiting:
+                await asyncio.sleep(0)
 
     def _next(self) -> None:
         work = self.waiting.popleft()

@@ -181,7 +181,7 @@ class Inference:
         timeline = Timeline()
         request_id = request_id_of(headers.get(b"x-request-id"))
         edge = self._edge
-        edge.afterwards.drain()  # what was just answered may be asked again
+        await edge.afterwards.drained()  # what was just answered may be asked again
         in_flight = edge.in_flight
         try:
             if in_flight.now >= in_flight.most:

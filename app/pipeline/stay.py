@@ -38,7 +38,7 @@ class Warm:
 def warm_of(view: PromptView, request: ChatRequest, gateway: Gateway, turn: Turn) -> Warm | None:
     """Where this conversation is warm; None for a first turn, a short prompt, or where nothing is known."""
     prompts = gateway.prompts
-    if prompts is None or view.turns <= 1 or len(request.raw) < prompts.least_bytes:
+    if prompts is None or not _may_be_warm(view, request, prompts.least_bytes):
         return None
     found = prompts.warm_on(turn.tenant, opening_of(request, prompts.is_moved))
     model = None if found is None else gateway.models.get(found.model)
@@ -48,6 +48,18 @@ def warm_of(view: PromptView, request: ChatRequest, gateway: Gateway, turn: Turn
     if saving.seconds <= 0 and saving.usd <= 0:
         return None
     return Warm(model, saving.seconds, saving.usd, _margin(model, found, saving.usd))
+
+
+def lags(view: PromptView, request: ChatRequest, gateway: Gateway) -> bool:
+    """Whether somebody has to learn from calls that are over before it is known where this one is warm."""
+    prompts = gateway.prompts
+    if prompts is None or not prompts.lags():
+        return False
+    return _may_be_warm(view, request, prompts.least_bytes)
+
+
+def _may_be_warm(view: PromptView, request: ChatRequest, least_bytes: int) -> bool:
+    return view.turns > 1 and len(request.raw) >= least_bytes
 
 
 def _margin(model: Model, found: Conversation, usd: float) -> float:

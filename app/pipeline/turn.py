@@ -31,7 +31,7 @@ from app.pipeline.raced import answer_by_the_first, run_race
 from app.pipeline.remember import follow, joinable, keep, may_serve, tell
 from app.pipeline.shared_flight import answer_shared, look_shared
 from app.pipeline.skeletons import draft_for, fill_or_ask
-from app.pipeline.stay import keep_warm, stays, warm_of
+from app.pipeline.stay import keep_warm, lags, stays, warm_of
 from app.wire.told_plainly import is_all_that_is_asked
 
 if TYPE_CHECKING:
@@ -192,6 +192,23 @@ def _routed(
     view: PromptView, request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit
 ) -> Awaitable[None]:
     """Ask those models that the router chooses."""
+    if lags(view, request, gateway):
+        return _routed_when_known(view, request, gateway, turn, emit)
+    return _routed_now(view, request, gateway, turn, emit)
+
+
+async def _routed_when_known(
+    view: PromptView, request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit
+) -> None:
+    """Likewise, after what ended before this request is learned from: the loop goes on meanwhile."""
+    assert gateway.prompts is not None  # noqa: S101 - see lags
+    await gateway.prompts.drained()
+    await _routed_now(view, request, gateway, turn, emit)
+
+
+def _routed_now(
+    view: PromptView, request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit
+) -> Awaitable[None]:
     candidates = _route(view, request, gateway, turn)
     going = converse_or_escalate(request, gateway, turn, candidates, emit)
     return _measured(going, candidates[0].tier, gateway, turn) if gateway.router.aims else going

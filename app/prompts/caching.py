@@ -435,15 +435,17 @@ class PromptCaching:
             self.on_cause(model, rule)
 
     # ------------------------------------------------------------ affinity
+    def lags(self) -> bool:
+        """Whether ``warm_on`` does not know of all calls yet, before ``drained``."""
+        return self._stays and len(self._settling) > 0
+
     def warm_on(self, tenant: str, opening: str) -> Conversation | None:
-        """Where this conversation is warm; None where it is not."""
+        """Where this conversation is warm, as far as was learned (see ``lags``); None where it is not."""
         if not self._stays:
             return None
-        self.drain()
+        self._settling.drain_read()
         found = self.conversations.get(key_of(tenant, opening))
-        if found is None or found.warm_tokens <= 0:
-            return None
-        return found
+        return None if found is None or found.warm_tokens <= 0 else found
 
     def saving(self, model: Model, conversation: Conversation) -> Saving:
         """What asking ``model`` saves, as far as it holds the conversation's prefix: by measured seconds

@@ -190,6 +190,7 @@ async def test_a_routed_conversation_stays_where_it_is_warm(affinity):
                 if asyncio.iscoroutine(message):
                     message = await message
                 history.append({"role": "assistant", "content": message.content[0].text})
+                await gateway.prompts.drained()
                 key = gateway.prompts.warm_on("default", history[0]["content"])
                 told.append("" if key is None else key.model)
             stayed += len(set(told)) == 1 and told[0] != ""
@@ -410,3 +411,50 @@ async def test_under_a_layout_a_conversation_stays_one_and_is_read_whatever_its_
         told = running.context.edge.gateway.prompts.savings()
         assert [talk["requests"] for talk in told["conversations"].values()] == [4]
         assert told["models"]["large2"]["causes"] == {}
+
+
+async def test_a_routed_conversation_lets_the_loop_go_on_while_long_prompts_are_learned_from():
+    """Several long answers ended together: who comes next hears of all, and stands before nobody."""
+    async with serving(prompts={"affinity": True}) as (_, running, claude, _gpt):
+        prompts = running.context.edge.gateway.prompts
+        turns, learned_at, over = 0, [], False
+        learn = prompts._settling._learn
+
+        def learning(call, rendered) -> None:
+            learned_at.append(turns)
+            learn(call, rendered)
+
+        async def beside() -> None:
+            nonlocal turns
+            while not over:
+                turns += 1
+                await asyncio.sleep(0)
+
+        async def ask(number: int, model: str) -> None:
+            history = [
+                {"role": ("user", "assistant")[at % 2], "content": f"{number}: rule {at}? " * 200}
+                for at in range(61)
+            ]
+            await claude.messages.create(model=model, max_tokens=9, messages=history, system=LONG)
+
+        async def ask_all() -> None:
+            async with asyncio.TaskGroup() as at_once:
+                for number in range(8):
+                    at_once.create_task(ask(number, "small2"))
+
+        async with asyncio.TaskGroup() as tasks:
+            await ask_all()
+            prompts._settling.drain()
+            prompts._settling._learn = learning
+            prompts._settling._look_in = lambda _: (
+                None
+            )  # nobody but the next request learns of them
+            tasks.create_task(beside())
+            await ask_all()
+            before = len(learned_at)
+            assert len(prompts._settling) > 1
+            await ask(9, "auto")
+            heard = learned_at[before:]
+            over = True
+        assert len(heard) >= 2
+        assert len(set(heard)) > 1, "all in one turn of the loop"
