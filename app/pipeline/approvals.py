@@ -47,7 +47,10 @@ def decided(
     for decision in decisions:
         interrupt = asked.pop(decision.interrupt_id, None)
         if interrupt is None:
-            message = f"there is no open interrupt {decision.interrupt_id[:120]!r}"
+            message = (
+                f"there is no open interrupt {decision.interrupt_id[:120]!r}: it was answered, its run is no"
+                " longer kept, or another worker has it"
+            )
             raise NotFound(message, code="interrupt_not_found", param="resume")
         if interrupt.call_id not in calls:
             message = f"messages do not hold the call {interrupt.call_id!r} that is to be resumed"

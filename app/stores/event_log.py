@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from itertools import islice
 
 from app.domain.run_events import RunEvent, RunFailed, RunFinished
 from app.errors import NotFound
@@ -75,7 +76,11 @@ class RunLog:
             raise NotFound(message, code="events_expired")
         if skip >= len(self._events):
             return []
-        newer = list(self._events) if skip == 0 else list(self._events)[skip:]
+        # A deque is walked from its near end: a reader that keeps up does not pay for what it has read.
+        many = len(self._events) - skip
+        newer = list(islice(reversed(self._events), many)) if skip else list(self._events)
+        if skip:
+            newer.reverse()
         return list(enumerate(newer, seq + 1))
 
     async def more(self, seq: int) -> bool:

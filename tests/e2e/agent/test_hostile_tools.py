@@ -316,3 +316,22 @@ async def test_a_client_s_history_is_mended_where_vendors_would_refuse_it() -> N
         assert [m["role"] for m in sent] == ["user", "assistant", "tool", "tool", "user"]
         assert [json.loads(c["function"]["arguments"]) for c in sent[1]["tool_calls"]] == [{}, {}]
         assert [m["tool_call_id"] for m in sent[2:4]] == ["x", "y"]
+
+
+async def test_what_is_kept_of_long_results_is_bounded_by_what_they_take() -> None:
+    """The value behind a text that was cut is kept whole, for plans: it counts."""
+    async with tool_server({"/t/": says({"a": "x" * 900_000})}) as server:
+        registry = registry_of(
+            server.url + "/t/{id}",
+            effects={"read_only": True},
+            cache_ttl_s=60,
+            max_result_bytes=100,
+        )
+        try:
+            for number in range(60):
+                await registry.call("get", {"id": str(number)}, ToolCaller("acme"))
+            kept = [entry[1].value for entry in registry.outputs._entries.values()]
+            assert sum(len(str(value)) for value in kept) <= 32 << 20
+            assert len(kept) > 20
+        finally:
+            await registry.aclose()
