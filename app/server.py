@@ -172,6 +172,29 @@ class Workers(Multiprocess):
         """``again`` reads the configuration and returns its application's factory, or raises."""
         super().__init__(config, [listening])
         self._folder, self._again = folder, again
+        self._up: set[int | None] = set()
+
+    def keep_subprocess_alive(self) -> None:
+        """Replace whoever ended, as uvicorn does, and tell of it, and of each that has come up."""
+        before = list(self.processes)
+        super().keep_subprocess_alive()
+        for old, new in zip(before, self.processes, strict=True):
+            if old is not new:
+                _say(f"worker {old.pid} ended ({_how(old.exitcode)}); worker {new.pid} replaces it")
+        self._tell_of_those_up()
+
+    def _tell_of_those_up(self) -> None:
+        """Say once of each worker that it is up, and once of all that they are."""
+        pids = {process.pid for process in self.processes}
+        if pids <= self._up or self.should_exit.is_set():
+            return
+        self._up &= pids
+        for process in self.processes:
+            if process.pid not in self._up and process.is_ready(timeout=1):
+                self._up.add(process.pid)
+                _say(f"worker {process.pid} is up")
+        if pids <= self._up:
+            _say(f"{len(pids)} workers are up")
 
     def handle_hup(self) -> None:
         """Replace every worker by one of the new configuration, or say why not."""
@@ -198,6 +221,17 @@ class Workers(Multiprocess):
             said = "the last reload failed: a worker did not become ready (see the log)"
             refused.write_text(said)
             print(f"slipstream: {said}", file=sys.stderr, flush=True)
+
+
+def _say(text: str) -> None:
+    print(f"slipstream: {text}", file=sys.stderr, flush=True)
+
+
+def _how(exitcode: int | None) -> str:
+    """The way a process ended, as an operator calls it."""
+    if exitcode is not None and exitcode < 0:
+        return signal.Signals(-exitcode).name
+    return f"status {exitcode}"
 
 
 def _say_refused(why: SettingsError | OSError) -> None:

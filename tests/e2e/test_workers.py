@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import time
 
 import httpx
 import pytest
@@ -192,3 +195,26 @@ async def test_a_live_runs_events_pass_through_another_worker_until_it_is_cancel
                         await call(gateway.url, "POST", "/v1/runs/r3/cancel")
                     seen += data
             assert b"cancelled" in seen
+
+
+def test_an_operator_is_told_that_all_workers_are_up_and_when_one_ended() -> None:
+    values = configuration("http://127.0.0.1:9")
+    with gateway_process(values, "--workers", "2") as gateway:
+        said(gateway.log, r"slipstream: 2 workers are up")
+        found = re.findall(r"slipstream: worker (\d+) is up", "".join(gateway.log))
+        assert len(found) == 2
+        os.kill(int(found[0]), signal.SIGKILL)
+        other = said(
+            gateway.log, rf"slipstream: worker {found[0]} ended \(SIGKILL\); worker (\d+) replaces"
+        )
+        said(gateway.log, rf"slipstream: worker {other} is up")
+
+
+def said(log: list[str], pattern: str) -> str:
+    """Wait until ``log`` has what ``pattern`` says; its first group."""
+    until_s = time.monotonic() + 60
+    while time.monotonic() < until_s:
+        if found := re.search(pattern, "".join(log)):
+            return found[found.re.groups and 1]
+        time.sleep(0.05)  # another process's doing: there is no event to wait for
+    raise AssertionError(f"nobody said {pattern}:\n" + "".join(log))
