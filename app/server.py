@@ -33,6 +33,7 @@ from urllib.parse import urlsplit
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
+from app.api.accepting import take_all_descriptors
 from app.api.draining import REFUSED, STAYING
 from app.api.protocol import GatewayProtocol
 from app.bootstrap_encoder import begin_encoder
@@ -72,6 +73,7 @@ def serve(
     that it reads, which may be watched.
     """
     settle_for_libraries()
+    take_all_descriptors()
     gc.disable()  # until all is loaded: it would walk over modules, a tenth of a second in all
     for said in apart(settings, workers):
         print(f"slipstream: {said}", file=sys.stderr, flush=True)

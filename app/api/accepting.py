@@ -30,6 +30,7 @@ _AT_ONCE = 64
 """Taken before the loop goes on."""
 _RESERVE, _RESERVE_PART = 64, 8
 """Descriptors that are kept free; on a small limit one in eight."""
+_MOST_DESCRIPTORS = 1 << 20
 _LOOK_AGAIN_S = 0.02
 WAIT_S = 1.0
 """For which a client waits in the kernel's queue for a descriptor before it is told."""
@@ -50,6 +51,18 @@ def is_scarce(descriptor: int) -> bool:
     """Whether so high a number says that few are left."""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return descriptor >= most - min(_RESERVE, max(4, most // _RESERVE_PART))
+
+
+def take_all_descriptors() -> None:
+    """Raise this process' limit of open files to what it may have, for itself and those it begins.
+
+    Shells and service managers give 1,024 of many more for the sake of programs that use select(), which
+    nothing here does; with a connection to each side a gateway would be full at 500 streams.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 class GatewayLoop(uvloop.Loop):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import http.server
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -112,6 +114,24 @@ def test_workers_that_share_nothing_are_told_of_at_start():
     [said] = apart(Settings(), 4)
     assert "4 workers and no state.redis_url" in said
     assert apart(Settings(), 1) == apart(shared, 4) == []
+
+
+def test_a_gateway_takes_all_the_descriptors_that_it_may_have(tmp_path):
+    """A shell's 1,024 of many more would be full at 500 streams."""
+    kept = {k: v for k, v in os.environ.items() if not k.endswith("_API_KEY")}  # noqa: TID251 - for the process
+    serve = 'ulimit -Sn 256; ulimit -Hn 4096; exec "$0" -m app serve --port 0'
+    with subprocess.Popen(
+        ["/bin/sh", "-c", serve, sys.executable],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**kept, PORT: str(free_port()), "SLIPSTREAM_STATE__DATA_DIR": str(tmp_path)},
+    ) as process:
+        assert process.stderr is not None
+        assert any(line.startswith("Slipstream on") for line in process.stderr)
+        limits = Path(f"/proc/{process.pid}/limits").read_text()
+        assert re.search(r"Max open files +4096 +4096", limits)
+        process.terminate()
+        process.stderr.read()
 
 
 class TestTheSimulatorsEnd:
