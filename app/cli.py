@@ -60,6 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except GatewayError as exc:
         print(f"slipstream {command.name}: {exc}", file=sys.stderr)
         return FAILED
+    except BrokenPipeError:
+        # Who reads our output has enough, as `head` does. What is left of it goes nowhere, also at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
     except OSError as exc:
         print(f"slipstream {command.name}: {exc}", file=sys.stderr)
         return FAILED

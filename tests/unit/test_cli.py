@@ -160,6 +160,24 @@ def test_a_command_that_fails_ends_with_one_line_and_its_exit_code(
     assert len(capsys.readouterr().err.splitlines()) == (0 if code == INTERRUPTED else 1)
 
 
+def test_a_reader_that_has_enough_of_the_output_is_no_fault() -> None:
+    """`slipstream ... | head` ends without a word on standard error."""
+    told = (
+        "from app import cli; many = cli.Command('many', '', lambda _: None, "
+        "lambda _: print('word ' * 100_000, flush=True) or 0); cli.COMMANDS = (many,); "
+        "raise SystemExit(cli.main(['many']))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", told], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.read(4) == "word"
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(30) == FAILED
+
+
 @pytest.mark.parametrize("end", ["alone", "asked", "orphaned"])
 def test_the_simulator_says_where_it_listens_and_ends_on_sigterm_or_with_its_parent(
     end: str,
