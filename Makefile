@@ -11,7 +11,7 @@ ARGS    ?=
 export OUT STREAMS PAIRS TOOLS SHAPES
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check bench bench-cache bench-router bench-agent bench-prompts bench-scale bench-conditions bench-guard bench-start chaos fuzz soak lock
+.PHONY: help install install-serve run test check bench bench-cache bench-router bench-agent bench-prompts bench-scale bench-conditions bench-guard bench-start chaos fuzz soak lock
 
 help: ## Say what there is to make.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -19,8 +19,11 @@ help: ## Say what there is to make.
 install: ## Make .venv with exactly the locked packages, and this project in it.
 	@scripts/install
 
+install-serve: # What serving needs alone.
+	@scripts/install serve
+
 # Ctrl-C is how it ends, so that is no error of make's.
-run: install ## Serve http://127.0.0.1:8080 (CONFIG=file, HOST=, PORT=); needs no key.
+run: install-serve ## Serve http://127.0.0.1:8080 (CONFIG=file, HOST=, PORT=); needs no key.
 	@trap : INT; "$(VENV)/bin/slipstream" serve $(if $(CONFIG),--config "$(CONFIG)") $(if $(HOST),--host "$(HOST)") $(if $(PORT),--port "$(PORT)") \
 	|| { code=$$?; [ $$code -eq 130 ] || exit $$code; }
 
