@@ -105,9 +105,10 @@ class Registry:
     _unfit: dict[str, ToolSpec] = field(default_factory=dict)
 
     async def start(self) -> None:
-        """Connect to the MCP servers; one that is not there now is tried again when it is needed."""
-        for server in self.servers.values():
-            await server.start()
+        """Connect to the MCP servers, all at once; one that is not there now is tried again when needed."""
+        async with asyncio.TaskGroup() as group:
+            for server in self.servers.values():
+                group.create_task(server.start())
 
     async def aclose(self) -> None:
         """Close every connection; idempotent."""

@@ -70,7 +70,9 @@ async def test_usage_comes_last_in_a_stream_and_only_when_asked_for(chat, model)
     assert usage.completion_tokens == whole.usage.completion_tokens
     assert usage.prompt_tokens == whole.usage.prompt_tokens
     unasked = await chat.create(model=model, messages=user("Usage?"), stream=True)
-    assert all([chunk.usage is None and bool(chunk.choices) async for chunk in unasked])
+    told = [chunk async for chunk in unasked]
+    assert told
+    assert all(chunk.usage is None and chunk.choices for chunk in told)
 
 
 async def test_parallel_tool_calls_and_their_results_make_the_round(chat, model):

@@ -154,7 +154,9 @@ def test_redacted_reasoning_survives_where_the_dialect_has_a_place():
 
 @pytest.mark.parametrize("dialect", list(Dialect))
 def test_an_answer_that_ends_at_once_is_still_a_stream(dialect):
-    for event in data_of(stream(dialect, [Finished(FinishReason.STOP, None)])):
+    events = data_of(stream(dialect, [Finished(FinishReason.STOP, None)]))
+    assert events
+    for event in events:
         TYPES[dialect][0].validate_python(json.loads(event.data))
 
 

@@ -14,7 +14,9 @@ from app.errors import ToolError
 from app.tools.addresses import Addresses
 from app.tools.configured import configured
 from app.tools.mcp import McpOptions, McpServer
+from tests.e2e.agent.test_agent_loop import PATIENCE_S
 from tests.support.gateway import configuration, settings_of
+from tests.support.tool_server import Asked, tool_server
 
 pytestmark = pytest.mark.anyio
 SERVER = str(Path(__file__).parent / "mcp_server.py")
@@ -170,3 +172,21 @@ async def test_streamable_http() -> None:
         if process.returncode is None:
             process.kill()
         await process.wait()
+
+
+async def test_a_server_that_does_not_answer_keeps_no_other_from_being_asked_at_the_start() -> None:
+    async def hang(asked: Asked) -> None:
+        await asked.until_gone()
+
+    async with tool_server({"/one": hang, "/other": hang}) as server:
+        each = {
+            name: {"url": f"{server.url}/{name}", "timeout_s": 600} for name in ("one", "other")
+        }
+        registry = configured(settings_of(configuration("http://127.0.0.1:9", mcp_servers=each)))
+        async with asyncio.TaskGroup() as group:
+            starting = group.create_task(registry.start())
+            async with asyncio.timeout(PATIENCE_S):
+                asked = {(await server.arrived.get()).target for _ in range(2)}
+            starting.cancel()
+        assert asked == {"/one", "/other"}
+        await registry.aclose()
