@@ -143,6 +143,7 @@ _FOREIGN: Final = (ACTION, PERSONAL, VOLATILE)
 """The first three kinds above in other languages. An automaton of their own: one of all wordings has so many
 states that a pass takes ten times as long as two.
 """
+_ENGLISH: Final = "en"
 _REFUSALS: Final = len(_WORDINGS) - 1
 _OWN_AT: Final = len(_WORDINGS)
 _OF_THE_ASKER: Final = judgement(Cacheability.UNKNOWN, "it is about something of the asker's")
@@ -183,9 +184,10 @@ class CacheabilityRules:
         """Judge a request by its wording alone. `offers_tools`: the model may act, not only talk."""
         text = features.text.strip()
         try:
-            first = self._first(text)
+            first = self._first(text, features.language)
         except UnicodeEncodeError:  # lone surrogates; the same text with those replaced
-            first = self._first(text.encode("utf-8", "replace").decode("utf-8"))
+            text = text.encode("utf-8", "replace").decode("utf-8")
+            first = self._first(text, features.language)
         if offers_tools and (first is None or first >= _REFUSALS):
             return _FROM_A_TOOL
         if first is None:
@@ -196,8 +198,11 @@ class CacheabilityRules:
             return _OF_THE_ASKER
         return self._question_kind(features) if len(text) <= MAX_CHARS else _UNKNOWN
 
-    def _first(self, text: str) -> int | None:
-        found = [*(self._english(text) or ()), *(self._foreign(text) or ())]
+    def _first(self, text: str, language: str | None) -> int | None:
+        """The first kind of wording that is there. What is clearly English is not read twice."""
+        found = self._english(text) or []
+        if language != _ENGLISH:
+            found += self._foreign(text) or ()
         return min(found) if found else None
 
     def _question_kind(self, features: Features) -> CacheJudgement:

@@ -144,3 +144,8 @@ def test_a_table_of_english_questions_judges_no_other_language(text: str):
 
 def test_a_question_of_the_askers_things_is_never_served_to_another_wording():
     assert not judge("Is my bike lighter than a car?").semantic_ok
+
+
+def test_a_foreign_word_in_a_text_that_is_clearly_english_is_only_quoted():
+    text = "What is the meaning of the word heute in this sentence, and is it used in that of the poem?"
+    assert judge(text).kind is not CHANGES
