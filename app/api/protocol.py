@@ -185,15 +185,6 @@ class GatewayProtocol(HttpToolsProtocol):
         # Both hold this: without them nothing of a connection is left to the garbage collector.
         self.cycle, self.scope = None, NO_SCOPE  # type: ignore[assignment]
 
-    def data_received(self, data: bytes) -> None:
-        """Deal with what was read, now or in this turn's round."""
-        rounds = self.rounds
-        if rounds.alone:
-            rounds.alone -= 1
-            self.attend(data)
-        else:
-            rounds.hear(self, data)
-
     def eof_received(self) -> None:
         """The client will say no more; what it said is dealt with before uvicorn ends the connection."""
         if self.rounds.heard:
@@ -201,12 +192,17 @@ class GatewayProtocol(HttpToolsProtocol):
         super().eof_received()
 
     def fail(self, raised: Exception) -> None:
-        """``attend`` has raised: as the loop does where ``data_received`` has."""
+        """``data_received`` has raised in a round: as the loop does."""
         self.logger.error("reading_failed", exc_info=raised)
         self.transport.abort()
 
-    def attend(self, data: bytes) -> None:
-        """Feed the parser; what is not HTTP gets a 400 and the connection's end."""
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser, now or in this turn's round; what is not HTTP gets a 400 and an end."""
+        rounds = self.rounds
+        if not rounds.alone:
+            rounds.hear(self, data)
+            return
+        rounds.alone -= 1
         parser: httptools.HttpRequestParser | None = self.parser
         if parser is None:
             return

@@ -245,25 +245,20 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the response, whose first may wait for the round; while idle, a reason to close."""
-        if not self._begun and self._exchange is not None:
+        exchange = self._exchange
+        if exchange is None:
+            self.abort()
+            return
+        if not self._begun:
             rounds = self._rounds
             if not rounds.alone:
                 rounds.hear(self, data)
                 return
             rounds.alone -= 1
-        self.attend(data)
-
-    def attend(self, data: bytes) -> None:
-        """Deal with bytes of the response."""
-        exchange = self._exchange
-        if exchange is None:
-            self.abort()
-            return
-        now = time.monotonic_ns()
-        if not self._begun:
-            exchange.first_byte_ns = now
+            exchange.first_byte_ns = now = time.monotonic_ns()
             self._first_bytes(exchange, data, now)
             return
+        now = time.monotonic_ns()
         if (taker := exchange.taker) is not None and self._reader.untold is not None:
             if (alike := exchange.alike) is None or not alike(data):
                 start = data.find(b"\r\n") + 2
@@ -285,7 +280,7 @@ class Connection(asyncio.Protocol):
         self._read(exchange, data, now)
 
     def fail(self, raised: Exception) -> None:
-        """``attend`` has raised: as the loop does where ``data_received`` has."""
+        """``data_received`` has raised in a round: as the loop does."""
         _log.error("reading_failed", exc_info=raised)
         self.abort()
 

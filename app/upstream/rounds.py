@@ -6,8 +6,8 @@ code, the interpreter's and the kernel's again for each: far more than its neare
 mostly waits for instructions. Done in rounds (all reads, then the reckoning of half of them, then their
 writes, then the other half) each kind of code stays at hand for the next of its kind.
 
-* Whoever hears something hands it to ``hear`` and is asked to ``attend`` to it before the loop looks at its
-  sockets again. One that hears more meanwhile hands that over too, in order; whoever is told in another way
+* Whoever hears something hands it to ``hear``, and is given it again before the loop looks at its sockets
+  the next time. One that hears more meanwhile hands that over too, in order; whoever is told in another way
   of something that must not overtake it (an end, a shutdown) has the round attended to first.
 * What is said within a round waits for the end of its half, and goes in the order in which it was said. In
   halves, and not all at once: those to whom we write have something to do meanwhile.
@@ -30,17 +30,18 @@ UNTRIED: Final = 32
 """So many reads are dealt with at once before a round is tried again."""
 LEAST, MOST = 8, 32
 """How many are reckoned before their writes: half a round, within these."""
+_ENDLESS: Final = 1 << 29
 _log = logging.getLogger("slipstream.wire")
 
 
 class Hearer(Protocol):
     """A socket's protocol."""
 
-    def attend(self, data: bytes) -> None:
-        """Deal with what was heard."""
+    def data_received(self, data: bytes) -> None:
+        """The loop's callback, and the round's: hands ``data`` to ``Rounds.hear`` while ``alone`` is 0."""
 
     def fail(self, raised: Exception) -> None:
-        """``attend`` has raised: do what the loop does where a socket's callback has."""
+        """``data_received`` has raised in a round: do what the loop does where a callback has."""
 
 
 class Rounds:
@@ -69,14 +70,15 @@ class Rounds:
         """Have all attended to that was heard, and what they say written."""
         heard, self.heard = self.heard, []
         many = len(heard)
-        if 0 < many < FEW:
-            self.alone = UNTRIED
+        if not many:  # it was attended to already
+            return
+        self.alone = _ENDLESS  # what is given again is dealt with
         at_once = min(MOST, max(LEAST, (many + 1) // 2))
         for start in range(0, many, at_once):
             self.attending = True
             for hearer, data in heard[start : start + at_once]:
                 try:
-                    hearer.attend(data)
+                    hearer.data_received(data)
                 except Exception as raised:  # noqa: BLE001 - as in a socket's callback
                     hearer.fail(raised)
                 except BaseException:  # the process is to end: nobody comes back here
@@ -84,6 +86,7 @@ class Rounds:
                     raise
             self.attending = False
             self._write()
+        self.alone = UNTRIED if many < FEW else 0
 
     def _write(self) -> None:
         said, self.said = self.said, []

@@ -18,7 +18,8 @@ class Socket:
         self._rounds, self._log = rounds, log
         self.failures: list[Exception] = []
 
-    def attend(self, data: bytes) -> None:
+    def data_received(self, data: bytes) -> None:
+        assert self._rounds.alone
         if data == b"bad":
             raise ValueError("bad")
         self._log.append(("dealt with", data))
