@@ -433,6 +433,8 @@ class Connection(asyncio.Protocol):
 
     def _timer_fired(self) -> None:
         self._timer, self._timer_at_ns = None, _NEVER_NS
+        if self._rounds.heard:
+            self._rounds.attend()
         exchange = self._exchange
         if exchange is None:
             return

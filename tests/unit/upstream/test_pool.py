@@ -230,6 +230,7 @@ async def test_a_replay_that_is_handed_a_dying_connection_waits_on(pool_to: Make
             await settle(pool, replayed_total=1, waiting=1, in_flight=1)
             (conn,) = pool._open
             conn.data_received(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+            conn._rounds.attend()
             conn.abort()  # After it was handed to the replay, before that can run.
         assert (replayed.result(), other.result()) == (b"replayed", b"")
         assert pool.stats.open == pool._slots == 1
