@@ -60,6 +60,8 @@ class CachedAnswer:
     """The cacheability gate has judged the question behind this entry."""
     readable: bool | None = None
     """Whether ``pieces`` hold a whole answer; None until the first hit."""
+    tells_more: bool | None = None
+    """Whether ``pieces`` say what is lost in any other form; None until it is asked for in one."""
     rendered: dict[tuple[Dialect, bool, bool], bytes] | None = None
     ready: Ready | None = None
     """How it was told last, to be told so again; whoever keeps it there knows the first as its own."""

@@ -43,6 +43,7 @@ from app.pipeline.gateway import Gateway, Turn
 from app.pipeline.remember import read_whole
 from app.pipeline.told import Reasoned, Told
 from app.ports import Codec
+from app.wire.beyond_neutral import tells_more
 
 Settled = Literal["kept", "unfit", "crowding", "unreadable", "away", "dropped", "failed"]
 """What became of an answer that might have been kept; the values of the metric's label."""
@@ -351,7 +352,9 @@ class Meaning:
         return "kept"
 
     def _answer(self, entry: CachedAnswer) -> Answer | None:
-        """The answer, if it is whole and text alone."""
+        """The answer, if it is whole and text alone, and says nothing beside it."""
+        if tells_more(entry.pieces):
+            return None
         answer = entry.answer or read_whole(
             self._codecs[entry.dialect], entry.pieces, streamed=entry.streamed
         )

@@ -23,6 +23,7 @@ from app.domain.replay import replay
 from app.errors import UpstreamClosed, UpstreamError, UpstreamProtocol
 from app.pipeline.gateway import Gateway, Turn
 from app.ports import Codec
+from app.wire.beyond_neutral import tells_more
 from app.wire.passthrough import PassthroughReader, condensed
 
 _MISS = CacheOutcome.MISS
@@ -46,6 +47,9 @@ def may_serve(
     if not entry.readable:
         turn.cache_reason = "unreadable"
         return False
+    if not _told_whole(entry, request):
+        turn.cache_reason = "form"
+        return False
     if entry.judged or gateway.exact is None:
         return True
     entry.judged = True
@@ -54,6 +58,15 @@ def may_serve(
         return True
     turn.cache_reason = classification.cacheability.value
     return False
+
+
+def _told_whole(entry: CachedAnswer, request: ChatRequest) -> bool:
+    """Whether nothing of the answer is lost in the form that this client asked for."""
+    if not entry.pieces or same_form(entry, request):
+        return True
+    if entry.tells_more is None:
+        entry.tells_more = tells_more(entry.pieces)
+    return not entry.tells_more
 
 
 def _readable(entry: CachedAnswer, gateway: Gateway) -> bool:
