@@ -26,10 +26,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.cache_entries import mark_of
 from app.api.metrics_sum import add_up
+from app.api.problems import refusal
 from app.api.sibling_call import SILENT, ask_sibling
 from app.api.sibling_streams import ask_in_turn
+from app.errors import Overloaded
 
 _WITHIN_S = 1.0
+_FORGETS_WITHIN_S = 5.0
+"""An invalidation is told to be in force on every worker, so the slow are waited for."""
+_SILENT = 504
 _NOT_FOUND = 404
 _OK = 200
 _MOST_BODY_BYTES = 64 << 10
@@ -96,6 +101,24 @@ class Siblings:
             return own
         others = await self._ask_all(scope, body)
         return next((reply for reply in others if reply.status != _NOT_FOUND), own)
+
+    async def of_each(self, own: Reply, scope: Scope, body: bytes) -> Reply:
+        """What every worker did, added up; 503 where one that is there did not say in time that it had."""
+        if own.status != _OK:
+            return own
+        request, sockets = _request(scope, body), self._others()
+        async with asyncio.TaskGroup() as at_once:
+            asked = [at_once.create_task(_heard(path, request)) for path in sockets]
+        replies = [reply for task in asked if (reply := task.result()) is not None]
+        silent = sum(reply.status != _OK for reply in replies)
+        if silent:
+            message = (
+                f"{silent} of {1 + len(sockets)} workers did not say that they forgot: ask again"
+            )
+            refused = refusal(Overloaded(message, code="workers_silent", retry_after_s=1))
+            return Reply(refused.status_code, bytes(refused.body), refused.raw_headers)
+        done = [own, *replies]
+        return Reply(_OK, _sums(done, scope), own.headers)
 
     async def of_those_that_know(self, own: Reply, scope: Scope, body: bytes) -> Reply:
         """What this worker and the others did, added up; those to which the thing is unknown do not count."""
@@ -260,7 +283,7 @@ def _place(entry: Json) -> tuple[int, str]:
 
 
 _WHOEVER: Way = Siblings.of_whoever_knows
-_INVALIDATION = _merging(_sums)
+_INVALIDATION: Way = Siblings.of_each
 
 
 async def _import(siblings: Siblings, own: Reply, scope: Scope, body: bytes) -> Reply:
@@ -360,6 +383,15 @@ def _request(scope: Scope, body: bytes) -> bytes:
     lines += [b"host: sibling", b"connection: close", b"content-length: %d" % len(body)]
     lines += [b"%s: %s" % header for header in scope["headers"] if header[0] in _HEADERS]
     return b"\r\n".join([*lines, b"", body])
+
+
+async def _heard(path: Path, request: bytes) -> Reply | None:
+    """As ``_ask``, with more patience: None only where no worker is; 504 where one is silent."""
+    with suppress(OSError):
+        _, writer = await asyncio.open_unix_connection(path)
+        writer.close()
+        return await _ask(path, request, _FORGETS_WITHIN_S) or Reply(_SILENT, b"")
+    return None
 
 
 async def _ask(path: Path, request: bytes, within_s: float) -> Reply | None:
