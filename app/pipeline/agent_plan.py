@@ -18,6 +18,7 @@ import msgspec
 from app.domain.chat import Message, Role, TextPart
 from app.domain.plan import INPUT, Node, NodeKind, Outcome, filled
 from app.domain.tools import ToolResult
+from app.errors import GatewayError, ToolError
 from app.pipeline.fanout import Fanout
 from app.pipeline.planned_call import Told, each_of, planned_call, told
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from app.pipeline.agent import AgentRun
 
 ANSWER = "answer"
+_LONGEST_REASON_CHARS = 300
 
 
 @dataclass(slots=True)
@@ -61,7 +63,7 @@ class WorkflowRun:
     def told(self) -> Message:
         """What the model reads: each part's result, or why it is missing."""
         lines = [
-            f"{each.id}: {self._text_of(each) if each.ok else f'missing ({each.ending.value})'}"
+            f"{each.id}: {self._text_of(each) if each.ok else f'missing ({_why(each)})'}"
             for each in self.outcomes.values()
         ]
         text = "\n".join(["Results that were looked up for this question:", *lines])
@@ -78,11 +80,27 @@ class WorkflowRun:
             case NodeKind.MODEL:
                 return await self.run.one_answer(node.name, _text(filled(node.arguments, values)))
             case NodeKind.TOOL:
+                self._count(node, 1)
                 one = await self._call(node.name, filled(node.arguments, values))
                 return self._keep(node, told(one))
             case NodeKind.MAP:
-                limit = self.run.agent.max_parallel_tools
-                return self._keep(node, told(await each_of(node, values, self._call, limit=limit)))
+                agent = self.run.agent
+                limit, most = agent.max_parallel_tools, agent.max_calls - self.run.calls_made
+                each = await each_of(node, values, self._one, limit=limit, most=most)
+                return self._keep(node, told(each))
+
+    def _count(self, node: Node, calls: int) -> None:
+        """Put calls down to the run; raises ``ToolError`` where that would be more than it may make."""
+        run = self.run
+        if run.calls_made + calls > run.agent.max_calls:
+            message = f"{node.id} would be more than the run's {run.agent.max_calls} calls"
+            raise ToolError(message, code="tool_limit")
+        run.calls_made += calls
+
+    async def _one(self, name: str, arguments: object) -> ToolResult:
+        """One of a map's calls."""
+        self.run.calls_made += 1
+        return await self._call(name, arguments)
 
     def _keep(self, node: Node, given: Told) -> object:
         self._texts[node.id] = given.text
@@ -104,6 +122,13 @@ class WorkflowRun:
         if allowed is not None:
             known = {each: tool for each, tool in known.items() if each in allowed}
         return await planned_call(run, name, given, known, self.until_s)
+
+
+def _why(outcome: Outcome) -> str:
+    """Why a part is missing: the model may say so, and a person can mend it."""
+    if isinstance(outcome.error, GatewayError):
+        return f"{outcome.ending.value}: {outcome.error.message[:_LONGEST_REASON_CHARS]}"
+    return outcome.ending.value
 
 
 def _text(value: object) -> str:

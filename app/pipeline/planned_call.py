@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from app.tools.registry import Registered
 
 _FINE = frozenset({"ok", "cached"})
+_MOST_ELEMENTS = 10_000
+"""Of a list that a plan goes over: each is a node, whatever limits its calls."""
 
 
 async def planned_call(
@@ -146,12 +148,21 @@ async def each_of(
     call: Callable[[str, object], Awaitable[ToolResult]],
     *,
     limit: int,
+    most: int = _MOST_ELEMENTS,
 ) -> list[ToolResult]:
-    """A map node's results for all elements at once, in their order; the first failure fails the node."""
+    """A map node's results for all elements at once, in their order; the first failure fails the node.
+
+    Raises ``ToolError`` before anything is called where there are more than ``most`` elements.
+    """
     assert isinstance(node.arguments, Mapping)  # noqa: S101 - so it was made
     over = filled(node.arguments["over"], values)
     if not isinstance(over, list):
         raise ToolError(f"{node.id} goes over something that is no list", code="tool_arguments")
+    if len(over) > most:
+        message = (
+            f"{node.id} goes over {len(over)} elements, more than the {most} calls that are left"
+        )
+        raise ToolError(message, code="tool_limit")
     template = node.arguments["arguments"]
 
     async def one(each: Node, _: Mapping[str, object]) -> object:

@@ -70,7 +70,7 @@ async def test_a_part_that_fails_blocks_only_what_needs_it_and_is_named() -> Non
         text = said(await chat(gateway.url, "INC-1"))
         assert "left out: ticket, owner" in text
         told = str(model.bodies[0]["messages"][-1]["content"])
-        assert "ticket: missing (failed)" in told
+        assert "ticket: missing (failed: answered HTTP 500" in told
         assert "owner: missing (skipped)" in told
         assert 'free: {"got":"/b/f"}' in told
 
