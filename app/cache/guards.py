@@ -19,7 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from app.cache.lexicon import NEGATIONS, SYMMETRIC_RELATIONS, opposites_of
+from app.cache.lexicon import COURTESIES, NEGATIONS, SYMMETRIC_RELATIONS, opposites_of
 from app.cache.spelled import spelled_differences
 from app.cache.spoken_numbers import NUMBER_WORDS, ROMAN_WORDS
 from app.cache.text_view import TextView, stem
@@ -171,11 +171,17 @@ def _roles(a: TextView, b: TextView, reversals: int) -> tuple[Difference | None,
         return None, True
     names = len(_stemmed(a.names & b.names, a) & parties)
     compared = "than" in a.word_set & b.word_set
-    same_words = a.content == b.content and len(a.words) == len(b.words)
+    same_words = a.content == b.content and _said(a) == _said(b)
     if not (one_passive or names > 1 or compared or same_words):
         return None, False
     text = f"the same words in other roles: {' … '.join(s for s in a.stems if s in parties)}"
     return Difference("role_swap", text, veto=True), False
+
+
+def _said(text: TextView) -> int:
+    """How many words a text has behind its opening courtesies: "please tell me" asks for nothing."""
+    polite = next((i for i, w in enumerate(text.words) if w not in COURTESIES), len(text.words))
+    return len(text.words) - polite
 
 
 def _turned(a: TextView, b: TextView, parties: frozenset[str], reversals: int) -> bool:

@@ -39,6 +39,9 @@ FILLERS: Final = words(
     "possibly maybe perhaps kinda sorta somehow"
 )
 
+# Words that a request opens with before it says what it wants.
+COURTESIES: Final = words("please kindly hey hi hello ok okay so well tell me just")
+
 # Each line: words of one side | words of the other. Symmetric.
 _OPPOSITES: Final = """
 more | less fewer

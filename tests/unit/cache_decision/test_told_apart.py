@@ -148,3 +148,17 @@ def test_a_text_is_analysed_in_time_that_grows_with_its_length_alone(piece: str)
 
     took(1_000)
     assert took(16_000) < 10 * took(4_000) + 0.01
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ("Please tell me: Why do cats chase mice?", "Why do mice chase cats?"),
+        ("Can a cat eat a dog?", "Hello, please tell me: can a dog eat a cat?"),
+        ("Please tell me: What is 7 - 3?", "What is 3 - 7?"),
+        ("Ok so how do I turn wine into vinegar?", "How do I turn vinegar into wine?"),
+    ],
+)
+def test_courtesies_do_not_hide_that_roles_are_exchanged(a: str, b: str):
+    assert vetoes(a, b)
+    assert vetoes(b, a)
