@@ -104,7 +104,8 @@ async def test_any_worker_can_cancel_a_run(talking, server):
 async def test_the_run_of_a_killed_worker_ends_with_a_clear_error(talking):
     run_id = uuid4().hex
     with redis_server() as redis:
-        async with processes(redis.url, talking.url, 2, **sections(talking.url)) as (one, other):
+        async with processes(redis.url, talking.url, **sections(talking.url)) as so_many:
+            one, other = await so_many(2)
             first = Reader(one.http, "POST", "/v1/agent", json=body(run_id))
             await first.two.wait()
             elsewhere = Reader(other.http, "GET", f"/v1/runs/{run_id}/events")
