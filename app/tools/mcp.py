@@ -186,6 +186,7 @@ class McpServer:
         client = self._client
         if client is not None:
             return client
+        _load()  # before the clock runs: what it takes is not the server's
         try:
             async with asyncio.timeout(self.options.timeout_s), self._connecting:
                 client = self._client or await self._open()
@@ -257,6 +258,13 @@ class McpServer:
             Client(streamable_http_client(options.url, http_client=http), cache=None) as client,
         ):
             yield client
+
+
+def _load() -> None:
+    """Load the client; 0.7 s, and seconds on a busy machine."""
+    import httpcore2  # noqa: F401
+    import httpx2  # noqa: F401
+    import mcp.client.streamable_http  # noqa: F401
 
 
 def offered_name(server: str, tool: str) -> str:
