@@ -23,11 +23,18 @@ _LARGEST_RECORD_BYTES = 16 * 1024
 """Of text, as the protocol has it."""
 
 
+_HEAD_BYTES = 5
+"""Of a record: its kind, the version, and how many bytes follow."""
+
+
 class Secured(Protocol):
     """Whose plain bytes these are; as of ``asyncio.Protocol``."""
 
     def data_received(self, data: bytes) -> None:
         """Plain bytes have come."""
+
+    def half_heard(self) -> None:
+        """What has come is all handed on, but for a record that has begun and not ended."""
 
     def eof_received(self) -> bool:
         """The peer has said that no more will come."""
@@ -49,6 +56,10 @@ class TlsLayer(asyncio.Protocol):
         self._read, self._encrypt = self._tls.read, self._tls.write
         self._greeted: asyncio.Future[None] | None = None
         self._is_open = False
+        self._begun = b""
+        """The head of a record that has begun and not ended, as far as it has come, and ..."""
+        self._missing = 0
+        """... how much of the record is yet to come, once its head is there."""
 
     # ------------------------------------------------------------------ the handshake
 
@@ -88,14 +99,16 @@ class TlsLayer(asyncio.Protocol):
 
     # ------------------------------------------------------------------ from below
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(  # noqa: C901 - in one piece: it is every token's way
+        self, data: bytes
+    ) -> None:
         """Decrypt what came and hand it on, all in one piece."""
         incoming = self._incoming
         incoming.write(data)
         if not self._is_open and not self._is_more_behind_the_greeting():
             return
         asked = incoming.pending
-        plain, more, over = b"", None, False
+        plain, more, over, halves = b"", None, False, False
         try:
             # A call gives one record, or as much of it as it was asked for. Most reads are one record, whose
             # text is shorter than what came; where that is no longer, its beginning had come before.
@@ -109,7 +122,8 @@ class TlsLayer(asyncio.Protocol):
                 over = not piece
                 more.append(piece)
         except ssl.SSLWantReadError:
-            pass  # the rest of a record is yet to come, or none of it was for us
+            # The rest of a record is yet to come, or none of it was for us.
+            halves = self._is_amid_a_record(data[-asked:])
         except ssl.SSLError:
             self._below.abort()
             return
@@ -117,11 +131,31 @@ class TlsLayer(asyncio.Protocol):
             self._flush()
         if more is not None:
             plain = b"".join(more)
+        if self._begun and not halves:
+            self._begun, self._missing = b"", 0
         if plain:
             self._above.data_received(plain)
+        if halves:
+            self._above.half_heard()
         if over:
             self._above.eof_received()
             self._below.abort()
+
+    def _is_amid_a_record(self, came: bytes) -> bool:
+        """Whether ``came``, which OpenSSL has taken all of, ends within a record; it keeps that to itself."""
+        at = self._missing
+        head = b"" if at else self._begun
+        while at < len(came) or head:
+            taken = came[at : at + _HEAD_BYTES - len(head)]
+            head += taken
+            if len(head) < _HEAD_BYTES:
+                self._begun, self._missing = head, 0
+                return bool(head)
+            at += len(taken) + int.from_bytes(head[3:], "big")
+            last, head = head, b""
+            self._begun = last
+        self._missing = at - len(came)
+        return self._missing > 0
 
     def eof_received(self) -> bool:
         """The wire was cut without a word: a loss, as ``connection_lost`` will say."""

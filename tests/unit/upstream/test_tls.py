@@ -307,3 +307,41 @@ async def test_a_connection_over_tls_leaves_nothing_to_the_garbage_collector(
         finally:
             gc.enable()
         await pool.aclose()
+
+
+async def test_what_begins_behind_an_answer_and_ends_later_is_never_the_next_answer(
+    authority: trustme.CA,
+):
+    """Half a record cannot be read, so the connection looks idle; and its rest would come as an answer."""
+    context = serving(authority, "localhost")
+
+    async def script(peer: Peer) -> None:
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = context.wrap_bio(incoming, outgoing, server_side=True)
+        said, rest = False, b""
+        while data := await peer.reader.read(1 << 16):
+            incoming.write(data)
+            try:
+                if not said:
+                    tls.do_handshake()
+                    peer.writer.write(outgoing.read())
+                tls.read(1 << 16)
+            except ssl.SSLWantReadError:
+                peer.writer.write(outgoing.read())
+                continue
+            if said:
+                peer.writer.write(rest)
+                continue
+            said = True
+            tls.write(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ngood")
+            answer = outgoing.read()
+            tls.write(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nbad")
+            unasked = outgoing.read()
+            rest = unasked[20:]
+            peer.writer.write(answer + unasked[:20])
+
+    async with raw_server(script, host="localhost") as server:
+        pool = pool_to(server, trusting(authority))
+        assert [await call(pool), await call(pool)] == [b"good", b"good"]
+        assert (pool.stats.opened_total, pool.stats.open) == (2, 0)
+        await pool.aclose()

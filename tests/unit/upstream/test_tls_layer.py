@@ -44,11 +44,15 @@ class Above:
 
     def __init__(self) -> None:
         self.came = bytearray()
+        self.halves = 0
         self.is_at_end = False
 
     def data_received(self, data: bytes) -> None:
         assert data, "nothing is no news"
         self.came += data
+
+    def half_heard(self) -> None:
+        self.halves += 1
 
     def eof_received(self) -> bool:
         self.is_at_end = True
@@ -136,3 +140,23 @@ async def test_what_comes_before_the_goodbye_is_handed_on_before_the_end(peer: P
     assert (peer.above.came, peer.above.is_at_end) == (b"x" * 9_000 + b"last", False)
     peer.layer.data_received(sent[-3:])
     assert peer.above.is_at_end
+
+
+async def test_half_a_record_at_the_end_is_told_to_whoever_has_no_use_for_it(peer: Peer):
+    """Not a whole one without text (a ticket, a new key), and not half of one whose beginning is no news."""
+    first, second = peer.records(b"answer"), peer.records(b"unasked")
+    for at in range(1, len(second)):
+        peer.above.halves = 0
+        peer.layer.data_received(first + second[:at])
+        assert peer.above.halves == 1, f"cut at {at}"
+        peer.layer.data_received(second[at:])
+        assert peer.above.halves == 1
+        first, second = peer.records(b"answer"), peer.records(b"unasked")
+    peer.layer.data_received(first)
+    peer.layer.data_received(second)
+    assert peer.above.halves == 1
+    for byte in peer.records(b"a byte at a time"):
+        peer.layer.data_received(bytes((byte,)))
+    peer.above.halves = 0
+    peer.layer.data_received(peer.records(b"and whole ones", b"behind that"))
+    assert peer.above.halves == 0
