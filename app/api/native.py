@@ -159,7 +159,9 @@ class NativeOutlet(RequestResponseCycle):
         # One join: a format reads its template byte by byte.
         whole = b"".join((*head, length, lines, b"\r\n", body))
         rounds = protocol.rounds
-        if rounds.attending and keep_alive:  # one that ends is closed behind what it was told
+        # One that ends is closed behind what it was told. Nothing of this connection can overtake what waits
+        # here: what was pipelined behind it begins in the loop's next turn.
+        if rounds.attending and keep_alive:
             rounds.said.append((transport.write, whole))
         else:
             transport.write(whole)

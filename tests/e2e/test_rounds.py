@@ -8,6 +8,7 @@ import json
 import pytest
 
 from app.api.accepting import GatewayLoop
+from app.api.protocol import GatewayProtocol
 from app.upstream.rounds import FEW, Rounds
 from tests.e2e.test_straight_way import (
     ANSWER,
@@ -137,3 +138,53 @@ async def test_an_upstream_that_ends_behind_its_answer_in_a_round() -> None:
                     status, *_ = await client.read()
                     assert status == 200
         await rest(gateway)
+
+
+BEHIND = {
+    "kept": dict[str, object](),
+    "kept, then the end": {"ends": True},
+    "kept, streamed": {"stream": True},
+    "kept, streamed, then the end": {"stream": True, "ends": True},
+}
+
+
+@pytest.mark.parametrize("behind", BEHIND.values(), ids=BEHIND)
+async def test_what_was_asked_behind_a_question_is_answered_behind_it(
+    behind: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first answer waits for the end of its round: one that is ready at once must not overtake it."""
+    whole, waits, go = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    complete = GatewayProtocol.on_message_complete
+
+    def on_message_complete(self: GatewayProtocol) -> None:
+        complete(self)
+        whole.set()
+
+    async def held(peer: Peer) -> None:
+        while True:
+            said = json.loads((await peer.request()).body)["messages"][-1]["content"]
+            if said == "wait":
+                waits.set()
+                await go.wait()
+            body = ANSWER.replace(b"Four.", said.encode())
+            await peer.answer(body, head=b"content-type: application/json\r\n")
+
+    monkeypatch.setattr(GatewayProtocol, "on_message_complete", on_message_complete)
+    async with house(held) as gateway, asyncio.timeout(PATIENCE_S):
+        client = (await taught(gateway))[0]
+        await client.ask("kept")
+        client.send("wait")
+        await waits.wait()
+        whole.clear()
+        asked = dict(behind)
+        client.more = b"connection: close\r\n" if asked.pop("ends", False) else b""
+        client.send("kept", **asked)
+        await whole.wait()
+        at_once()
+        go.set()
+        _, headers, body = await client.read()
+        assert headers["x-slipstream-cache"] == "miss"
+        assert json.loads(body)["choices"][0]["message"]["content"] == "wait"
+        second = await client.reader.readuntil(b"\r\n\r\n")
+        assert b"x-slipstream-cache: exact\r\n" in second
+        assert b"kept" in await client.reader.readuntil(b"kept")
