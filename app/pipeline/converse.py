@@ -34,6 +34,8 @@ from app.routing.rate_headers import hold_s
 from app.telemetry.timeline import OpenSpan
 
 _RATE_LIMITED = 429
+_REFUSED = frozenset({_RATE_LIMITED, 503, 529})
+"""The vendor has not begun: too many calls, unavailable, overloaded."""
 _SERVER_ERROR = 500
 _BEFORE_SENDING = frozenset({"queue", "connect", "tls"})
 OF_THE_FORM = frozenset({b"anthropic-version", b"tracestate"})
@@ -212,14 +214,14 @@ def _worth_another_try(
 
 
 def _surely_unheard(failure: UpstreamError) -> bool:
-    """Whether the vendor cannot have acted upon the call: it was never sent, or refused for its rate."""
+    """Whether the vendor cannot have acted upon the call: it was never sent, or refused."""
     match failure:
         case UpstreamRefused():
             return True
         case UpstreamTimeout(phase=phase):
             return phase in _BEFORE_SENDING
         case UpstreamStatus(status=status):
-            return status == _RATE_LIMITED
+            return status in _REFUSED
         case _:
             return False
 

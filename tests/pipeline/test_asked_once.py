@@ -101,7 +101,6 @@ HEARD = [
     UpstreamClosed("broke off"),
     UpstreamTimeout("slow", phase="first_byte"),
     UpstreamStatus("failed", status=500),
-    UpstreamStatus("overloaded", status=529),
     UpstreamError("failed"),
 ]
 UNHEARD = [
@@ -109,6 +108,8 @@ UNHEARD = [
     UpstreamTimeout("slow", phase="connect"),
     UpstreamTimeout("full", phase="queue"),
     UpstreamStatus("limited", status=429),
+    UpstreamStatus("unavailable", status=503),
+    UpstreamStatus("overloaded", status=529),
 ]
 
 
