@@ -46,6 +46,7 @@ _FORWARDED = frozenset({b"retry-after-ms", b"request-id"})
 _TELLING = re.compile(rb"\n(?:x-ratelimit-|anthropic-|openai-|retry-after-ms|request-id)")
 """Whether a head in lower case may hold a header that is forwarded: most local servers' hold none."""
 _MOST_SHAPES = 256
+_AS_IT_IS = b"identity"
 _NO_SUCH_PATH = frozenset({404, 405, 501})
 
 
@@ -264,6 +265,8 @@ class WireProvider:
 
     async def _error(self, exchange: Exchange, request: Outgoing) -> UpstreamStatus:
         body = await exchange.read_all(_MAX_ERROR_BYTES)
+        if (exchange.header(b"content-encoding") or _AS_IT_IS).lower() != _AS_IT_IS:
+            body = b""  # nobody asked for that, the client would not know, and our key may be in it
         return request.codec.read_error(
             exchange.status, redacted(body, self._options.headers), dict(exchange.headers)
         )
