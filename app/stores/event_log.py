@@ -108,12 +108,13 @@ class EventLog:
     def __init__(
         self,
         *,
+        max_events: int = _MAX_EVENTS,
         max_ended: int = _MAX_ENDED_RUNS,
         keep_s: float = _KEEP_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Start empty."""
-        self._max_ended, self._keep_s = max_ended, keep_s
+        """Start empty; ``max_events``: of one run."""
+        self._max_events, self._max_ended, self._keep_s = max_events, max_ended, keep_s
         self._clock = clock
         self._runs: dict[tuple[str, str], RunLog] = {}
         self._ended: OrderedDict[tuple[str, str], float] = OrderedDict()
@@ -124,7 +125,7 @@ class EventLog:
         key = (tenant, run_id)
         if key in self._runs:
             return None
-        log = self._runs[key] = RunLog(run_id)
+        log = self._runs[key] = RunLog(run_id, max_events=self._max_events)
         return log
 
     def find(self, tenant: str, run_id: str) -> RunLog | None:
