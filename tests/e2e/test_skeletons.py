@@ -8,6 +8,7 @@ import pytest
 
 from app.settings import loads
 from tests.contract.test_settings_act import CHAT, chat_answer, gateway_over, question
+from tests.support.gateway import configuration
 
 pytestmark = pytest.mark.anyio
 LETTER = {
@@ -128,7 +129,7 @@ def test_a_skeleton_that_fails_its_own_test_is_told_by_check(change, said, tmp_p
     from app import cli
 
     file = tmp_path / "gateway.yaml"
-    values = {"lanes": {"skeletons": [{**LETTER, **change}]}}
+    values = configuration("http://127.0.0.1:9", lanes={"skeletons": [{**LETTER, **change}]})
     file.write_text(json.dumps(values))
     loads(json.dumps(values), "x.yaml", {})
     assert cli.main(["check", str(file)]) != 0
