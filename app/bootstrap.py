@@ -57,6 +57,7 @@ from app.pipeline.agent_runs import LiveRun, Runs
 from app.pipeline.gated import Gated
 from app.pipeline.gateway import Gateway
 from app.pipeline.teaching import RouteTeacher
+from app.pipeline.tools_called import ToolsCalled
 from app.pipeline.turn import serve
 from app.ports import Provider
 from app.providers.profiles import abilities
@@ -275,6 +276,7 @@ def _gateway(
             settings.routing, [(each.context_tokens, each.abilities.images) for each in fast]
         ),
         teacher=RouteTeacher(classifier),
+        tools_called=ToolsCalled(classifier.tools, CODECS),
         load=Load(models),
         flights=Flights(),
         retries={name: each.retries for name, each in settings.providers.items()},

@@ -17,7 +17,7 @@ _SCRIPT_CHARS = 160
 class Classifier:
     """Judges requests; never raises, whatever the text.
 
-    `complexity` (whose head a learner swaps) and `tools` (whose counts grow) are its only state.
+    `complexity` (whose head a learner swaps) and `tools` (which is told what was called) are its only state.
     """
 
     __slots__ = ("_cacheability", "_last", "complexity", "tools")
@@ -29,12 +29,15 @@ class Classifier:
         self._cacheability = CacheabilityRules()
         self._last: tuple[PromptView, Features] | None = None
 
-    def classify(self, view: PromptView) -> Classification:
-        """Judge one request: about 0.2 ms, bounded by the cap on the text that is read."""
+    def classify(self, view: PromptView, tenant: str = "") -> Classification:
+        """Judge one request: about 0.2 ms, bounded by the cap on the text that is read.
+
+        ``tenant``: whose statistics of tools are used.
+        """
         features = extract(view)
         self._last = view, features
         kept = self._cacheability.judge(features, offers_tools=bool(view.tool_names))
-        need, several = self.tools.estimate(features, view)
+        need, several, guess = self.tools.estimate(features, view, tenant)
         complexity = self.complexity(features)
         return Classification(
             complexity=complexity,
@@ -45,6 +48,7 @@ class Classifier:
             several_calls=several,
             language=_language(view.text, features),
             reason=f"complexity {complexity:.2f}; {kept.reason}",
+            tool_guess=guess,
         )
 
     def features(self, view: PromptView) -> Features:

@@ -2,21 +2,31 @@
 anything.
 
 A shipped table says how much a request reads like one that needs any tool; a tool whose name's
-words stand in the request is the likely one. What this agent's own requests have called before is
-counted per tool and mixed in as it grows.
+words stand in the request is the likely one. That is the guess. What it is worth depends on the
+agent, which is a tenant with the tools that it offers: one calls a tool for nearly all that it is
+asked, another carries fifty and calls two. So each agent has an offset of its own for each of its
+tools, in log-odds, and one for "several": p = sigmoid(logit(guess) + offset). An offset moves what
+is expected and leaves in force how much more one request's words ask for a tool than another's,
+which a share of calls that takes the guess's place does not.
+
+Offsets are learned from finished requests, one Newton step each: the surprise (called, 0 or 1, less
+p as it stands now) over what was learned so far, the sum of p (1 - p), of which a hundredth is
+forgotten with each request, so that an agent that behaves otherwise is learned anew. A tool that is
+called without exception is held for all but certain (0.95) after about 32 requests; one that is then
+no longer called falls within a few.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from array import array
 from collections import OrderedDict
-from dataclasses import dataclass, field
 from functools import lru_cache
 
 from app.classify.features import Features
 from app.classify.text_head import TextHead
-from app.domain.decisions import PromptView
+from app.domain.decisions import PromptView, ToolGuess
 
 _NAME_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 _GENERIC = frozenset(
@@ -33,22 +43,33 @@ _STEM, _ASCII = 5, 0x7F
 _SPACED = bytes(
     byte if byte > _ASCII or bytes((byte,)).isalnum() else ord(" ") for byte in range(256)
 )
-_PRIOR_CALLS = 8.0
 _MAX_AGENTS = 1_000
+_MOST_TOOLS = 128
+"""An agent with more is judged by words alone: vendors take no more, and the state stays bounded."""
+_KEPT = 0.99
+_CAUTION = 0.25
+_FARTHEST = math.exp(8.0)
 
 
-@dataclass(slots=True)
-class _AgentCalls:
-    """How often requests that offered the same tools called each of them."""
+class _Offsets:
+    """What one agent's requests taught: the last place of each array is that of "several calls"."""
 
-    requests: float = 0.0
-    several: float = 0.0
-    calls: dict[str, float] = field(default_factory=dict)
+    __slots__ = ("odds", "weight")
+
+    def __init__(self, tools: int) -> None:
+        self.odds = array("d", [1.0]) * (tools + 1)
+        """exp(offset): what a guess's odds are multiplied with."""
+        self.weight = array("d", [0.0]) * (tools + 1)
+
+    def learn(self, at: int, p: float, came: bool) -> None:  # noqa: FBT001 - beside its probability
+        weight = self.weight[at] = self.weight[at] * _KEPT + p * (1 - p)
+        odds = self.odds[at] * math.exp((came - p) / (_CAUTION + weight))
+        self.odds[at] = min(_FARTHEST, max(1 / _FARTHEST, odds))
 
 
 class ToolNeed:
-    """Estimates and counts per set of offered tools. State is bounded: 1,000 sets, oldest
-    dropped.
+    """Estimates, and what each agent's requests taught. State is bounded: 1,000 agents of 128 tools
+    at most (2 kB each), the one that called longest ago dropped. One process's, not kept.
     """
 
     __slots__ = ("_agents", "_head")
@@ -56,51 +77,68 @@ class ToolNeed:
     def __init__(self) -> None:
         """Start with no statistics."""
         self._head = TextHead.shipped("tool_need")
-        self._agents: OrderedDict[tuple[str, ...], _AgentCalls] = OrderedDict()
+        self._agents: OrderedDict[int, _Offsets] = OrderedDict()
 
     def any_tool(self, features: Features) -> float:
         """P(the request needs some tool), 0 to 1, whatever is offered."""
         return min(1.0, max(0.0, self._head.score(features)))
 
     def estimate(
-        self, features: Features, view: PromptView
-    ) -> tuple[tuple[tuple[str, float], ...], float]:
-        """((tool, P(called)), ... most likely first), P(several calls). Empty when none is
-        offered.
+        self, features: Features, view: PromptView, tenant: str = ""
+    ) -> tuple[tuple[tuple[str, float], ...], float, ToolGuess | None]:
+        """((tool, P(called)), ... most likely first), P(several calls), and the guess to ``observe``
+        the answer by. Empty, 0 and None when no tool is offered.
         """
-        if not view.tool_names:
-            return (), 0.0
+        names = view.tool_names
+        if not names:
+            return (), 0.0, None
         words = b" %b " % features.lowered.translate(_SPACED)
         need = self.any_tool(features)
-        seen = self._agents.get(view.tool_names) or _AgentCalls()
-        scored = []
-        for name in view.tool_names:
-            guess = _guess(need, _overlap(name, words))
-            share = (seen.calls.get(name, 0.0) + guess * _PRIOR_CALLS) / (
-                seen.requests + _PRIOR_CALLS
-            )
-            scored.append((name, share))
-        scored.sort(key=lambda pair: -pair[1])
-        likely = sum(share for _, share in scored)
+        # What follows a tool's result is another kind of request: it is mostly the answer.
+        agent = hash((tenant, names, view.after_tool_result))
+        guesses = [_guess(need, _overlap(name, words)) for name in names]
+        learned = self._agents.get(agent)
+        shares = guesses if learned is None else list(map(_moved, guesses, learned.odds))
+        scored = sorted(zip(names, shares, strict=True), key=lambda pair: -pair[1])
         joins = sum(join in words for join in _JOINS)
-        guess = 1 / (1 + math.exp(2.2 - 0.8 * joins - 0.7 * min(3.0, likely)))
-        several = (seen.several + guess * _PRIOR_CALLS) / (seen.requests + _PRIOR_CALLS)
-        return tuple(scored), min(1.0, several)
+        several = _several(joins, shares, 1.0 if learned is None else learned.odds[-1])
+        return tuple(scored), several, ToolGuess(agent, names, tuple(guesses), joins)
 
-    def observe(self, tool_names: tuple[str, ...], called: tuple[str, ...]) -> None:
-        """Count one finished request that offered `tool_names` and called `called` (with
-        repeats).
+    def observe(
+        self, guess: ToolGuess, called: tuple[str, ...], *, several_allowed: bool = True
+    ) -> None:
+        """Learn from one finished request that was free to call or not: what it called, with repeats.
+
+        ``several_allowed``: whether it could have called more than one.
         """
-        if not tool_names:
+        names = guess.names
+        if len(names) > _MOST_TOOLS:
             return
-        seen = self._agents.setdefault(tool_names, _AgentCalls())
-        self._agents.move_to_end(tool_names)
-        seen.requests += 1
-        seen.several += len(called) > 1
-        for name in set(called) & set(tool_names):
-            seen.calls[name] = seen.calls.get(name, 0.0) + 1
-        while len(self._agents) > _MAX_AGENTS:
-            self._agents.popitem(last=False)
+        learned = self._agents.get(guess.agent)
+        if learned is None:
+            learned = self._agents[guess.agent] = _Offsets(len(names))
+            if len(self._agents) > _MAX_AGENTS:
+                self._agents.popitem(last=False)
+        else:
+            self._agents.move_to_end(guess.agent)
+        # By what is known now: many may have been asked since the guess was made.
+        shares = list(map(_moved, guess.calls, learned.odds))
+        if several_allowed:
+            several = _several(guess.joins, shares, learned.odds[-1])
+            learned.learn(len(names), several, len(called) > 1)
+        for at, name in enumerate(names):
+            learned.learn(at, shares[at], name in called)
+
+
+def _moved(guess: float, odds: float) -> float:
+    """``guess`` with its odds multiplied by ``odds``."""
+    towards = guess * odds
+    return towards / (towards + 1 - guess)
+
+
+def _several(joins: int, shares: list[float], odds: float) -> float:
+    """P(more than one call), from the joining words and how many calls are expected."""
+    return 1 / (1 + math.exp(2.2 - 0.8 * joins - 0.7 * min(3.0, sum(shares))) / odds)
 
 
 def _guess(need: float, overlap: float) -> float:

@@ -91,6 +91,18 @@ class PromptView:
         )
 
 
+class ToolGuess(NamedTuple):
+    """What a request's words alone say of the tools that it offers, for its answer to be held against."""
+
+    agent: int
+    """Names the tenant with these tools, within this process."""
+    names: tuple[str, ...]
+    calls: tuple[float, ...]
+    """P(called) of each."""
+    joins: int
+    """Words that join tasks."""
+
+
 class Classification(NamedTuple):
     """The classifier's judgement of one request. A tuple, as is ``RouteDecision``: each is made once a
     request, and a frozen dataclass of eight fields takes four times as long to make.
@@ -109,6 +121,8 @@ class Classification(NamedTuple):
     """P(more than one tool call)."""
     language: str | None = None
     reason: str = ""
+    tool_guess: ToolGuess | None = None
+    """What the answer's calls teach about; None where they teach nothing."""
 
 
 class RouteDecision(NamedTuple):

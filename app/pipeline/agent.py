@@ -32,7 +32,8 @@ from app.domain.chat import (
     TextPart,
     Tool,
 )
-from app.domain.events import FinishReason
+from app.domain.decisions import ToolGuess
+from app.domain.events import COMPLETE_FINISHES, FinishReason
 from app.domain.models import AUTO, Model
 from app.domain.run_events import (
     Inner,
@@ -64,6 +65,7 @@ from app.pipeline.plan_by_model import Planned, PlanTurn
 from app.pipeline.speculation import Policy, stage_of
 from app.pipeline.subagents import Leaders
 from app.pipeline.synthesis import assembler
+from app.pipeline.tools_called import guess_of_run
 
 if TYPE_CHECKING:
     from app.tools.registry import Registered
@@ -127,6 +129,8 @@ class AgentRun:
     others: dict[str, Agent] = field(default_factory=dict)
     leaders: Leaders = field(default_factory=Leaders)
     _ids: set[str] = field(default_factory=set)
+    _guess: ToolGuess | None = None
+    """What its first model call teaches about."""
     messages_said: int = 0
 
     async def run(self) -> None:
@@ -141,6 +145,7 @@ class AgentRun:
         self.question = view_of(self.messages, ()).text
         self.others = subagents.offered(agent, gateway.agents, self.depth)
         candidates = candidates_of(agent, self.messages, tuple(offered), gateway, self.turn)
+        self._guess = None if self.answers else guess_of_run(agent, self.messages, self.turn)
         time = TimePlan.of(self.turn.deadline, gateway, candidates)
         transcript = list(self.messages)
         if self.answers:
@@ -179,9 +184,18 @@ class AgentRun:
             transcript += await model_turn.run(writers, tuple(transcript))
             self.text = model_turn.text
             self.finish = model_turn.finish
+            if number == 1 and not last and isinstance(model_turn, ModelTurn):
+                self._teach(model_turn)
             waits = self.pending or self.interrupts
             if last or not model_turn.calls or waits or model_turn.time_is_up:
                 return
+
+    def _teach(self, first: ModelTurn) -> None:
+        """Let what the first model call called be learned from, where it was whole."""
+        learning, whole = self.gateway.tools_called, first.finish in COMPLETE_FINISHES
+        if learning is not None and self._guess is not None and whole and not first.time_is_up:
+            called = tuple(call.name for call in first.calls.values())
+            learning.tools.observe(self._guess, called)
 
     def _drafting(
         self, offered: dict[str, Registered]

@@ -33,7 +33,7 @@ def candidates_of(
         return [model]
     view = view_of(messages, tool_names)
     with turn.timeline.stage("classifier"):
-        turn.classification = gateway.classifier.classify(view)
+        turn.classification = gateway.classifier.classify(view, turn.tenant)
     with turn.timeline.stage("router"):
         decision = gateway.router.decide(turn.classification, view, turn.tenant, turn.tier)
         turn.answered_tier, turn.reason = decision.tier.value, decision.reason

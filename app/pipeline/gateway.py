@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from app.pipeline.meaning import Meaning  # needs this module
     from app.pipeline.shadow import Shadow  # likewise
     from app.pipeline.shared_answers import SharedAnswers  # loads Redis' client
+    from app.pipeline.tools_called import ToolsCalled  # needs this module
     from app.tools.registry import (
         Registry,  # loads validators and clients that few configurations need
     )
@@ -207,6 +208,8 @@ class Gateway:
     warm: WarmPrefixes = field(default_factory=WarmPrefixes)
     journal: Journalled | None = None
     """A job's: its models' answers are kept before they are acted upon."""
+    tools_called: ToolsCalled | None = None
+    """What learns which tools are called; None: nothing does."""
     tracing: bool = False
     """Spans are exported: calls upstream carry this gateway's own ``traceparent``."""
     coalesce: bool = True

@@ -88,7 +88,7 @@ class Meaning:
         self,
         cache: SemanticCache,
         *,
-        classify: Callable[[PromptView], Classification],
+        classify: Callable[[PromptView, str], Classification],
         codecs: Mapping[Dialect, Codec],
         ttl_s: float,
         on_settled: Callable[[Settled, int], None],
@@ -146,7 +146,7 @@ class Meaning:
         with turn.timeline.stage("classifier"):
             view = self._codecs[request.dialect].view(request.body)
             if turn.classification is None:
-                turn.classification = self._classify(view)
+                turn.classification = self._classify(view, turn.tenant)
             asked = _asked(
                 (key, turn.started_unix_s, turn.user),
                 request,
@@ -259,7 +259,7 @@ class Meaning:
     ) -> tuple[Asked, float] | None:
         """A request as a question that may be met by meaning, and how long its answer lasts, in seconds."""
         view = self._codecs[request.dialect].view(request.body)
-        judged = self._classify(view)
+        judged = self._classify(view, scope.tenant)
         asked = _asked((key, time.time(), ""), request, view, scope, judged)
         ttl_s = self._ttl_s if judged.ttl_s is None else min(self._ttl_s, judged.ttl_s)
         return None if asked is None or ttl_s <= 0 else (asked, ttl_s)
@@ -320,7 +320,7 @@ class Meaning:
     async def _learn(self, job: _Job) -> Settled:
         request, entry = job.request, job.entry
         view = self._codecs[request.dialect].view(request.body)
-        judged = job.classification or self._classify(view)
+        judged = job.classification or self._classify(view, job.scope.tenant)
         await asyncio.sleep(0)
         asked = (
             job.looked[0]

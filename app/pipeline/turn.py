@@ -32,6 +32,7 @@ from app.pipeline.remember import follow, joinable, keep, may_serve, tell
 from app.pipeline.shared_flight import answer_shared, look_shared
 from app.pipeline.skeletons import draft_for, fill_or_ask
 from app.pipeline.stay import keep_warm, lags, stays, warm_of
+from app.pipeline.tools_called import as_allowed
 from app.wire.told_plainly import is_all_that_is_asked
 
 if TYPE_CHECKING:
@@ -210,8 +211,15 @@ def _routed_now(
     view: PromptView, request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit
 ) -> Awaitable[None]:
     candidates = _route(view, request, gateway, turn)
+    told = None
+    if view.tool_names and gateway.tools_called is not None:
+        told = emit = gateway.tools_called.recorder(request, turn, emit)
     going = converse_or_escalate(request, gateway, turn, candidates, emit)
-    return _measured(going, candidates[0].tier, gateway, turn) if gateway.router.aims else going
+    if gateway.router.aims:
+        going = _measured(going, candidates[0].tier, gateway, turn)
+    if told is None or gateway.tools_called is None:
+        return going
+    return gateway.tools_called.after(going, told, request, turn)
 
 
 async def _measured(going: Awaitable[None], tier: Tier, gateway: Gateway, turn: Turn) -> None:
@@ -283,7 +291,9 @@ def _look_first(key: bytes | None, request: ChatRequest, gateway: Gateway, turn:
 def _route(view: PromptView, request: ChatRequest, gateway: Gateway, turn: Turn) -> list[Model]:
     """Choose the tier, then the order in which its deployments are tried."""
     with turn.timeline.stage("classifier"):
-        classification = turn.classification or gateway.classifier.classify(view)
+        classification = turn.classification or gateway.classifier.classify(view, turn.tenant)
+        if view.tool_names:
+            classification = as_allowed(classification, request.body)
     turn.classification = classification
     with turn.timeline.stage("router"):
         warm = warm_of(view, request, gateway, turn)
