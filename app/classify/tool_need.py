@@ -22,7 +22,9 @@ import math
 import re
 from array import array
 from collections import OrderedDict
+from collections.abc import Sequence
 from functools import lru_cache
+from operator import itemgetter
 
 from app.classify.features import Features
 from app.classify.text_head import TextHead
@@ -43,11 +45,13 @@ _STEM, _ASCII = 5, 0x7F
 _SPACED = bytes(
     byte if byte > _ASCII or bytes((byte,)).isalnum() else ord(" ") for byte in range(256)
 )
+_PROBABILITY = itemgetter(1)
 _MAX_AGENTS = 1_000
 _MOST_TOOLS = 128
 """An agent with more is judged by words alone: vendors take no more, and the state stays bounded."""
 _KEPT = 0.99
-_CAUTION = 0.25
+_CAUTION, _CAUTION_OF_SEVERAL = 0.25, 1.0
+"""The certainty that each offset begins with, as a sum of p (1 - p): the less, the sooner it moves."""
 _FARTHEST = math.exp(8.0)
 
 
@@ -61,9 +65,10 @@ class _Offsets:
         """exp(offset): what a guess's odds are multiplied with."""
         self.weight = array("d", [0.0]) * (tools + 1)
 
-    def learn(self, at: int, p: float, came: bool) -> None:  # noqa: FBT001 - beside its probability
+    def learn(self, at: int, p: float, surprise: float, caution: float = _CAUTION) -> None:
+        """Take a step for ``at``, foreseen with ``p``; ``surprise`` is what came less that."""
         weight = self.weight[at] = self.weight[at] * _KEPT + p * (1 - p)
-        odds = self.odds[at] * math.exp((came - p) / (_CAUTION + weight))
+        odds = self.odds[at] * math.exp(surprise / (caution + weight))
         self.odds[at] = min(_FARTHEST, max(1 / _FARTHEST, odds))
 
 
@@ -99,9 +104,9 @@ class ToolNeed:
         guesses = [_guess(need, _overlap(name, words)) for name in names]
         learned = self._agents.get(agent)
         shares = guesses if learned is None else list(map(_moved, guesses, learned.odds))
-        scored = sorted(zip(names, shares, strict=True), key=lambda pair: -pair[1])
+        scored = sorted(zip(names, shares, strict=True), key=_PROBABILITY, reverse=True)
         joins = sum(join in words for join in _JOINS)
-        several = _several(joins, shares, 1.0 if learned is None else learned.odds[-1])
+        several = several_of(joins, shares, 1.0 if learned is None else learned.odds[-1])
         return tuple(scored), several, ToolGuess(agent, names, tuple(guesses), joins)
 
     def observe(
@@ -124,10 +129,11 @@ class ToolNeed:
         # By what is known now: many may have been asked since the guess was made.
         shares = list(map(_moved, guess.calls, learned.odds))
         if several_allowed:
-            several = _several(guess.joins, shares, learned.odds[-1])
-            learned.learn(len(names), several, len(called) > 1)
+            several = several_of(guess.joins, shares, learned.odds[-1])
+            surprise = (len(called) > 1) - several
+            learned.learn(len(names), several, surprise, _CAUTION_OF_SEVERAL)
         for at, name in enumerate(names):
-            learned.learn(at, shares[at], name in called)
+            learned.learn(at, shares[at], (name in called) - shares[at])
 
 
 def _moved(guess: float, odds: float) -> float:
@@ -136,7 +142,7 @@ def _moved(guess: float, odds: float) -> float:
     return towards / (towards + 1 - guess)
 
 
-def _several(joins: int, shares: list[float], odds: float) -> float:
+def several_of(joins: int, shares: Sequence[float], odds: float) -> float:
     """P(more than one call), from the joining words and how many calls are expected."""
     return 1 / (1 + math.exp(2.2 - 0.8 * joins - 0.7 * min(3.0, sum(shares))) / odds)
 

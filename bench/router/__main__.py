@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from app.classify.complexity import Complexity
-from bench.router import control, quality, speed, text
+from bench.router import called, control, quality, speed, text
 from bench.router.data import SHARED, DataError, in_build_half, read_pairs
 from bench.router.report import Report
 
@@ -30,13 +30,14 @@ def main() -> int:
         everything = read_pairs(pairs)
         used = _trained_on()
         rows = [row for row in everything if row.prompt not in used]
-        text_figures = text.cacheability(tools), text.tool_need(tools)
+        text_figures = text.cacheability(tools), text.tool_need(tools), called.learned(tools)
     except DataError as exc:
         print(f"bench-router: {exc}", file=sys.stderr)
         return 2
     print(f"{pairs}: {len(rows)} of {len(everything)} prompts, the others trained the topics")
     report.add("cacheability", text_figures[0])
     report.add("tool need", text_figures[1])
+    report.add("tool need, learned", text_figures[2])
     complexity = Complexity()
     mixed, parts = quality.streams_of(rows, complexity)
     report.add("no labels", quality.without_labels(mixed, parts))

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 from app.domain.decisions import PromptView
@@ -106,6 +107,65 @@ def read_bfcl(path: Path) -> list[tuple[str, int]]:
             raise DataError(f"{path}:{at}: not a BFCL question: {exc!r}") from exc
         out.append((str(text), len(row.get("function", ()))))
     return out
+
+
+@dataclass(frozen=True, slots=True)
+class AgentTurn:
+    """A request with the tools on offer and those that its right answer calls, in order."""
+
+    tools: tuple[str, ...]
+    text: str
+    called: tuple[str, ...]
+
+
+_CLASS_FILES = {
+    "GorillaFileSystem": "gorilla_file_system", "MathAPI": "math_api",
+    "MessageAPI": "message_api", "TwitterAPI": "posting_api", "TicketAPI": "ticket_api",
+    "TradingBot": "trading_bot", "TravelAPI": "travel_booking",
+    "VehicleControlAPI": "vehicle_control",
+}  # fmt: skip
+
+
+def read_agent_turns(folder: Path) -> list[AgentTurn]:
+    """The users' turns of BFCL's multi-turn conversations. Raises DataError naming the file and the line."""
+    offered = {
+        name: [
+            _json(docs, at, line)["name"]
+            for docs in [folder / "bfcl_multi_turn_func_doc" / f"{file}.json"]
+            for at, line in _lines(docs)
+        ]
+        for name, file in _CLASS_FILES.items()
+    }
+    path = folder / "bfcl_possible_answer_BFCL_v4_multi_turn_base.json"
+    answers = {
+        row["id"]: row["ground_truth"] for row in (_json(path, *one) for one in _lines(path))
+    }
+    path = folder / "bfcl_BFCL_v4_multi_turn_base.json"
+    turns: list[AgentTurn] = []
+    for at, line in _lines(path):
+        row = _json(path, at, line)
+        try:
+            left_out = row.get("excluded_function", ())
+            classes = sorted(row["involved_classes"])
+            tools = tuple(name for one in classes for name in offered[one] if name not in left_out)
+            for said, calls in zip(row["question"], answers[row["id"]], strict=True):
+                called = tuple(call.split("(")[0].split(".")[-1] for call in calls)
+                text = next((one["content"] for one in said if one["role"] == "user"), "")
+                if text:
+                    turns.append(AgentTurn(tools, str(text), called))
+        except (KeyError, TypeError, ValueError) as exc:
+            raise DataError(f"{path}:{at}: not a conversation of BFCL: {exc!r}") from exc
+    return turns
+
+
+def _json(path: Path, at: int, line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as exc:
+        raise DataError(f"{path}:{at}: not JSON: {exc}") from exc
+    if not isinstance(row, dict):
+        raise DataError(f"{path}:{at}: not an object")
+    return row
 
 
 def view(text: str) -> PromptView:
