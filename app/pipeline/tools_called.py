@@ -47,7 +47,7 @@ class _Job(NamedTuple):
 def as_allowed(classification: Classification, body: Json) -> Classification:
     """``classification`` where the request itself says which calls there may be."""
     choice = body.get("tool_choice", body.get("function_call"))
-    kind = choice.get("type") if isinstance(choice, Mapping) else choice
+    kind = choice.get("type", "named") if isinstance(choice, Mapping) else choice
     if kind == "none":
         return classification._replace(tool_need=(), several_calls=0.0, tool_guess=None)
     if kind is not None and kind != "auto":
