@@ -89,7 +89,7 @@ class Lease:
                 try:
                     self.take(piece)
                 except GatewayError:
-                    outlet.keep_alive = False
+                    outlet.keep_alive, outlet.lingers = False, True
                     raise
             return message
 

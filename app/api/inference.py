@@ -233,7 +233,7 @@ class Inference:
             head += b"allow: POST\r\n"
         head += coding_line(error) + vendor_id_line(self._dialect, request_id)
         if isinstance(error, TooLarge):
-            outlet.keep_alive = False
+            outlet.keep_alive, outlet.lingers = False, True
         await outlet.respond(error.status, head, self._codec.write_error(error, request_id))
         self._edge.recorder.settle(
             TurnRecord(

@@ -41,6 +41,8 @@ class NativeOutlet(RequestResponseCycle):
     """Called once when the client's connection ends before the response is complete."""
     disconnected = False
     keep_alive = True
+    lingers = False
+    """The client may be sending still when its connection ends, see ``GatewayProtocol.linger``."""
     waiting_for_100_continue = False
     body: bytes | bytearray = b""  # type: ignore[assignment]
     more_body = True
@@ -168,7 +170,7 @@ class NativeOutlet(RequestResponseCycle):
         if self._news is not None:
             self._news.set()
         if not keep_alive and not self.more_body:
-            transport.close()
+            (protocol.linger if self.lingers else transport.close)()
         protocol.on_response_complete()
 
     async def begin(self, status: int, head: bytes, first: bytes) -> None:

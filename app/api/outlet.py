@@ -20,6 +20,8 @@ class Outlet(Protocol):
     abort: Callable[[], None] | None
     keep_alive: bool
     """The connection lives on after this response; to be set before it begins."""
+    lingers: bool
+    """Where it does not: what the client may still be sending is read, so that no reset overtakes this."""
     task: CurrentTask | None
     """What serves the request, where the outlet knows it."""
 
@@ -78,6 +80,7 @@ class AsgiOutlet:
     abort: Callable[[], None] | None = None
     task: CurrentTask | None = None
     keep_alive = True
+    lingers = False
 
     def __init__(self, receive: Receive, send: Send) -> None:
         """Write through ``send``; hear of a client's leaving through ``receive``."""

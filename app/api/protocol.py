@@ -27,6 +27,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app.api.eager_task import EagerTask
+from app.api.early_answers import TIMEOUT_RESPONSE, TOO_LARGE_RESPONSE
 from app.api.known_head import Endpoint, Head, learn
 from app.api.native import NO_SCOPE, NativeOutlet
 from app.upstream.rounds import Rounds, rounds_of
@@ -49,29 +50,6 @@ _MAX_HEAD_BYTES = 65_536
 _MOST_LESSONS = 8
 _NONE: dict[str, Endpoint] = {}
 _new = object.__new__
-
-
-def _refusal(status: bytes, kind: bytes, code: bytes, message: bytes, more: bytes = b"") -> bytes:
-    """A whole answer before it is known who asks for what: its error is one in every dialect."""
-    error = b'{"message":"%s","type":"%s","param":null,"code":"%s"}' % (message, kind, code)
-    body = b'{"type":"error","error":%s}' % error
-    head = b"HTTP/1.1 %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\n%s"
-    return head % (status, len(body), more) + b"connection: close\r\n\r\n" + body
-
-
-_TIMEOUT_RESPONSE = _refusal(
-    b"408 Request Timeout",
-    b"timeout_error",
-    b"request_timeout",
-    b"the request was not whole in time: send it faster",
-    b"retry-after: 1\r\n",
-)
-_TOO_LARGE_RESPONSE = _refusal(
-    b"431 Request Header Fields Too Large",
-    b"invalid_request_error",
-    b"head_too_large",
-    b"the head is over 64 KiB",
-)
 
 
 class Phase(IntEnum):
@@ -136,6 +114,8 @@ class GatewayProtocol(HttpToolsProtocol):
     """The one that came before it."""
     _held = b""
     """A known head whose body has yet to come: the official packages write the two apart."""
+    _lingers = False
+    """The last answer is out; what the client still sends is dropped."""
     _lessons = _MOST_LESSONS
     """How often another head may still be remembered before one came again."""
     rounds: Rounds
@@ -261,7 +241,7 @@ class GatewayProtocol(HttpToolsProtocol):
         except httptools.HttpParserUpgrade:
             self._unsupported_upgrade_warning()
         except httptools.HttpParserError:
-            if not self.transport.is_closing():
+            if not (self._lingers or self.transport.is_closing()):
                 self.send_400_response("Invalid HTTP request received.")
 
     def _answer(self, known: Head, body: bytes) -> None:
@@ -296,8 +276,8 @@ class GatewayProtocol(HttpToolsProtocol):
     def _refuse_head(self) -> None:
         """Say that the head is over 64 KiB, and end the connection."""
         if not self.transport.is_closing():
-            self.transport.write(_TOO_LARGE_RESPONSE)
-            self.transport.close()
+            self.transport.write(TOO_LARGE_RESPONSE)
+            self.linger()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Collect a header. Trailers, which come behind a chunked body, are nobody's business."""
@@ -316,7 +296,7 @@ class GatewayProtocol(HttpToolsProtocol):
             if head_bytes > _MAX_HEAD_BYTES:
                 self._refuse_head()
         self._in_head = False
-        if self.transport.is_closing():
+        if self._lingers or self.transport.is_closing():
             return
         self._phase = _BODY
         parser, scope = self.parser, self.scope
@@ -414,7 +394,7 @@ class GatewayProtocol(HttpToolsProtocol):
             self._between = cycle.keep_alive
             self._phase, self._since_s = _NEXT, self.loop.time()
             if not cycle.keep_alive:
-                self.transport.close()
+                (self.linger if cycle.lingers else self.transport.close)()
 
     def on_response_complete(self) -> None:
         """Go on with a pipelined request, or wait for the next."""
@@ -451,6 +431,33 @@ class GatewayProtocol(HttpToolsProtocol):
             self._phase = Phase.BODY if cycle.more_body else Phase.ANSWER
             self._start(cycle)
 
+    def linger(self) -> None:
+        """Say no more, and read what may still come for a while, to drop it.
+
+        If the connection were closed at once, that would be answered with a reset: a client that is still
+        sending hears of it first, and not of its answer.
+        """
+        transport = self.transport
+        if self._lingers or transport.is_closing():
+            return
+        self._lingers, self._since_s = True, self.loop.time()
+        self.parser = None  # type: ignore[assignment]  # nothing is read any more
+        self.pipeline.clear()
+        if not transport.can_write_eof():  # TLS ends for both sides at once
+            transport.close()
+            return
+        transport.write_eof()
+        self.flow.resume_reading()
+
+    def _awaited(self) -> Phase:
+        """The phase that the client is to end. Nothing is asked of it while it is being answered."""
+        if self._lingers:
+            return Phase.REST
+        cycle: RequestResponseCycle | None = self.cycle
+        if self.pipeline or (self._in_head and cycle is not None and not cycle.response_complete):
+            return _ANSWER
+        return _HEAD if self._in_head else self._phase
+
     def _look_at_phase(self) -> None:
         """End the connection when its phase has lasted too long."""
         self._look = None
@@ -463,14 +470,15 @@ class GatewayProtocol(HttpToolsProtocol):
             if self._unread_bytes:
                 self._look = self.loop.call_later(self.look_every_s, self._look_at_phase)
             return
-        if self._is_full or self.loop.time() - self._since_s < self.patience_s[self._phase]:
+        phase = self._awaited()
+        if self._is_full or self.loop.time() - self._since_s < self.patience_s[phase]:
             self._look = self.loop.call_later(self.look_every_s, self._look_at_phase)
             return
         started: bool = self.cycle is not None and self.cycle.response_started  # type: ignore[redundant-expr]
         answered = started and not self._held
-        begun = self._phase in {_HEAD, _BODY} and not (self._phase is _BODY and answered)
+        begun = phase in {_HEAD, _BODY} and not (phase is _BODY and answered)
         if begun:
-            self.transport.write(_TIMEOUT_RESPONSE)
+            self.transport.write(TIMEOUT_RESPONSE)
         self.transport.close()
         if self.transport.get_write_buffer_size():  # closed when all is read: not for ever
             self._look = self.loop.call_later(self.look_every_s, self._look_at_phase)
