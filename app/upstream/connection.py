@@ -350,13 +350,14 @@ class Connection(asyncio.Protocol):
         if pieces:
             exchange.wake()
 
-    def half_heard(self) -> None:
+    def half_heard(self) -> bool:
         """Something has begun that cannot be read yet: behind an answer, a reason to close.
 
-        Before the first request it is the rest of TLS's own greeting: a ticket in two pieces.
+        Before the first request it may be the rest of TLS's own greeting, a ticket in two pieces.
         """
         if self._exchange is None and self._method:
             self.abort()
+        return self._exchange is None and not self.closed
 
     def eof_received(self) -> bool:
         """The peer has finished sending: the end of a body without a length, else a failure."""

@@ -33,8 +33,11 @@ class Secured(Protocol):
     def data_received(self, data: bytes) -> None:
         """Plain bytes have come."""
 
-    def half_heard(self) -> None:
-        """What has come is all handed on, but for a record that has begun and not ended."""
+    def half_heard(self) -> bool:
+        """What has come is all handed on, but for a record that has begun and not ended.
+
+        Yes, if that must turn out to hold no text: a ticket in two pieces, before anything was asked.
+        """
 
     def eof_received(self) -> bool:
         """The peer has said that no more will come."""
@@ -135,8 +138,8 @@ class TlsLayer(asyncio.Protocol):
             self._begun, self._missing = b"", 0
         if plain:
             self._above.data_received(plain)
-        if halves:
-            self._above.half_heard()
+        if halves and self._above.half_heard():
+            self._below.set_protocol(_Unasked(self))
         if over:
             self._above.eof_received()
             self._below.abort()
@@ -156,6 +159,25 @@ class TlsLayer(asyncio.Protocol):
             self._begun = last
         self._missing = at - len(came)
         return self._missing > 0
+
+    def read_rest(self, data: bytes) -> bytes | None:
+        """Deal with the rest of a record that may hold no text; what is behind it, None where it goes on.
+
+        It is read by itself: OpenSSL does not say which of its records a text has come from.
+        """
+        above = self._above
+        self._above = nobody = _Nobody(above, self._below)
+        try:
+            while data and self._begun and not nobody.heard:
+                needed = self._missing or _HEAD_BYTES - len(self._begun)
+                self.data_received(data[:needed])
+                data = data[needed:]
+        finally:
+            self._above = above
+        if self._begun or nobody.heard:
+            return None
+        self._below.set_protocol(self)
+        return data
 
     def eof_received(self) -> bool:
         """The wire was cut without a word: a loss, as ``connection_lost`` will say."""
@@ -205,3 +227,53 @@ class TlsLayer(asyncio.Protocol):
     def resume_reading(self) -> None:
         """Read on."""
         self._below.resume_reading()
+
+
+class _Unasked(asyncio.Protocol):
+    """Protocol of the socket below while a record is under way that began before anything was asked.
+
+    Were it taken for what it looks like, an upstream could have said its answer before it heard the question.
+    """
+
+    def __init__(self, layer: TlsLayer) -> None:
+        """``layer`` goes on once that record has ended."""
+        self._layer = layer
+
+    def data_received(self, data: bytes) -> None:
+        """Have the record's rest read alone."""
+        behind = self._layer.read_rest(data)
+        if behind:
+            self._layer.data_received(behind)
+
+    def eof_received(self) -> bool:
+        """As the layer's."""
+        return self._layer.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """As the layer's."""
+        self._layer.connection_lost(exc)
+
+
+class _Nobody:
+    """In place of whose the plain bytes are, where there may be none."""
+
+    def __init__(self, above: Secured, below: asyncio.Transport) -> None:
+        self._above, self._below = above, below
+        self.heard = False
+
+    def data_received(self, _data: bytes) -> None:
+        """What nobody asked for ends the connection."""
+        self.heard = True
+        self._below.abort()
+
+    def half_heard(self) -> bool:
+        """It is known."""
+        return False
+
+    def eof_received(self) -> bool:
+        """As of whom this stands for."""
+        return self._above.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """As of whom this stands for."""
+        self._above.connection_lost(exc)

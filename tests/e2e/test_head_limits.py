@@ -50,7 +50,7 @@ async def test_a_head_over_64_kib_is_refused_however_it_is_cut(cut: int | None) 
     large = head(100)
     async with running_gateway(NOWHERE) as gateway:
         got = await answers(gateway, *([large] if cut is None else [large[:cut], large[cut:]]))
-        assert got.startswith(b"HTTP/1.1 431 ") or not got  # a reset may overtake the answer
+        assert got.startswith(b"HTTP/1.1 431 ")
 
 
 async def test_one_header_without_an_end_is_cut_off() -> None:
@@ -58,7 +58,7 @@ async def test_one_header_without_an_end_is_cut_off() -> None:
     async with running_gateway(NOWHERE) as gateway:
         endless = [b"GET / HTTP/1.1\r\nx: ", *[b"z" * 30_000] * 6]
         got = await answers(gateway, *endless)
-        assert got.startswith(b"HTTP/1.1 431 ") or not got
+        assert got.startswith(b"HTTP/1.1 431 ")
 
 
 @pytest.mark.parametrize("cut", [None, 30_000])

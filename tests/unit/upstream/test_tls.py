@@ -345,3 +345,45 @@ async def test_what_begins_behind_an_answer_and_ends_later_is_never_the_next_ans
         assert [await call(pool), await call(pool)] == [b"good", b"good"]
         assert (pool.stats.opened_total, pool.stats.open) == (2, 0)
         await pool.aclose()
+
+
+async def test_what_begins_before_the_first_question_and_ends_behind_it_is_no_answer(
+    authority: trustme.CA,
+):
+    """It may be half a ticket, until its text is there."""
+    context = serving(authority, "localhost")
+
+    async def script(peer: Peer) -> None:
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = context.wrap_bio(incoming, outgoing, server_side=True)
+        greeted, rest = False, b""
+        while data := await peer.reader.read(1 << 16):
+            incoming.write(data)
+            try:
+                if not greeted:
+                    tls.do_handshake()
+                    greeted = True
+                    peer.writer.write(outgoing.read())
+                    if not peer.number:
+                        tls.write(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nbad")
+                        rest = outgoing.read()
+                        peer.writer.write(rest[:20])
+                tls.read(1 << 16)
+            except ssl.SSLWantReadError:
+                peer.writer.write(outgoing.read())
+                continue
+            if peer.number:
+                tls.write(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ngood")
+            peer.writer.write(rest[20:] or outgoing.read())
+
+    async with raw_server(script, host="localhost") as server:
+        limits = PoolLimits(warm=1)
+        origin = Origin("https", "localhost", server.port)
+        pool = Pool(origin, limits, LONG, trusting(authority))
+        await pool.start()
+        async with asyncio.timeout(10):
+            while not any(conn._transport._begun for conn in pool._idle):  # noqa: ASYNC110
+                await asyncio.sleep(0.002)
+        assert await call(pool) == b"good"
+        assert pool.stats.replayed_total == 1
+        await pool.aclose()

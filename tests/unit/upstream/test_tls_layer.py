@@ -23,6 +23,7 @@ class Wire(asyncio.Transport):
         super().__init__()
         self.sent = bytearray()
         self.is_aborted = False
+        self.protocol: asyncio.Protocol
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.sent += data
@@ -33,7 +34,8 @@ class Wire(asyncio.Transport):
         return taken
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        pass
+        assert isinstance(protocol, asyncio.Protocol)
+        self.protocol = protocol
 
     def abort(self) -> None:
         self.is_aborted = True
@@ -46,13 +48,15 @@ class Above:
         self.came = bytearray()
         self.halves = 0
         self.is_at_end = False
+        self.has_asked = True
 
     def data_received(self, data: bytes) -> None:
         assert data, "nothing is no news"
         self.came += data
 
-    def half_heard(self) -> None:
+    def half_heard(self) -> bool:
         self.halves += 1
+        return not self.has_asked
 
     def eof_received(self) -> bool:
         self.is_at_end = True
@@ -70,8 +74,10 @@ class Peer:
         self.layer = TlsLayer(self.above, self.wire, client, "localhost")
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = server.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self.tickets = b""
 
-    async def greet(self) -> None:
+    async def greet(self, *, keeps_tickets: bool = False) -> None:
+        """Shake hands; what comes behind that is handed over, or kept in ``tickets``."""
         async with asyncio.TaskGroup() as both:
             both.create_task(self.layer.handshake(asyncio.get_running_loop()))
             await asyncio.sleep(0)
@@ -79,7 +85,11 @@ class Peer:
                 self._incoming.write(sent)
                 with suppress(ssl.SSLWantReadError):
                     self._tls.do_handshake()
-                self.layer.data_received(self._outgoing.read())
+                said = self._outgoing.read()
+                if keeps_tickets and self.layer._is_open:
+                    self.tickets = said
+                else:
+                    self.layer.data_received(said)
 
     def records(self, *texts: bytes) -> bytes:
         """A record of each text, as it goes over the wire."""
@@ -95,14 +105,19 @@ class Peer:
 
 @pytest.fixture(params=[ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=str)
 async def peer(request: pytest.FixtureRequest) -> Peer:
+    peer = stranger(request.param)
+    await peer.greet()
+    return peer
+
+
+def stranger(version: ssl.TLSVersion) -> Peer:
+    """One that has not greeted yet."""
     authority = trustme.CA()
     server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
     authority.issue_cert("localhost").configure_cert(server)
     authority.configure_trust(client)
-    client.maximum_version = request.param
-    peer = Peer(server, client)
-    await peer.greet()
-    return peer
+    client.maximum_version = version
+    return Peer(server, client)
 
 
 def cuts(length: int) -> Iterable[int]:
@@ -160,3 +175,38 @@ async def test_half_a_record_at_the_end_is_told_to_whoever_has_no_use_for_it(pee
     peer.above.halves = 0
     peer.layer.data_received(peer.records(b"and whole ones", b"behind that"))
     assert peer.above.halves == 0
+
+
+@pytest.mark.parametrize("at", [1, 4, 5, 6, 20, -1])
+@pytest.mark.parametrize("by_bytes", [False, True], ids=["at once", "by bytes"])
+async def test_text_of_a_record_that_began_before_anything_was_asked_ends_the_connection(
+    peer: Peer, at: int, by_bytes: bool
+):
+    """An answer to no question; nothing of it, nor of what follows, is handed on."""
+    said, more = peer.records(b"HTTP/1.1 200 OK"), peer.records(b"and more")
+    peer.above.has_asked = False
+    peer.layer.data_received(said[:at])
+    assert peer.above.halves == 1
+    peer.above.has_asked = True
+    rest = said[at:] + more
+    for piece in [rest[at : at + 1] for at in range(len(rest))] if by_bytes else [rest]:
+        if not peer.wire.is_aborted:
+            peer.wire.protocol.data_received(piece)
+    assert peer.wire.is_aborted
+    assert not peer.above.came
+
+
+async def test_a_ticket_may_come_in_pieces_before_anything_was_asked():
+    """It holds no text, and what comes in the same read behind it is the answer."""
+    length = 400
+    for at in [*range(1, 12), length, -1]:
+        peer = stranger(ssl.TLSVersion.TLSv1_3)
+        await peer.greet(keeps_tickets=True)
+        assert len(peer.tickets) > length
+        peer.above.has_asked = False
+        peer.layer.data_received(peer.tickets[:at])
+        peer.above.has_asked = True
+        peer.wire.protocol.data_received(peer.tickets[at:] + peer.records(b"one", b"two"))
+        peer.wire.protocol.data_received(peer.records(b"three"))
+        assert (bytes(peer.above.came), peer.wire.is_aborted) == (b"onetwothree", False)
+        assert peer.wire.protocol is peer.layer
