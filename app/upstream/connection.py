@@ -355,6 +355,8 @@ class Connection(asyncio.Protocol):
 
         Before the first request it may be the rest of TLS's own greeting, a ticket in two pieces.
         """
+        if self._rounds.heard and not self._begun:  # what came before it may wait for the round
+            self._rounds.attend()
         if self._exchange is None and self._method:
             self.abort()
         return self._exchange is None and not self.closed
