@@ -93,8 +93,10 @@ class Connection(asyncio.Protocol):
         "_timer_at_ns",
         "_transport",
         "_unread_bytes",
+        "_waits",
         "_where",
         "_write",
+        "amid",
         "closed",
         "connected_ns",
         "heard",
@@ -113,6 +115,10 @@ class Connection(asyncio.Protocol):
         self._begun = False
         """The reader has been told of the response that is under way."""
         self._rounds = rounds_of(loop)
+        self._waits = 0
+        """The identity of the exchange whose first bytes wait, or waited last, for a round."""
+        self.amid = False
+        """TLS has the beginning of a record that it cannot read yet: behind an answer, a reason to close."""
         self._method = b""
         self._transport: asyncio.Transport | TlsLayer | None = None
         self._write: Callable[[bytes], None] = _not_open
@@ -252,7 +258,11 @@ class Connection(asyncio.Protocol):
         if not self._begun:
             rounds = self._rounds
             if not rounds.alone:
-                rounds.hear(self, data)
+                if self._waits == id(exchange):
+                    self._hear_more(exchange, data)
+                else:
+                    self._waits = id(exchange)
+                    rounds.hear(self, data)
                 return
             rounds.alone -= 1
             exchange.first_byte_ns = now = time.monotonic_ns()
@@ -278,6 +288,19 @@ class Connection(asyncio.Protocol):
             self._deadline_ns = deadline_ns
             return
         self._read(exchange, data, now)
+
+    def _hear_more(self, exchange: Exchange, data: bytes) -> None:
+        """More has come while the first bytes of ``exchange`` wait for their round.
+
+        The kernel has it no more, so nobody who is given this connection meanwhile could see that it is not
+        at rest: the first bytes are dealt with now, and if they were the whole answer, this is nobody's.
+        """
+        self._waits = 0  # another exchange may have had the same identity
+        self._rounds.attend()
+        if self._exchange is exchange:
+            self.data_received(data)
+        else:
+            self.abort(UpstreamClosed(f"{self._where} said more than was asked"))
 
     def fail(self, raised: Exception) -> None:
         """``data_received`` has raised in a round: as the loop does."""
@@ -408,7 +431,7 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         # A response may overtake its request (an early 413); the rest of the body is then still
         # ours.
-        if transport is not None and not transport.get_write_buffer_size():
+        if transport is not None and not (self.amid or transport.get_write_buffer_size()):
             self.idle_since_ns = now_ns
             self._owner.released(self)
         else:

@@ -30,6 +30,9 @@ _HEAD_BYTES = 5
 class Secured(Protocol):
     """Whose plain bytes these are; as of ``asyncio.Protocol``."""
 
+    amid: bool
+    """What has come ends within a record, whose text cannot be read yet; set before the rest is handed on."""
+
     def data_received(self, data: bytes) -> None:
         """Plain bytes have come."""
 
@@ -136,6 +139,7 @@ class TlsLayer(asyncio.Protocol):
             plain = b"".join(more)
         if self._begun and not halves:
             self._begun, self._missing = b"", 0
+        self._above.amid = halves
         if plain:
             self._above.data_received(plain)
         if halves and self._above.half_heard():
@@ -173,7 +177,7 @@ class TlsLayer(asyncio.Protocol):
                 self.data_received(data[:needed])
                 data = data[needed:]
         finally:
-            self._above = above
+            self._above, above.amid = above, nobody.amid
         if self._begun or nobody.heard:
             return None
         self._below.set_protocol(self)
@@ -259,7 +263,7 @@ class _Nobody:
 
     def __init__(self, above: Secured, below: asyncio.Transport) -> None:
         self._above, self._below = above, below
-        self.heard = False
+        self.amid, self.heard = above.amid, False
 
     def data_received(self, _data: bytes) -> None:
         """What nobody asked for ends the connection."""

@@ -7,8 +7,8 @@ import socket
 
 import pytest
 
-from app.errors import GatewayError, UpstreamRefused, UpstreamTimeout
-from app.upstream import Origin, Pool, PoolLimits, Timeouts
+from app.errors import GatewayError, UpstreamClosed, UpstreamRefused, UpstreamTimeout
+from app.upstream import Exchange, Origin, Pool, PoolLimits, Timeouts
 from tests.support.raw_server import Peer, idle, raw_server
 from tests.unit.upstream.conftest import LONG, MakePool, settle
 
@@ -235,6 +235,32 @@ async def test_a_replay_that_is_handed_a_dying_connection_waits_on(pool_to: Make
         assert (replayed.result(), other.result()) == (b"replayed", b"")
         assert pool.stats.open == pool._slots == 1
         assert len(server.peers) == 3
+
+
+async def test_what_is_read_behind_a_whole_answer_in_one_turn_answers_nobody(pool_to: MakePool):
+    """Another's request is dealt with between the two, and the kernel has nothing to tell of the second."""
+    begun: list[Exchange | None] = []
+
+    class Asks:
+        def data_received(self, data: bytes) -> None:
+            begun.append(pool.begin(b"POST / HTTP/1.1\r\n", data, LONG))
+
+        def fail(self, raised: Exception) -> None:
+            raise raised
+
+    async with raw_server(idle) as server, pool_to(server) as pool:
+        async with asyncio.TaskGroup() as group:
+            first = group.create_task(post(pool, b"first"))
+            await settle(pool, in_flight=1)
+            (conn,) = pool._open
+            conn.data_received(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\none")
+            conn._rounds.hear(Asks(), b"second")
+            conn.data_received(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nbad")
+        assert first.result() == b"one"
+        (second,) = begun
+        assert second is not None
+        assert isinstance(second.failure, UpstreamClosed)
+        assert (second.status, conn.closed) == (0, True)
 
 
 async def test_a_request_is_never_replayed_from_a_new_connection(pool_to: MakePool):

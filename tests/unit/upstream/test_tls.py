@@ -309,10 +309,14 @@ async def test_a_connection_over_tls_leaves_nothing_to_the_garbage_collector(
         await pool.aclose()
 
 
+@pytest.mark.parametrize("waiting", [False, True])
 async def test_what_begins_behind_an_answer_and_ends_later_is_never_the_next_answer(
-    authority: trustme.CA,
+    authority: trustme.CA, waiting: bool
 ):
-    """Half a record cannot be read, so the connection looks idle; and its rest would come as an answer."""
+    """Half a record cannot be read, so the connection looks idle; and its rest would come as an answer.
+
+    Nor where somebody waits for that connection, to whom it would be handed with the answer's last byte.
+    """
     context = serving(authority, "localhost")
 
     async def script(peer: Peer) -> None:
@@ -341,8 +345,14 @@ async def test_what_begins_behind_an_answer_and_ends_later_is_never_the_next_ans
             peer.writer.write(answer + unasked[:20])
 
     async with raw_server(script, host="localhost") as server:
-        pool = pool_to(server, trusting(authority))
-        assert [await call(pool), await call(pool)] == [b"good", b"good"]
+        limits = PoolLimits(max_connections=1)
+        pool = Pool(Origin("https", "localhost", server.port), limits, LONG, trusting(authority))
+        if waiting:
+            async with asyncio.TaskGroup() as group:
+                both = [group.create_task(call(pool)) for _ in range(2)]
+            assert [one.result() for one in both] == [b"good", b"good"]
+        else:
+            assert [await call(pool), await call(pool)] == [b"good", b"good"]
         assert (pool.stats.opened_total, pool.stats.open) == (2, 0)
         await pool.aclose()
 

@@ -47,12 +47,15 @@ class Above:
     def __init__(self) -> None:
         self.came = bytearray()
         self.halves = 0
+        self.amid = False
+        self.was_amid: list[bool] = []
         self.is_at_end = False
         self.has_asked = True
 
     def data_received(self, data: bytes) -> None:
         assert data, "nothing is no news"
         self.came += data
+        self.was_amid.append(self.amid)
 
     def half_heard(self) -> bool:
         self.halves += 1
@@ -175,6 +178,16 @@ async def test_half_a_record_at_the_end_is_told_to_whoever_has_no_use_for_it(pee
     peer.above.halves = 0
     peer.layer.data_received(peer.records(b"and whole ones", b"behind that"))
     assert peer.above.halves == 0
+
+
+async def test_half_a_record_is_known_before_the_text_in_front_of_it_is_handed_on(peer: Peer):
+    """Whoever has had its answer must not be taken for one at rest."""
+    first, second = peer.records(b"answer"), peer.records(b"unasked")
+    for at in range(1, len(second)):
+        peer.layer.data_received(first + second[:at])
+        peer.layer.data_received(second[at:])
+        first, second = peer.records(b"answer"), peer.records(b"unasked")
+    assert peer.above.was_amid == [True, False] * (len(second) - 1)
 
 
 @pytest.mark.parametrize("at", [1, 4, 5, 6, 20, -1])
