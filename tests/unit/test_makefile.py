@@ -25,7 +25,15 @@ def make_run(command: Path, script: str, *given: str) -> subprocess.Popen[str]:
     command.write_text(f"#!/bin/bash\n{script}\n")
     command.chmod(0o755)
     return subprocess.Popen(
-        ["make", "-o", "install-serve", "run", f"VENV={command.parent.parent}", *given],
+        [
+            "make",
+            "--no-print-directory",
+            "-o",
+            "install-serve",
+            "run",
+            f"VENV={command.parent.parent}",
+            *given,
+        ],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
