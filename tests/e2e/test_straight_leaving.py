@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx2
 import pytest
 import trustme
 
 from app.api.accepting import GatewayLoop
+from tests.e2e.semantic.conftest import PLAIN, Semantic, TopicModel
 from tests.e2e.test_straight_streams import DONE, HEAD, ROLE, STOP, begin, body, chunk, frame
 from tests.e2e.test_straight_way import ANSWER, OPEN, Client, Counted, connect, counted, newest
 from tests.support.gateway import Running, configuration, running_gateway
@@ -340,3 +344,42 @@ class TestInARound:
                         assert b'"hold %d %d"' % (turn, number) in said
                 await nothing_left(gateway, tasks)
                 clients[:leaving] = await taught(gateway, leaving)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hangs", [True, False], ids=["look-up under way", "look-up over"])
+async def test_nor_while_a_miss_races_with_the_look_up(hangs: bool, counted: Counted) -> None:
+    """In every window; the look-up ends with the request."""
+    upstream = Upstream()
+    cache = {"semantic": {"enabled": True, "race_for": ["*"]}}
+    async with (
+        house(upstream, cache=cache) as gateway,
+        httpx2.AsyncClient(verify=PLAIN, base_url=gateway.url) as http,
+    ):
+        semantic = Semantic(gateway, http, TopicModel())
+        await semantic.open()
+        semantic.meaning.cache.budget_s = 4 * PATIENCE_S
+        semantic.meaning.most_per_s = 1e9
+        process = semantic.meaning.cache.memory.pid
+        for name, window in WINDOWS.items():
+            upstream.window = window
+            (client,) = await taught(gateway)
+            await nothing_left(gateway, ours())
+            handed_over = counted.handed_over
+            if hangs:
+                os.kill(process, signal.SIGSTOP)
+            try:
+                tasks = ours()
+                send(client, f"hold {name}", stream=window.stream)
+                peer = await upstream.holds()
+                await arrived(gateway, client, window)
+                assert counted.handed_over == handed_over + 1
+                client.writer.transport.abort()
+                await peer.wait_gone()
+                await nothing_left(gateway, tasks)
+                trace = newest(gateway)
+                assert (trace["status"], trace["disconnect"]) == (499, window.told)
+            finally:
+                if hangs:
+                    os.kill(process, signal.SIGCONT)
+            await said_to(await connect(gateway), f"next of {name}", stream=window.stream)
