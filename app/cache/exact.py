@@ -11,10 +11,11 @@ Least recently used entries leave first. Not thread-safe: one event loop owns it
 from __future__ import annotations
 
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from app.cache.barriers import Barriers
 from app.domain.chat import Dialect
 from app.domain.events import Answer
 from app.domain.invalidation import Forget
@@ -91,8 +92,8 @@ class ExactCache:
         self._clock = clock
         self._entries: OrderedDict[bytes, CachedAnswer] = OrderedDict()
         self._bytes = 0
-        self._barriers: deque[tuple[Forget, int]] = deque()
-        self._floor_ns = -1
+        self._barriers = Barriers(most=_BARRIERS)
+        """Of what was forgotten while it was being made; their epochs are instants of ``perf_counter_ns``."""
         self.barred_ns = -1
         """When something was forgotten last, on ``perf_counter_ns``: what began later may be kept unasked."""
 
@@ -240,27 +241,19 @@ class ExactCache:
     def bar(self, what: Forget) -> None:
         """Keep nothing that matches and whose making has begun by now."""
         self.barred_ns = time.perf_counter_ns()
-        self._barriers.append((what, self.barred_ns))
-        if len(self._barriers) > _BARRIERS:
-            self._floor_ns = self._barriers.popleft()[1]
+        self._barriers.add(what, self.barred_ns + 1)
 
     def bar_all(self) -> None:
         """Keep nothing whose making has begun by now."""
-        self._floor_ns = self.barred_ns = time.perf_counter_ns()
-        self._barriers.clear()
+        self.barred_ns = time.perf_counter_ns()
+        self._barriers.clear(self.barred_ns + 1)
 
     def barred(
         self, since_ns: int, key: bytes, tenant: str, model: str, tags: tuple[str, ...]
     ) -> bool:
         """Whether an answer whose making began at ``since_ns`` has been forgotten meanwhile."""
-        if since_ns > self.barred_ns:
-            return False
-        if since_ns <= self._floor_ns:
-            return True
-        entry_id = key[:16].hex()
-        return any(
-            since_ns <= at_ns and _matches(what, entry_id, tenant, model, tags)
-            for what, at_ns in self._barriers
+        return since_ns <= self.barred_ns and self._barriers.hold(
+            since_ns, tenant, model, tags, key[:16].hex()
         )
 
     def _key_of(self, entry_id: str) -> bytes | None:
@@ -274,11 +267,3 @@ class ExactCache:
     def _drop(self, key: bytes) -> None:
         entry = self._entries.pop(key)
         self._bytes -= entry.size_bytes
-
-
-def _matches(what: Forget, entry_id: str, tenant: str, model: str, tags: tuple[str, ...]) -> bool:
-    if what.tenant != tenant:
-        return False
-    if what.entry_id:
-        return what.entry_id == entry_id
-    return what.model in {"", model} and (not what.tags or not set(what.tags).isdisjoint(tags))
