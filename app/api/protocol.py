@@ -138,8 +138,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """End the connection as soon as nothing is under way; a new one may still say what it wants."""
-        if self.rounds.heard:
-            self.rounds.attend()
+        self.rounds.attend()
         self._let_go()
         last: RequestResponseCycle | None = self.cycle
         if last is None and not self.transport.is_closing():
@@ -149,8 +148,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell every response that is not complete that its client has left."""
-        if self.rounds.heard:
-            self.rounds.attend()
+        self.rounds.attend()
         if self._look is not None:
             self._look.cancel()
             self._look = None
@@ -167,8 +165,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def eof_received(self) -> None:
         """The client will say no more; what it said is dealt with before uvicorn ends the connection."""
-        if self.rounds.heard:
-            self.rounds.attend()
+        self.rounds.attend()
         super().eof_received()
 
     def fail(self, raised: Exception) -> None:
@@ -351,8 +348,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def forget(self) -> None:
         """Know no head any more: another application serves from the next request on."""
-        if self.rounds.heard:
-            self.rounds.attend()
+        self.rounds.attend()
         self._let_go()
         self._known, self._other = None, None
         self._data, self._lessons = b"", _MOST_LESSONS
@@ -461,8 +457,7 @@ class GatewayProtocol(HttpToolsProtocol):
     def _look_at_phase(self) -> None:
         """End the connection when its phase has lasted too long."""
         self._look = None
-        if self.rounds.heard:
-            self.rounds.attend()
+        self.rounds.attend()
         if self._is_unread():
             self.transport.abort()
             return

@@ -378,16 +378,13 @@ class Connection(asyncio.Protocol):
 
         Before the first request it may be the rest of TLS's own greeting, a ticket in two pieces.
         """
-        if self._rounds.heard and not self._begun:  # what came before it may wait for the round
-            self._rounds.attend()
         if self._exchange is None and self._method:
             self.abort()
         return self._exchange is None and not self.closed
 
     def eof_received(self) -> bool:
         """The peer has finished sending: the end of a body without a length, else a failure."""
-        if self._rounds.heard:
-            self._rounds.attend()
+        self._rounds.attend()
         exchange = self._exchange
         if exchange is None:
             self.abort()
@@ -404,8 +401,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone."""
-        if self._rounds.heard:
-            self._rounds.attend()
+        self._rounds.attend()
         if not self.closed:
             why = f": {exc.strerror or exc}" if isinstance(exc, OSError) else ""
             at = "in its answer" if self._begun and self._reader.started else "before its answer"
@@ -467,8 +463,7 @@ class Connection(asyncio.Protocol):
 
     def _timer_fired(self) -> None:
         self._timer, self._timer_at_ns = None, _NEVER_NS
-        if self._rounds.heard:
-            self._rounds.attend()
+        self._rounds.attend()
         exchange = self._exchange
         if exchange is None:
             return

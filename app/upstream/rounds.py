@@ -67,11 +67,11 @@ class Rounds:
         self.heard.append((hearer, data))
 
     def attend(self) -> None:
-        """Have all attended to that was heard, and what they say written."""
-        heard, self.heard = self.heard, []
-        many = len(heard)
-        if not many:  # it was attended to already
+        """Have all attended to that was heard, and what they say written; nothing where it was already."""
+        many = len(self.heard)
+        if not many:
             return
+        heard, self.heard = self.heard, []
         self.alone = _ENDLESS  # what is given again is dealt with
         at_once = min(MOST, max(LEAST, (many + 1) // 2))
         for start in range(0, many, at_once):
