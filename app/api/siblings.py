@@ -387,25 +387,31 @@ def _request(scope: Scope, body: bytes) -> bytes:
 
 async def _heard(path: Path, request: bytes) -> Reply | None:
     """As ``_ask``, with more patience: None only where no worker is; 504 where one is silent."""
-    with suppress(OSError):
-        _, writer = await asyncio.open_unix_connection(path)
-        writer.close()
-        return await _ask(path, request, _FORGETS_WITHIN_S) or Reply(_SILENT, b"")
-    return None
+    try:
+        return await _asked(path, request, _FORGETS_WITHIN_S)
+    except (FileNotFoundError, ConnectionRefusedError):
+        return None
+    except SILENT:
+        return Reply(_SILENT, b"")
 
 
 async def _ask(path: Path, request: bytes, within_s: float) -> Reply | None:
     """The sibling's whole answer, or None: it was killed, is too slow, or speaks otherwise."""
     with suppress(*SILENT):
-        async with asyncio.timeout(within_s):
-            answer = await ask_sibling(path, request)
-            try:
-                body = b"".join([piece async for piece in answer.pieces()])
-            finally:
-                answer.close()
-            told = [header for header in answer.headers if header[0] == b"content-type"]
-            return Reply(answer.status, body, told)
+        return await _asked(path, request, within_s)
     return None
+
+
+async def _asked(path: Path, request: bytes, within_s: float) -> Reply:
+    """The sibling's whole answer; raises one of ``SILENT``."""
+    async with asyncio.timeout(within_s):
+        answer = await ask_sibling(path, request)
+        try:
+            body = b"".join([piece async for piece in answer.pieces()])
+        finally:
+            answer.close()
+    told = [header for header in answer.headers if header[0] == b"content-type"]
+    return Reply(answer.status, body, told)
 
 
 def _read(reply: Reply) -> Json:
