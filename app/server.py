@@ -76,7 +76,7 @@ def serve(
     take_all_descriptors()
     gc.disable()  # until all is loaded: it would walk over modules, a tenth of a second in all
     for said in apart(settings, workers):
-        print(f"slipstream: {said}", file=sys.stderr, flush=True)
+        _say(said)
     encoder = begin_encoder(settings) if workers == 1 else None  # of several, a worker begins it
     loading = _loading() if workers == 1 else None
     with _simulator(settings) as simulated, _meeting_place(workers) as siblings:
@@ -217,12 +217,12 @@ class Workers(Multiprocess):
             staying.unlink()
         if old.isdisjoint(process.pid for process in self.processes):
             refused.unlink(missing_ok=True)
-            print("slipstream: the configuration was read again", file=sys.stderr, flush=True)
+            _say("the configuration was read again")
         elif not self.should_exit.is_set():
             self.config.app = before
             said = "the last reload failed: a worker did not become ready (see the log)"
             refused.write_text(said)
-            print(f"slipstream: {said}", file=sys.stderr, flush=True)
+            _say(said)
 
 
 def _say(text: str) -> None:
@@ -240,7 +240,7 @@ def _say_refused(why: SettingsError | OSError) -> None:
     problems = why.problems if isinstance(why, SettingsError) else [why]
     for problem in problems:
         print(problem, file=sys.stderr)
-    print("slipstream: reload refused, nothing has changed", file=sys.stderr, flush=True)
+    _say("reload refused, nothing has changed")
 
 
 def watch(file: Path) -> None:
