@@ -67,8 +67,8 @@ def spoken_numbers(words: list[str]) -> set[str]:
         elif word == "and" and run.goes_on and i + 1 < len(words) and words[i + 1] in NUMBER_WORDS:
             continue
         elif run.begun:
-            run.end(word)
-    run.end("")
+            run.end()
+    run.end()
     return run.found
 
 
@@ -85,7 +85,7 @@ class _Run:
 
     def add(self, word: str) -> None:
         if word in _ALONE:
-            self.end("")
+            self.end()
             self.found.add(_ALONE[word])
         elif word == "hundred":
             self._below = (self._below or 1) * _HUNDRED
@@ -99,7 +99,7 @@ class _Run:
             self.begun = self.goes_on = True
         elif word in _ORDINALS:
             self.add_value(_ORDINALS[word])
-            self.end("")
+            self.end()
         else:
             self.add_value(_ONES[word] if word in _ONES else _TENS[word])
 
@@ -110,11 +110,11 @@ class _Run:
             below % _HUNDRED == 0 and (below > 0 or self._done > 0)
         )
         if self.begun and not fits:
-            self.end("")
+            self.end()
         self._below += value
         self.begun, self.goes_on = True, False
 
-    def end(self, _: str) -> None:
+    def end(self) -> None:
         """Whatever comes next does not belong to it."""
         if self.begun:
             self.found.add(str(self._done + self._below))
