@@ -164,21 +164,11 @@ class Registry:
         return None
 
     def _taken_in(self, listed: Listed) -> dict[str, Registered]:
-        """A tool as its server lists it; none where its schema is none, for that would spoil every request
-        that offers it.
-        """
-        name = listed.spec.name
-        known = self.tools.get(name)
+        """A tool as its server lists it."""
+        known = self.tools.get(listed.spec.name)
         if known is None or (known.listed and known.spec != listed.spec):
-            if self._unfit.get(name) == listed.spec:
-                return {}
-            try:
-                known = self.tools[name] = Registered(listed.spec, listed.tool, listed=True)
-            except SchemaFault as fault:
-                self._unfit[name] = listed.spec
-                _log.warning("mcp_tool_left_out", extra={"tool": name, "reason": str(fault)})
-                return {}
-        return {name: known}
+            return self._offered(listed.spec, listed.tool, listed=True)
+        return {listed.spec.name: known}
 
     async def _described(self, own: Registered) -> dict[str, Registered]:
         """A configured MCP tool whose parameters the operator left to the server takes the server's."""
@@ -186,11 +176,19 @@ class Registry:
         if not isinstance(own.tool, McpTool) or own.spec.parameters.get("properties"):
             return {name: own}
         spec = await own.tool.describe(own.spec)
-        if spec == own.spec:
-            return {name: own}
+        return {name: own} if spec == own.spec else self._offered(spec, own.tool, listed=False)
+
+    def _offered(self, spec: ToolSpec, tool: Tool, *, listed: bool) -> dict[str, Registered]:
+        """A server's tool, put down; none where its schema is none, for that would spoil every request
+        that offers it.
+        """
+        name = spec.name
+        if self._unfit.get(name) == spec:
+            return {}
         try:
-            self.tools[name] = Registered(spec, own.tool)
+            self.tools[name] = Registered(spec, tool, listed=listed)
         except SchemaFault as fault:
+            self._unfit[name] = spec
             _log.warning("mcp_tool_left_out", extra={"tool": name, "reason": str(fault)})
             return {}
         return {name: self.tools[name]}
