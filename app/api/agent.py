@@ -17,19 +17,18 @@ from urllib.parse import parse_qs
 
 from starlette.types import Receive, Scope, Send
 
-from app.api.admission import refusal_lines
-from app.api.coded_body import coding_line, coding_of, counted
+from app.api.coded_body import counted
 from app.api.inference import (
     ClientLeft,
     Edge,
     read_body,
     read_headers,
     read_wishes,
+    refusal_head,
 )
 from app.api.outlet import AsgiOutlet, Outlet, outlet_of
 from app.api.problems import problem
 from app.api.reading import request_id_of
-from app.api.response import retry_after
 from app.domain.agents import PREFIX, Agent
 from app.domain.chat import Dialect
 from app.domain.deadline import Deadline
@@ -62,7 +61,7 @@ class AgentEndpoint:
         """Answer one request."""
         outlet = outlet_of(scope, receive, send)
         with self._edge.bodies.lease() as lease:
-            came = counted(receive, coding_of(scope["headers"]), lease, outlet)
+            came = counted(receive, scope["headers"], lease, outlet)
             await self._serve(scope, came, outlet)
 
     async def _serve(self, scope: Scope, receive: Receive, outlet: Outlet) -> None:
@@ -205,13 +204,7 @@ def _format_of(query: bytes) -> str:
 async def _refuse(error: GatewayError, request_id: str, outlet: Outlet) -> None:
     more: dict[str, object] = {"param": error.param} if error.param else {}
     body = problem(error.status, error.code, error.message, None, **more).body
-    head = b"content-type: application/problem+json\r\nx-request-id: %s\r\n%s" % (
-        request_id.encode("latin-1"),
-        retry_after(error),
-    )
-    head += refusal_lines(error, Dialect.CHAT) + coding_line(error)
-    if isinstance(error, MethodNotAllowed):
-        head += b"allow: POST\r\n"
+    head = refusal_head(error, b"application/problem+json", request_id, Dialect.CHAT)
     await outlet.respond(error.status, head, bytes(body))
 
 

@@ -43,9 +43,11 @@ def coding_line(error: GatewayError) -> bytes:
     )
 
 
-def counted(receive: Receive, coding: bytes | None, lease: Lease, outlet: Outlet) -> Receive:
+def counted(
+    receive: Receive, headers: Iterable[tuple[bytes, bytes]], lease: Lease, outlet: Outlet
+) -> Receive:
     """``receive``, decoded, and each piece counted as it came and as it is read."""
-    as_it_came = lease.counting(receive, outlet)
+    as_it_came, coding = lease.counting(receive, outlet), coding_of(headers)
     if coding is None:
         return as_it_came
     return lease.counting(decoding(as_it_came, coding), outlet)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from app.api.coded_body import coding_of, counted
+from app.api.coded_body import counted
 from app.api.inference import (
     ClientLeft,
     Edge,
@@ -39,7 +39,7 @@ class CountTokens:
         """Answer one request in the Messages dialect."""
         outlet = outlet_of(scope, receive, send)
         with self._edge.bodies.lease() as lease:
-            came = counted(receive, coding_of(scope["headers"]), lease, outlet)
+            came = counted(receive, scope["headers"], lease, outlet)
             await self._serve(scope, came, outlet)
 
     async def _serve(self, scope: Scope, receive: Receive, outlet: Outlet) -> None:

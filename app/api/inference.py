@@ -19,7 +19,7 @@ from app.api.admission import refusal_lines
 from app.api.afterwards import Afterwards
 from app.api.auth import Authenticator
 from app.api.bodies import SMALL_BYTES, Bodies
-from app.api.coded_body import CODING, coding_line, coding_of, counted
+from app.api.coded_body import CODING, coding_line, counted
 from app.api.known_head import Head
 from app.api.native import NativeOutlet
 from app.api.outlet import Outlet, outlet_of
@@ -37,7 +37,6 @@ from app.errors import (
     GatewayError,
     MethodNotAllowed,
     Overloaded,
-    RateLimited,
     TooLarge,
 )
 from app.pipeline.gateway import Gateway, Turn
@@ -166,7 +165,7 @@ class Inference:
     ) -> None:
         """Answer a POST whose body is yet to come, or large: it counts until the request is done."""
         with self._edge.bodies.lease() as lease:
-            came = counted(receive, coding_of(headers.items()), lease, outlet)
+            came = counted(receive, headers.items(), lease, outlet)
             await self._answer(outlet, came, headers, forwarded, None)
 
     async def _answer(
@@ -223,15 +222,8 @@ class Inference:
         self, error: GatewayError, request_id: str, outlet: Outlet, timeline: Timeline
     ) -> None:
         """Answer with ``error`` before any turn began; it is counted and logged like every other."""
-        head = b"content-type: application/json\r\nx-request-id: %s\r\n%s" % (
-            request_id.encode("latin-1"),
-            retry_after(error),
-        )
-        if isinstance(error, RateLimited):
-            head += refusal_lines(error, self._dialect)
-        if isinstance(error, MethodNotAllowed):
-            head += b"allow: POST\r\n"
-        head += coding_line(error) + vendor_id_line(self._dialect, request_id)
+        head = refusal_head(error, b"application/json", request_id, self._dialect)
+        head += vendor_id_line(self._dialect, request_id)
         if isinstance(error, TooLarge):
             outlet.keep_alive, outlet.lingers = False, True
         await outlet.respond(error.status, head, self._codec.write_error(error, request_id))
@@ -275,6 +267,16 @@ _NO_WISHES = frozenset({b"authorization", b"x-api-key", b"x-request-id", b"conte
 
 class ClientLeft(ClientError):
     """The client's connection ended before the request was whole: there is nobody to answer."""
+
+
+def refusal_head(
+    error: GatewayError, content_type: bytes, request_id: str, dialect: Dialect
+) -> bytes:
+    """The header lines of a refusal before any turn began."""
+    allowed = b"allow: POST\r\n" if isinstance(error, MethodNotAllowed) else b""
+    more = retry_after(error) + refusal_lines(error, dialect) + allowed + coding_line(error)
+    head = b"content-type: %s\r\nx-request-id: %s\r\n%s"
+    return head % (content_type, request_id.encode("latin-1"), more)
 
 
 def read_headers(
