@@ -20,17 +20,17 @@ from app.domain.events import (
     COMPLETE_FINISHES,
     REFUSED_FINISHES,
     Answer,
-    AnswerBuilder,
     Emit,
     Event,
     Whole,
 )
 from app.domain.models import Model
-from app.errors import GatewayError, UpstreamError
+from app.errors import GatewayError
 from app.pipeline.answer_checks import asked_again, own_fault, schema_fault
 from app.pipeline.converse import converse
 from app.pipeline.gateway import Gateway, Turn
 from app.pipeline.held import Ask, HeldBack, Lacking, beginning_of, grey_race, held_back
+from app.pipeline.remember import answer_in
 from app.routing.lacks import other_language, refuses, repeats
 
 _ALL_BUT_CERTAIN = 0.95
@@ -138,7 +138,7 @@ async def _mended(  # noqa: PLR0917 - an answer, its fault, and what every call 
     candidates: Sequence[Model],
 ) -> tuple[list[Event], str]:
     """The fast model's second try, told what was wrong; the first one and ``lack`` where it is no better."""
-    first = _read(answer, request, gateway)
+    first = answer_in(answer, gateway.codecs[request.dialect])
     if first is None:
         return answer, lack
     again = asked_again(request, first, fault)
@@ -186,7 +186,7 @@ async def _lack(
     wanted = gateway.escalation
     if turn.finish in REFUSED_FINISHES and "refused" in wanted.lacks:
         return "refused", ""
-    answer = _read(events, request, gateway)
+    answer = answer_in(events, gateway.codecs[request.dialect])
     if answer is None:
         return "", ""  # what cannot be read is passed on as it is
     view = gateway.codecs[request.dialect].view(request.body)
@@ -238,18 +238,6 @@ def _words(lack: str) -> str:
         "cut_off": "cut off", "language": "in another language", "repetition": "going in circles",
         "no_tool_call": "without the tool call that was due",
     }.get(lack, lack)  # fmt: skip
-
-
-def _read(events: Sequence[Event], request: ChatRequest, gateway: Gateway) -> Answer | None:
-    builder = AnswerBuilder()
-    for event in events:
-        if isinstance(event, Whole):
-            try:
-                return gateway.codecs[request.dialect].read_answer(event.body)
-            except UpstreamError:
-                return None
-        builder.add(event)
-    return builder.answer()
 
 
 def _into(events: list[Event]) -> Emit:

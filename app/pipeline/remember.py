@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from types import TracebackType
 
@@ -146,6 +147,21 @@ def read_whole(codec: Codec, pieces: tuple[bytes, ...], *, streamed: bool) -> An
         message = "the upstream's stream holds no whole answer"
         raise UpstreamProtocol(message)
     return answer
+
+
+def answer_in(events: Sequence[Event], codec: Codec) -> Answer | None:
+    """The whole answer that ``events`` tell, in a vendor's words or in ours; None where they tell none."""
+    raw = [event for event in events if isinstance(event, (Frames, Whole))]
+    if raw:
+        pieces = tuple(each.data if isinstance(each, Frames) else each.body for each in raw)
+        try:
+            return read_whole(codec, pieces, streamed=isinstance(raw[0], Frames))
+        except UpstreamError:
+            return None
+    builder = AnswerBuilder()
+    for event in events:
+        builder.add(event)
+    return builder.answer()
 
 
 async def follow(

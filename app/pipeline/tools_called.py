@@ -23,11 +23,10 @@ from app.classify.tool_need import ToolNeed
 from app.domain.agents import Agent
 from app.domain.chat import ChatRequest, Dialect, Json, Message, Role
 from app.domain.decisions import Classification, ToolGuess
-from app.domain.events import COMPLETE_FINISHES, AnswerBuilder, Emit, Event, Frames, Whole
+from app.domain.events import COMPLETE_FINISHES, Emit, Event
 from app.domain.models import AUTO
-from app.errors import UpstreamError
 from app.pipeline.gateway import Turn, nothing
-from app.pipeline.remember import read_whole
+from app.pipeline.remember import answer_in
 from app.ports import Codec
 
 _PAUSE_S = 0.01
@@ -40,7 +39,6 @@ class _Job(NamedTuple):
     guess: ToolGuess
     several_allowed: bool
     dialect: Dialect
-    streamed: bool
     events: Sequence[Event]
 
 
@@ -96,7 +94,7 @@ class ToolsCalled:
         if judged is None or judged.tool_guess is None or not turn.complete:
             return
         allowed = _several_allowed(request.body)
-        job = _Job(judged.tool_guess, allowed, told.dialect, told.streamed, told.events)
+        job = _Job(judged.tool_guess, allowed, told.dialect, told.events)
         self._jobs.append(job)
         if self._timer is None:
             self._rest()
@@ -116,23 +114,7 @@ class ToolsCalled:
 
     def _calls(self, job: _Job) -> tuple[str, ...] | None:
         """The tools that an answer calls; None where it is not whole, or cannot be read."""
-        raw = [event for event in job.events if isinstance(event, (Frames, Whole))]
-        if raw:
-            pieces = tuple(each.data if isinstance(each, Frames) else each.body for each in raw)
-            try:
-                answer = read_whole(
-                    self._codecs[job.dialect], pieces, streamed=isinstance(raw[0], Frames)
-                )
-            except UpstreamError:  # it was passed on as it came, and teaches nothing
-                return None
-        else:
-            builder = AnswerBuilder()
-            for event in job.events:
-                builder.add(event)
-            built = builder.answer()
-            if built is None:
-                return None
-            answer = built
-        if answer.finish not in COMPLETE_FINISHES:
+        answer = answer_in(job.events, self._codecs[job.dialect])
+        if answer is None or answer.finish not in COMPLETE_FINISHES:
             return None
         return tuple(call.name for call in answer.tool_calls)
