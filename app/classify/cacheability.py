@@ -8,15 +8,13 @@ semantic never.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from typing import Final, NamedTuple
-
-import re2
 
 from app.classify.features import Features
 from app.classify.foreign_wordings import ACTION, PERSONAL, VOLATILE
 from app.classify.lasting import MAX_CHARS, Lasting
+from app.classify.one_pass import OnePass, one_pass
 from app.classify.text_head import TextHead
 from app.domain.decisions import Cacheability
 from app.domain.language import other_than_english
@@ -152,22 +150,10 @@ _UNKNOWN: Final = judgement(Cacheability.UNKNOWN, "no rule knows how long this h
 
 
 @cache
-def _wordings() -> tuple[Callable[[str], list[int] | None], ...]:
+def _wordings() -> tuple[OnePass, OnePass]:
     """The automata, compiled once a process: a reload that compiled them anew held its loop for 3 ms."""
     english = (*(pattern for pattern, _ in _WORDINGS), _OWN, _QUESTION)
-    return _automaton(english), _automaton(_FOREIGN)
-
-
-def _automaton(patterns: tuple[str, ...]) -> Callable[[str], list[int] | None]:
-    options = re2.Options()
-    options.case_sensitive = False
-    options.log_errors = False
-    automaton = re2.Set.SearchSet(options)
-    for pattern in patterns:
-        automaton.Add(pattern)
-    automaton.Compile()
-    match: Callable[[str], list[int] | None] = automaton.Match
-    return match
+    return one_pass(english, case_sensitive=False), one_pass(_FOREIGN, case_sensitive=False)
 
 
 class CacheabilityRules:

@@ -21,15 +21,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
 
 import numpy as np
-import re2
 
+from app.classify.one_pass import OnePass, one_pass
 from app.domain.decisions import PromptView
 from app.domain.language import LANGUAGES, PLACES_OF_WORD, language_of_votes
 from app.learn.hashed_linear import HASH_BITS, HASH_COLUMNS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
 HEAD_CHARS, TAIL_CHARS = 1_100, 500
@@ -333,11 +331,6 @@ def _markup(text: str) -> list[int]:
 
 
 @cache
-def _markup_linear() -> Callable[[str], list[int] | None]:
+def _markup_linear() -> OnePass:
     """Both as one automaton, which says no more than which are there; compiled once a process."""
-    automaton = re2.Set.SearchSet()
-    for pattern in (_CODE.pattern, _LATEX_LINEAR):
-        automaton.Add(pattern)
-    automaton.Compile()
-    match: Callable[[str], list[int] | None] = automaton.Match
-    return match
+    return one_pass((_CODE.pattern, _LATEX_LINEAR))

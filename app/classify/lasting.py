@@ -13,14 +13,12 @@ from functools import cache
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import re2
 
 from app.classify.features import Features
+from app.classify.one_pass import OnePass, one_pass
 from app.classify.text_head import TextHead
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
@@ -137,7 +135,7 @@ class Lasting:
         self._head = head
         self._cue_weights: list[float] = [] if head is None else head.model.first_dense.tolist()
         self._cues = tuple(re.compile(cue).search for cue in _CUES)
-        self._one_pass = _one_pass()
+        self._one_pass = _cues_of()
         self._changes = re.compile("|".join(_CHANGES)).search
         self._old_year = re.compile(_OLD_YEAR).search
         self._title = re.compile(_TITLE).search
@@ -176,18 +174,11 @@ class Lasting:
 
 
 @cache
-def _one_pass() -> Callable[[str], list[int] | None]:
+def _cues_of() -> OnePass:
     """All cues, then what may say a change, as one automaton: the places of those that are there, in one
     pass over the text. Compiled once a process: nothing that a reload can change goes into it.
     """
-    options = re2.Options()
-    options.log_errors = False
-    automaton = re2.Set.SearchSet(options)
-    for wording in (*_CUES, *_MAY_CHANGE):
-        automaton.Add(wording)
-    automaton.Compile()
-    match: Callable[[str], list[int] | None] = automaton.Match
-    return match
+    return one_pass((*_CUES, *_MAY_CHANGE))
 
 
 def _plain(text: str) -> str:
