@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 
 import httpx2
@@ -11,6 +10,7 @@ import pytest
 from app.api.afterwards import SLICE_NS
 from tests.support.gateway import configuration, running_gateway
 from tests.support.plain_http import NO_TLS
+from tests.support.turns import turns_of_others
 
 pytestmark = pytest.mark.anyio
 
@@ -25,22 +25,13 @@ async def test_a_request_has_all_of_it_done_first_and_lets_others_go_on_meanwhil
         clock = itertools.count(0, SLICE_NS)
         after._clock = clock.__next__
         after._look_in = lambda _: None  # nobody but the request does it
-        turns, done_at, over = 0, [], False
-
-        async def beside() -> None:
-            nonlocal turns
-            while not over:
-                turns += 1
-                await asyncio.sleep(0)
-
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(beside())
+        done_at: list[int] = []
+        async with turns_of_others() as turns:
             for _ in range(100):
-                after.add(lambda: done_at.append(turns))
+                after.add(lambda: done_at.append(turns.taken))
             body = {"model": "small", "messages": [{"role": "user", "content": "Hi"}]}
             headers = {"x-slipstream-cache": "bypass"}
             answer = await http.post("/v1/chat/completions", json=body, headers=headers)
-            over = True
         assert answer.status_code == 200
         assert len(done_at) == 100
         assert len(set(done_at)) >= 50

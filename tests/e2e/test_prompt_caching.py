@@ -19,6 +19,7 @@ from app.domain.chat import Dialect
 from app.prompts.prefix import render
 from app.providers.simulator import SimulatorSettings, running_simulator
 from tests.support.gateway import Running, configuration, running_gateway
+from tests.support.turns import turns_of_others
 
 pytestmark = pytest.mark.anyio
 
@@ -417,18 +418,12 @@ async def test_a_routed_conversation_lets_the_loop_go_on_while_long_prompts_are_
     """Several long answers ended together: who comes next hears of all, and stands before nobody."""
     async with serving(prompts={"affinity": True}) as (_, running, claude, _gpt):
         prompts = running.context.edge.gateway.prompts
-        turns, learned_at, over = 0, [], False
+        learned_at: list[int] = []
         learn = prompts._settling._learn
 
         def learning(call, rendered) -> None:
-            learned_at.append(turns)
+            learned_at.append(turns.taken)
             learn(call, rendered)
-
-        async def beside() -> None:
-            nonlocal turns
-            while not over:
-                turns += 1
-                await asyncio.sleep(0)
 
         async def ask(number: int, model: str) -> None:
             history = [
@@ -442,19 +437,17 @@ async def test_a_routed_conversation_lets_the_loop_go_on_while_long_prompts_are_
                 for number in range(8):
                     at_once.create_task(ask(number, "small2"))
 
-        async with asyncio.TaskGroup() as tasks:
+        async with turns_of_others() as turns:
             await ask_all()
             prompts._settling.drain()
             prompts._settling._learn = learning
             prompts._settling._look_in = lambda _: (
                 None
             )  # nobody but the next request learns of them
-            tasks.create_task(beside())
             await ask_all()
             before = len(learned_at)
             assert len(prompts._settling) > 1
             await ask(9, "auto")
             heard = learned_at[before:]
-            over = True
         assert len(heard) >= 2
         assert len(set(heard)) > 1, "all in one turn of the loop"

@@ -15,6 +15,7 @@ from app.domain.models import Model
 from app.domain.usage import Price
 from app.prompts.prefix import Rendered, Rendering, render, rendering
 from app.prompts.settling import MOST, SLICE_NS, Settling
+from tests.support.turns import turns_of_others
 
 pytestmark = pytest.mark.anyio
 MODEL = Model("m", "p", "m", Tier.FAST, Price(1.0, 2.0))
@@ -69,22 +70,13 @@ async def test_several_long_prompts_are_read_over_many_turns_of_the_loop_in_thei
 
 
 async def test_others_have_the_loop_while_somebody_waits_for_all_of_it() -> None:
-    learner, turns, over = Learner(), 0, False
+    learner = Learner()
     for name in "abc":
         learner.settling.add(learner.call(name))
-
-    async def beside() -> None:
-        nonlocal turns
-        while not over:
-            turns += 1
-            await asyncio.sleep(0)
-
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(beside())
+    async with turns_of_others() as turns:
         await learner.settling.drained()
-        over = True
     assert [name for name, _ in learner.learned] == ["a", "b", "c"]
-    assert turns >= 2 * MESSAGES / 10
+    assert turns.taken >= 2 * MESSAGES / 10
 
 
 async def test_nobody_waits_for_what_came_after_they_began_to_wait() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from app.domain.usage import Usage
 from app.telemetry.metrics import LoopLag, Metrics
 from app.telemetry.series import Counter, Histogram
 from app.telemetry.timeline import Timeline
+from tests.support.turns import turns_of_others
 from tests.unit.telemetry.records import a_hit, a_turn
 
 if TYPE_CHECKING:
@@ -170,20 +170,9 @@ async def test_hostile_labels_cannot_grow_the_page(metrics: Metrics) -> None:
 async def test_a_scrape_lets_other_tasks_run_between_its_parts(metrics: Metrics) -> None:
     for n in range(250):
         metrics.tool_seconds.child(f"tool-{n}").observe(0.1)
-    page_done = False
-    turns_of_others = 0
-
-    async def others() -> None:
-        nonlocal turns_of_others
-        while not page_done:
-            turns_of_others += 1
-            await asyncio.sleep(0)
-
-    async with asyncio.TaskGroup() as group:
-        group.create_task(others())
+    async with turns_of_others() as turns:
         page = await metrics.render()
-        page_done = True
-    assert len(page) / 40_000 < turns_of_others
+    assert len(page) / 40_000 < turns.taken
 
 
 def test_the_loop_lag_sampler_observes_lateness_and_stops(metrics: Metrics) -> None:
