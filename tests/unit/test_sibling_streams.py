@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.api.sibling_streams import ask_in_turn
+from tests.support.siblings import siblings_saying
 
 pytestmark = pytest.mark.anyio
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -44,22 +45,11 @@ class Client:
 
 async def asked(folder: Path, *answers: bytes, app=knows_nothing) -> Client:
     """What a client gets, where each sibling says its answer and hangs up."""
-    servers = []
-    for number, answer in enumerate(answers):
-
-        async def serve(reader, writer, answer=answer) -> None:
-            await reader.readuntil(b"\r\n\r\n")
-            writer.write(answer)
-            writer.close()
-
-        servers.append(await asyncio.start_unix_server(serve, folder / f"{number}.sock"))
     client = Client()
-    sockets = [*(folder / f"{number}.sock" for number in range(len(answers))), folder / "dead.sock"]
     request = b"GET /v1/runs/r/events HTTP/1.1\r\n\r\n"
-    async with asyncio.timeout(5):
+    async with siblings_saying(folder, *answers) as there, asyncio.timeout(5):
+        sockets = [*there, folder / "dead.sock"]
         await ask_in_turn(app, {}, client.receive, client.send, sockets, request)
-    for server in servers:
-        server.close()
     return client
 
 

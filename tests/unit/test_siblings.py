@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from app.api.siblings import Siblings
+from tests.support.siblings import siblings_saying
 
 pytestmark = pytest.mark.anyio
 WHOLE = (
@@ -27,15 +28,6 @@ async def own(_, __, send) -> None:
 
 async def savings(folder: Path, *answers: bytes) -> tuple[int, dict[str, object]]:
     """What a worker says of its savings, where each of the others gives an answer and hangs up."""
-    servers = []
-    for number, answer in enumerate(answers):
-
-        async def serve(reader, writer, answer=answer) -> None:
-            await reader.readuntil(b"\r\n\r\n")
-            writer.write(answer)
-            writer.close()
-
-        servers.append(await asyncio.start_unix_server(serve, folder / f"{number}.sock"))
     told = {"body": b""}
 
     async def send(message) -> None:
@@ -48,10 +40,8 @@ async def savings(folder: Path, *answers: bytes) -> tuple[int, dict[str, object]
         "type": "http", "method": "GET", "path": "/v1/savings", "raw_path": b"/v1/savings",
         "query_string": b"", "headers": [], "server": ("127.0.0.1", 1),
     }  # fmt: skip
-    async with asyncio.timeout(5):
+    async with siblings_saying(folder, *answers), asyncio.timeout(5):
         await Siblings(own, folder)(scope, receive, send)
-    for server in servers:
-        server.close()
     return told["status"], json.loads(told["body"])
 
 
