@@ -8,6 +8,7 @@ import os
 import socket
 import ssl
 import weakref
+from collections.abc import Callable
 
 import pytest
 import trustme
@@ -309,6 +310,46 @@ async def test_a_connection_over_tls_leaves_nothing_to_the_garbage_collector(
         await pool.aclose()
 
 
+class ByHand:
+    """The server's side of TLS, whose records a test cuts itself."""
+
+    def __init__(self, peer: Peer, context: ssl.SSLContext) -> None:
+        self._peer = peer
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+
+    async def greeted(self) -> bool:
+        """The client was greeted; no where it left before."""
+        return await self._done(self._tls.do_handshake)
+
+    async def asked(self) -> bool:
+        """The client asked something; no where it left instead."""
+        return await self._done(lambda: self._tls.read(1 << 16))
+
+    def record(self, text: bytes) -> bytes:
+        """``text`` as it would go out."""
+        self._tls.write(text)
+        return self._outgoing.read()
+
+    async def _done(self, step: Callable[[], object]) -> bool:
+        while True:
+            try:
+                step()
+            except ssl.SSLWantReadError:
+                self._peer.writer.write(self._outgoing.read())
+                data = await self._peer.reader.read(1 << 16)
+                if not data:
+                    return False
+                self._incoming.write(data)
+            else:
+                self._peer.writer.write(self._outgoing.read())
+                return True
+
+
+GOOD = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ngood"
+BAD = b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nbad"
+
+
 @pytest.mark.parametrize("waiting", [False, True])
 async def test_what_begins_behind_an_answer_and_ends_later_is_never_the_next_answer(
     authority: trustme.CA, waiting: bool
@@ -320,29 +361,13 @@ async def test_what_begins_behind_an_answer_and_ends_later_is_never_the_next_ans
     context = serving(authority, "localhost")
 
     async def script(peer: Peer) -> None:
-        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        tls = context.wrap_bio(incoming, outgoing, server_side=True)
-        said, rest = False, b""
-        while data := await peer.reader.read(1 << 16):
-            incoming.write(data)
-            try:
-                if not said:
-                    tls.do_handshake()
-                    peer.writer.write(outgoing.read())
-                tls.read(1 << 16)
-            except ssl.SSLWantReadError:
-                peer.writer.write(outgoing.read())
-                continue
-            if said:
-                peer.writer.write(rest)
-                continue
-            said = True
-            tls.write(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ngood")
-            answer = outgoing.read()
-            tls.write(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nbad")
-            unasked = outgoing.read()
-            rest = unasked[20:]
-            peer.writer.write(answer + unasked[:20])
+        side = ByHand(peer, context)
+        await side.greeted()
+        await side.asked()
+        answer, unasked = side.record(GOOD), side.record(BAD)
+        peer.writer.write(answer + unasked[:20])
+        while await side.asked():
+            peer.writer.write(unasked[20:])
 
     async with raw_server(script, host="localhost") as server:
         limits = PoolLimits(max_connections=1)
@@ -364,27 +389,12 @@ async def test_what_begins_before_the_first_question_and_ends_behind_it_is_no_an
     context = serving(authority, "localhost")
 
     async def script(peer: Peer) -> None:
-        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        tls = context.wrap_bio(incoming, outgoing, server_side=True)
-        greeted, rest = False, b""
-        while data := await peer.reader.read(1 << 16):
-            incoming.write(data)
-            try:
-                if not greeted:
-                    tls.do_handshake()
-                    greeted = True
-                    peer.writer.write(outgoing.read())
-                    if not peer.number:
-                        tls.write(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nbad")
-                        rest = outgoing.read()
-                        peer.writer.write(rest[:20])
-                tls.read(1 << 16)
-            except ssl.SSLWantReadError:
-                peer.writer.write(outgoing.read())
-                continue
-            if peer.number:
-                tls.write(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ngood")
-            peer.writer.write(rest[20:] or outgoing.read())
+        side = ByHand(peer, context)
+        await side.greeted()
+        rest = b"" if peer.number else side.record(BAD)
+        peer.writer.write(rest[:20])
+        while await side.asked():
+            peer.writer.write(rest[20:] or side.record(GOOD))
 
     async with raw_server(script, host="localhost") as server:
         limits = PoolLimits(warm=1)
