@@ -8,19 +8,16 @@ import json
 import pytest
 
 from app.api.accepting import GatewayLoop
-from app.api.protocol import GatewayProtocol
 from app.upstream.rounds import FEW, Rounds
 from tests.e2e.test_straight_way import (
     ANSWER,
-    Client,
     Counted,
     answering,
-    connect,
     counted,
     house,
     rest,
+    taught,
 )
-from tests.support.gateway import Running
 from tests.support.raw_server import PATIENCE_S, Peer
 
 __all__ = ["counted"]
@@ -28,43 +25,45 @@ pytestmark = pytest.mark.anyio
 MANY = 24
 
 
+class Watched(Rounds):
+    """Rounds that say how many were in each."""
+
+    __slots__ = ("sizes",)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self.sizes: list[int] = []
+
+    def attend(self) -> None:
+        if self.heard:
+            self.sizes.append(len(self.heard))
+        super().attend()
+
+
+class WatchedLoop(GatewayLoop):
+    """The server's own loop, whose sockets share their rounds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rounds = Watched(self)
+
+
 @pytest.fixture
 def anyio_backend() -> tuple[str, dict[str, object]]:
-    """The server's own loop, whose sockets share their rounds."""
-    return "asyncio", {"loop_factory": GatewayLoop}
+    """The server's own loop."""
+    return "asyncio", {"loop_factory": WatchedLoop}
 
 
-@pytest.fixture
-def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many were in each round."""
-    found: list[int] = []
-    attend = Rounds.attend
-
-    def attending(self: Rounds) -> None:
-        if self.heard:
-            found.append(len(self.heard))
-        attend(self)
-
-    monkeypatch.setattr(Rounds, "attend", attending)
-    return found
+def rounds() -> Watched:
+    """Those of the loop that runs."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, WatchedLoop)
+    return loop.rounds
 
 
 def at_once() -> None:
     """Have the next that is heard begin a round."""
-    loop = asyncio.get_running_loop()
-    assert isinstance(loop, GatewayLoop)
-    loop.rounds.alone = 0
-
-
-async def taught(gateway: Running) -> list[Client]:
-    """Clients whose heads are known, and as many connections upstream."""
-    clients = [await connect(gateway) for _ in range(MANY)]
-    for turn in range(2):
-        for number, client in enumerate(clients):
-            client.send(f"lesson {turn} of {number}")
-        for client in clients:
-            await client.read()
-    return clients
+    rounds().alone = 0
 
 
 async def echoing(peer: Peer) -> None:
@@ -75,12 +74,12 @@ async def echoing(peer: Peer) -> None:
         await peer.answer(body, head=b"content-type: application/json\r\n")
 
 
-async def test_many_at_once_each_get_their_own_answer(counted: Counted, sizes: list[int]) -> None:
+async def test_many_at_once_each_get_their_own_answer(counted: Counted) -> None:
     """Misses, then hits of the same (which the general way tells first), all in a few rounds."""
     async with house(echoing) as gateway:
-        clients = await taught(gateway)
+        clients = await taught(gateway, MANY)
         for way in ("asked", "kept", "kept again"):
-            del sizes[:]
+            del rounds().sizes[:]
             before = counted.whole, counted.told
             at_once()
             for number, client in enumerate(clients):
@@ -90,20 +89,20 @@ async def test_many_at_once_each_get_their_own_answer(counted: Counted, sizes: l
                 said = json.loads(body)["choices"][0]["message"]["content"]
                 assert (status, said) == (200, f"the question of {number}")
                 assert headers["x-slipstream-cache"] == ("miss" if way == "asked" else "exact")
-            assert max(sizes) >= FEW
+            assert max(rounds().sizes) >= FEW
             if way != "kept":
                 done = counted.whole - before[0] + counted.told - before[1]
                 assert done >= MANY // 2
         await rest(gateway)
 
 
-async def test_clients_that_end_or_leave_in_a_round(sizes: list[int]) -> None:
+async def test_clients_that_end_or_leave_in_a_round() -> None:
     """Who says no more behind its question is answered; who leaves is in nobody's way."""
     async with house(answering) as gateway:
-        clients = await taught(gateway)
+        clients = await taught(gateway, MANY)
         for client in clients:
             await client.ask("a kept one")
-        del sizes[:]
+        del rounds().sizes[:]
         at_once()
         for number, client in enumerate(clients):
             client.send("a kept one" if number % 3 else f"a new one {number}")
@@ -115,7 +114,7 @@ async def test_clients_that_end_or_leave_in_a_round(sizes: list[int]) -> None:
             if number % 4 == 0 or (number % 4 == 1 and number % 3):
                 status, *_ = await client.read()
                 assert status == 200
-        assert max(sizes) >= FEW
+        assert max(rounds().sizes) >= FEW
         await rest(gateway)
 
 
@@ -128,7 +127,7 @@ async def test_an_upstream_that_ends_behind_its_answer_in_a_round() -> None:
         peer.close()
 
     async with house(ending) as gateway:
-        clients = await taught(gateway)
+        clients = await taught(gateway, MANY)
         for turn in range(2):
             at_once()
             for number, client in enumerate(clients):
@@ -150,15 +149,10 @@ BEHIND = {
 
 @pytest.mark.parametrize("behind", BEHIND.values(), ids=BEHIND)
 async def test_what_was_asked_behind_a_question_is_answered_behind_it(
-    behind: dict[str, object], monkeypatch: pytest.MonkeyPatch
+    behind: dict[str, object],
 ) -> None:
     """The first answer waits for the end of its round: one that is ready at once must not overtake it."""
-    whole, waits, go = asyncio.Event(), asyncio.Event(), asyncio.Event()
-    complete = GatewayProtocol.on_message_complete
-
-    def on_message_complete(self: GatewayProtocol) -> None:
-        complete(self)
-        whole.set()
+    waits, go = asyncio.Event(), asyncio.Event()
 
     async def held(peer: Peer) -> None:
         while True:
@@ -169,17 +163,17 @@ async def test_what_was_asked_behind_a_question_is_answered_behind_it(
             body = ANSWER.replace(b"Four.", said.encode())
             await peer.answer(body, head=b"content-type: application/json\r\n")
 
-    monkeypatch.setattr(GatewayProtocol, "on_message_complete", on_message_complete)
     async with house(held) as gateway, asyncio.timeout(PATIENCE_S):
-        client = (await taught(gateway))[0]
+        client, other, *_ = await taught(gateway, MANY)
         await client.ask("kept")
         client.send("wait")
         await waits.wait()
-        whole.clear()
         asked = dict(behind)
         client.more = b"connection: close\r\n" if asked.pop("ends", False) else b""
         client.send("kept", **asked)
-        await whole.wait()
+        await other.ask(
+            "kept"
+        )  # sent later: when it is answered, what was sent before has been read
         at_once()
         go.set()
         _, headers, body = await client.read()

@@ -11,8 +11,6 @@ import json
 import os
 import signal
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,9 +21,18 @@ import trustme
 from app.api.accepting import GatewayLoop
 from tests.e2e.semantic.conftest import PLAIN, Semantic, TopicModel
 from tests.e2e.test_straight_streams import DONE, HEAD, ROLE, STOP, begin, body, chunk, frame
-from tests.e2e.test_straight_way import ANSWER, OPEN, Client, Counted, connect, counted, newest
-from tests.support.gateway import Running, configuration, running_gateway
-from tests.support.raw_server import PATIENCE_S, Peer, raw_server
+from tests.e2e.test_straight_way import (
+    ANSWER,
+    Client,
+    Counted,
+    connect,
+    counted,
+    house,
+    newest,
+)
+from tests.e2e.test_straight_way import taught as taught_json
+from tests.support.gateway import Running
+from tests.support.raw_server import PATIENCE_S, Peer
 
 pytestmark = pytest.mark.anyio
 __all__ = ["counted"]
@@ -99,26 +106,6 @@ class Upstream:
         return await asyncio.wait_for(self.reached.get(), PATIENCE_S)
 
 
-@asynccontextmanager
-async def house(
-    upstream: Upstream, tls: ssl.SSLContext | None = None, **sections: object
-) -> AsyncIterator[Running]:
-    """A gateway before ``upstream``."""
-    host = "localhost" if tls else "127.0.0.1"
-    async with raw_server(upstream, tls=tls, host=host) as server:
-        scheme = "https" if tls else "http"
-        values = configuration(f"{scheme}://{host}:{server.port}", **sections)
-        async with running_gateway(values) as gateway:
-            try:
-                yield gateway
-            finally:
-                while OPEN:
-                    writer = OPEN.pop().writer
-                    writer.transport.abort()
-                    with suppress(ConnectionError):
-                        await writer.wait_closed()
-
-
 def ours() -> set[asyncio.Task[object]]:
     """The tasks of the gateway's own code."""
     return {
@@ -158,12 +145,8 @@ async def nothing_left(gateway: Running, tasks: set[asyncio.Task[object]]) -> No
 
 async def taught(gateway: Running, count: int = 1) -> list[Client]:
     """Clients whose heads are known, and as many connections upstream, whose heads are."""
-    clients = [await connect(gateway) for _ in range(count)]
+    clients = await taught_json(gateway, count)
     for number in range(2):
-        for place, client in enumerate(clients):
-            client.send(f"lesson {number} {place}")
-        for client in clients:
-            await client.read()
         for place, client in enumerate(clients):
             await said_to(client, f"streamed lesson {number} {place}", stream=True)
     return clients

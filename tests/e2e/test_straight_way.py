@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
@@ -90,6 +91,17 @@ async def connect(gateway: Running, more: bytes = b"") -> Client:
     return client
 
 
+async def taught(gateway: Running, count: int) -> list[Client]:
+    """Clients whose heads are known, and as many connections upstream."""
+    clients = [await connect(gateway) for _ in range(count)]
+    for turn in range(2):
+        for number, client in enumerate(clients):
+            client.send(f"lesson {turn} of {number}")
+        for client in clients:
+            await client.read()
+    return clients
+
+
 OPEN: list[Client] = []
 """To be closed at the end of a ``house``."""
 
@@ -139,10 +151,13 @@ async def answering(peer: Peer) -> None:
 
 
 @asynccontextmanager
-async def house(upstream=answering, **sections: object) -> AsyncIterator[Running]:
-    """A gateway before ``upstream``."""
-    async with raw_server(upstream) as server:
-        values = configuration(f"http://127.0.0.1:{server.port}", **sections)
+async def house(
+    upstream=answering, tls: ssl.SSLContext | None = None, **sections: object
+) -> AsyncIterator[Running]:
+    """A gateway before ``upstream``, which may speak TLS."""
+    scheme, host = ("https", "localhost") if tls else ("http", "127.0.0.1")
+    async with raw_server(upstream, tls=tls, host=host) as server:
+        values = configuration(f"{scheme}://{host}:{server.port}", **sections)
         values["providers"]["local"]["api_key"] = SECRET  # type: ignore[index]
         async with running_gateway(values) as gateway:
             try:
