@@ -11,6 +11,13 @@ from dataclasses import dataclass
 from operator import add
 
 _PER_MILLION = 1_000_000
+MAX_TOKENS = 1 << 40
+"""More than any answer has. A larger count is the upstream's mistake, and would overflow prices and sums."""
+
+
+def token_count(count: int | None) -> int:
+    """An upstream's count of tokens; 0 where it is absent, negative or above ``MAX_TOKENS``."""
+    return count if count and 0 < count <= MAX_TOKENS else 0
 
 
 @dataclass(slots=True, unsafe_hash=True)

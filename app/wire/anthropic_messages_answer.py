@@ -15,7 +15,7 @@ from app.domain.events import (
     ThinkingBlock,
     ToolCallBlock,
 )
-from app.domain.usage import Usage
+from app.domain.usage import Usage, token_count
 from app.errors import UpstreamProtocol
 from app.wire import json_text
 from app.wire.failures import read_stream_error
@@ -106,7 +106,7 @@ def read_usage(usage: WireUsage, before: Usage | None = None) -> Usage:
 
 
 def _told(value: int | None, before: int) -> int:
-    return before if value is None else value
+    return before if value is None else token_count(value)
 
 
 def write_usage(usage: Usage) -> dict[str, object]:

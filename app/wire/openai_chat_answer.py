@@ -21,7 +21,7 @@ from app.domain.events import (
     ThinkingBlock,
     ToolCallBlock,
 )
-from app.domain.usage import Usage
+from app.domain.usage import MAX_TOKENS, Usage, token_count
 from app.errors import UpstreamClosed, UpstreamProtocol
 from app.wire import json_text
 from app.wire.failures import read_stream_error
@@ -118,20 +118,21 @@ _COMPLETION = msgspec.json.Decoder(_Completion)
 
 def read_usage(usage: WireUsage) -> Usage:
     """The neutral, disjoint parts."""
-    prompt = usage.prompt_tokens or 0
+    prompt, output = token_count(usage.prompt_tokens), token_count(usage.completion_tokens)
     details = usage.prompt_tokens_details
     outputs = usage.completion_tokens_details
-    if details is None and outputs is None and not usage.prompt_cache_hit_tokens and prompt >= 0:
-        return Usage(prompt, 0, 0, usage.completion_tokens or 0)
-    prompt = max(prompt, 0)
-    cached = (details.cached_tokens if details else None) or usage.prompt_cache_hit_tokens or 0
-    written = (details.cache_write_tokens if details else None) or 0
+    if details is None and outputs is None and not usage.prompt_cache_hit_tokens:
+        return Usage(prompt, 0, 0, output)
+    cached = token_count(
+        (details.cached_tokens if details else None) or usage.prompt_cache_hit_tokens
+    )
+    written = token_count(details.cache_write_tokens if details else None)
     return Usage(
         input_tokens=max(prompt - cached - written, 0),
         cached_tokens=cached,
         cache_write_tokens=written,
-        output_tokens=usage.completion_tokens or 0,
-        reasoning_tokens=(outputs.reasoning_tokens if outputs else None) or 0,
+        output_tokens=output,
+        reasoning_tokens=token_count(outputs.reasoning_tokens if outputs else None),
     )
 
 
@@ -179,9 +180,19 @@ class _GlanceChoice(msgspec.Struct, gc=False):
     finish_reason: str | None = None
 
 
+_Tokens = Annotated[int, msgspec.Meta(ge=0, le=MAX_TOKENS)]
+
+
+class _PlausibleUsage(WireUsage, gc=False):
+    """Its counts are checked while they are decoded; what fails is left to ``read_answer``."""
+
+    prompt_tokens: _Tokens | None = None
+    completion_tokens: _Tokens | None = None
+
+
 class _Glance(msgspec.Struct, gc=False):
     choices: Annotated[list[_GlanceChoice], msgspec.Meta(min_length=1)]
-    usage: WireUsage | None = None
+    usage: _PlausibleUsage | None = None
     error: None = None
 
 
@@ -210,7 +221,6 @@ def glance(body: bytes) -> tuple[Usage, str]:
     prompt, output = usage.prompt_tokens, usage.completion_tokens
     if (  # as read_usage: what most servers say, without a call
         prompt
-        and prompt > 0
         and output is not None
         and usage.prompt_tokens_details is None
         and usage.completion_tokens_details is None

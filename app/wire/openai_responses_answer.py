@@ -15,7 +15,7 @@ from app.domain.events import (
     ThinkingBlock,
     ToolCallBlock,
 )
-from app.domain.usage import Usage
+from app.domain.usage import Usage, token_count
 from app.errors import UpstreamProtocol
 from app.wire import json_text
 from app.wire.failures import read_stream_error
@@ -100,14 +100,14 @@ _RESPONSE = msgspec.json.Decoder(WireResponse)
 def read_usage(usage: WireUsage) -> Usage:
     """The neutral, disjoint parts."""
     inputs, outputs = usage.input_tokens_details, usage.output_tokens_details
-    cached = (inputs.cached_tokens if inputs else None) or 0
-    written = (inputs.cache_write_tokens if inputs else None) or 0
+    cached = token_count(inputs.cached_tokens if inputs else None)
+    written = token_count(inputs.cache_write_tokens if inputs else None)
     return Usage(
-        input_tokens=max((usage.input_tokens or 0) - cached - written, 0),
+        input_tokens=max(token_count(usage.input_tokens) - cached - written, 0),
         cached_tokens=cached,
         cache_write_tokens=written,
-        output_tokens=usage.output_tokens or 0,
-        reasoning_tokens=(outputs.reasoning_tokens if outputs else None) or 0,
+        output_tokens=token_count(usage.output_tokens),
+        reasoning_tokens=token_count(outputs.reasoning_tokens if outputs else None),
     )
 
 
