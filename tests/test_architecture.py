@@ -208,7 +208,7 @@ class TestLocks:
         return {normal(package): hashes for package, _, hashes in found}
 
     @pytest.mark.parametrize(
-        "name", ["requirements.lock", "requirements-dev.lock", "requirements-weights.lock"]
+        "name", [f"requirements{kind}.lock" for kind in ("", "-build", "-dev", "-weights")]
     )
     def test_every_pin_has_a_hash(self, name: str) -> None:
         pins = self.pins(name)
@@ -230,17 +230,17 @@ class TestLocks:
         assert declared - pins == set()
         assert set(self.pins("requirements.lock")) <= pins
 
-    def test_both_locks_agree_on_every_version(self) -> None:
-        versions = [
-            dict(re.findall(r"(?m)^([A-Za-z0-9._-]+)==(\S+)", (ROOT / name).read_text()))
-            for name in ("requirements.lock", "requirements-dev.lock")
-        ]
-        differing = {
-            package: version
-            for package, version in versions[0].items()
-            if versions[1].get(package) != version
-        }
-        assert differing == {}
+    def test_every_dependency_of_the_build_group_is_locked_for_building(self) -> None:
+        declared = {normal(word) for word in document()["dependency-groups"]["build"]}
+        assert declared - set(self.pins("requirements-build.lock")) == set()
+
+    @pytest.mark.parametrize("name", ["requirements.lock", "requirements-build.lock"])
+    def test_all_locks_agree_on_every_version(self, name: str) -> None:
+        of_dev, versions = (
+            dict(re.findall(r"(?m)^([A-Za-z0-9._-]+)==(\S+)", (ROOT / lock).read_text()))
+            for lock in ("requirements-dev.lock", name)
+        )
+        assert {package: of_dev.get(package) for package in versions} == versions
 
     def test_no_training_framework_is_ever_installed(self) -> None:
         assert {"torch", "transformers"} & set(self.pins("requirements-dev.lock")) == set()

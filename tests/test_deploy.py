@@ -110,3 +110,10 @@ def test_the_image_runs_as_a_number_and_not_as_root() -> None:
     users = re.findall(r"(?m)^USER (\S+)$", (ROOT / "Dockerfile").read_text())
     assert users
     assert int(users[-1]) > 0
+
+
+def test_the_image_installs_no_package_that_neither_serving_nor_building_the_model_needs() -> None:
+    steps = (ROOT / "Dockerfile").read_text()
+    locks = set(re.findall(r"requirements[\w-]*\.lock", steps))
+    assert locks == {"requirements.lock", "requirements-build.lock", "requirements-weights.lock"}
+    assert locks <= {line.lstrip("!") for line in (ROOT / ".dockerignore").read_text().split()}

@@ -58,7 +58,6 @@ def administer(app: FastAPI, settings: Settings, siblings: Path | None) -> None:
     for part in parts:
         app.include_router(part.router)
     app.get("/", tags=["console"], response_class=HTMLResponse)(_console_page)
-    app.head("/", include_in_schema=False)(_console_page)
     if settings.server.docs_enabled:
         app.router.routes.append(Route("/docs", _docs_page, include_in_schema=False))
     app.mount("/console", ConsoleFiles(directory=_CONSOLE), name="console")

@@ -77,14 +77,12 @@ async def metrics(context: InContext, _: AsAdmin) -> Response:
     return Response(await context.telemetry.metrics.render(), media_type=_METRICS_TYPE)
 
 
-@router.head("/livez", include_in_schema=False)
 @router.get("/livez")
 async def livez() -> Response:
     """Say that the process runs."""
     return PlainTextResponse("ok\n")
 
 
-@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz")
 async def readyz(context: InContext) -> Response:
     """Say whether new requests are welcome: 503 while warming or draining."""

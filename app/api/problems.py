@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 
 from app.api.coded_body import KNOWN_CODINGS
 from app.api.context import context_of
+from app.api.head_requests import with_head
 from app.api.response import retry_after
 from app.domain.chat import Dialect
 from app.errors import GatewayError, MethodNotAllowed, UnknownCoding
@@ -112,14 +113,17 @@ async def _invalid(_: Request, error: Exception) -> JSONResponse:
 async def _http_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
+    headers = dict(error.headers or {})
+    if "Allow" in headers:
+        headers["Allow"] = with_head(headers["Allow"])
     if error.status_code == _WRONG_VERB and _of_models(request):
         wrong = MethodNotAllowed("the list of models is read with GET")
-        return _in_dialect(request, wrong, dict(error.headers or {}))
+        return _in_dialect(request, wrong, headers)
     detail = str(error.detail)
     if error.status_code == _NOT_FOUND:
         detail = f"there is nothing at {request.url.path[:200]}: /openapi.json lists what there is"
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
-    return problem(error.status_code, code, detail, dict(error.headers or {}))
+    return problem(error.status_code, code, detail, headers)
 
 
 async def _fault(request: Request, error: Exception) -> JSONResponse:
