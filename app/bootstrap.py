@@ -134,8 +134,8 @@ async def open_gateway(
 
         def on_ended(live: LiveRun) -> None:
             telemetry.settle(record_of(live))
-            if live.turn.leave is not None:
-                live.turn.leave(live.turn)
+            if live.turn.settle_limits is not None:
+                live.turn.settle_limits(live.turn)
 
         runs = Runs(gateway, EventLog(), on_ended)
         if redis is not None and settings.agents:

@@ -319,7 +319,7 @@ class Ticket:
         access = self._guard.access
         turn.tools_allowed = None if access is None else access.tools
         turn.limit_head = self.head(dialect)
-        turn.leave = self.leave
+        turn.settle_limits = self.leave
 
     def leave(self, turn: Turn | None) -> None:
         """Settle what ``turn`` used, None where it came to none. Leaving twice is leaving once."""

@@ -24,9 +24,9 @@ from app.domain.models import Model
 from app.domain.turn_record import BEHIND_TIMES, Times, TurnRecord
 from app.domain.usage import Usage
 from app.errors import GatewayError
+from app.pipeline.flights import LeadingFlight
 from app.pipeline.gateway import Gateway, Turn
-from app.pipeline.remember import keep
-from app.pipeline.turn import go_on, race_on
+from app.pipeline.turn import resume_answer, resume_with_race
 from app.providers.wire import Begin, Begun, WireProvider, forwarded
 from app.routing.gate import Gate
 from app.routing.load import Deployment
@@ -83,7 +83,7 @@ def _vendors(head: bytes) -> bytes:
     return vendor_lines(forwarded(split_head(head)), limited=False)
 
 
-class Asked(keep):
+class Asked(LeadingFlight):
     """One request whose upstream is being asked: its flight, and what hears of the answer."""
 
     reading: PlainRequest | None = None
@@ -318,7 +318,9 @@ class Asked(keep):
         """Tell who goes on of what went out already: nothing."""
 
     async def _rest(self, request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit) -> None:
-        await (race_on if self._races else go_on)(self, request, gateway, turn, emit)
+        await (resume_with_race if self._races else resume_answer)(
+            self, request, gateway, turn, emit
+        )
 
     def _asked(self) -> ChatRequest:
         raw: bytes = self._outlet.body  # type: ignore[assignment]

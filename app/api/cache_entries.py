@@ -20,7 +20,7 @@ from fastapi import APIRouter, Query
 from app.api.context import AsCaller, Context, InContext
 from app.cache.exact import CachedAnswer
 from app.errors import BadRequest, NotFound, Overloaded, StoreError, UpstreamError
-from app.pipeline.remember import read_whole
+from app.pipeline.replay import read_answer
 
 if TYPE_CHECKING:  # loads learners that a gateway without a semantic cache does not need
     from app.api.auth import Caller
@@ -147,7 +147,7 @@ def described_exact(
 
 def _answer(entry: CachedAnswer, context: Context) -> str | None:
     try:
-        answer = entry.answer or read_whole(
+        answer = entry.answer or read_answer(
             context.edge.gateway.codecs[entry.dialect], entry.pieces, streamed=entry.streamed
         )
     except UpstreamError:

@@ -215,8 +215,8 @@ class Inference:
             await response.run()
         finally:
             in_flight.now -= 1
-            if turn.leave is not None:
-                turn.leave(turn)
+            if turn.settle_limits is not None:
+                turn.settle_limits(turn)
 
     async def refuse(
         self, error: GatewayError, request_id: str, outlet: Outlet, timeline: Timeline

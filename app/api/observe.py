@@ -32,7 +32,7 @@ async def trace(context: InContext, caller: AsCaller, request_id: str) -> dict[s
         message = f"no recent request {request_id[:128]!r}: only the newest are remembered"
         raise NotFound(message)
     meaning, cache = context.edge.gateway.meaning, found.get("cache")
-    words = () if meaning is None else meaning.told.words(caller.tenant, request_id)
+    words = () if meaning is None else meaning.decisions.reasons(caller.tenant, request_id)
     if words and isinstance(cache, dict):  # why this was a hit by meaning, or why it was none
         return {**found, "cache": {**cache, "words": list(words)}}
     return found

@@ -27,7 +27,7 @@ from app.domain.models import Model
 from app.domain.replay import replay
 from app.domain.turn_record import DisconnectWindow, TurnRecord
 from app.errors import DeadlineExceeded, GatewayError, ShuttingDown, UpstreamError, UpstreamStatus
-from app.pipeline.gateway import Gateway, Turn, nothing
+from app.pipeline.gateway import Gateway, Turn, cancel_nothing
 from app.ports import Codec, StreamWriter
 
 CLIENT_LEFT = 499
@@ -138,7 +138,7 @@ class TurnResponse:
                 watcher.cancel()
             self._settle()
             # Cycles broken here are memory that the collector need not find.
-            turn.flight, turn.cancel = None, nothing
+            turn.flight, turn.cancel = None, cancel_nothing
 
     async def _end_in(self, raised: BaseException) -> None:
         """Tell the client of what ended the turn, as far as it is there; raises what is not ours."""

@@ -292,7 +292,7 @@ class Jobs:
         turn = Turn(job.id, job.tenant, Timeline(), Deadline(None), time.time())
         turn.deadline = Deadline.after(now_s, agent.deadline_s)
         turn.tools_allowed = None if job.tools is None else frozenset(job.tools.split("\n"))
-        turn.leave = self._charges.get(job.id)
+        turn.settle_limits = self._charges.get(job.id)
         runs = Runs(gateway, EventLog(), self.on_end)
         live = runs.start(Wanted(agent, job.id, given.thread_id, given.messages), turn)
         await asyncio.sleep(0)  # a task that is cancelled before its first step tells no end

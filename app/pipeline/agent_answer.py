@@ -51,8 +51,9 @@ from app.domain.run_events import (
 from app.domain.usage import Usage
 from app.errors import CacheOnlyMiss, GatewayError, NotFound, Unsupported
 from app.pipeline.agent import AgentRun
+from app.pipeline.flights import join_flight
 from app.pipeline.gateway import Gateway, Turn
-from app.pipeline.remember import follow, may_serve, tell
+from app.pipeline.replay import may_serve, serve_cached
 from app.pipeline.synthesis import missing_parts, partial_answer
 
 _REMARK_CHARS = 96
@@ -77,14 +78,14 @@ async def answer_as_agent(request: ChatRequest, gateway: Gateway, turn: Turn, em
         key = _key(agent, request, gateway, turn)
         kept = _look_up(key, request, gateway, turn)
     if kept is not None:
-        await tell(kept, request, gateway, turn, emit)
+        await serve_cached(kept, request, gateway, turn, emit)
         return
     if turn.cache_mode is CacheMode.ONLY:
         raise CacheOnlyMiss("no answer of this agent is kept for this request")
     shared = key is not None and _may_share(agent, gateway, turn)
     flight = gateway.flights.running(key) if key is not None and shared else None
     if flight is not None:
-        await follow(flight, request, gateway, turn, emit)
+        await join_flight(flight, request, gateway, turn, emit)
         return
     now_s = asyncio.get_running_loop().time()
     turn.deadline = Deadline.after(now_s, turn.deadline.sooner(now_s, agent.deadline_s))

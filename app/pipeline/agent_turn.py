@@ -312,7 +312,7 @@ class ModelTurn:
         call.ended = CallEnded(call.id, call.name, text, kind, code, took_ns / 1e9, speculative)
         self._run.say(call.ended)
         start_ns = call.started_ns - turn.timeline.started_ns if call.started_ns else 0
-        turn.used(ToolUse(call.name, start_ns, took_ns, _metric_outcome(kind), speculative))
+        turn.record_tool(ToolUse(call.name, start_ns, took_ns, _metric_outcome(kind), speculative))
 
     def _close(self) -> None:
         """Whatever ended this turn: no message stays open, and each call has its result."""

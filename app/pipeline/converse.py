@@ -69,7 +69,7 @@ async def ask(calls: Sequence[ModelCall], gateway: Gateway, turn: Turn, emit: Em
     while True:
         span = failure = ok = gate = None
         try:
-            if others and call.stream and gateway.hedging is not None and not turn.once:
+            if others and call.stream and gateway.hedging is not None and not turn.single_attempt:
                 await hedged(call, others, gateway, turn, emit, _run)
             else:
                 span = _begin(call, gateway, turn)
@@ -145,7 +145,7 @@ class _Tried:
         # The next deployment, or the same one once more, if this one failed before a word was said.
         candidate = _next(others, gateway) or call.again()
         said = turn.upstream is not None and turn.upstream.first_event_ns
-        if turn.once and not _surely_unheard(failure):
+        if turn.single_attempt and not _surely_unheard(failure):
             raise failure
         if said or not self.retries or not _worth_another_try(failure, call, candidate, gateway):
             raise failure
@@ -252,7 +252,7 @@ def _begin(call: ModelCall, gateway: Gateway, turn: Turn) -> OpenSpan:
     call.tenant, call.prompts = turn.tenant, gateway.prompts
     if gateway.tracing or turn.traceparent:
         call.traceparent = _traceparent(turn, gateway)
-    if turn.once:
+    if turn.single_attempt:
         call.once = True
     turn.attempts += 1
     span = turn.timeline.stage("upstream", model.label)

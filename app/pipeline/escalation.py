@@ -30,7 +30,7 @@ from app.pipeline.answer_checks import asked_again, own_fault, schema_fault
 from app.pipeline.converse import converse
 from app.pipeline.gateway import Gateway, Turn
 from app.pipeline.held import Ask, HeldBack, Lacking, beginning_of, grey_race, held_back
-from app.pipeline.remember import answer_in
+from app.pipeline.replay import answer_from_events
 from app.routing.lacks import other_language, refuses, repeats
 
 _ALL_BUT_CERTAIN = 0.95
@@ -44,7 +44,7 @@ def converse_or_escalate(
     request: ChatRequest, gateway: Gateway, turn: Turn, candidates: Sequence[Model], emit: Emit
 ) -> Awaitable[None]:
     """Answer as ``converse`` does, or from the powerful tier where the fast one had no answer."""
-    if turn.routed and not turn.once and _may_escalate(gateway, candidates):
+    if turn.routed and not turn.single_attempt and _may_escalate(gateway, candidates):
         return _escalate(request, gateway, turn, candidates, emit)
     return converse(request, gateway, turn, candidates, emit)
 
@@ -138,7 +138,7 @@ async def _mended(  # noqa: PLR0917 - an answer, its fault, and what every call 
     candidates: Sequence[Model],
 ) -> tuple[list[Event], str]:
     """The fast model's second try, told what was wrong; the first one and ``lack`` where it is no better."""
-    first = answer_in(answer, gateway.codecs[request.dialect])
+    first = answer_from_events(answer, gateway.codecs[request.dialect])
     if first is None:
         return answer, lack
     again = asked_again(request, first, fault)
@@ -186,7 +186,7 @@ async def _lack(
     wanted = gateway.escalation
     if turn.finish in REFUSED_FINISHES and "refused" in wanted.lacks:
         return "refused", ""
-    answer = answer_in(events, gateway.codecs[request.dialect])
+    answer = answer_from_events(events, gateway.codecs[request.dialect])
     if answer is None:
         return "", ""  # what cannot be read is passed on as it is
     view = gateway.codecs[request.dialect].view(request.body)

@@ -1,7 +1,7 @@
-"""What a turn works with: every collaborator by name, and the turn itself.
+"""``Gateway``: every collaborator of the pipeline, one a process. ``Turn``: the state of one request.
 
-``Gateway`` lives as long as the process; ``bootstrap`` fills it. ``Turn`` lives as long as one request: it
-carries the caller's wishes in, and what is to be said about the answer (model, tier, reason ...) out.
+``bootstrap`` fills the ``Gateway``. A ``Turn`` carries the caller's options in, and the facts about the
+answer (model, tier, reason ...) out.
 """
 
 from __future__ import annotations
@@ -51,18 +51,18 @@ if TYPE_CHECKING:
     )
 
 
-def nothing() -> None:
-    """Cancel nothing: a turn that no task runs yet."""
+def cancel_nothing() -> None:
+    """Do nothing: ``Turn.cancel`` before a task runs the turn."""
 
 
 def _uncounted(_label: str, _other: str) -> None:
-    """Count nothing: a gateway without metrics."""
+    """Do nothing: a gateway without metrics."""
 
 
 class Turn:
-    """One request's life: what the caller wished, and what is said about the answer.
+    """The state of one request: the caller's options, and the facts about the answer.
 
-    What has not been said yet stands in the class: one is made for every request.
+    Defaults are class attributes, so that making a turn, once a request, sets few fields.
     """
 
     user: str = ""
@@ -70,17 +70,17 @@ class Turn:
     tier: Tier | None = None
     tags: tuple[str, ...] = ()
     contract: str = ""
-    """The output contract that was asked for by name; "" = none."""
+    """The output contract that the caller named; "" = none."""
     traceparent: str = ""
     """The caller's W3C ``traceparent``, as it came; empty = none."""
     tools_allowed: frozenset[str] | None = None
     """The gateway's tools that may be called for this caller; None = all."""
     limit_head: bytes = b""
-    """Header lines about the caller's limits."""
-    leave: Callable[[Turn], None] | None = None
-    """Settles what the turn used with the caller's limits, where it has any; told once, at its end."""
+    """Response header lines about the caller's rate limits."""
+    settle_limits: Callable[[Turn], None] | None = None
+    """Settles the turn's usage with the caller's limits; called once, at its end. None = no limits."""
 
-    # What the response headers, the trace and the metrics say.
+    # For the response headers, the trace and the metrics.
     cache: CacheOutcome = CacheOutcome.MISS
     cache_reason: str = ""
     model: Model | None = None
@@ -95,32 +95,30 @@ class Turn:
     saved_usd: float = 0.0
     saved_s: float = 0.0
     hedge: tuple[float, float] | None = None
-    """A second call was made beside a slow first: the seconds that it is reckoned to have saved (0 where it
-    did not win), and about what the loser cost in USD.
-    """
+    """Of a hedged call: the estimated seconds saved (0 where it lost), and the loser's estimated USD."""
     finish: str = ""
     upstream: CallTiming | None = None
     call: ModelCall | None = None
-    """The upstream call under way or last made."""
+    """The current or last upstream call."""
     begun: object = None
-    """An exchange that the first call goes on with, see ``ModelCall.begun``."""
+    """An exchange already started for the first call, see ``ModelCall.begun``."""
     begun_ns: int = 0
     upstream_ns: int = 0
     attempts: int = 0
     entry_id: str = ""
     complete: bool = False
-    """The upstream ended the answer in its dialect's own way."""
+    """The upstream ended the answer as its dialect prescribes."""
     tokens_streamed: int = 0
     routed: bool = False
-    """The router's score decided, neither the caller nor a hard rule."""
+    """The router's score decided, not the caller or a hard rule."""
     classification: Classification | None = None
     tools: Sequence[ToolUse] = ()
-    """Calls of the gateway's own tools, as they ended."""
-    once: bool = False
-    """A second call would act twice at the vendor: none is made beside the first, or after it was heard."""
+    """Ended calls of the gateway's own tools."""
+    single_attempt: bool = False
+    """A second call would act twice at the vendor: no hedge, and no retry once the first may be received."""
     flight: Flight | None = None
-    """The flight that this turn leads: while others follow it, its client may leave without ending it."""
-    cancel: Callable[[], object] = nothing
+    """The flight that this turn leads: while it has followers, the client's leaving does not end it."""
+    cancel: Callable[[], object] = cancel_nothing
     """Ends this turn's task."""
 
     def __init__(
@@ -131,25 +129,25 @@ class Turn:
         deadline: Deadline,
         started_unix_s: float,
     ) -> None:
-        """A request has come in."""
+        """Start a request's state."""
         self.request_id = request_id
         self.tenant = tenant
         self.timeline = timeline
         self.deadline = deadline
         self.started_unix_s = started_unix_s
 
-    def used(self, tool: ToolUse) -> None:
-        """One of the gateway's own tools was called."""
+    def record_tool(self, tool: ToolUse) -> None:
+        """Add an ended call of one of the gateway's own tools."""
         self.tools = (*self.tools, tool)
 
 
-class Journalled(Protocol):
+class CallJournal(Protocol):
     """A job's journal, see ``app.jobs.journal``."""
 
     async def ask(
         self, calls: Sequence[ModelCall], gateway: Gateway, turn: Turn, emit: Emit
     ) -> None:
-        """As ``app.pipeline.converse.ask``, but whole before the first event, and only once."""
+        """As ``app.pipeline.converse.ask``, but stored whole before the first event, and asked only once."""
         ...
 
 
@@ -170,7 +168,7 @@ class Gateway:
     load: Load
     flights: Flights
     skeletons: Skeletons | None = None
-    """Answers of which a model fills a few words; None where none is configured."""
+    """Prepared answers with slots that a model fills; None where none is configured."""
     agents: Mapping[str, Agent] = field(default_factory=dict)
     tools: Registry | None = None
     """None where nothing is configured that could be called."""
@@ -178,43 +176,43 @@ class Gateway:
     meaning: Meaning | None = None
     """The semantic cache; None where it is off."""
     shared: SharedAnswers | None = None
-    """What all workers keep and do, in Redis; None where none is configured."""
+    """Stored answers and flights of all workers, in Redis; None where none is configured."""
     sharing: Sharing | None = None
-    """What users may share; None where the defaults hold."""
+    """Which answers users of a tenant share; None where the defaults hold."""
     contracts: Contracts | None = None
-    """What answers are to be; None where the operator says nothing."""
+    """Output contracts; None where none is configured."""
     layouts: Layouts | None = None
-    """What may be moved behind what is stable; None where nobody asked."""
+    """Reordering of prompts behind their stable part; None where none is configured."""
     batching: Batching | None = None
-    """What sends small tasks together; None where no route asked for it."""
+    """Groups small tasks into one call; None where no route is configured for it."""
     prompts: PromptCaching | None = None
-    """What makes the vendors' prompt caches work; None where it is off."""
+    """Use of the vendors' prompt caches; None where it is off."""
     clock: Callable[[], float] = time.monotonic
     retry_budget: RetryBudget = field(default_factory=RetryBudget)
     on_failure: Callable[[str, str], None] = _uncounted
-    """Told each failed upstream call: the provider's name and the failure's code."""
+    """Called for each failed upstream call: the provider's name, the failure's code."""
     retries: Mapping[str, int] = field(default_factory=dict)
-    """By provider: how often one more call is tried before the failure is the client's to see."""
+    """By provider: the number of retries before the failure goes to the client."""
     escalate: bool = True
-    """Whether a routed fast answer that is none is asked again of the powerful tier."""
+    """Whether an inadequate fast answer of a routed request is asked again of the powerful tier."""
     escalation: Escalation = field(default_factory=Escalation)
-    """What that is looked for in, and how."""
+    """What makes a fast answer inadequate, and how it is checked."""
     on_escalation: Callable[[str, str], None] = _uncounted
-    """Told each escalation: what the fast answer lacked, and the outcome."""
+    """Called for each escalation: what the fast answer lacked, the outcome."""
     shadow: Shadow | None = None
-    """None: no request is run on both tiers to learn from."""
+    """Runs a sample of requests on both tiers to train the router; None where it is off."""
     hedging: Hedging | None = None
-    """None: no second call is ever made beside a first."""
-    warm: WarmPrefixes = field(default_factory=WarmPrefixes)
-    journal: Journalled | None = None
-    """A job's: its models' answers are kept before they are acted upon."""
+    """None: no call is hedged."""
+    warm_prefixes: WarmPrefixes = field(default_factory=WarmPrefixes)
+    journal: CallJournal | None = None
+    """A job's journal: answers are stored before they are acted upon. None outside jobs."""
     tools_called: ToolsCalled | None = None
-    """What learns which tools are called; None: nothing does."""
+    """Learns which tools answers call; None where it is off."""
     tracing: bool = False
-    """Spans are exported: calls upstream carry this gateway's own ``traceparent``."""
+    """Whether spans are exported: upstream calls then carry this gateway's own ``traceparent``."""
     coalesce: bool = True
     """Whether a request joins the stream of an identical one in flight."""
 
 
 Ask = Callable[[ChatRequest, Gateway, Turn, Emit], Awaitable[None]]
-"""Ask a model and tell its answer."""
+"""Ask a model and emit its answer."""

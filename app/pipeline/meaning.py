@@ -39,9 +39,9 @@ from app.domain.events import Answer, Emit, FinishReason, Frames, TextBlock, Who
 from app.domain.replay import replay
 from app.domain.usage import Usage
 from app.errors import BadRequest, StoreError, UpstreamError
+from app.pipeline.decision_log import DecisionLog, SemanticDecision
 from app.pipeline.gateway import Gateway, Turn
-from app.pipeline.remember import read_whole
-from app.pipeline.told import Reasoned, Told
+from app.pipeline.replay import read_answer
 from app.ports import Codec
 from app.wire.beyond_neutral import tells_more
 
@@ -113,7 +113,7 @@ class Meaning:
         self._idle.set()
         self.most_per_s = _MOST_PER_S
         """Answers a second that are learned from; the rest are dropped."""
-        self.told = Told()
+        self.decisions = DecisionLog()
         self._allowed = float(_MOST_WAITING_AT_ONCE)
         self._allowed_at_s = time.monotonic()
         self._shut_until_s = 0.0
@@ -165,7 +165,9 @@ class Meaning:
             words = in_words(look.query.view, look.decision, threshold)
             if look.word == "unshared":
                 words = (*words, "too few users had this answer yet")
-            self.told.add(turn.tenant, turn.request_id, Reasoned(words, asked, look))
+            self.decisions.record(
+                turn.tenant, turn.request_id, SemanticDecision(words, asked, look)
+            )
         return asked, look
 
     async def tell(
@@ -202,8 +204,8 @@ class Meaning:
 
     async def verdict(self, tenant: str, request_id: str, entry_id: str, *, agreed: bool) -> bool:
         """Take a user's verdict on a hit; a wrong one's entry goes. Says whether it was there."""
-        told = self.told.get(tenant, request_id)
-        query = None if told is None else told.look.query
+        told = self.decisions.get(tenant, request_id)
+        query = None if told is None else told.lookup.query
         return await self.cache.feedback(entry_id, agreed=agreed, query=query)
 
     # ---------------------------------------------------------------- after the answer
@@ -355,7 +357,7 @@ class Meaning:
         """The answer, if it is whole and text alone, and says nothing beside it."""
         if tells_more(entry.pieces):
             return None
-        answer = entry.answer or read_whole(
+        answer = entry.answer or read_answer(
             self._codecs[entry.dialect], entry.pieces, streamed=entry.streamed
         )
         plain = answer.finish in _WHOLE and bool(answer.text.strip()) and not refuses(answer.text)

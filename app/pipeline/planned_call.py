@@ -85,7 +85,7 @@ async def made_call(
         )
         outcome = ended.outcome if ended.outcome in _FINE else "error"
         start_ns = span.start_ns - run.turn.timeline.started_ns
-        run.turn.used(ToolUse(name, start_ns, took_ns, outcome))
+        run.turn.record_tool(ToolUse(name, start_ns, took_ns, outcome))
     return result
 
 

@@ -18,8 +18,9 @@ from app.domain.chat import ChatRequest, Dialect
 from app.domain.decisions import CacheOutcome
 from app.domain.events import Emit, Event
 from app.errors import UpstreamClosed, UpstreamError
+from app.pipeline.flights import LeadingFlight, joinable, translating_emit
 from app.pipeline.gateway import Ask, Gateway, Turn
-from app.pipeline.remember import joinable, keep, may_serve, same_form, tell, translating
+from app.pipeline.replay import may_serve, same_form, serve_cached
 from app.pipeline.take_over import GoingOn, going_on
 
 if TYPE_CHECKING:
@@ -35,23 +36,23 @@ async def answer_shared(
 ) -> None:
     """Answer from what all workers keep and do, or by asking a model; ``to``: whom to tell, how to ask."""
     emit, ask = to
-    with keep(key, request, gateway, turn) as flight:
+    with LeadingFlight(key, request, gateway, turn) as flight:
         flight.recording(emit)
-        told = await _answered(key, request, gateway, turn, flight)
+        told = await _answer_from_shared(key, request, gateway, turn, flight)
         if told is None:
             return
         turn.cache, turn.reason = CacheOutcome.MISS, ""
         await ask(request, gateway, turn, told)
-        await _end(told)
+        await _finish(told)
 
 
-async def _end(told: Flight | GoingOn) -> None:
+async def _finish(told: Flight | GoingOn) -> None:
     """The answer is whole; where it was gone on with, say so."""
     if isinstance(told, GoingOn):
         await told.finish_answer()
 
 
-async def _answered(
+async def _answer_from_shared(
     key: bytes, request: ChatRequest, gateway: Gateway, turn: Turn, flight: Flight
 ) -> Flight | GoingOn | None:
     """Answer from what is kept in Redis, or from another worker's call. Else gives what a model's answer
@@ -59,7 +60,7 @@ async def _answered(
     """
     told: Flight | GoingOn = flight
     shared, look = gateway.shared, True
-    if shared is None or not _admitted(key, gateway, turn):
+    if shared is None or not _may_share(key, gateway, turn):
         return told
     for _ in range(_TRIES):
         with turn.timeline.stage("cache", "shared"):
@@ -68,14 +69,14 @@ async def _answered(
             return told
         if isinstance(found, CachedAnswer):
             if may_serve(found, key, request, gateway, turn):
-                await tell(found, request, gateway, turn, told)
-                await _end(told)
+                await serve_cached(found, request, gateway, turn, told)
+                await _finish(told)
                 return None
             look = False
         else:
-            followed = await _followed((key, found), request, gateway, turn, told)
+            followed = await _follow_remote_call((key, found), request, gateway, turn, told)
             if followed:
-                await _end(told)
+                await _finish(told)
                 return None
             if followed is False:
                 return told
@@ -84,11 +85,11 @@ async def _answered(
     return told
 
 
-def _admitted(key: bytes, gateway: Gateway, turn: Turn) -> bool:
+def _may_share(key: bytes, gateway: Gateway, turn: Turn) -> bool:
     return gateway.sharing is None or gateway.sharing.admits(key, turn.user)
 
 
-async def look_shared(
+async def look_up_shared(
     key: bytes | None, request: ChatRequest, gateway: Gateway, turn: Turn
 ) -> CachedAnswer | None:
     """What other workers keep, where nothing may be claimed: only a hit will do, or a look by meaning
@@ -101,7 +102,7 @@ async def look_shared(
     return entry if entry is not None and may_serve(entry, key, request, gateway, turn) else None
 
 
-async def _followed(
+async def _follow_remote_call(
     what: tuple[bytes, Running],
     request: ChatRequest,
     gateway: Gateway,
@@ -125,13 +126,13 @@ async def _followed(
     if not joinable(like, request):
         return False
     as_it_is = same_form(like, request)
-    translated = told if as_it_is else translating(gateway.codecs[like.dialect], told)
+    translated = told if as_it_is else translating_emit(gateway.codecs[like.dialect], told)
     turn.cache, turn.cache_reason = CacheOutcome.COALESCED, "in_flight"
     turn.reason = "joined an identical request in flight on another worker"
     waiting = list[Event]()
 
     async def hand_on(said: Said, event: Event) -> None:
-        _say_as(said, gateway, turn)
+        _copy_progress(said, gateway, turn)
         if request.stream:
             await translated(event)
         else:  # until it is whole, nothing is shown and a lost leader costs nothing
@@ -148,12 +149,12 @@ async def _followed(
         if error.said and not as_it_is:
             raise UpstreamClosed(error.message, code=error.code) from error
         raise
-    _say_as(said, gateway, turn)
+    _copy_progress(said, gateway, turn)
     turn.usage, turn.saved_usd, turn.finish = said.usage, said.cost_usd, said.finish
     turn.complete = True
     return True
 
 
-def _say_as(said: Said, gateway: Gateway, turn: Turn) -> None:
+def _copy_progress(said: Said, gateway: Gateway, turn: Turn) -> None:
     if turn.model is None and said.model:
         turn.model, turn.answered_tier = gateway.models.get(said.model), said.tier

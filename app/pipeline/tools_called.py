@@ -25,8 +25,8 @@ from app.domain.chat import ChatRequest, Dialect, Json, Message, Role
 from app.domain.decisions import Classification, ToolGuess
 from app.domain.events import COMPLETE_FINISHES, Emit, Event
 from app.domain.models import AUTO
-from app.pipeline.gateway import Turn, nothing
-from app.pipeline.remember import answer_in
+from app.pipeline.gateway import Turn, cancel_nothing
+from app.pipeline.replay import answer_from_events
 from app.ports import Codec
 
 _PAUSE_S = 0.01
@@ -81,7 +81,7 @@ class ToolsCalled:
         """What keeps the answer, and is to be told it: the turn's own flight where ``emit`` is that."""
         if isinstance(emit, Flight) and emit is turn.flight:
             return emit
-        own = Flight(request.dialect, request.stream, request.include_usage, nothing)
+        own = Flight(request.dialect, request.stream, request.include_usage, cancel_nothing)
         own.recording(emit)
         return own
 
@@ -114,7 +114,7 @@ class ToolsCalled:
 
     def _calls(self, job: _Job) -> tuple[str, ...] | None:
         """The tools that an answer calls; None where it is not whole, or cannot be read."""
-        answer = answer_in(job.events, self._codecs[job.dialect])
+        answer = answer_from_events(job.events, self._codecs[job.dialect])
         if answer is None or answer.finish not in COMPLETE_FINISHES:
             return None
         return tuple(call.name for call in answer.tool_calls)

@@ -173,7 +173,7 @@ class Again:
         return exact_key((arrival.tenant, user, request.model, "", 0), request)
 
     def _serves(self, key: bytes, classification: Classification) -> bool:
-        """As ``pipeline/remember.py`` has it: the question's class may shorten an entry's life."""
+        """As ``pipeline/replay.py`` has it: the question's class may shorten an entry's life."""
         exact = self._exact
         entry = None if exact is None else exact.get(key)
         if exact is None or entry is None:

@@ -1,7 +1,7 @@
-"""A conversation stays where its prompt is in the vendor's cache, unless leaving gains more than it costs.
+"""Conversation affinity: prefer the deployment whose prompt cache holds the conversation.
 
-The worth is measured: tokens that the vendor holds x how often it truly does x (seconds a token takes to read
-+ the price table's difference, in seconds of the caller's time).
+The saving is measured: cached tokens x observed hit rate x (seconds to read a token + its price difference,
+converted to seconds of the caller's time). Another deployment is chosen only where it gains more.
 """
 
 from __future__ import annotations
@@ -17,26 +17,28 @@ from app.prompts.breakpoints import prices
 from app.prompts.conversations import Conversation, opening_of
 
 _MOST_MARGIN = 0.1
-"""How much clearer the score must be at most to leave a tier that is warm."""
+"""The largest margin that the router's score must exceed to leave a warm tier."""
 
 
 @dataclass(frozen=True, slots=True)
-class Warm:
-    """Where a conversation is warm, and what staying there is worth."""
+class WarmDeployment:
+    """The deployment whose prompt cache holds a conversation, and what using it saves."""
 
     model: Model
     seconds: float
     usd: float
     margin: float
-    """How much clearer the router's score must be to leave: the more, the dearer leaving is."""
+    """How far the router's score must pass its threshold to leave: it grows with the cost of leaving."""
 
     def worth_s(self, value_usd_per_s: float) -> float:
-        """Both in seconds."""
+        """Time and money saved, together in seconds."""
         return self.seconds + self.usd / value_usd_per_s
 
 
-def warm_of(view: PromptView, request: ChatRequest, gateway: Gateway, turn: Turn) -> Warm | None:
-    """Where this conversation is warm; None for a first turn, a short prompt, or where nothing is known."""
+def warm_deployment(
+    view: PromptView, request: ChatRequest, gateway: Gateway, turn: Turn
+) -> WarmDeployment | None:
+    """Where the conversation is cached; None for a first turn, a short prompt or an unknown one."""
     prompts = gateway.prompts
     if prompts is None or not _may_be_warm(view, request, prompts.least_bytes):
         return None
@@ -47,11 +49,11 @@ def warm_of(view: PromptView, request: ChatRequest, gateway: Gateway, turn: Turn
     saving = prompts.saving(model, found)
     if saving.seconds <= 0 and saving.usd <= 0:
         return None
-    return Warm(model, saving.seconds, saving.usd, _margin(model, found, saving.usd))
+    return WarmDeployment(model, saving.seconds, saving.usd, _margin(model, found, saving.usd))
 
 
-def lags(view: PromptView, request: ChatRequest, gateway: Gateway) -> bool:
-    """Whether somebody has to learn from calls that are over before it is known where this one is warm."""
+def affinity_pending(view: PromptView, request: ChatRequest, gateway: Gateway) -> bool:
+    """Whether ended calls are still unread that may decide where this conversation is warm."""
     prompts = gateway.prompts
     if prompts is None or not prompts.lags():
         return False
@@ -63,19 +65,21 @@ def _may_be_warm(view: PromptView, request: ChatRequest, least_bytes: int) -> bo
 
 
 def _margin(model: Model, found: Conversation, usd: float) -> float:
-    """In proportion to what is lost of the prompt's price: nothing read anew, nothing lost."""
+    """In proportion to the share of the prompt's price that leaving costs."""
     plain, _, _ = prices(model)
     whole = found.warm_tokens * plain / 1e6
     return _MOST_MARGIN * (min(1.0, usd / whole) if whole > 0 else 0.5)
 
 
-def stays(warm: Warm) -> tuple[Tier, float]:
-    """What the router has to know."""
+def affinity_hint(warm: WarmDeployment) -> tuple[Tier, float]:
+    """The router's input: the warm tier, and the margin needed to leave it."""
     return warm.model.tier, warm.margin
 
 
-def keep_warm(ordered: Sequence[Model], warm: Warm | None, gateway: Gateway) -> list[Model]:
-    """``ordered`` with the warm deployment first, unless the first one's lead is worth more."""
+def prefer_warm(
+    ordered: Sequence[Model], warm: WarmDeployment | None, gateway: Gateway
+) -> list[Model]:
+    """``ordered`` with the warm deployment first, unless the first one's shorter wait is worth more."""
     models = list(ordered)
     prompts = gateway.prompts
     if warm is None or prompts is None or warm.model not in models or models[0] is warm.model:
