@@ -8,7 +8,8 @@ forgotten, so that their next request finds the new gateway. A configuration tha
 which no gateway can be built, changes nothing, and ``/readyz`` says so.
 
 What a reload cannot change is what belongs to the process: address, port, number of workers, and the
-simulator. Metrics and the memory's answers begin anew, as after a restart.
+simulator. Metrics and the memory's answers begin anew, as after a restart; what was learned of tool calls
+(``app.classify.tool_need``) is carried over.
 """
 
 from __future__ import annotations
@@ -178,6 +179,7 @@ class Generations:
         except Exception:  # noqa: BLE001 - the process edge: what serves must go on serving
             structlog.get_logger().exception("reload_failed")
             return self._refused(before, "the gateway could not be built (see the log)")
+        after.context.edge.gateway.classifier.tools.share(before.context.edge.gateway.classifier.tools)
         self._before.append(before)
         self._now, self.native = after, after.app.native
         self._on_swap()

@@ -84,6 +84,10 @@ class ToolNeed:
         self._head = TextHead.shipped("tool_need")
         self._agents: OrderedDict[int, _Offsets] = OrderedDict()
 
+    def share(self, other: ToolNeed) -> None:
+        """Use the statistics of ``other`` from now on; both learn into them, on one event loop."""
+        self._agents = other._agents
+
     def any_tool(self, features: Features) -> float:
         """P(the request needs some tool), 0 to 1, whatever is offered."""
         return min(1.0, max(0.0, self._head.score(features)))

@@ -95,12 +95,13 @@ class LabelFiles:
             return []
 
 
-def read_all(folder: Path, topics: int) -> list[SavedLabel]:
-    """Every label of ``folder``, for a report; changes nothing. Raises ValueError for a damaged file."""
-    found: list[SavedLabel] = []
+def read_all(folder: Path, topics: int) -> tuple[list[SavedLabel], list[str]]:
+    """The labels of ``folder``'s readable files, and a message for each file that is not; changes nothing."""
+    labels: list[SavedLabel] = []
+    faults: list[str] = []
     for path in sorted(folder.glob("labels-*.npz")):
         try:
-            found += from_bytes(path.read_bytes(), topics=topics)
-        except ValueError as exc:
-            raise ValueError(f"{path}: {exc}") from exc
-    return found
+            labels += from_bytes(path.read_bytes(), topics=topics)
+        except (ValueError, OSError) as exc:
+            faults.append(f"{path} cannot be read: {exc}")
+    return labels, faults

@@ -153,10 +153,9 @@ class PromptCaching:
         model = call.model
         if model.name not in self._splices:
             return body
-        if self._diagnoses:
-            self.drain()  # the vendor is asked about the conversation's last answer
-        else:
-            self._settling.drain_read()
+        self._settling.drain_read()
+        # The vendor is asked about the conversation's last answer, which must be known for that.
+        diagnoses = self._diagnoses and not self._settling.some()
         now_s = self._clock()
         self._returns.expire(now_s)
         try:
@@ -180,7 +179,7 @@ class PromptCaching:
             body = with_field(body, b"prompt_cache_key", self._key(rendered, call.tenant))
         if asks(rendered):
             shaped.heard = Heard(dialect)
-        elif self._diagnoses:
+        elif diagnoses:
             shaped.heard = Heard(dialect)
             body = with_question(body, rendered, self._last_id(call, rendered))
         return body

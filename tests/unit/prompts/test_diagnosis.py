@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from app.domain.chat import Dialect
+from app.domain.deadline import Deadline
 from app.domain.events import AnswerBuilder, Frames, Whole
+from app.domain.model_call import ModelCall
+from app.domain.models import Abilities
+from app.domain.usage import Usage
+from app.prompts.caching import PromptCaching
 from app.prompts.causes import Cause
 from app.prompts.diagnosis import UNCHANGED, Heard, asks, verdict, with_question
 from app.prompts.prefix import render
 from app.prompts.spans import Span
 from app.wire.codecs import CODECS
+from tests.unit.prompts.test_breakpoints import CLAUDE
 
 MESSAGES, RESPONSES = Dialect.MESSAGES, Dialect.RESPONSES
 BODIES = {
@@ -131,3 +138,28 @@ def test_a_broken_answer_says_nothing_and_breaks_nothing():
 def test_agreement_is_only_claimed_where_the_vendor_has_said_something(rule, word, dialect, found):
     ours = Cause(rule, "", Span(0, 1), "") if rule else None
     assert verdict(ours, word, dialect) == found
+
+
+@pytest.mark.anyio
+async def test_calls_that_wait_to_be_read_hold_up_no_request_and_it_is_sent_unasked():
+    """The vendor is asked only where the conversation's last answer is known within a slice of time."""
+    plain = replace(CLAUDE, name="plain", abilities=Abilities(cache_breakpoints="none"))
+    caching = PromptCaching([CLAUDE, plain], diagnose=True)
+
+    def call(model, turns=1):
+        made = ModelCall(model, stream=False, deadline=Deadline(None))
+        made.usage = Usage(input_tokens=10)
+        messages = [
+            {"role": "user", "content": f"{i} " + "Word by word. " * 40} for i in range(turns)
+        ]
+        body = json.dumps({"model": "m", "max_tokens": 9, "messages": messages}).encode()
+        return made, json.loads(caching.shape(made, MESSAGES, body))
+
+    assert "diagnostics" in call(CLAUDE)[1]
+    waiting, _ = call(plain, turns=2_000)
+    caching.settle(waiting)
+    _, sent = call(CLAUDE)
+    assert "diagnostics" not in sent
+    assert len(caching._settling) == 1
+    caching.drain()
+    assert "diagnostics" in call(CLAUDE)[1]

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from argparse import Namespace
 from pathlib import Path
 from random import Random
 
 import pytest
+import yaml
 
 from app.classify.classifier import Classifier
 from app.classify.labels import SavedLabel, to_bytes
 from app.domain.decisions import PromptView, Tier
 from app.pipeline.label_files import LabelFiles, read_all
 from app.pipeline.teaching import RouteTeacher, _no_more
-from app.router_command import report
+from app.router_command import label_folder, report, run
 from app.routing.learning import MAX_LABELS
+from app.settings import load
+from tests.support.gateway import configuration
 
 TOPICS = len(Classifier().complexity.topics.names)
 
@@ -58,7 +62,7 @@ def test_each_worker_has_its_own_file_and_sees_the_others(tmp_path, faults, labe
     two.save(labels[100:])
     assert (len(one.own()), len(one.others())) == (100, 140)
     assert (len(two.own()), len(two.others())) == (140, 100)
-    assert len(read_all(tmp_path, TOPICS)) == 240
+    assert len(read_all(tmp_path, TOPICS)[0]) == 240
     one.close()
     three = open_in(tmp_path, faults)
     assert len(three.own()) == 100  # the place, and the labels, of a worker that is gone
@@ -138,7 +142,7 @@ def test_verdicts_are_saved_when_the_gateway_ends(tmp_path, faults):
         await teacher.aclose()
 
     asyncio.run(go())
-    assert len(read_all(tmp_path, TOPICS)) == 30
+    assert len(read_all(tmp_path, TOPICS)[0]) == 30
     assert threading.active_count() >= 1
 
 
@@ -185,3 +189,27 @@ async def test_a_verdict_is_on_the_tier_that_answered(scored, answered, good, ga
     said = teacher.verdict("acme", "req_1", good=good, answered=answered)
     assert said == ("no label" if gain is None else "learned")
     assert [label.gain for label in teacher.learner.labels] == ([] if gain is None else [gain])
+
+
+@pytest.mark.parametrize("damage", ["truncated", "unreadable"])
+def test_the_report_names_each_damaged_file_and_reports_on_the_rest(
+    tmp_path, capsys, labels, damage
+):
+    settings = configuration("http://127.0.0.1:9", state={"data_dir": str(tmp_path)})
+    file = tmp_path / "gateway.yaml"
+    file.write_text(yaml.safe_dump(settings))
+    folder = label_folder(load(str(file), {}))
+    folder.mkdir(parents=True)
+    whole = to_bytes(labels)
+    (folder / "labels-0.npz").write_bytes(whole)
+    damaged = folder / "labels-1.npz"
+    if damage == "truncated":
+        damaged.write_bytes(whole[: len(whole) // 2])
+    else:
+        damaged.mkdir()
+    assert run(Namespace(config=str(file))) == 1
+    shown = capsys.readouterr()
+    assert f"{damaged} cannot be read" in shown.err
+    assert "labels-0.npz" not in shown.err
+    assert f"{len(labels)} labels" in shown.out
+    assert "APGR" in shown.out
