@@ -179,7 +179,9 @@ class Generations:
         except Exception:  # noqa: BLE001 - the process edge: what serves must go on serving
             structlog.get_logger().exception("reload_failed")
             return self._refused(before, "the gateway could not be built (see the log)")
-        after.context.edge.gateway.classifier.tools.share(before.context.edge.gateway.classifier.tools)
+        after.context.edge.gateway.classifier.tools.share(
+            before.context.edge.gateway.classifier.tools
+        )
         self._before.append(before)
         self._now, self.native = after, after.app.native
         self._on_swap()

@@ -1,19 +1,19 @@
-"""P(each offered tool will be called) and P(more than one call), before the model has said
-anything.
+"""P(each offered tool is called) and P(several calls), predicted before the model answers.
 
-A shipped table says how much a request reads like one that needs any tool; a tool whose name's
-words stand in the request is the likely one. That is the guess. What it is worth depends on the
-agent, which is a tenant with the tools that it offers: one calls a tool for nearly all that it is
-asked, another carries fifty and calls two. So each agent has an offset of its own for each of its
-tools, in log-odds, and one for "several": p = sigmoid(logit(guess) + offset). An offset moves what
-is expected and leaves in force how much more one request's words ask for a tool than another's,
-which a share of calls that takes the guess's place does not.
+The guess: a shipped linear table scores how much a request reads like one that needs any tool, and a
+tool whose name's words appear in the request is the likely one.
 
-Offsets are learned from finished requests, one Newton step each: the surprise (called, 0 or 1, less
-p as it stands now) over what was learned so far, the sum of p (1 - p), of which a hundredth is
-forgotten with each request, so that an agent that behaves otherwise is learned anew. A tool that is
-called without exception is held for all but certain (0.95) after about 32 requests; one that is then
-no longer called falls within a few.
+What a guess is worth depends on the agent (a tenant with the tools that it offers): one calls a tool for
+nearly every request, another carries fifty and calls two. So each agent has a learned offset in log-odds
+for each of its tools: p = sigmoid(logit(guess) + offset). The offset recalibrates; how much more one
+request's words ask for a tool than another's stays in force, which mixing in a share of calls would undo.
+"Several calls" is partially pooled: the tenant's offset, shared by its agents, plus the agent's own, so
+that new and known agents are ranked on one scale.
+
+Offsets are learned online from finished requests, one Newton step each: the residual (outcome 0 or 1,
+less p as it stands now) over the accumulated Fisher information, the sum of p (1 - p), which decays by a
+hundredth with each request (a thousandth for a pool) so that changed behaviour is learned anew. A tool
+that is always called reaches 0.95 after about 32 requests, and loses it within a few once it is not.
 """
 
 from __future__ import annotations
@@ -25,10 +25,13 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from functools import lru_cache
 from operator import itemgetter
+from typing import TypeVar
 
 from app.classify.features import Features
 from app.classify.text_head import TextHead
 from app.domain.decisions import PromptView, ToolGuess
+
+K = TypeVar("K")
 
 _NAME_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 _GENERIC = frozenset(
@@ -49,14 +52,14 @@ _PROBABILITY = itemgetter(1)
 _MAX_AGENTS = 1_000
 _MOST_TOOLS = 128
 """An agent with more is judged by words alone: vendors take no more, and the state stays bounded."""
-_KEPT = 0.99
-_CAUTION, _CAUTION_OF_SEVERAL = 0.25, 1.0
+_KEPT, _KEPT_OF_POOL = 0.99, 0.999
+_CAUTION, _CAUTION_OF_SEVERAL, _CAUTION_OF_POOL = 0.25, 4.0, 1.0
 """The certainty that each offset begins with, as a sum of p (1 - p): the less, the sooner it moves."""
 _FARTHEST = math.exp(8.0)
 
 
 class _Offsets:
-    """What one agent's requests taught: the last place of each array is that of "several calls"."""
+    """Learned log-odds offsets of an agent's tools, then that of "several calls"."""
 
     __slots__ = ("odds", "weight")
 
@@ -65,28 +68,37 @@ class _Offsets:
         """exp(offset): what a guess's odds are multiplied with."""
         self.weight = array("d", [0.0]) * (tools + 1)
 
-    def learn(self, at: int, p: float, surprise: float, caution: float = _CAUTION) -> None:
-        """Take a step for ``at``, foreseen with ``p``; ``surprise`` is what came less that."""
-        weight = self.weight[at] = self.weight[at] * _KEPT + p * (1 - p)
+    def learn(
+        self,
+        at: int,
+        p: float,
+        surprise: float,
+        caution: float = _CAUTION,
+        kept: float = _KEPT,
+    ) -> None:
+        """Take a Newton step for ``at``, predicted with ``p``; ``surprise`` is the outcome less that."""
+        weight = self.weight[at] = self.weight[at] * kept + p * (1 - p)
         odds = self.odds[at] * math.exp(surprise / (caution + weight))
         self.odds[at] = min(_FARTHEST, max(1 / _FARTHEST, odds))
 
 
 class ToolNeed:
-    """Estimates, and what each agent's requests taught. State is bounded: 1,000 agents of 128 tools
-    at most (2 kB each), the one that called longest ago dropped. One process's, not kept.
+    """Predictions and the learned offsets. State is bounded: 1,000 pools, and 1,000 agents of at most 128
+    tools (2 kB each); the least recently used is dropped. In memory, of one process.
     """
 
-    __slots__ = ("_agents", "_head")
+    __slots__ = ("_agents", "_head", "_pools")
 
     def __init__(self) -> None:
         """Start with no statistics."""
         self._head = TextHead.shipped("tool_need")
         self._agents: OrderedDict[int, _Offsets] = OrderedDict()
+        self._pools: OrderedDict[tuple[str, bool], _Offsets] = OrderedDict()
+        """Offsets of "several calls" alone, pooled over a tenant's agents."""
 
     def share(self, other: ToolNeed) -> None:
         """Use the statistics of ``other`` from now on; both learn into them, on one event loop."""
-        self._agents = other._agents
+        self._agents, self._pools = other._agents, other._pools
 
     def any_tool(self, features: Features) -> float:
         """P(the request needs some tool), 0 to 1, whatever is offered."""
@@ -109,9 +121,14 @@ class ToolNeed:
         learned = self._agents.get(agent)
         shares = guesses if learned is None else list(map(_moved, guesses, learned.odds))
         scored = sorted(zip(names, shares, strict=True), key=_PROBABILITY, reverse=True)
-        joins = sum(join in words for join in _JOINS)
-        several = several_of(joins, shares, 1.0 if learned is None else learned.odds[-1])
-        return tuple(scored), several, ToolGuess(agent, names, tuple(guesses), joins)
+        joins = sum([join in words for join in _JOINS])
+        pool = (tenant, view.after_tool_result)
+        pooled = self._pools.get(pool)
+        odds = 1.0 if pooled is None else pooled.odds[-1]
+        if learned is not None:
+            odds *= learned.odds[-1]
+        several = several_of(joins, shares, odds)
+        return tuple(scored), several, ToolGuess(agent, names, tuple(guesses), joins, pool)
 
     def observe(
         self, guess: ToolGuess, called: tuple[str, ...], *, several_allowed: bool = True
@@ -123,21 +140,29 @@ class ToolNeed:
         names = guess.names
         if len(names) > _MOST_TOOLS:
             return
-        learned = self._agents.get(guess.agent)
-        if learned is None:
-            learned = self._agents[guess.agent] = _Offsets(len(names))
-            if len(self._agents) > _MAX_AGENTS:
-                self._agents.popitem(last=False)
-        else:
-            self._agents.move_to_end(guess.agent)
+        learned = _newest(self._agents, guess.agent, len(names))
         # By what is known now: many may have been asked since the guess was made.
         shares = list(map(_moved, guess.calls, learned.odds))
         if several_allowed:
-            several = several_of(guess.joins, shares, learned.odds[-1])
+            pooled = _newest(self._pools, guess.pool, 0)
+            several = several_of(guess.joins, shares, pooled.odds[-1] * learned.odds[-1])
             surprise = (len(called) > 1) - several
+            pooled.learn(0, several, surprise, _CAUTION_OF_POOL, _KEPT_OF_POOL)
             learned.learn(len(names), several, surprise, _CAUTION_OF_SEVERAL)
         for at, name in enumerate(names):
             learned.learn(at, shares[at], (name in called) - shares[at])
+
+
+def _newest(table: OrderedDict[K, _Offsets], key: K, tools: int) -> _Offsets:
+    """The offsets of ``key``, made where there are none; the least recently used of too many go."""
+    found = table.get(key)
+    if found is None:
+        found = table[key] = _Offsets(tools)
+        if len(table) > _MAX_AGENTS:
+            table.popitem(last=False)
+    else:
+        table.move_to_end(key)
+    return found
 
 
 def _moved(guess: float, odds: float) -> float:

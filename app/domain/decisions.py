@@ -92,15 +92,17 @@ class PromptView:
 
 
 class ToolGuess(NamedTuple):
-    """What a request's words alone say of the tools that it offers, for its answer to be held against."""
+    """What a request's words alone predict of its tool calls, to learn from its answer by."""
 
     agent: int
-    """Names the tenant with these tools, within this process."""
+    """Hash of the tenant with these tools, within this process."""
     names: tuple[str, ...]
     calls: tuple[float, ...]
     """P(called) of each."""
     joins: int
     """Words that join tasks."""
+    pool: tuple[str, bool]
+    """The tenant's requests of this kind, whatever their tools: tenant, after a tool's result."""
 
 
 class Classification(NamedTuple):
