@@ -39,7 +39,7 @@ from app.pipeline.shared_stream import FollowedElsewhere, Form, Record, Said
 from app.ports import Codec
 from app.stores.event_bytes import events_from_bytes
 from app.stores.redis import Redis
-from app.stores.shared_flights import Kept, Led, Place, Running, SharedFlights
+from app.stores.shared_flights import Kept, Led, Nothing, Place, Running, SharedFlights
 from app.stores.workers import Workers
 
 _MOST_WAITING: Final = 1_000
@@ -178,15 +178,28 @@ class SharedAnswers:
             return None
         try:
             found = await self._store.claim(key[:16].hex(), flight, form, look=look)
-            place = found.place
-            if place.epoch != self.workers.epoch or place.incarnation != self.workers.incarnation:
-                async with asyncio.timeout(self._redis.budget_s):
-                    await self.workers.catch_up(place.incarnation, place.epoch)
+            await self._catch_up(found.place)
         except StoreError as error:
             self._count("late" if error.code == "store_slow" else "away")
             return None
         except TimeoutError:
             self._count("late")
+            return None
+        return self._counted(found)
+
+    async def _catch_up(self, place: Place) -> None:
+        """Apply every invalidation up to ``place``; raises ``StoreError``, ``TimeoutError`` over budget."""
+        workers = self.workers
+        if not workers.trusted():  # Redis may be back with older data: only a renewal tells
+            async with asyncio.timeout(self._redis.budget_s):
+                await workers.renew()
+        elif place.epoch != workers.epoch or place.incarnation != workers.incarnation:
+            async with asyncio.timeout(self._redis.budget_s):
+                await workers.catch_up(place.incarnation, place.epoch)
+
+    def _counted(self, found: Kept | Running | Led | Nothing) -> Kept | Running | Led | None:
+        if found.place.incarnation != self.workers.incarnation:
+            self._count("invalidated")
             return None
         match found:
             case Running():

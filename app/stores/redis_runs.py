@@ -1,9 +1,10 @@
 """The logs of runs in Redis: what a worker's runs say, readable on every other worker.
 
 The worker that runs a run (its owner) keeps the log as ever and copies it beside the run, in batches,
-under the events' own numbers; a copy that Redis lost is written again from the beginning of what is
-still kept. While a run is under way its owner keeps a short-lived key alive. A reader that finds that
-key gone before the run's end writes the end itself, once for all readers: the worker was lost.
+under the events' own numbers; a copy that Redis lost, or whose newest events it lost, is written again
+from the beginning of what is still kept. While a run is under way its owner keeps a short-lived key
+alive. A reader that finds that key gone before the run's end writes the end itself, once for all
+readers: the worker was lost.
 
 Nothing waits for Redis but who asks for a run of another worker. Such a reader looks again every 50 ms.
 """
@@ -51,7 +52,11 @@ return {1}
 """)
 _APPEND = Script.of("""
 if redis.call('HGET', KEYS[2], 'ended') == '1' then return {2} end
-if tonumber(ARGV[1]) > 0 and redis.call('EXISTS', KEYS[1]) == 0 then return {0} end
+if tonumber(ARGV[1]) > 0 then
+  local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
+  local number = newest[1] and tonumber(string.match(newest[1][1], '^%d+')) or 0
+  if number < tonumber(ARGV[1]) then return {0} end
+end
 for i = 8, #ARGV, 2 do
   redis.pcall('XADD', KEYS[1], 'MAXLEN', '~', ARGV[6], ARGV[i] .. '-0', 'e', ARGV[i + 1])
 end
@@ -196,7 +201,7 @@ class SharedRuns:
             return
         ended = copy.log.ended and (not events or events[-1][0] == copy.log.last)
         words: list[Word] = [
-            int(copy.begun),
+            copy.sent if copy.begun else 0,
             self._id,
             int(_OWNED_S * 1000),
             int((_KEEP_S if ended else 4 * _KEEP_S) * 1000),

@@ -11,8 +11,9 @@ answered by then has no lease any more and serves nothing from memory until it h
 missed. So when ``forget`` returns, no worker serves what was forgotten, also one that was cut off,
 stopped or had lost its subscription. Published messages only make it quick; nothing rests on them.
 
-The epoch belongs to an incarnation of the store. A Redis that lost it (restarted empty, evicted it)
-gives a new incarnation, and everything kept under another one is dropped.
+The epoch belongs to an incarnation of the store. A Redis that lost it (restarted empty, evicted it), or
+may have lost the newest invalidations (restarted or failed over, with whatever data; or its epoch is below
+one that a worker has seen), begins a new incarnation, and everything kept under another one is dropped.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import msgspec
 
 from app.domain.invalidation import Forget
 from app.errors import StoreError
-from app.stores.redis import GONE, Redis, Script
+from app.stores.redis import GONE, Redis, Script, Word
 
 if TYPE_CHECKING:
     from redis.asyncio.client import PubSub
@@ -45,11 +46,17 @@ _AT_ONCE: Final = 500
 _MOST_ACKS: Final = 4096
 
 _ENSURE = """
-local s = redis.call('HMGET', KEYS[1], 'inc', 'epoch')
-if not s[1] or not s[2] then
+local s = redis.call('HMGET', KEYS[1], 'inc', 'epoch', 'run')
+local info = redis.pcall('INFO', 'server')
+local run = type(info) == 'string' and string.match(info, 'run_id:(%w+)') or ''
+local known = s[3] and s[3] ~= ''
+if not s[1] or not s[2] or (known and run ~= '' and run ~= s[3])
+    or (ARGV[3] == s[1] and tonumber(ARGV[4]) > tonumber(s[2])) then
   redis.call('DEL', KEYS[3])
-  redis.call('HSET', KEYS[1], 'inc', ARGV[1], 'epoch', 0)
+  redis.call('HSET', KEYS[1], 'inc', ARGV[1], 'epoch', 0, 'run', run)
   s = {ARGV[1], '0'}
+elseif not known and run ~= '' then
+  redis.call('HSET', KEYS[1], 'run', run)
 end
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
@@ -57,13 +64,13 @@ local now = t[1] * 1000 + math.floor(t[2] / 1000)
 _BEAT = Script.of(
     _ENSURE
     + """
-if tonumber(ARGV[3]) > 0 then
-  redis.call('ZADD', KEYS[2], now + ARGV[3], ARGV[2])
+if tonumber(ARGV[5]) > 0 then
+  redis.call('ZADD', KEYS[2], now + ARGV[5], ARGV[2])
   redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
   redis.call('PEXPIRE', KEYS[2], 60000)
 end
 local from = 1
-if ARGV[4] == s[1] then from = ARGV[5] + 1 end
+if ARGV[3] == s[1] then from = ARGV[4] + 1 end
 local news = {}
 if tonumber(s[2]) >= from then
   news = redis.call('XRANGE', KEYS[3], from .. '-0', '+', 'COUNT', ARGV[6])
@@ -75,12 +82,12 @@ _FORGET = Script.of(
     _ENSURE
     + """
 local epoch = redis.call('HINCRBY', KEYS[1], 'epoch', 1)
-local added = redis.pcall('XADD', KEYS[3], 'MAXLEN', '~', ARGV[4], epoch .. '-0', 'w', ARGV[3])
+local added = redis.pcall('XADD', KEYS[3], 'MAXLEN', '~', ARGV[6], epoch .. '-0', 'w', ARGV[5])
 if type(added) == 'table' and added['err'] then
   redis.call('DEL', KEYS[3])
-  redis.call('XADD', KEYS[3], epoch .. '-0', 'w', ARGV[3])
+  redis.call('XADD', KEYS[3], epoch .. '-0', 'w', ARGV[5])
 end
-redis.call('PUBLISH', ARGV[5], s[1] .. ':' .. epoch .. ':' .. ARGV[2] .. ':' .. ARGV[3])
+redis.call('PUBLISH', ARGV[7], s[1] .. ':' .. epoch .. ':' .. ARGV[2] .. ':' .. ARGV[5])
 return {s[1], epoch, redis.call('ZRANGEBYSCORE', KEYS[2], now, '+inf')}
 """
 )
@@ -170,14 +177,7 @@ class Workers:
     async def _sync(self, lease_s: float) -> None:
         async with self._syncing:
             while True:
-                words = (
-                    secrets.token_hex(8),
-                    self.id,
-                    int(lease_s * 1000),
-                    self.incarnation,
-                    self.epoch,
-                    _AT_ONCE,
-                )
+                words = (*self._known(), int(lease_s * 1000), _AT_ONCE)
                 reply = await self._redis.run(_BEAT, self._keys, words, budget_s=_LONG_S)
                 match reply:
                     case [bytes(incarnation), int(epoch), list(news)]:
@@ -186,6 +186,10 @@ class Workers:
                         raise StoreError("Redis gave an answer of another form")
                 if self.epoch >= epoch:
                     return
+
+    def _known(self) -> tuple[Word, ...]:
+        """The first arguments of both scripts: a name for a new incarnation, and what is known now."""
+        return secrets.token_hex(8), self.id, self.incarnation, self.epoch
 
     def _read(self, incarnation: bytes, epoch: int, news: list[object]) -> None:
         """Apply a part of the log that ends at ``epoch`` or goes on."""
@@ -263,7 +267,7 @@ class Workers:
     async def _raise(self, what: Forget) -> tuple[bytes, int, set[bytes]]:
         """Write ``what`` down and publish it; the epoch, and the workers that hold a lease."""
         said = _encode(what)
-        words = (secrets.token_hex(8), self.id, said, _LOG_LENGTH, self._redis.key(b"forget"))
+        words = (*self._known(), said, _LOG_LENGTH, self._redis.key(b"forget"))
         reply = await self._redis.run(_FORGET, self._keys, words, budget_s=_LONG_S)
         match reply:
             case [bytes(incarnation), int(epoch), list(there)]:
