@@ -80,6 +80,7 @@ def create_app(
     from app.api.agent import AgentEndpoint
     from app.api.count_tokens import CountTokens
     from app.api.inference import Inference
+    from app.api.sibling_approvals import ForSiblings, SiblingApprovals
     from app.api.siblings import listening
     from app.bootstrap import open_gateway
 
@@ -107,8 +108,9 @@ def create_app(
                 return
             async with AsyncExitStack() as beside:
                 if siblings is not None:
-                    await beside.enter_async_context(listening(app, siblings))
-                if siblings is not None:
+                    context.runs.siblings = SiblingApprovals(siblings)
+                    served = ForSiblings(app, context.runs)
+                    await beside.enter_async_context(listening(served, siblings))
                     context.readiness.refusal = siblings / REFUSED
                 with told_to_end(lambda: [context], lambda: settings.server.drain_s, siblings):
                     async with asked_first(app):

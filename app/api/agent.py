@@ -36,6 +36,7 @@ from app.domain.run_events import RunFailed
 from app.domain.turn_record import TurnRecord
 from app.errors import BadRequest, GatewayError, MethodNotAllowed, NotFound
 from app.pipeline.agent_runs import LiveRun, Runs, Wanted
+from app.pipeline.approvals import Resumption
 from app.pipeline.gateway import Turn
 from app.stores.event_log import RunLog
 from app.telemetry.timeline import Timeline
@@ -90,8 +91,10 @@ class AgentEndpoint:
                 agent = self._agent(given)
                 if ticket is not None:
                     ticket.bind(turn, PREFIX + agent.name, Dialect.CHAT)
+                resumption = await self._runs.resumption(turn.tenant, given.resume, given.messages)
                 await self._runs.claim(turn.tenant, given.run_id)
-                live = self._start(given, agent, turn)
+                await resumption.claim()
+                live = self._start(given, agent, turn, resumption)
             except BaseException:
                 if ticket is not None:
                     ticket.leave(None)
@@ -119,13 +122,14 @@ class AgentEndpoint:
             raise NotFound(message, code="agent_not_found", param="forwardedProps.agent")
         return agent
 
-    def _start(self, given: AgentInput, agent: Agent, turn: Turn) -> LiveRun:
+    def _start(
+        self, given: AgentInput, agent: Agent, turn: Turn, resumption: Resumption
+    ) -> LiveRun:
         now_s = asyncio.get_running_loop().time()
         turn.deadline = Deadline.after(now_s, turn.deadline.sooner(now_s, agent.deadline_s))
-        answers = self._runs.resume(turn.tenant, given.resume, given.messages)
+        messages, tools, answers = given.messages, given.tools, resumption.answers
         return self._runs.start(
-            Wanted(agent, given.run_id, given.thread_id, given.messages, given.tools, answers),
-            turn,
+            Wanted(agent, given.run_id, given.thread_id, messages, tools, answers), turn
         )
 
 

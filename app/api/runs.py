@@ -6,8 +6,8 @@ is right: a reader of a log loses nothing by it and rejoins with ``Last-Event-ID
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import APIRouter, Header, Query, Request
 from sse_starlette import EventSourceResponse, ServerSentEvent
@@ -15,15 +15,14 @@ from starlette.responses import JSONResponse, Response
 
 from app.api.context import AsAdmin, AsCaller, context_of
 from app.domain.run_events import RunFailed
-from app.errors import BadRequest, NotFound, Overloaded, StoreError
-from app.pipeline.agent_runs import LiveRun
+from app.errors import BadRequest, NotFound
+from app.pipeline.agent_runs import LiveRun, from_other_workers
 from app.stores.event_log import RunLog
 from app.wire.ag_ui import encoded, usage_list
 
 if TYPE_CHECKING:
     from app.stores.redis_runs import RemoteRun  # loads Redis' client
 
-T = TypeVar("T")
 router = APIRouter(tags=["agents"])
 _PING_S = 10
 _MOST_DIGITS = 18
@@ -34,20 +33,12 @@ async def _found(request: Request, tenant: str, run_id: str) -> LiveRun | Remote
     live = runs.find(tenant, run_id)
     if live is not None:
         return live
-    elsewhere = None if runs.shared is None else await _told_of(runs.shared.find(tenant, run_id))
+    shared = runs.shared
+    elsewhere = None if shared is None else await from_other_workers(shared.find(tenant, run_id))
     if elsewhere is not None:
         return elsewhere
     message = f"there is no run {run_id[:80]!r}: it never was, or it is no longer kept"
     raise NotFound(message, code="run_not_found")
-
-
-async def _told_of(asked: Awaitable[T]) -> T:
-    """What Redis says; raises ``Overloaded`` where it is away."""
-    try:
-        return await asked
-    except StoreError as error:
-        message = f"the runs of other workers cannot be reached: {error.message}"
-        raise Overloaded(message, code="store_away", retry_after_s=1) from error
 
 
 @router.get("/v1/speculation")
@@ -76,7 +67,7 @@ async def cancel(request: Request, caller: AsCaller, run_id: str) -> Response:
     live = await _found(request, caller.tenant, run_id)
     if not isinstance(live, LiveRun):
         if live.state.get("state") == "running":
-            await _told_of(live.cancel())
+            await from_other_workers(live.cancel())
     elif live.state == "running":
         live.cancel()
         seq = live.log.last
@@ -102,7 +93,7 @@ async def events(
         log.after(seq)  # tells at once, with a true status, that they are gone
     else:
         log = live
-        await _told_of(log.load(seq))
+        await from_other_workers(log.load(seq))
     return EventSourceResponse(
         _told(log, seq), ping=_PING_S, sep="\n", headers={"cache-control": "no-cache"}
     )

@@ -11,15 +11,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from app.domain.agents import Agent, Decision
 from app.domain.chat import Message, Tool
 from app.domain.run_events import (
     CallEnded,
+    Interrupt,
     MessageEnded,
     MessageStarted,
     MessageText,
@@ -29,10 +30,16 @@ from app.domain.run_events import (
     RunStarted,
     Status,
 )
-from app.errors import Conflict, GatewayError
+from app.errors import Conflict, GatewayError, Overloaded, StoreError
 from app.pipeline.agent import AgentRun
 from app.pipeline.agent_answer import with_system
-from app.pipeline.approvals import Decided, decided
+from app.pipeline.approvals import (
+    Decided,
+    InterruptedRun,
+    Resumption,
+    SiblingRuns,
+    decided,
+)
 from app.pipeline.gateway import Gateway, Turn
 from app.pipeline.synthesis import missing_parts, partial_answer
 from app.stores.event_log import EventLog, RunLog
@@ -40,6 +47,7 @@ from app.stores.event_log import EventLog, RunLog
 if TYPE_CHECKING:
     from app.stores.redis_runs import SharedRuns  # loads Redis' client
 
+T = TypeVar("T")
 _log = logging.getLogger("slipstream.agent")
 _CLIENT_CANCELLED = 499
 
@@ -95,22 +103,20 @@ class Runs:
     """Where other workers read the runs of this one, and this one theirs; None without Redis."""
     describe: Callable[[LiveRun], dict[str, object]] = _undescribed
     """How a run stands, for those that ask another worker."""
+    siblings: SiblingRuns | None = None
+    """Finds interrupted runs of this server's other workers; None for a lone worker. Unused with Redis."""
     _runs: dict[tuple[str, str], LiveRun] = field(default_factory=dict)
-    _resumed: set[tuple[str, str]] = field(default_factory=set)
-    """Runs whose interrupts were answered: none is answered twice."""
+    _answered: set[tuple[str, str]] = field(default_factory=set)
+    """Runs of this worker whose interrupts were answered."""
     _live: set[asyncio.Task[None]] = field(default_factory=set)
 
     def start(self, wanted: Wanted, turn: Turn) -> LiveRun:
         """Begin a run; its first two events are in the log when this returns. Raises ``Conflict``."""
         log = self.events.open(turn.tenant, wanted.run_id)
         if log is None:
-            message = f"there is already a run {wanted.run_id!r}: give each run its own id"
-            raise Conflict(message, code="run_exists", param="runId")
+            raise _run_exists(wanted.run_id)
         log.append(RunStarted(wanted.run_id, wanted.thread_id, wanted.agent.name))
         log.append(Status("Thinking…", first=True))
-        if wanted.answers:
-            answered = (turn.tenant, wanted.answers[0].interrupt.id.rpartition(":")[0])
-            self._resumed = {key for key in self._resumed if self.events.find(*key)} | {answered}
         live = LiveRun(wanted, turn, log)
         key = (turn.tenant, wanted.run_id)
         self._runs = {known: each for known, each in self._runs.items() if self.events.find(*known)}
@@ -127,11 +133,11 @@ class Runs:
         return live
 
     async def claim(self, tenant: str, run_id: str) -> None:
-        """Raise ``Conflict`` where another worker has a run of that id; ``start`` asks this one."""
-        if self.shared is None or await self.shared.claim(tenant, run_id):
-            return
-        message = f"there is already a run {run_id!r}: give each run its own id"
-        raise Conflict(message, code="run_exists", param="runId")
+        """Raise ``Conflict`` where this worker, or through Redis another one, has a run of that id."""
+        if self.events.find(tenant, run_id) is not None:
+            raise _run_exists(run_id)
+        if self.shared is not None and not await self.shared.claim(tenant, run_id):
+            raise _run_exists(run_id)
 
     def has(self, run_id: str) -> bool:
         """Whether a run of that id, of any tenant, is kept here."""
@@ -146,20 +152,50 @@ class Runs:
         """A run of this tenant that is under way or lately was."""
         return self._runs.get((tenant, run_id)) if self.events.find(tenant, run_id) else None
 
-    def resume(
+    async def resumption(
         self, tenant: str, decisions: Sequence[Decision], messages: Sequence[Message]
-    ) -> tuple[Decided, ...]:
-        """The interrupts that ``decisions`` answer, now closed; raises ``GatewayError`` where they do not
-        fit what was asked.
+    ) -> Resumption:
+        """Check ``decisions`` against the run that they answer, of whichever worker; claims nothing yet.
+
+        Raises ``GatewayError`` where they do not fit it, or another worker could not be asked.
         """
         if not decisions:
-            return ()
+            return Resumption()
         run_ids = {each.interrupt_id.rpartition(":")[0] for each in decisions}
-        log = self.events.find(tenant, min(run_ids)) if len(run_ids) == 1 else None
-        last = log.after(log.last - 1)[-1][1] if log is not None and log.last else None
-        key = (tenant, min(run_ids))
-        asked = last.interrupts if isinstance(last, RunFinished) else ()
-        return decided(decisions, () if key in self._resumed else asked, messages)
+        run = await self._interrupted(tenant, min(run_ids)) if len(run_ids) == 1 else None
+        return Resumption(decided(decisions, run.interrupts if run else (), messages), run)
+
+    def interrupted_here(self, tenant: str, run_id: str) -> InterruptedRun | None:
+        """A run of this worker that ended with calls to approve."""
+        log = self.events.find(tenant, run_id)
+        interrupts = (
+            () if log is None or not log.last else _interrupts(log.after(log.last - 1)[0][1])
+        )
+
+        async def claim() -> bool:
+            key = (tenant, run_id)
+            is_first = key not in self._answered
+            self._answered = {each for each in self._answered if self.events.find(*each)} | {key}
+            return is_first
+
+        return InterruptedRun(interrupts, claim) if interrupts else None
+
+    async def _interrupted(self, tenant: str, run_id: str) -> InterruptedRun | None:
+        own, shared = self.interrupted_here(tenant, run_id), self.shared
+        if shared is not None:
+            interrupts = (
+                own.interrupts
+                if own is not None
+                else _interrupts(await from_other_workers(shared.last_event(tenant, run_id)))
+            )
+
+            async def claim() -> bool:
+                return await from_other_workers(shared.claim_approval(tenant, run_id))
+
+            return InterruptedRun(interrupts, claim) if interrupts else None
+        if own is None and self.siblings is not None:
+            return await self.siblings.find(tenant, run_id)
+        return own
 
     async def aclose(self) -> None:
         """Cancel what runs and wait until it has stopped."""
@@ -238,6 +274,24 @@ class Runs:
         live.ended_unix_s = time.time()
         self.events.close(live.turn.tenant, live.wanted.run_id)
         self.on_end(live)
+
+
+async def from_other_workers(asked: Awaitable[T]) -> T:
+    """What Redis has of other workers' runs; raises ``Overloaded`` where it cannot be reached."""
+    try:
+        return await asked
+    except StoreError as error:
+        message = f"the runs of other workers cannot be reached: {error.message}"
+        raise Overloaded(message, code="store_away", retry_after_s=1) from error
+
+
+def _run_exists(run_id: str) -> Conflict:
+    message = f"there is already a run {run_id!r}: give each run its own id"
+    return Conflict(message, code="run_exists", param="runId")
+
+
+def _interrupts(last: RunEvent | None) -> tuple[Interrupt, ...]:
+    return last.interrupts if isinstance(last, RunFinished) else ()
 
 
 def _close(run: AgentRun, ended: Sequence[CallEnded]) -> None:

@@ -3,21 +3,22 @@
 A call of a tool with ``approval`` is checked but not made. All else that the model called in the
 turn runs; then the run ends as interrupted, and its last event holds each call as it would be made.
 What is approved is that call, read from the run's own log: the history that a client sends back is
-not trusted with what is to be done. Each interrupt is answered once, all of a run's in one go.
+not trusted with what is to be done. Each interrupt is answered once, all of a run's in one go; with
+several workers whichever takes the answer claims it first, for all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from app.domain.agents import Decision
 from app.domain.chat import Message, TextPart, ToolCallPart, ToolResultPart
 from app.domain.plan import Node, Outcome
 from app.domain.run_events import CallEnded, Interrupt, StepFinished, StepStarted
 from app.domain.tools import ToolResult
-from app.errors import BadRequest, GatewayError, NotFound
+from app.errors import BadRequest, Conflict, GatewayError, NotFound
 from app.pipeline.agent_time import TimePlan
 from app.pipeline.fanout import Fanout
 from app.pipeline.planned_call import made_call
@@ -37,6 +38,40 @@ class Decided:
     decision: Decision
 
 
+@dataclass(frozen=True, slots=True)
+class InterruptedRun:
+    """A run that ended with calls to approve."""
+
+    interrupts: tuple[Interrupt, ...]
+    claim: Callable[[], Awaitable[bool]]
+    """Take the right to answer them, once among all workers; False where it was taken before."""
+
+
+class SiblingRuns(Protocol):
+    """The interrupted runs of the other workers of this server."""
+
+    async def find(self, tenant: str, run_id: str) -> InterruptedRun | None:
+        """One of them; raises ``GatewayError`` where a worker that may have it does not answer."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Resumption:
+    """A person's answers to an interrupted run, checked; none where a run does not resume another."""
+
+    answers: tuple[Decided, ...] = ()
+    run: InterruptedRun | None = None
+
+    async def claim(self) -> None:
+        """Use the answers up; raises ``Conflict`` where the run was answered before."""
+        if self.run is not None and not await self.run.claim():
+            message = (
+                "the interrupts of this run were answered before: each is answered once; the run that"
+                " took the answer has the result"
+            )
+            raise Conflict(message, code="interrupt_answered", param="resume")
+
+
 def decided(
     decisions: Sequence[Decision], interrupts: Sequence[Interrupt], messages: Sequence[Message]
 ) -> tuple[Decided, ...]:
@@ -48,8 +83,8 @@ def decided(
         interrupt = asked.pop(decision.interrupt_id, None)
         if interrupt is None:
             message = (
-                f"there is no open interrupt {decision.interrupt_id[:120]!r}: it was answered, its run is no"
-                " longer kept, or another worker has it"
+                f"there is no interrupt {decision.interrupt_id[:120]!r}: it never was, or its run is no"
+                " longer kept; run the agent again"
             )
             raise NotFound(message, code="interrupt_not_found", param="resume")
         if interrupt.call_id not in calls:

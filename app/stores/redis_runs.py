@@ -20,7 +20,7 @@ from typing import Final
 
 import msgspec
 
-from app.domain.run_events import RunEvent, RunFailed
+from app.domain.run_events import RunEvent, RunFailed, RunFinished
 from app.errors import NotFound, StoreError
 from app.stores.event_bytes import run_event_from_bytes, run_event_to_bytes
 from app.stores.event_log import RunLog
@@ -35,6 +35,8 @@ _AT_ONCE: Final = 500
 _MAX_EVENTS: Final = 20_000
 _LOOK_AGAIN_S: Final = 0.05
 _REDIS_MAY_BE_AWAY_S: Final = 10.0
+_COPIED_WITHIN_S: Final = 1.0
+"""An approval that comes at once waits so long for the end of the run that asked to be copied."""
 LOST: Final = (
     "the worker that ran this was lost: what it had begun may have been done; start a new run"
 )
@@ -83,6 +85,10 @@ return {redis.call('XRANGE', KEYS[1], '(' .. ARGV[1] .. '-0', '+', 'COUNT', ARGV
   m[1] or '', m[2] or '', redis.call('EXISTS', KEYS[3]), first[1] and first[1][1] or '',
   redis.call('EXISTS', KEYS[2]), m[3] or ''}
 """)
+_NEWEST = Script.of("""
+local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
+return {newest[1] and newest[1][2][2] or '', redis.call('EXISTS', KEYS[2])}
+""")
 _LOSE = Script.of("""
 if redis.call('EXISTS', KEYS[3]) == 1 or redis.call('HGET', KEYS[2], 'ended') == '1' then
   return {0}
@@ -105,6 +111,18 @@ def _sendable(event: RunEvent) -> bytes:
         return run_event_to_bytes(event)
     except (TypeError, ValueError, OverflowError, RecursionError):
         return run_event_to_bytes(RunFailed(_UNREADABLE, "event_unreadable"))
+
+
+def _event_of(data: bytes) -> RunEvent:
+    try:
+        return run_event_from_bytes(data)
+    except (msgspec.DecodeError, ValueError) as exc:
+        message = "this run was written by another version of the gateway: ask a worker of that"
+        raise StoreError(message, code="store_refused") from exc
+
+
+def _name(tenant: str, run_id: str) -> bytes:
+    return b"%d:%s:%s" % (len(tenant.encode()), tenant.encode(), run_id.encode())
 
 
 @dataclass(slots=True)
@@ -242,8 +260,32 @@ class SharedRuns:
         found = RemoteRun(self._redis, self._keys(tenant, run_id), run_id)
         return found if await found.exists() else None
 
+    async def last_event(self, tenant: str, run_id: str) -> RunEvent | None:
+        """The newest event of a run of any worker, the last one where it is over; None: no such run.
+
+        The copy of a run that just ended may be a moment behind: an event that is not the last is looked
+        at again for a second. Raises ``StoreError``.
+        """
+        keys, clock = self._keys(tenant, run_id)[:2], asyncio.get_running_loop().time
+        until_s = clock() + _COPIED_WITHIN_S
+        while True:
+            match await self._redis.run(_NEWEST, keys, budget_s=_LONG_S):
+                case [bytes(data), 1]:
+                    event = _event_of(data) if data else None
+                case _:
+                    return None
+            if isinstance(event, RunFinished | RunFailed) or clock() >= until_s:
+                return event
+            await asyncio.sleep(_LOOK_AGAIN_S)
+
+    async def claim_approval(self, tenant: str, run_id: str) -> bool:
+        """Take the right to answer a run's interrupts; False where it was taken. Raises ``StoreError``."""
+        key = self._redis.key(b"runapproval", _name(tenant, run_id))
+        words: tuple[Word, ...] = (self._id, "NX", "PX", int(_KEEP_S * 1000))
+        return await self._redis.ask("SET", key, *words, budget_s=_LONG_S) is not None
+
     def _keys(self, tenant: str, run_id: str) -> list[bytes]:
-        name = b"%d:%s:%s" % (len(tenant.encode()), tenant.encode(), run_id.encode())
+        name = _name(tenant, run_id)
         return [self._redis.key(kind, name) for kind in (b"run", b"runmeta", b"runowner")]
 
 
@@ -335,12 +377,7 @@ class RemoteRun:
         return bool(there)
 
     def _take(self, number: int, data: bytes) -> None:
-        try:
-            event = run_event_from_bytes(data)
-        except (msgspec.DecodeError, ValueError) as exc:
-            message = "this run was written by another version of the gateway: ask a worker of that"
-            raise StoreError(message, code="store_refused") from exc
-        self._events.append((number, event))
+        self._events.append((number, _event_of(data)))
         self.last = number
 
     async def _lose(self) -> None:

@@ -128,7 +128,7 @@ async def test_an_answer_fits_one_open_question_once() -> None:
         assert (await post(gateway.url, lost)).json()["param"] == "messages"
         assert (await post(gateway.url, resumed(YES))).status_code == 200
         again = await post(gateway.url, resumed(YES, run_id="r3"))
-        assert again.json()["code"] == "interrupt_not_found"
+        assert (again.status_code, again.json()["code"]) == (409, "interrupt_answered")
         assert len([a for a in tools.asked if a.target.startswith("/restart/")]) == 1
 
 
