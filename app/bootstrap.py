@@ -54,7 +54,7 @@ from app.operator_prompts import (
 )
 from app.operator_workflows import workflow_of
 from app.pipeline.agent_runs import LiveRun, Runs
-from app.pipeline.gated import Gated
+from app.pipeline.gated import GatedProvider
 from app.pipeline.gateway import Gateway
 from app.pipeline.teaching import RouteTeacher
 from app.pipeline.tools_called import ToolsCalled
@@ -341,7 +341,7 @@ def _gated(name: str, provider: ProviderSettings, metrics: Metrics) -> Provider:
     )
     gate = Gate(name, limits, on_shed=lambda why: metrics.guards.shed.child(name, why).inc())
     metrics.guards.follow_gate(name, lambda: (gate.limit, gate.in_use, gate.waiting))
-    return Gated(_provider(name, provider), gate)
+    return GatedProvider(_provider(name, provider), gate)
 
 
 def _provider(name: str, provider: ProviderSettings) -> Provider:

@@ -11,7 +11,7 @@ import structlog
 
 from app.domain.models import AUTO
 from app.operator_access import seal_of
-from app.pipeline.gated import Gated
+from app.pipeline.gated import GatedProvider
 from app.pipeline.gateway import Gateway
 from app.pipeline.lessons import Lessons
 from app.pipeline.speculation import ToolStatistics
@@ -47,7 +47,7 @@ def open_lessons(settings: Settings, gateway: Gateway) -> Lessons:
 
 def connections_of(provider: Provider) -> PoolStats | None:
     """The provider's connections; None where a vendor's package keeps them."""
-    behind = provider.behind if isinstance(provider, Gated) else provider
+    behind = provider.inner if isinstance(provider, GatedProvider) else provider
     return behind.pool.stats if isinstance(behind, WireProvider) else None
 
 

@@ -3,30 +3,30 @@
 ::
 
     GatewayError
-    ├── ClientError                 the caller can mend the request
+    ├── ClientError                 the caller can fix the request
     │   ├── BadRequest              400  malformed or contradictory input; ``param`` names the field
-    │   ├── Unsupported             400  sound, but the target cannot carry it; ``param`` names the field
+    │   ├── Unsupported             400  valid, but the target cannot carry the field ``param``
     │   ├── Unauthenticated         401  no key, or an unknown one
     │   ├── Forbidden               403  a known key without the right
-    │   ├── NotFound                404  unknown model, run, entry
-    │   ├── MethodNotAllowed        405  a path that exists, asked with another verb
+    │   ├── NotFound                404  unknown model, run, entry or path
+    │   ├── MethodNotAllowed        405  the path exists, the method does not
     │   ├── Conflict                409  e.g. an idempotency key used with another body
     │   ├── TooLarge                413  body, message or result over its limit
-    │   ├── UnknownCoding           415  the body's ``content-encoding`` is none of those that are read
+    │   ├── UnsupportedContentEncoding  415  a ``content-encoding`` that is not read
     │   └── RateLimited             429  ``retry_after_s`` says when
-    ├── CacheOnlyMiss               504  the caller asked for a hit or nothing
+    ├── CacheOnlyMiss               504  the caller accepts only a cache hit, and there is none
     ├── Overloaded                  503  the operator can add capacity; ``retry_after_s``
-    ├── ShuttingDown                503  the worker ends before the answer is whole: ask again
+    ├── ShuttingDown                503  the worker stops before the answer is complete: retry
     ├── DeadlineExceeded            504  the caller's or the operator's deadline has passed
     ├── UpstreamError               the provider's side
     │   ├── UpstreamStatus          the provider's own 4xx/5xx, its body kept for its own dialect
     │   ├── UpstreamTimeout         504  ``phase``: queue, connect, tls, first_byte, between_bytes, total
     │   ├── UpstreamRefused         502  DNS, connect or TLS failed: nothing was sent
     │   ├── UpstreamClosed          502  the connection ended before the message did
-    │   └── UpstreamProtocol        502  what came is not HTTP, or not the dialect
+    │   └── UpstreamProtocol        502  the response is not HTTP, or not the dialect
     ├── ToolError                   a tool failed; the model and the client see it, the run goes on
     ├── StoreError                  Redis, Qdrant or disk; degradable: callers skip the store
-    └── SettingsError               the operator can mend the configuration (defined in ``app.settings``)
+    └── SettingsError               the operator can fix the configuration (defined in ``app.settings``)
 
 ``code`` is stable and of low cardinality: it is the metric label and the ``code`` of the answer. The message
 says what, where and what to do, and never holds a prompt, an answer or a key.
@@ -51,7 +51,7 @@ class GatewayError(Exception):
         param: str | None = None,
         retry_after_s: float | None = None,
     ) -> None:
-        """Keep what the answer needs; ``param`` is the field at fault as a dotted path."""
+        """``param``: the field at fault as a dotted path; ``retry_after_s``: when to retry, in seconds."""
         super().__init__(message)
         self.message = message
         if code is not None:
@@ -61,7 +61,7 @@ class GatewayError(Exception):
 
 
 class ClientError(GatewayError):
-    """The caller can mend it."""
+    """The caller can fix the request."""
 
     status = 400
     code = "invalid_request"
@@ -99,14 +99,14 @@ class NotFound(ClientError):
 
 
 class MethodNotAllowed(ClientError):
-    """A path that exists, asked with another verb."""
+    """The path exists, but not with this method."""
 
     status = 405
     code = "method_not_allowed"
 
 
 class Conflict(ClientError):
-    """The request contradicts what an earlier one with the same key said."""
+    """The request contradicts an earlier one with the same idempotency key."""
 
     status = 409
     code = "conflict"
@@ -119,8 +119,8 @@ class TooLarge(ClientError):
     code = "request_too_large"
 
 
-class UnknownCoding(ClientError):
-    """The body comes in a ``content-encoding`` that is not read here."""
+class UnsupportedContentEncoding(ClientError):
+    """The body's ``content-encoding`` is not supported."""
 
     status = 415
     code = "unsupported_content_encoding"
@@ -132,7 +132,7 @@ class RateLimited(ClientError):
     status = 429
     code = "rate_limit_exceeded"
     limited: tuple[tuple[str, int, int, float, float], ...] = ()
-    """For the vendors' headers: of what, the limit, what remains, seconds until full, that instant (Unix)."""
+    """For the vendors' headers: subject, limit, remaining, seconds until full, that instant (Unix)."""
 
 
 class CacheOnlyMiss(GatewayError):
@@ -150,7 +150,7 @@ class Overloaded(GatewayError):
 
 
 class ShuttingDown(GatewayError):
-    """The worker ends and the answer was not whole within ``server.shutdown_grace_s``: ask again."""
+    """The worker stops, and the answer was not complete within ``server.shutdown_grace_s``: retry."""
 
     status = 503
     code = "shutting_down"
@@ -168,12 +168,12 @@ class UpstreamError(GatewayError):
 
     status = 502
     code = "upstream_error"
-    said = False
-    """The client has already been told, by the upstream's own in-stream error frame."""
+    already_reported = False
+    """The upstream's own in-stream error frame has already been sent to the client."""
 
     @property
-    def counted_as(self) -> str:
-        """What metrics call it: the code, or more exactly what the provider's status says."""
+    def metric_code(self) -> str:
+        """The metric label: the code, or a more specific one from the provider's status."""
         return self.code
 
 
@@ -207,12 +207,12 @@ class UpstreamStatus(UpstreamError):
 
     @property
     def counted_as(self) -> str:
-        """A limit of the account and a vendor without room are counted apart from other statuses."""
+        """Rate limits and overload are counted apart from other statuses."""
         return f"upstream_{self.kind}" if self.kind in {"rate_limit", "overloaded"} else self.code
 
     @property
     def transient(self) -> bool:
-        """Say whether another try, or another deployment, may succeed."""
+        """Whether a retry, or another deployment, may succeed."""
         return self.status in {408, 409, 429} or self.status >= _SERVER_ERROR
 
 
@@ -229,7 +229,7 @@ class UpstreamTimeout(UpstreamError):
 
 
 class UpstreamRefused(UpstreamError):
-    """DNS, connect or TLS failed: nothing was sent, so another try is free of risk."""
+    """DNS, connect or TLS failed: nothing was sent, so a retry is safe."""
 
     code = "upstream_refused"
 
@@ -241,7 +241,7 @@ class UpstreamClosed(UpstreamError):
 
 
 class UpstreamProtocol(UpstreamError):
-    """What came is not HTTP, or not the dialect; the connection is never used again."""
+    """The response is not HTTP, or not the dialect; the connection is not reused."""
 
     code = "upstream_protocol"
 

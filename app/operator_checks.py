@@ -12,8 +12,8 @@ import msgspec
 import re2
 
 from app.errors import ToolError
-from app.pipeline.answer_checks import fault_of
-from app.pipeline.escalation_policy import Check, Escalation, OwnCheck
+from app.pipeline.answer_checks import schema_violation
+from app.pipeline.escalation_policy import Check, EscalationPolicy, OperatorCheck
 from app.settings import Problem, SettingsError
 
 if TYPE_CHECKING:
@@ -30,24 +30,24 @@ _MOST_BYTES = 64 * 1024
 
 def escalation_of(
     settings: TriggerSettings, stack: AsyncExitStack, private: Sequence[str] = ()
-) -> Escalation:
+) -> EscalationPolicy:
     """The policy that the settings ask for; `stack` closes the client of checks by URL.
 
     `private`: the addresses that may be reached though they are not public (`egress.private`).
     """
     own = (own_check(each, stack, private) for each in settings.checks)
-    return Escalation(
+    return EscalationPolicy(
         lacks=frozenset(settings.lacks),
         hold_s=settings.hold_ms / 1e3,
         grey_hedge=settings.grey_hedge,
         min_mean_logprob=settings.min_mean_logprob,
-        own=tuple(own),
+        operator_checks=tuple(own),
     )
 
 
 def own_check(
     settings: AnswerCheckSettings, stack: AsyncExitStack, private: Sequence[str] = ()
-) -> OwnCheck:
+) -> OperatorCheck:
     """The check that one entry asks for; `stack` closes its client. Raises SettingsError."""
     client: httpx.AsyncClient | None = None
     if settings.url is not None:
@@ -59,7 +59,7 @@ def own_check(
         addresses.declare(origin_of(settings.url).host)
         client = tool_client(addresses)
         stack.push_async_callback(client.aclose)
-    return OwnCheck(settings.name, check_of(settings, client), settings.timeout_s)
+    return OperatorCheck(settings.name, check_of(settings, client), settings.timeout_s)
 
 
 def check_of(settings: AnswerCheckSettings, client: httpx.AsyncClient | None) -> Check:
@@ -95,7 +95,7 @@ def _by_schema(schema: Json) -> Check:
             value = json.loads(answer)
         except (ValueError, RecursionError) as exc:
             return f"it is not JSON: {exc}"
-        return fault_of(value, schema)
+        return schema_violation(value, schema)
 
     return check
 

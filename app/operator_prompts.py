@@ -10,7 +10,7 @@ from app.domain.chat import Dialect
 from app.domain.models import Model
 from app.domain.turn_record import TurnRecord
 from app.domain.usage import Usage
-from app.pipeline.batching import Batch, Batching
+from app.pipeline.batching import Batching, BatchRule
 from app.pipeline.gateway import Gateway
 from app.pipeline.priming import Priming, Scheduled
 from app.prompts.caching import PromptCaching
@@ -70,7 +70,7 @@ def batching_of(settings: Settings, models: Mapping[str, Model]) -> Batching | N
             mend = f"Name one of {', '.join(sorted(models))}."
             raise SettingsError([Problem("", None, "prompts.batches", None, message, mend)])
     batches = [
-        Batch(each.model, each.tenant or "", each.window_ms / 1000, each.most, each.most_chars)
+        BatchRule(each.model, each.tenant or "", each.window_ms / 1000, each.most, each.most_chars)
         for each in wanted
     ]
     return Batching(batches) if batches else None

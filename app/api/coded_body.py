@@ -15,7 +15,7 @@ from starlette.types import Message, Receive
 
 from app.api.bodies import Lease
 from app.api.outlet import Outlet
-from app.errors import BadRequest, GatewayError, UnknownCoding
+from app.errors import BadRequest, GatewayError, UnsupportedContentEncoding
 
 CODING = b"content-encoding"
 KNOWN_CODINGS = "gzip, deflate"
@@ -38,7 +38,7 @@ def coding_line(error: GatewayError) -> bytes:
     """The header line that says what is read, for a body that is not."""
     return (
         b"accept-encoding: %s\r\n" % KNOWN_CODINGS.encode()
-        if isinstance(error, UnknownCoding)
+        if isinstance(error, UnsupportedContentEncoding)
         else b""
     )
 
@@ -54,7 +54,7 @@ def counted(
 
 
 def decoding(receive: Receive, coding: bytes) -> Receive:
-    """``receive`` with its body decoded; raises ``UnknownCoding``, or ``BadRequest`` for what is broken."""
+    """``receive`` with its body decoded; raises ``UnsupportedContentEncoding``, ``BadRequest``."""
     body = _Body(coding)
     pieces: Iterator[bytes] = iter(())
 
@@ -113,7 +113,7 @@ class _Body:
             message = (
                 f"the body's content-encoding is {shown!r}: send it as it is, or as {KNOWN_CODINGS}"
             )
-            raise UnknownCoding(message, param="content-encoding")
+            raise UnsupportedContentEncoding(message, param="content-encoding")
         # Some say deflate and leave zlib's two bytes out.
         if bits == _ZLIB and came and came[0] & _ZLIB_METHOD != _DEFLATED:
             return _BARE

@@ -18,7 +18,7 @@ from app.api.context import context_of
 from app.api.head_requests import with_head
 from app.api.response import retry_after
 from app.domain.chat import Dialect
-from app.errors import GatewayError, MethodNotAllowed, UnknownCoding
+from app.errors import GatewayError, MethodNotAllowed, UnsupportedContentEncoding
 
 _log = logging.getLogger("slipstream.api")
 _TYPE = "application/problem+json"
@@ -82,7 +82,7 @@ def _in_dialect(
 
 
 def _when(error: GatewayError) -> dict[str, str]:
-    if isinstance(error, UnknownCoding):
+    if isinstance(error, UnsupportedContentEncoding):
         return {"accept-encoding": KNOWN_CODINGS}
     line = retry_after(error).decode()
     return {"retry-after": line.partition(": ")[2].strip()} if line else {}

@@ -276,7 +276,7 @@ class TurnResponse:
             return
         if self._began:
             await self._after_beginning()
-            if isinstance(error, UpstreamError) and error.said:
+            if isinstance(error, UpstreamError) and error.already_reported:
                 await self._outlet.end(held(self._joined))
                 return
             writer = self._writer or self._codec.writer(self._request)

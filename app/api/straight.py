@@ -38,7 +38,7 @@ from app.domain.decisions import CacheOutcome
 from app.domain.models import Model
 from app.domain.turn_record import BEHIND_TIMES, TurnRecord
 from app.errors import GatewayError
-from app.pipeline.gated import Gated
+from app.pipeline.gated import GatedProvider
 from app.pipeline.gateway import Gateway
 from app.pipeline.turn import serve
 from app.providers.outgoing import model_fields, splice_plain
@@ -220,9 +220,9 @@ class StraightWay:
         if any(each is not None and each.concerns(name, tenant) for each in rules):
             return None
         provider = gateway.providers[model.provider]
-        wire = provider.behind if type(provider) is Gated else None
+        wire = provider.inner if type(provider) is GatedProvider else None
         if (
-            type(provider) is not Gated
+            type(provider) is not GatedProvider
             or type(wire) is not WireProvider
             or self.dialect not in wire.dialects()
             or self.dialect is Dialect.RESPONSES  # which may turn out not to be spoken after all

@@ -1,7 +1,6 @@
-"""What a whole answer must be: of the schema that the request names, and good by the operator's own checks.
+"""Check a whole answer against the request's schema and the operator's checks.
 
-A check gives "" for a good answer, else what is wrong with it, in words that the fast model is told
-when it is asked once more.
+A check returns "" for a good answer, else the fault in words, which the fast model is given in a retry.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import re2
 from app.domain.chat import ChatRequest, Conversation, Json
 from app.domain.events import Answer
 from app.errors import GatewayError, Unsupported
-from app.pipeline.escalation_policy import OwnCheck
+from app.pipeline.escalation_policy import OperatorCheck
 from app.pipeline.gateway import Gateway
 
 if TYPE_CHECKING:
@@ -26,10 +25,12 @@ if TYPE_CHECKING:
 _MOST_CHARS = 400
 
 
-async def own_fault(checks: Sequence[OwnCheck], question: str, answer: str) -> tuple[str, str]:
-    """The first of ``checks`` that finds something, and what; two empty words where none does.
+async def operator_check_fault(
+    checks: Sequence[OperatorCheck], question: str, answer: str
+) -> tuple[str, str]:
+    """The name of the first check that finds a fault, and the fault; two empty strings where none does.
 
-    A check that fails or takes too long finds nothing: it must not cost the client the answer.
+    A check that fails or times out finds nothing: it must not cost the client the answer.
     """
     for own in checks:
         try:
@@ -43,17 +44,17 @@ async def own_fault(checks: Sequence[OwnCheck], question: str, answer: str) -> t
 
 
 def schema_fault(request: ChatRequest, answer: Answer, gateway: Gateway) -> str:
-    """What is wrong by the schema of the answer, or of a tool that it calls; "" where nothing is."""
-    if not answer.tool_calls and not _names_a_form(request.body):
+    """The violation of the answer's schema, or of a called tool's; "" where there is none."""
+    if not answer.tool_calls and not _requests_structured_output(request.body):
         return ""
     try:
         conversation = gateway.codecs[request.dialect].read(request.body)
     except Unsupported:
         return ""
-    return _calls_fault(conversation, answer) or _json_fault(conversation, answer)
+    return _tool_call_fault(conversation, answer) or _json_fault(conversation, answer)
 
 
-def _names_a_form(body: Json) -> bool:
+def _requests_structured_output(body: Json) -> bool:
     return any(
         name in body for name in ("response_format", "text", "output_config", "output_format")
     )
@@ -67,10 +68,10 @@ def _json_fault(conversation: Conversation, answer: Answer) -> str:
         value = json.loads(answer.text)
     except (ValueError, RecursionError) as exc:
         return f"it is not JSON: {exc}"
-    return "" if form.schema is None else fault_of(value, form.schema)
+    return "" if form.schema is None else schema_violation(value, form.schema)
 
 
-def _calls_fault(conversation: Conversation, answer: Answer) -> str:
+def _tool_call_fault(conversation: Conversation, answer: Answer) -> str:
     tools = {tool.name: tool for tool in conversation.tools}
     for call in answer.tool_calls:
         tool = tools.get(call.name)
@@ -80,18 +81,18 @@ def _calls_fault(conversation: Conversation, answer: Answer) -> str:
             arguments = json.loads(call.arguments or "{}")
         except (ValueError, RecursionError) as exc:
             return f"the arguments of {call.name} are not JSON: {exc}"
-        fault = fault_of(arguments, tool.parameters) if tool.parameters else ""
+        fault = schema_violation(arguments, tool.parameters) if tool.parameters else ""
         if fault:
             return f"the arguments of {call.name} do not fit: {fault}"
     return ""
 
 
-def fault_of(value: object, schema: Json) -> str:
-    """What ``value`` violates of ``schema``; "" where nothing, or where the schema itself is none.
+def schema_violation(value: object, schema: Json) -> str:
+    """The first violation of ``schema`` by ``value``; "" where there is none, or the schema is invalid.
 
-    The schema is a client's: its patterns are matched in linear time, and its references are not fetched.
+    The schema is a client's: patterns are matched in linear time, and references are not fetched.
     """
-    import jsonschema  # 60 ms that a gateway without structured answers need not load
+    import jsonschema  # 60 ms to import: not without structured answers
     import referencing
     from jsonschema.exceptions import best_match
 
@@ -124,16 +125,16 @@ def _pattern(
     try:
         fits = re2.search(pattern, instance) is not None
     except re2.error:
-        return  # look-around, say: the vendor checks it, or nobody does
+        return  # e.g. look-around, which re2 lacks: left to the vendor
     if not fits:
         yield ValidationError(f"{instance[:80]!r} does not match {pattern[:80]!r}")
 
 
-def asked_again(request: ChatRequest, answer: Answer, fault: str) -> ChatRequest:
-    """``request`` with what was wrong about ``answer`` as one more user turn."""
-    said = answer.text or "; ".join(f"{c.name}({c.arguments})" for c in answer.tool_calls)
+def retry_request(request: ChatRequest, answer: Answer, fault: str) -> ChatRequest:
+    """``request`` with the fault of ``answer`` as one more user turn."""
+    text_or_calls = answer.text or "; ".join(f"{c.name}({c.arguments})" for c in answer.tool_calls)
     text = (
-        f"Your last answer cannot be used: {fault}.\nIt was:\n{said[:4_000]}\n"
+        f"Your last answer cannot be used: {fault}.\nIt was:\n{text_or_calls[:4_000]}\n"
         "Answer again, with that mended and nothing else changed."
     )
     turns = "input" if "input" in request.body else "messages"

@@ -1,12 +1,11 @@
-"""Small tasks that come within a few milliseconds, sent as one call and answered one by one.
+"""Batch small tasks that arrive within a few milliseconds into one upstream call, answered one by one.
 
 Theory of operation
 -------------------
-A request for a model whose operator asked for it, that is a short text behind a system prompt, opens a
-group and waits the window out; those that come meanwhile with the same system prompt, options, tenant and
-user join. The one that opened it asks the model, in its own task, and hands each its answer. Nobody depends
-on it: where the batch fails, is malformed or lacks an answer, or its opener leaves, those without an answer
-ask by themselves.
+Where a rule covers the model, a request that is a short text behind a system prompt opens a group and waits
+for the window; requests with the same system prompt, options, tenant and user join it. The opener calls the
+model in its own task and distributes the answers. Nobody depends on it: where the batch fails, is malformed
+or lacks an answer, or its opener leaves, the members without an answer make their own calls.
 """
 
 from __future__ import annotations
@@ -24,45 +23,45 @@ from app.domain.models import Model
 from app.domain.replay import replay
 from app.domain.usage import Usage
 from app.errors import GatewayError
-from app.pipeline.converse import OF_THE_FORM, ask, converse
+from app.pipeline.converse import INERT_HEADERS, ask, converse
 from app.pipeline.gateway import Gateway, Turn
 from app.prompts.tasks import Task, answers_of, batch_of, split, task_of
 
 
 def _uncounted(_model: str, _what: str, _tasks: int) -> None:
-    """Count nothing: no metrics."""
+    """Do nothing: no metrics."""
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """A route whose small tasks go together."""
+class BatchRule:
+    """A model whose small tasks are batched."""
 
     model: str
     tenant: str = ""
-    """Only this tenant's requests; "" = all (never in one call with another's)."""
+    """Only this tenant's requests; "" = every tenant's, each in calls of its own."""
     window_s: float = 0.005
-    most: int = 16
-    most_chars: int = 2_000
+    max_tasks: int = 16
+    max_chars: int = 2_000
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
-    """What a member hears: its answer, its share, and who else was in it."""
+class _TaskAnswer:
+    """A member's answer, its share of the cost, and the size of its group."""
 
     text: str
     model: Model
     usage: Usage | None
     cost_usd: float
-    of: int
+    group_size: int
 
 
 @dataclass(slots=True)
 class _Member:
     task: Task
-    answer: asyncio.Future[_Told | None]
+    answer: asyncio.Future[_TaskAnswer | None]
     weight: int
     terms: AnswerTerms | None
-    """What the output contract of all of them asks; None where none holds."""
+    """The output contract that all members share; None where there is none."""
 
 
 @dataclass(slots=True)
@@ -72,24 +71,24 @@ class _Group:
 
 
 class Batching:
-    """The groups that are gathering; one for all of a gateway."""
+    """The open groups of a gateway; one event loop owns it."""
 
-    def __init__(self, batches: Sequence[Batch]) -> None:
-        """The first of ``batches`` that names a request's model and tenant holds."""
+    def __init__(self, batches: Sequence[BatchRule]) -> None:
+        """The first of ``batches`` that matches a request's model and tenant applies."""
         self._batches = batches
         self._open: dict[tuple[str, ...], _Group] = {}
         self.on_batch: Callable[[str, str, int], None] = _uncounted
-        """Told what became of tasks: the model's name, ``together`` (answered from a common call), ``failed``
-        (the call brought nothing) or ``unanswered`` (it left them out), the last two to be asked alone, and
-        how many. Each common call is told once as ``call``.
+        """Called with the model's name, an outcome and a number of tasks: ``together`` (answered by the
+        batch), ``failed`` (the call brought nothing) or ``unanswered`` (left out); both are then asked alone.
+        Each batch call is counted once as ``call``.
         """
 
     def concerns(self, model: str, tenant: str) -> bool:
-        """Whether small tasks of ``tenant`` for ``model`` go together."""
+        """Whether a rule covers ``tenant`` and ``model``."""
         return any(each.model == model and each.tenant in {"", tenant} for each in self._batches)
 
-    def of(self, model: Model, request: ChatRequest, turn: Turn) -> Batch | None:
-        """The rule that ``request`` comes under, from what costs nothing to see."""
+    def rule_for(self, model: Model, request: ChatRequest, turn: Turn) -> BatchRule | None:
+        """The rule for ``request``, without reading its body; None where none applies."""
         if request.stream or turn.deadline.at_s is not None:
             return None
         for batch in self._batches:
@@ -99,53 +98,53 @@ class Batching:
 
     async def answer(
         self,
-        found: tuple[Batch, Model],
+        rule: tuple[BatchRule, Model],
         request: ChatRequest,
         gateway: Gateway,
         turn: Turn,
         emit: Emit,
     ) -> None:
-        """Answer ``request`` in a batch; alone where it is no task, has no company, or the batch failed."""
-        batch, model = found
-        task = _task(request, gateway, batch)
-        told = None
+        """Answer ``request`` in a batch; alone where it is no small task, has no company, or it failed."""
+        batch, model = rule
+        task = _task_from(request, gateway, batch)
+        answered = None
         if task is not None:
             terms = request.terms
             under = "" if terms is None else terms.key
             key = (turn.tenant, turn.user, model.name, request.dialect, under, task.together)
             loop = asyncio.get_running_loop()
             member = _Member(task, loop.create_future(), len(task.text) + 1, terms)
-            told = await self._together(key, member, found, gateway, turn)
-        if told is None:
+            answered = await self._answer_in_group(key, member, rule, gateway, turn)
+        if answered is None:
             await converse(request, gateway, turn, (model,), emit)
             return
-        turn.reason = f"answered in a batch of {told.of}"
-        turn.model, turn.usage, turn.cost_usd = told.model, told.usage, told.cost_usd
+        turn.reason = f"answered in a batch of {answered.group_size}"
+        turn.model, turn.usage, turn.cost_usd = answered.model, answered.usage, answered.cost_usd
         turn.finish, turn.complete = FinishReason.STOP.value, True
         answer = Answer(
             turn.request_id,
-            told.model.upstream_model,
-            (TextBlock(told.text),),
+            answered.model.upstream_model,
+            (TextBlock(answered.text),),
             FinishReason.STOP,
-            told.usage or Usage(),
+            answered.usage or Usage(),
             int(turn.started_unix_s),
         )
         for event in replay(answer):
             await emit(event)
 
-    async def _together(
+    async def _answer_in_group(
         self,
         key: tuple[str, ...],
         member: _Member,
-        found: tuple[Batch, Model],
+        rule: tuple[BatchRule, Model],
         gateway: Gateway,
         turn: Turn,
-    ) -> _Told | None:
-        """Join the group that gathers under ``key``, or open it; None where the task must be asked alone."""
+    ) -> _TaskAnswer | None:
+        """Join the open group of ``key``, or open one; None where the task must be asked alone."""
         group = self._open.get(key)
         if group is not None:
             group.members.append(member)
-            if len(group.members) >= found[0].most:
+            if len(group.members) >= rule[0].max_tasks:
                 del self._open[key]
                 group.full.set()
             with turn.timeline.stage("upstream", "batched"):
@@ -153,12 +152,12 @@ class Batching:
         group = self._open[key] = _Group([member])
         try:
             with turn.timeline.stage("upstream", "gathering"), suppress(TimeoutError):
-                await asyncio.wait_for(group.full.wait(), found[0].window_s)
+                await asyncio.wait_for(group.full.wait(), rule[0].window_s)
             if self._open.get(key) is group:
                 del self._open[key]
             group.members = [each for each in group.members if not each.answer.cancelled()]
             if len(group.members) > 1:
-                await self._ask(group.members, found[1], gateway, turn)
+                await self._ask(group.members, rule[1], gateway, turn)
         finally:
             if self._open.get(key) is group:
                 del self._open[key]
@@ -170,7 +169,7 @@ class Batching:
     async def _ask(
         self, members: Sequence[_Member], model: Model, gateway: Gateway, turn: Turn
     ) -> None:
-        """Ask for all of ``members`` on the opener's turn; hand out what came."""
+        """Make the batch call on the opener's turn, and distribute the answers."""
         tasks = [each.task for each in members]
         conversation = batch_of(tasks, structured=model.abilities.structured_output)
         terms = members[0].terms
@@ -200,23 +199,23 @@ class Batching:
         kind = "unanswered" if lacking < len(texts) else "failed"
         self.on_batch(model.name, kind, lacking)
         self.on_batch(model.name, "together", len(texts) - lacking)
-        _hand_out(members, texts, model, turn)
+        _distribute(members, texts, model, turn)
 
 
-def _task(request: ChatRequest, gateway: Gateway, batch: Batch) -> Task | None:
-    if any(name not in OF_THE_FORM for name, _ in request.forward_headers):
+def _task_from(request: ChatRequest, gateway: Gateway, batch: BatchRule) -> Task | None:
+    if any(name not in INERT_HEADERS for name, _ in request.forward_headers):
         return None
     try:
         conversation = gateway.codecs[request.dialect].read(request.body)
     except GatewayError:
-        return None  # what cannot be read neutrally travels alone, as it came
-    return task_of(conversation, batch.most_chars)
+        return None  # without a neutral reading it is forwarded alone, unchanged
+    return task_of(conversation, batch.max_chars)
 
 
-def _hand_out(
+def _distribute(
     members: Sequence[_Member], texts: Sequence[str | None], model: Model, turn: Turn
 ) -> None:
-    """Give each that has an answer its part of what the batch used; the opener bears the rest."""
+    """Resolve each member that has an answer with its share of usage and cost, by prompt length."""
     served = [
         not member.answer.done() and text is not None
         for member, text in zip(members, texts, strict=True)
@@ -230,6 +229,6 @@ def _hand_out(
         if member.answer.done() or text is None:
             continue
         share = paid * weight / sum(weights)
-        member.answer.set_result(_Told(text, model, part, share, len(members)))
+        member.answer.set_result(_TaskAnswer(text, model, part, share, len(members)))
     if not served[0]:
-        turn.usage, turn.cost_usd = None, 0.0  # the others bear it; its own call comes next
+        turn.usage, turn.cost_usd = None, 0.0  # the others carry the cost; its own call follows

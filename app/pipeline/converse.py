@@ -1,8 +1,8 @@
-"""Ask a model: try the candidates in order until one begins to answer, and account for what it cost.
+"""Call models: try the candidates in order until one starts to answer; account for time, tokens and money.
 
-Retries and fallbacks happen only before the first event: from then on the client has seen a part of the
-answer, and nothing shown is silently replaced. A provider's refusal that another try cannot change (a
-400, a 401) is the client's to see at once.
+Retries and fallbacks happen only before the first event: after it the client has seen a part of the answer,
+and nothing shown is silently replaced. A status that a retry cannot change (400, 401) goes to the client at
+once.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ from app.errors import (
     UpstreamStatus,
     UpstreamTimeout,
 )
-from app.pipeline.contracted import under_terms
-from app.pipeline.gated import Gated, leave
+from app.pipeline.contract_enforcement import apply_contract
+from app.pipeline.gated import GatedProvider, release_slot
 from app.pipeline.gateway import Gateway, Turn
-from app.pipeline.hedged import hedged
+from app.pipeline.hedged import run_hedged
 from app.routing.rate_headers import hold_s
 from app.telemetry.timeline import OpenSpan
 
 _RATE_LIMITED = 429
 _REFUSED = frozenset({_RATE_LIMITED, 503, 529})
-"""The vendor has not begun: too many calls, unavailable, overloaded."""
+"""The vendor has not started on the call: rate limited, unavailable, overloaded."""
 _SERVER_ERROR = 500
 _BEFORE_SENDING = frozenset({"queue", "connect", "tls"})
-OF_THE_FORM = frozenset({b"anthropic-version", b"tracestate"})
-"""Headers of a vendor's clients that ask for nothing by themselves."""
+INERT_HEADERS = frozenset({b"anthropic-version", b"tracestate"})
+"""Headers that vendors' clients always send, and that request nothing: other dialects can drop them."""
 
 
 def converse(
     request: ChatRequest, gateway: Gateway, turn: Turn, candidates: Sequence[Model], emit: Emit
 ) -> Awaitable[None]:
-    """Stream the answer of the first candidate that begins to answer; raises the last failure."""
+    """Stream the answer of the first candidate that starts to answer; raises the last failure."""
     if request.terms is not None:
         calls = _calls(request, gateway, turn, candidates)
-        return ask(calls, gateway, turn, under_terms(calls, request, gateway, turn, emit))
+        return ask(calls, gateway, turn, apply_contract(calls, request, gateway, turn, emit))
     if len(candidates) == 1:
         model = candidates[0]
         if request.dialect in gateway.providers[model.provider].dialects():
@@ -62,23 +62,25 @@ def converse(
 
 
 async def ask(calls: Sequence[ModelCall], gateway: Gateway, turn: Turn, emit: Emit) -> None:
-    """Stream the answer of the first of ``calls`` that begins to answer; raises the last failure."""
+    """Stream the answer of the first of ``calls`` that starts to answer; raises the last failure."""
     call = calls[0]
     others = list(calls[1:]) if len(calls) > 1 else []
-    tried: _Tried | None = None
+    retries: _Retries | None = None
     while True:
         span = failure = ok = gate = None
         try:
             if others and call.stream and gateway.hedging is not None and not turn.single_attempt:
-                await hedged(call, others, gateway, turn, emit, _run)
+                await run_hedged(call, others, gateway, turn, emit, _run_racing_call)
             else:
                 span = _begin(call, gateway, turn)
                 provider = gateway.providers[call.model.provider]
-                if type(provider) is Gated:  # as its own stream, without a coroutine of its own
+                if (
+                    type(provider) is GatedProvider
+                ):  # ``GatedProvider.stream`` inlined: one coroutine fewer
                     if not call.begun_ns and not provider.gate.try_enter():
                         await provider.gate.enter(call.tenant, call.deadline)
                         call.entered_ns = time.monotonic_ns()
-                    gate, provider = provider.gate, provider.behind
+                    gate, provider = provider.gate, provider.inner
                 await provider.stream(call, emit)
             ok = True
         except (Unsupported, Overloaded, UpstreamError) as error:
@@ -88,17 +90,17 @@ async def ask(calls: Sequence[ModelCall], gateway: Gateway, turn: Turn, emit: Em
                 _settle(call, gateway, turn, span, ok, failure)
             if gate is not None and span is not None:
                 entered_ns = call.entered_ns or span.start_ns
-                leave(gate, call, entered_ns, span.end_ns, ok=ok is True, failure=failure)
+                release_slot(gate, call, entered_ns, span.end_ns, ok=ok is True, failure=failure)
         if failure is None:
             return
-        tried = tried or _Tried(gateway.retries.get(call.model.provider, 1))
-        call = tried.after(failure, call, others, gateway, turn)
+        retries = retries or _Retries(gateway.retries.get(call.model.provider, 1))
+        call = retries.next_call(failure, call, others, gateway, turn)
 
 
 async def whole_answer(
     conversation: Conversation, models: Sequence[Model], gateway: Gateway, turn: Turn
 ) -> Answer | None:
-    """What the best of ``models`` says to a question of the gateway's own; None where it is not whole.
+    """The answer of the best of ``models`` to a prompt of the gateway's own; None where it is incomplete.
 
     Raises as ``ask``.
     """
@@ -106,7 +108,7 @@ async def whole_answer(
         return None
     builder = AnswerBuilder()
 
-    async def take(event: Event) -> None:
+    async def collect(event: Event) -> None:
         builder.add(event)
 
     calls = [
@@ -115,18 +117,18 @@ async def whole_answer(
         )
         for model in gateway.load.order(models, lambda _: False)
     ]
-    await ask(calls, gateway, turn, take)
+    await ask(calls, gateway, turn, collect)
     return builder.answer()
 
 
 @dataclass(slots=True)
-class _Tried:
-    """What is left to try, after a first failure."""
+class _Retries:
+    """The retries that are left after a first failure."""
 
-    retries: int
+    left: int
     failure: UpstreamError | None = None
 
-    def after(
+    def next_call(
         self,
         failure: Unsupported | Overloaded | UpstreamError,
         call: ModelCall,
@@ -134,22 +136,22 @@ class _Tried:
         gateway: Gateway,
         turn: Turn,
     ) -> ModelCall:
-        """The call to make next; raises the failure where none may end better."""
+        """The next call to make; raises the failure where none can help."""
         if isinstance(failure, (Unsupported, Overloaded)):
-            # Its dialect cannot carry the request, or there is no place at it. Nobody was asked; another
+            # Its dialect cannot carry the request, or its gate is full: nothing was sent, and another
             # deployment may take it.
             if not others:
                 raise self.failure or failure from None
             return others.pop(0)
         self.failure = failure
-        # The next deployment, or the same one once more, if this one failed before a word was said.
-        candidate = _next(others, gateway) or call.again()
-        said = turn.upstream is not None and turn.upstream.first_event_ns
-        if turn.single_attempt and not _surely_unheard(failure):
+        # The next deployment, or this one again if it failed before its first event.
+        candidate = _take_available(others, gateway) or call.again()
+        started = turn.upstream is not None and turn.upstream.first_event_ns
+        if turn.single_attempt and not _not_acted_upon(failure):
             raise failure
-        if said or not self.retries or not _worth_another_try(failure, call, candidate, gateway):
+        if started or not self.left or not _worth_another_try(failure, call, candidate, gateway):
             raise failure
-        self.retries -= 1
+        self.left -= 1
         return candidate
 
 
@@ -178,9 +180,9 @@ def _calls(
 
 
 def _read(request: ChatRequest, gateway: Gateway) -> Conversation:
-    """The request for a model of another API, which has no use for a vendor's headers: they are named too."""
+    """The neutral reading, for a model of another dialect; forwarded headers become dropped hints."""
     conversation = gateway.codecs[request.dialect].read(request.body)
-    asked = [name for name, _ in request.forward_headers if name not in OF_THE_FORM]
+    asked = [name for name, _ in request.forward_headers if name not in INERT_HEADERS]
     if not asked:
         return conversation
     return replace(
@@ -188,8 +190,8 @@ def _read(request: ChatRequest, gateway: Gateway) -> Conversation:
     )
 
 
-def _next(others: list[ModelCall], gateway: Gateway) -> ModelCall | None:
-    """Take the first of ``others`` that is not known to be out of order; None where there is none."""
+def _take_available(others: list[ModelCall], gateway: Gateway) -> ModelCall | None:
+    """Pop the first of ``others`` whose breaker is closed; None where there is none."""
     for at, other in enumerate(others):
         if not gateway.load.is_open(other.model.name):
             return others.pop(at)
@@ -199,7 +201,7 @@ def _next(others: list[ModelCall], gateway: Gateway) -> ModelCall | None:
 def _worth_another_try(
     failure: UpstreamError, failed: ModelCall, candidate: ModelCall, gateway: Gateway
 ) -> bool:
-    """Whether asking ``candidate`` may end better, and the retry budget allows it."""
+    """Whether ``candidate`` may succeed where ``failed`` did not, and the retry budget allows it."""
     if isinstance(failure, UpstreamTimeout) and failure.phase == "total":
         return False
     elsewhere = candidate.model.name != failed.model.name
@@ -213,8 +215,8 @@ def _worth_another_try(
     return gateway.retry_budget.take()
 
 
-def _surely_unheard(failure: UpstreamError) -> bool:
-    """Whether the vendor cannot have acted upon the call: it was never sent, or refused."""
+def _not_acted_upon(failure: UpstreamError) -> bool:
+    """Whether the vendor cannot have acted upon the call: it was never sent, or it was refused."""
     match failure:
         case UpstreamRefused():
             return True
@@ -226,8 +228,8 @@ def _surely_unheard(failure: UpstreamError) -> bool:
             return False
 
 
-async def _run(call: ModelCall, gateway: Gateway, turn: Turn, emit: Emit) -> None:
-    """Run one call of a race; settle its time, tokens and money whatever happens."""
+async def _run_racing_call(call: ModelCall, gateway: Gateway, turn: Turn, emit: Emit) -> None:
+    """Run one call of a hedged race, and always settle its time, tokens and money."""
     span, ok, failure = _begin(call, gateway, turn), None, None
     try:
         await gateway.providers[call.model.provider].stream(call, emit)
@@ -240,7 +242,7 @@ async def _run(call: ModelCall, gateway: Gateway, turn: Turn, emit: Emit) -> Non
 
 
 def _begin(call: ModelCall, gateway: Gateway, turn: Turn) -> OpenSpan:
-    """A call is about to be made; raises ``DeadlineExceeded`` where there is no time left for it."""
+    """Open a call's span and count it; raises ``DeadlineExceeded`` where the deadline has passed."""
     if turn.deadline.at_s is not None and turn.deadline.passed(gateway.clock()):
         message = (
             "the deadline passed before a model could be asked: "
@@ -272,7 +274,7 @@ def _settle(  # noqa: PLR0917 - made by position once a request
     ok: bool | None,  # noqa: FBT001
     failure: GatewayError | None,
 ) -> None:
-    """A call is over: account for its time, tokens and money. ``ok`` None: it was cancelled, or failed."""
+    """Account for an ended call's time, tokens and money. ``ok`` None: cancelled, or see ``failure``."""
     span.end()
     if call.shaped is not None and call.prompts is not None:
         call.prompts.settle(call)
@@ -280,8 +282,8 @@ def _settle(  # noqa: PLR0917 - made by position once a request
     took_ns = span.end_ns - start_ns
     first_ns = call.first_event_ns
     if failure is not None and isinstance(failure, UpstreamError):
-        ok = _blame(failure, model, gateway)
-        gateway.on_failure(model.provider, failure.counted_as)
+        ok = _breaker_verdict(failure, model, gateway)
+        gateway.on_failure(model.provider, failure.metric_code)
     gateway.load.end(
         model.name,
         ok=ok,
@@ -293,21 +295,21 @@ def _settle(  # noqa: PLR0917 - made by position once a request
         turn.usage, turn.finish, turn.complete = usage, call.finish, call.complete
         turn.tokens_streamed = call.tokens_streamed
     if turn.band:
-        _learn(call, gateway, start_ns, span.end_ns, whole=ok is True)
+        _report_to_load(call, gateway, start_ns, span.end_ns, whole=ok is True)
     if usage is not None:
         turn.cost_usd += model.price.cost_usd(usage)
 
 
 def _traceparent(turn: Turn, gateway: Gateway) -> str:
-    """The caller's own where no spans are made here, else that of this call's span."""
+    """The caller's own where no spans are exported, else that of this call's span."""
     if not gateway.tracing:
         return turn.traceparent
     trace = TurnTrace(turn.request_id, turn.started_unix_s, turn.traceparent)
     return trace.traceparent(turn.attempts)
 
 
-def _blame(error: UpstreamError, model: Model, gateway: Gateway) -> bool | None:
-    """What a failure says of the deployment: False is a fault, None nothing. A limit puts it on hold."""
+def _breaker_verdict(error: UpstreamError, model: Model, gateway: Gateway) -> bool | None:
+    """A failure as the breaker counts it: False a fault, None neutral. A rate limit sets a hold."""
     if not isinstance(error, UpstreamStatus):
         return False
     limited = error.status == _RATE_LIMITED
@@ -316,8 +318,10 @@ def _blame(error: UpstreamError, model: Model, gateway: Gateway) -> bool | None:
     return None if limited or not error.transient else False
 
 
-def _learn(call: ModelCall, gateway: Gateway, start_ns: int, end_ns: int, *, whole: bool) -> None:
-    """Let the router know what a routed call took, and what is left of the vendor's limits."""
+def _report_to_load(
+    call: ModelCall, gateway: Gateway, start_ns: int, end_ns: int, *, whole: bool
+) -> None:
+    """Report a routed call's timings, and a hold that the vendor's rate-limit headers ask for."""
     name, first_ns = call.model.name, call.first_event_ns
     if whole and call.stream and first_ns:
         tokens = call.usage.output_tokens if call.usage is not None else call.tokens_streamed

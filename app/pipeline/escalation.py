@@ -1,12 +1,12 @@
-"""Ask the powerful tier when the fast one's answer is none: refused, empty, broken, in the wrong language.
+"""Escalate: ask the powerful tier where the fast answer is refused, empty, broken or in the wrong language.
 
-Only where the router chose the fast tier. A whole answer comes in one piece anyway, so looking at it first
-delays nobody. Of a stream only the first tokens are looked at, while they are held back
-(``app.pipeline.held``): what was shown is never taken back. The client sees one answer: the powerful
-model's, or the fast one's after all when the powerful one fails. All calls are paid for and counted.
+Only where the router chose the fast tier. A non-streamed answer is checked whole before it is sent. Of a
+stream only the first tokens are checked, while they are held (``app.pipeline.stream_hold``): what was shown
+is never taken back. The client sees one answer: the powerful model's, or the fast one's where the powerful
+one fails. All calls are paid for and counted.
 
-What does not fit a schema, or an operator's check, goes back to the fast model first, once, with what is
-wrong: that costs a fast call and mends most of it.
+An answer that fails a schema or an operator's check first goes back to the fast model, once, with the fault:
+that costs a fast call and corrects most of them.
 """
 
 from __future__ import annotations
@@ -26,15 +26,22 @@ from app.domain.events import (
 )
 from app.domain.models import Model
 from app.errors import GatewayError
-from app.pipeline.answer_checks import asked_again, own_fault, schema_fault
+from app.pipeline.answer_checks import operator_check_fault, retry_request, schema_fault
 from app.pipeline.converse import converse
 from app.pipeline.gateway import Gateway, Turn
-from app.pipeline.held import Ask, HeldBack, Lacking, beginning_of, grey_race, held_back
 from app.pipeline.replay import answer_from_events
+from app.pipeline.stream_hold import (
+    Ask,
+    HoldingEmit,
+    InadequateAnswer,
+    opening_of,
+    race_grey_band,
+    run_held,
+)
 from app.routing.lacks import other_language, refuses, repeats
 
 _ALL_BUT_CERTAIN = 0.95
-_OF_THE_ANSWER = (
+_ANSWER_FIELDS = (
     "model", "upstream", "call", "usage", "finish", "complete", "tokens_streamed",
     "answered_tier", "reason",
 )  # fmt: skip
@@ -43,25 +50,25 @@ _OF_THE_ANSWER = (
 def converse_or_escalate(
     request: ChatRequest, gateway: Gateway, turn: Turn, candidates: Sequence[Model], emit: Emit
 ) -> Awaitable[None]:
-    """Answer as ``converse`` does, or from the powerful tier where the fast one had no answer."""
+    """Answer as ``converse`` does, or from the powerful tier where the fast answer is inadequate."""
     if turn.routed and not turn.single_attempt and _may_escalate(gateway, candidates):
-        return _escalate(request, gateway, turn, candidates, emit)
+        return _escalate_request(request, gateway, turn, candidates, emit)
     return converse(request, gateway, turn, candidates, emit)
 
 
-async def _escalate(
+async def _escalate_request(
     request: ChatRequest, gateway: Gateway, turn: Turn, candidates: Sequence[Model], emit: Emit
 ) -> None:
     if request.stream:
-        await _streamed(request, gateway, turn, candidates, emit)
+        await _escalate_stream(request, gateway, turn, candidates, emit)
         return
     answer: list[Event] = []
-    await converse(request, gateway, turn, candidates, _into(answer))
-    lack, fault = await _lack(answer, request, gateway, turn)
+    await converse(request, gateway, turn, candidates, _collect_into(answer))
+    lack, fault = await _find_lack(answer, request, gateway, turn)
     if lack and fault:
-        answer, lack = await _mended(answer, lack, fault, request, gateway, turn, candidates)
+        answer, lack = await _retry_fast(answer, lack, fault, request, gateway, turn, candidates)
     if lack:
-        answer = await _ask_the_powerful(answer, lack, request, gateway, turn)
+        answer = await _ask_powerful(answer, lack, request, gateway, turn)
     for event in answer:
         await emit(event)
 
@@ -72,48 +79,48 @@ def _may_escalate(gateway: Gateway, candidates: Sequence[Model]) -> bool:
     )
 
 
-def _powerful(request: ChatRequest, gateway: Gateway) -> list[Model]:
+def _powerful_models(request: ChatRequest, gateway: Gateway) -> list[Model]:
     return gateway.load.order(
         gateway.tiers[Tier.POWERFUL],
         lambda model: request.dialect in gateway.providers[model.provider].dialects(),
     )
 
 
-async def _streamed(
+async def _escalate_stream(
     request: ChatRequest, gateway: Gateway, turn: Turn, candidates: Sequence[Model], emit: Emit
 ) -> None:
-    """Stream the fast answer, its first tokens held back; another one where they are no answer."""
+    """Stream the fast answer with its first tokens held; the powerful one where they are inadequate."""
     wanted = gateway.escalation
     if not wanted.hold_s:
         await converse(request, gateway, turn, candidates, emit)
         return
     grey = wanted.grey_hedge and turn.band == "grey"
 
-    def holding(to: Emit) -> HeldBack:
-        beginning = beginning_of(request, gateway, wanted.lacks)
-        return HeldBack(to, beginning, wanted.hold_s, always=grey)
+    def holding(to: Emit) -> HoldingEmit:
+        beginning = opening_of(request, gateway, wanted.lacks)
+        return HoldingEmit(to, beginning, wanted.hold_s, always=grey)
 
     async def fast(of: Turn, to: Emit) -> None:
         await converse(request, gateway, of, candidates, to)
 
     async def powerful(of: Turn, to: Emit) -> None:
-        await converse(request, gateway, of, _powerful(request, gateway), to)
+        await converse(request, gateway, of, _powerful_models(request, gateway), to)
 
     try:
         if grey:
-            gateway.on_escalation("grey", await grey_race(fast, powerful, turn, emit, holding))
+            gateway.on_escalation("grey", await race_grey_band(fast, powerful, turn, emit, holding))
         else:
-            await held_back(fast, turn, holding(emit))
-    except Lacking as given_up:
-        await _instead(given_up.lack, fast, powerful, gateway, turn, emit)
+            await run_held(fast, turn, holding(emit))
+    except InadequateAnswer as inadequate:
+        await _stream_powerful(inadequate.lack, fast, powerful, gateway, turn, emit)
 
 
-async def _instead(  # noqa: PLR0917 - why, both ways to ask, and what every call needs
+async def _stream_powerful(  # noqa: PLR0917 - why, both ways to ask, and what every call needs
     lack: str, fast: Ask, powerful: Ask, gateway: Gateway, turn: Turn, emit: Emit
 ) -> None:
-    """Stream the powerful answer in place of a fast one of which nothing was shown."""
+    """Stream the powerful answer in place of an inadequate fast one of which nothing was shown."""
     turn.answered_tier = Tier.POWERFUL.value
-    turn.reason = f"the fast answer was {_words(lack)}: asked the powerful tier"
+    turn.reason = f"the fast answer was {_describe(lack)}: asked the powerful tier"
     try:
         await powerful(turn, emit)
     except GatewayError:
@@ -121,14 +128,14 @@ async def _instead(  # noqa: PLR0917 - why, both ways to ask, and what every cal
         if turn.upstream is not None and turn.upstream.first_event_ns:
             raise
         turn.answered_tier, turn.reason = Tier.FAST.value, f"{turn.reason}, which failed"
-        await fast(turn, emit)  # poor is better than none
+        await fast(turn, emit)  # a poor answer is better than none
         return
     gained = turn.finish not in REFUSED_FINISHES
     gateway.on_escalation(lack, "gained" if gained else "equal")
     gateway.teacher.verdict(turn.tenant, turn.request_id, good=not gained)
 
 
-async def _mended(  # noqa: PLR0917 - an answer, its fault, and what every call needs
+async def _retry_fast(  # noqa: PLR0917 - an answer, its fault, and what every call needs
     answer: list[Event],
     lack: str,
     fault: str,
@@ -137,60 +144,62 @@ async def _mended(  # noqa: PLR0917 - an answer, its fault, and what every call 
     turn: Turn,
     candidates: Sequence[Model],
 ) -> tuple[list[Event], str]:
-    """The fast model's second try, told what was wrong; the first one and ``lack`` where it is no better."""
+    """The fast model's second answer, given the fault; ``answer`` and ``lack`` where it failed too."""
     first = answer_from_events(answer, gateway.codecs[request.dialect])
     if first is None:
         return answer, lack
-    again = asked_again(request, first, fault)
-    kept = {name: getattr(turn, name) for name in _OF_THE_ANSWER}
+    again = retry_request(request, first, fault)
+    kept = {name: getattr(turn, name) for name in _ANSWER_FIELDS}
     other: list[Event] = []
     try:
-        await converse(again, gateway, turn, candidates, _into(other))
+        await converse(again, gateway, turn, candidates, _collect_into(other))
     except GatewayError:  # counted where it failed
         for name, value in kept.items():
             setattr(turn, name, value)
         return answer, lack
-    still, _ = await _lack(other, request, gateway, turn)
+    still, _ = await _find_lack(other, request, gateway, turn)
     if still:
         return other, lack
-    turn.reason += f"; the first answer was {_words(lack)}, the fast model mended it"
+    turn.reason += f"; the first answer was {_describe(lack)}, the fast model mended it"
     gateway.on_escalation(lack, "mended")
     return other, ""
 
 
-async def _ask_the_powerful(
+async def _ask_powerful(
     answer: list[Event], lack: str, request: ChatRequest, gateway: Gateway, turn: Turn
 ) -> list[Event]:
     """The powerful tier's answer, or ``answer`` where there is none."""
-    kept = {name: getattr(turn, name) for name in _OF_THE_ANSWER}
+    kept = {name: getattr(turn, name) for name in _ANSWER_FIELDS}
     turn.answered_tier = Tier.POWERFUL.value
-    turn.reason = f"the fast answer was {_words(lack)}: asked the powerful tier"
+    turn.reason = f"the fast answer was {_describe(lack)}: asked the powerful tier"
     other: list[Event] = []
     try:
-        await converse(request, gateway, turn, _powerful(request, gateway), _into(other))
-    except GatewayError:  # counted where it failed; an answer that is poor is better than none
+        await converse(
+            request, gateway, turn, _powerful_models(request, gateway), _collect_into(other)
+        )
+    except GatewayError:  # counted where it failed; a poor answer is better than none
         for name, value in kept.items():
             setattr(turn, name, value)
         gateway.on_escalation(lack, "failed")
         return answer
-    still, _ = await _lack(other, request, gateway, turn)
+    still, _ = await _find_lack(other, request, gateway, turn)
     gateway.on_escalation(lack, "equal" if still else "gained")
     gateway.teacher.verdict(turn.tenant, turn.request_id, good=bool(still))
     return other
 
 
-async def _lack(
+async def _find_lack(
     events: Sequence[Event], request: ChatRequest, gateway: Gateway, turn: Turn
 ) -> tuple[str, str]:
-    """What an answer lacks, and what is to be mended about it ("": it cannot be by being told)."""
+    """What an answer lacks, and the fault to give the fast model ("": a retry would not help)."""
     wanted = gateway.escalation
     if turn.finish in REFUSED_FINISHES and "refused" in wanted.lacks:
         return "refused", ""
     answer = answer_from_events(events, gateway.codecs[request.dialect])
     if answer is None:
-        return "", ""  # what cannot be read is passed on as it is
+        return "", ""  # an unreadable answer passes unchanged
     view = gateway.codecs[request.dialect].view(request.body)
-    lack = _shown(answer, view.text, turn, limited=view.max_tokens is not None)
+    lack = _visible_lack(answer, view.text, turn, limited=view.max_tokens is not None)
     if not lack and wanted.min_mean_logprob is not None:
         mean = _mean_logprob(events)
         lack = "unsure" if mean is not None and mean < wanted.min_mean_logprob else ""
@@ -198,11 +207,11 @@ async def _lack(
         return lack, ""
     if "invalid" in wanted.lacks and (fault := schema_fault(request, answer, gateway)):
         return "invalid", fault
-    return await own_fault(wanted.own, view.text, answer.text)
+    return await operator_check_fault(wanted.operator_checks, view.text, answer.text)
 
 
-def _shown(answer: Answer, question: str, turn: Turn, *, limited: bool) -> str:
-    """What the answer's text and ending show that it lacks."""
+def _visible_lack(answer: Answer, question: str, turn: Turn, *, limited: bool) -> str:
+    """The lack that the answer's text and finish reason show."""
     text = answer.text
     if not text.strip() and not answer.tool_calls:
         return "empty"
@@ -233,15 +242,15 @@ def _mean_logprob(events: Sequence[Event]) -> float | None:
     return None
 
 
-def _words(lack: str) -> str:
+def _describe(lack: str) -> str:
     return {
         "cut_off": "cut off", "language": "in another language", "repetition": "going in circles",
         "no_tool_call": "without the tool call that was due",
     }.get(lack, lack)  # fmt: skip
 
 
-def _into(events: list[Event]) -> Emit:
-    async def take(event: Event) -> None:
+def _collect_into(events: list[Event]) -> Emit:
+    async def collect(event: Event) -> None:
         events.append(event)
 
-    return take
+    return collect

@@ -1,4 +1,4 @@
-"""What is looked for in fast answers before they stand; made of the settings, read by routed turns."""
+"""What makes a fast answer inadequate, and how it is checked; made from the settings."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import get_args
 from app.domain.decisions import Lack
 
 Check = Callable[[str, str], Awaitable[str]]
-"""Question and answer to what is wrong ("" = nothing)."""
+"""Question and answer to the fault found ("" = none)."""
 
 
 @dataclass(frozen=True, slots=True)
-class OwnCheck:
-    """One of the operator's; counted under ``name``."""
+class OperatorCheck:
+    """A check of the operator's, counted under ``name``."""
 
     name: str
     check: Check
@@ -22,13 +22,13 @@ class OwnCheck:
 
 
 @dataclass(frozen=True, slots=True)
-class Escalation:
-    """What is looked for in fast answers, and how."""
+class EscalationPolicy:
+    """What to look for in fast answers, and how."""
 
     lacks: frozenset[str] = frozenset(get_args(Lack))
     hold_s: float = 0.15
-    """How long a stream's first tokens may be held back; 0 = streams are not looked at."""
+    """The longest that a stream's first tokens are held; 0 = streams are not inspected."""
     grey_hedge: bool = False
     """Whether both tiers are asked at once where the score is near the threshold."""
     min_mean_logprob: float | None = None
-    own: tuple[OwnCheck, ...] = ()
+    operator_checks: tuple[OperatorCheck, ...] = ()

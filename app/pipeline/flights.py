@@ -35,7 +35,7 @@ async def join_flight(
         with turn.timeline.stage("upstream", "joined"):
             await flight.follow(forward)
     except UpstreamError as error:
-        if error.said and not is_same_form:  # its error frame was in another form
+        if error.already_reported and not is_same_form:  # its error frame was in another form
             raise UpstreamClosed(error.message, code=error.code) from error
         raise
     _copy_leader_details(flight, turn)

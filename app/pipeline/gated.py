@@ -1,4 +1,4 @@
-"""A provider behind its gate: each call takes a place first, and tells the gate how it went."""
+"""A provider behind its concurrency gate: each call takes a slot first and reports its outcome."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ _TOO_MUCH = frozenset({429, 503, 529})
 _WAITED_FOR = frozenset({"connect", "first_byte"})
 
 
-class Gated:
-    """A ``Provider``; see there for its promises. Raises ``Overloaded`` where no place will be free."""
+class GatedProvider:
+    """A ``Provider`` that waits for a slot; raises ``Overloaded`` where none will be free in time."""
 
     def __init__(self, provider: Provider, gate: Gate) -> None:
-        """Put ``gate`` before ``provider``."""
+        """Limit ``provider`` by ``gate``."""
         self.name = provider.name
         self.gate = gate
-        self.behind = provider
+        self.inner = provider
         self.dialects = provider.dialects
         self.count_tokens = provider.count_tokens
         self.start = provider.start
         self.aclose = provider.aclose
 
     async def stream(self, call: ModelCall, emit: Emit) -> None:
-        """Run ``call`` when its turn has come."""
+        """Run ``call`` once it has a slot."""
         gate = self.gate
         if not gate.try_enter():
             await gate.enter(call.tenant, call.deadline)
@@ -36,16 +36,16 @@ class Gated:
         failure: UpstreamError | None = None
         ok = False
         try:
-            await self.behind.stream(call, emit)
+            await self.inner.stream(call, emit)
             ok = True
         except UpstreamError as error:
             failure = error
             raise
         finally:
-            leave(gate, call, entered_ns, monotonic_ns(), ok=ok, failure=failure)
+            release_slot(gate, call, entered_ns, monotonic_ns(), ok=ok, failure=failure)
 
 
-def leave(
+def release_slot(
     gate: Gate,
     call: ModelCall,
     entered_ns: int,
@@ -54,17 +54,17 @@ def leave(
     ok: bool,
     failure: GatewayError | None,
 ) -> None:
-    """Give the place of ``call`` back, and tell the gate how it went."""
+    """Release the slot of ``call``, and report its outcome to the gate."""
     first_ns = call.first_event_ns
     gate.leave(
         first_s=(first_ns - entered_ns) / 1e9 if first_ns and call.stream else None,
         took_s=(ended_ns - entered_ns) / 1e9,
-        overloaded=failure is not None and _too_much(failure),
+        overloaded=failure is not None and _signals_overload(failure),
         ok=ok,
     )
 
 
-def _too_much(failure: GatewayError) -> bool:
+def _signals_overload(failure: GatewayError) -> bool:
     if isinstance(failure, UpstreamStatus):
         return failure.status in _TOO_MUCH
     return isinstance(failure, UpstreamTimeout) and failure.phase in _WAITED_FOR

@@ -25,7 +25,7 @@ from app.domain.models import Model
 from app.domain.turn_record import ToolUse
 from app.domain.usage import Usage
 from app.lanes.rules import Lanes
-from app.pipeline.escalation_policy import Escalation
+from app.pipeline.escalation_policy import EscalationPolicy
 from app.pipeline.speculation import Speculation
 from app.pipeline.teaching import RouteTeacher
 from app.ports import Codec, Provider
@@ -195,7 +195,7 @@ class Gateway:
     """By provider: the number of retries before the failure goes to the client."""
     escalate: bool = True
     """Whether an inadequate fast answer of a routed request is asked again of the powerful tier."""
-    escalation: Escalation = field(default_factory=Escalation)
+    escalation: EscalationPolicy = field(default_factory=EscalationPolicy)
     """What makes a fast answer inadequate, and how it is checked."""
     on_escalation: Callable[[str, str], None] = _uncounted
     """Called for each escalation: what the fast answer lacked, the outcome."""

@@ -17,7 +17,8 @@ from app.domain.chat import ChatRequest
 from app.domain.events import Emit
 from app.pipeline.flights import LeadingFlight
 from app.pipeline.gateway import Ask, Gateway, Turn
-from app.pipeline.hedged import Race, prompt_usd, until_decided
+from app.pipeline.hedged import estimated_prompt_usd
+from app.pipeline.race import Race, until_decided
 
 if TYPE_CHECKING:
     from app.pipeline.meaning import Looked, Meaning
@@ -56,12 +57,12 @@ async def race_lookup_with_model(
 
     race = Race(emit, on_win)
 
-    async def look(lane: Emit) -> None:
+    async def look(to: Emit) -> None:
         nonlocal lookup
-        lookup = await _serve_from_lookup(meaning, key, request, gateway, sides[_LOOK], lane)
+        lookup = await _serve_from_lookup(meaning, key, request, gateway, sides[_LOOK], to)
 
     # The model first: its request is sent before the question is classified, which takes half a millisecond.
-    second = race.enter(_MODEL, lambda lane: ask(request, gateway, sides[_MODEL], lane))
+    second = race.enter(_MODEL, lambda to: ask(request, gateway, sides[_MODEL], to))
     first = race.enter(_LOOK, look)
     try:
         await until_decided(race, first, second)
@@ -74,16 +75,16 @@ async def race_lookup_with_model(
     if winner == _LOOK:
         turn.attempts = sides[_MODEL].attempts
         call = sides[_MODEL].call
-        turn.cost_usd += sides[_MODEL].cost_usd or (prompt_usd(call) if call else 0.0)
+        turn.cost_usd += sides[_MODEL].cost_usd or (estimated_prompt_usd(call) if call else 0.0)
     meaning.on_race(winner)
     return lookup
 
 
 async def _serve_from_lookup(  # noqa: PLR0917 - see above
-    meaning: Meaning, key: bytes, request: ChatRequest, gateway: Gateway, turn: Turn, lane: Emit
+    meaning: Meaning, key: bytes, request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit
 ) -> Looked | None:
     """Look up, and emit the hit if there is one."""
     lookup = await meaning.look(key, request, turn)
     if lookup is not None and lookup[1].hit is not None:
-        await meaning.tell(lookup[1], request, gateway, turn, lane)
+        await meaning.tell(lookup[1], request, gateway, turn, emit)
     return lookup

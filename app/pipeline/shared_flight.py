@@ -146,7 +146,7 @@ async def _follow_remote_call(
     except LeaderLost:
         return None
     except UpstreamError as error:
-        if error.said and not as_it_is:
+        if error.already_reported and not as_it_is:
             raise UpstreamClosed(error.message, code=error.code) from error
         raise
     _copy_progress(said, gateway, turn)

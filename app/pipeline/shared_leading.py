@@ -171,6 +171,6 @@ def record_of(flight: Flight, start: int, events: list[Event], *, done: bool) ->
             error.code,
             error.message,
             error.retry_after_s,
-            isinstance(error, UpstreamError) and error.said,
+            isinstance(error, UpstreamError) and error.already_reported,
         )
     return msgspec.msgpack.encode(record)

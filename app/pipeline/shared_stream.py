@@ -119,6 +119,6 @@ class FollowedElsewhere:
             if record.failure is not None:
                 status, code, message, retry_after_s, told = record.failure
                 failure = UpstreamError(message, code=code, retry_after_s=retry_after_s)
-                failure.status, failure.said = status, told
+                failure.status, failure.already_reported = status, told
                 said.failure = failure
         return fresh

@@ -1,10 +1,9 @@
-"""Answers of which nearly all stands ready: one short call of the fast model fills what is open.
+"""Answer from a prepared skeleton: one short call of the fast tier fills its open slots.
 
-A skeleton (``app.lanes.templates``) is matched whole, as a lane is. What its pattern's groups fill is an
-answer at once. For the rest the fast tier is asked once, for all open slots together, as one JSON object and
-in no more tokens than the slots may take: some dozens in place of a whole answer. What it says is shown only
-when every slot came as it was asked for. Where it did not, or the call failed, nothing has been shown, and
-the request is answered as any other.
+A skeleton (``app.lanes.templates``) is matched against the whole question, as a lane is. Where its pattern's
+groups fill every slot it is an answer at once. Otherwise the fast tier is asked once for all open slots, as
+one JSON object, in some dozens of tokens instead of a whole answer. Nothing is shown before every slot is
+valid; where one is not, or the call fails, the request is routed as any other.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _TOKENS_BESIDE = 24
 
 
 def draft_for(question: str, gateway: Gateway, *, open_slots: bool) -> Draft | None:
-    """The skeleton for a plain question: one with slots for the model to fill, or one without."""
+    """The skeleton that matches a plain question, with open slots or (``open_slots`` False) without."""
     draft = None if gateway.skeletons is None else gateway.skeletons.match(question)
     return None if draft is None or bool(draft.open_slots) is not open_slots else draft
 
@@ -44,18 +43,18 @@ async def fill_or_ask(  # noqa: PLR0917 - a draft, its question, and what every 
     emit: Emit,
     otherwise: Callable[[], Awaitable[None]],
 ) -> None:
-    """Answer by ``draft``, or by ``otherwise``, which routes at once, where its slots could not be filled."""
+    """Answer by ``draft``; where its slots cannot be filled, by ``otherwise``, which routes when called."""
     try:
         with turn.timeline.stage("lanes"):
-            said = await _slots(draft, question, gateway, turn)
+            filled = await _ask_for_slots(draft, question, gateway, turn)
     except (Unsupported, Overloaded, UpstreamError):  # counted where it failed
-        said = None
-    text = None if said is None else draft.fill(said.text)
-    if said is None or text is None:
-        turn.upstream = None  # nothing of that call was shown: another one may be tried in full
-        going = otherwise()
+        filled = None
+    text = None if filled is None else draft.fill(filled.text)
+    if filled is None or text is None:
+        turn.upstream = None  # nothing of that call was shown: another may be made
+        routed = otherwise()
         turn.reason += f"; skeleton {draft.skeleton}: its slots could not be filled"
-        await going
+        await routed
         return
     names = ", ".join(slot.name for slot in draft.open_slots)
     turn.answered_tier = _FAST
@@ -66,13 +65,15 @@ async def fill_or_ask(  # noqa: PLR0917 - a draft, its question, and what every 
         model=f"lane/{draft.skeleton}",
         created_s=int(turn.started_unix_s),
     )
-    for event in replay(replace(whole, usage=said.usage or whole.usage)):
+    for event in replay(replace(whole, usage=filled.usage or whole.usage)):
         await emit(event)
 
 
-async def _slots(draft: Draft, question: str, gateway: Gateway, turn: Turn) -> Answer | None:
-    """What the fast tier says for the open slots; None where it has no deployment or was cut short."""
-    # A character of any script is at most two tokens or so; most are a quarter of one.
+async def _ask_for_slots(
+    draft: Draft, question: str, gateway: Gateway, turn: Turn
+) -> Answer | None:
+    """The fast tier's answer for the open slots; None where it has no deployment or was cut off."""
+    # One token a character: most take a quarter of one, some scripts up to two.
     most = _TOKENS_BESIDE + sum(len(slot.name) + slot.max_chars for slot in draft.open_slots)
     conversation = Conversation(
         (

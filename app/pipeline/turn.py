@@ -189,7 +189,7 @@ def _ask_model(
         return _ask_routed(view, request, gateway, turn, emit)
     turn.answered_tier, turn.reason = _TIER_NAMES[named.tier], "model named by the caller"
     if gateway.batching is not None:
-        batch = gateway.batching.of(named, request, turn)
+        batch = gateway.batching.rule_for(named, request, turn)
         if batch is not None:
             return gateway.batching.answer((batch, named), request, gateway, turn, emit)
     return converse(request, gateway, turn, (named,), emit)

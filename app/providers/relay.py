@@ -84,7 +84,7 @@ def judge(reader: StreamReader, call: ModelCall, request: Outgoing, name: str) -
     """Raise what the upstream said went wrong, or ``UpstreamClosed`` for a stream that was cut."""
     if reader.failure is not None:
         if request.passthrough and call.first_event_ns:
-            reader.failure.said = True  # its own frame went through to the client
+            reader.failure.already_reported = True  # its own frame went through to the client
         raise reader.failure
     if not reader.complete:
         message = f"{name} ended the stream before the answer was whole"

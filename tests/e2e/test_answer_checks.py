@@ -26,7 +26,7 @@ async def with_check(check: dict[str, object], answer: str) -> str:
     """What the check says of ``answer``."""
     settings = TriggerSettings.model_validate({"checks": [{"name": "own", **check}]})
     async with AsyncExitStack() as stack:
-        [own] = escalation_of(settings, stack).own
+        [own] = escalation_of(settings, stack).operator_checks
         return await own.check("Who?", answer)
 
 

@@ -193,7 +193,7 @@ async def test_each_of_a_crowd_hears_its_own_answers(counted: Counted) -> None:
             assert await said_by(last.reader) == "and the last"
         last.writer.transport.abort()
         await nothing_left(gateway, tasks)
-        open_ = gateway.context.edge.gateway.providers["local"].behind.pool.stats  # type: ignore[attr-defined]
+        open_ = gateway.context.edge.gateway.providers["local"].inner.pool.stats  # type: ignore[attr-defined]
         assert open_.open == open_.idle
     assert min(did.values()) > CONNECTIONS // 10
     assert counted.whole

@@ -23,7 +23,7 @@ from app.domain.events import (
     ToolCallStarted,
 )
 from app.errors import UpstreamStatus
-from app.pipeline.escalation_policy import Escalation, OwnCheck
+from app.pipeline.escalation_policy import EscalationPolicy, OperatorCheck
 from app.pipeline.gateway import Turn
 from app.pipeline.turn import answer
 from app.telemetry.timeline import Timeline
@@ -71,7 +71,7 @@ def spoken(*pieces: str | float, reason: FinishReason = FinishReason.STOP) -> li
 
 
 class House:
-    def __init__(self, policy: Escalation | None = None) -> None:
+    def __init__(self, policy: EscalationPolicy | None = None) -> None:
         values = configuration("http://127.0.0.1:1")
         values["models"] = [m for m in values["models"] if m["name"] in {"small", "large2"}]
         settings = settings_of(values)
@@ -79,7 +79,7 @@ class House:
         self.fast, self.strong = PacedProvider("local"), PacedProvider("claude")
         self.gateway = _gateway(settings, models, {"local": self.fast, "claude": self.strong})
         self.gateway.retries = {"local": 0, "claude": 0}
-        self.gateway.escalation = policy or Escalation()
+        self.gateway.escalation = policy or EscalationPolicy()
         self.counted: list[tuple[str, str]] = []
         self.gateway.on_escalation = lambda lack, outcome: self.counted.append((lack, outcome))
         self.strong.say(*answer_events(GOOD))
@@ -165,7 +165,7 @@ class TestStreams:
 
     def test_with_no_hold_streams_are_not_looked_at(self):
         async def go() -> None:
-            house = House(Escalation(hold_s=0))
+            house = House(EscalationPolicy(hold_s=0))
             house.fast.paced = [spoken("I'm sorry, but I can't help with that.")]
             _, said = await house.ask()
             assert said.startswith("I'm sorry")
@@ -200,7 +200,7 @@ class TestStreams:
 
 class TestGreyBand:
     def grey(self) -> House:
-        return House(Escalation(grey_hedge=True))
+        return House(EscalationPolicy(grey_hedge=True))
 
     def test_the_powerful_one_answers_if_it_speaks_while_the_fast_one_is_held(self):
         async def go() -> None:
@@ -336,7 +336,7 @@ class TestWholeAnswers:
 
     def test_a_lack_that_is_not_looked_for_is_none(self):
         async def go() -> None:
-            house = House(Escalation(lacks=frozenset()))
+            house = House(EscalationPolicy(lacks=frozenset()))
             house.fast.say(*answer_events("I cannot help with that."))
             _, said = await house.ask(stream=False)
             assert said == "I cannot help with that."
@@ -352,8 +352,8 @@ class TestWholeAnswers:
             return "never"
 
         async def go() -> None:
-            own = (OwnCheck("hang", hang, 1.0), OwnCheck("names", no_name, 1.0))
-            house = House(Escalation(own=own))
+            own = (OperatorCheck("hang", hang, 1.0), OperatorCheck("names", no_name, 1.0))
+            house = House(EscalationPolicy(operator_checks=own))
             house.fast.say(*answer_events("Somebody did."))
             house.fast.say(*answer_events("Ada did."))
             _, said = await house.ask(stream=False)

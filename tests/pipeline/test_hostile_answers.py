@@ -8,8 +8,8 @@ from app.domain.chat import ChatRequest, Dialect
 from app.domain.events import Answer, FinishReason, TextBlock, ToolCallBlock
 from app.domain.usage import Usage
 from app.operator_checks import check_of
-from app.pipeline.answer_checks import own_fault, schema_fault
-from app.pipeline.escalation_policy import OwnCheck
+from app.pipeline.answer_checks import operator_check_fault, schema_fault
+from app.pipeline.escalation_policy import OperatorCheck
 from app.settings import AnswerCheckSettings
 from app.wire.codecs import CODECS
 
@@ -36,7 +36,9 @@ def asked(**more: object) -> ChatRequest:
 )
 async def test_an_operators_check_finds_fault_with_any_text_and_never_fails(rule, answer):
     check = check_of(AnswerCheckSettings(name="mine", **rule), None)
-    name, fault = await own_fault((OwnCheck("mine", check, 1.0),), "question", answer)
+    name, fault = await operator_check_fault(
+        (OperatorCheck("mine", check, 1.0),), "question", answer
+    )
     assert name == "mine"
     assert fault
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from app.classify.features import extract
 from app.domain.decisions import PromptView
 from app.domain.language import language
-from app.pipeline.answer_checks import fault_of
+from app.pipeline.answer_checks import schema_violation
 from app.routing.lacks import may_refuse, other_language, refuses, repeats
 
 REFUSALS = [
@@ -120,4 +120,4 @@ def test_any_text_can_be_looked_at(text):
     ],
 )
 def test_a_clients_schema_is_checked_in_bounded_time_and_fetches_nothing(value, schema, fits):
-    assert (fault_of(value, schema) == "") is fits
+    assert (schema_violation(value, schema) == "") is fits

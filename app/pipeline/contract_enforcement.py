@@ -1,8 +1,7 @@
-"""What an output contract asks of a call and of its answer, once the models to ask are known.
+"""Apply an output contract to the upstream calls, and to the answer that comes back.
 
-Each call, a fallback's too, is written for its own model. The answer is changed where the client would else
-see what it must not (the model's reasoning), or lack what the gateway wrote (its beginning), whichever of the
-calls gives it. Without a contract nothing here is reached.
+Each call, a fallback's too, is written for its own model. The answer is edited where it must not show the
+model's reasoning, or lacks the beginning that the gateway prefilled. Not reached without a contract.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ from app.domain.model_call import ModelCall
 from app.pipeline.gateway import Gateway, Turn
 
 
-def under_terms(
+def apply_contract(
     calls: Sequence[ModelCall], request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit
 ) -> Emit:
-    """Bring ``calls`` under the terms of ``request``; gives the ``emit`` that keeps them in the answer."""
+    """Rewrite ``calls`` by the terms of ``request``; returns the ``Emit`` that edits the answer by them."""
     terms = request.terms
     if terms is None:
         return emit
@@ -42,11 +41,11 @@ def under_terms(
             call.conversation, call.begins_with = terms.neutral(call.conversation, call.model)
     if not terms.hides_reasoning and not any(call.begins_with for call in calls):
         return emit
-    return _Edited(terms, request, gateway, turn, emit)
+    return _ContractEmit(terms, request, gateway, turn, emit)
 
 
-class _Edited:
-    """An ``Emit`` that changes the answer of whichever call gives it."""
+class _ContractEmit:
+    """An ``Emit`` that edits the answer, whichever call gives it."""
 
     def __init__(
         self, terms: AnswerTerms, request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit
@@ -58,7 +57,7 @@ class _Edited:
         self._text = InlineReasoning()
 
     async def __call__(self, event: Event) -> None:
-        """Hand on what is left of ``event``."""
+        """Forward ``event`` as edited."""
         edit = self._edit or self._begin()
         if isinstance(event, Frames):
             self._editor = self._editor or self._codec.editor(edit)
@@ -72,7 +71,7 @@ class _Edited:
                 await self._emit(each)
 
     def _begin(self) -> AnswerEdit:
-        """The call that answers says its first word."""
+        """The edit for the call that answers, made at its first event."""
         call, body = self._turn.call, self._request.body
         edit = self._edit = AnswerEdit(
             self._terms.hides_reasoning,
@@ -83,16 +82,16 @@ class _Edited:
         return edit
 
     def _neutral(self, event: Event, edit: AnswerEdit) -> Sequence[Event]:
-        """What becomes of an event that no dialect has written yet."""
+        """The edited form of a neutral event."""
         match event:
             case AnswerStarted() if edit.begins_with:
                 return (event, TextDelta(edit.begins_with))
             case TextDelta(text):
-                said = self._text.feed(text)
-                return (TextDelta(said),) if said else ()
+                shown = self._text.feed(text)
+                return (TextDelta(shown),) if shown else ()
             case Finished():
-                said = self._text.rest()
-                return (TextDelta(said), event) if said else (event,)
+                shown = self._text.rest()
+                return (TextDelta(shown), event) if shown else (event,)
             case ThinkingDelta() if edit.hides_reasoning:
                 return ()
             case ThinkingSealed() | RedactedThinking() if edit.hides_reasoning:

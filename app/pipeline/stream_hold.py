@@ -1,12 +1,11 @@
-"""The first tokens of a streamed fast answer, looked at before they are shown; and the grey band's race.
+"""Hold back and inspect the first tokens of a streamed fast answer; race both tiers in the grey band.
 
-Nothing that was shown is taken back, so a stream can be exchanged for the powerful model's only while its
-first tokens are held back. To hold every stream would cost what streaming is for. So one is held only
-while what has come may yet turn out to be a refusal, or an answer in another language: most are let go with
-their first token, and none is held for longer than ``hold_s`` after it.
+Nothing shown is taken back, so a stream can be replaced by the powerful model's only while its first tokens
+are held. A stream is held only while its text may still turn out to be a refusal, or in another language:
+most are released with their first token, and none is held longer than ``hold_s`` after it.
 
-In the grey band, where the operator wants it, the powerful model starts beside the fast one: it answers if it
-speaks before the fast one's first tokens are let go, or where those betray a refusal.
+In the grey band, where the operator enables it, the powerful model starts beside the fast one: it answers if
+its first event comes before the fast one's first tokens are released, or where those are a refusal.
 """
 
 from __future__ import annotations
@@ -31,54 +30,54 @@ from app.domain.events import (
 from app.domain.language import language
 from app.errors import UpstreamError
 from app.pipeline.gateway import Gateway, Turn
-from app.pipeline.hedged import Race, until_decided
+from app.pipeline.race import Race, until_decided
 from app.ports import StreamReader
 from app.routing.lacks import may_refuse, other_language, refuses
 
 _LANGUAGE_CHARS = 160
 
 
-class Lacking(Exception):
-    """The fast answer, held back so far, is none; ``lack`` says why."""
+class InadequateAnswer(Exception):
+    """The fast answer, of which nothing was shown yet, is inadequate; ``lack`` says why."""
 
     def __init__(self, lack: str) -> None:
-        """Give the call up for ``lack``."""
+        """``lack``: a ``Lack``, or the name of an operator's check."""
         super().__init__(lack)
         self.lack = lack
 
 
-class Beginning:
-    """What an answer's first tokens say of it."""
+class AnswerOpening:
+    """Inspects an answer's first tokens for a lack."""
 
     def __init__(self, reader: StreamReader, question: str, wanted: frozenset[str]) -> None:
-        """Read frames with ``reader``; look for the lacks ``wanted``."""
+        """``reader`` parses frames; ``wanted`` are the lacks to look for."""
         self._reader, self._question, self._wanted = reader, question, wanted
-        # Only a question in another script than Latin is worth waiting for the language of its answer.
+        # Only for a question in a non-Latin script is it worth waiting for the language of its answer.
         asked = language(question) if "language" in wanted else None
         self._script_asked = asked is not None and len(asked) > 2  # noqa: PLR2004 - de, fr: two letters
         self.text = ""
-        self.spoke = False
+        self.has_text = False
 
-    def take(self, event: Event) -> str | None:
-        """The lack that shows, "" when nothing speaks against the answer, None while one cannot tell."""
+    def inspect(self, event: Event) -> str | None:
+        """The lack found, "" where the answer is fine, None while it is undecided."""
         events: Sequence[Event] = (event,)
         if isinstance(event, Frames):
             try:
                 events = self._reader.feed(event.data)
             except UpstreamError:
-                return ""  # what cannot be read is passed on as it is
+                return ""  # unreadable frames pass unchanged
         for each in events:
-            verdict = self._one(each)
+            verdict = self._inspect_one(each)
             if verdict is not None:
                 return verdict
         return None
 
-    def _one(self, event: Event) -> str | None:
+    def _inspect_one(self, event: Event) -> str | None:
         match event:
             case TextDelta(text):
                 self.text += text
-                self.spoke = self.spoke or bool(text)
-                return self._of_text() if self.spoke else None
+                self.has_text = self.has_text or bool(text)
+                return self._inspect_text() if self.has_text else None
             case RefusalDelta():
                 return "refused" if "refused" in self._wanted else ""
             case ToolCallStarted():
@@ -90,7 +89,7 @@ class Beginning:
             case _:
                 return None
 
-    def _of_text(self) -> str | None:
+    def _inspect_text(self) -> str | None:
         text = self.text
         if not text.strip():
             return None
@@ -107,59 +106,61 @@ class Beginning:
         return ""
 
 
-class HeldBack:
-    """An ``Emit`` that keeps events back until ``beginning`` lets them go, or their time is over."""
+class HoldingEmit:
+    """An ``Emit`` that holds events until ``opening`` releases them or ``hold_s`` has passed."""
 
-    def __init__(self, emit: Emit, beginning: Beginning, hold_s: float, *, always: bool) -> None:
-        """``always``: hold for the whole of ``hold_s`` even where nothing speaks against the answer."""
-        self._emit, self._beginning, self._hold_s, self._always = emit, beginning, hold_s, always
+    def __init__(self, emit: Emit, opening: AnswerOpening, hold_s: float, *, always: bool) -> None:
+        """``always``: hold for all of ``hold_s``, even where the answer is fine."""
+        self._emit, self._opening, self._hold_s, self._always = emit, opening, hold_s, always
         self._held: list[Event] = []
         self._lock = asyncio.Lock()
         self._timer: asyncio.Task[None] | None = None
         self._open = False
 
     async def __call__(self, event: Event) -> None:
-        """Hold ``event`` back or hand it on. Raises ``Lacking`` for an answer that is none."""
+        """Hold or forward ``event``; raises ``InadequateAnswer`` where a lack is found."""
         if self.is_open():
             await self._emit(event)
             return
         async with self._lock:
-            if not self.is_open():  # it may have been while this one waited for its turn
+            if not self.is_open():  # it may have opened while this waited for the lock
                 self._held.append(event)
-                verdict = self._beginning.take(event)
+                verdict = self._opening.inspect(event)
                 if verdict:
-                    raise Lacking(verdict)
+                    raise InadequateAnswer(verdict)
                 done = isinstance(event, Finished)
                 if verdict is not None and (done or not self._always):
                     await self._release()
-                elif self._timer is None and (self._beginning.spoke or verdict is not None):
-                    self._timer = asyncio.get_running_loop().create_task(self._later(), name="hold")
+                elif self._timer is None and (self._opening.has_text or verdict is not None):
+                    self._timer = asyncio.get_running_loop().create_task(
+                        self._release_later(), name="hold"
+                    )
                 return
         await self._emit(event)
 
     def is_open(self) -> bool:
-        """Whether nothing is held any more."""
+        """Whether events are forwarded directly."""
         return self._open
 
     @property
     def offer(self) -> Offer | None:
-        """The way past the queue, once nothing is held."""
+        """The inner ``offer``, once open."""
         return offer_of(self._emit) if self.is_open() else None
 
     async def flush(self) -> None:
-        """The answer is whole: hand on what is still held."""
+        """Forward what is still held: the answer is complete."""
         async with self._lock:
             await self._release()
 
     async def aclose(self) -> None:
-        """End the timer; wait for what it was doing."""
+        """Cancel the timer and wait for its end."""
         if self._timer is not None:
             self._timer.cancel()
             await asyncio.wait({self._timer})
             if not self._timer.cancelled():
                 self._timer.exception()
 
-    async def _later(self) -> None:
+    async def _release_later(self) -> None:
         await asyncio.sleep(self._hold_s)
         async with self._lock:
             await self._release()
@@ -175,8 +176,8 @@ class HeldBack:
 Ask = Callable[[Turn, Emit], Awaitable[None]]
 
 
-async def held_back(ask: Ask, turn: Turn, held: HeldBack) -> None:
-    """Run ``ask`` with its first tokens held back; raises ``Lacking`` where they are no answer."""
+async def run_held(ask: Ask, turn: Turn, held: HoldingEmit) -> None:
+    """Run ``ask`` with its first tokens held; raises ``InadequateAnswer`` where they show a lack."""
     try:
         await ask(turn, held)
         await held.flush()
@@ -184,34 +185,34 @@ async def held_back(ask: Ask, turn: Turn, held: HeldBack) -> None:
         await held.aclose()
 
 
-async def grey_race(
-    fast: Ask, powerful: Ask, turn: Turn, emit: Emit, make: Callable[[Emit], HeldBack]
+async def race_grey_band(
+    fast: Ask, powerful: Ask, turn: Turn, emit: Emit, make: Callable[[Emit], HoldingEmit]
 ) -> str:
-    """Ask both; the powerful one answers if it speaks before the fast one's first tokens are let go.
+    """Ask both tiers; the powerful one answers if its first event precedes the fast one's release.
 
-    Says who answered, ``fast`` or ``powerful``, and tells ``turn`` so before the first event. Raises what
-    the fast one raised where neither answers.
+    Returns who answered, ``fast`` or ``powerful``; ``turn`` is updated before the first event. Raises the
+    fast one's failure where neither answers.
     """
     turns = {name: copy.copy(turn) for name in ("fast", "powerful")}
     turns["powerful"].answered_tier = "powerful"
 
-    def answers(winner: object) -> None:
-        _adopt(turn, turns[str(winner)])
+    def on_win(winner: object) -> None:
+        _copy_answer_fields(turn, turns[str(winner)])
         turn.reason += f"; grey: {winner} spoke first"
 
-    race = Race(emit, answers)
+    race = Race(emit, on_win)
 
-    async def hold(lane: Emit) -> None:
-        await held_back(fast, turns["fast"], make(lane))
+    async def hold(to: Emit) -> None:
+        await run_held(fast, turns["fast"], make(to))
 
     first = race.enter("fast", hold)
-    second = race.enter("powerful", lambda lane: powerful(turns["powerful"], lane))
+    second = race.enter("powerful", lambda to: powerful(turns["powerful"], to))
     try:
         await until_decided(race, first, second)
         winner = "powerful" if race.winner == "powerful" else "fast"
         await (second if winner == "powerful" else first)
         reason = turn.reason
-        _adopt(turn, turns[winner])
+        _copy_answer_fields(turn, turns[winner])
         turn.reason = reason
         return winner
     finally:
@@ -220,18 +221,18 @@ async def grey_race(
         turn.attempts += loser.attempts
 
 
-_OF_THE_ANSWER = (
+_ANSWER_FIELDS = (
     "model", "upstream", "call", "usage", "finish", "complete", "tokens_streamed",
     "answered_tier", "reason", "upstream_ns", "attempts", "cost_usd",
 )  # fmt: skip
 
 
-def _adopt(turn: Turn, other: Turn) -> None:
-    for name in _OF_THE_ANSWER:
+def _copy_answer_fields(turn: Turn, other: Turn) -> None:
+    for name in _ANSWER_FIELDS:
         setattr(turn, name, getattr(other, name))
 
 
-def beginning_of(request: ChatRequest, gateway: Gateway, wanted: frozenset[str]) -> Beginning:
-    """The reading of the first tokens that answer ``request``."""
+def opening_of(request: ChatRequest, gateway: Gateway, wanted: frozenset[str]) -> AnswerOpening:
+    """The inspector of an answer to ``request``."""
     codec = gateway.codecs[request.dialect]
-    return Beginning(codec.reader(), codec.view(request.body).text, wanted)
+    return AnswerOpening(codec.reader(), codec.view(request.body).text, wanted)
