@@ -18,7 +18,7 @@ from app.settings import Settings
 from app.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
-    from app.cache.semantic import Memory
+    from app.cache.semantic import QuestionStore
     from app.stores.bringing import Bringing, Left
     from app.stores.qdrant import QdrantStore
     from app.stores.sidecar_client import VectorProcess
@@ -47,9 +47,9 @@ async def open_meaning(
         return []
     # Learners and the store's client: 0.1 s that a gateway without a semantic cache need not load.
     from app.cache.bound import Limits
-    from app.cache.owed import Owed
-    from app.cache.routes import Routes
-    from app.cache.semantic import SemanticCache, Word
+    from app.cache.pending_removals import PendingRemovals
+    from app.cache.routes import RouteStore
+    from app.cache.semantic import LookupOutcome, SemanticCache
     from app.pipeline.meaning import Meaning
     from app.stores.sidecar_client import VectorProcess
 
@@ -64,7 +64,7 @@ async def open_meaning(
     )
     remote, seal = _remote(settings, memory, stack), seal_of(settings)
     beside: list[Work] = []
-    store: Memory = memory
+    store: QuestionStore = memory
     if remote is not None:
         from app.stores.qdrant import RemoteVectors, sweeping
 
@@ -75,7 +75,7 @@ async def open_meaning(
 
         store = SealedVectors(store, seal)
     beside.append((_bringing(memory, remote, store, metrics, faults).run(), "bringing"))
-    routes = Routes(
+    routes = RouteStore(
         folder / "routes",
         limits=Limits.of(wanted.max_error_rate),
         audit_rate=wanted.audit_rate,
@@ -87,10 +87,10 @@ async def open_meaning(
         store,
         routes,
         rng=SystemRandom(),
-        on_look=lambda word: metrics.semantic_looks.child(word).inc(),
+        on_lookup=lambda word: metrics.semantic_looks.child(word).inc(),
         budget_s=wanted.budget_ms / 1000,
         sharing=gateway.sharing,
-        owed=Owed(folder / "owed", faults.store),
+        owed=PendingRemovals(folder / "owed", faults.store),
     )
     cache.on_fault = faults.store
     gateway.meaning = Meaning(
@@ -104,7 +104,7 @@ async def open_meaning(
         on_race=lambda winner: metrics.semantic_races.child(winner).inc(),
     )
     # Known from the start, so that a panel shows nought rather than nothing.
-    for word in get_args(Word):
+    for word in get_args(LookupOutcome):
         metrics.semantic_looks.child(word)
     metrics.vector_losses.child()
     metrics.semantic_moved.child()
@@ -167,7 +167,7 @@ class _Faults:
 def _bringing(
     process: VectorProcess,
     remote: QdrantStore | None,
-    store: Memory,
+    store: QuestionStore,
     metrics: Metrics,
     faults: _Faults,
 ) -> Bringing:

@@ -99,7 +99,7 @@ def _routes(gateway: Gateway, told: StateMetrics) -> None:
         return
     routes = gateway.meaning.cache.routes
     found: dict[str, list[Route]] = {name: [] for name in (*gateway.models, AUTO)}
-    for route in routes.in_memory.values():
+    for route in routes.by_name.values():
         found.get(route.name.partition("\x00")[2], found[AUTO]).append(route)
     for model, those in found.items():
         states = [route.state for route in those]

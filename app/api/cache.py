@@ -76,7 +76,7 @@ async def _semantic(meaning: Meaning, tenant: str) -> dict[str, object]:
     """The bound in force on each route, its evidence, and what audits observed."""
     cache = meaning.cache
     try:
-        entries: int | None = await cache.memory.count()
+        entries: int | None = await cache.store.count()
     except StoreError:
         entries = None
     return {"enabled": True, "entries": entries, "routes": cache.stats(tenant)}

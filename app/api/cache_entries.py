@@ -24,7 +24,7 @@ from app.pipeline.replay import read_answer
 
 if TYPE_CHECKING:  # loads learners that a gateway without a semantic cache does not need
     from app.api.auth import Caller
-    from app.cache.kept import KeptAnswer
+    from app.cache.kept_answer import KeptAnswer
     from app.domain.vectors import KeptQuestion
 
 router = APIRouter(prefix="/v1/cache", tags=["cache"])
@@ -65,14 +65,14 @@ async def entries(
         message = "hits by meaning are off: cache.semantic.enabled"
         raise NotFound(message)
     try:
-        page, following = await meaning.cache.memory.page(caller.tenant, after, limit)
+        page, following = await meaning.cache.store.page(caller.tenant, after, limit)
     except StoreError as error:
         message = f"the store of questions cannot be asked: {error.message}"
         raise Overloaded(message, code="store_away", retry_after_s=1) from error
     told = [
         described_similar(question, answer, text=text)
         for question in page
-        if (answer := meaning.cache.read(question)) is not None
+        if (answer := meaning.cache.live_answer(question)) is not None
     ]
     return {"entries": told, "next": following}
 

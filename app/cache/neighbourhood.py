@@ -1,4 +1,4 @@
-"""What the stored neighbours' answers say about each other.
+"""Features of a candidate from the other candidates' answers, for the agreement model.
 
 If the three nearest stored questions share one answer, a fourth question beside them probably has
 it too; if they disagree, small differences matter here. For each candidate the evidence of those
@@ -38,13 +38,13 @@ NEIGHBOUR_FEATURES: Final = (
     "distinct_answers",
 )
 _CLIP: Final = 1e-4
-_FIRST: Final = 5
-_TRUST: Final = 0.95  # no single neighbour is taken for certain
+_NEAREST: Final = 5
+_MAX_TRUST: Final = 0.95  # no single neighbour is taken for certain
 
 
 @dataclass(slots=True)
-class _Side:
-    """The candidates of one answer."""
+class _AnswerGroup:
+    """The candidates of one answer group, aggregated."""
 
     count: int = 0
     of_5: int = 0
@@ -64,19 +64,19 @@ def neighbour_features(
     `probabilities` float[k] are the pair model's; `answers` name groups of agreeing answers. Plain
     arithmetic: for the handful of candidates there are, a third of what arrays cost.
     """
-    sides: dict[str, _Side] = {}
+    sides: dict[str, _AnswerGroup] = {}
     each = []
     total = misses = 0.0
     for place, (chance, cosine, answer) in enumerate(
         zip(probabilities.tolist(), cosines, answers, strict=True)
     ):
         p = min(max(chance, _CLIP), 1 - _CLIP)
-        logit, miss = log(p / (1 - p)), log1p(-_TRUST * p)
+        logit, miss = log(p / (1 - p)), log1p(-_MAX_TRUST * p)
         side = sides.get(answer)
         if side is None:
-            side = sides[answer] = _Side()
+            side = sides[answer] = _AnswerGroup()
         side.count += 1
-        side.of_5 += place < _FIRST
+        side.of_5 += place < _NEAREST
         side.p_sum += p
         side.miss += miss
         side.logit += logit
@@ -85,14 +85,16 @@ def neighbour_features(
         total += p
         misses += miss
         each.append((p, logit, answer))
-    tails = {name: _tail(side, sides, total, misses, len(each)) for name, side in sides.items()}
+    tails = {
+        name: _group_features(side, sides, total, misses, len(each)) for name, side in sides.items()
+    }
     return np.array([(p, logit, *tails[answer]) for p, logit, answer in each])
 
 
-def _tail(
-    side: _Side, sides: dict[str, _Side], total: float, misses: float, count: int
+def _group_features(
+    side: _AnswerGroup, sides: dict[str, _AnswerGroup], total: float, misses: float, count: int
 ) -> tuple[float, ...]:
-    """What all candidates of one answer have in common."""
+    """The features that all candidates of one group share."""
     other = other_cosine = 0.0
     for each in sides.values():
         if each is not side:
@@ -115,18 +117,18 @@ def _tail(
     )
 
 
-def elder_answers(
+def earlier_groups(
     candidate: CandidateView | None,
     trusted: Sequence[CandidateView],
-    confirmed: Mapping[str, float],
+    confirmed_at_s: Mapping[str, float],
 ) -> tuple[str, ...]:
-    """The other answers among ``trusted`` that were kept before the candidate's was last given.
+    """Return the other groups among ``trusted`` that were stored before the candidate's was last given.
 
-    ``confirmed``: when a model last gave each answer. One that came later may be what it has become.
+    ``confirmed_at_s``: when a model last gave each group. A later one may have replaced the candidate's.
     """
     if candidate is None:
         return ()
-    own = candidate.answer
-    kept = [c.kept_s for c in (candidate, *trusted) if c.answer == own]
-    given_s = max(*kept, confirmed.get(own, candidate.kept_s))
-    return tuple(c.answer for c in trusted if c.answer != own and c.kept_s <= given_s)
+    own = candidate.answer_group
+    kept = [c.kept_s for c in (candidate, *trusted) if c.answer_group == own]
+    given_s = max(*kept, confirmed_at_s.get(own, candidate.kept_s))
+    return tuple(c.answer_group for c in trusted if c.answer_group != own and c.kept_s <= given_s)

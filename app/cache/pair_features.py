@@ -1,8 +1,8 @@
-"""Numbers that describe a pair of questions, for the verifier.
+"""The lexical features of a pair of questions, for the verifier.
 
-Cosine, overlaps, the rarity of what is unmatched, typed mismatches, order and length; what words
-are worth on a route and what the neighbours' answers say is added by the verifier. Features are
-symmetric in the two texts, but for order and spelling where words repeat, so that a pair gets one score.
+Cosine, overlaps, the IDF of what is unmatched, typed mismatches, order and length; the verifier adds
+the route's word weights and the neighbours' answers. Features are symmetric in the two texts, but for
+order and spelling where words repeat, so that a pair gets one score.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ FEATURES: Final = (
     "length_gap",
 )
 
-_MOST_SPELLINGS: Final = 9
+_MAX_SPELLINGS: Final = 9
 _TYPED: Final = FEATURES[
     FEATURES.index("number_two_sided") : FEATURES.index("question_differs") + 1
 ]
@@ -66,11 +66,11 @@ _NOTHING_SEEN: Final = (0.0,) * len(_TYPED)
 _SYMMETRIC: Final = tuple(float(name == "symmetric_order") for name in _TYPED)
 
 
-class Rarity(Protocol):
-    """How rare a stem is on this traffic, in nats; higher is rarer."""
+class IdfFunction(Protocol):
+    """Inverse document frequency of stems on a route, in nats; higher is rarer."""
 
     def __call__(self, word: str) -> float:
-        """Inverse document frequency of a stem; never negative."""
+        """The stem's; never negative."""
         ...
 
 
@@ -89,7 +89,7 @@ def _spelling(left: list[str], right: list[str]) -> float:
     """Worst best share of letter bigrams between unmatched words; finds typos and inflections."""
     if not left or not right:
         return 1.0
-    if len(left) * len(right) > _MOST_SPELLINGS:
+    if len(left) * len(right) > _MAX_SPELLINGS:
         return 0.0  # too much is unmatched for spelling to explain it
     worst = 1.0
     for x in left:
@@ -142,17 +142,17 @@ def _typed(differences: Differences) -> tuple[float, ...]:
 
 
 def pair_features(
-    a: TextView, b: TextView, cosine: float, rarity: Rarity, seen: Differences | None = None
+    a: TextView, b: TextView, cosine: float, idf: IdfFunction, seen: Differences | None = None
 ) -> list[float]:
     """Return the `FEATURES` of a pair, in order. `cosine` in [-1, 1] of the sentence vectors."""
     differences = compare(a, b) if seen is None else seen
     shared = a.content & b.content
     only_a, only_b = a.stem_set - b.stem_set - FILLERS, b.stem_set - a.stem_set - FILLERS
     content_a, content_b = [*(only_a & a.content)], [*(only_b & b.content)]
-    rare_a, rare_b = [rarity(s) for s in content_a], [rarity(s) for s in content_b]
+    rare_a, rare_b = [idf(s) for s in content_a], [idf(s) for s in content_b]
     worst_a, worst_b = max(rare_a, default=0.0), max(rare_b, default=0.0)
     lost = sum(rare_a) + sum(rare_b)
-    kept = sum(rarity(s) for s in shared)
+    kept = sum(idf(s) for s in shared)
     n_a, n_b = len(content_a), len(content_b)
     low, high = sorted((len(a.words), len(b.words)))
     return [

@@ -1,4 +1,4 @@
-"""Fits a route's verifier in a process of its own: seconds of work that no request should share.
+"""Fit a route's verifier in a process of its own: seconds of CPU that no request should share.
 
 ``python -m app.cache.refit BUILD_ID`` reads an archived state from standard input, fits it, and
 writes the archive back. It ends with its work, or when nobody reads its answer.
@@ -12,19 +12,19 @@ from app.cache.decision import RouteState
 from app.cache.route_archive import dump, load
 from app.learn.fit_process import FitProcess, answer_once
 
-_PATIENCE_S = 300.0
+_TIMEOUT_S = 300.0
 
 
-class Refitting:
-    """One fit under way; ``run`` blocks, ``stop`` may be called from anywhere."""
+class RefitProcess:
+    """One fit; ``run`` blocks, ``stop`` may be called from any thread."""
 
     def __init__(self) -> None:
-        """Nothing runs yet."""
-        self._fitting = FitProcess("app.cache.refit", _PATIENCE_S)
+        """Start nothing yet."""
+        self._fitting = FitProcess("app.cache.refit", _TIMEOUT_S)
         self.stop = self._fitting.stop
 
     def run(self, state: RouteState, build_id: str) -> RouteState:
-        """Fit a copy of ``state`` that nobody else uses; raises ``OSError`` or ``ValueError``."""
+        """Fit ``state``, which must not change meanwhile; raises ``OSError`` or ``ValueError``."""
         return load(self._fitting.ask(build_id, dump(state, build_id)), build_id)
 
 

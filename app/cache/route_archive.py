@@ -2,8 +2,8 @@
 
 A numpy archive without pickle: arrays for vectors and models, one JSON text for the rest. The
 format has a version; bytes of another version, of another encoder build or damaged ones raise
-`ArchiveError`, and the route then starts in shadow mode, as if new. It is never served from on a
-guess.
+`ArchiveError`, and the route then starts in shadow mode, as if new. Names in the archive are older
+than those in the code and stay.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from app.cache.bound import Borrowed, Drift, EntryRecord, Limits, Threshold
+from app.cache.bound import DriftDetector, EntryRecord, Limits, PseudoCounts, Threshold
 from app.cache.decision import RouteState
 from app.cache.text_view import view
 from app.cache.token_weights import TokenWeights
 from app.cache.verifier import (
     AGREEMENT_COLUMNS,
     PAIR_COLUMNS,
-    Question,
-    Rareness,
+    Idf,
+    LabelledQuestion,
     RouteVerifier,
 )
 from app.learn.archives import DAMAGED
@@ -36,19 +36,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 VERSION: Final = 1
-_COUNTERS: Final = (
-    "closed",
-    "fitted_at",
-    "labels",
-    "requests",
-    "hits",
-    "alarms",
-    "audited",
-    "audited_wrong",
-    "careful",
-    "earning",
-    "unseen",
-)
+# The state's attributes, by their names in the archive.
+_COUNTERS: Final = {
+    "closed": "closed",
+    "fitted_at": "fitted_at",
+    "labels": "labels",
+    "requests": "requests",
+    "hits": "hits",
+    "alarms": "alarms",
+    "audited": "audited",
+    "audited_wrong": "audited_wrong",
+    "careful": "on_probation",
+    "earning": "probation_left",
+    "unseen": "hits_since_informative",
+}
 _FLAGS: Final = frozenset({"closed", "careful"})
 
 
@@ -64,8 +65,8 @@ def dump(state: RouteState, build_id: str) -> bytes:
         arrays |= verifier.arrays()
     if state.curve is not None:
         arrays |= {"curve_x": state.curve.x, "curve_y": state.curve.y}
-    if state.reach is not None:
-        arrays |= {"reach_x": state.reach.x, "reach_y": state.reach.y}
+    if state.any_right_curve is not None:
+        arrays |= {"reach_x": state.any_right_curve.x, "reach_y": state.any_right_curve.y}
     for name, kept in (("unbiased", state.unbiased), ("biased", state.biased)):
         if kept:
             arrays[f"{name}_vectors"] = np.stack([q.vector for q in kept])
@@ -74,18 +75,18 @@ def dump(state: RouteState, build_id: str) -> bytes:
         "build": build_id,
         "limits": asdict(state.limits),
         "audit_rate": state.audit_rate,
-        "borrowed": asdict(state.borrowed),
-        "threshold": None if state.threshold is None else asdict(state.threshold),
+        "borrowed": asdict(state.pseudo_counts),
+        "threshold": None if state.threshold is None else _threshold_fields(state.threshold),
         "drift": asdict(state.drift),
-        "confirmed": state.confirmed,
+        "confirmed": state.confirmed_at_s,
         "trusted_from_s": state.trusted_from_s,
         "entries": {k: [r.right, r.wrong] for k, r in state.entries.items()},
-        "counters": {name: getattr(state, name) for name in _COUNTERS},
+        "counters": {name: getattr(state, of_state) for name, of_state in _COUNTERS.items()},
         "denied": list(state.denied),
-        "became": state.became,
-        "rareness": verifier.rareness.to_json(),
-        "unbiased": [[q.view.text, q.answer, q.at_s] for q in state.unbiased],
-        "biased": [[q.view.text, q.answer, q.at_s] for q in state.biased],
+        "became": state.replaced_by,
+        "rareness": verifier.idf.to_json(),
+        "unbiased": [[q.view.text, q.answer_group, q.at_s] for q in state.unbiased],
+        "biased": [[q.view.text, q.answer_group, q.at_s] for q in state.biased],
     }
     arrays["head"] = np.frombuffer(json.dumps(head).encode(), dtype=np.uint8)
     buffer = io.BytesIO()
@@ -118,24 +119,24 @@ def _restore(head: Mapping[str, object], arrays: Mapping[str, NDArray[np.generic
     state = RouteState(
         Limits(**fields["limits"]),
         audit_rate=float(fields["audit_rate"]),
-        borrowed=Borrowed(**fields["borrowed"]),
+        pseudo_counts=PseudoCounts(**fields["borrowed"]),
     )
-    state.threshold = None if fields["threshold"] is None else Threshold(**fields["threshold"])
+    state.threshold = _threshold(fields["threshold"])
     # Absent from what earlier releases wrote, as are some counters and the times of labels.
-    state.drift = Drift(**fields.get("drift", {}))
-    state.confirmed = {str(k): float(v) for k, v in fields.get("confirmed", {}).items()}
+    state.drift = DriftDetector(**fields.get("drift", {}))
+    state.confirmed_at_s = {str(k): float(v) for k, v in fields.get("confirmed", {}).items()}
     state.trusted_from_s = float(fields.get("trusted_from_s", -1.0))
     state.entries = {k: EntryRecord(float(r), float(w)) for k, (r, w) in fields["entries"].items()}
-    for name in _COUNTERS:
+    for name, of_state in _COUNTERS.items():
         value = fields["counters"].get(name, 0)
-        setattr(state, name, bool(value) if name in _FLAGS else int(value))
+        setattr(state, of_state, bool(value) if name in _FLAGS else int(value))
     state.unbiased.extend(
         _questions(fields["unbiased"], arrays.get("unbiased_vectors"), counts=True)
     )
     state.biased.extend(_questions(fields["biased"], arrays.get("biased_vectors"), counts=False))
     state.denied = {str(each): None for each in fields.get("denied", ())}
-    state.became = {str(k): str(v) for k, v in fields.get("became", {}).items()}
-    rareness = Rareness.from_json(fields["rareness"])
+    state.replaced_by = {str(k): str(v) for k, v in fields.get("became", {}).items()}
+    idf = Idf.from_json(fields["rareness"])
     if "pair" in arrays:
         pair, agreement = _trees(arrays, "pair"), _trees(arrays, "agreement")
         if (pair.columns, agreement.columns) != (PAIR_COLUMNS, AGREEMENT_COLUMNS):
@@ -145,9 +146,22 @@ def _restore(head: Mapping[str, object], arrays: Mapping[str, NDArray[np.generic
         tokens = TokenWeights(
             arrays["tokens"].astype(np.float32), float(arrays["intercept"].item())
         )
-        state.verifier = RouteVerifier(rareness, None, tokens, pair, agreement)
-    state.curve, state.reach = _curve(arrays, "curve"), _curve(arrays, "reach")
+        state.verifier = RouteVerifier(idf, tokens, pair, agreement)
+    state.curve, state.any_right_curve = _curve(arrays, "curve"), _curve(arrays, "reach")
     return state
+
+
+def _threshold_fields(threshold: Threshold) -> dict[str, object]:
+    fields = asdict(threshold)
+    fields["strangest"] = fields.pop("max_unseen_share")
+    return fields
+
+
+def _threshold(fields: dict[str, float] | None) -> Threshold | None:
+    if fields is None:
+        return None
+    limit = fields.pop("strangest", 1.0)
+    return Threshold(**fields, max_unseen_share=limit)  # type: ignore[arg-type] # counts are written as int
 
 
 def _trees(arrays: Mapping[str, NDArray[np.generic]], name: str) -> Gbdt:
@@ -166,12 +180,14 @@ def _questions(
     vectors: NDArray[np.generic] | None,
     *,
     counts: bool,
-) -> list[Question]:
+) -> list[LabelledQuestion]:
     if vectors is None:
         if rows:
             raise ValueError(f"{len(rows)} labelled questions without vectors")
         return []
     return [
-        Question(view(row[0]), vector.astype(np.float32), row[1], counts, *map(float, row[2:]))
+        LabelledQuestion(
+            view(row[0]), vector.astype(np.float32), row[1], counts, *map(float, row[2:])
+        )
         for row, vector in zip(rows, vectors, strict=True)
     ]

@@ -1,9 +1,9 @@
-"""What each route has learned: in memory while it is used, on disk for the next start.
+"""The routes' learned states: in memory while used, on disk for the next start.
 
-A route is a tenant's traffic to one model name: narrow enough to be alike, wide enough to gather
-evidence. There are at most 256 in memory; beyond, the one that was not used for longest is written
-down and left. Reading, writing and fitting happen off the event loop, on copies; while a route is
-being read it counts as one in shadow mode and learns nothing, so nothing old is overwritten.
+A route is a tenant's traffic to one model name: narrow enough to be homogeneous, wide enough to gather
+evidence. At most 256 are in memory; beyond, the least recently used is written and evicted. Reading,
+writing and fitting happen off the event loop, on copies; while a route is being read it is absent from
+memory, so it serves and learns nothing, and nothing old is overwritten.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 
-from app.cache.bound import Limits, borrow
+from app.cache.bound import Limits, pseudo_counts_of
 from app.cache.decision import RouteState
-from app.cache.refit import Refitting
+from app.cache.refit import RefitProcess
 from app.cache.route_archive import ArchiveError, dump, load
 from app.domain.seal import Seal
 from app.errors import StoreError
 
 _SUFFIX = ".route"
-_MOST_ROUTES = 256
+_MAX_ROUTES = 256
 
 
 @dataclass(slots=True)
@@ -32,13 +32,13 @@ class Route:
 
     name: str
     state: RouteState
-    changes: int = 0
-    """Labels and verdicts since it was last written."""
+    unsaved_changes: int = 0
+    """Labels and verdicts since the last write."""
     fitting: bool = field(default=False, repr=False)
 
 
-class Routes:
-    """All routes of one gateway worker."""
+class RouteStore:
+    """The routes of one gateway worker."""
 
     def __init__(
         self,
@@ -50,87 +50,87 @@ class Routes:
         on_fault: Callable[[str], None],
         seal: Seal | None = None,
     ) -> None:
-        """Nothing is read yet. ``build_id`` names the encoder, "" while unknown."""
+        """Read nothing yet. ``build_id`` names the encoder, "" while unknown."""
         self._seal = seal
         self._folder = folder
         self.limits, self._audit_rate = limits, audit_rate
         self._build_id = build_id
         self._on_fault = on_fault
         self._routes: OrderedDict[str, Route] = OrderedDict()
-        self._fit: Refitting | None = None
+        self._fit: RefitProcess | None = None
 
     @property
-    def in_memory(self) -> Mapping[str, Route]:
-        """Those in memory by name, as they are at any time: to look is not to use."""
+    def by_name(self) -> Mapping[str, Route]:
+        """A live view of those in memory, by name; reading it does not count as use."""
         return self._routes
 
-    def known(self, name: str) -> Route | None:
+    def loaded(self, name: str) -> Route | None:
         """The route, if it is in memory."""
         route = self._routes.get(name)
         if route is not None:
             self._routes.move_to_end(name)
         return route
 
-    def all(self) -> list[Route]:
-        """Those in memory, most lately used last."""
+    def all_loaded(self) -> list[Route]:
+        """Those in memory, most recently used last."""
         return list(self._routes.values())
 
-    async def get(self, name: str) -> Route:
-        """The route, read from disk where it is not in memory, or new."""
-        route = self.known(name)
+    async def load(self, name: str) -> Route:
+        """Return the route from memory, from disk, or new."""
+        route = self.loaded(name)
         if route is not None:
             return route
         state = await asyncio.to_thread(self._read, name, self._build_id())
         route = self._routes.setdefault(name, Route(name, state or self.new_state()))
-        while len(self._routes) > _MOST_ROUTES:
-            _, left = self._routes.popitem(last=False)
-            await self._save(left)
+        while len(self._routes) > _MAX_ROUTES:
+            _, evicted = self._routes.popitem(last=False)
+            await self._save(evicted)
         return route
 
     def new_state(self) -> RouteState:
-        """A route's beginning: shadow mode, without evidence."""
+        """Return a new route's state: shadow mode, without evidence."""
         return RouteState(self.limits, audit_rate=self._audit_rate)
 
     async def fit(self, route: Route) -> bool:
-        """Fit the route in a process of its own; False when it failed or came too late."""
+        """Fit the route in a process of its own; False when that failed or an alarm came meanwhile."""
         state, build_id = route.state, self._build_id()
         if route.fitting or not build_id:
             return False
         others = [r.state.threshold for r in self._routes.values() if r is not route]
-        state.borrowed = borrow([(t.hits, t.wrong) for t in others if t is not None])
-        route.fitting, self._fit = True, Refitting()
+        state.pseudo_counts = pseudo_counts_of([(t.hits, t.wrong) for t in others if t is not None])
+        route.fitting, self._fit = True, RefitProcess()
         alarms, labels = state.alarms, state.labels
         try:
             fitted = await asyncio.to_thread(self._fit.run, state.copy(), build_id)
         except (OSError, ValueError) as exc:
             self._on_fault(f"a route could not be fitted: {exc}")
-            state.fitted_at = labels  # not again before it has grown
+            state.fitted_at = labels  # retry when the labels have grown
             return False
         finally:
             route.fitting, self._fit = False, None
         if state.alarms != alarms:
             return False
-        state.take(fitted, labels)
-        route.changes += 1
+        state.adopt_fit(fitted, labels)
+        route.unsaved_changes += 1
         await self._save(route)
         return True
 
     async def save(self, *, least_changes: int = 1) -> None:
-        """Write every route that has changed so much."""
-        for route in self.all():
-            if route.changes >= least_changes:
+        """Write every route with at least so many unsaved changes."""
+        for route in self.all_loaded():
+            if route.unsaved_changes >= least_changes:
                 await self._save(route)
 
-    def stop(self) -> None:
-        """End a fit that is under way."""
+    def stop_fit(self) -> None:
+        """End the fit that runs, if any."""
         if self._fit is not None:
             self._fit.stop()
 
     async def _save(self, route: Route) -> None:
         build_id = self._build_id()
-        if not build_id or not route.changes:
+        if not build_id or not route.unsaved_changes:
             return
-        route.changes = 0
+        route.unsaved_changes = 0
         try:
             await asyncio.to_thread(self._write, route.name, route.state.copy(), build_id)
         except OSError as exc:
@@ -151,7 +151,7 @@ class Routes:
         except (ArchiveError, StoreError, OSError) as exc:
             self._on_fault(f"a route's evidence could not be read, it starts anew: {exc}")
             return None
-        # What is promised is this configuration's word, not the one it was written under.
+        # The limits are those of this configuration, not those it was written under.
         if state.limits != self.limits:
             state.threshold, state.fitted_at = None, 0
         state.limits, state.audit_rate = self.limits, self._audit_rate

@@ -1,11 +1,11 @@
-"""What a single word is worth on one route: a logistic model over what two questions do not share.
+"""A weight for each word difference on one route: logistic regression over hashed features of a pair.
 
 A route's own traffic teaches which differences change the answer. "fares" against nothing does on
 a flight desk, "please" does not, "denver" against "boston" always does; no general list knows
-that. Each difference becomes a hashed symbol (an unshared stem, a shared one, a substitution, a
-broken bigram, another preposition for the same word), and ridge-regularised logistic regression
-gives each a weight. On the public flight questions this was the largest single gain: at 5 % wrong
-per hit it took the hit rate from 1 % to 11 % where the lexical features alone had got nowhere.
+that. Each difference is a hashed binary feature (an unshared stem, a shared one, a substitution, a
+broken bigram, another preposition for the same word), weighted by ridge-regularised logistic
+regression. On the public flight questions this was the largest single gain: at 5 % wrong per hit it
+took the hit rate from 1 % to 11 %, where the lexical features alone had got nowhere.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from app.cache.text_view import TextView
 
 DIMENSIONS: Final = 1 << 14
-PARTS: Final = 5  # columns of `TokenWeights.parts`
+CONTRIBUTIONS: Final = 5  # columns of `TokenWeights.contributions`
 _STEPS: Final = 70
 _RIDGE: Final = 3.0  # per weight, against the summed loss
-_MOST_SUBSTITUTIONS: Final = 2
-_MOST_COUNTED: Final = 6
+_MAX_SUBSTITUTIONS: Final = 2
+_MAX_COUNTED: Final = 6
 _EXTREME: Final = 30.0
 
 
@@ -39,12 +39,12 @@ def _hash(kind: str, first: str, second: str = "") -> int:
     return crc32(f"{kind}{first}|{second}".encode()) % DIMENSIONS
 
 
-def symbols(a: TextView, b: TextView) -> list[int]:
-    """Return the hashed symbols of a pair, each in 0..DIMENSIONS-1; symmetric in the two texts."""
+def hashed_features(a: TextView, b: TextView) -> list[int]:
+    """Return the hashed features of a pair, each in 0..DIMENSIONS-1; symmetric in the two texts."""
     only_a, only_b = a.stem_set - b.stem_set, b.stem_set - a.stem_set
     found = [_hash("u", s) for s in chain(only_a, only_b)]
     found += [_hash("m", s) for s in a.stem_set & b.stem_set]
-    if len(only_a) <= _MOST_SUBSTITUTIONS and len(only_b) <= _MOST_SUBSTITUTIONS:
+    if len(only_a) <= _MAX_SUBSTITUTIONS and len(only_b) <= _MAX_SUBSTITUTIONS:
         found += [_hash("s", min(x, y), max(x, y)) for x in only_a for y in only_b]
     found += [_hash("b", x, y) for x, y in a.bigrams ^ b.bigrams]
     theirs = b.governors
@@ -52,20 +52,20 @@ def symbols(a: TextView, b: TextView) -> list[int]:
         other = theirs.get(base, governor)
         if other != governor:
             found.append(_hash("g", min(governor, other), max(governor, other)))
-    found.append(_hash("n", str(min(_MOST_COUNTED, len(only_a) + len(only_b)))))
+    found.append(_hash("n", str(min(_MAX_COUNTED, len(only_a) + len(only_b)))))
     return found
 
 
 @dataclass(frozen=True, slots=True)
 class Bags:
-    """Many pairs' symbols laid end to end: `flat[starts[i]:starts[i + 1]]` are pair i's."""
+    """Many pairs' features end to end (CSR without values): `flat[starts[i]:starts[i + 1]]` are pair i's."""
 
     flat: NDArray[np.intp]
     starts: NDArray[np.intp]
 
     @classmethod
     def of(cls, bags: Sequence[Sequence[int]]) -> Bags:
-        """Join lists; every list needs at least one symbol (`symbols` always gives one)."""
+        """Join lists, none of them empty (`hashed_features` always gives one)."""
         starts = np.array([0, *accumulate(map(len, bags))], dtype=np.intp)
         return cls(np.array(list(chain.from_iterable(bags)), dtype=np.intp), starts)
 
@@ -78,7 +78,7 @@ class Bags:
 
 
 class TokenWeights:
-    """A fitted weight per symbol and an intercept; immutable."""
+    """A fitted weight per feature and an intercept; immutable."""
 
     __slots__ = ("intercept", "weights")
 
@@ -111,11 +111,11 @@ class TokenWeights:
         full[used] = weights
         return cls(full, intercept)
 
-    def parts(self, bags: Bags) -> NDArray[np.float64]:
-        """Return float64[n, 5] of how each pair's margin came about.
+    def contributions(self, bags: Bags) -> NDArray[np.float64]:
+        """Return float64[n, 5] that decompose each pair's margin.
 
-        The margin, its worst symbol, what speaks against, what speaks for, and how many symbols are not
-        known: one word that always changes the answer must not drown in many that agree.
+        The margin (log-odds), its lowest weight, the sums of the negative and of the positive weights, and
+        how many features have none: one word that always changes the answer must not drown among others.
         """
         each, starts = self.weights[bags.flat].astype(np.float64), bags.starts[:-1]
         against = np.add.reduceat(np.minimum(each, 0.0), starts)

@@ -1,17 +1,17 @@
-"""The learned score of a cached answer: the chance that it answers this question too.
+"""The learned score of a cached answer: the probability that it answers this question too.
 
-Theory of operation. Three stages, each small enough for the hot path:
+Three stacked stages, each small enough for the hot path:
 
-1. `TokenWeights`: what each unshared word is worth on this route (`token_weights`).
-2. A pair model: trees over the pair features, the general (pre-trained) score and stage 1.
-3. An agreement model: trees over stage 2's view of all candidates together, so that neighbours
+1. `TokenWeights`: logistic regression on hashed word differences (`token_weights`).
+2. A pair model: gradient-boosted trees over the pair features, the cosine's logit and stage 1.
+3. An agreement model: trees over stage 2's scores of all candidates together, so that neighbours
    whose stored answers agree support each other (`neighbour_features`).
 
-A route without labels of its own has only the general score, and nothing is served on it (see
-`bound`). Stages are cross-fitted by question: what a later stage or the bound learns from was
-scored by models that had not seen that question on either side of a pair, as it is when a new
-question comes in. Fitting reads the route's recent questions, pairs each with its nearest others
-and needs no model call: whether two stored answers agree is known already.
+A route without a fit has only the cosine as its score, and nothing is served on it (see `bound`).
+Stages are cross-fitted in 5 folds of questions: what a later stage or the bound learns from is out of
+fold, scored by models that had seen that question on neither side of a pair, as when a new question
+comes in. Fitting pairs each of the route's recent questions with its nearest others and needs no model
+call: whether two stored answers agree is known already.
 
 Measured (`python -m bench.cache`): late interaction (word-piece vectors of the same forward pass)
 was tried as further features of stage 2 and lowered the hit rate on the flight questions
@@ -31,8 +31,8 @@ import numpy as np
 from app.cache.guards import Differences, compare
 from app.cache.neighbourhood import NEIGHBOUR_FEATURES, neighbour_features
 from app.cache.pair_features import FEATURES, pair_features
-from app.cache.token_weights import PARTS as TOKEN_PARTS
-from app.cache.token_weights import Bags, TokenWeights, symbols
+from app.cache.token_weights import CONTRIBUTIONS as TOKEN_COLUMNS
+from app.cache.token_weights import Bags, TokenWeights, hashed_features
 from app.learn.gbdt import Gbdt, GbdtParams
 
 if TYPE_CHECKING:
@@ -46,11 +46,11 @@ if TYPE_CHECKING:
 
 NEIGHBOURS: Final = 8  # candidates looked at, nearest first
 # Columns of the pair model's and the agreement model's rows: a model of others is of another release.
-PAIR_COLUMNS: Final = len(FEATURES) + 1 + TOKEN_PARTS
-AGREEMENT_COLUMNS: Final = len(NEIGHBOUR_FEATURES) + len(FEATURES) + TOKEN_PARTS
+PAIR_COLUMNS: Final = len(FEATURES) + 1 + TOKEN_COLUMNS
+AGREEMENT_COLUMNS: Final = len(NEIGHBOUR_FEATURES) + len(FEATURES) + TOKEN_COLUMNS
 _FOLDS: Final = 5
-_LEAST_QUESTIONS: Final = 40
-_ORDINARY: Final = 0.98
+_MIN_QUESTIONS: Final = 40
+_UNSEEN_QUANTILE: Final = 0.98
 _CLIP: Final = 1e-6
 
 
@@ -66,8 +66,8 @@ _AGREEMENT_PARAMS: Final = GbdtParams(
 )  # fmt: skip
 
 
-class Rareness:
-    """Inverse document frequency of stems on one route, in nats; unseen stems are the rarest."""
+class Idf:
+    """Inverse document frequency of stems on one route, in nats; unseen stems have the highest."""
 
     __slots__ = ("_counts", "_nats", "_rarest", "_total")
 
@@ -78,7 +78,7 @@ class Rareness:
         self._nats = {word: self._rarest - math.log(n + 1) for word, n in counts.items()}
 
     @classmethod
-    def of(cls, views: Sequence[TextView]) -> Rareness:
+    def of(cls, views: Sequence[TextView]) -> Idf:
         """Count the stems of the route's questions."""
         counts: Counter[str] = Counter()
         for text in views:
@@ -90,17 +90,17 @@ class Rareness:
         return [self._total, self._counts]
 
     @classmethod
-    def from_json(cls, value: Sequence[object]) -> Rareness:
+    def from_json(cls, value: Sequence[object]) -> Idf:
         """Restore what `to_json` gave. Raises ValueError on anything else."""
         total, counts = value
         if not isinstance(total, int) or not isinstance(counts, dict):
-            raise ValueError("rareness: not [total, {stem: count}]")  # noqa: TRY004 - stored bytes
+            raise ValueError("idf: not [total, {stem: count}]")  # noqa: TRY004 - stored bytes
         return cls({str(k): int(v) for k, v in counts.items()}, total)
 
-    def strange(self, text: TextView, *, own: int = 0) -> float:
-        """Share of the text's content words that no question of the route held.
+    def unseen_share(self, text: TextView, *, own: int = 0) -> float:
+        """Share of the text's content stems that no question of the route had.
 
-        ``own``: 1 for one of those that were counted, whose own words do not count.
+        ``own``: 1 for a question that was counted itself, so that its own words do not count.
         """
         if not text.content:
             return 0.0
@@ -112,58 +112,59 @@ class Rareness:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class LabelledQuestion:
     """A labelled question of a route: its text, its vector (unit length) and its answer's group.
 
-    Two questions have the same `answer` when their answers agree. `unbiased`: it was labelled
+    Two questions have the same `answer_group` when their answers agree. `unbiased`: it was labelled
     whatever its score (in shadow mode, or as an audit), so it may count for the bound; a miss of
-    an open route is labelled *because* its score was low, and is only learned from. `at_s`: when
-    it was asked.
+    an open route is labelled *because* its score was low (selection bias), and is only learned from.
+    `at_s`: when it was asked.
     """
 
     view: TextView
     vector: NDArray[np.float32]
-    answer: str
+    answer_group: str
     unbiased: bool = True
     at_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
-    """One candidate's verdict: probability of the same answer, and the typed differences."""
+class CandidateScore:
+    """One candidate's probability of the same answer, and its typed differences."""
 
     probability: float
     differences: Differences
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
-    """Cross-fitted outcomes, one a question: its best candidate's score, and whether it agreed.
+class OutOfFoldScores:
+    """Out-of-fold outcomes, one a question: its best candidate's score, and whether its answer agreed.
 
-    `reach`, `reached`: the same of all candidates together (see `reach_of`); empty where unknown.
-    `strange`: the share of each question's content words that no other held; empty where unknown.
+    `weights`: 1 for what counts as evidence, else 0. `any_right_scores`, `any_right`: the same of all
+    candidates together (see `any_right_score`); `unseen_shares`: the share of each question's content
+    stems that no other had. Empty where unknown.
     """
 
     scores: Floats
     agreed: Floats
     weights: Floats
-    reach: Floats = field(default_factory=lambda: np.zeros(0))
-    reached: Floats = field(default_factory=lambda: np.zeros(0))
-    strange: Floats = field(default_factory=lambda: np.zeros(0))
+    any_right_scores: Floats = field(default_factory=lambda: np.zeros(0))
+    any_right: Floats = field(default_factory=lambda: np.zeros(0))
+    unseen_shares: Floats = field(default_factory=lambda: np.zeros(0))
 
-    def strangest(self, score: float) -> float:
-        """What all but one in fifty of the counted questions scored ``score`` or more do not exceed.
+    def max_unseen_share(self, score: float) -> float:
+        """The 0.98 quantile of the unseen shares of the counted questions that scored ``score`` or more.
 
-        1, which allows everything, where it is not known.
+        Beyond it a question is out of the evidence's distribution. 1, which allows all, where unknown.
         """
-        if not len(self.strange):
+        if not len(self.unseen_shares):
             return 1.0
-        known = self.strange[(self.scores >= score) & (self.weights > 0)]
-        return float(np.quantile(known, _ORDINARY, method="higher")) if len(known) else 1.0
+        known = self.unseen_shares[(self.scores >= score) & (self.weights > 0)]
+        return float(np.quantile(known, _UNSEEN_QUANTILE, method="higher")) if len(known) else 1.0
 
 
-def reach_of(probabilities: Sequence[float], answers: Sequence[str]) -> float:
-    """A score for "one of the candidates has the right answer": the best of each group, joined."""
+def any_right_score(probabilities: Sequence[float], answers: Sequence[str]) -> float:
+    """Return a score for "some candidate has the right answer": 1 - prod over groups of (1 - best p)."""
     best: dict[str, float] = {}
     for p, answer in zip(probabilities, answers, strict=True):
         best[answer] = max(p, best.get(answer, 0.0))
@@ -180,18 +181,16 @@ def _sigmoid(x: Floats) -> Floats:
 class RouteVerifier:
     """The three stages fitted on one route; immutable, safe to share between threads."""
 
-    __slots__ = ("_agreement", "_pair", "_prior", "_tokens", "rareness")
+    __slots__ = ("_agreement", "_pair", "_tokens", "idf")
 
     def __init__(
         self,
-        rareness: Rareness,
-        prior: Gbdt | None,
+        idf: Idf,
         tokens: TokenWeights | None = None,
         pair: Gbdt | None = None,
         agreement: Gbdt | None = None,
     ) -> None:
-        self.rareness = rareness
-        self._prior = prior
+        self.idf = idf
         self._tokens = tokens
         self._pair = pair
         self._agreement = agreement
@@ -218,37 +217,37 @@ class RouteVerifier:
         candidates: Sequence[TextView],
         cosines: Sequence[float],
         answers: Sequence[str],
-    ) -> list[Scored]:
+    ) -> list[CandidateScore]:
         """Score candidates (nearest first, at least one); the order is kept."""
         seen = [compare(query, c) for c in candidates]
         featured = (
-            pair_features(query, c, cos, self.rareness, d)
+            pair_features(query, c, cos, self.idf, d)
             for c, cos, d in zip(candidates, cosines, seen, strict=True)
         )
         size = len(seen) * len(FEATURES)
         flat = np.fromiter(chain.from_iterable(featured), dtype=np.float64, count=size)
         rows = flat.reshape(len(seen), -1)
-        prior = self._prior_margin(rows)
+        cosine_logit = _cosine_logit(rows)
         if self._tokens is None or self._pair is None or self._agreement is None:
-            probabilities = _sigmoid(prior)
+            probabilities = _sigmoid(cosine_logit)
         else:
-            bags = Bags.of([symbols(query, c) for c in candidates])
-            words = self._tokens.parts(bags)
-            pair = self._pair.predict(np.concatenate((rows, prior[:, None], words), axis=1))
+            bags = Bags.of([hashed_features(query, c) for c in candidates])
+            words = self._tokens.contributions(bags)
+            pair = self._pair.predict(np.concatenate((rows, cosine_logit[:, None], words), axis=1))
             around = neighbour_features(pair, cosines, answers)
             probabilities = self._agreement.predict(np.concatenate((around, rows, words), axis=1))
-        return [Scored(float(p), d) for p, d in zip(probabilities, seen, strict=True)]
+        return [CandidateScore(float(p), d) for p, d in zip(probabilities, seen, strict=True)]
 
-    def _prior_margin(self, rows: Floats) -> Floats:
-        if self._prior is None:
-            p = np.minimum(np.maximum(rows[:, 0], _CLIP), 1 - _CLIP)
-            return np.asarray(np.log(p / (1 - p)), dtype=np.float64)
-        return self._prior.margin(rows)
+
+def _cosine_logit(rows: Floats) -> Floats:
+    """Log-odds of the cosine, the first feature, read as a probability."""
+    p = np.minimum(np.maximum(rows[:, 0], _CLIP), 1 - _CLIP)
+    return np.asarray(np.log(p / (1 - p)), dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True)
 class _Pairs:
-    """Every question paired with its nearest others: row r is (ask[r], stored[r])."""
+    """Every question paired with its nearest others: row r is the pair (ask[r], stored[r])."""
 
     ask: NDArray[np.intp]
     stored: NDArray[np.intp]
@@ -267,7 +266,7 @@ def _nearest(vectors: NDArray[np.float32], k: int) -> NDArray[np.intp]:
     return np.take_along_axis(top, order, axis=1)
 
 
-def _pairs(questions: Sequence[Question], rareness: Rareness) -> _Pairs:
+def _pairs(questions: Sequence[LabelledQuestion], idf: Idf) -> _Pairs:
     vectors = np.stack([q.vector for q in questions])
     k = min(NEIGHBOURS, len(questions) - 1)
     nearest = _nearest(vectors, k)
@@ -280,13 +279,13 @@ def _pairs(questions: Sequence[Question], rareness: Rareness) -> _Pairs:
                 a, b = questions[i].view, questions[j].view
                 seen = compare(a, b)
                 cosine = float(vectors[i] @ vectors[j])
-                features = pair_features(a, b, cosine, rareness, seen)
-                known[key] = (features, symbols(a, b), bool(seen.vetoes))
+                features = pair_features(a, b, cosine, idf, seen)
+                known[key] = (features, hashed_features(a, b), bool(seen.vetoes))
             features, bag, veto = known[key]
             rows.append(features)
             bags.append(bag)
             vetoed.append(veto)
-            same.append(float(questions[i].answer == questions[j].answer))
+            same.append(float(questions[i].answer_group == questions[j].answer_group))
     return _Pairs(
         ask=np.repeat(np.arange(len(questions)), k),
         stored=nearest.ravel(),
@@ -298,38 +297,36 @@ def _pairs(questions: Sequence[Question], rareness: Rareness) -> _Pairs:
     )
 
 
-class _Fitting:
-    """One refit: each stage on all pairs, and out-of-fold scores for the next stage."""
+class _RouteFit:
+    """One fit of a route: each stage on all pairs, and its out-of-fold scores for the next stage."""
 
-    def __init__(self, questions: Sequence[Question], prior: Gbdt | None) -> None:
-        self.questions, self.prior = questions, prior
-        self.rareness = Rareness.of([q.view for q in questions])
-        self.pairs = _pairs(questions, self.rareness)
+    def __init__(self, questions: Sequence[LabelledQuestion]) -> None:
+        self.questions = questions
+        self.idf = Idf.of([q.view for q in questions])
+        self.pairs = _pairs(questions, self.idf)
         self.fold = np.arange(len(questions)) % _FOLDS
-        self.base = RouteVerifier(self.rareness, prior)
-        self.prior_margin = self.base._prior_margin(self.pairs.rows)  # noqa: SLF001 - same module
 
     def _split(self, fold: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         asked, stored = self.fold[self.pairs.ask] == fold, self.fold[self.pairs.stored] == fold
         return np.flatnonzero(~asked & ~stored), np.flatnonzero(asked)
 
-    def run(self) -> tuple[RouteVerifier, Calibration]:
+    def run(self) -> tuple[RouteVerifier, OutOfFoldScores]:
         pairs = self.pairs
         tokens = TokenWeights.fit(pairs.bags, pairs.same)
-        words = np.zeros((len(pairs.same), TOKEN_PARTS))
+        words = np.zeros((len(pairs.same), TOKEN_COLUMNS))
         for fold in range(_FOLDS):
             train, held = self._split(fold)
             part = TokenWeights.fit(pairs.bags.take(train), pairs.same[train])
-            words[held] = part.parts(pairs.bags.take(held))
-        pair_rows = np.column_stack([pairs.rows, self.prior_margin, words])
-        pair, pair_p = self._crossed(pair_rows, _PAIR_PARAMS)
-        around = self._around(pair_p)
+            words[held] = part.contributions(pairs.bags.take(held))
+        pair_rows = np.column_stack([pairs.rows, _cosine_logit(pairs.rows), words])
+        pair, pair_p = self._cross_fit(pair_rows, _PAIR_PARAMS)
+        around = self._neighbour_rows(pair_p)
         rows = np.column_stack([around, pairs.rows, words])
-        agreement, final = self._crossed(rows, _AGREEMENT_PARAMS)
-        route = RouteVerifier(self.rareness, self.prior, tokens, pair, agreement)
-        return route, self._calibration(final)
+        agreement, final = self._cross_fit(rows, _AGREEMENT_PARAMS)
+        route = RouteVerifier(self.idf, tokens, pair, agreement)
+        return route, self._out_of_fold_scores(final)
 
-    def _crossed(self, rows: Floats, params: GbdtParams) -> tuple[Gbdt, Floats]:
+    def _cross_fit(self, rows: Floats, params: GbdtParams) -> tuple[Gbdt, Floats]:
         same = self.pairs.same
         out = np.zeros(len(same))
         for fold in range(_FOLDS):
@@ -337,40 +334,41 @@ class _Fitting:
             out[held] = Gbdt.fit(rows[train], same[train], params=params).predict(rows[held])
         return Gbdt.fit(rows, same, params=params), out
 
-    def _around(self, pair_p: Floats) -> Floats:
+    def _neighbour_rows(self, pair_p: Floats) -> Floats:
         pairs = self.pairs
         cosines = pairs.rows[:, 0]
         parts = []
         for start, end in zip(pairs.starts, pairs.starts[1:], strict=False):
-            answers = [self.questions[j].answer for j in pairs.stored[start:end]]
+            answers = [self.questions[j].answer_group for j in pairs.stored[start:end]]
             parts.append(
                 neighbour_features(pair_p[start:end], cosines[start:end].tolist(), answers)
             )
         return np.concatenate(parts)
 
-    def _calibration(self, final: Floats) -> Calibration:
-        pairs, scores, agreed, reach, reached = self.pairs, [], [], [], []
+    def _out_of_fold_scores(self, final: Floats) -> OutOfFoldScores:
+        pairs, scores, agreed = self.pairs, [], []
+        any_right_scores, any_right = [], []
         allowed = np.where(pairs.vetoed, -1.0, final)
         for start, end in zip(pairs.starts, pairs.starts[1:], strict=False):
             best = start + int(np.argmax(allowed[start:end]))
             scores.append(max(0.0, float(allowed[best])))
             agreed.append(float(pairs.same[best]))
-            answers = [self.questions[j].answer for j in pairs.stored[start:end]]
-            reach.append(reach_of(final[start:end].tolist(), answers))
-            reached.append(float(pairs.same[start:end].any()))
-        return Calibration(
+            answers = [self.questions[j].answer_group for j in pairs.stored[start:end]]
+            any_right_scores.append(any_right_score(final[start:end].tolist(), answers))
+            any_right.append(float(pairs.same[start:end].any()))
+        return OutOfFoldScores(
             np.array(scores),
             np.array(agreed),
             np.array([float(q.unbiased) for q in self.questions]),
-            np.array(reach),
-            np.array(reached),
-            np.array([self.rareness.strange(q.view, own=1) for q in self.questions]),
+            np.array(any_right_scores),
+            np.array(any_right),
+            np.array([self.idf.unseen_share(q.view, own=1) for q in self.questions]),
         )
 
 
 def fit_route(
-    questions: Sequence[Question], prior: Gbdt | None
-) -> tuple[RouteVerifier, Calibration]:
+    questions: Sequence[LabelledQuestion],
+) -> tuple[RouteVerifier, OutOfFoldScores]:
     """Fit a route's verifier on its labelled questions; deterministic, seconds of CPU.
 
     Run it off the event loop: 2,000 questions take five to six seconds of one core.
@@ -378,8 +376,6 @@ def fit_route(
     Raises:
         ValueError: fewer than 40 questions, from which nothing can be held out.
     """
-    if len(questions) < _LEAST_QUESTIONS:
-        raise ValueError(
-            f"a route needs {_LEAST_QUESTIONS} labelled questions, got {len(questions)}"
-        )
-    return _Fitting(questions, prior).run()
+    if len(questions) < _MIN_QUESTIONS:
+        raise ValueError(f"a route needs {_MIN_QUESTIONS} labelled questions, got {len(questions)}")
+    return _RouteFit(questions).run()

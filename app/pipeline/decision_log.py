@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from app.cache.semantic import Asked, Look
+from typing import Final
 
 _MOST: Final = 1_000
 
@@ -17,8 +14,8 @@ class SemanticDecision:
     """One decision: its reasons in words, the question, and what the look-up found."""
 
     words: tuple[str, ...]
-    question: Asked
-    lookup: Look
+    question: SemanticQuery
+    lookup: Lookup
 
 
 class DecisionLog:

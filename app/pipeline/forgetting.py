@@ -50,7 +50,7 @@ def withhold(gateway: Gateway, what: Forget) -> None:
         gateway.exact.bar(what)
     gateway.flights.forget(what.entry_id)
     if gateway.meaning is not None:
-        gateway.meaning.cache.bar(what)
+        gateway.meaning.cache.block(what)
 
 
 async def _by_meaning(cache: SemanticCache, what: Forget) -> int:
@@ -69,7 +69,7 @@ class ForgettingByMeaning:
 
     def __call__(self, what: Forget) -> None:
         """Forget ``what``."""
-        self._cache.bar(what)
+        self._cache.block(what)
         task = asyncio.get_running_loop().create_task(_by_meaning(self._cache, what))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -18,17 +18,17 @@ from typing import Literal
 import structlog
 
 from app.cache.exact import CachedAnswer
-from app.cache.kept import KeptAnswer
+from app.cache.explanation import explain
+from app.cache.kept_answer import KeptAnswer
 from app.cache.key import CacheScope
 from app.cache.partition import partition_key
-from app.cache.reasons import in_words
 from app.cache.refusal import refuses
 from app.cache.semantic import (
     MAX_CHARS,
-    Asked,
-    Fresh,
-    Look,
+    FreshAnswer,
+    Lookup,
     SemanticCache,
+    SemanticQuery,
     route_name,
 )
 from app.cache.sharing import Sharing, asker_of
@@ -48,7 +48,7 @@ from app.wire.beyond_neutral import tells_more
 Settled = Literal["kept", "unfit", "crowding", "unreadable", "away", "dropped", "failed"]
 """What became of an answer that might have been kept; the values of the metric's label."""
 
-Looked = tuple[Asked, Look]
+Looked = tuple[SemanticQuery, Lookup]
 """A question and what its look-up found."""
 
 _DEFAULT = CacheMode.DEFAULT  # named once: it costs as much as the rest of a look
@@ -103,7 +103,7 @@ class Meaning:
         """
         self._race_for, self.on_race = frozenset(race_for), on_race
         self.cache = cache
-        self._routes = cache.routes.in_memory
+        self._routes = cache.routes.by_name
         self._classify, self._codecs = classify, codecs
         self._ttl_s, self._on_settled = ttl_s, on_settled
         self._sharing = sharing
@@ -140,7 +140,7 @@ class Meaning:
 
         While look-ups rest, the request need not even be judged.
         """
-        if self.cache.rests():
+        if self.cache.is_suspended():
             turn.cache_reason = "late"
             return None
         with turn.timeline.stage("classifier"):
@@ -157,13 +157,13 @@ class Meaning:
         if asked is None:
             return None
         with turn.timeline.stage("embed", "semantic"):
-            look = await self.cache.look(asked)
-        turn.cache_reason = look.word
+            look = await self.cache.lookup(asked)
+        turn.cache_reason = look.outcome
         if look.query is not None and look.decision is not None:
-            route = self.cache.routes.known(asked.route)
+            route = self.cache.routes.loaded(asked.route)
             threshold = None if route is None else route.state.threshold
-            words = in_words(look.query.view, look.decision, threshold)
-            if look.word == "unshared":
+            words = explain(look.query.view, look.decision, threshold)
+            if look.outcome == "unshared":
                 words = (*words, "too few users had this answer yet")
             self.decisions.record(
                 turn.tenant, turn.request_id, SemanticDecision(words, asked, look)
@@ -171,7 +171,7 @@ class Meaning:
         return asked, look
 
     async def tell(
-        self, look: Look, request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit
+        self, look: Lookup, request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit
     ) -> None:
         """Tell the hit's answer, kept for other words of the same meaning, in the form that was asked for."""
         if look.hit is None:
@@ -254,11 +254,11 @@ class Meaning:
 
     def looks(self, route: str) -> bool:
         """Whether a question of that route is looked up now: it is open, and look-ups do not rest."""
-        return self.has_opened(route) and not self.cache.rests()
+        return self.has_opened(route) and not self.cache.is_suspended()
 
     def question_of(
         self, key: bytes, request: ChatRequest, scope: CacheScope
-    ) -> tuple[Asked, float] | None:
+    ) -> tuple[SemanticQuery, float] | None:
         """A request as a question that may be met by meaning, and how long its answer lasts, in seconds."""
         view = self._codecs[request.dialect].view(request.body)
         judged = self._classify(view, scope.tenant)
@@ -349,8 +349,8 @@ class Meaning:
             cost_usd=entry.cost_usd,
             upstream_s=entry.upstream_s,
         )
-        fresh = Fresh(kept, entry.model, entry.tags, ttl_s)
-        await self.cache.settle(asked, fresh, None if job.looked is None else job.looked[1])
+        fresh = FreshAnswer(kept, entry.model, entry.tags, ttl_s)
+        await self.cache.learn(asked, fresh, None if job.looked is None else job.looked[1])
         return "kept"
 
     def _answer(self, entry: CachedAnswer) -> Answer | None:
@@ -364,7 +364,7 @@ class Meaning:
         return answer if plain and all(isinstance(b, TextBlock) for b in answer.blocks) else None
 
 
-def _reason(look: Look) -> str:
+def _reason(look: Lookup) -> str:
     """The decision's reasons without any word of a question: what is said here ends up in logs."""
     decision = look.decision
     if decision is None:
@@ -379,7 +379,7 @@ def _asked(
     view: PromptView,
     scope: CacheScope,
     judged: Classification,
-) -> Asked | None:
+) -> SemanticQuery | None:
     """The question, if an answer to another wording of it may be considered at all.
 
     ``known``: its exact key, when it was asked, in unix seconds, and by which user.
@@ -399,4 +399,4 @@ def _asked(
         return None
     route = route_name(scope.tenant, scope.model)
     asker = asker_of(known[2])
-    return Asked(known[0][:16].hex(), partition, route, text, scope.tenant, known[1], asker)
+    return SemanticQuery(known[0][:16].hex(), partition, route, text, scope.tenant, known[1], asker)

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from app.cache.exact import CachedAnswer
-from app.cache.kept import KeptAnswer
+from app.cache.kept_answer import KeptAnswer
 from app.cache.key import CacheScope, exact_key
 from app.cache.partition import partition_key
-from app.cache.semantic import Asked, Fresh
+from app.cache.semantic import FreshAnswer, SemanticQuery
 from app.cache.sharing import EVERYBODY
 from app.domain.chat import ChatRequest, Dialect
 from app.domain.events import Answer, FinishReason, TextBlock
@@ -135,8 +135,8 @@ async def _keep_by_meaning(
         return False
     asked, ttl_s = judged
     if given.partition:
-        asked = Asked(
-            given.id, given.partition, asked.route, asked.text, asked.tenant, asked.at_unix_s
+        asked = SemanticQuery(
+            given.id, given.partition, asked.route, asked.text, asked.tenant, asked.asked_unix_s
         )
     kept = KeptAnswer(
         group="",
@@ -149,7 +149,7 @@ async def _keep_by_meaning(
         askers=(EVERYBODY,),
     )
     model = "" if request.model == AUTO else request.model
-    return await meaning.cache.give(asked, Fresh(kept, model, given.tags, ttl_s))
+    return await meaning.cache.import_answer(asked, FreshAnswer(kept, model, given.tags, ttl_s))
 
 
 async def take_out(
@@ -161,13 +161,13 @@ async def take_out(
     """
     if gateway.meaning is None:
         return [], ""
-    found, next_one = await gateway.meaning.cache.memory.page(tenant, after, limit)
+    found, next_one = await gateway.meaning.cache.store.page(tenant, after, limit)
     read = (_given(each, gateway) for each in found)
     return [each for each in read if each is not None], next_one
 
 
 def _given(question: KeptQuestion, gateway: Gateway) -> Given | None:
-    kept = None if gateway.meaning is None else gateway.meaning.cache.read(question)
+    kept = None if gateway.meaning is None else gateway.meaning.cache.live_answer(question)
     if kept is None:
         return None
     tenant, _, model = kept.route.partition("\x00")

@@ -32,8 +32,9 @@ from app.cache.bound import Limits
 from app.cache.decision import RouteState
 from app.cache.key import CacheScope, exact_key
 from app.cache.partition import partition_key
-from app.cache.routes import Routes
-from app.cache.semantic import BUDGET_S, Asked, Look, SemanticCache, route_name
+from app.cache.routes import RouteStore
+from app.cache.semantic import BUDGET_S, Lookup, SemanticCache, SemanticQuery, route_name
+from app.cache.verifier import fit_route
 from app.domain.chat import ChatRequest, Dialect
 from app.domain.vectors import Recalled, Unreadable
 from app.stores.sidecar_client import VectorProcess
@@ -42,7 +43,7 @@ from bench.cache.__main__ import _files
 from bench.cache.data import SHARED, cache_dir, embedder, load_stream
 from bench.cache.decision_parts import NEAREST, parts
 from bench.cache.filled import NOISE, Source, fill
-from bench.cache.policies import fit_shadow, prepared
+from bench.cache.policies import prepared
 from bench.cache.trials import Shuffled
 from bench.figures import Figure, table
 from bench.slices import NOISY_SHARE
@@ -97,11 +98,11 @@ def request_of(text: str) -> ChatRequest:
     return ChatRequest(Dialect.CHAT, "small", stream=False, body=body, raw=b"")
 
 
-def asked_of(text: str) -> Asked:
+def asked_of(text: str) -> SemanticQuery:
     """What a gateway makes of a request before it looks: its key and its partition."""
     request = request_of(text)
     key, partition = exact_key(_SCOPE, request), partition_key(_SCOPE, request) or ""
-    return Asked(key[:16].hex(), partition, _ROUTE, text, "t", time.time())
+    return SemanticQuery(key[:16].hex(), partition, _ROUTE, text, "t", time.time())
 
 
 class Model:
@@ -113,10 +114,10 @@ class Model:
         self.hits, self.wrong = 0, 0
         self._words: Counter[str] = Counter()
 
-    def settle(self, text: str, look: Look) -> None:
+    def settle(self, text: str, look: Lookup) -> None:
         """Count a hit, or learn."""
         answer = self._answers[text]
-        self._words[look.word] += 1
+        self._words[look.outcome] += 1
         if look.hit is not None:
             self.hits += 1
             self.wrong += look.hit[1].group != answer
@@ -136,12 +137,12 @@ async def _measure(folder: Path, size: int, state: RouteState, answers: dict[str
     process = _Nearest10(
         folder, cache_dir() / "embedder-int8", on_state=lambda _: None, max_entries=2 * size
     )
-    routes = Routes(
+    routes = RouteStore(
         folder / "routes", limits=state.limits, audit_rate=0.0, build_id=lambda: process.build_id,
         on_fault=lambda why: print(why, file=sys.stderr),
     )  # fmt: skip
-    (await routes.get(_ROUTE)).state = state
-    cache = SemanticCache(process, routes, rng=Random(0), budget_s=2.0, on_look=lambda _: None)
+    (await routes.load(_ROUTE)).state = state
+    cache = SemanticCache(process, routes, rng=Random(0), budget_s=2.0, on_lookup=lambda _: None)
     await process.start()
     texts = list(answers)
     took: list[list[float]] = []
@@ -151,7 +152,7 @@ async def _measure(folder: Path, size: int, state: RouteState, answers: dict[str
         pid = process.pid or 0
         warming = Model(state, {f"so {text}": answers[text] for text in texts[:_PER_S]})
         for text in texts[:_PER_S]:  # the first searches read the index from disk
-            warming.settle(f"so {text}", await cache.look(asked_of(f"so {text}")))
+            warming.settle(f"so {text}", await cache.lookup(asked_of(f"so {text}")))
         model = Model(state, answers)
         cpu_ns, own_ns = machine.cpu_ns({pid}), time.process_time_ns()
         for start in range(0, len(texts), _PER_S):
@@ -176,7 +177,7 @@ async def _second(
 
     async def decide(text: str) -> None:
         begun = time.perf_counter()
-        look = await cache.look(asked_of(text))
+        look = await cache.lookup(asked_of(text))
         took.append((time.perf_counter() - begun) * 1e3)
         model.settle(text, look)
 
@@ -224,10 +225,10 @@ def main() -> int:
     stream = load_stream(_files("STREAMS", SHARED / "streams")[0], encoder)
     part = Shuffled.of(stream, 0, 1_000_000)
     known = part.questions[:_LEARNED]
-    state = prepared(fit_shadow(known, None), known, Limits.of(0.05), None)
+    state = prepared(fit_route(known), known, Limits.of(0.05))
     short = [q for q in part.questions[_LEARNED:] if len(q.view.words) <= _MOST_WORDS]
     short = short[: int(os.environ.get("ASKED", "1000"))]
-    answers = {f"{q.view.text} please": q.answer for q in short}
+    answers = {f"{q.view.text} please": q.answer_group for q in short}
     everything = [question.view.text for question in part.questions]
     partition = asked_of("any").partition
     source = Source(

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from app.cache.decision import CandidateView, QueryView, RouteState, decide
-from app.cache.kept import answer_of
+from app.cache.kept_answer import answer_of
 from app.cache.text_view import view
 from app.cache.verifier import NEIGHBOURS
 from app.stores.onnx_embedder import TooLong
@@ -22,7 +22,7 @@ from bench.cache.filled import opened
 from bench.figures import Figure
 
 if TYPE_CHECKING:
-    from app.cache.semantic import Asked
+    from app.cache.semantic import SemanticQuery
     from app.domain.vectors import Neighbour
     from app.stores.onnx_embedder import OnnxEmbedder
 
@@ -44,7 +44,7 @@ class _Clock:
 
 
 def parts(
-    folder: Path, size: int, encoder: OnnxEmbedder, state: RouteState, asked: list[Asked]
+    folder: Path, size: int, encoder: OnnxEmbedder, state: RouteState, asked: list[SemanticQuery]
 ) -> list[Figure]:
     """CPU of each part, median and 99th percentile, and how many of the nearest the index finds."""
     clock, store = _Clock(), opened(folder, size, encoder)
@@ -83,7 +83,7 @@ def parts(
 
 
 def _judge(
-    clock: _Clock, one: Asked, vector: bytes, near: list[Neighbour], state: RouteState
+    clock: _Clock, one: SemanticQuery, vector: bytes, near: list[Neighbour], state: RouteState
 ) -> None:
     with clock.part("the question's analysis"):
         query = QueryView(view(one.text), np.frombuffer(vector, dtype="<f4"))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from app.cache.kept import KeptAnswer
+from app.cache.kept_answer import KeptAnswer
 from app.domain.vectors import KeptQuestion
 from app.stores.edge import EdgeStore
 

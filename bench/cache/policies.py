@@ -11,7 +11,7 @@ import numpy as np
 
 from app.cache.bound import Limits, certify
 from app.cache.decision import CandidateView, Decision, QueryView, RouteState, decide
-from app.cache.verifier import Calibration, Question, fit_route
+from app.cache.verifier import LabelledQuestion, OutOfFoldScores
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from app.cache.verifier import RouteVerifier
-    from app.learn.gbdt import Gbdt
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,40 +58,44 @@ class Fixed:
         """Nothing is learned."""
 
 
-def calibrated_cosine(outcomes: Calibration, limits: Limits) -> Fixed:
+def calibrated_cosine(outcomes: OutOfFoldScores, limits: Limits) -> Fixed:
     """The lowest cosine that our own certificate accepts on the same shadow traffic."""
-    threshold = certify(outcomes, limits, floor=-1.0)
+    threshold = certify(outcomes, limits, min_score=-1.0)
     return Fixed(2.0 if threshold is None else threshold.score)
 
 
-def nearest_outcomes(vectors: NDArray[np.float32], labels: Sequence[str]) -> Calibration:
+def nearest_outcomes(vectors: NDArray[np.float32], labels: Sequence[str]) -> OutOfFoldScores:
     """Each shadow question against its nearest other: the cosine, and whether answers agree."""
     similar = vectors @ vectors.T
     np.fill_diagonal(similar, -2)
     best = similar.argmax(axis=1)
     agreed = [float(labels[i] == labels[j]) for i, j in enumerate(best.tolist())]
-    return Calibration(similar.max(axis=1).astype(np.float64), np.array(agreed), np.ones(len(best)))
+    return OutOfFoldScores(
+        similar.max(axis=1).astype(np.float64), np.array(agreed), np.ones(len(best))
+    )
 
 
-def held_out_outcomes(vectors: NDArray[np.float32], labels: Sequence[str]) -> Calibration:
+def held_out_outcomes(vectors: NDArray[np.float32], labels: Sequence[str]) -> OutOfFoldScores:
     """DECISIONS' protocol: the last 30 % of the shadow traffic against the first 70 %."""
     known = int(0.7 * len(labels))
     similar = vectors[known:] @ vectors[:known].T
     best = similar.argmax(axis=1)
     agreed = [float(labels[known + i] == labels[j]) for i, j in enumerate(best.tolist())]
-    return Calibration(similar.max(axis=1).astype(np.float64), np.array(agreed), np.ones(len(best)))
+    return OutOfFoldScores(
+        similar.max(axis=1).astype(np.float64), np.array(agreed), np.ones(len(best))
+    )
 
 
 class Ours:
     """`app.cache.decision` as the gateway runs it."""
 
-    def __init__(self, state: RouteState, questions: Sequence[Question], seed: int) -> None:
+    def __init__(self, state: RouteState, questions: Sequence[LabelledQuestion], seed: int) -> None:
         self.state = state
         self._questions = questions
         self._rng = Random(seed)
         self._last: Decision | None = None
 
-    def fork(self, questions: Sequence[Question]) -> Ours:
+    def fork(self, questions: Sequence[LabelledQuestion]) -> Ours:
         """The same route, to go on with other questions."""
         made = Ours(self.state.copy(), questions, 0)
         made._rng.setstate(self._rng.getstate())
@@ -105,7 +108,9 @@ class Ours:
     def serve(self, ask: Ask) -> int | None:
         """Decide; the candidates carry their answers' groups as the store would."""
         candidates = [
-            CandidateView(str(j), self._questions[j].view, cosine, self._questions[j].answer, j)
+            CandidateView(
+                str(j), self._questions[j].view, cosine, self._questions[j].answer_group, j
+            )
             for j, cosine in zip(ask.near, ask.cosines, strict=True)
         ]
         self._last = decide(self._query(ask), candidates, self.state, self._rng)
@@ -116,30 +121,24 @@ class Ours:
         """Label, and refit when due (at once; the gateway does it beside the traffic)."""
         if self._last is None:
             return
-        answer = self._questions[ask.place].answer
+        answer = self._questions[ask.place].answer_group
         self.state.learn(self._query(ask), answer, self._last, at_s=ask.place)
         if self.state.refit_due:
             self.state.refit()
 
 
 def prepared(
-    fit: tuple[RouteVerifier, Calibration],
-    shadow: Sequence[Question],
+    fit: tuple[RouteVerifier, OutOfFoldScores],
+    shadow: Sequence[LabelledQuestion],
     limits: Limits,
-    prior: Gbdt | None,
 ) -> RouteState:
     """A route's state at the end of its shadow traffic."""
-    state = RouteState(limits, prior=prior)
+    state = RouteState(limits)
     state.unbiased.extend(shadow)
     state.labels = len(shadow)
     state.drift.last_s = len(shadow) - 1
-    state.install(*fit)
+    state.apply_fit(*fit)
     return state
-
-
-def fit_shadow(shadow: Sequence[Question], prior: Gbdt | None) -> tuple[RouteVerifier, Calibration]:
-    """One fit shared by all bounds of a run."""
-    return fit_route(shadow, prior)
 
 
 _EPSILONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)

@@ -11,8 +11,8 @@ import numpy as np
 from app.cache.bound import Limits
 from app.cache.decision import CandidateView, QueryView, decide
 from app.cache.text_view import view
-from app.cache.verifier import NEIGHBOURS
-from bench.cache.policies import fit_shadow, prepared
+from app.cache.verifier import NEIGHBOURS, fit_route
+from bench.cache.policies import prepared
 from bench.cache.trials import Shuffled
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def measure_speed(stream: Stream, encoder: OnnxEmbedder) -> dict[str, dict[str, 
     """Milliseconds of wall time, one thread, one question after the other."""
     part = Shuffled.of(stream, 0, _LEARNED + _ASKED)
     known = part.questions[:_LEARNED]
-    state = prepared(fit_shadow(known, None), known, Limits.of(0.05), None)
+    state = prepared(fit_route(known), known, Limits.of(0.05))
     stored = part.vectors[: len(known)]
     decisions, analyses, embeddings = [], [], []
     for i in range(len(known), len(part.questions)):
@@ -40,7 +40,8 @@ def measure_speed(stream: Stream, encoder: OnnxEmbedder) -> dict[str, dict[str, 
         similar = stored @ question.vector
         near = np.argsort(-similar)[:NEIGHBOURS].tolist()
         candidates = [
-            CandidateView(str(j), known[j].view, float(similar[j]), known[j].answer) for j in near
+            CandidateView(str(j), known[j].view, float(similar[j]), known[j].answer_group)
+            for j in near
         ]
         start = perf_counter_ns()
         analysed = view(question.view.text)

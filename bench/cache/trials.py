@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from app.cache.bound import Limits
-from app.cache.verifier import Question
+from app.cache.verifier import LabelledQuestion, fit_route
 from bench.cache.policies import (
     Fixed,
     Ours,
     PerEntry,
     calibrated_cosine,
-    fit_shadow,
     held_out_outcomes,
     nearest_outcomes,
     prepared,
@@ -91,7 +90,7 @@ class Shuffled:
 
     name: str
     seed: int
-    questions: list[Question]
+    questions: list[LabelledQuestion]
     vectors: NDArray[np.float32]
     labels: list[str]
     shadow: int
@@ -109,7 +108,7 @@ class Shuffled:
     ) -> Shuffled:
         vectors = np.ascontiguousarray(stream.vectors[order])
         questions = [
-            Question(stream.views[i], vectors[at], labels[at], at_s=float(at))
+            LabelledQuestion(stream.views[i], vectors[at], labels[at], at_s=float(at))
             for at, i in enumerate(order)
         ]
         return cls(stream.name, seed, questions, vectors, labels, shadow)
@@ -151,7 +150,7 @@ class Shuffled:
 
     def _with(
         self,
-        questions: Sequence[Question],
+        questions: Sequence[LabelledQuestion],
         vectors: NDArray[np.float32],
         labels: list[str],
         middle: int,
@@ -159,7 +158,7 @@ class Shuffled:
         """These instead, to the end of the second window behind the middle."""
         end = min(len(labels), middle + 2 * SHIFT_WINDOW)
         relabelled = [
-            replace(q, answer=name, at_s=float(at))
+            replace(q, answer_group=name, at_s=float(at))
             for at, (q, name) in enumerate(zip(questions[:end], labels[:end], strict=True))
         ]
         made = np.ascontiguousarray(vectors[:end])
@@ -171,7 +170,7 @@ def run_trials(
 ) -> Iterator[Trial]:
     """All policies on one order at all bounds, and ours over each shift; one shadow fit for all."""
     plain = Shuffled.of(stream, seed, longest)
-    fit = fit_shadow(plain.questions[: plain.shadow], None)
+    fit = fit_route(plain.questions[: plain.shadow])
     yield from _baselines(plain, bounds)
     shifts = {
         "answers": plain.changed_answers(),
@@ -179,7 +178,7 @@ def run_trials(
     }
     best, shadow = ceiling(plain.labels, plain.shadow), plain.shadow
     for bound in bounds:
-        state = prepared(fit, plain.questions[:shadow], Limits.of(bound), None)
+        state = prepared(fit, plain.questions[:shadow], Limits.of(bound))
         ours = Ours(state, plain.questions, seed)
         run = Replay(ours, plain.vectors, plain.labels, shadow)
         for kind, (shifted, start) in shifts.items():
@@ -192,9 +191,9 @@ def run_trials(
         alarms = ours.state.alarms
         yield Trial(stream.name, seed, bound, "ours", shadow, best, run.outcome, alarms)
     topics, start = Shuffled.new_topics(stream, seed, longest)
-    fit, shadow = fit_shadow(topics.questions[: topics.shadow], None), topics.shadow
+    fit, shadow = fit_route(topics.questions[: topics.shadow]), topics.shadow
     for bound in bounds:
-        state = prepared(fit, topics.questions[:shadow], Limits.of(bound), None)
+        state = prepared(fit, topics.questions[:shadow], Limits.of(bound))
         ours = Ours(state, topics.questions, seed)
         outcome = replay(ours, topics.vectors, topics.labels, shadow)
         yield from _windows(("topics", bound, start), topics, ours, outcome)

@@ -14,7 +14,7 @@ import yaml
 
 from app.cache.bound import Limits, Threshold
 from app.cache.decision import RouteState
-from app.cache.routes import Routes
+from app.cache.routes import RouteStore
 from app.cache.semantic import route_name
 from app.settings_schema import SemanticCacheSettings
 from bench import summary
@@ -118,16 +118,16 @@ async def open_route(
     ``learned``: what it knows; nothing where none is given.
     """
     faults: list[str] = []
-    routes = Routes(
+    routes = RouteStore(
         folder / "routes",
         limits=Limits.of(wanted.max_error_rate),
         audit_rate=wanted.audit_rate,
         build_id=lambda: build,
         on_fault=faults.append,
     )
-    route = await routes.get(route_name(*of))
+    route = await routes.load(route_name(*of))
     route.state = learned or route.state
-    route.state.threshold, route.changes = route.state.threshold or _CERTIFIED, 1
+    route.state.threshold, route.unsaved_changes = route.state.threshold or _CERTIFIED, 1
     await routes.save()
     if faults:
         raise NotReadyError(faults[0])

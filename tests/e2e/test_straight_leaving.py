@@ -343,7 +343,7 @@ async def test_nor_while_a_miss_races_with_the_look_up(hangs: bool, counted: Cou
         await semantic.open()
         semantic.meaning.cache.budget_s = 4 * PATIENCE_S
         semantic.meaning.most_per_s = 1e9
-        process = semantic.meaning.cache.memory.pid
+        process = semantic.meaning.cache.store.pid
         for name, window in WINDOWS.items():
             upstream.window = window
             (client,) = await taught(gateway)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from app.cache.guards import compare
 from app.cache.pair_features import FEATURES, pair_features
 from app.cache.text_view import view
-from app.cache.token_weights import DIMENSIONS, symbols
+from app.cache.token_weights import DIMENSIONS, hashed_features
 
 VOCABULARY = (
     "is was Ann Bob Oslo not never more less before after by from to sold or and he she her 3 7 30% "
@@ -52,7 +52,7 @@ def test_features_are_finite_named_and_symmetric(a: str, b: str):
 
 @given(texts, texts)
 def test_symbols_are_hashed_within_their_table_and_symmetric(a: str, b: str):
-    left, right = symbols(view(a), view(b)), symbols(view(b), view(a))
+    left, right = hashed_features(view(a), view(b)), hashed_features(view(b), view(a))
     assert sorted(left) == sorted(right)
     assert left
     assert all(0 <= s < DIMENSIONS for s in left)

@@ -67,12 +67,12 @@ class Semantic:
 
     async def there(self) -> None:
         """Wait until the vector process is."""
-        await asyncio.wait_for(self.meaning.cache.memory.there.wait(), PATIENCE_S)
+        await asyncio.wait_for(self.meaning.cache.store.there.wait(), PATIENCE_S)
 
     async def open(self, model: str = "small", tenant: str = "default") -> None:
         """Let the route serve from a certified threshold on, none of its hits audited."""
         await self.there()
-        route = await self.meaning.cache.routes.get(route_name(tenant, model))
+        route = await self.meaning.cache.routes.load(route_name(tenant, model))
         route.state = self.meaning.cache.routes.new_state()
         route.state.threshold, route.state.audit_rate = OPEN, 0.0
 

@@ -51,7 +51,7 @@ async def test_a_route_earns_its_hits():
         for wording in WORDINGS[:-2]:
             for topic in TOPICS:
                 reply = await semantic.ask(wording.format(topic))
-                route = await semantic.meaning.cache.routes.get("default\x00small")
+                route = await semantic.meaning.cache.routes.load("default\x00small")
                 if route.state.mode == "shadow":
                     assert reply.headers["x-slipstream-cache"] == "miss"
         assert route.state.labels >= 120, "most of these are of a lasting kind"

@@ -99,9 +99,9 @@ async def test_a_wrong_hit_is_explained_reported_and_never_repeated(semantic, op
     said = {"request_id": request_id, "verdict": "wrong"}
     answered = await semantic.http.post("/v1/cache/feedback", json=said)
     assert answered.json()["removed"] is True
-    route = await semantic.meaning.cache.routes.get("default\x00small")
+    route = await semantic.meaning.cache.routes.load("default\x00small")
     assert route.state.drift.evidence > 1, "it counts against the bound"
-    assert route.state.biased[-1].answer.startswith("not "), "and is a negative pair"
+    assert route.state.biased[-1].answer_group.startswith("not "), "and is a negative pair"
     assert (await ask(semantic, openai_client, REWORDED))[0] == "miss", "nor its twin's answer"
     semantic.running.context.edge.gateway.exact.invalidate(everything=True)
     assert (await ask(semantic, openai_client, REWORDED))[0] == "miss", "ever again"

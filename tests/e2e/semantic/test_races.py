@@ -81,7 +81,7 @@ async def test_a_hit_answers_while_the_model_is_silent_and_ends_its_call():
 
 async def test_the_model_answers_while_the_look_up_hangs_and_its_answer_is_kept():
     async with racing(["default"]) as semantic:
-        process = semantic.meaning.cache.memory.pid
+        process = semantic.meaning.cache.store.pid
         os.kill(process, signal.SIGSTOP)
         try:
             body = {"model": "small", "messages": [{"role": "user", "content": CAPITAL}]}
@@ -150,7 +150,7 @@ async def test_while_look_ups_rest_an_ordinary_request_neither_waits_nor_races(r
         await learned(semantic)
         raced.clear()
         cache = semantic.meaning.cache
-        cache._rest_until_s = cache._clock() + 3_600
+        cache._suspended_until_s = cache._clock() + 3_600
         for number in range(2):
             question = f"Which capital has number {number} of the list?"
             assert outcome(await semantic.ask(question)) == "miss"

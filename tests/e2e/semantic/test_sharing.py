@@ -103,14 +103,14 @@ async def test_by_meaning_too_others_are_shown_what_enough_users_were_told():
 async def test_one_user_cannot_fill_the_neighbourhood():
     async with sharing(semantic=True, scope="tenant", most_of_one_user=0.02) as made:
         cache = made.meaning.cache
-        route = await cache.routes.get("default\x00small")
+        route = await cache.routes.load("default\x00small")
         route.state.threshold = None
         for number in range(8):
             await ask(made, "mallory", f"What does the word w{number}ord mean in French?")
-        assert await cache.memory.count() == 4
+        assert await cache.store.count() == 4
         assert route.state.labels == 4, "nor is it learned from"
         await ask(made, "ann", CAPITAL)
-        assert await cache.memory.count() == 5
+        assert await cache.store.count() == 5
 
 
 @pytest.mark.slow
@@ -118,7 +118,7 @@ async def test_an_answer_that_declines_is_not_kept_for_other_words():
     model = TopicModel({"france": "I'm sorry, but I can't help with that."})
     async with sharing(semantic=True, model=model) as made:
         assert [await ask(made, None), await ask(made, None, REWORDED)] == ["miss", "miss"]
-        assert await made.meaning.cache.memory.count() == 0
+        assert await made.meaning.cache.store.count() == 0
 
 
 @pytest.mark.slow

@@ -53,7 +53,7 @@ async def test_imported_answers_are_hit_exactly_and_by_meaning_and_exported_agai
         routed = await ask(made, "What does the word ebb mean?", "auto")
         assert routed.headers["x-slipstream-cache"] == "exact"
         assert made.model.asked == []
-        route = await made.meaning.cache.routes.get("default\x00small")
+        route = await made.meaning.cache.routes.load("default\x00small")
         assert route.state.labels == 0, "an import is no evidence"
         assert (await command(made, "export", str(out))).returncode == 0
         rows = [json.loads(line) for line in out.read_text().splitlines()]

@@ -15,7 +15,7 @@ import httpx2
 import pytest
 
 from app.bootstrap_encoder import embedder_folder
-from app.cache.semantic import Asked
+from app.cache.semantic import SemanticQuery
 from app.domain.vectors import KeptQuestion
 from app.errors import StoreError
 from app.stores.sidecar_client import VectorProcess
@@ -54,7 +54,7 @@ async def degraded(semantic: Semantic) -> dict[str, str]:
 async def test_a_killed_process_costs_hits_and_nothing_else_and_comes_back(tmp_path):
     async with semantic_gateway(tmp_path) as semantic:
         await semantic.open()
-        memory = semantic.meaning.cache.memory
+        memory = semantic.meaning.cache.store
         semantic.meaning.cache.budget_s = 10.0
         semantic.meaning.most_per_s = 1e9
         await semantic.ask(CAPITAL)
@@ -99,27 +99,27 @@ async def test_a_process_that_hangs_holds_nobody_up_beyond_the_budget(tmp_path):
     async with semantic_gateway(tmp_path) as semantic:
         await semantic.open()
         cache = semantic.meaning.cache
-        os.kill(cache.memory.pid, signal.SIGSTOP)
+        os.kill(cache.store.pid, signal.SIGSTOP)
         try:
             cache.budget_s = 0.02
             waited = []
             for number in range(7):
                 started = time.perf_counter()
-                look = await cache.look(_asked_of(number))
+                look = await cache.lookup(_asked_of(number))
                 waited.append(time.perf_counter() - started)
-                assert look.word == "late"
-            assert cache._rest_until_s > 0, "after a few in a row it is not even asked"
+                assert look.outcome == "late"
+            assert cache._suspended_until_s > 0, "after a few in a row it is not even asked"
             assert min(waited[-2:]) < 0.02
             body = {"model": "small", "messages": [{"role": "user", "content": CAPITAL}]}
             reply = await semantic.http.post("/v1/chat/completions", json=body)
             assert outcome(reply) == "miss"
         finally:
-            os.kill(cache.memory.pid, signal.SIGCONT)
+            os.kill(cache.store.pid, signal.SIGCONT)
 
 
-def _asked_of(number: int) -> Asked:
+def _asked_of(number: int) -> SemanticQuery:
     text = f"What is the question of number {number}?"
-    return Asked("0" * 32, "p", "default\x00small", text, "default", time.time())
+    return SemanticQuery("0" * 32, "p", "default\x00small", text, "default", time.time())
 
 
 async def test_what_was_kept_survives_a_restart(tmp_path):
@@ -128,7 +128,7 @@ async def test_what_was_kept_survives_a_restart(tmp_path):
         await semantic.ask(CAPITAL)
     async with semantic_gateway(tmp_path) as semantic:
         await semantic.there()
-        route = await semantic.meaning.cache.routes.get("default\x00small")
+        route = await semantic.meaning.cache.routes.load("default\x00small")
         assert route.state.mode == "open", "so does the evidence"
         assert route.state.labels == 1
         route.state.audit_rate = 0.0
@@ -146,7 +146,7 @@ async def test_damaged_files_are_put_aside_and_named(tmp_path):
         await semantic.open()
         semantic.meaning.cache.budget_s = 10.0
         semantic.meaning.most_per_s = 1e9
-        assert store.name in semantic.meaning.cache.memory.moved_aside[0]
+        assert store.name in semantic.meaning.cache.store.moved_aside[0]
         assert store.name in (await degraded(semantic))["semantic_files"]
         assert len(list((tmp_path / "semantic").glob("questions-*.aside-*"))) == 1
         await semantic.ask(CAPITAL)

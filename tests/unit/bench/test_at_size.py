@@ -9,8 +9,8 @@ import pytest
 
 from app.cache.bound import Limits, Threshold
 from app.cache.decision import CandidateView, QueryView, RouteState, decide
-from app.cache.kept import KeptAnswer
-from app.cache.semantic import Look
+from app.cache.kept_answer import KeptAnswer
+from app.cache.semantic import Lookup
 from app.cache.text_view import view
 from app.domain.vectors import KeptQuestion
 from bench.cache.at_size import FewHitsError, Model
@@ -25,15 +25,15 @@ def route() -> RouteState:
     return state
 
 
-def looked(state: RouteState, text: str, rng: Random) -> Look:
+def looked(state: RouteState, text: str, rng: Random) -> Lookup:
     """What a look-up of ``text`` finds where the very words are kept."""
     query = QueryView(view(text), np.ones(4, dtype=np.float32) / 2)
     decision = decide(query, [CandidateView("e", query.view, 0.99, text, 1.0)], state, rng)
     if not decision.serve:
-        return Look("audited", query, (), decision)
+        return Lookup("audited", query, (), decision)
     question = KeptQuestion("e", "p", "t", "m", (), 1.0, 2.0, text, "")
     answer = KeptAnswer(text, "an answer", "stop", "m", "fast", "m", "r")
-    return Look("hit", query, (), decision, (question, answer))
+    return Lookup("hit", query, (), decision, (question, answer))
 
 
 def test_hits_go_on_where_what_was_asked_of_the_model_is_learned():
@@ -70,4 +70,4 @@ class _Fitted:
     fitted = True
 
     def __init__(self, state: RouteState) -> None:
-        self.score, self.rareness = state.verifier.score, state.verifier.rareness
+        self.score, self.idf = state.verifier.score, state.verifier.idf

@@ -6,30 +6,30 @@ import numpy as np
 import pytest
 
 from app.cache.bound import (
-    ALARM,
-    Borrowed,
-    Drift,
+    ALARM_EVIDENCE,
+    DriftDetector,
     EntryRecord,
     Limits,
-    borrow,
+    PseudoCounts,
     certify,
+    pseudo_counts_of,
     wilson_upper,
 )
-from app.cache.verifier import Calibration
+from app.cache.verifier import OutOfFoldScores
 
 LIMITS = Limits.of(0.01)
 
 
 def outcomes(
     scores: list[float], agreed: list[float], weights: list[float] | None = None
-) -> Calibration:
+) -> OutOfFoldScores:
     counted = np.ones(len(scores)) if weights is None else np.array(weights)
-    return Calibration(np.array(scores), np.array(agreed), counted)
+    return OutOfFoldScores(np.array(scores), np.array(agreed), counted)
 
 
 def test_one_rate_stands_for_both_limits():
     assert Limits(0.01, 0.05) == LIMITS
-    assert pytest.approx(0.8) == LIMITS.floor
+    assert pytest.approx(0.8) == LIMITS.min_probability
 
 
 def test_no_labels_certify_nothing():
@@ -72,16 +72,16 @@ def test_the_upper_bound_covers_the_true_share_nine_times_in_ten(true_share: flo
 
 
 def test_routes_that_agree_lend_labels_and_few_routes_lend_none():
-    alike = borrow([(200.0, 4.0), (300.0, 6.0), (250.0, 5.0)])
-    apart = borrow([(200.0, 0.0), (300.0, 90.0), (250.0, 10.0)])
-    assert borrow([(200.0, 4.0), (300.0, 6.0)]) == Borrowed()
+    alike = pseudo_counts_of([(200.0, 4.0), (300.0, 6.0), (250.0, 5.0)])
+    apart = pseudo_counts_of([(200.0, 0.0), (300.0, 90.0), (250.0, 10.0)])
+    assert pseudo_counts_of([(200.0, 4.0), (300.0, 6.0)]) == PseudoCounts()
     assert alike.hits > apart.hits
     assert pytest.approx(0.02) == alike.wrong / alike.hits
 
 
 def test_honest_probabilities_hardly_ever_raise_the_alarm():
     """`ALARM` labels on average is what is proven; 40,000 honest ones raise it less than once."""
-    rng, drift = Random(5), Drift()
+    rng, drift = Random(5), DriftDetector()
     alarms = 0
     for n in range(40_000):
         p = rng.random()
@@ -95,7 +95,7 @@ def test_honest_probabilities_hardly_ever_raise_the_alarm():
 def test_a_share_of_answers_that_ceased_to_be_right_is_found_and_dated(share: float, most: int):
     needed, dated = [], []
     for seed in range(40):
-        rng, drift = Random(seed), Drift()
+        rng, drift = Random(seed), DriftDetector()
         for n in range(200):
             p = rng.random()
             drift.observe(p, agreed=rng.random() < p, at_s=n)
@@ -110,30 +110,30 @@ def test_a_share_of_answers_that_ceased_to_be_right_is_found_and_dated(share: fl
 
 
 def test_overconfidence_raises_the_alarm_within_a_few_labels():
-    drift = Drift()
+    drift = DriftDetector()
     labels = next(n for n in range(1, 100) if drift.observe(0.9, agreed=False))
     assert labels <= 20
-    assert drift.evidence >= ALARM
+    assert drift.evidence >= ALARM_EVIDENCE
     drift.reset()
     assert drift.evidence == 1.0
 
 
 def test_where_nothing_was_expected_nothing_is_learned():
-    drift = Drift()
+    drift = DriftDetector()
     for _ in range(100):
         drift.observe(0.01, agreed=False)
     assert drift.evidence == 1.0
 
 
 def test_one_report_is_no_proof_and_many_are():
-    drift = Drift()
-    drift.report()
+    drift = DriftDetector()
+    drift.observe_report()
     assert drift.evidence < 2
-    assert next(n for n in range(2, 30) if drift.report()) > 10
+    assert next(n for n in range(2, 30) if drift.observe_report()) > 10
 
 
 def test_an_entry_found_wrong_falls_below_the_floor_and_recovers_on_evidence():
     record = EntryRecord(wrong=1)
-    assert record.shrink(0.97) < LIMITS.floor
+    assert record.posterior_mean(0.97) < LIMITS.min_probability
     record.right = 10
-    assert record.shrink(0.97) > LIMITS.floor
+    assert record.posterior_mean(0.97) > LIMITS.min_probability

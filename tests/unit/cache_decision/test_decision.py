@@ -11,7 +11,7 @@ from app.cache.decision import CandidateView, Decision, QueryView, RouteState, d
 from app.cache.route_archive import ArchiveError, dump, load
 from app.cache.text_view import view
 from app.cache.token_weights import DIMENSIONS, TokenWeights
-from app.cache.verifier import Rareness, RouteVerifier
+from app.cache.verifier import Idf, RouteVerifier
 from app.learn.gbdt import Gbdt, GbdtParams
 
 CITIES = ("oslo", "rome", "lima", "cairo", "delhi", "tokyo", "paris", "quito")
@@ -63,7 +63,7 @@ class Desk:
         decision = decide(query, self.near(query), self.state, self.rng)
         if decision.serve:
             assert decision.candidate is not None
-            return True, decision.candidate.answer == answer
+            return True, decision.candidate.answer_group == answer
         self.state.learn(query, answer, decision, at_s=self.now_s)
         if self.state.refit_due:
             self.state.refit()
@@ -86,20 +86,20 @@ def test_every_would_be_hit_is_checked_while_evidence_against_the_bound_mounts(d
     state.audit_rate = 0.0
     state.drift.last_s = desk.now_s
     state.drift.reset()
-    state.unseen = 0
+    state.hits_since_informative = 0
     query = next(q for q, *_ in desk.stored if _decided(desk, state, q).serve)
     state.drift.wealth = [4.0] * len(state.drift.wealth)
     checked = _decided(desk, state, query)
     assert (checked.serve, checked.audit) == (False, True)
     state.drift.reset()
-    state.unseen = 0
+    state.hits_since_informative = 0
     assert _decided(desk, state, query).serve
 
 
 def quiet(desk):
     """The desk's route with nothing that would make it ask the model about a hit."""
     state = load(dump(desk.state, "b"), "b")
-    state.audit_rate, state.unseen = 0.0, 0
+    state.audit_rate, state.hits_since_informative = 0.0, 0
     state.drift.last_s = desk.now_s
     state.drift.reset()
     return state
@@ -118,7 +118,7 @@ def test_a_question_in_words_that_the_evidence_lacks_is_asked_of_the_model(desk:
     state, query = quiet(desk), served_query(desk)
     assert state.threshold is not None
     assert _decided(desk, state, query).serve
-    state.verifier.rareness = Rareness({}, 1)  # a route that never heard any of these words
+    state.verifier.idf = Idf({}, 1)  # a route that never heard any of these words
     decision = _decided(desk, state, query)
     assert (decision.serve, decision.audit) == (False, False)
     assert "words" in decision.reasons[0]
@@ -128,35 +128,35 @@ def test_a_state_whose_models_knew_other_features_keeps_its_labels_and_serves_no
     state = quiet(desk)
     older = Gbdt.fit(np.eye(4), np.array([0.0, 1.0, 0.0, 1.0]), params=GbdtParams(loss="logistic"))
     tokens = TokenWeights(np.zeros(DIMENSIONS, dtype=np.float32), 0.0)
-    state.verifier = RouteVerifier(state.verifier.rareness, None, tokens, older, older)
+    state.verifier = RouteVerifier(state.verifier.idf, tokens, older, older)
     restored = load(dump(state, "b"), "b")
     assert restored.mode == "shadow"
     assert (restored.labels, len(restored.unbiased)) == (state.labels, len(state.unbiased))
     assert restored.refit_due
 
 
-@pytest.mark.parametrize(("elder", "suspected"), [(("b",), False), ((), True)])
+@pytest.mark.parametrize(("earlier", "suspected"), [(("b",), False), ((), True)])
 def test_an_answer_that_was_there_already_tells_of_no_change_and_a_later_one_does(
-    desk: Desk, elder: tuple[str, ...], suspected: bool
+    desk: Desk, earlier: tuple[str, ...], suspected: bool
 ) -> None:
     state, (query, *_) = quiet(desk), desk.stored[0]
     candidate = CandidateView("1", query.view, 0.9, "a")
     decision = Decision(
         serve=False, audit=True, candidate=candidate, score=0.9, probability=0.9, bound=0.1,
-        reasons=("audited",), reach=0.95, offered=("a", "b"), elder=elder,
+        reasons=("audited",), any_right=0.95, offered_groups=("a", "b"), earlier_groups=earlier,
     )  # fmt: skip
     state.learn(query, "b", decision, at_s=desk.now_s + 1)
     assert (state.drift.evidence > 2.0) is suspected
 
 
-def test_answers_are_elder_that_were_kept_before_the_candidate_s_was_last_given(desk: Desk) -> None:
+def test_earlier_answers_are_those_stored_before_the_candidate_s_was_last_given(desk: Desk) -> None:
     state, query = quiet(desk), served_query(desk)
     state.audit_rate = 1.0  # what is served needs no such comparison
     near = desk.near(query)
-    old = [replace(c, answer="other", kept_s=0.0) for c in near[-2:]]
-    new = [replace(c, answer="newer", kept_s=desk.now_s + 9) for c in near[-2:]]
-    assert "other" in decide(query, [*near[:-2], *old], state, Random(1)).elder
-    assert "newer" not in decide(query, [*near[:-2], *new], state, Random(1)).elder
+    old = [replace(c, answer_group="other", kept_s=0.0) for c in near[-2:]]
+    new = [replace(c, answer_group="newer", kept_s=desk.now_s + 9) for c in near[-2:]]
+    assert "other" in decide(query, [*near[:-2], *old], state, Random(1)).earlier_groups
+    assert "newer" not in decide(query, [*near[:-2], *new], state, Random(1)).earlier_groups
 
 
 def test_nothing_is_served_before_there_is_evidence():
@@ -234,9 +234,11 @@ def test_after_a_change_of_all_answers_nothing_old_is_served_and_the_route_earns
     changed = shifted(desk)
     alarmed = next((n for n in range(100) if changed.step() and changed.state.alarms), None)
     assert alarmed is not None
-    assert changed.state.careful
+    assert changed.state.on_probation
     assert changed.state.mode == "open"
-    assert all(q.answer.endswith("new") for q in changed.state.unbiased), "old labels are gone"
+    assert all(q.answer_group.endswith("new") for q in changed.state.unbiased), (
+        "old labels are gone"
+    )
     results = [changed.step() for _ in range(400)]
     hits = [right for served, right in results if served]
     assert hits, "what is confirmed is served again"
@@ -257,15 +259,15 @@ def test_suspicion_serves_what_was_confirmed_since_and_checks_the_rest(desk: Des
     state = load(dump(desk.state, "b"), "b")
     state.audit_rate, state.drift.last_s = 0.0, desk.now_s
     state.drift.reset()
-    state.unseen = 0
+    state.hits_since_informative = 0
     query = next(q for q, *_ in desk.stored if _decided(desk, state, q).serve)
     state.drift.wealth = [4.0] * len(state.drift.wealth)
     decision = _decided(desk, state, query)
     assert decision.audit
-    state.confirmed[decision.candidate.answer] = desk.now_s + 1
+    state.confirmed_at_s[decision.candidate.answer_group] = desk.now_s + 1
     rng, served = Random(1), []
     for _ in range(100):
-        state.unseen = 0
+        state.hits_since_informative = 0
         served.append(decide(query, desk.near(query), state, rng).serve)
     assert 55 < sum(served) < 95, "most are served, some are watched"
 
@@ -275,34 +277,34 @@ def test_what_an_answer_has_become_is_served_where_the_old_one_was(desk: Desk):
     state, query = quiet(desk), served_query(desk)
     asked = Desk(state.limits)
     asked.stored = list(desk.stored)
-    old = asked.near(query)[0].answer
+    old = asked.near(query)[0].answer_group
     # Everything kept so far is from before a change.
     state.trusted_from_s = desk.now_s
     refused = _decided(asked, state, query)
     assert not refused.serve
-    assert (refused.probability, refused.alike > 0.85) == (0.0, True)
+    assert (refused.probability, refused.probability_if_unchanged > 0.85) == (0.0, True)
     state.learn(query, "new", refused, at_s=desk.now_s + 1)
     asked.stored.append((query, "new", desk.now_s + 1))
-    assert state.now(old) == "new"
+    assert state.current_group(old) == "new"
     state = load(dump(state, "b"), "b")
     state.drift.reset()
     others = (q for q, a, _ in desk.stored if a == old and q.view.text != query.view.text)
     hits = [d for d in (_decided(asked, state, q) for q in others) if d.serve]
     assert hits
-    assert {d.candidate.answer for d in hits} == {"new"}
+    assert {d.candidate.answer_group for d in hits} == {"new"}
     # Given again, the old answer is itself.
     state.learn(query, old, refused, at_s=desk.now_s + 2)
-    assert state.now(old) == old
+    assert state.current_group(old) == old
 
 
 def test_an_answer_that_became_two_is_nobodys(desk: Desk):
     state, query = quiet(desk), served_query(desk)
     state.trusted_from_s = desk.now_s
     refused = _decided(desk, state, query)
-    old = refused.candidate.answer
+    old = refused.candidate.answer_group
     for fresh in ("one", "two"):
         state.learn(query, fresh, refused, at_s=desk.now_s + 1)
-    assert state.now(old) == old
+    assert state.current_group(old) == old
 
 
 def test_where_everything_is_a_hit_one_is_asked_of_the_model_before_long(desk: Desk):
@@ -311,19 +313,19 @@ def test_where_everything_is_a_hit_one_is_asked_of_the_model_before_long(desk: D
     assert all(_decided(desk, state, query).serve for _ in range(most))
     asked = _decided(desk, state, query)
     assert asked.audit
-    state.learn(query, asked.candidate.answer, asked, at_s=desk.now_s)
+    state.learn(query, asked.candidate.answer_group, asked, at_s=desk.now_s)
     assert _decided(desk, state, query).serve
 
 
 def test_a_second_alarm_in_a_row_closes_the_route_and_evidence_reopens_it(desk: Desk):
     changed = shifted(desk)
-    while not changed.state.careful:
+    while not changed.state.on_probation:
         changed.step()
     for _ in range(30):
         if changed.state.feedback("17", agreed=False):
             break
     assert changed.state.mode == "closed"
-    assert not changed.state.careful
+    assert not changed.state.on_probation
     assert changed.state.trusted_from_s == changed.now_s
     changed.stored.clear()
     for _ in range(250):
@@ -335,7 +337,7 @@ def test_a_user_saying_wrong_counts_against_the_entry_and_the_bound(desk: Desk):
     state = load(dump(desk.state, "b"), "b")
     needed = next((n for n in range(1, 60) if state.feedback("17", agreed=False)), None)
     assert needed is not None
-    assert state.careful
+    assert state.on_probation
     assert state.entries["17"].wrong >= 1
 
 

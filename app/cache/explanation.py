@@ -1,4 +1,4 @@
-"""A decision's reasons for people, without a word of either question: they end up in traces and logs.
+"""A decision explained for people, without a word of either question: it ends up in traces and logs.
 
 "same number; same names; word order the same; score 0.97; of 400 labelled questions that scored at
 least 0.91, 1 had another answer: at most 0.4 % of requests and 1.2 % of hits are wrong (90 % sure)".
@@ -24,7 +24,7 @@ _TYPED: Final = (
     ("date", "dates"),
     ("unit", "units"),
 )
-_OTHERWISE: Final = {
+_PHRASES: Final = {
     "number": "another number",
     "id": "another id",
     "name": "another name",
@@ -59,47 +59,47 @@ _OTHERWISE: Final = {
 }
 
 
-def in_words(query: TextView, decision: Decision, threshold: Threshold | None) -> tuple[str, ...]:
-    """Why ``decision`` was taken; empty where nothing was near."""
+def explain(query: TextView, decision: Decision, threshold: Threshold | None) -> tuple[str, ...]:
+    """Return why ``decision`` was taken; empty where nothing was near."""
     candidate = decision.candidate
     if candidate is None:
         return ()
     seen = compare(query, candidate.view)
-    said = [*_alike(query, candidate.view, seen), *_unlike(seen)]
+    phrases = [*_alike(query, candidate.view, seen), *_unlike(seen)]
     if seen.vetoes:
-        return (*said, "that forbids a hit at any score")
-    said.append(f"score {decision.score:.2f}")
+        return (*phrases, "that forbids a hit at any score")
+    phrases.append(f"score {decision.score:.2f}")
     if threshold is None:
-        return (*said, "no evidence yet: shadow mode")
+        return (*phrases, "no evidence yet: shadow mode")
     if decision.score < threshold.score:
-        return (*said, f"below the certified {threshold.score:.2f}")
-    said.append(
+        return (*phrases, f"below the certified {threshold.score:.2f}")
+    phrases.append(
         f"of {threshold.hits} labelled questions that scored at least {threshold.score:.2f},"
         f" {threshold.wrong} had another answer: at most {threshold.upper_per_request:.1%} of requests"
         f" and {threshold.upper_per_hit:.1%} of hits are wrong ({CONFIDENCE:.0%} sure)"
     )
     if decision.audit:
-        said.append("asked of the model all the same, to check")
+        phrases.append("asked of the model all the same, to check")
     elif not decision.serve:
-        said.append(decision.reasons[0])  # what speaks against this entry
-    return tuple(said)
+        phrases.append(decision.reasons[0])  # what speaks against this entry
+    return tuple(phrases)
 
 
 def _alike(query: TextView, stored: TextView, seen: Differences) -> list[str]:
-    """What both have, and have equal; what neither has is not worth a word."""
-    said = []
+    """What both have in common; what neither has is left out."""
+    phrases = []
     for kind, plural in _TYPED:
         mine = getattr(query, plural)
         if mine and not seen.has(kind) and not seen.has(f"{kind}_one_sided"):
-            said.append(f"same {kind if len(mine) == 1 else plural}")
+            phrases.append(f"same {kind if len(mine) == 1 else plural}")
     if query.negations and stored.negations and not seen.has("negation"):
-        said.append("both negated")
+        phrases.append("both negated")
     if query.content == stored.content:
-        said.append("the same content words")
+        phrases.append("the same content words")
     if not seen.swapped:
-        said.append("order of roles equal")
-    return said
+        phrases.append("order of roles equal")
+    return phrases
 
 
 def _unlike(seen: Differences) -> list[str]:
-    return list(dict.fromkeys(_OTHERWISE.get(d.kind, d.kind) for d in seen.found))
+    return list(dict.fromkeys(_PHRASES.get(d.kind, d.kind) for d in seen.found))

@@ -1,9 +1,8 @@
-"""Removals that a store owes: asked for while it was away, written down until it has done them.
+"""Removals that the store could not do while it was away, persisted until it has done them.
 
-An invalidation is a promise. Until it is kept nothing is served by meaning, and a restart must not
-forget it: each lies in a file of its own, so that the workers of one folder need no lock. To do one
-twice does no harm. One that cannot be read any more may have named anything: everything is owed then, for
-a cache may lose what it must not bring back.
+Until then nothing is served by meaning, also after a restart: each removal lies in a file of its own, so
+that the workers of one folder need no lock. A removal is idempotent. One that cannot be read any more may
+have named anything, so everything is removed then.
 """
 
 from __future__ import annotations
@@ -29,36 +28,36 @@ class _Written(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     everything: bool = False
 
 
-def _unheard(_fault: str) -> None:
-    """Nobody listens: nothing is written, so nothing can go wrong."""
+def _ignore(_fault: str) -> None:
+    """Ignore faults: without a folder there are none."""
 
 
-class Owed:
-    """What is owed, oldest first."""
+class PendingRemovals:
+    """The removals still to be done, oldest first."""
 
-    def __init__(self, folder: Path | None, on_fault: Callable[[str], None] = _unheard) -> None:
-        """Read what was owed at the end of the last run; ``folder`` None: kept in memory alone."""
+    def __init__(self, folder: Path | None, on_fault: Callable[[str], None] = _ignore) -> None:
+        """Read those of earlier runs; ``folder`` None: in memory alone."""
         self._folder, self._on_fault = folder, on_fault
-        self._owed: list[tuple[Path | None, Which | tuple[str, ...]]] = []
+        self._removals: list[tuple[Path | None, Which | tuple[str, ...]]] = []
         for path in sorted(folder.glob(f"*{_SUFFIX}")) if folder is not None else ():
             try:
-                self._owed.append((path, _read(path.read_bytes())))
+                self._removals.append((path, _read(path.read_bytes())))
             except (OSError, msgspec.MsgspecError) as exc:
-                self._owed.append((path, Which()))
+                self._removals.append((path, Which()))
                 on_fault(
                     f"a removal that was owed cannot be read, so all that was kept goes: {path.name}: {exc}"
                 )
 
     def __bool__(self) -> bool:
-        """Whether anything is."""
-        return bool(self._owed)
+        """Whether any is left."""
+        return bool(self._removals)
 
-    def first(self) -> Which | tuple[str, ...]:
-        """The oldest: what matches, or ids."""
-        return self._owed[0][1]
+    def oldest(self) -> Which | tuple[str, ...]:
+        """The oldest: a filter, or ids."""
+        return self._removals[0][1]
 
     def add(self, what: Which | tuple[str, ...]) -> None:
-        """Owe ``what``, also after a restart; a folder that cannot be written is told, not raised."""
+        """Add a removal, persistently; a folder that cannot be written is reported as a fault, not raised."""
         path = None if self._folder is None else self._folder / f"{uuid4().hex}{_SUFFIX}"
         if path is not None:
             try:
@@ -68,11 +67,11 @@ class Owed:
                 fresh.replace(path)
             except OSError as exc:
                 self._on_fault(f"a removal that is owed cannot be written down: {exc.strerror}")
-        self._owed.append((path, what))
+        self._removals.append((path, what))
 
-    def done(self) -> None:
-        """The first is done."""
-        path, _ = self._owed.pop(0)
+    def remove_oldest(self) -> None:
+        """Mark the oldest as done."""
+        path, _ = self._removals.pop(0)
         if path is not None:
             with suppress(OSError):
                 path.unlink(missing_ok=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.cache.owed import Owed
+from app.cache.pending_removals import PendingRemovals
 from app.domain.vectors import Which
 
 REMOVALS = [("ab" * 16,), Which("t", "small", ("a", "b")), Which("t"), Which()]
@@ -13,12 +13,12 @@ REMOVALS = [("ab" * 16,), Which("t", "small", ("a", "b")), Which("t"), Which()]
 @pytest.mark.parametrize("what", REMOVALS, ids=str)
 def test_what_is_owed_is_owed_after_a_restart_until_it_is_done(tmp_path, what):
     faults: list[str] = []
-    Owed(tmp_path / "owed", faults.append).add(what)
-    again = Owed(tmp_path / "owed", faults.append)
-    assert again.first() == what
-    again.done()
+    PendingRemovals(tmp_path / "owed", faults.append).add(what)
+    again = PendingRemovals(tmp_path / "owed", faults.append)
+    assert again.oldest() == what
+    again.remove_oldest()
     assert not again
-    assert not Owed(tmp_path / "owed", faults.append)
+    assert not PendingRemovals(tmp_path / "owed", faults.append)
     assert faults == []
 
 
@@ -26,11 +26,11 @@ def test_one_that_cannot_be_read_is_named_and_may_have_meant_everything(tmp_path
     faults: list[str] = []
     for name, data in (("a", b"{no"), ("b", b"{}"), ("c", b'{"ids": 3}'), ("d", b"")):
         (tmp_path / f"{name}.owed").write_bytes(data)
-    owed = Owed(tmp_path, faults.append)
+    owed = PendingRemovals(tmp_path, faults.append)
     assert len(faults) == 4
     for _ in range(4):
-        assert owed.first() == Which()
-        owed.done()
+        assert owed.oldest() == Which()
+        owed.remove_oldest()
     assert not owed
     assert not list(tmp_path.glob("*.owed"))
 
@@ -38,7 +38,7 @@ def test_one_that_cannot_be_read_is_named_and_may_have_meant_everything(tmp_path
 def test_a_folder_that_cannot_be_written_is_told_and_the_removal_still_owed(tmp_path):
     (tmp_path / "owed").write_text("a file where the folder should be")
     faults: list[str] = []
-    owed = Owed(tmp_path / "owed", faults.append)
+    owed = PendingRemovals(tmp_path / "owed", faults.append)
     owed.add(Which("t"))
-    assert owed.first() == Which("t")
+    assert owed.oldest() == Which("t")
     assert "cannot be written down" in faults[0]

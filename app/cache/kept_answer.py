@@ -1,4 +1,4 @@
-"""What lies beside a kept question: the answer, and where it is from."""
+"""The answer stored beside a question, with its provenance."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _MOST_ASKERS: Final = 32
 
 
 class KeptAnswer(msgspec.Struct, frozen=True):
-    """A kept question's body."""
+    """A stored question's body, as JSON: the field names are in the store."""
 
     group: str
-    """Answers that agree are of one group."""
+    """Shared by answers that agree."""
     text: str
     finish: str
     model: str
@@ -28,15 +28,15 @@ class KeptAnswer(msgspec.Struct, frozen=True):
     cost_usd: float = 0.0
     upstream_s: float = 0.0
     askers: tuple[str, ...] = ()
-    """Whom a model answered so, the one whom this very answer was made for first."""
+    """Hashed users whom a model gave an agreeing answer; first the one whom this answer was made for."""
 
 
 def answer_of(question: KeptQuestion) -> KeptAnswer | None:
-    """The answer of a kept question; None for one that another version wrote."""
+    """Decode the answer of a stored question; None for one that another version wrote."""
     try:
         return msgspec.json.decode(question.body, type=KeptAnswer)
     except msgspec.DecodeError:
-        return None  # another version's: it expires in its time
+        return None  # it expires in time
 
 
 def askers_of(asked: tuple[str, str], group: str, near: Sequence[Neighbour]) -> tuple[str, ...]:
