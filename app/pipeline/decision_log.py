@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from app.cache.semantic import Lookup, SemanticQuery
 
 _MOST: Final = 1_000
 
