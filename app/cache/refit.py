@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import sys
 
-from app.cache.decision import RouteState
 from app.cache.route_archive import dump, load
+from app.cache.route_state import RouteState
 from app.learn.fit_process import FitProcess, answer_once
 
 _TIMEOUT_S = 300.0

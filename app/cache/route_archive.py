@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from app.cache.bound import DriftDetector, EntryRecord, Limits, PseudoCounts, Threshold
-from app.cache.decision import RouteState
+from app.cache.route_state import RouteState
 from app.cache.text_view import view
 from app.cache.token_weights import TokenWeights
 from app.cache.verifier import (

@@ -16,9 +16,9 @@ from hashlib import blake2b
 from pathlib import Path
 
 from app.cache.bound import Limits, pseudo_counts_of
-from app.cache.decision import RouteState
 from app.cache.refit import RefitProcess
 from app.cache.route_archive import ArchiveError, dump, load
+from app.cache.route_state import RouteState
 from app.domain.seal import Seal
 from app.errors import StoreError
 

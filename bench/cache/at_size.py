@@ -29,9 +29,9 @@ from random import Random
 import numpy as np
 
 from app.cache.bound import Limits
-from app.cache.decision import RouteState
 from app.cache.key import CacheScope, exact_key
 from app.cache.partition import partition_key
+from app.cache.route_state import RouteState
 from app.cache.routes import RouteStore
 from app.cache.semantic import BUDGET_S, Lookup, SemanticCache, SemanticQuery, route_name
 from app.cache.verifier import fit_route

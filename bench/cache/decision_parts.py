@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from app.cache.decision import CandidateView, QueryView, RouteState, decide
+from app.cache.decision import CandidateView, QueryView, decide
 from app.cache.kept_answer import answer_of
+from app.cache.route_state import RouteState
 from app.cache.text_view import view
 from app.cache.verifier import NEIGHBOURS
 from app.stores.onnx_embedder import TooLong

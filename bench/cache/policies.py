@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from app.cache.bound import Limits, certify
-from app.cache.decision import CandidateView, Decision, QueryView, RouteState, decide
+from app.cache.decision import CandidateView, Decision, QueryView, decide
+from app.cache.route_state import RouteState
 from app.cache.verifier import LabelledQuestion, OutOfFoldScores
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from typing import Self
 import numpy as np
 
 from app.cache.bound import Limits
-from app.cache.decision import RouteState
+from app.cache.route_state import RouteState
 from app.cache.text_view import view
 from app.cache.verifier import LabelledQuestion
 from app.settings_schema import SemanticCacheSettings

@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from app.cache.bound import Limits, Threshold
-from app.cache.decision import RouteState
+from app.cache.route_state import RouteState
 from app.cache.routes import RouteStore
 from app.cache.semantic import route_name
 from app.settings_schema import SemanticCacheSettings

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from app.cache.bound import Limits, Threshold
-from app.cache.decision import CandidateView, QueryView, RouteState, decide
+from app.cache.decision import CandidateView, QueryView, decide
 from app.cache.kept_answer import KeptAnswer
+from app.cache.route_state import RouteState
 from app.cache.semantic import Lookup
 from app.cache.text_view import view
 from app.domain.vectors import KeptQuestion

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from app.cache.bound import Limits
-from app.cache.decision import CandidateView, Decision, QueryView, RouteState, decide
+from app.cache.decision import CandidateView, Decision, QueryView, decide
 from app.cache.route_archive import ArchiveError, dump, load
+from app.cache.route_state import RouteState
 from app.cache.text_view import view
 from app.cache.token_weights import DIMENSIONS, TokenWeights
 from app.cache.verifier import Idf, RouteVerifier
