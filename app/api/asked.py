@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Final
 
 from app.api.eager_task import EagerTask
 from app.api.native import NativeOutlet
-from app.api.reading import plain_request
+from app.api.reading import plain_request, vendor_id_line
 from app.api.response import TurnResponse, vendor_lines
-from app.domain.chat import ChatRequest, PlainRequest
+from app.domain.chat import ChatRequest, Dialect, PlainRequest
 from app.domain.deadline import Deadline
 from app.domain.decisions import CacheOutcome
 from app.domain.events import COMPLETE_FINISHES, Emit
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 OK: Final = 200
 _NO_DEADLINE: Final = Deadline(None)
+_MESSAGES: Final = Dialect.MESSAGES
 _MISS: Final = CacheOutcome.MISS
 NAMED: Final = "model named by the caller"
 new = tuple.__new__
@@ -173,6 +174,8 @@ class Asked(LeadingFlight):
         passed_ns = first_ns - started_ns
         passed = after_upstream(cache_took_ns, took_ns, passed_ns)
         theirs = _vendors(data[: head_bytes - 4]) if told[0] else b""
+        if self.dialect is _MESSAGES:
+            theirs += vendor_id_line(_MESSAGES, self._request_id, theirs)
         outlet.abort = None
         outlet.send_whole((plan.head, self._request_id.encode(), *passed, theirs), body)
         times = new(

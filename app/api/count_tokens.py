@@ -14,7 +14,7 @@ from app.api.inference import (
     read_headers,
 )
 from app.api.outlet import Outlet, outlet_of
-from app.api.reading import parse, request_id_of
+from app.api.reading import parse, request_id_of, vendor_id_line
 from app.domain.chat import ChatRequest, Dialect, Json
 from app.domain.deadline import Deadline
 from app.domain.model_call import ModelCall
@@ -110,6 +110,7 @@ def estimate(body: Json) -> int:
 
 async def _say(outlet: Outlet, request_id: str, tokens: int, *, estimated: bool) -> None:
     head = b"content-type: application/json\r\nx-request-id: %s\r\n" % request_id.encode("ascii")
+    head += vendor_id_line(Dialect.MESSAGES, request_id)
     if estimated:
         head += b"x-slipstream-reason: estimated, as this model's vendor offers no count\r\n"
     await outlet.respond(200, head, b'{"input_tokens":%d}' % tokens)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from starlette.responses import JSONResponse, Response
 
 from app.api.auth import Caller
 from app.api.context import AsCaller, Context, InContext
 from app.api.problems import asks_anthropic
 from app.domain.models import AUTO
-from app.errors import NotFound
+from app.errors import BadRequest, NotFound
 
 router = APIRouter(tags=["inference"])
 _CREATED_S = 1_760_000_000
@@ -20,15 +21,42 @@ _CREATED_S = 1_760_000_000
 
 
 @router.get("/v1/models")
-async def models(context: InContext, caller: AsCaller, request: Request) -> Response:
-    """List the configured models, ``auto`` and each ``agent/<name>``."""
+async def models(  # noqa: PLR0917 - FastAPI passes by name
+    context: InContext,
+    caller: AsCaller,
+    request: Request,
+    limit: Annotated[int | None, Query(ge=1, le=1000)] = None,
+    after_id: str | None = None,
+    before_id: str | None = None,
+) -> Response:
+    """List the configured models, ``auto`` and each ``agent/<name>``.
+
+    ``limit``, ``after_id`` and ``before_id`` page through Anthropic's form; OpenAI's has no pages.
+    """
     names = [name for name in _names(context) if _may_ask(caller, name)]
-    if asks_anthropic(request):
-        data = [_anthropic(name) for name in names]
-        page = {"data": data, "has_more": False, "first_id": names[0] if names else None}
-        page["last_id"] = names[-1] if names else None
-        return JSONResponse(page)
-    return JSONResponse({"object": "list", "data": [_openai(context, name) for name in names]})
+    if not asks_anthropic(request):
+        return JSONResponse({"object": "list", "data": [_openai(context, name) for name in names]})
+    start = 0 if after_id is None else _place(names, after_id, "after_id") + 1
+    end = len(names) if before_id is None else _place(names, before_id, "before_id")
+    found = shown = names[start:end]
+    if (
+        limit is not None
+    ):  # the page that begins behind `after_id`, or the one that ends at `before_id`
+        shown = found[:limit] if before_id is None else found[-limit:]
+    return JSONResponse(
+        {
+            "data": [_anthropic(name) for name in shown],
+            "has_more": len(shown) < len(found),
+            "first_id": shown[0] if shown else None,
+            "last_id": shown[-1] if shown else None,
+        }
+    )
+
+
+def _place(names: list[str], model_id: str, param: str) -> int:
+    if model_id not in names:
+        raise BadRequest(f"'{param}' names no model of this list: {model_id[:80]!r}.", param=param)
+    return names.index(model_id)
 
 
 @router.get("/v1/models/{model_id:path}")

@@ -1,6 +1,7 @@
 """Errors of the administrative endpoints as RFC 9457 problem details; the one place where they are mapped.
 
-The list of models is FastAPI's too, but the vendors' clients ask for it: its errors have their form.
+What the vendors' clients ask for has errors of the vendors' form: the list of models, and endpoints that
+this gateway does not have (files, batches, embeddings ...).
 """
 
 from __future__ import annotations
@@ -18,14 +19,26 @@ from app.api.context import context_of
 from app.api.head_requests import with_head
 from app.api.response import retry_after
 from app.domain.chat import Dialect
-from app.errors import GatewayError, MethodNotAllowed, UnsupportedContentEncoding
+from app.errors import (
+    BadRequest,
+    GatewayError,
+    MethodNotAllowed,
+    NotFound,
+    UnsupportedContentEncoding,
+)
 
 _log = logging.getLogger("slipstream.api")
 _TYPE = "application/problem+json"
 _UNPROCESSABLE = 422
 _NOT_FOUND = 404
 _WRONG_VERB = 405
-_MODELS = ("/v1/models", "/v1/models/")
+_OURS = frozenset(
+    {
+        "agent", "cache", "feedback", "jobs", "ledger", "prompts", "runs", "savings", "speculation", "traces",
+        "upstreams",
+    }
+)  # fmt: skip
+"""The families of endpoints below ``/v1`` that are the gateway's own; all others are a vendor's."""
 REQUEST_ID = "slipstream.request_id"
 """Under which the request's scope holds its id."""
 
@@ -56,17 +69,18 @@ def problem(
 async def _gateway_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, GatewayError):
         raise error
-    return _in_dialect(request, error) if _of_models(request) else refusal(error)
+    return _in_dialect(request, error) if _is_vendors(request) else refusal(error)
 
 
 def asks_anthropic(request: Request) -> bool:
-    """Whether a list of models is wanted in Anthropic's form."""
-    return "anthropic-version" in request.headers
+    """Whether the answer is wanted in Anthropic's form rather than OpenAI's."""
+    return "anthropic-version" in request.headers or request.url.path.startswith("/v1/messages/")
 
 
-def _of_models(request: Request) -> bool:
-    path = request.url.path
-    return path == _MODELS[0] or path.startswith(_MODELS[1])
+def _is_vendors(request: Request) -> bool:
+    """Whether the path is one of a vendor's API rather than of the gateway's own."""
+    version, _, rest = request.url.path.removeprefix("/").partition("/")
+    return version == "v1" and rest.partition("/")[0] not in _OURS
 
 
 def _in_dialect(
@@ -99,7 +113,7 @@ def refusal(error: GatewayError) -> JSONResponse:
     )
 
 
-async def _invalid(_: Request, error: Exception) -> JSONResponse:
+async def _invalid(request: Request, error: Exception) -> Response:
     if not isinstance(error, RequestValidationError):
         raise error
     faults = [
@@ -107,6 +121,9 @@ async def _invalid(_: Request, error: Exception) -> JSONResponse:
         for fault in error.errors()
     ]
     detail = "; ".join(f"{fault['where']}: {fault['why']}" for fault in faults[:5])
+    if _is_vendors(request):
+        where = str(error.errors()[0]["loc"][-1])
+        return _in_dialect(request, BadRequest(detail, param=where))
     return problem(_UNPROCESSABLE, "invalid_request", detail, errors=faults)
 
 
@@ -116,12 +133,14 @@ async def _http_error(request: Request, error: Exception) -> Response:
     headers = dict(error.headers or {})
     if "Allow" in headers:
         headers["Allow"] = with_head(headers["Allow"])
-    if error.status_code == _WRONG_VERB and _of_models(request):
+    if error.status_code == _WRONG_VERB and _is_vendors(request):
         wrong = MethodNotAllowed("the list of models is read with GET")
         return _in_dialect(request, wrong, headers)
     detail = str(error.detail)
     if error.status_code == _NOT_FOUND:
         detail = f"there is nothing at {request.url.path[:200]}: /openapi.json lists what there is"
+        if _is_vendors(request):
+            return _in_dialect(request, NotFound(detail))
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
     return problem(error.status_code, code, detail, headers)
 

@@ -16,6 +16,7 @@ _decode = msgspec.json.Decoder().decode
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}")
 _OURS_BEGIN = f"req_{SystemRandom().getrandbits(64):016x}"
 _number = count(1)
+_VENDOR_ID = b"request-id: "
 _NOT_JSON = "the body is not valid JSON"
 _NOT_READ: Json = {}
 
@@ -28,9 +29,19 @@ def request_id_of(presented: bytes | None) -> str:
     return _OURS_BEGIN + str(next(_number))
 
 
-def vendor_id_line(dialect: Dialect, request_id: str) -> bytes:
-    """The line from which the ``anthropic`` package reads an error's request id; it asks for no ``x-``."""
-    return b"request-id: %s\r\n" % request_id.encode() if dialect is Dialect.MESSAGES else b""
+def vendor_id_line(dialect: Dialect, request_id: str, vendors: bytes = b"") -> bytes:
+    """The ``request-id`` header line of a Messages response, which the ``anthropic`` package reads.
+
+    Empty in other dialects, and where ``vendors``, the vendor's forwarded lines, hold the vendor's own.
+    """
+    if dialect is not Dialect.MESSAGES or _VENDOR_ID in vendors:
+        return b""
+    return b"%s%s\r\n" % (_VENDOR_ID, request_id.encode())
+
+
+def without_vendor_id(headers: Headers) -> Headers:
+    """The vendor's headers for an error of the gateway's own, whose id is not that of the vendor's answer."""
+    return tuple(header for header in headers if header[0] != b"request-id")
 
 
 def parse(raw: bytes) -> dict[str, object]:

@@ -18,7 +18,7 @@ from typing import Protocol
 
 from app.api.joined import Joined, held
 from app.api.outlet import AsgiOutlet, Outlet
-from app.api.reading import vendor_id_line
+from app.api.reading import vendor_id_line, without_vendor_id
 from app.domain.chat import ChatRequest
 from app.domain.decisions import CacheOutcome
 from app.domain.events import AnswerBuilder, Emit, Event, Frames, Pipe, Progress, Whole
@@ -286,11 +286,11 @@ class TurnResponse:
         call = self._turn.call
         native = call is not None and call.native is not None
         if isinstance(error, UpstreamStatus) and error.body and native:
-            content_type = b"content-type: %s\r\n" % error.content_type
-            body = error.body
+            body, content_type = error.body, b"content-type: %s\r\n" % error.content_type
         else:
-            body = self._codec.write_error(error, self._turn.request_id)
-            content_type = JSON_TYPE + vendor_id_line(self._request.dialect, self._turn.request_id)
+            body, content_type = self._codec.write_error(error, self._turn.request_id), JSON_TYPE
+            if call is not None:
+                call.response_headers = without_vendor_id(call.response_headers)
         head = self._head(content_type) + retry_after(error)
         await self._outlet.respond(error.status, head, body)
 
@@ -301,7 +301,7 @@ class TurnResponse:
             content_type, turn.cache, turn.model, turn.answered_tier, turn.reason
         )
         # A client with limits here is told of those: the vendor's are shared by all clients.
-        limits = turn.limit_head
+        limits, vendors = turn.limit_head, b""
         head = b"".join(
             (
                 lines, turn.request_id.encode(), b"\r\nserver-timing: ",
@@ -311,8 +311,8 @@ class TurnResponse:
         if call is not None and (call.dropped or call.response_headers):
             if call.dropped:
                 head += b"x-slipstream-dropped: %s\r\n" % _one_line(", ".join(call.dropped))
-            head += vendor_lines(call.response_headers, limited=bool(limits))
-        return head
+            vendors = vendor_lines(call.response_headers, limited=bool(limits))
+        return head + vendors + vendor_id_line(self._request.dialect, turn.request_id, vendors)
 
     def pulse(self, now_s: float) -> None:
         """Fill the silence: a comment to the client, after the head if that has not gone out yet."""

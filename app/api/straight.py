@@ -27,7 +27,7 @@ from app.api.asked import NAMED, OK, Asked, Plan, new
 from app.api.bodies import SMALL_BYTES
 from app.api.known_body import KnownBody, learn
 from app.api.native import NativeOutlet, status_line
-from app.api.reading import request_id_of
+from app.api.reading import request_id_of, vendor_id_line
 from app.api.response import JSON_TYPE, STREAM_TYPE
 from app.api.streamed import Streamed
 from app.cache.exact import CachedAnswer, Ready
@@ -60,6 +60,7 @@ _ENDLESS: Final = 1 << 62
 _EXACT: Final = CacheOutcome.EXACT
 _ANSWERED_BEFORE: Final = "the same request was answered before"
 _NOTHING: Final = None, b""
+_MESSAGES: Final = Dialect.MESSAGES
 _object = object.__new__
 
 
@@ -272,7 +273,8 @@ class StraightWay:
         started_ns, _, cache_took_ns = times
         passed_ns = perf_counter_ns() - started_ns
         passed = after_cache(cache_took_ns, passed_ns)
-        outlet.send_whole((head, request_id.encode(), passed), body)
+        own_id = vendor_id_line(_MESSAGES, request_id) if self.dialect is _MESSAGES else b""
+        outlet.send_whole((head, request_id.encode(), passed, own_id), body)
         total_s = (perf_counter_ns() - started_ns) / 1e9
         told = (
             request_id, total_s, time() - total_s, *kind, passed_ns / 1e9, *rest, times, *BEHIND_TIMES,

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Final
 
 from app.api.asked import OK, Asked, Plan, new
 from app.api.native import NativeOutlet
+from app.api.reading import vendor_id_line
 from app.api.response import COMMENT, TurnResponse, vendor_lines
+from app.domain.chat import Dialect
 from app.domain.events import Event, Frames
 from app.errors import UpstreamProtocol
 from app.providers.wire import Begun, forwarded
@@ -26,6 +28,7 @@ from app.wire.passthrough import PassthroughReader
 if TYPE_CHECKING:
     from app.api.straight import StraightWay  # needs this module
 
+_MESSAGES: Final = Dialect.MESSAGES
 _MOST_KNOWN: Final = 1024
 
 
@@ -272,6 +275,8 @@ class Streamed(Asked):
             if told is None or told[0]
             else b""
         )
+        if self.dialect is _MESSAGES:
+            theirs += vendor_id_line(_MESSAGES, self._request_id, theirs)
         self._outlet.send_first(
             (plan.stream_head, self._request_id.encode(), *passed, theirs), first
         )

@@ -78,7 +78,7 @@ _STATUS_BY_KIND = {
     "not_found": 404,
     "too_large": 413,
     "rate_limit": 429,
-    "overloaded": 503,
+    "overloaded": 529,
     "server": 500,
 }
 

@@ -14,6 +14,7 @@ from openai.types import Model
 from tests.e2e.asking import DIALECTS, PATHS, body_of
 from tests.e2e.conversations import user
 from tests.support.gateway import configuration, running_gateway
+from tests.support.official import anthropic_at, openai_at
 from tests.support.plain_http import NO_TLS
 
 pytestmark = pytest.mark.anyio
@@ -81,6 +82,59 @@ async def test_models_are_whole_in_the_types_of_both_packages(surface):
         assert ModelInfo.model_validate(model).lifecycle == "active"
 
 
+async def test_the_anthropic_package_pages_through_the_models(running):
+    async with anthropic_at(running.url) as client:
+        every = [model.id for model in (await client.models.list()).data]
+        assert len(every) > 4
+        assert [model.id async for model in client.models.list(limit=2)] == every
+        page = await client.models.list(limit=2, after_id=every[0])
+        assert ([each.id for each in page.data], page.has_more) == (every[1:3], True)
+        page = await client.models.list(limit=2, before_id=every[3])
+        assert ([each.id for each in page.data], page.has_more) == (every[1:3], True)
+        page = await client.models.list(limit=1000, after_id=every[-1])
+        assert (page.data, page.has_more, page.first_id) == ([], False, None)
+        for wrong in ({"limit": 0}, {"limit": 1001}, {"after_id": "none"}, {"before_id": "none"}):
+            with pytest.raises(anthropic.BadRequestError) as refused:
+                await client.models.list(**wrong)
+            assert refused.value.body["error"]["param"] == next(iter(wrong))
+
+
+async def test_a_vendors_endpoint_that_is_not_here_is_a_404_in_the_vendors_form(running):
+    """The packages show the message, which names the path."""
+    async with openai_at(running.url) as chat, anthropic_at(running.url) as claude:
+        for call, path in (
+            (chat.embeddings.create(model="small", input="x"), "/v1/embeddings"),
+            (chat.batches.list(), "/v1/batches"),
+            (chat.responses.retrieve("resp_1"), "/v1/responses/resp_1"),
+            (chat.chat.completions.retrieve("one"), "/v1/chat/completions/one"),
+        ):
+            with pytest.raises(openai.NotFoundError) as missing:
+                await call
+            told = (missing.value.code, missing.value.type)
+            assert told == ("not_found", "invalid_request_error")
+            assert path in str(missing.value)
+            assert missing.value.request_id
+        for call, path in (
+            (claude.messages.batches.list(), "/v1/messages/batches"),
+            (claude.beta.files.list(), "/v1/files"),
+        ):
+            with pytest.raises(anthropic.NotFoundError) as missing:
+                await call
+            body = missing.value.body
+            assert body["error"]["type"] == "not_found_error"
+            assert path in body["error"]["message"]
+            assert body["request_id"] == missing.value.request_id
+
+
+async def test_what_is_missing_in_a_family_of_our_own_is_a_problem_document(surface):
+    paths = (await surface.get("/openapi.json")).json()["paths"]
+    families = {path.split("/")[2] for path in paths if path.startswith("/v1/")}
+    for family in families - {"chat", "responses", "messages", "models"}:
+        reply = await surface.get(f"/v1/{family}/not/here/at/all")
+        assert reply.status_code == 404
+        assert reply.headers["content-type"] == "application/problem+json", family
+
+
 async def test_the_anthropic_package_knows_the_request_id_of_an_error(running):
     """It reads ``request-id``, which no gateway's own error had."""
     async with anthropic.AsyncAnthropic(
@@ -105,6 +159,38 @@ async def test_the_anthropic_package_knows_the_request_id_of_an_error(running):
             assert isinstance(body, dict)
             assert refused.value.request_id == body["request_id"]
             assert refused.value.request_id == refused.value.response.headers["x-request-id"]
+
+
+async def test_the_anthropic_package_knows_the_request_id_of_every_answer(running):
+    """The vendor's own where there is one; ours from a cache, a lane, or a model of another API."""
+    async with anthropic_at(running.url) as client:
+        ids = []
+        for model, question in (("small", "Whose id?"), ("small2", "Whose id?"), ("auto", "2 + 2")):
+            said = {"model": model, "max_tokens": 900, "messages": user(question)}
+            for wishes in ({}, {}, {}, {"x-slipstream-tags": "a"}):  # a miss, then hits
+                whole = await client.messages.with_raw_response.create(**said, extra_headers=wishes)
+                ids.append(whole.headers.get_list("request-id"))
+                async with client.messages.stream(**said, extra_headers=wishes) as stream:
+                    await stream.get_final_message()
+                ids.append(stream.response.headers.get_list("request-id"))
+        counted = await client.messages.with_raw_response.count_tokens(
+            model="small", messages=user("Hi")
+        )
+        ids.append(counted.headers.get_list("request-id"))
+        assert [len(each) for each in ids] == [1] * len(ids)
+        assert len({each[0] for each in ids}) == len(ids)
+
+
+async def test_an_error_of_the_gateways_own_has_one_request_id(running, script):
+    """Also after the vendor's answer, whose own id was sent beside it."""
+    async with anthropic_at(running.url) as client:
+        for stream in (False, True):
+            script("garbage", "garbage")
+            with pytest.raises(anthropic.InternalServerError) as refused:
+                await client.messages.create(
+                    model="small2", max_tokens=9, messages=user("Broken?"), stream=stream
+                )
+            assert refused.value.body["request_id"] == refused.value.request_id
 
 
 async def test_the_openai_package_knows_the_request_id_of_answers_and_errors(running):

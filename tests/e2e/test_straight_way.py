@@ -41,7 +41,7 @@ ANSWER = json.dumps(
     }
 ).encode()
 SECRET = "sk-known-to-the-upstream-alone"
-NEVER_ALIKE = {"x-request-id", "server-timing", "date"}
+NEVER_ALIKE = {"x-request-id", "request-id", "server-timing", "date"}
 TIMES = {
     "request_id",
     "started_unix_s",

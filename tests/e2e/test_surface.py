@@ -123,7 +123,7 @@ async def test_health_and_the_document_of_the_surface(http):
     paths = (await http.get("/openapi.json")).json()["paths"]
     assert {*PATHS.values(), "/v1/models", "/v1/traces", "/v1/cache/invalidate"} <= set(paths)
     assert "text/html" in (await http.get("/")).headers["content-type"]
-    nowhere = await http.get("/v1/nowhere")
+    nowhere = await http.get("/nowhere")
     assert nowhere.status_code == 404
     assert nowhere.headers["content-type"] == "application/problem+json"
 
@@ -199,7 +199,7 @@ async def test_what_goes_wrong_with_the_list_of_models_is_told_in_the_vendors_fo
         wrong += [await http.put("/v1/models/small", headers=two)]
         wrong += [await http.get("/v1/models/none", headers=two) for _ in range(3)]
         assert [reply.status_code for reply in wrong] == [401, 405, 404, 404, 429]
-        assert wrong[1].headers["allow"] == "GET"
+        assert wrong[1].headers["allow"] == "GET, HEAD"
         assert int(wrong[-1].headers["retry-after"]) >= 1
         for reply in wrong:
             assert reply.headers["content-type"] == "application/json"

@@ -12,7 +12,7 @@ from app.domain.chat import Dialect
 from app.domain.events import AnswerStarted, Frames, TextDelta
 from app.errors import BadRequest, Overloaded, RateLimited, UpstreamStatus, UpstreamTimeout
 from app.wire.codecs import CODECS
-from app.wire.failures import retry_after_s
+from app.wire.failures import read_stream_error, retry_after_s
 from tests.wire import samples
 
 CHAT, MESSAGES = CODECS[Dialect.CHAT], CODECS[Dialect.MESSAGES]
@@ -148,3 +148,9 @@ def test_the_error_behind_forwarded_events_goes_on_with_their_numbers(numbered):
         assert writer.write(Frames(frame, 1)) == frame
     last = writer.fail(UpstreamTimeout("Slow.", phase="total"), "req_1").splitlines()[-2]
     assert json.loads(last.removeprefix(b"data: "))["sequence_number"] == (12 if numbered else 0)
+
+
+def test_an_overload_told_in_a_stream_has_the_vendors_own_status() -> None:
+    """The ``anthropic`` package raises ``OverloadedError`` for 529 alone."""
+    failure = read_stream_error({"type": "overloaded_error", "message": "Overloaded"})
+    assert (failure.status, failure.kind) == (529, "overloaded")
