@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import ssl
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from app.errors import GatewayError, ToolError, UpstreamError, UpstreamRefused, UpstreamTimeout
 from app.tools.addresses import Addresses
+from app.tools.decompression import decompressor_for
 from app.tools.egress import Origin
 from app.upstream import Exchange, Pool, PoolLimits, Timeouts, default_ssl_context, judged
 from app.upstream import Origin as PoolOrigin
@@ -24,8 +24,6 @@ _SHORT_REST_S = 4.0
 _DAY_S = 86_400.0
 _UNLIMITED = Timeouts(_DAY_S, _DAY_S, _DAY_S, _DAY_S, _DAY_S)
 """Every try runs under the tool's own time limit."""
-_UNCODED = frozenset({"", "identity"})
-_CODED = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +59,16 @@ class Answer:
         """The whole body, unpacked; raises ``ToolError`` above ``most_bytes``, counted as what it
         unfolds to, and where the connection breaks off.
         """
-        unpack = self._unpacker()
+        coding = (self.header(b"content-encoding") or b"").decode("latin-1")
+        decompressor = decompressor_for(coding)
         pieces: list[bytes] = []
         left_bytes = left_packed_bytes = most_bytes
         try:
             while data := await self._exchange.read():
                 left_packed_bytes -= len(data)
-                for piece in (data,) if unpack is None else unpack(data, left_bytes + 1):
+                for piece in (
+                    (data,) if decompressor is None else decompressor(data, left_bytes + 1)
+                ):
                     left_bytes -= len(piece)
                     if left_bytes < 0 or left_packed_bytes < 0:
                         message = f"answered more than {most_bytes} bytes; the rest was not read"
@@ -77,44 +78,13 @@ class Answer:
             raise _broken_compression() from exc
         except UpstreamError as exc:
             raise _broke_off(self._host) from exc
-        if unpack is not None and not unpack.whole and pieces:
+        if decompressor is not None and not decompressor.complete and pieces:
             raise _broken_compression()
         return b"".join(pieces)
 
     def close(self) -> None:
         """Leave what was not read; the connection is closed unless the response is over."""
         self._exchange.abort()
-
-    def _unpacker(self) -> _Unpacker | None:
-        coding = (self.header(b"content-encoding") or b"").decode("latin-1").lower()
-        if coding in _UNCODED:
-            return None
-        if coding not in _CODED:
-            message = "answered in a compression that it was not asked for"
-            raise ToolError(message, code="tool_not_data")
-        return _Unpacker(_CODED[coding])
-
-
-class _Unpacker:
-    """A compressed body, which may have several members one behind the other."""
-
-    __slots__ = ("_bits", "_member")
-
-    def __init__(self, bits: int) -> None:
-        self._bits, self._member = bits, zlib.decompressobj(bits)
-
-    @property
-    def whole(self) -> bool:
-        """Whether it could end here."""
-        return self._member.eof
-
-    def __call__(self, data: bytes, most_bytes: int) -> Iterator[bytes]:
-        """What ``data`` unfolds to, each piece at most ``most_bytes`` long; whoever takes too much stops."""
-        while data:
-            if self._member.eof:
-                self._member = zlib.decompressobj(self._bits)
-            yield self._member.decompress(data, most_bytes)
-            data = self._member.unused_data or self._member.unconsumed_tail
 
 
 class Peer:

@@ -31,6 +31,8 @@ _AWAY_S = 5.0
 """How long a server that could not be asked for its tools is left alone."""
 _DEFAULT_LIST_TTL_S = 60.0
 _MAX_PAGES = 100
+_MAX_LIST_BYTES = 4 << 20
+"""Of all pages together: what is kept of a server."""
 _LONGEST_NAME = 64
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _NOT_OF_A_NAME = re.compile(r"[^A-Za-z0-9_-]")
@@ -82,6 +84,8 @@ class McpServer:
         self._connecting = asyncio.Lock()
         self._listing = asyncio.Lock()
         self._lost = asyncio.Event()
+        self._is_too_large = False
+        """This connection ended because an answer was too large."""
         self._failure = ""
         self._listed: tuple[Listed, ...] = ()
         self._listed_until_s = 0.0
@@ -123,8 +127,13 @@ class McpServer:
         found: list[Listed] = []
         cursor: str | None = None
         told_s: list[float] = []
+        listed_bytes = 0
         for _ in range(_MAX_PAGES):
             page = await self._guarded(client.list_tools(cursor=cursor))
+            listed_bytes += len(page.model_dump_json())
+            if listed_bytes > _MAX_LIST_BYTES:
+                message = f"{self.options.name} lists more than {_MAX_LIST_BYTES} bytes of tools"
+                raise ToolError(message, code="tool_too_large")
             found += [
                 self._described(tool.name, tool.description, tool.input_schema)
                 for tool in page.tools
@@ -160,12 +169,18 @@ class McpServer:
         from mcp import MCPError
         from pydantic import ValidationError
 
+        from app.tools.mcp_transports import EVENT_TOO_LARGE, TOO_LARGE
+
         name = self.options.name
         try:
             return await request
         except MCPError as exc:
+            if TOO_LARGE in exc.message or EVENT_TOO_LARGE in exc.message:
+                raise ToolError(f"{name} {TOO_LARGE}", code="tool_too_large") from exc
             if exc.code == _CONNECTION_CLOSED:
                 self._lose()
+                if self._is_too_large:
+                    raise ToolError(f"{name} {TOO_LARGE}", code="tool_too_large") from exc
                 raise ToolError(f"the MCP server {name} broke off", code="tool_closed") from exc
             reason = str(exc.message)[:_LONGEST_REASON_CHARS]
             raise ToolError(f"{name} refused: {reason}", code="tool_failed") from exc
@@ -175,6 +190,9 @@ class McpServer:
         except (ValidationError, ValueError) as exc:
             message = f"{name} answered with something that is not MCP"
             raise ToolError(message, code="tool_not_data") from exc
+
+    def _set_too_large(self) -> None:
+        self._is_too_large = True
 
     def _lose(self) -> None:
         """Have the owner close this connection; the next call opens another."""
@@ -214,6 +232,7 @@ class McpServer:
     async def _own(self, opened: asyncio.Future[None]) -> None:
         """Hold one connection until it is lost; this task enters and leaves all its scopes."""
         lost = self._lost = asyncio.Event()
+        self._is_too_large = False
         try:
             async with self._opened() as client:
                 self._client = client
@@ -231,17 +250,15 @@ class McpServer:
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[Client]:
         import httpcore2
-        import httpx2  # these four take 0.7 s to load, so only who has an MCP server loads them
-        from mcp import Client, StdioServerParameters
+        import httpx2  # these five take 0.7 s to load, so only who has an MCP server loads them
+        from mcp import Client
         from mcp.client.streamable_http import streamable_http_client
+
+        from app.tools.mcp_transports import MAX_ANSWER_BYTES, BoundedTransport, program_streams
 
         options = self.options
         if options.command:
-            program = StdioServerParameters(
-                command=options.command[0],
-                args=list(options.command[1:]),
-                env=dict(options.env) if options.env else None,
-            )
+            program = program_streams(options.command, options.env, self._set_too_large)
             async with Client(program, cache=None) as client:
                 yield client
             return
@@ -250,12 +267,17 @@ class McpServer:
         checked.put_into(transport._pool)  # noqa: SLF001 - see there
         async with (
             httpx2.AsyncClient(
-                transport=transport,
-                headers=dict(options.headers or {}),
+                transport=BoundedTransport(transport),
+                headers={**(options.headers or {}), "accept-encoding": "gzip, deflate"},
                 timeout=httpx2.Timeout(options.timeout_s, read=None),
                 trust_env=False,
             ) as http,
-            Client(streamable_http_client(options.url, http_client=http), cache=None) as client,
+            Client(
+                streamable_http_client(
+                    options.url, http_client=http, max_sse_event_size=MAX_ANSWER_BYTES
+                ),
+                cache=None,
+            ) as client,
         ):
             yield client
 
@@ -264,7 +286,8 @@ def _load() -> None:
     """Load the client; 0.7 s, and seconds on a busy machine."""
     import httpcore2  # noqa: F401
     import httpx2  # noqa: F401
-    import mcp.client.streamable_http  # noqa: F401
+
+    import app.tools.mcp_transports  # noqa: F401
 
 
 def offered_name(server: str, tool: str) -> str:
