@@ -62,9 +62,9 @@ from app.pipeline.turn import serve
 from app.ports import Provider
 from app.providers.profiles import abilities
 from app.providers.wire import WireOptions, WireProvider
-from app.routing.configured import router_of
-from app.routing.gate import Gate, GateLimits
-from app.routing.load import Load
+from app.routing.concurrency_limiter import ConcurrencyBounds, ConcurrencyLimiter
+from app.routing.load import LoadBalancer
+from app.routing.router_settings import router_from_settings
 from app.settings import AgentSettings, ModelSettings, ProviderSettings, Settings
 from app.stores.event_log import EventLog
 from app.telemetry.metrics import Metrics
@@ -272,12 +272,12 @@ def _gateway(
         skeletons=_skeletons(settings),
         exact=ExactCache(ttl_s=exact.ttl_s, max_bytes=exact.max_bytes) if exact.enabled else None,
         classifier=classifier,
-        router=router_of(
+        router=router_from_settings(
             settings.routing, [(each.context_tokens, each.abilities.images) for each in fast]
         ),
         teacher=RouteTeacher(classifier),
         tools_called=ToolsCalled(classifier.tools, CODECS),
-        load=Load(models),
+        load=LoadBalancer(models),
         flights=Flights(),
         retries={name: each.retries for name, each in settings.providers.items()},
         coalesce=settings.cache.coalesce,
@@ -333,13 +333,15 @@ def _model(model: ModelSettings, settings: Settings) -> Model:
 
 def _gated(name: str, provider: ProviderSettings, metrics: Metrics) -> Provider:
     """The way to one upstream behind its gate: places at it are few, and who waits for one is told when."""
-    limits = GateLimits(
-        most=provider.max_connections,
+    limits = ConcurrencyBounds(
+        max_concurrent=provider.max_connections,
         adaptive=provider.adaptive_concurrency,
-        queue=provider.max_queued,
-        wait_s=provider.queue_timeout_s,
+        max_waiting=provider.max_queued,
+        max_wait_s=provider.queue_timeout_s,
     )
-    gate = Gate(name, limits, on_shed=lambda why: metrics.guards.shed.child(name, why).inc())
+    gate = ConcurrencyLimiter(
+        name, limits, on_shed=lambda why: metrics.guards.shed.child(name, why).inc()
+    )
     metrics.guards.follow_gate(name, lambda: (gate.limit, gate.in_use, gate.waiting))
     return GatedProvider(_provider(name, provider), gate)
 

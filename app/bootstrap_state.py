@@ -59,7 +59,7 @@ def connections_of_all(gateway: Gateway) -> dict[str, PoolStats | None]:
 def _deployments(gateway: Gateway, told: StateMetrics) -> None:
     now_s = gateway.load.now_s()
     for name in gateway.models:
-        known = gateway.load.of(name)
+        known = gateway.load.deployment(name)
         told.in_flight.child(name).value = float(known.in_flight)
         told.state.child(name).value = float(STATES.index(known.breaker.state(now_s)))
         told.first_token.child(name).value = known.ttft_s

@@ -28,7 +28,7 @@ from app.pipeline.flights import LeadingFlight
 from app.pipeline.gateway import Gateway, Turn
 from app.pipeline.turn import resume_answer, resume_with_race
 from app.providers.wire import Begin, Begun, WireProvider, forwarded
-from app.routing.gate import Gate
+from app.routing.concurrency_limiter import ConcurrencyLimiter
 from app.routing.load import Deployment
 from app.telemetry.few_spans import CacheAndUpstream
 from app.telemetry.timeline import Timeline, after_upstream
@@ -60,7 +60,7 @@ class Plan:
     """What is exchanged in the body, see ``model_fields``."""
     same: bool
     """They are the same."""
-    gate: Gate
+    gate: ConcurrencyLimiter
     deployment: Deployment
     route: str
     """What the semantic cache calls its questions, see ``route_name``."""
@@ -129,8 +129,8 @@ class Asked(LeadingFlight):
         gateway.retry_budget.deposit()
         deployment = self._plan.deployment
         deployment.in_flight += 1
-        if deployment.breaker.failures:  # as Load.begin, without a call of it
-            deployment.breaker.begin()
+        if deployment.breaker.failures:  # inlined LoadBalancer.record_start
+            deployment.breaker.record_start()
         gateway.flights.lead(self.key, self)
         if not self._handed_over:  # as when it fails while it is written
             outlet = self._outlet
@@ -197,8 +197,8 @@ class Asked(LeadingFlight):
         plan, gateway, way = self._plan, self._gateway, self._way
         self._outlet.tasks.discard(self)
         way.edge.in_flight.now -= 1
-        gateway.load.end_well(plan.deployment, first_s, upstream_s)
-        plan.gate.leave_well(first_s if self.streamed else None, upstream_s)
+        gateway.load.record_success(plan.deployment, first_s, upstream_s)
+        plan.gate.release_succeeded(first_s if self.streamed else None, upstream_s)
         if self.followers:
             gateway.flights.land(self.key, self, None)
         else:  # as land, without a call of it

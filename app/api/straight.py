@@ -160,7 +160,7 @@ class StraightWay:
         asked.reading, asked.instants = plain, (started_ns, cache_ns, looked_ns)
         exchange = plan.send(plan.start, body, plan.within, b"POST", asked)
         if exchange is None:
-            gate.leave(first_s=None, took_s=0.0, overloaded=False, ok=False)
+            gate.release(first_s=None, took_s=0.0, overloaded=False, ok=False)
             return False
         asked.begin(exchange)
         if looks:
@@ -237,7 +237,7 @@ class StraightWay:
             model_fields(name, model.upstream_model),
             name == model.upstream_model,
             provider.gate,
-            gateway.load.of(name),
+            gateway.load.deployment(name),
             route_name(tenant, name),
             self._head(JSON_TYPE, model),
             self._head(STREAM_TYPE, model),

@@ -49,7 +49,7 @@ def _of_this_worker(context: Context) -> dict[str, object]:
             for name, now in metrics.guards.gates.items()
         ],
         "deployments": [
-            _deployment(model, gateway.load.of(name), now_s)
+            _deployment(model, gateway.load.deployment(name), now_s)
             for name, model in gateway.models.items()
         ],
         "hedges": {
@@ -79,7 +79,7 @@ def _deployment(model: Model, known: Deployment, now_s: float) -> dict[str, obje
         "upstream_model": model.upstream_model,
         "tier": model.tier.value,
         "state": breaker.state(now_s),
-        "asked_again_in_s": round(breaker.shut_for_s(now_s), 3),
+        "asked_again_in_s": round(breaker.unavailable_for_s(now_s), 3),
         "failures_in_a_row": breaker.failures,
         "failing_share": round(known.error_share, 4),
         "in_flight": known.in_flight,

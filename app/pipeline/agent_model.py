@@ -41,7 +41,7 @@ def candidates_of(
         turn.routed = not decision.forced
         other = Tier.POWERFUL if decision.tier is Tier.FAST else Tier.FAST
         models = gateway.tiers[decision.tier] or gateway.tiers[other]
-        return gateway.load.order(models, lambda _: True)
+        return gateway.load.rank(models, lambda _: True)
 
 
 def view_of(messages: Sequence[Message], tool_names: tuple[str, ...]) -> PromptView:

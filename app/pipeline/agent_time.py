@@ -38,7 +38,7 @@ class TimePlan:
         if left_s is None or deadline.at_s is None:
             return cls(deadline)
         margin_s = min(_MARGIN_S, left_s * _MARGIN_SHARE)
-        known_s = gateway.load.of(candidates[0].name).upstream_s * _SAFETY
+        known_s = gateway.load.deployment(candidates[0].name).upstream_s * _SAFETY
         answer_s = min(known_s or left_s * _UNKNOWN_SHARE, left_s * _MOST_SHARE)
         answer_by_s = deadline.at_s - margin_s
         return cls(deadline, answer_by_s - answer_s, answer_by_s)

@@ -8,7 +8,7 @@ from app.domain.chat import Dialect
 from app.domain.decisions import PromptView, RouteDecision, Tier
 from app.domain.models import Model
 from app.pipeline.gateway import Gateway, Turn
-from app.routing.affinity import MINIMUM_CHARS
+from app.routing.affinity import MIN_PREFIX_CHARS
 
 _OTHER = {Tier.FAST: Tier.POWERFUL, Tier.POWERFUL: Tier.FAST}
 
@@ -37,7 +37,7 @@ def choose_deployments(
     if left_s is not None and len(ordered) > 1:
         # Those expected to meet the deadline first, otherwise in order; the unknown count as in time.
         load = gateway.load
-        needs = [load.predicted_s(model.name, view.max_tokens) or 0.0 for model in ordered]
+        needs = [load.predicted_duration_s(model.name, view.max_tokens) or 0.0 for model in ordered]
         late = [need > left_s for need in needs]
         if any(late):
             places = sorted(range(len(ordered)), key=lambda at: (late[at], late[at] and needs[at]))
@@ -52,19 +52,19 @@ def order_deployments(
     if len(models) <= 1:
         return list(models)
     prefix, warm = 0, ""
-    if len(view.system) >= MINIMUM_CHARS:
+    if len(view.system) >= MIN_PREFIX_CHARS:
         prefix = hash((turn.tenant, view.system, view.tool_names))
-        warm = gateway.warm_prefixes.of(prefix)
-    ordered = gateway.load.order(
+        warm = gateway.warm_prefixes.deployment_for(prefix)
+    ordered = gateway.load.rank(
         models, lambda model: dialect in gateway.providers[model.provider].dialects(), warm
     )
     if prefix:
-        gateway.warm_prefixes.sent(prefix, ordered[0].name)
+        gateway.warm_prefixes.record(prefix, ordered[0].name)
     return ordered
 
 
 def _least_predicted_s(models: Sequence[Model], view: PromptView, gateway: Gateway) -> float | None:
     """The least predicted time for a whole answer; None where nothing is known."""
-    times = [gateway.load.predicted_s(model.name, view.max_tokens) for model in models]
+    times = [gateway.load.predicted_duration_s(model.name, view.max_tokens) for model in models]
     known = [time for time in times if time is not None]
     return min(known, default=None)

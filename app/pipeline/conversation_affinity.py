@@ -94,5 +94,5 @@ def prefer_warm(
 
 
 def _wait_s(model: Model, gateway: Gateway) -> float:
-    known = gateway.load.of(model.name)
+    known = gateway.load.deployment(model.name)
     return (known.ttft_s or known.upstream_s) * (1 + known.in_flight)

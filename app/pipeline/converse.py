@@ -77,8 +77,8 @@ async def ask(calls: Sequence[ModelCall], gateway: Gateway, turn: Turn, emit: Em
                 if (
                     type(provider) is GatedProvider
                 ):  # ``GatedProvider.stream`` inlined: one coroutine fewer
-                    if not call.begun_ns and not provider.gate.try_enter():
-                        await provider.gate.enter(call.tenant, call.deadline)
+                    if not call.begun_ns and not provider.gate.try_acquire():
+                        await provider.gate.acquire(call.tenant, call.deadline)
                         call.entered_ns = time.monotonic_ns()
                     gate, provider = provider.gate, provider.inner
                 await provider.stream(call, emit)
@@ -115,7 +115,7 @@ async def whole_answer(
         ModelCall(
             model, stream=False, deadline=turn.deadline, conversation=conversation, neutral=True
         )
-        for model in gateway.load.order(models, lambda _: False)
+        for model in gateway.load.rank(models, lambda _: False)
     ]
     await ask(calls, gateway, turn, collect)
     return builder.answer()
@@ -210,9 +210,9 @@ def _worth_another_try(
             return False
         if failure.status < _SERVER_ERROR and failure.status != _RATE_LIMITED:
             return False
-    if not elsewhere and gateway.load.of(failed.model.name).breaker.tripped:
+    if not elsewhere and gateway.load.deployment(failed.model.name).breaker.tripped:
         return False
-    return gateway.retry_budget.take()
+    return gateway.retry_budget.try_take()
 
 
 def _not_acted_upon(failure: UpstreamError) -> bool:
@@ -262,7 +262,7 @@ def _begin(call: ModelCall, gateway: Gateway, turn: Turn) -> OpenSpan:
         span.start_ns = call.begun_ns
     else:
         gateway.retry_budget.deposit()
-        gateway.load.begin(model.name)
+        gateway.load.record_start(model.name)
     return span
 
 
@@ -284,7 +284,7 @@ def _settle(  # noqa: PLR0917 - made by position once a request
     if failure is not None and isinstance(failure, UpstreamError):
         ok = _breaker_verdict(failure, model, gateway)
         gateway.on_failure(model.provider, failure.metric_code)
-    gateway.load.end(
+    gateway.load.record_end(
         model.name,
         ok=ok,
         ttft_s=(first_ns - start_ns) / 1e9 if first_ns else None,
@@ -314,7 +314,7 @@ def _breaker_verdict(error: UpstreamError, model: Model, gateway: Gateway) -> bo
         return False
     limited = error.status == _RATE_LIMITED
     if limited or error.retry_after_s is not None:
-        gateway.load.limited(model.name, error.retry_after_s)
+        gateway.load.record_rate_limit(model.name, error.retry_after_s)
     return None if limited or not error.transient else False
 
 
@@ -326,8 +326,8 @@ def _report_to_load(
     if whole and call.stream and first_ns:
         tokens = call.usage.output_tokens if call.usage is not None else call.tokens_streamed
         took_s = (end_ns - start_ns) / 1e9
-        gateway.load.streamed(name, (first_ns - start_ns) / 1e9, took_s, tokens)
+        gateway.load.record_stream(name, (first_ns - start_ns) / 1e9, took_s, tokens)
     if call.response_headers:
         wait_s = hold_s(call.response_headers, time.time())
         if wait_s is not None:
-            gateway.load.limited(name, wait_s)
+            gateway.load.record_rate_limit(name, wait_s)

@@ -38,7 +38,7 @@ from app.pipeline.stream_hold import (
     race_grey_band,
     run_held,
 )
-from app.routing.lacks import other_language, refuses, repeats
+from app.routing.escalation import ends_in_loop, is_other_language, is_refusal
 
 _ALL_BUT_CERTAIN = 0.95
 _ANSWER_FIELDS = (
@@ -80,7 +80,7 @@ def _may_escalate(gateway: Gateway, candidates: Sequence[Model]) -> bool:
 
 
 def _powerful_models(request: ChatRequest, gateway: Gateway) -> list[Model]:
-    return gateway.load.order(
+    return gateway.load.rank(
         gateway.tiers[Tier.POWERFUL],
         lambda model: request.dialect in gateway.providers[model.provider].dialects(),
     )
@@ -216,17 +216,17 @@ def _visible_lack(answer: Answer, question: str, turn: Turn, *, limited: bool) -
     if not text.strip() and not answer.tool_calls:
         return "empty"
     if not answer.tool_calls:
-        if refuses(text):
+        if is_refusal(text):
             return "refused"
         needs = turn.classification.tool_need if turn.classification is not None else ()
         if needs and needs[0][1] >= _ALL_BUT_CERTAIN:
             return "no_tool_call"
     if answer.finish not in COMPLETE_FINISHES and not limited:
         return "cut_off"
-    if repeats(text):
+    if ends_in_loop(text):
         return "repetition"
     asked = None if turn.classification is None else turn.classification.language
-    return "language" if other_language(question, text, asked) else ""
+    return "language" if is_other_language(question, text, asked) else ""
 
 
 def _mean_logprob(events: Sequence[Event]) -> float | None:

@@ -8,7 +8,7 @@ from app.domain.events import Emit
 from app.domain.model_call import ModelCall
 from app.errors import GatewayError, UpstreamError, UpstreamStatus, UpstreamTimeout
 from app.ports import Provider
-from app.routing.gate import Gate
+from app.routing.concurrency_limiter import ConcurrencyLimiter
 
 _TOO_MUCH = frozenset({429, 503, 529})
 _WAITED_FOR = frozenset({"connect", "first_byte"})
@@ -17,7 +17,7 @@ _WAITED_FOR = frozenset({"connect", "first_byte"})
 class GatedProvider:
     """A ``Provider`` that waits for a slot; raises ``Overloaded`` where none will be free in time."""
 
-    def __init__(self, provider: Provider, gate: Gate) -> None:
+    def __init__(self, provider: Provider, gate: ConcurrencyLimiter) -> None:
         """Limit ``provider`` by ``gate``."""
         self.name = provider.name
         self.gate = gate
@@ -30,8 +30,8 @@ class GatedProvider:
     async def stream(self, call: ModelCall, emit: Emit) -> None:
         """Run ``call`` once it has a slot."""
         gate = self.gate
-        if not gate.try_enter():
-            await gate.enter(call.tenant, call.deadline)
+        if not gate.try_acquire():
+            await gate.acquire(call.tenant, call.deadline)
         entered_ns = monotonic_ns()
         failure: UpstreamError | None = None
         ok = False
@@ -46,7 +46,7 @@ class GatedProvider:
 
 
 def release_slot(
-    gate: Gate,
+    gate: ConcurrencyLimiter,
     call: ModelCall,
     entered_ns: int,
     ended_ns: int,
@@ -56,7 +56,7 @@ def release_slot(
 ) -> None:
     """Release the slot of ``call``, and report its outcome to the gate."""
     first_ns = call.first_event_ns
-    gate.leave(
+    gate.release(
         first_s=(first_ns - entered_ns) / 1e9 if first_ns and call.stream else None,
         took_s=(ended_ns - entered_ns) / 1e9,
         overloaded=failure is not None and _signals_overload(failure),

@@ -33,9 +33,9 @@ from app.prompts.caching import PromptCaching
 from app.prompts.contracts import Contracts
 from app.prompts.layout import Layouts
 from app.routing.affinity import WarmPrefixes
-from app.routing.budget import RetryBudget
 from app.routing.hedge import Hedging
-from app.routing.load import Load
+from app.routing.load import LoadBalancer
+from app.routing.retry_budget import RetryBudget
 from app.routing.router import Router
 from app.telemetry.timeline import Timeline
 
@@ -165,7 +165,7 @@ class Gateway:
     classifier: Classifier
     router: Router
     teacher: RouteTeacher
-    load: Load
+    load: LoadBalancer
     flights: Flights
     skeletons: Skeletons | None = None
     """Prepared answers with slots that a model fills; None where none is configured."""

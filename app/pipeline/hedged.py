@@ -34,7 +34,9 @@ async def run_hedged(  # noqa: PLR0917 - both calls, and what every call needs
     delay_s = None
     if hedging is not None and backup is not None:
         load = gateway.load
-        delay_s = hedging.delay_s(load.of(call.model.name), load.of(backup.model.name))
+        delay_s = hedging.delay_s(
+            load.deployment(call.model.name), load.deployment(backup.model.name)
+        )
     if hedging is None or delay_s is None or backup is None:
         await run(call, gateway, turn, emit)
         return
@@ -49,7 +51,7 @@ async def run_hedged(  # noqa: PLR0917 - both calls, and what every call needs
     decided: set[asyncio.Future[None]] = {first, race.won}
     try:
         await asyncio.wait(decided, timeout=delay_s, return_when=asyncio.FIRST_COMPLETED)
-        if first.done() or race.won.done() or not hedging.take(estimated_prompt_usd(backup)):
+        if first.done() or race.won.done() or not hedging.try_take(estimated_prompt_usd(backup)):
             await first
             return
         others.remove(backup)
@@ -57,18 +59,18 @@ async def run_hedged(  # noqa: PLR0917 - both calls, and what every call needs
         await until_decided(race, first, second)
         if race.winner is backup:
             waited_s = asyncio.get_running_loop().time() - began_s
-            usual_s = gateway.load.of(call.model.name).first_tokens.mean_beyond(waited_s)
+            usual_s = gateway.load.deployment(call.model.name).first_tokens.mean_above(waited_s)
             saved_s = 0.0 if usual_s is None else usual_s - waited_s
             turn.hedge = saved_s, estimated_prompt_usd(call)
-            gateway.load.waited(call.model.name, delay_s)
+            gateway.load.record_hedged_wait(call.model.name, delay_s)
             turn.reason += f"; a second call after {delay_s * 1e3:.0f} ms was quicker"
             turn.upstream_ns += int(delay_s * 1e9)
-            hedging.settle("won", call.tokens_streamed, estimated_prompt_usd(call))
+            hedging.record_outcome("won", call.tokens_streamed, estimated_prompt_usd(call))
             await second
         else:
             failed = race.winner is None
             turn.hedge = 0.0, estimated_prompt_usd(backup)
-            hedging.settle("failed" if failed else "lost", 0, estimated_prompt_usd(backup))
+            hedging.record_outcome("failed" if failed else "lost", 0, estimated_prompt_usd(backup))
             await first
     finally:
         await race.close()

@@ -28,7 +28,7 @@ from app.errors import GatewayError
 from app.pipeline.converse import whole_answer
 from app.pipeline.escalation_policy import Check
 from app.pipeline.gateway import Gateway, Turn
-from app.routing.learning import ShadowBudget
+from app.routing.learning import ShadowSampler
 from app.telemetry.timeline import Timeline
 
 _WAITING = 32
@@ -60,12 +60,12 @@ class Shadow:
     ) -> None:
         """Look at ``share`` (0 to 0.05) of the routed requests; ``on_run`` is told outcome and cost."""
         self._gateway, self._judge, self._on_run = gateway, judge, on_run
-        self._budget = ShadowBudget(share, seed=time.time_ns())
+        self._budget = ShadowSampler(share, seed=time.time_ns())
         self._waiting: asyncio.Queue[_Look] = asyncio.Queue(_WAITING)
 
     def consider(self, request: ChatRequest, view: PromptView, score: float, tenant: str) -> None:
         """Count a routed request, and put it in the queue where it is to be looked at."""
-        propensity = self._budget.look(math.sqrt(max(0.0, score * (1.0 - score))))
+        propensity = self._budget.sample(math.sqrt(max(0.0, score * (1.0 - score))))
         if propensity is None or view.after_tool_result:
             return
         look = _Look(request, view, self._gateway.teacher.point(view), propensity, tenant)

@@ -18,8 +18,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
 from app.errors import StoreError
-from app.routing.breaker import HOLD_MOST_S
-from app.routing.load import Load
+from app.routing.breaker import MAX_HOLD_S
+from app.routing.load import LoadBalancer
 
 EVERY_S: Final = 1.0
 HINT_MOST_S: Final = 2.0
@@ -42,7 +42,7 @@ class SharedHealth:
     def __init__(
         self,
         board: Board,
-        load: Load,
+        load: LoadBalancer,
         names: Sequence[str],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -65,7 +65,7 @@ class SharedHealth:
             return
         now_s = self._clock()
         for name, left_s in found.items():
-            breaker = self._load.of(name).breaker
+            breaker = self._load.deployment(name).breaker
             if now_s + left_s > breaker.held_until_s + EVERY_S / 10:
                 breaker.hold(now_s, left_s)
                 self._heard[name] = breaker.held_until_s
@@ -73,12 +73,12 @@ class SharedHealth:
     def _own(self) -> dict[str, float]:
         now_s, own = self._clock(), dict[str, float]()
         for name in self._names:
-            breaker = self._load.of(name).breaker
+            breaker = self._load.deployment(name).breaker
             held_s = breaker.held_until_s - now_s
             if breaker.held_until_s <= self._heard.get(name, -math.inf):
                 held_s = 0.0
             if breaker.tripped:
                 held_s = max(held_s, min(HINT_MOST_S, breaker.open_until_s - now_s))
             if held_s > 0:
-                own[name] = min(held_s, HOLD_MOST_S)
+                own[name] = min(held_s, MAX_HOLD_S)
         return own

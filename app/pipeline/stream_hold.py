@@ -32,7 +32,7 @@ from app.errors import UpstreamError
 from app.pipeline.gateway import Gateway, Turn
 from app.pipeline.race import Race, until_decided
 from app.ports import StreamReader
-from app.routing.lacks import may_refuse, other_language, refuses
+from app.routing.escalation import is_other_language, is_refusal, may_become_refusal
 
 _LANGUAGE_CHARS = 160
 
@@ -94,12 +94,12 @@ class AnswerOpening:
         if not text.strip():
             return None
         if "refused" in self._wanted:
-            if refuses(text):
+            if is_refusal(text):
                 return "refused"
-            if may_refuse(text):
+            if may_become_refusal(text):
                 return None
         if "language" in self._wanted:
-            if other_language(self._question, text):
+            if is_other_language(self._question, text):
                 return "language"
             if self._script_asked and len(text) < _LANGUAGE_CHARS and language(text) is None:
                 return None

@@ -68,7 +68,7 @@ async def shortened(
     if longest is None or len(result.text) <= longest:
         return result
     size = len(result.text)
-    models = run.gateway.load.order(run.gateway.tiers[Tier.FAST], lambda _: True)
+    models = run.gateway.load.rank(run.gateway.tiers[Tier.FAST], lambda _: True)
     until_s = None if for_s is None else asyncio.get_running_loop().time() + for_s * _SHARE_OF_TIME
     if models:
         try:
@@ -96,5 +96,5 @@ def assembler(run: AgentRun) -> Model | None:
     if not fast or not gateway.tiers[Tier.POWERFUL]:
         return None
     view = PromptView(text=run.question, total_chars=len(run.question))
-    tier = gateway.router.tier_of(gateway.classifier.classify(view), view, run.turn.tenant)
-    return gateway.load.order(fast, lambda _: True)[0] if tier is Tier.FAST else None
+    tier = gateway.router.preview_tier(gateway.classifier.classify(view), view, run.turn.tenant)
+    return gateway.load.rank(fast, lambda _: True)[0] if tier is Tier.FAST else None

@@ -221,7 +221,7 @@ def _ask_routed_now(
     if view.tool_names and gateway.tools_called is not None:
         recorder = emit = gateway.tools_called.recorder(request, turn, emit)
     answering = converse_or_escalate(request, gateway, turn, candidates, emit)
-    if gateway.router.aims:
+    if gateway.router.has_mean_target:
         answering = _report_to_router(answering, candidates[0].tier, gateway, turn)
     if recorder is None or gateway.tools_called is None:
         return answering
@@ -236,7 +236,7 @@ async def _report_to_router(
     routed = turn.routed
     await answering
     if routed:
-        gateway.router.went(tier, turn.cost_usd - spent_usd, gateway.clock() - began_s)
+        gateway.router.record_outcome(tier, turn.cost_usd - spent_usd, gateway.clock() - began_s)
 
 
 def _needs_remote_lookup(

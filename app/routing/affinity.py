@@ -1,7 +1,7 @@
-"""Which deployment last read a prompt's long beginning: its vendor's prompt cache is warm there.
+"""Which deployment last received a prompt's long prefix: its vendor's prompt cache is warm there.
 
-Only beginnings that vendors cache at all (about 1,024 tokens) are remembered, by their hash, for the five
-minutes that vendors keep them. A bounded table; the least recently used goes.
+Only prefixes that vendors cache at all (about 1,024 tokens) are recorded, by their hash, for the five minutes
+that vendors keep them. A bounded LRU table.
 """
 
 from __future__ import annotations
@@ -10,29 +10,29 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-MINIMUM_CHARS = 4_000
-_KEPT_S = 300.0
-_MOST = 4_096
+MIN_PREFIX_CHARS = 4_000
+_TTL_S = 300.0
+_MAX_PREFIXES = 4_096
 
 
 class WarmPrefixes:
-    """Deployments by prefix; one event loop owns it."""
+    """Deployments by prefix hash; owned by one event loop."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """Know none."""
+        """Start empty."""
         self._clock = clock
-        self._known: OrderedDict[int, tuple[str, float]] = OrderedDict()
+        self._deployments: OrderedDict[int, tuple[str, float]] = OrderedDict()
 
-    def of(self, prefix: int) -> str:
+    def deployment_for(self, prefix: int) -> str:
         """The deployment where ``prefix`` is warm; "" where there is none."""
-        found = self._known.get(prefix)
-        if found is None or self._clock() - found[1] > _KEPT_S:
+        found = self._deployments.get(prefix)
+        if found is None or self._clock() - found[1] > _TTL_S:
             return ""
         return found[0]
 
-    def sent(self, prefix: int, name: str) -> None:
-        """``prefix`` goes to ``name`` now."""
-        self._known[prefix] = (name, self._clock())
-        self._known.move_to_end(prefix)
-        if len(self._known) > _MOST:
-            self._known.popitem(last=False)
+    def record(self, prefix: int, name: str) -> None:
+        """``prefix`` is being sent to ``name``."""
+        self._deployments[prefix] = (name, self._clock())
+        self._deployments.move_to_end(prefix)
+        if len(self._deployments) > _MAX_PREFIXES:
+            self._deployments.popitem(last=False)

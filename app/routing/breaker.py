@@ -1,4 +1,4 @@
-"""When a deployment is not to be asked: a circuit breaker with half-open probes, and the vendor's own word.
+"""A circuit breaker with half-open probes per deployment, and holds that its vendor asked for.
 
 ::
 
@@ -6,9 +6,9 @@
        ^                              ^                                                  |
        +--------- success ------------+------- failure: open for twice as long ----------+
 
-Half open, one probe at a time goes through; everybody else still finds it open. Beside that a
-deployment may be on hold: its vendor said when to come back (a 429, or a rate header at zero). A hold
-is no failure: it opens nothing and closes nothing.
+Half open, one probe at a time goes through; other callers still find it open. Independently a deployment may
+be on hold: its vendor said when to come back (a 429, or a rate header at zero). A hold is no failure and
+does not change the breaker's state.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ import math
 from dataclasses import dataclass
 
 FAILURES_TO_OPEN = 5
-_OPEN_FIRST_S = 1.0
-_OPEN_MOST_S = 30.0
-HOLD_MOST_S = 60.0
-"""A vendor that asks for more is asked again all the same: limits are raised, clocks are wrong."""
+_FIRST_OPEN_S = 1.0
+_MAX_OPEN_S = 30.0
+MAX_HOLD_S = 60.0
+"""Longest hold, whatever the vendor asks for: limits are raised, and clocks are wrong."""
 
 STATES = ("closed", "held", "half_open", "open")
-"""From the best to the worst."""
+"""From best to worst."""
 
 
 @dataclass(slots=True)
-class Breaker:
+class CircuitBreaker:
     """The state of one deployment; every instant is in seconds of the owner's monotonic clock."""
 
     failures: int = 0
-    """In a row."""
+    """Consecutive failures."""
     open_until_s: float = -math.inf
     open_for_s: float = 0.0
     probing: bool = False
     held_until_s: float = -math.inf
 
     def is_open(self, now_s: float) -> bool:
-        """Whether to ask somebody else: open, held, or half open with a probe under way."""
+        """Whether to avoid it: open, held, or half open with a probe under way."""
         if now_s < self.held_until_s:
             return True
         if self.failures < FAILURES_TO_OPEN:
@@ -46,44 +46,44 @@ class Breaker:
         return now_s < self.open_until_s or self.probing
 
     def state(self, now_s: float) -> str:
-        """One of ``STATES``: how it stands, the worst of what holds."""
+        """One of ``STATES``, the worst that applies."""
         if self.failures >= FAILURES_TO_OPEN:
             return "open" if now_s < self.open_until_s else "half_open"
         return "held" if now_s < self.held_until_s else "closed"
 
-    def shut_for_s(self, now_s: float) -> float:
-        """How much longer nobody is sent there; 0 where somebody may be."""
+    def unavailable_for_s(self, now_s: float) -> float:
+        """Seconds until calls may be sent again; 0 where they may."""
         opens_s = self.open_until_s if self.failures >= FAILURES_TO_OPEN else -math.inf
         return max(0.0, opens_s - now_s, self.held_until_s - now_s)
 
     @property
     def tripped(self) -> bool:
-        """Whether its last calls failed in a row: not closed, hold or no hold."""
+        """Whether it is not closed, whatever its hold."""
         return self.failures >= FAILURES_TO_OPEN
 
-    def begin(self) -> None:
-        """A call starts; on a breaker that is not closed it is the probe."""
+    def record_start(self) -> None:
+        """Record that a call starts; on a breaker that is not closed it is the probe."""
         if self.failures >= FAILURES_TO_OPEN:
             self.probing = True
 
-    def succeed(self) -> None:
-        """A call was answered: closed, and the next opening is short again."""
+    def record_success(self) -> None:
+        """Record an answered call: close, and reset the backoff."""
         self.failures = 0
         self.open_for_s = 0.0
         self.probing = False
 
-    def fail(self, now_s: float) -> None:
-        """A call failed: the fifth in a row opens it, a failed probe for twice as long."""
+    def record_failure(self, now_s: float) -> None:
+        """Record a failed call: the fifth in a row opens it, a failed probe reopens it for twice as long."""
         self.probing = False
         self.failures += 1
         if self.failures >= FAILURES_TO_OPEN:
-            self.open_for_s = min(_OPEN_MOST_S, max(_OPEN_FIRST_S, self.open_for_s * 2))
+            self.open_for_s = min(_MAX_OPEN_S, max(_FIRST_OPEN_S, self.open_for_s * 2))
             self.open_until_s = now_s + self.open_for_s
 
-    def leave(self) -> None:
-        """A call ended that says nothing: the client left or erred. A probe's place is free again."""
+    def release_probe(self) -> None:
+        """Record a call that says nothing (the client left or erred): another probe may start."""
         self.probing = False
 
     def hold(self, now_s: float, for_s: float) -> None:
-        """Ask nothing for ``for_s`` seconds (60 at most): the vendor said so."""
-        self.held_until_s = max(self.held_until_s, now_s + min(HOLD_MOST_S, max(0.0, for_s)))
+        """Hold for ``for_s`` seconds (60 at most), as the vendor asked."""
+        self.held_until_s = max(self.held_until_s, now_s + min(MAX_HOLD_S, max(0.0, for_s)))

@@ -1,14 +1,13 @@
-"""Learn the gain of the powerful model from this gateway's own traffic, beside serving it.
+"""Online learning of the powerful model's gain from this gateway's own traffic.
 
-Labels come from a small share of shadow double-runs, verifier outcomes, escalations and feedback. Each was
-only seen because something made us look, so it carries the propensity of that look, and weighs its
-inverse. A few hundred labels in, a head is fitted in the background every 250 labels (at first
-sooner), challenges the one that serves, and takes over when it ranks the labels that came after its own
-training no worse. A drift of the serving head's error forgets the old labels.
+Labels come from a small share of shadow double-runs, verifier outcomes, escalations and feedback. Each is
+observed with some propensity and weighs its inverse (inverse propensity weighting). A challenger head is
+fitted in the background every 250 labels (at first sooner) and replaces the serving champion unless it ranks
+the newest labels clearly worse. Drift of the champion's error (ADWIN) drops the old labels.
 
-What a head is, is none of this module's business: `fit` turns examples into one, `rank` scores an
-example by one. Not thread-safe: one event loop owns a learner; `challenge` alone may run in a worker
-thread, as it reads a snapshot and returns its result.
+The learner is generic: `fit` turns examples into a head, `score` scores an example by one. Not thread-safe:
+one event loop owns a learner; `challenge` alone may run in a worker thread, as it reads a snapshot and
+returns its result.
 """
 
 from __future__ import annotations
@@ -30,23 +29,23 @@ H = TypeVar("H")
 
 MAX_SHADOW_SHARE = 0.05
 REFIT_LABELS = 250
-_FIRST_REFIT = 50  # from there each refit waits for a quarter more labels, up to REFIT_LABELS
-_MAX_WEIGHT = 50.0  # an inverse propensity beyond this says more about luck than about traffic
+_FIRST_REFIT = 50  # then every quarter more labels, up to REFIT_LABELS
+_MAX_WEIGHT = 50.0  # clips the inverse propensity, which has too much variance beyond
 MAX_LABELS: Final = 8_000
-"""Labels that a learner keeps, and that one refit reads: as many as take under a second."""
-_RIVAL_LABELS = 3_000
-_JUDGED_LABELS = 400
-_EARLY = 3.0  # how much faster than its mean the shadow share is spent at first
-_DRIFT_DELTA = 0.002  # of Adwin: how sure a change must be before old labels are forgotten
+"""Labels that a learner keeps and one refit reads: as many as take under a second."""
+_PROXY_LABELS = 3_000
+_HOLDOUT_LABELS = 400
+_INITIAL_PACE = 3.0  # of the mean shadow share
+_DRIFT_DELTA = 0.002  # ADWIN's confidence parameter
 _DRIFT_MIN = 60
 _DRIFT_MAX = 1_000
 _RESAMPLES = 40
-_LOST = 0.95
+_MAX_LOST_SHARE = 0.95
 
 
 @dataclass(frozen=True, slots=True)
 class Label(Generic[X]):
-    """An outcome: `gain` in -1..1 of the powerful model, and the propensity in (0, 1] of seeing it."""
+    """An observed `gain` of the powerful model, -1..1, and the propensity in (0, 1] of observing it."""
 
     features: X
     gain: float
@@ -54,25 +53,24 @@ class Label(Generic[X]):
 
     @property
     def weight(self) -> float:
-        """The inverse propensity, limited to 50."""
+        """The inverse propensity, clipped at 50."""
         return min(_MAX_WEIGHT, 1.0 / self.propensity)
 
 
-class ShadowBudget:
-    """Which requests to run on both tiers: at most `share` of `horizon` requests, the first ones most.
+class ShadowSampler:
+    """Samples the requests to run on both tiers: at most `share` of `horizon` requests, denser at first.
 
-    Labels are worth most early, so the share is spent three times as fast at first and tails off; over
-    each horizon it comes to `share`. Within the pace a request is likelier to be looked at where
-    `spread`, the caller's estimate of the gain's standard deviation there, is high (Neyman's
-    allocation); the propensity makes up for it. It is stated as if the pace were even: when a
-    request came says nothing of its gain, and to weigh a late label more than an early one would
-    only make a hundred labels as good as seventy.
+    Labels are worth most early, so the sampling rate starts at three times the share and falls; over each
+    horizon it averages `share`. At a given rate a request is relative_spread to be sampled where `spread`,
+    the estimated standard deviation of the gain, is high (Neyman allocation); the propensity corrects for
+    that. The propensity ignores the rate: the time of a request says nothing of its gain, and weighing late
+    labels more would only lower the effective sample size, of a hundred labels to seventy.
     """
 
-    __slots__ = ("_allowed", "_horizon", "_mean_spread", "_random", "_seen", "_spent", "share")
+    __slots__ = ("_horizon", "_mean_spread", "_random", "_seen", "_spent", "share")
 
     def __init__(self, share: float, *, horizon: int = 10_000, seed: int = 0) -> None:
-        """`share` in 0..0.05, 0 never looks; `horizon`: the requests over which it is kept."""
+        """`share` in 0..0.05, 0 = none; `horizon`: the requests over which it is kept."""
         if not 0.0 <= share <= MAX_SHADOW_SHARE:
             raise ValueError(f"shadow: the share must lie in 0..{MAX_SHADOW_SHARE}, got {share}")
         if horizon < 1:
@@ -82,32 +80,31 @@ class ShadowBudget:
         self._random = Random(seed)  # noqa: S311 - sampling, not security
         self._seen = 0
         self._spent = 0
-        self._allowed = 0.0
         self._mean_spread = 1.0
 
-    def look(self, spread: float) -> float | None:
-        """Count one request: its propensity in (0, 1] if it is to be looked at, else None."""
-        place = (self._seen % self._horizon) / self._horizon
+    def sample(self, spread: float) -> float | None:
+        """Count one request; its propensity in (0, 1] if it is sampled, else None."""
+        position = (self._seen % self._horizon) / self._horizon
         self._seen += 1
         if self.share <= 0:
             return None
         spread = max(0.05, spread)
         self._mean_spread += max(0.01, 1.0 / self._seen) * (spread - self._mean_spread)
-        # A density that falls from 3 to 0 at two thirds of the horizon and sums to 1 over it.
-        pace = self.share * max(0.0, _EARLY * (1.0 - 0.5 * _EARLY * place))
+        # A density that falls from 3 to 0 at two thirds of the horizon and integrates to 1 over it.
+        pace = self.share * max(0.0, _INITIAL_PACE * (1.0 - 0.5 * _INITIAL_PACE * position))
         limit = self.share * self._horizon * (1 + (self._seen - 1) // self._horizon)
         if self._spent + 1 > limit:
             return None
-        likelier = spread / self._mean_spread
-        chance = min(0.5, pace * likelier)
-        if chance <= 0.0 or self._random.random() >= chance:
+        relative_spread = spread / self._mean_spread
+        probability = min(0.5, pace * relative_spread)
+        if probability <= 0.0 or self._random.random() >= probability:
             return None
         self._spent += 1
-        return min(1.0, self.share * likelier)
+        return min(1.0, self.share * relative_spread)
 
 
 class DriftDetector:
-    """Adwin on a bounded window: has the mean of a stream of numbers in 0..1 changed?"""
+    """ADWIN on a bounded window: detects a change in the mean of a stream of numbers in 0..1."""
 
     __slots__ = ("_values",)
 
@@ -116,7 +113,7 @@ class DriftDetector:
         self._values: deque[float] = deque(maxlen=_DRIFT_MAX)
 
     def add(self, value: float) -> int:
-        """Add a number; return how many old ones no longer belong (0: no drift), and forget them."""
+        """Add a number; on drift drop the values before the change and return how many, else return 0."""
         self._values.append(value)
         n = len(self._values)
         if n < 2 * _DRIFT_MIN or n % 8:
@@ -139,20 +136,20 @@ class DriftDetector:
 
 @dataclass(frozen=True, slots=True)
 class RefitReport:
-    """What a refit came to: the labels, both median APGRs on labels unknown to both, the swap."""
+    """The outcome of a refit: labels, the median APGR of both heads on held-out labels, and the swap."""
 
     labels: int
     champion: float
     challenger: float
     low: float
-    """5 % quantile of the challenger's APGR over the resamples; `high` is the 95 % one."""
+    """5 % quantile of the challenger's APGR over the bootstrap resamples; `high` is the 95 % one."""
     high: float
     swapped: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Challenge(Generic[H]):
-    """A fitted head, how its contest went, and how many drifts there had been when it began."""
+    """A fitted challenger, its evaluation, and the number of drifts before it was fitted."""
 
     head: H
     report: RefitReport
@@ -160,84 +157,85 @@ class Challenge(Generic[H]):
 
 
 class RouterLearner(Generic[X, H]):
-    """The labels, the serving head and the challenges of one (fast, powerful) pair."""
+    """Labels, champion and challengers of one (fast, powerful) pair of models."""
 
     def __init__(
         self,
         fit: Callable[[Sequence[Label[X]]], H | None],
-        rank: Callable[[H | None, X], float],
-        judge: Callable[[Sequence[float], Sequence[float], Sequence[float]], float],
-        fit_like: Callable[[H, Sequence[Label[X]]], H | None] | None = None,
+        score: Callable[[H | None, X], float],
+        apgr: Callable[[Sequence[float], Sequence[float], Sequence[float]], float],
+        fit_proxy: Callable[[H, Sequence[Label[X]]], H | None] | None = None,
     ) -> None:
-        """`fit`: labels to a head, None when there is nothing to learn. `rank`: score by a head, by
-        the prior for None. `judge`: APGR of (scores, gains, weights). `fit_like`: labels to a head that
-        takes from another what need not be fitted anew to rank; `fit` if there is none.
+        """`fit`: labels to a head, None when there is nothing to learn. `score`: an example's score by a
+        head, by the prior for None. `apgr`: of (scores, gains, weights). `fit_proxy`: labels to a head that
+        only has to rank, and may reuse parts of the given one; `fit` if None.
         """
-        self._fit, self._rank, self._judge, self._fit_like = fit, rank, judge, fit_like
+        self._fit, self._score, self._apgr, self._fit_proxy = fit, score, apgr, fit_proxy
         self.labels: deque[Label[X]] = deque(maxlen=MAX_LABELS)
         self.champion: H | None = None
         self.reports: deque[RefitReport] = deque(maxlen=100)
         self.drifts = 0
         self._drift = DriftDetector()
-        self._since = 0
-        self._counted = 0
+        self._labels_since_refit = 0
+        self._labels_since_drift = 0
 
     def observe(self, label: Label[X]) -> bool:
-        """Keep a label; True when it is time for `refit`. Rubbish raises ValueError and is not kept."""
+        """Add a label; True when a refit is due. Values out of range raise ValueError and are not added."""
         if not (math.isfinite(label.gain) and -1.0 <= label.gain <= 1.0):
             raise ValueError(f"router: a gain must lie in -1..1, got {label.gain}")
         if not 0.0 < label.propensity <= 1.0:
             raise ValueError(f"router: a propensity must lie in (0, 1], got {label.propensity}")
-        score = self._rank(self.champion, label.features)
+        score = self._score(self.champion, label.features)
         self.labels.append(label)
-        self._since += 1
-        self._counted += 1
-        # The error of the sign that the score promises; its mean rises when the traffic turns.
-        gone = self._drift.add(min(1.0, abs(float(label.gain > 0) - score)))
-        if gone:
-            self._forget(gone)
+        self._labels_since_refit += 1
+        self._labels_since_drift += 1
+        # The score's error as a classifier of gain > 0; its mean rises when the traffic changes.
+        outdated = self._drift.add(min(1.0, abs(float(label.gain > 0) - score)))
+        if outdated:
+            self._drop_outdated(outdated)
             return True
-        known = self._counted
-        return known >= _FIRST_REFIT and self._since >= min(REFIT_LABELS, known / 5)
+        known = self._labels_since_drift
+        return known >= _FIRST_REFIT and self._labels_since_refit >= min(REFIT_LABELS, known / 5)
 
     def refit(self) -> RefitReport | None:
-        """Fit, contest and adopt at once; None when nothing can be learned. Up to a second of CPU."""
+        """Fit, evaluate and adopt at once; None when nothing can be learned. Up to a second of CPU."""
         return self.adopt(self.challenge(self.snapshot()))
 
     def snapshot(self) -> tuple[Label[X], ...]:
-        """The labels to fit on; the next refit is due only after more. Call it on the event loop."""
-        self._since = 0
+        """The labels to fit on; restarts the count to the next refit. Call it on the event loop."""
+        self._labels_since_refit = 0
         return tuple(self.labels)
 
     def challenge(self, labels: Sequence[Label[X]]) -> Challenge[H] | None:
-        """Fit a challenger on all labels and contest it; changes nothing, may run in a worker thread.
+        """Fit a challenger on all labels and evaluate it; changes nothing, may run in a worker thread.
 
-        In the contest a rival without the newest quarter of the labels (at most 400) stands for the
-        challenger, so that neither knows the judge's labels; of many it reads the newest 3,000. More
-        labels make better heads, so the doubt is the challenger's: the champion stays only if it wins
-        95 % of the bootstrap resamples of those labels. (A stricter one threw away most of what few
-        labels teach.)
+        The newest quarter of the labels (at most 400) is held out. For the evaluation a proxy fitted without
+        it, on the newest 3,000 of the rest, stands for the challenger. More labels make better heads, so the
+        challenger gets the benefit of the doubt: the champion stays only if it wins 95 % of the bootstrap
+        resamples of the holdout. (A stricter rule threw away most of what few labels teach.)
         """
         champion = self.champion
         challenger = self._fit(labels)
         if challenger is None:
             return None
-        held = min(_JUDGED_LABELS, len(labels) // 4)
-        older = labels[max(0, len(labels) - held - _RIVAL_LABELS) : len(labels) - held]
-        rival = self._fit(older) if self._fit_like is None else self._fit_like(challenger, older)
-        newest = labels[len(labels) - held :]
-        before = self._contest(champion, newest)
-        after = self._contest(rival if rival is not None else challenger, newest)
-        lost = sum(old > new for old, new in zip(before, after, strict=True))
-        low, high = (float(part) for part in np.quantile(after, (0.05, 0.95)))
-        swapped = lost < _LOST * len(after)
-        report = RefitReport(len(labels), median(before), median(after), low, high, swapped)
+        holdout = min(_HOLDOUT_LABELS, len(labels) // 4)
+        older = labels[max(0, len(labels) - holdout - _PROXY_LABELS) : len(labels) - holdout]
+        proxy = self._fit(older) if self._fit_proxy is None else self._fit_proxy(challenger, older)
+        newest = labels[len(labels) - holdout :]
+        champion_apgr = self._bootstrap_apgr(champion, newest)
+        challenger_apgr = self._bootstrap_apgr(proxy if proxy is not None else challenger, newest)
+        lost = sum(old > new for old, new in zip(champion_apgr, challenger_apgr, strict=True))
+        low, high = (float(part) for part in np.quantile(challenger_apgr, (0.05, 0.95)))
+        swapped = lost < _MAX_LOST_SHARE * len(challenger_apgr)
+        report = RefitReport(
+            len(labels), median(champion_apgr), median(challenger_apgr), low, high, swapped
+        )
         return Challenge(challenger, report, self.drifts)
 
     def adopt(self, challenge: Challenge[H] | None) -> RefitReport | None:
-        """Let a challenger that held its own serve from now on. Call it on the event loop.
+        """Serve by a challenger that won from now on. Call it on the event loop.
 
-        One that was fitted before a drift is dropped: its labels no longer hold.
+        One that was fitted before a drift is dropped: its labels are outdated.
         """
         if challenge is None or challenge.drifts != self.drifts:
             return None
@@ -247,14 +245,14 @@ class RouterLearner(Generic[X, H]):
         return challenge.report
 
     def restore(self, labels: Iterable[Label[X]]) -> None:
-        """Take up saved labels, oldest first, and refit once; rubbish raises ValueError."""
+        """Add saved labels, oldest first, and refit once; values out of range raise ValueError."""
         for label in labels:
             self.observe(label)
         self.refit()
 
-    def _contest(self, head: H | None, labels: Sequence[Label[X]]) -> list[float]:
-        """APGR of a head on resamples of labels; the same resamples for every head."""
-        scores = [self._rank(head, label.features) for label in labels]
+    def _bootstrap_apgr(self, head: H | None, labels: Sequence[Label[X]]) -> list[float]:
+        """APGR of a head on bootstrap resamples of labels; the same resamples for every head."""
+        scores = [self._score(head, label.features) for label in labels]
         gains = [label.gain for label in labels]
         weights = [label.weight for label in labels]
         random = np.random.default_rng(len(labels))
@@ -262,13 +260,13 @@ class RouterLearner(Generic[X, H]):
         for _ in range(_RESAMPLES):
             at = random.integers(0, len(labels), len(labels)).tolist()
             picked = ([part[one] for one in at] for part in (scores, gains, weights))
-            out.append(self._judge(*picked))
+            out.append(self._apgr(*picked))
         return out
 
-    def _forget(self, count: int) -> None:
-        """Drop the labels from before a drift, and the head that was fitted on them."""
+    def _drop_outdated(self, count: int) -> None:
+        """Drop the labels before a drift, and the head that was fitted on them."""
         self.drifts += 1
         for _ in range(min(count, max(0, len(self.labels) - _DRIFT_MIN))):
             self.labels.popleft()
         self.champion = None
-        self._counted = 0
+        self._labels_since_drift = 0

@@ -1,8 +1,8 @@
-"""What a vendor's rate headers ask for: how long to leave a deployment alone.
+"""Vendors' rate-limit headers: how long to hold a deployment.
 
 Two families are read: ``x-ratelimit-remaining-requests`` with ``x-ratelimit-reset-requests: 6m0s``
 (OpenAI and those who copy it), and ``anthropic-ratelimit-requests-remaining`` with an RFC 3339 instant in
-``-reset``. Anything that does not parse asks for nothing.
+``-reset``. Anything that does not parse is ignored.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SPELLINGS = (
 
 
 def hold_s(headers: Iterable[tuple[bytes, bytes]], now_unix_s: float) -> float | None:
-    """Seconds until a spent limit is filled again; None while every limit has something left."""
+    """Seconds until the spent limits reset; None while every limit has something left."""
     named = dict(headers)
     longest: float | None = None
     for name, value in named.items():

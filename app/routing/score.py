@@ -1,6 +1,6 @@
-"""The route of one request, as a pure function: hard rules first, then the score.
+"""The routing decision of one request as a pure function: hard rules first, then the score.
 
-Every decision names its reason in a few words; they are what `x-slipstream-reason` says.
+Every decision carries its reason in words, which `x-slipstream-reason` shows.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ from dataclasses import dataclass
 from app.domain.decisions import Classification, PromptView, RouteDecision, Tier
 
 _CHARS_PER_TOKEN = (
-    3.5  # low on purpose: better to leave the fast model's window early than overflow it
+    3.5  # low on purpose: leaving the fast model's window early is better than overflowing it
 )
 
-_NAMES = {tier: tier.value for tier in Tier}  # an enumeration's own `value` is a call of Python
+_NAMES = {tier: tier.value for tier in Tier}  # `Enum.value` is a Python call
 
 
 @dataclass(frozen=True, slots=True)
 class RoutePolicy:
-    """What an operator, a tenant or the caller has settled before the score is asked.
+    """What an operator, a tenant or the caller fixes before the score decides.
 
     `forced`: the caller's header or the tenant's policy names a tier. `warm`: the tier that this
     session's prompt cache is warm on. `fast_context_tokens`: the fast tier's window, None =
     unknown. `grey_width`: half-width of the band around the threshold, on the scale of the score.
-    `warm_margin`: how much clearer the score must be to leave a warm tier. `several_calls_limit`:
+    `warm_margin`: how far beyond the threshold the score must be to leave a warm tier. `several_calls_limit`:
     P(several calls) at which the powerful tier plans them; None = never.
     """
 
@@ -41,34 +41,34 @@ def route(
     classification: Classification, view: PromptView, policy: RoutePolicy, threshold: float
 ) -> RouteDecision:
     """Choose the tier. Pure: the same arguments give the same decision."""
-    ruled = _hard_rule(classification, view, policy)
+    forced_tier = _hard_rule(classification, view, policy)
     score = classification.complexity
-    if ruled is not None:
-        tier, reason = ruled
+    if forced_tier is not None:
+        tier, reason = forced_tier
         return RouteDecision(tier, score, threshold, _NAMES[tier], reason, forced=True)
-    limit, why = threshold, ""
+    limit, note = threshold, ""
     warm = policy.warm
     if warm is not None:
         limit += policy.warm_margin if warm is Tier.FAST else -policy.warm_margin
-        why = f"; session warm on {_NAMES[warm]}"
+        note = f"; session warm on {_NAMES[warm]}"
     tier, sign = (Tier.FAST, "<=") if score <= limit else (Tier.POWERFUL, ">")
     name = _NAMES[tier]
     if abs(score - limit) <= policy.grey_width:
-        said, than = f"{score:.3f}", f"{limit:.3f}"
-        if said == than:  # "0.203 > 0.203" is not true; equal scores go to either tier in turn
+        shown, shown_limit = f"{score:.3f}", f"{limit:.3f}"
+        if (
+            shown == shown_limit
+        ):  # "0.203 > 0.203" is not true; equal scores go to either tier in turn
             sign = "at"
-        reason = f"{name}: score {said} {sign} {than} (grey){why}"
+        reason = f"{name}: score {shown} {sign} {shown_limit} (grey){note}"
         return RouteDecision(tier, score, threshold, "grey", reason)
-    reason = f"{name}: score {score:.3f} {sign} {limit:.3f}{why}"
+    reason = f"{name}: score {score:.3f} {sign} {limit:.3f}{note}"
     return RouteDecision(tier, score, threshold, name, reason)
 
 
 def _hard_rule(
     classification: Classification, view: PromptView, policy: RoutePolicy
 ) -> tuple[Tier, str] | None:
-    """The tier that a rule settles, and why; None when the score decides. Order: most binding
-    first.
-    """
+    """The tier that a rule fixes, and why; None when the score decides. The most binding rule comes first."""
     if policy.forced is not None:
         return policy.forced, f"{policy.forced.value}: {policy.forced_by} asked for it"
     if view.has_images and not policy.fast_sees_images:

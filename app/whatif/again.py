@@ -23,7 +23,7 @@ from app.domain.decisions import Classification, PromptView, Tier
 from app.domain.models import AUTO
 from app.lanes.rules import Lanes
 from app.providers.profiles import abilities
-from app.routing.configured import router_of
+from app.routing.router_settings import router_from_settings
 from app.whatif.outcome import FIXED, Outcomes
 from app.whatif.traffic import Arrival, TraceError
 from app.wire.told_plainly import is_all_that_is_asked
@@ -62,7 +62,7 @@ def _router(settings: Settings) -> Router:
         for model in settings.models
         if model.tier is Tier.FAST
     )
-    return router_of(settings.routing, fast)
+    return router_from_settings(settings.routing, fast)
 
 
 def _sees_images(model: ModelSettings, settings: Settings) -> bool:
@@ -123,7 +123,7 @@ class Again:
                 self._exact.put(kept.key, _entry(kept))
         while self._ending and self._ending[0][0] <= until_s:
             _, _, tier, usd, took_s = heapq.heappop(self._ending)
-            self._router.went(tier, usd, took_s)
+            self._router.record_outcome(tier, usd, took_s)
         self._now_s = until_s
 
     def _one(
@@ -157,7 +157,7 @@ class Again:
             tier = decided.tier.value
             pool = self._pools.tier(tier)
         took_s, usd = self._call(arrival, tier, named, pool, view)
-        if decided is not None and not decided.forced and self._router.aims:
+        if decided is not None and not decided.forced and self._router.has_mean_target:
             number = len(self.outcomes.pool)
             end = (arrival.at_s + took_s, number, decided.tier, usd, took_s)
             heapq.heappush(self._ending, end)

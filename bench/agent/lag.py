@@ -22,7 +22,7 @@ from app.domain.run_events import RunEvent
 from app.domain.tools import ToolSpec
 from app.pipeline.agent import AgentRun
 from app.pipeline.gateway import Gateway, Turn
-from app.routing.load import Load
+from app.routing.load import LoadBalancer
 from app.telemetry.timeline import Timeline
 from app.tools.registry import Registered, Registry
 from app.wire.codecs import CODECS
@@ -99,7 +99,7 @@ async def sealed_to_started(gateway: Gateway) -> dict[str, dict[str, float]]:
         provider, tool = _Replayed(dialect), _Tool()
         model = Model("m", "recorded", "m", Tier.FAST)
         gateway.models, gateway.providers = {"m": model}, {"recorded": provider}
-        gateway.load = Load(["m"])
+        gateway.load = LoadBalancer(["m"])
         parameters = {"type": "object", "properties": {"id": {"type": "string"}}}
         gateway.tools = Registry({"get": Registered(ToolSpec("get", parameters=parameters), tool)})
         agent = Agent("a", tools=("get",), model="m")

@@ -14,7 +14,7 @@ from app.classify.complexity import Complexity, GainHead, Point, fit_head, score
 from app.classify.features import extract
 from app.learn.hashed_linear import HashedLinear, HashedRows, fit_hashed
 from app.pipeline.route_refit import new_learner
-from app.routing.learning import Label, RouterLearner, ShadowBudget
+from app.routing.learning import Label, RouterLearner, ShadowSampler
 from bench.router.data import Pair, view
 from bench.router.embed import minilm
 from bench.router.plain_scorer import plain_score
@@ -267,14 +267,14 @@ def _serve(
 ) -> tuple[Floats, float]:
     """Serve the stream in `order`, learning on the way; scores of its last half as served."""
     learner: RouterLearner[Point, GainHead] = new_learner()
-    budget = ShadowBudget(share, horizon=len(order), seed=seed) if share is not None else None
+    budget = ShadowSampler(share, horizon=len(order), seed=seed) if share is not None else None
     scores = np.empty(len(order))
     looked = 0
     for place, at in enumerate(order):
         point = stream.points[at]
         scores[place] = score(learner.champion, point)
         spread = float(np.sqrt(scores[place] * (1 - scores[place])))
-        propensity = 1.0 if budget is None else budget.look(spread)
+        propensity = 1.0 if budget is None else budget.sample(spread)
         if propensity is None:
             continue
         looked += 1

@@ -58,7 +58,7 @@ def text_of(answer: httpx2.Response) -> str:
 
 def prefer_a(running: Running) -> None:
     load = running.context.edge.gateway.load
-    load.of("a").ttft_s, load.of("b").ttft_s = 0.001, 10.0
+    load.deployment("a").ttft_s, load.deployment("b").ttft_s = 0.001, 10.0
 
 
 async def test_a_silent_upstream_is_overtaken_by_the_other_and_the_hedge_is_counted():
@@ -74,7 +74,7 @@ async def test_a_silent_upstream_is_overtaken_by_the_other_and_the_hedge_is_coun
         assert 'slipstream_hedges_total{outcome="won"}' in metrics
         assert "slipstream_hedge_cost_usd_total" in metrics
         load = running.context.edge.gateway.load
-        assert [load.of(name).in_flight for name in "ab"] == [0, 0]
+        assert [load.deployment(name).in_flight for name in "ab"] == [0, 0]
 
 
 async def test_without_a_budget_no_second_call_is_made():
@@ -100,4 +100,4 @@ async def test_a_limited_upstream_is_left_alone_until_its_time_is_over():
         assert [answer.status_code for answer in answers] == [200] * 5
         load = running.context.edge.gateway.load
         assert load.is_open("a")
-        assert load.of("a").upstream_s == 0.0  # only asked once, in vain
+        assert load.deployment("a").upstream_s == 0.0  # only asked once, in vain

@@ -118,7 +118,7 @@ def ours() -> set[asyncio.Task[object]]:
 def left(gateway: Running) -> dict[str, int]:
     """What there is still of any request."""
     edge = gateway.context.edge
-    gate, load = edge.gateway.providers["local"].gate, edge.gateway.load.of("small")  # type: ignore[attr-defined]
+    gate, load = edge.gateway.providers["local"].gate, edge.gateway.load.deployment("small")  # type: ignore[attr-defined]
     pool = edge.gateway.providers["local"].inner.pool.stats  # type: ignore[attr-defined]
     found = {
         "requests": edge.in_flight.now,

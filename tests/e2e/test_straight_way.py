@@ -174,7 +174,7 @@ def at_rest(gateway: Running) -> bool:
     """Whether nothing is left of any request."""
     edge = gateway.context.edge
     places = edge.gateway.providers["local"].gate.in_use  # type: ignore[attr-defined]
-    calls = edge.gateway.load.of("small").in_flight
+    calls = edge.gateway.load.deployment("small").in_flight
     return (edge.in_flight.now, len(edge.gateway.flights), places, calls) == (0, 0, 0, 0)
 
 
@@ -402,7 +402,7 @@ async def test_ledger_metrics_and_load_count_both_ways_alike(counted: Counted) -
                 await client.ask(f"question {number}")
             telemetry = gateway.context.telemetry
             saved = telemetry.ledger.savings()
-            load = gateway.context.edge.gateway.load.of("small")
+            load = gateway.context.edge.gateway.load.deployment("small")
             sums.append((saved["turns"], saved["spent_usd"], load.upstream_s > 0, load.ttft_s > 0))
             assert gateway.context.edge.gateway.retry_budget._tokens > 10
     assert sums[0] == sums[1]

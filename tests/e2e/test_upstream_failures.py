@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from app.providers.simulator import expected_answer
-from app.routing.budget import RetryBudget
+from app.routing.retry_budget import RetryBudget
 from tests.e2e.asking import API_ERRORS, DIALECTS, PATHS, STATUS_ERRORS, body_of
 from tests.e2e.conversations import BOTH_KINDS
 

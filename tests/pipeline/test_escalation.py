@@ -148,7 +148,7 @@ class TestStreams:
             assert turn.answered_tier == "powerful"
             assert "asked the powerful tier" in turn.reason
             assert [outcome for _, outcome in house.counted] == ["gained"]
-            assert house.gateway.load.of("small").in_flight == 0
+            assert house.gateway.load.deployment("small").in_flight == 0
 
         run_virtually(go())
 
@@ -368,8 +368,8 @@ def test_a_deadline_that_the_powerful_tier_cannot_meet_goes_to_the_fast_one():
         house = House()
         load = house.gateway.load
         for name, took_s in (("small", 0.5), ("large2", 5.0)):
-            load.begin(name)
-            load.end(name, ok=True, ttft_s=took_s / 5, total_s=took_s)
+            load.record_start(name)
+            load.record_end(name, ok=True, ttft_s=took_s / 5, total_s=took_s)
         body = {"model": "auto", "messages": [{"role": "user", "content": "Why?"}]}
         request = ChatRequest(Dialect.CHAT, "auto", False, body, msgspec.json.encode(body))  # noqa: FBT003
 

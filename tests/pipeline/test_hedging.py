@@ -77,7 +77,7 @@ class House:
     def know_the_usual(self, first_s: float = 0.02) -> None:
         for name in ("small", "small2"):
             for _ in range(30):
-                self.gateway.load.of(name).first_tokens.add(first_s)
+                self.gateway.load.deployment(name).first_tokens.add(first_s)
 
     async def ask(self, text: str = "Why?") -> tuple[Turn, str, float]:
         """The turn, what was said, and when the first word was."""
@@ -130,7 +130,7 @@ def test_a_slow_first_call_is_raced_and_cancelled_when_the_second_speaks(outcome
         assert turn.hedge[0] == 0
         assert turn.hedge[1] >= 0
         assert "second call after 20 ms was quicker" in turn.reason
-        assert [house.gateway.load.of(n).in_flight for n in ("small", "small2")] == [0, 0]
+        assert [house.gateway.load.deployment(n).in_flight for n in ("small", "small2")] == [0, 0]
 
     run_virtually(go())
     assert outcomes == ["won"]
@@ -141,7 +141,7 @@ def test_what_a_won_race_saved_is_what_the_slow_first_tokens_take_less_the_wait(
         house = House(hedging=eager(outcomes))
         house.know_the_usual()
         for seconds in (1.0, 3.0):
-            house.gateway.load.waited("small", seconds)
+            house.gateway.load.record_hedged_wait("small", seconds)
         house.local.waits_s = [5.0]
         turn, _, first_s = await house.ask()
         assert turn.hedge is not None
@@ -211,7 +211,7 @@ def test_an_open_breaker_is_no_second_deployment(outcomes):
         house = House(hedging=eager(outcomes))
         house.know_the_usual()
         for _ in range(5):
-            house.gateway.load.of("small2").breaker.fail(time.monotonic())
+            house.gateway.load.deployment("small2").breaker.record_failure(time.monotonic())
         house.local.waits_s = [0.5]
         _, said, first_s = await house.ask()
         assert said == "local!"

@@ -8,7 +8,7 @@ import pytest
 
 from app.pipeline.shared_health import EVERY_S, HINT_MOST_S, SharedHealth
 from app.routing.breaker import FAILURES_TO_OPEN
-from app.routing.load import Load
+from app.routing.load import LoadBalancer
 from app.stores.redis import Redis
 from app.stores.redis_health import RedisHealth
 from tests.e2e.state.conftest import workers
@@ -24,7 +24,7 @@ class Two:
 
     def __init__(self, redis: Redis) -> None:
         self.now = 100.0
-        self.loads = [Load(NAMES, clock=lambda: self.now) for _ in range(2)]
+        self.loads = [LoadBalancer(NAMES, clock=lambda: self.now) for _ in range(2)]
         self.parts = [
             SharedHealth(RedisHealth(redis), load, NAMES, clock=lambda: self.now)
             for load in self.loads
@@ -47,7 +47,7 @@ async def two(server, request):
 
 
 async def test_a_vendors_word_holds_on_every_worker_for_as_long_as_it_says(two) -> None:
-    two.loads[0].of("small").breaker.hold(two.now, 20.0)
+    two.loads[0].deployment("small").breaker.hold(two.now, 20.0)
     await two.round()
     assert two.loads[1].is_open("small")
     assert not two.loads[1].is_open("large")
@@ -58,19 +58,19 @@ async def test_a_vendors_word_holds_on_every_worker_for_as_long_as_it_says(two) 
 
 
 async def test_another_workers_open_breaker_is_believed_for_two_rounds_alone(two) -> None:
-    breaker = two.loads[0].of("small").breaker
+    breaker = two.loads[0].deployment("small").breaker
     for _ in range(FAILURES_TO_OPEN + 4):
-        breaker.fail(two.now)
+        breaker.record_failure(two.now)
     assert breaker.open_for_s > HINT_MOST_S
     await two.round()
     assert two.loads[1].is_open("small")
-    assert not two.loads[1].of("small").breaker.tripped
+    assert not two.loads[1].deployment("small").breaker.tripped
     two.now += HINT_MOST_S + EVERY_S / 10
     assert not two.loads[1].is_open("small")
 
 
 async def test_what_was_heard_is_not_said_on(two) -> None:
-    two.loads[0].of("small").breaker.hold(two.now, 20.0)
+    two.loads[0].deployment("small").breaker.hold(two.now, 20.0)
     await two.round()
     assert two.parts[1]._own() == {}
     assert "small" in two.parts[0]._own()

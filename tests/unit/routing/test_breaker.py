@@ -11,62 +11,69 @@ from hypothesis import strategies as st
 from app.domain.decisions import Tier
 from app.domain.models import Model
 from app.routing.affinity import WarmPrefixes
-from app.routing.breaker import Breaker
+from app.routing.breaker import CircuitBreaker
 from app.routing.hedge import Hedging
-from app.routing.load import Deployment, FirstTokens, Load, two_of
+from app.routing.load import Deployment, FirstTokenTimes, LoadBalancer, sample_two
 from app.routing.rate_headers import hold_s
+
+STEPS = ["record_failure", "record_success", "record_start", "release_probe"]
 
 
 class TestBreaker:
     def test_it_opens_at_the_fifth_failure_in_a_row_and_half_opens_when_its_time_is_over(self):
-        breaker = Breaker()
+        breaker = CircuitBreaker()
         for _ in range(4):
-            breaker.fail(0.0)
+            breaker.record_failure(0.0)
         assert not breaker.is_open(0.0)
-        breaker.fail(0.0)
+        breaker.record_failure(0.0)
         assert breaker.is_open(0.999)
         assert not breaker.is_open(1.0)
 
     def test_it_says_how_it_stands_and_for_how_long(self):
-        breaker = Breaker()
-        assert (breaker.state(0.0), breaker.shut_for_s(0.0)) == ("closed", 0.0)
+        breaker = CircuitBreaker()
+        assert (breaker.state(0.0), breaker.unavailable_for_s(0.0)) == ("closed", 0.0)
         breaker.hold(0.0, 3.0)
-        assert (breaker.state(1.0), breaker.shut_for_s(1.0)) == ("held", 2.0)
+        assert (breaker.state(1.0), breaker.unavailable_for_s(1.0)) == ("held", 2.0)
         assert breaker.state(3.0) == "closed"
         for _ in range(5):
-            breaker.fail(3.0)
-        assert (breaker.state(3.5), breaker.shut_for_s(3.5)) == ("open", 0.5)
-        assert (breaker.state(4.0), breaker.shut_for_s(4.0)) == ("half_open", 0.0)
+            breaker.record_failure(3.0)
+        assert (breaker.state(3.5), breaker.unavailable_for_s(3.5)) == ("open", 0.5)
+        assert (breaker.state(4.0), breaker.unavailable_for_s(4.0)) == ("half_open", 0.0)
 
     def test_half_open_it_lets_one_probe_through_and_its_end_decides(self):
-        breaker = Breaker(failures=5, open_until_s=1.0, open_for_s=1.0)
-        breaker.begin()
+        breaker = CircuitBreaker(failures=5, open_until_s=1.0, open_for_s=1.0)
+        breaker.record_start()
         assert breaker.is_open(5.0)
-        breaker.fail(5.0)
+        breaker.record_failure(5.0)
         assert breaker.is_open(6.9)
         assert not breaker.is_open(7.0)
-        breaker.begin()
-        breaker.succeed()
+        breaker.record_start()
+        breaker.record_success()
         assert not breaker.is_open(7.0)
         assert breaker.failures == 0
 
     def test_a_probe_that_ends_without_a_word_frees_its_place(self):
-        breaker = Breaker(failures=5, open_until_s=1.0, open_for_s=1.0)
-        breaker.begin()
-        breaker.leave()
+        breaker = CircuitBreaker(failures=5, open_until_s=1.0, open_for_s=1.0)
+        breaker.record_start()
+        breaker.release_probe()
         assert not breaker.is_open(2.0)
 
-    @given(st.lists(st.sampled_from(["fail", "succeed", "begin", "leave"]), max_size=60))
+    @given(
+        st.lists(
+            st.sampled_from(["record_failure", "record_success", "record_start", "release_probe"]),
+            max_size=60,
+        )
+    )
     def test_whatever_happens_it_is_asked_again_within_half_a_minute(self, steps):
-        breaker, now_s = Breaker(), 0.0
+        breaker, now_s = CircuitBreaker(), 0.0
         for step in steps:
             now_s += 0.1
-            getattr(breaker, step)(*([now_s] if step == "fail" else []))
-        breaker.leave()
+            getattr(breaker, step)(*([now_s] if step == "record_failure" else []))
+        breaker.release_probe()
         assert not breaker.is_open(now_s + 30.0)
 
     def test_a_hold_opens_it_for_a_minute_at_most_and_is_no_failure(self):
-        breaker = Breaker()
+        breaker = CircuitBreaker()
         breaker.hold(0.0, 7.0)
         assert breaker.is_open(6.9)
         assert not breaker.is_open(7.0)
@@ -111,48 +118,48 @@ def model(name: str) -> Model:
 class TestChoice:
     def test_of_many_only_two_are_compared_and_the_better_is_asked(self):
         models = [model(str(number)) for number in range(8)]
-        load = Load([m.name for m in models], lambda: 0.0, two_of(Random(1)))
+        load = LoadBalancer([m.name for m in models], lambda: 0.0, sample_two(Random(1)))
         for number, each in enumerate(models):
-            load.begin(each.name)
-            load.end(each.name, ok=True, ttft_s=2.0**number)
-        asked = [load.order(models, lambda _: False)[0].name for _ in range(400)]
+            load.record_start(each.name)
+            load.record_end(each.name, ok=True, ttft_s=2.0**number)
+        asked = [load.rank(models, lambda _: False)[0].name for _ in range(400)]
         counts = [asked.count(m.name) for m in models]
         assert counts[-1] == 0  # the worst of all loses every pair
         assert 0.15 < counts[0] / 400 < 0.35  # the best wins each pair that it is in: one in four
 
     def test_a_warm_prefix_halves_the_wait(self):
         models = [model("a"), model("b")]
-        load = Load("ab", lambda: 0.0)
+        load = LoadBalancer("ab", lambda: 0.0)
         for name, ttft_s in (("a", 1.0), ("b", 1.5)):
-            load.begin(name)
-            load.end(name, ok=True, ttft_s=ttft_s)
-        assert load.order(models, lambda _: False)[0].name == "a"
-        assert load.order(models, lambda _: False, warm="b")[0].name == "b"
+            load.record_start(name)
+            load.record_end(name, ok=True, ttft_s=ttft_s)
+        assert load.rank(models, lambda _: False)[0].name == "a"
+        assert load.rank(models, lambda _: False, warm="b")[0].name == "b"
 
     def test_a_warm_prefix_is_forgotten_after_five_minutes_and_the_table_is_bounded(self):
         now = [0.0]
         warm = WarmPrefixes(lambda: now[0])
         for prefix in range(5_000):
-            warm.sent(prefix, "a")
-        assert warm.of(4_999) == "a"
-        assert warm.of(1) == ""
+            warm.record(prefix, "a")
+        assert warm.deployment_for(4_999) == "a"
+        assert warm.deployment_for(1) == ""
         now[0] = 301.0
-        assert warm.of(4_999) == ""
+        assert warm.deployment_for(4_999) == ""
 
     def test_what_is_predicted_is_the_first_token_and_the_time_of_the_rest(self):
-        load = Load("a", lambda: 0.0)
-        assert load.predicted_s("a", 100) is None
-        load.begin("a")
-        load.end("a", ok=True, ttft_s=0.5, total_s=2.5)
-        assert load.predicted_s("a", 100) == 2.5
-        load.streamed("a", 0.5, 2.5, 201)
-        assert load.predicted_s("a", None) == pytest.approx(0.5 + 201 * 0.01)
-        assert load.predicted_s("a", 10) == pytest.approx(0.6)
+        load = LoadBalancer("a", lambda: 0.0)
+        assert load.predicted_duration_s("a", 100) is None
+        load.record_start("a")
+        load.record_end("a", ok=True, ttft_s=0.5, total_s=2.5)
+        assert load.predicted_duration_s("a", 100) == 2.5
+        load.record_stream("a", 0.5, 2.5, 201)
+        assert load.predicted_duration_s("a", None) == pytest.approx(0.5 + 201 * 0.01)
+        assert load.predicted_duration_s("a", 10) == pytest.approx(0.6)
 
 
 class TestHedging:
     def known(self, seconds: list[float]) -> Deployment:
-        first_tokens = FirstTokens()
+        first_tokens = FirstTokenTimes()
         for each in seconds:
             first_tokens.add(each)
         return Deployment(first_tokens=first_tokens)
@@ -177,7 +184,7 @@ class TestHedging:
         taken = 0
         for number, want in enumerate(wanted, 1):
             delay_s = hedging.delay_s(deployment, Deployment())
-            taken += bool(want and delay_s is not None and hedging.take(0.0))
+            taken += bool(want and delay_s is not None and hedging.try_take(0.0))
             assert taken <= 0.03 * number + 1e-6
 
     def test_the_money_of_an_hour_is_a_ceiling(self):
@@ -185,6 +192,6 @@ class TestHedging:
         hedging, deployment = Hedging(0.2, 0.5, clock=lambda: now[0]), self.known([1.0] * 30)
         for _ in range(100):
             hedging.delay_s(deployment, Deployment())
-        assert [hedging.take(0.2) for _ in range(3)] == [True, True, False]
+        assert [hedging.try_take(0.2) for _ in range(3)] == [True, True, False]
         now[0] = 1800.0
-        assert [hedging.take(0.2) for _ in range(2)] == [True, False]
+        assert [hedging.try_take(0.2) for _ in range(2)] == [True, False]

@@ -6,8 +6,8 @@ import pytest
 
 from app.domain.decisions import Tier
 from app.domain.models import Model
-from app.routing.budget import RetryBudget
-from app.routing.load import Load
+from app.routing.load import LoadBalancer
+from app.routing.retry_budget import RetryBudget
 
 MODELS = [Model(name, name, "sim", Tier.FAST) for name in ("a", "b", "c")]
 
@@ -27,17 +27,19 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def load(clock: Clock) -> Load:
-    return Load([model.name for model in MODELS], clock, pick=lambda models: models)
+def load(clock: Clock) -> LoadBalancer:
+    return LoadBalancer([model.name for model in MODELS], clock, sample=lambda models: models)
 
 
-def order(load: Load, preferred: str = "") -> str:
-    return "".join(m.name for m in load.order(MODELS, lambda model: model.name == preferred))
+def order(load: LoadBalancer, preferred: str = "") -> str:
+    return "".join(m.name for m in load.rank(MODELS, lambda model: model.name == preferred))
 
 
-def call(load: Load, name: str, *, ok: bool | None = True, ttft_s: float | None = None) -> None:
-    load.begin(name)
-    load.end(name, ok=ok, ttft_s=ttft_s, total_s=ttft_s)
+def call(
+    load: LoadBalancer, name: str, *, ok: bool | None = True, ttft_s: float | None = None
+) -> None:
+    load.record_start(name)
+    load.record_end(name, ok=ok, ttft_s=ttft_s, total_s=ttft_s)
 
 
 def test_without_news_the_preferred_one_comes_first(load):
@@ -50,16 +52,16 @@ def test_the_faster_comes_first_and_a_small_difference_is_none(load):
         call(load, name, ttft_s=ttft_s)
     assert order(load) == "bca"
     assert order(load, "a") == "bca"
-    load.of("b").ttft_s, load.of("c").ttft_s = 1.0, 1.02
+    load.deployment("b").ttft_s, load.deployment("c").ttft_s = 1.0, 1.02
     assert order(load, "c") == "cab"
 
 
 def test_what_is_in_flight_lengthens_the_wait(load):
     for name in "abc":
         call(load, name, ttft_s=1.0)
-    load.begin("a")
-    load.begin("a")
-    load.begin("b")
+    load.record_start("a")
+    load.record_start("a")
+    load.record_start("b")
     assert order(load) == "cba"
 
 
@@ -93,9 +95,9 @@ def test_one_probe_at_a_time_tries_an_open_breaker(load, clock):
         call(load, "a", ok=False)
     clock.now_s = 2.0
     assert order(load, "a") == "abc"
-    load.begin("a")
+    load.record_start("a")
     assert order(load, "a") == "bca"
-    load.end("a", ok=True)
+    load.record_end("a", ok=True)
     assert order(load, "a") == "abc"
 
 
@@ -103,7 +105,7 @@ def test_a_client_that_left_says_nothing_about_the_deployment(load):
     for _ in range(20):
         call(load, "a", ok=None)
     assert order(load, "a") == "abc"
-    assert load.of("a").in_flight == 0
+    assert load.deployment("a").in_flight == 0
 
 
 def test_when_all_breakers_are_open_somebody_is_asked_all_the_same(load):
@@ -115,11 +117,11 @@ def test_when_all_breakers_are_open_somebody_is_asked_all_the_same(load):
 
 def test_retries_are_a_share_of_the_calls_and_a_few_a_second(clock):
     budget = RetryBudget(share=0.2, floor_per_s=2, clock=clock)
-    assert [budget.take() for _ in range(3)] == [True, True, False]
+    assert [budget.try_take() for _ in range(3)] == [True, True, False]
     for _ in range(5):
         budget.deposit()
-    assert [budget.take() for _ in range(2)] == [True, False]
+    assert [budget.try_take() for _ in range(2)] == [True, False]
     clock.now_s = 1.0
-    assert [budget.take() for _ in range(3)] == [True, True, False]
+    assert [budget.try_take() for _ in range(3)] == [True, True, False]
     clock.now_s = 1e6
-    assert sum(budget.take() for _ in range(1000)) == 100
+    assert sum(budget.try_take() for _ in range(1000)) == 100

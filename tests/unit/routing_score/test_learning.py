@@ -10,7 +10,7 @@ from app.routing.learning import (
     DriftDetector,
     Label,
     RouterLearner,
-    ShadowBudget,
+    ShadowSampler,
 )
 
 
@@ -61,7 +61,7 @@ def test_a_refit_falls_due_early_at_first_and_at_the_latest_every_250_labels():
     for at, label in enumerate(labels(700, 0.0), 1):
         if one.observe(label):
             due.append(at)
-            one._since = 0
+            one._labels_since_refit = 0
     assert due == [50, 63, 79, 99, 124, 155, 194, 243, 304, 380, 475, 594]
 
 
@@ -87,7 +87,7 @@ def test_a_clearly_worse_challenger_does_not_take_over():
     assert one.champion == good
 
 
-def test_a_drift_forgets_what_no_longer_holds():
+def test_a_drift_drops_outdated_labels():
     one = learner()
     for label in labels(600, 4.0):
         one.observe(label)
@@ -141,17 +141,17 @@ def test_drift_is_seen_in_a_changed_mean_and_not_in_noise():
 
 @pytest.mark.parametrize("n", [500, 10_000, 25_000])
 def test_shadow_runs_never_exceed_their_share_of_the_horizon(n: int):
-    budget = ShadowBudget(0.05, horizon=10_000, seed=1)
-    looks = sum(budget.look(0.4) is not None for _ in range(n))
+    budget = ShadowSampler(0.05, horizon=10_000, seed=1)
+    looks = sum(budget.sample(0.4) is not None for _ in range(n))
     assert looks <= 0.05 * max(n, 10_000) * (1 if n <= 10_000 else 1.25)
     assert looks > 0.02 * n
 
 
 def test_shadow_runs_come_early_and_where_the_outcome_is_open():
-    budget = ShadowBudget(0.05, horizon=10_000, seed=2)
+    budget = ShadowSampler(0.05, horizon=10_000, seed=2)
     rng = np.random.default_rng(3)
     spread = rng.choice([0.1, 0.5], 10_000)
-    looked = [budget.look(float(one)) for one in spread]
+    looked = [budget.sample(float(one)) for one in spread]
     first = sum(one is not None for one in looked[:5000])
     assert first > 0.7 * sum(one is not None for one in looked)
     open_ = sum(one is not None for one, wide in zip(looked, spread, strict=True) if wide > 0.3)
@@ -161,14 +161,14 @@ def test_shadow_runs_come_early_and_where_the_outcome_is_open():
 
 
 def test_no_share_no_looks():
-    budget = ShadowBudget(0.0)
-    assert all(budget.look(1.0) is None for _ in range(100))
+    budget = ShadowSampler(0.0)
+    assert all(budget.sample(1.0) is None for _ in range(100))
 
 
 @pytest.mark.parametrize("share", [-0.01, 0.06])
 def test_a_share_outside_its_range_is_refused(share: float):
     with pytest.raises(ValueError, match="shadow"):
-        ShadowBudget(share)
+        ShadowSampler(share)
 
 
 def test_a_challenger_from_before_a_drift_is_not_adopted():
@@ -177,6 +177,6 @@ def test_a_challenger_from_before_a_drift_is_not_adopted():
         one.observe(label)
     challenge = one.challenge(one.snapshot())
     assert challenge is not None
-    one._forget(100)
+    one._drop_outdated(100)
     assert one.adopt(challenge) is None
     assert one.champion is None

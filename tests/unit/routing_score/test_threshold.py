@@ -48,7 +48,7 @@ def test_the_state_is_bounded_however_many_tenants_come():
     tracker = FastShareTracker(0.7)
     for at in range(3000):
         tracker.observe(str(at), 0.5, Tier.FAST)
-    assert len(tracker._tracks) == 2000
+    assert len(tracker._tenants) == 2000
 
 
 @pytest.mark.parametrize("target", [-0.1, 1.1])
@@ -58,7 +58,7 @@ def test_a_share_outside_its_range_is_refused(target: float):
 
 
 def test_a_tenants_own_share_holds_beside_that_of_all():
-    tracker = FastShareTracker(0.7, own={"careful": 0.2})
+    tracker = FastShareTracker(0.7, tenant_targets={"careful": 0.2})
     scores = np.random.default_rng(1).random(3000)
     fast = {"careful": 0, "other": 0}
     for tenant in fast:
@@ -72,7 +72,7 @@ def test_a_tenants_own_share_holds_beside_that_of_all():
 
 @pytest.mark.parametrize(("target", "tier"), [(0.0, Tier.POWERFUL), (1.0, Tier.FAST)])
 def test_all_or_nothing_holds_from_the_first_request_on(target: float, tier: Tier):
-    tracker = FastShareTracker(0.7, own={"acme": target})
+    tracker = FastShareTracker(0.7, tenant_targets={"acme": target})
     for score in (0.01, 0.99, 0.5) * 10:
         chosen = Tier.FAST if score <= tracker.threshold("acme") else Tier.POWERFUL
         assert chosen is tier

@@ -1,5 +1,5 @@
-"""A retry budget: retries may add at most a fifth to the load, plus a few a second, so no storm can
-grow.
+"""A retry budget: retries may add at most a fifth to the load, plus ten a second, so that no retry storm
+grows.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from collections.abc import Callable
 
 _SHARE = 0.2
 _FLOOR_PER_S = 10.0
-_MOST = 100.0
+_MAX_TOKENS = 100.0
 
 
 class RetryBudget:
-    """Tokens for retries: each call deposits a share of one, each retry takes one."""
+    """A token bucket for retries: each first call deposits a share of a token, each retry takes one."""
 
     def __init__(
         self,
@@ -22,20 +22,20 @@ class RetryBudget:
         floor_per_s: float = _FLOOR_PER_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Start with one second's floor; ``clock`` gives seconds."""
+        """Start with one second's refill; ``clock`` gives seconds."""
         self._share, self._floor_per_s, self._clock = share, floor_per_s, clock
         self._tokens = floor_per_s
         self._at_s = clock()
 
     def deposit(self) -> None:
-        """A first call was made."""
+        """Record a first call."""
         tokens = self._tokens + self._share
-        self._tokens = tokens if tokens < _MOST else _MOST  # noqa: FURB136 - min() costs four times as much
+        self._tokens = tokens if tokens < _MAX_TOKENS else _MAX_TOKENS  # noqa: FURB136 - min() costs 4x
 
-    def take(self) -> bool:
-        """Ask for one retry; False when the budget is spent."""
+    def try_take(self) -> bool:
+        """Take a token for one retry; False when the budget is spent."""
         now = self._clock()
-        self._tokens = min(_MOST, self._tokens + (now - self._at_s) * self._floor_per_s)
+        self._tokens = min(_MAX_TOKENS, self._tokens + (now - self._at_s) * self._floor_per_s)
         self._at_s = now
         if self._tokens < 1:
             return False

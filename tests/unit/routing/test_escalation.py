@@ -1,4 +1,4 @@
-"""What an answer's text betrays, and what it does not."""
+"""Escalation triggers in an answer's text: precise, and never on good answers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from app.classify.features import extract
 from app.domain.decisions import PromptView
 from app.domain.language import language
 from app.pipeline.answer_checks import schema_violation
-from app.routing.lacks import may_refuse, other_language, refuses, repeats
+from app.routing.escalation import ends_in_loop, is_other_language, is_refusal, may_become_refusal
 
 REFUSALS = [
     "I'm sorry, but I can't help with that.",
@@ -34,19 +34,19 @@ ANSWERS = [
 
 @pytest.mark.parametrize("text", REFUSALS)
 def test_a_refusal_is_one_and_at_no_moment_before_is_it_let_go(text):
-    assert refuses(text)
-    decided = next(at for at in range(len(text) + 1) if refuses(text[:at]))
-    assert all(may_refuse(text[:at]) for at in range(decided))
+    assert is_refusal(text)
+    decided = next(at for at in range(len(text) + 1) if is_refusal(text[:at]))
+    assert all(may_become_refusal(text[:at]) for at in range(decided))
 
 
 @pytest.mark.parametrize("text", ANSWERS)
 def test_an_answer_is_no_refusal(text):
-    assert not refuses(text)
+    assert not is_refusal(text)
 
 
 def test_most_answers_are_let_go_with_their_first_word():
     for text in ("Yes.", "The", "I think", "1.", "Here", "Sure"):
-        assert not may_refuse(text)
+        assert not may_become_refusal(text)
 
 
 @pytest.mark.parametrize(
@@ -82,29 +82,29 @@ def test_an_answer_in_another_language_is_one_unless_it_was_asked_for():
     english = (
         "The capital of the country is Paris and it is on the Seine, which is not for swimming."
     )
-    assert other_language("Какая столица у этой страны, Франции?", english)
-    assert not other_language("Переведи на английский: столица Франции", english)
-    assert not other_language("What is it, and what is the use of that in this?", english)
-    assert not other_language(
+    assert is_other_language("Какая столица у этой страны, Франции?", english)
+    assert not is_other_language("Переведи на английский: столица Франции", english)
+    assert not is_other_language("What is it, and what is the use of that in this?", english)
+    assert not is_other_language(
         "Translate: the cat is on the mat and it is in the sun", "Das ist die"
     )
 
 
 def test_a_loop_is_one_and_a_list_is_none():
-    assert repeats("It goes on. " + "and on and on, " * 20)
-    assert repeats("a" * 200)
-    assert not repeats("\n".join(f"{number}. item {number}" for number in range(40)))
-    assert not repeats("-" * 200)
-    assert not repeats("no no no")
+    assert ends_in_loop("It goes on. " + "and on and on, " * 20)
+    assert ends_in_loop("a" * 200)
+    assert not ends_in_loop("\n".join(f"{number}. item {number}" for number in range(40)))
+    assert not ends_in_loop("-" * 200)
+    assert not ends_in_loop("no no no")
 
 
 @given(st.text(max_size=400))
 def test_any_text_can_be_looked_at(text):
-    refuses(text)
-    may_refuse(text)
+    is_refusal(text)
+    may_become_refusal(text)
     language(text)
-    repeats(text)
-    other_language(text, text[::-1])
+    ends_in_loop(text)
+    is_other_language(text, text[::-1])
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
-"""What an answer's text betrays: a refusal, the wrong language, going round in circles. Pure functions.
+"""Escalation triggers in an answer's text: a refusal, the wrong language, a repetition loop. Pure functions.
 
-Each errs towards saying nothing: an answer that was good and is asked again costs a second call and the
-time of one. The openings of refusals are those that open nothing else; languages are told apart by script,
-and those of the Latin script by their commonest words, and only where both sides have enough of them.
+All prefer precision to recall: escalating a good answer costs a second call and its latency. Refusals are
+matched by openings that open nothing else; languages are told apart by script, those of the Latin script by
+their most common words, and only where both texts have enough of them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _REFUSAL = re.compile(
     rf"|i\s*{_CANNOT}\s+(?:be able to\s+)?{_DOES}"
     rf"|as an ai(?: language)?(?: model| assistant)?,?\s+i\s*{_CANNOT})"
 )
-_OTHER_LANGUAGE_ASKED = re.compile(
+_OTHER_LANGUAGE_REQUESTED = re.compile(
     r"translat|language|\b(?:in|into|auf|to) (?:english|german|french|spanish|italian|portuguese|dutch|"
     r"russian|chinese|japanese|korean|arabic|hebrew|greek|hindi|thai|latin|englisch|deutsch)|"
     r"übersetz|tradu|перев|翻译|翻訳|번역|ترجم",
@@ -41,37 +41,37 @@ _LOOP_TIMES = 5
 _LOOP_CHARS = 60
 
 
-def refuses(text: str) -> bool:
-    """Whether an answer, or its beginning, is a refusal in so many words."""
+def is_refusal(text: str) -> bool:
+    """Whether an answer, or its beginning, is an explicit refusal."""
     return _REFUSAL.match(_plain(text)) is not None
 
 
-def may_refuse(text: str) -> bool:
-    """Whether what has come so far may yet turn out to be the beginning of a refusal."""
-    begun = _plain(text)
-    if len(begun) > _UNDECIDED_CHARS:
+def may_become_refusal(text: str) -> bool:
+    """Whether the text so far is still compatible with the opening of a refusal."""
+    opening = _plain(text)
+    if len(opening) > _UNDECIDED_CHARS:
         return False
-    return any(begun.startswith(each) or each.startswith(begun) for each in _OPENERS)
+    return any(opening.startswith(each) or each.startswith(opening) for each in _OPENERS)
 
 
 def _plain(text: str) -> str:
     return text[: 2 * _UNDECIDED_CHARS].lstrip(" \n*#>\"'").replace("\u2019", "'").lower()
 
 
-def other_language(question: str, answer: str, asked: str | None = None) -> bool:
+def is_other_language(question: str, answer: str, expected: str | None = None) -> bool:
     """Whether the answer is in another language than the question, which did not ask for that.
 
-    ``asked``: the question's language where it has been found out already.
+    ``expected``: the question's language, where it is known already.
     """
-    asked = asked or language(question)
-    if asked is None or _OTHER_LANGUAGE_ASKED.search(question[:READ_CHARS]) is not None:
+    expected = expected or language(question)
+    if expected is None or _OTHER_LANGUAGE_REQUESTED.search(question[:READ_CHARS]) is not None:
         return False
-    said = language(answer)
-    return said is not None and said != asked
+    actual = language(answer)
+    return actual is not None and actual != expected
 
 
-def repeats(text: str) -> bool:
-    """Whether the text ends in a loop: the same words over and over, five times or more."""
+def ends_in_loop(text: str) -> bool:
+    """Whether the text ends in the same words repeated five times or more."""
     tail = text[-_LOOP_TAIL:]
     for length in range(1, _LOOP_TAIL // _LOOP_TIMES + 1):
         times = max(_LOOP_TIMES, -(-_LOOP_CHARS // length))
