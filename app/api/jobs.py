@@ -16,7 +16,7 @@ from app.api.runs import _PING_S, _seq_of
 from app.domain.agents import PREFIX
 from app.errors import BadRequest, Conflict, Forbidden, NotFound, TooLarge
 from app.jobs.told import state_of
-from app.stores.job_store import Job
+from app.stores.job_records import Job
 from app.wire.ag_ui import read_input
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ import msgspec
 
 from app.jobs.schedules import Do
 from app.jobs.told import state_of
-from app.stores.job_store import Delivery, Job, JobStore
+from app.stores.job_records import Delivery, Job
+from app.stores.job_store import JobStore
 from app.telemetry.job_metrics import JobMetrics
 from app.tools.webhook import Receiver, Webhooks
 
@@ -73,7 +74,9 @@ class Deliveries:
             await self._over(delivery, "failed", "not_configured", store, do)
             return
         body = msgspec.json.encode({"type": f"job.{job.state}", "data": state_of(job)})
-        heard = await self.way.tell(receiver, f"{job.id}.{job.attempts}", body)
+        ended = 0.0 if job.ended is None else job.ended
+        webhook_id = f"{job.id}.{ended * 1000:.0f}"  # of this end: a job begun again has another
+        heard = await self.way.tell(receiver, webhook_id, body)
         if heard.delivered:
             await self._over(delivery, "delivered", "", store, do)
         elif heard.gone or delivery.tries >= self.most_tries:

@@ -17,7 +17,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -34,12 +34,15 @@ from app.jobs.schedules import Schedules
 from app.pipeline.agent_runs import LiveRun, Runs, Wanted
 from app.pipeline.gateway import Gateway, Turn
 from app.stores.event_log import EventLog
-from app.stores.job_store import Delivery, Job, JobStore
+from app.stores.job_records import AttemptEnd, Delivery, Job
+from app.stores.job_store import JobStore
 from app.telemetry.job_metrics import JobMetrics
 from app.telemetry.timeline import Timeline
 from app.wire.ag_ui import read_input, written
 
 T = TypeVar("T")
+_Numbered = tuple[int, str, str]
+"""An event's number, kind and JSON text."""
 Charge = Callable[[Turn], None]
 _log = logging.getLogger("slipstream.jobs")
 _LOOK_S = 1.0
@@ -79,6 +82,8 @@ class Jobs:
     _changed: WeakValueDictionary[str, asyncio.Event] = field(default_factory=WeakValueDictionary)
     """By job, kept alive by those who wait: a job that runs elsewhere never has news here."""
     _looking: asyncio.Task[None] | None = None
+    _fault: StoreError | None = None
+    """The store failed somewhere: it is let go of and opened anew."""
     _stopping: bool = False
     _sweep_s: float = 0.0
 
@@ -116,12 +121,23 @@ class Jobs:
     def store(self) -> JobStore:
         """Where the jobs are kept; raises ``Overloaded`` while that is away."""
         if self._store is None:
-            message = "the store of jobs is away: come back"
-            raise Overloaded(message, code="store_away", retry_after_s=_LOOK_S)
+            raise _away()
         return self._store
 
     async def _do(self, work: Callable[..., T], *args: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
+
+    async def _answer(self, work: Callable[..., T], *args: object) -> T:
+        """``_do`` for a request; raises ``Overloaded`` where the store fails."""
+        try:
+            return await self._do(work, *args)
+        except StoreError as error:
+            self._failed(error)
+            raise _away() from error
+
+    def _failed(self, error: StoreError) -> None:
+        self._fault = error
+        self._news.set()
 
     async def submit(
         self, job: Job, idempotency: str | None, charge: Charge | None = None, hook: str = ""
@@ -131,7 +147,7 @@ class Jobs:
         ``charge`` is told what its turns used, as long as they run in this worker; ``hook`` names whom
         to tell of its end.
         """
-        found, new = await self._do(self.store.add, job, idempotency, hook)
+        found, new = await self._answer(self.store.add, job, idempotency, hook)
         if new:
             if charge is not None:
                 self._charges[job.id] = charge
@@ -142,25 +158,25 @@ class Jobs:
 
     async def find(self, tenant: str, job_id: str) -> Job | None:
         """A tenant's job."""
-        return await self._do(self.store.find, tenant, job_id)
+        return await self._answer(self.store.find, tenant, job_id)
 
     async def listed(self, tenant: str, state: str | None, before: float, most: int) -> list[Job]:
         """A tenant's jobs, newest first."""
-        return await self._do(self.store.listed, tenant, state, before, most)
+        return await self._answer(self.store.listed, tenant, state, before, most)
 
     async def delivery(self, job_id: str) -> Delivery | None:
         """How the telling of a job's end stands."""
-        return await self._do(self.store.delivery, job_id)
+        return await self._answer(self.store.delivery, job_id)
 
     async def revive(self, tenant: str, job_id: str) -> bool:
         """Queue a dead job anew; its finished steps are not run again."""
-        revived = await self._do(self.store.revive, tenant, job_id)
+        revived = await self._answer(self.store.revive, tenant, job_id)
         self._news.set()
         return revived
 
     async def cancel(self, tenant: str, job_id: str) -> None:
         """End a job: at once where it waits or runs here, within a second where it runs elsewhere."""
-        await self._do(self.store.cancel, tenant, job_id)
+        await self._answer(self.store.cancel, tenant, job_id)
         live, task = self._live.get(job_id), self._running.get(job_id)
         if live is not None and live.turn.tenant == tenant:
             live.cancel()
@@ -170,7 +186,7 @@ class Jobs:
 
     async def told(self, job_id: str, after: int) -> list[tuple[int, str, str]]:
         """A job's events behind number ``after``: number, kind, JSON text."""
-        return await self._do(self.store.told, job_id, after)
+        return await self._answer(self.store.told, job_id, after)
 
     async def news(self, job_id: str) -> None:
         """Wait until a job has more to tell; up to a second where it runs elsewhere."""
@@ -187,6 +203,8 @@ class Jobs:
         while True:
             self._news.clear()
             try:
+                if self._fault is not None:
+                    await self._let_go(self._fault)
                 if self._store is None:
                     await self._open()
                 if self._store is not None:
@@ -202,7 +220,7 @@ class Jobs:
     async def _let_go(self, error: StoreError) -> None:
         """The store was lost, and with it this worker's jobs: another takes them up, or this one anew."""
         self.on_store(error.message)
-        lost, self._store = self._store, None
+        lost, self._store, self._fault = self._store, None, None
         tasks = [*self._running.values()]
         for task in tasks:
             task.cancel()
@@ -253,8 +271,10 @@ class Jobs:
     async def _run(self, job: Job) -> None:
         try:
             await self._lived(job)
-        except (StoreError, Overloaded):
+        except (StoreError, Overloaded) as error:
             _log.warning("job_let_go", extra={"job": job.id})  # the store is away; see _let_go
+            if isinstance(error, StoreError):
+                self._failed(error)
         except asyncio.CancelledError:
             if self._stopping and self._store is not None:
                 await asyncio.shield(self._do(self._store.give_back, job.id))
@@ -271,16 +291,16 @@ class Jobs:
 
     async def _lived(self, job: Job) -> None:
         try:
-            live = await self._attempt(job)
+            live, last = await self._attempt(job)
         except StoreError:
             raise
         except GatewayError as error:
             await self._settle(job, "failed", error.status, error.code)
         else:
-            await self._settle(job, live.state, live.status, live.code)
+            await self._settle(job, live.state, live.status, live.code, last)
 
-    async def _attempt(self, job: Job) -> LiveRun:
-        """Run a job as far as it comes."""
+    async def _attempt(self, job: Job) -> tuple[LiveRun, list[_Numbered]]:
+        """Run a job as far as it comes; its run, and the last events, not yet on disk."""
         steps = await self._do(self.store.steps, job.id)
         told_before = await self._do(self.store.told, job.id)
         teller = _Teller(told_before, await self._do(self.store.last_told, job.id))
@@ -297,28 +317,32 @@ class Jobs:
         live = runs.start(Wanted(agent, job.id, given.thread_id, given.messages), turn)
         await asyncio.sleep(0)  # a task that is cancelled before its first step tells no end
         self._live[job.id] = live
+        told: list[_Numbered] = []
         try:
             seq = 0
             while await live.log.more(seq):
                 new = live.log.after(seq)
                 seq = new[-1][0]
                 told = teller.new([written(event, job.id) for _, event in new])
-                if self._stopping:
-                    continue
-                last = live.log.ended and seq == live.log.last
-                if last and live.state == "failed" and self._again(job, live.status):
-                    told = [each for each in told if each[1] not in _ENDS]
+                if live.log.ended and seq == live.log.last:
+                    break
                 await self._do(self.store.tell, job.id, told)
                 self._wake(job.id)
         finally:
             await runs.aclose()
-        return live
+        if journal.fault is not None:
+            raise journal.fault
+        if live.state == "failed" and self._again(job, live.status):
+            told = [each for each in told if each[1] not in _ENDS]
+        return live, told
 
     def _again(self, job: Job, status: int) -> bool:
         passes = status >= _SERVER_ERROR or status in _MAY_PASS
         return passes and job.attempts < self.limits.max_attempts
 
-    async def _settle(self, job: Job, state: str, status: int, code: str) -> None:
+    async def _settle(
+        self, job: Job, state: str, status: int, code: str, last: Sequence[_Numbered] = ()
+    ) -> None:
         if self._stopping and state == "cancelled":
             await self._do(self.store.give_back, job.id)
             return
@@ -329,11 +353,16 @@ class Jobs:
                 state = "queued"
                 due += min(_LONGEST_BACKOFF_S, self.limits.backoff_s * 2 ** (job.attempts - 1))
         message = "" if state == "finished" else f"attempt {job.attempts} ended with {code}"
-        await self._do(self.store.settle, job.id, state, code, message, due)
+        await self._do(self.store.settle, job.id, AttemptEnd(state, due, code, message), last)
         self.metrics.ended.child("retried" if state == "queued" else state).inc()
         if state in OVER:
             self.metrics.took.child().observe(max(0.0, time.time() - job.created))
             self._charges.pop(job.id, None)
+
+
+def _away() -> Overloaded:
+    message = "the store of jobs is away: come back"
+    return Overloaded(message, code="store_away", retry_after_s=_LOOK_S)
 
 
 class _Teller:

@@ -29,7 +29,7 @@ from app.domain.events import Emit, Event
 from app.domain.model_call import ModelCall
 from app.domain.tools import ToolCaller, ToolResult, idempotency_key
 from app.domain.usage import Usage
-from app.errors import ToolError
+from app.errors import StoreError, ToolError
 from app.pipeline.converse import ask
 from app.pipeline.gateway import Gateway, Turn
 from app.stores.job_store import JobStore
@@ -68,11 +68,17 @@ class Journal:
     store: JobStore
     thread: Executor
     steps: dict[str, bytes | None]
+    fault: StoreError | None = None
+    """The store failed in this attempt, which is worth nothing then."""
     _asked: Counter[str] = field(default_factory=Counter)
 
     async def blocking(self, work: Callable[..., T], *args: object) -> T:
         """Have the store's thread do ``work``."""
-        return await asyncio.get_running_loop().run_in_executor(self.thread, work, *args)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.thread, work, *args)
+        except StoreError as error:
+            self.fault = error
+            raise
 
     def step(self, kind: str, *asked: str) -> str:
         """The name of the next step that asks this."""

@@ -21,7 +21,8 @@ import msgspec
 
 from app.domain.cron import Cron
 from app.errors import GatewayError
-from app.stores.job_store import Job, JobStore
+from app.stores.job_records import Job
+from app.stores.job_store import JobStore
 from app.telemetry.job_metrics import JobMetrics
 
 T = TypeVar("T")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from app.stores.job_store import Delivery, Job
+from app.stores.job_records import Delivery, Job
 
 
 def state_of(job: Job, delivery: Delivery | None = None) -> dict[str, object]:

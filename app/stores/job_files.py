@@ -13,66 +13,88 @@ import os
 import sqlite3
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+
+from app.errors import StoreError
 
 _BUSY_S = 30.0
 
 
 class JobFiles:
-    """The file and the locks; see ``app.stores.job_store.Keeper``. One thread owns it."""
+    """The file and the locks; see ``app.stores.job_store.Keeper``. One thread owns it. Raises ``StoreError``
+    where the disk fails: it is full, read-only or damaged.
+    """
 
     blob = "BLOB"
 
     def __init__(self, folder: Path) -> None:
         """Open or make it, readable by this user alone."""
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._folder = folder
-        self._db = sqlite3.connect(
-            folder / "jobs.sqlite", timeout=_BUSY_S, isolation_level=None, check_same_thread=False
-        )
-        (folder / "jobs.sqlite").chmod(0o600)
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=FULL")
         self.owner = uuid.uuid4().hex
-        self._lock = os.open(self._lock_path(self.owner), os.O_CREAT | os.O_RDWR, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
-        os.write(self._lock, str(os.getpid()).encode())  # for whoever looks at the folder
+        self._folder = folder
+        with ExitStack() as opened, _disk(folder):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._db = opened.enter_context(closing(self._connected()))
+            self._lock = os.open(self._lock_path(self.owner), os.O_CREAT | os.O_RDWR, 0o600)
+            opened.callback(self._unlock)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            os.write(self._lock, str(os.getpid()).encode())  # fails on a full disk, as steps would
+            self._opened = opened.pop_all()
+
+    def _connected(self) -> sqlite3.Connection:
+        file = self._folder / "jobs.sqlite"
+        db = sqlite3.connect(file, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+        try:
+            file.chmod(0o600)
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=FULL")
+        except BaseException:
+            db.close()  # a connection is a cycle: its files would stay open until the collector comes
+            raise
+        return db
 
     def _lock_path(self, owner: str) -> Path:
         return self._folder / f"{owner}.worker"
 
-    def close(self) -> None:
-        """Close it and let go of the lock."""
-        self._db.close()
+    def _unlock(self) -> None:
         self._lock_path(self.owner).unlink(missing_ok=True)
         os.close(self._lock)
 
+    def close(self) -> None:
+        """Close it and let go of the lock."""
+        with _disk(self._folder):
+            self._opened.close()
+
     def rows(self, text: str, values: Sequence[object] = ()) -> list[tuple[object, ...]]:
         """Run one statement and give its rows."""
-        return self._db.execute(text, values).fetchall()
+        with _disk(self._folder):
+            return self._db.execute(text, values).fetchall()
 
     def count(self, text: str, values: Sequence[object] = ()) -> int:
         """Run one statement and say how many rows it changed."""
-        return self._db.execute(text, values).rowcount
+        with _disk(self._folder):
+            return self._db.execute(text, values).rowcount
 
     @contextmanager
     def whole(self) -> Iterator[None]:
         """All statements within it take effect, or none; one worker at a time."""
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+        with _disk(self._folder):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:  # some failures end it by themselves
+                    self._db.execute("ROLLBACK")
+                raise
 
     @contextmanager
     def dead(self, owner: str) -> Iterator[bool]:
         """Whether that worker is dead; while the context lasts nobody else takes its jobs."""
         path = self._lock_path(owner)
         try:
-            lock = os.open(path, os.O_RDWR)
+            with _disk(self._folder):
+                lock = os.open(path, os.O_RDWR)
         except FileNotFoundError:
             yield True
             return
@@ -83,6 +105,20 @@ class JobFiles:
                 yield False
                 return
             yield True
-            path.unlink(missing_ok=True)
+            with _disk(self._folder):
+                path.unlink(missing_ok=True)
         finally:
             os.close(lock)
+
+
+@contextmanager
+def _disk(folder: Path) -> Iterator[None]:
+    """Raise what the disk or SQLite could not do as ``StoreError``."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as exc:
+        raise StoreError(f"the jobs' folder {folder}: {exc.strerror}", code="store_away") from exc
+    except sqlite3.Error as exc:
+        raise StoreError(f"the jobs' file in {folder}: {exc}", code="store_away") from exc

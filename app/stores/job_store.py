@@ -12,8 +12,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Protocol, Self, cast
+from typing import Protocol, cast
+
+from app.stores.job_records import AttemptEnd, Delivery, Depth, Job
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS jobs (
@@ -48,93 +49,10 @@ _WAITING = (
 )
 """A running job waits again, or is over where it was cancelled."""
 _LOST = '{"type":"RUN_ERROR","message":"its worker died each time it ran","code":"worker_lost"}'
+_CANCELLED = '{"type":"RUN_ERROR","message":"cancelled while no worker ran it","code":"cancelled"}'
 _DEATHS_AT_ONCE, _FIRST_WAIT_S, _LONGEST_WAIT_S = 3, 0.1, 30.0
 _MOST_LISTED = 200
 _SWEPT_AT_ONCE = 500
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A job as it stands. Times are Unix seconds."""
-
-    id: str
-    tenant: str
-    body: bytes
-    agent: str
-    tools: str | None
-    """Names of the tools that its caller may use, by line; None: all."""
-    priority: int
-    state: str
-    """``queued``, ``running``, ``finished``, ``cancelled`` or ``dead``."""
-    due: float
-    attempts: int
-    crashes: int
-    cancel: int
-    code: str
-    message: str
-    created: float
-    ended: float | None
-
-    @classmethod
-    def queued(
-        cls,
-        *,
-        id: str,  # noqa: A002 - the field's name
-        tenant: str,
-        body: bytes,
-        agent: str,
-        due: float,
-        created: float,
-        tools: str | None = None,
-        priority: int = 0,
-    ) -> Self:
-        """A job that nobody has begun."""
-        return cls(
-            id=id,
-            tenant=tenant,
-            body=body,
-            agent=agent,
-            tools=tools,
-            priority=priority,
-            state="queued",
-            due=due,
-            attempts=0,
-            crashes=0,
-            cancel=0,
-            code="",
-            message="",
-            created=created,
-            ended=None,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """Whom a job's end is told, and how that stands."""
-
-    job: str
-    hook: str
-    state: str
-    """``waiting``, ``delivered`` or ``failed``."""
-    tries: int
-    due: float
-    code: str
-
-
-@dataclass(frozen=True, slots=True)
-class Depth:
-    """How much there is to do, over all workers that share the store."""
-
-    queued: int = 0
-    """Due now."""
-    delayed: int = 0
-    """Waiting for a later moment: to be tried again."""
-    running: int = 0
-    dead: int = 0
-    lag_s: float = 0.0
-    """How long the job that waits longest has been due."""
-    undelivered: int = 0
-    """Webhooks of ended jobs that were not taken yet."""
 
 
 class Keeper(Protocol):
@@ -172,9 +90,13 @@ class JobStore:
     def __init__(self, keeper: Keeper) -> None:
         """Make what is missing."""
         self._db = keeper
-        with keeper.whole():
-            for each in _TABLES.format(blob=keeper.blob).split(";"):
-                keeper.count(each)
+        try:
+            with keeper.whole():
+                for each in _TABLES.format(blob=keeper.blob).split(";"):
+                    keeper.count(each)
+        except BaseException:
+            keeper.close()
+            raise
 
     @property
     def owner(self) -> str:
@@ -272,19 +194,26 @@ class JobStore:
                     (time.time(), owner, most_crashes),
                 )
                 for (job_id,) in lost:
-                    self._db.count(
-                        "INSERT INTO events VALUES (?, (SELECT COALESCE(max(seq), 0) + 1 FROM events"
-                        " WHERE job = ?), 'RUN_ERROR', ?)",
-                        (job_id, job_id, _LOST),
-                    )
+                    self._append(str(job_id), _LOST)
                 again = self._db.rows(
                     f"UPDATE jobs SET {_WAITING}, crashes = crashes + 1"  # noqa: S608 - constant
-                    " WHERE state = 'running' AND owner = ? RETURNING id",
+                    " WHERE state = 'running' AND owner = ? RETURNING id, state",
                     (time.time(), owner),
                 )
-                for (job_id,) in again:
-                    self._put_off(str(job_id))
+                for job_id, state in again:
+                    if state == "cancelled":
+                        self._append(str(job_id), _CANCELLED)
+                    else:
+                        self._put_off(str(job_id))
                 return len(lost) + len(again)
+
+    def _append(self, job_id: str, error: str) -> None:
+        """End a job's events in place of its worker."""
+        self._db.count(
+            "INSERT INTO events VALUES (?, (SELECT COALESCE(max(seq), 0) + 1 FROM events"
+            " WHERE job = ?), 'RUN_ERROR', ?)",
+            (job_id, job_id, error),
+        )
 
     def _put_off(self, job_id: str) -> None:
         """Let a job wait that keeps losing its worker and gets no further: others first, and calmer times."""
@@ -295,32 +224,43 @@ class JobStore:
             text = "UPDATE jobs SET due = ? WHERE id = ? AND state = 'queued'"
             self._db.count(text, (time.time() + wait_s, job_id))
 
-    def settle(self, job_id: str, state: str, code: str, message: str, due: float) -> None:
-        """The attempt is over: the job is, or it is due again at ``due``."""
-        self._db.count(
-            "UPDATE jobs SET state = ?, code = ?, message = ?, due = ?, owner = NULL, ended = ?"
-            " WHERE id = ? AND owner = ?",
-            (
-                *(state, code, message, due, None if state == "queued" else time.time()),
-                *(job_id, self.owner),
-            ),
-        )
+    def settle(
+        self, job_id: str, end: AttemptEnd, events: Iterable[tuple[int, str, str]] = ()
+    ) -> None:
+        """The attempt is over. Its last ``events`` are kept in the same step, so that no other attempt can
+        end otherwise than was told. Does nothing where the job is no longer this worker's.
+        """
+        ended = None if end.state == "queued" else time.time()
+        with self._db.whole():
+            settled = self._db.count(
+                "UPDATE jobs SET state = ?, code = ?, message = ?, due = ?, owner = NULL, ended = ?"
+                " WHERE id = ? AND owner = ?",
+                (end.state, end.code, end.message, end.due, ended, job_id, self.owner),
+            )
+            if settled:
+                self._insert(job_id, events)
 
     def give_back(self, job_id: str) -> None:
         """Queue a job whose attempt was stopped with its worker: that was no attempt."""
-        self._db.count(
-            f"UPDATE jobs SET {_WAITING} WHERE id = ? AND owner = ?",  # noqa: S608 - constant
-            (time.time(), job_id, self.owner),
-        )
+        with self._db.whole():
+            rows = self._db.rows(
+                f"UPDATE jobs SET {_WAITING} WHERE id = ? AND owner = ? RETURNING state",  # noqa: S608 - constant
+                (time.time(), job_id, self.owner),
+            )
+            if rows == [("cancelled",)]:
+                self._append(job_id, _CANCELLED)
 
     def cancel(self, tenant: str, job_id: str) -> None:
         """End a waiting job; mark a running one for its worker to end."""
-        self._db.count(
-            "UPDATE jobs SET cancel = 1, ended = CASE state WHEN 'queued' THEN ? END, state ="
-            " CASE state WHEN 'queued' THEN 'cancelled' ELSE state END"
-            " WHERE id = ? AND tenant = ? AND state IN ('queued', 'running')",
-            (time.time(), job_id, tenant),
-        )
+        with self._db.whole():
+            rows = self._db.rows(
+                "UPDATE jobs SET cancel = 1, ended = CASE state WHEN 'queued' THEN ? END, state ="
+                " CASE state WHEN 'queued' THEN 'cancelled' ELSE state END"
+                " WHERE id = ? AND tenant = ? AND state IN ('queued', 'running') RETURNING state",
+                (time.time(), job_id, tenant),
+            )
+            if rows == [("cancelled",)] and self.last_told(job_id):  # an attempt had begun it
+                self._append(job_id, _CANCELLED)
 
     def revive(self, tenant: str, job_id: str) -> bool:
         """Queue a dead job anew, its finished steps kept; True: it was one."""
@@ -372,8 +312,11 @@ class JobStore:
     def tell(self, job_id: str, events: Iterable[tuple[int, str, str]]) -> None:
         """Keep events: number, kind and JSON text."""
         with self._db.whole():
-            for event in events:
-                self._db.count("INSERT INTO events VALUES (?, ?, ?, ?)", (job_id, *event))
+            self._insert(job_id, events)
+
+    def _insert(self, job_id: str, events: Iterable[tuple[int, str, str]]) -> None:
+        for event in events:
+            self._db.count("INSERT INTO events VALUES (?, ?, ?, ?)", (job_id, *event))
 
     def told(self, job_id: str, after: int = 0) -> list[tuple[int, str, str]]:
         """The events behind number ``after``."""

@@ -2,8 +2,8 @@
 
 ``--only NAME...``: these experiments. Or one of these instead: ``--soak N``: N short requests; ``--idle N``:
 N idle streams; ``--loris N``: good clients' p99 among N slow heads; ``--kills N``: SIGKILL of N workers
-under running jobs. OUT=file gets the table as JSON. Exit 1 when anything was wrong, lost, left over, or
-otherwise than promised.
+under running jobs; ``--steps [POSTGRES_URL]``: SIGKILL at each step of a job. OUT=file gets the table as
+JSON. Exit 1 when anything was wrong, lost, left over, or otherwise than promised.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from bench.chaos import beside, clients, stores, upstreams
 from bench.chaos.asking import Tally
 from bench.chaos.experiment import Experiment
 from bench.chaos.idle import idle_streams
+from bench.chaos.job_steps import Died, die_at_each_step
 from bench.chaos.jobs import kill_under_jobs
 from bench.chaos.lab import Lab, LeftOverError, laboratory
 from bench.chaos.loris import loris
@@ -137,6 +138,22 @@ async def _kills(count: int) -> dict[str, object]:
     return {**asdict(killed), "bad": [] if killed.good else ["kills"]}
 
 
+async def _steps(postgres_url: str | None) -> dict[str, object]:
+    print(f"    {'killed at':24} effects unknown models webhooks     s")
+    found = await die_at_each_step(postgres_url=postgres_url, on_done=_show_step)
+    bad = [each.point for each in found if each.amiss]
+    print(f"{len(found)} points, {len(bad)} otherwise than promised")
+    return {"steps": [asdict(each) for each in found], "bad": bad}
+
+
+def _show_step(died: Died) -> None:
+    print(
+        f"{'BAD' if died.amiss else 'ok '} {died.point:24} {died.effects:7} {died.unknown:7}"
+        f" {died.model_calls:6} {died.webhooks:8} {died.took_s:5.1f} {'; '.join(died.amiss)}",
+        flush=True,
+    )
+
+
 def main() -> int:
     """Read the arguments, run, print, and write OUT."""
     parser = argparse.ArgumentParser(prog="chaos", description=__doc__)
@@ -145,6 +162,7 @@ def main() -> int:
     parser.add_argument("--idle", type=int, metavar="N", help="N idle streams")
     parser.add_argument("--loris", type=int, metavar="N", help="N heads that never end")
     parser.add_argument("--kills", type=int, metavar="N", help="SIGKILL N workers under jobs")
+    parser.add_argument("--steps", nargs="?", const="", metavar="URL", help="each step of a job")
     options = parser.parse_args()
     if options.soak:
         found = asyncio.run(soak(options.soak))
@@ -152,6 +170,8 @@ def main() -> int:
         found = asyncio.run(loris(options.loris))
     elif options.idle:
         found = asyncio.run(idle_streams(options.idle))
+    elif options.steps is not None:
+        found = asyncio.run(_steps(options.steps or None))
     elif options.kills:
         found = asyncio.run(_kills(options.kills))
     else:

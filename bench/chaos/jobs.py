@@ -66,15 +66,26 @@ class Killed:
         return not (self.unfinished or self.misreported or self.doubled)
 
 
+def _ignore(_: str) -> None:
+    """Nobody follows the calls."""
+
+
 @dataclass(slots=True)
-class _World:
-    """A model and a tool on one port, under the harness's eyes."""
+class World:
+    """A model, a tool and a webhook's receiver on one port."""
 
     luck: random.Random
     port: int = 0
     effects: Counter[str] = field(default_factory=Counter)
+    """How often each path of the tool was called."""
+    model_calls: int = 0
+    delivered: list[str] = field(default_factory=list)
+    """The ids of the webhooks that came in."""
+    on_call: Callable[[str], None] = _ignore
+    """Called with ``model``, ``tool`` or ``hook`` when such a request has come in, before its answer."""
 
     async def on_peer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection."""
         try:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
@@ -87,12 +98,7 @@ class _World:
                     0,
                 )
                 raw = await reader.readexactly(length)
-                path = head.split(" ", 2)[1]
-                if path.startswith("/pay/"):
-                    self.effects[path] += 1  # it has taken effect, whether or not it is told
-                    answer, kind = json.dumps({"paid": path}).encode(), "application/json"
-                else:
-                    answer, kind = _answer(json.loads(raw)), "text/event-stream"
+                answer, kind = self._take(head.split(" ", 2)[1], head, raw)
                 await asyncio.sleep(self.luck.random() * _SLOWEST_S)
                 lines = f"content-type: {kind}\r\ncontent-length: {len(answer)}"
                 writer.write(f"HTTP/1.1 200 OK\r\n{lines}\r\n\r\n".encode() + answer)
@@ -101,6 +107,21 @@ class _World:
             return
         finally:
             writer.close()
+
+    def _take(self, path: str, head: str, raw: bytes) -> tuple[bytes, str]:
+        """Count a request, and give its answer and the answer's type."""
+        if path.startswith("/pay/"):
+            self.effects[path] += 1  # it has taken effect, whether or not it is told
+            self.on_call("tool")
+            return json.dumps({"paid": path}).encode(), "application/json"
+        if path == "/hook":
+            names = [line.partition(": ") for line in head.split("\r\n")]
+            self.delivered += [value for name, _, value in names if name.lower() == "webhook-id"]
+            self.on_call("hook")
+            return b"{}", "application/json"
+        self.model_calls += 1
+        self.on_call("model")
+        return _answer(json.loads(raw)), "text/event-stream"
 
 
 def _answer(body: dict[str, object]) -> bytes:
@@ -123,7 +144,8 @@ def _answer(body: dict[str, object]) -> bytes:
     return f"{text}data: [DONE]\n\n".encode()
 
 
-def _configuration(folder: Path, port: int) -> Path:
+def configuration(folder: Path, port: int, **jobs: object) -> Path:
+    """The file of a gateway whose agent pays; ``jobs``: more of that section."""
     url = f"http://127.0.0.1:{port}"
     parameters = {"type": "object", "properties": {"id": {"type": "string"}}, "required": ["id"]}
     values = {
@@ -136,7 +158,7 @@ def _configuration(folder: Path, port: int) -> Path:
         ],
         "agents": [{"name": "desk", "system": "Pay.", "model": "m", "tools": ["pay"]}],
         "cache": {"semantic": {"enabled": False}},
-        "jobs": {"per_tenant": 1000},
+        "jobs": {"per_tenant": 1000, **jobs},
         "telemetry": {"log_format": "json", "log_level": "error"},
         "state": {"data_dir": str(folder / "data")},
     }  # fmt: skip
@@ -148,13 +170,13 @@ def _configuration(folder: Path, port: int) -> Path:
 async def kill_under_jobs(kills: int, seed: int = 8, *, say: bool = False) -> Killed:
     """Kill ``kills`` workers, each while it runs a job. Raises ``TimeoutError`` when nothing moves."""
     luck, found = random.Random(seed), Killed()
-    world = _World(luck)
+    world = World(luck)
     server = await asyncio.start_server(world.on_peer, "127.0.0.1", 0)
     world.port = server.sockets[0].getsockname()[1]
     began_s = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="slipstream-kills-") as name:
         folder = Path(name)
-        async with server, _workers(_configuration(folder, world.port)) as (more, url):
+        async with server, forked_workers(configuration(folder, world.port)) as (more, url):
             for _ in range(WORKERS):
                 await more()
             jobs = folder / "data" / "jobs"
@@ -179,7 +201,10 @@ async def kill_under_jobs(kills: int, seed: int = 8, *, say: bool = False) -> Ki
 
 
 @asynccontextmanager
-async def _workers(config: Path) -> AsyncIterator[tuple[Callable[[], Awaitable[int]], str]]:
+async def forked_workers(config: Path) -> AsyncIterator[tuple[Callable[..., Awaitable[int]], str]]:
+    """A way to fork one more worker, which gives its process id, and their common address. What is given to
+    it is the point at which the worker dies (``bench.chaos.zygote``).
+    """
     pipe = asyncio.subprocess.PIPE
     zygote = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "bench.chaos.zygote", str(config)),
@@ -191,8 +216,8 @@ async def _workers(config: Path) -> AsyncIterator[tuple[Callable[[], Awaitable[i
     assert zygote.stdout is not None
     stdin, stdout = zygote.stdin, zygote.stdout
 
-    async def more() -> int:
-        stdin.write(b"\n")
+    async def more(dies_at: str = "") -> int:
+        stdin.write(f"{dies_at}\n".encode())
         await stdin.drain()
         return int(await asyncio.wait_for(stdout.readline(), _PATIENCE_S))
 

@@ -9,7 +9,7 @@ import pytest
 
 from app.jobs import engine
 from app.jobs.engine import Jobs
-from app.stores.job_store import Job
+from app.stores.job_records import Job
 
 pytestmark = pytest.mark.anyio
 

@@ -20,7 +20,8 @@ import pytest
 from app.domain.cron import parse
 from app.jobs.schedules import Schedule, Schedules
 from app.stores.job_files import JobFiles
-from app.stores.job_store import Job, JobStore
+from app.stores.job_records import AttemptEnd, Job
+from app.stores.job_store import JobStore
 from app.telemetry.metrics import Metrics
 from tests.e2e.agent.test_agent_endpoint import body
 from tests.e2e.agent.test_agent_loop import agent, answers
@@ -321,7 +322,7 @@ async def test_a_store_that_an_older_version_left_is_taken_over_with_its_jobs(
     assert job is not None
     assert (job.id, job.body, job.attempts, job.crashes) == ("j", b"{}", 1, 1)
     assert store.steps("j") == {"tool-1": None}
-    store.settle("j", "finished", "", "", 0.0)
+    store.settle("j", AttemptEnd("finished", 0.0))
     assert store.depth(time.time()).queued == 0
     store.close()
 
