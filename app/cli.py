@@ -56,6 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SettingsError as exc:
         for problem in exc.problems:
             print(problem, file=sys.stderr)
+        if len(exc.problems) > 1:
+            print(f"slipstream {command.name}: {len(exc.problems)} problems", file=sys.stderr)
         return WRONG
     except GatewayError as exc:
         print(f"slipstream {command.name}: {exc}", file=sys.stderr)
@@ -91,10 +93,22 @@ def _parser(named: str) -> argparse.ArgumentParser:
 
 
 def _serve_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", metavar="FILE", help="configuration; else the built-in one")
-    parser.add_argument("--host", help="address to listen on, instead of server.host")
-    parser.add_argument("--port", type=_port, help="TCP port, instead of server.port")
-    parser.add_argument("--workers", type=_positive, help="processes, instead of server.workers")
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="configuration in YAML (docs/settings.md); without it the models of the keys in the "
+        "environment, or simulated ones",
+    )
+    parser.add_argument(
+        "--host", help="address to listen on; overrides server.host (default 127.0.0.1)"
+    )
+    parser.add_argument("--port", type=_port, help="TCP port; overrides server.port (default 8080)")
+    parser.add_argument(
+        "--workers",
+        metavar="N",
+        type=_positive,
+        help="worker processes; overrides server.workers (default 1)",
+    )
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -111,7 +125,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _check_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help="the configuration to check")
+    parser.add_argument("file", metavar="FILE", help="the configuration file to check")
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -263,39 +277,44 @@ def _lint(options: argparse.Namespace) -> int:
 
 
 COMMANDS: tuple[Command, ...] = (
-    Command("serve", "Serve the gateway.", _serve_arguments, _serve),
+    Command("serve", "Run the gateway.", _serve_arguments, _serve),
     Command(
-        "check", "Say everything that is wrong with a configuration.", _check_arguments, _check
+        "check",
+        "Check a configuration file and list every problem in it.",
+        _check_arguments,
+        _check,
     ),
     Command(
-        "keys", "Make, list, revoke and rotate the gateway's own keys.", _keys_arguments, _keys
+        "keys", "Create, list, revoke and rotate the gateway's own keys.", _keys_arguments, _keys
     ),
     Command(
         "cache",
-        "Import answers into a running gateway's cache, or export them.",
+        "Import answers into the cache of a running gateway, or export them.",
         _cache_arguments,
         _cache,
     ),
     Command(
         "router",
-        "Report how well the router ranks requests, from the labels it has kept.",
+        "Report how well the router ranks requests, from the labels it keeps.",
         _router_arguments,
         _router,
     ),
     Command(
         "lint",
-        "Say what in a request breaks prompt caching; exit status 1 where something does.",
+        "Find what breaks prompt caching in a request; exit status 1 if anything does.",
         _lint_arguments,
         _lint,
     ),
-    Command("warm", "Have a running gateway prime the prompt caches.", _warm_arguments, _warm),
+    Command(
+        "warm", "Have a running gateway warm the vendors' prompt caches.", _warm_arguments, _warm
+    ),
     Command(
         "replay",
-        "Say what recorded traffic would have met under other settings.",
+        "Estimate latency, cost and hits of recorded traffic under other settings.",
         _replay_arguments,
         _replay,
     ),
-    Command("simulate", "Serve the simulated upstream alone.", _simulate_arguments, _simulate),
+    Command("simulate", "Run the simulated model provider alone.", _simulate_arguments, _simulate),
 )
 """Every command, in the order of `slipstream --help`."""
 
@@ -303,9 +322,7 @@ COMMANDS: tuple[Command, ...] = (
 def _port(text: str) -> int:
     port = _number(int, text)
     if not 0 <= port <= _HIGHEST_PORT:
-        raise argparse.ArgumentTypeError(
-            f"{text} is no TCP port; they go from 0 to {_HIGHEST_PORT}"
-        )
+        raise argparse.ArgumentTypeError(f"{text} is not a TCP port (0 to {_HIGHEST_PORT})")
     return int(port)
 
 
@@ -339,4 +356,4 @@ def _number(kind: type[int | float], text: str) -> float:
     try:
         return kind(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None

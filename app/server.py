@@ -9,6 +9,7 @@ thread while the simulator is waited for, and this module's own imports are few.
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import http.client
 import json
@@ -72,6 +73,7 @@ def serve(
     ``read`` reads the configuration again on SIGHUP and raises ``SettingsError``; beside it the file
     that it reads, which may be watched.
     """
+    listening = _bind(host, port)  # first: a port that is taken is told before anything is started
     settle_for_libraries()
     take_all_descriptors()
     gc.disable()  # until all is loaded: it would walk over modules, a tenth of a second in all
@@ -106,7 +108,7 @@ def serve(
             timeout_graceful_shutdown=ceil(settings.server.shutdown_grace_s),
             timeout_worker_healthcheck=_WORKER_UP_WITHIN_S,
         )
-        listening = _listen(host, port)
+        _listen(listening, host, port)
         bound = listening.getsockname()
         shown = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
         print(f"Slipstream on http://{shown}:{bound[1]}", file=sys.stderr, flush=True)
@@ -337,7 +339,8 @@ def _lone_app(
     return app
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _bind(host: str, port: int) -> socket.socket:
+    """Take the address before anything is started; raises ``GatewayError`` where it cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -345,11 +348,25 @@ def _listen(host: str, port: int) -> socket.socket:
         listening.bind((host, port))
     except OSError as exc:
         listening.close()
-        message = f"cannot listen on {host}:{port}: {exc.strerror}; choose another with --port"
-        raise GatewayError(message) from exc
-    listening.listen(_BACKLOG)
+        raise _cannot_listen(host, port, exc) from exc
     listening.set_inheritable(True)
     return listening
+
+
+def _listen(listening: socket.socket, host: str, port: int) -> None:
+    """Accept connections from now on; two processes may have bound one port, but only one listens."""
+    try:
+        listening.listen(_BACKLOG)
+    except OSError as exc:
+        listening.close()
+        raise _cannot_listen(host, port, exc) from exc
+
+
+def _cannot_listen(host: str, port: int, cause: OSError) -> GatewayError:
+    flag = "--port" if cause.errno in {errno.EADDRINUSE, errno.EACCES} else "--host"
+    return GatewayError(
+        f"cannot listen on {host}:{port}: {cause.strerror}; choose another with {flag}"
+    )
 
 
 @contextmanager

@@ -137,12 +137,17 @@ def load(
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8 text"
-        problem = Problem(
-            str(path), None, "", None, f"cannot be read: {reason}", "Check the path and its rights."
-        )
+        if isinstance(exc, OSError):
+            reason, fix = exc.strerror, "Check the path and its permissions."
+        else:
+            reason, fix = "it is not UTF-8 text", "Save it as UTF-8."
+        problem = Problem(str(path), None, "", None, f"cannot be read: {reason}", fix)
         raise SettingsError([problem]) from exc
     source = parse(text, str(path), env)
+    if (
+        source.problems and not source.values
+    ):  # not YAML, or not a mapping: there is nothing to check
+        raise SettingsError(source.problems)
     if not (source.values.get("providers") or source.values.get("models")):
         source.values.update(vendors(env))
     return _settled(source, env, to_serve=True)

@@ -50,7 +50,8 @@ class Problem:
         where = self.file if self.line is None else f"{self.file}:{self.line}"
         at = f": {self.path}" if self.path else ""
         value = "" if self.value is None else f" (it is {self.value})"
-        return f"{where}{at}: {self.message}{value}. {self.mend}".rstrip()
+        text = f"{where}{at}: {self.message}{value}. {self.mend}"
+        return " ".join(text.split())
 
 
 class SettingsError(GatewayError):

@@ -48,10 +48,19 @@ class TestCheck:
         assert main(["check", written(tmp_path, bad + "server: {port: 99999}\n")]) == WRONG
         out, err = capsys.readouterr()
         assert out == ""
-        assert len(err.splitlines()) == 3
-        assert all("gateway.yaml:" in line for line in err.splitlines())
+        *lines, count = err.splitlines()
+        assert len(lines) == 3
+        assert all("gateway.yaml:" in line for line in lines)
+        assert count == "slipstream check: 3 problems"
         for path in ("models[0].tier", "models[0].provider", "server.port"):
             assert path in err
+
+    def test_a_file_that_is_not_yaml_gets_that_problem_alone(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["check", written(tmp_path, "models: [\n - {\n")]) == WRONG
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "is not YAML" in line
 
     def test_a_missing_file_is_told_without_a_traceback(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -107,8 +116,8 @@ class TestUsage:
             (["dance"], "dance"),
             (["check"], "FILE"),
             (["check", "a", "b"], "unrecognized"),
-            (["serve", "--port", "99999"], "99999 is no TCP port"),
-            (["serve", "--port", "http"], "'http' is no number"),
+            (["serve", "--port", "99999"], "99999 is not a TCP port"),
+            (["serve", "--port", "http"], "'http' is not a number"),
             (["serve", "--workers", "0"], "0 is less than 1"),
             (["serve", "--prot", "1"], "--prot"),
             (["simulate", "--time-scale", "-1"], "not 0 or more"),

@@ -19,7 +19,7 @@ import pytest
 
 from app.errors import GatewayError
 from app.providers.simulator import SimulatorSettings, running_simulator
-from app.server import _listens, _simulator, apart
+from app.server import _listens, _simulator, apart, serve
 from app.settings import Settings, load, loads
 
 if TYPE_CHECKING:
@@ -63,6 +63,12 @@ def another_server() -> Iterator[int]:
 class Quiet(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         pass
+
+
+def test_a_taken_port_is_refused_before_anything_is_started(another_server: int):
+    settings = built_in(another_server + 1 if another_server < 65_535 else another_server - 1)
+    with pytest.raises(GatewayError, match=f"{another_server}: Address already in use; .*--port"):
+        serve(settings, "127.0.0.1", another_server, 1, (lambda: settings, None))
 
 
 class TestTheSimulatorsPort:
