@@ -11,12 +11,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import gc
-import http.client
-import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -24,12 +21,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from hashlib import blake2b
-from http import HTTPStatus
 from importlib import import_module
 from math import ceil
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from urllib.parse import urlsplit
 
 import uvicorn
 from uvicorn.supervisors import Multiprocess
@@ -40,21 +35,16 @@ from app.api.protocol import GatewayProtocol
 from app.bootstrap_encoder import begin_encoder
 from app.collecting import Collecting
 from app.errors import GatewayError
-from app.settings import Settings, SettingsError, SimulatorSettings, settle_for_libraries
+from app.settings import Settings, SettingsError, settle_for_libraries
+from app.simulator_process import simulated_upstream
 from app.stores.sidecar_start import Begun
 
-_SIMULATOR_UP_WITHIN_S = 20.0
-_SIMULATOR_ANSWERS_WITHIN_S = 5.0
-_STATS_BYTES = 1 << 20
 _BACKLOG = 4096
 _WORKER_UP_WITHIN_S = 30
-_NO_KEY = "none"
 _LOOK_AT_FILE_S = 1.0
 _SWITCH_S = 0.001
 """For so long a thread (a reload's, the ledger's) may keep the interpreter from the event loop, which else
 waits for 5 ms, turn by turn."""
-_LOOK_FOR_SIMULATOR_S = 0.01
-_LOOK_EVERY_S = 0.25
 _SUDDENLY = 50_000
 """So many new objects before ``app.collecting`` looks have the collector begin by itself."""
 _GATEWAY = ("app.reloading", "app.bootstrap", "app.api.administration", "app.api.agent")
@@ -81,7 +71,7 @@ def serve(
         _say(said)
     encoder = begin_encoder(settings) if workers == 1 else None  # of several, a worker begins it
     loading = _loading() if workers == 1 else None
-    with _simulator(settings) as simulated, _meeting_place(workers) as siblings:
+    with simulated_upstream(settings) as simulated, _meeting_place(workers) as siblings:
         if loading is not None:
             loading.join()
         again, file = read
@@ -367,145 +357,3 @@ def _cannot_listen(host: str, port: int, cause: OSError) -> GatewayError:
     return GatewayError(
         f"cannot listen on {host}:{port}: {cause.strerror}; choose another with {flag}"
     )
-
-
-@contextmanager
-def _simulator(settings: Settings) -> Iterator[bool]:
-    """Start the simulated upstream where it is wanted and missing; say so; end it afterwards."""
-    simulator = settings.simulator
-    if not (simulator.start or _meant_for_a_simulator(settings)):
-        yield False
-        return
-    where = f"http://{simulator.host}:{simulator.port}"
-    if _listens(simulator.host, simulator.port):
-        if _is_simulator(simulator.host, simulator.port):
-            with _standing_in(simulator):
-                yield True
-        else:
-            yield _foreign(simulator)
-        return
-    with _running(simulator):
-        notice = (
-            f"No provider key is configured: answers come from the SIMULATED models on {where}. "
-            "Set OPENAI_API_KEY or ANTHROPIC_API_KEY, or use --config."
-        )
-        print(notice, file=sys.stderr, flush=True)
-        yield True
-
-
-@contextmanager
-def _standing_in(simulator: SimulatorSettings) -> Iterator[None]:
-    """Take the place of a simulator that another gateway started, once that has ended with it.
-
-    Several may wait for the same place: one gets the port, the others' own end at once, and they go on
-    looking.
-    """
-    over = threading.Event()
-
-    def look() -> None:
-        while not over.wait(_LOOK_EVERY_S):
-            if _listens(simulator.host, simulator.port):
-                continue
-            with suppress(GatewayError), _running(simulator) as process:
-                while process.poll() is None and not over.wait(_LOOK_EVERY_S):
-                    pass
-
-    thread = threading.Thread(target=look, name="simulator", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-
-
-@contextmanager
-def _running(simulator: SimulatorSettings) -> Iterator[subprocess.Popen[bytes]]:
-    """A simulator of our own, listening, until the block ends; raises ``GatewayError`` where it cannot."""
-    process = _start(simulator)
-    try:
-        _await(simulator, process)
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-        if process.stdin is not None:
-            process.stdin.close()
-
-
-def _start(simulator: SimulatorSettings) -> subprocess.Popen[bytes]:
-    """Start the simulator so that it ends with this process, also when this one is killed.
-
-    Its standard input is a pipe that nobody writes to: the kernel closes it with us.
-    """
-    command = [sys.executable, "-m", "app", "simulate", "--host", simulator.host]
-    command += ["--port", str(simulator.port), "--seed", str(simulator.seed), "--exit-with-parent"]
-    return subprocess.Popen(command, stdin=subprocess.PIPE)  # noqa: S603 - our own command, no shell
-
-
-def _foreign(simulator: SimulatorSettings) -> bool:
-    """Something else listens where the simulator would stand.
-
-    Where the simulator is only supposed, that is the operator's own upstream: it is used, and not
-    called simulated. Where it is asked for, its address is taken: raises ``GatewayError``.
-    """
-    if not simulator.start:
-        return False
-    raise GatewayError(_taken(simulator))
-
-
-def _taken(simulator: SimulatorSettings) -> str:
-    return (
-        f"port {simulator.port} of {simulator.host} is taken by something that is not the simulated "
-        "upstream (GET /sim/stats does not answer as it would): end that, or set simulator.port "
-        "(SLIPSTREAM_SIMULATOR__PORT)"
-    )
-
-
-def _meant_for_a_simulator(settings: Settings) -> bool:
-    """No key anywhere, and every upstream is where the simulator would stand."""
-    here = {f"{name}:{settings.simulator.port}" for name in ("127.0.0.1", "localhost")}
-    return bool(settings.providers) and all(
-        provider.api_key.get_secret_value() == _NO_KEY
-        and urlsplit(provider.base_url).netloc in here
-        for provider in settings.providers.values()
-    )
-
-
-def _listens(host: str, port: int) -> bool:
-    try:
-        with socket.create_connection((host, port), 0.5):
-            return True
-    except OSError:
-        return False
-
-
-def _is_simulator(host: str, port: int) -> bool:
-    """Whether the server there gives the simulator's statistics."""
-    asked = http.client.HTTPConnection(host, port, timeout=_SIMULATOR_ANSWERS_WITHIN_S)
-    try:
-        asked.request("GET", "/sim/stats")
-        answer = asked.getresponse()
-        found = json.loads(answer.read(_STATS_BYTES))
-    except (OSError, http.client.HTTPException, ValueError):
-        return False
-    finally:
-        asked.close()
-    return answer.status == HTTPStatus.OK and isinstance(found, dict) and "in_flight" in found
-
-
-def _await(simulator: SimulatorSettings, process: subprocess.Popen[bytes]) -> None:
-    until_s = time.monotonic() + _SIMULATOR_UP_WITHIN_S
-    while not _listens(simulator.host, simulator.port):
-        if process.poll() is not None or time.monotonic() > until_s:
-            message = (
-                f"the simulated upstream did not start on {simulator.host}:{simulator.port}: "
-                "is the port taken?"
-            )
-            raise GatewayError(message)
-        time.sleep(_LOOK_FOR_SIMULATOR_S)
-    if not _is_simulator(simulator.host, simulator.port):
-        raise GatewayError(_taken(simulator))

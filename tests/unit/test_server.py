@@ -19,8 +19,9 @@ import pytest
 
 from app.errors import GatewayError
 from app.providers.simulator import SimulatorSettings, running_simulator
-from app.server import _listens, _simulator, apart, serve
+from app.server import apart, serve
 from app.settings import Settings, load, loads
+from app.simulator_process import is_listening, simulated_upstream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,21 +74,21 @@ def test_a_taken_port_is_refused_before_anything_is_started(another_server: int)
 
 class TestTheSimulatorsPort:
     def test_another_server_on_it_is_an_error_that_says_what_to_do(self, another_server: int):
-        beside = _simulator(built_in(another_server))
+        beside = simulated_upstream(built_in(another_server))
         with pytest.raises(GatewayError, match=f"{another_server}.* taken .*simulator.port"):
             beside.__enter__()
 
     def test_another_server_that_is_the_operators_upstream_is_used_and_not_called_simulated(
         self, another_server: int
     ):
-        with _simulator(meant(another_server)) as simulated:
+        with simulated_upstream(meant(another_server)) as simulated:
             assert not simulated
 
     @pytest.mark.anyio
     @pytest.mark.parametrize("settings", [built_in, meant])
     async def test_a_simulator_that_runs_already_is_used_as_it_is(self, settings):
         def enter(port: int) -> bool:
-            with _simulator(settings(port)) as simulated:
+            with simulated_upstream(settings(port)) as simulated:
                 return simulated
 
         async with running_simulator(SimulatorSettings(time_scale=0)) as url:
@@ -98,20 +99,20 @@ class TestTheSimulatorsPort:
     def test_a_simulator_that_ends_with_its_own_gateway_is_replaced(self):
         """Two gateways without a key on one machine: the end of the first leaves the second with one."""
         settings = built_in(free_port())
-        first = _simulator(settings)
+        first = simulated_upstream(settings)
         assert first.__enter__()
-        with _simulator(settings) as simulated:
+        with simulated_upstream(settings) as simulated:
             assert simulated
             first.__exit__(None, None, None)
             until_s = time.monotonic() + 60
-            while not _listens("127.0.0.1", settings.simulator.port):
+            while not is_listening("127.0.0.1", settings.simulator.port):
                 assert time.monotonic() < until_s
                 time.sleep(0.05)  # another process's start: there is no event to wait for
-        assert not _listens("127.0.0.1", settings.simulator.port), "it ends with the block"
+        assert not is_listening("127.0.0.1", settings.simulator.port), "it ends with the block"
 
     def test_a_configuration_with_another_upstream_gets_no_simulator(self):
         settings = meant(free_port()).model_copy(update={"simulator": Settings().simulator})
-        with _simulator(settings) as simulated:
+        with simulated_upstream(settings) as simulated:
             assert not simulated
 
 
