@@ -56,8 +56,8 @@ from app.operator_workflows import workflow_of
 from app.pipeline.agent_runs import LiveRun, Runs
 from app.pipeline.gated import GatedProvider
 from app.pipeline.gateway import Gateway
-from app.pipeline.teaching import RouteTeacher
-from app.pipeline.tools_called import ToolsCalled
+from app.pipeline.router_training import RouterTrainer
+from app.pipeline.tool_use_learning import ToolUseLearner
 from app.pipeline.turn import serve
 from app.ports import Provider
 from app.providers.profiles import abilities
@@ -275,8 +275,8 @@ def _gateway(
         router=router_from_settings(
             settings.routing, [(each.context_tokens, each.abilities.images) for each in fast]
         ),
-        teacher=RouteTeacher(classifier),
-        tools_called=ToolsCalled(classifier.tools, CODECS),
+        router_trainer=RouterTrainer(classifier),
+        tool_use_learner=ToolUseLearner(classifier.tools, CODECS),
         load=LoadBalancer(models),
         flights=Flights(),
         retries={name: each.retries for name, each in settings.providers.items()},

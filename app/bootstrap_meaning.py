@@ -50,7 +50,7 @@ async def open_meaning(
     from app.cache.pending_removals import PendingRemovals
     from app.cache.routes import RouteStore
     from app.cache.semantic import LookupOutcome, SemanticCache
-    from app.pipeline.meaning import Meaning
+    from app.pipeline.semantic_answers import SemanticAnswers
     from app.stores.sidecar_client import VectorProcess
 
     faults = _Faults(metrics, degraded)
@@ -93,7 +93,7 @@ async def open_meaning(
         owed=PendingRemovals(folder / "owed", faults.store),
     )
     cache.on_fault = faults.store
-    gateway.meaning = Meaning(
+    gateway.semantic = SemanticAnswers(
         cache,
         classify=gateway.classifier.classify,
         codecs=gateway.codecs,
@@ -111,7 +111,7 @@ async def open_meaning(
     stack.push_async_callback(memory.aclose)
     stack.push_async_callback(cache.aclose)
     await memory.start()
-    return [(gateway.meaning.run(), "meaning"), *beside]
+    return [(gateway.semantic.run(), "meaning"), *beside]
 
 
 class _Faults:

@@ -63,7 +63,7 @@ async def share(
     """Give the gateway what all workers keep and do."""
     if gateway.exact is None:
         return
-    from app.pipeline.forgetting import ForgettingByMeaning
+    from app.pipeline.invalidation import SemanticInvalidation
     from app.pipeline.shared_answers import SharedAnswers
 
     shared = SharedAnswers(
@@ -76,8 +76,8 @@ async def share(
         coalesce=settings.cache.coalesce,
         seal=seal_of(settings),
     )
-    if gateway.meaning is not None:
-        forgetting = ForgettingByMeaning(gateway.meaning.cache)
+    if gateway.semantic is not None:
+        forgetting = SemanticInvalidation(gateway.semantic.cache)
         stack.push_async_callback(forgetting.aclose)
         shared.on_forget = forgetting
     stack.push_async_callback(shared.aclose)

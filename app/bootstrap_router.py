@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from contextlib import AsyncExitStack
 
     from app.pipeline.gateway import Gateway
-    from app.pipeline.shadow import Judge, Shadow
+    from app.pipeline.shadow import Judge, ShadowRuns
     from app.settings import Settings
     from app.telemetry.metrics import Metrics
 
 
 def open_router(
     settings: Settings, gateway: Gateway, metrics: Metrics, stack: AsyncExitStack
-) -> Shadow | None:
+) -> ShadowRuns | None:
     """Give `gateway` its triggers, hedges and labels; the shadow runs, if any, must be run beside it."""
     wanted = settings.routing
     gateway.escalation = escalation_of(wanted.triggers, stack, settings.egress.private)
@@ -33,8 +33,8 @@ def open_router(
         gateway.hedging = Hedging(
             wanted.hedge.max_share, wanted.hedge.max_usd_per_hour, on_outcome=metrics.hedged
         )
-    stack.push_async_callback(gateway.teacher.aclose)
-    gateway.teacher.restore(
+    stack.push_async_callback(gateway.router_trainer.aclose)
+    gateway.router_trainer.restore(
         LabelFiles(
             label_folder(settings),
             len(gateway.classifier.complexity.topics.names),
@@ -43,24 +43,24 @@ def open_router(
     )
     if not wanted.shadow.share:
         return None
-    from app.pipeline.shadow import Shadow  # few configurations run any
+    from app.pipeline.shadow import ShadowRuns  # few configurations run any
 
     judge = _judge(settings, gateway, stack)
-    gateway.shadow = Shadow(gateway, wanted.shadow.share, judge, metrics.shadowed)
+    gateway.shadow = ShadowRuns(gateway, wanted.shadow.share, judge, metrics.shadowed)
     return gateway.shadow
 
 
 def _judge(settings: Settings, gateway: Gateway, stack: AsyncExitStack) -> Judge:
-    from app.pipeline.shadow import by_check, by_equality, by_model
+    from app.pipeline.shadow import judge_by_check, judge_by_equality, judge_by_model
 
     wanted = settings.routing.shadow
     if wanted.judge == "check" and wanted.check is not None:
-        return by_check(own_check(wanted.check, stack, settings.egress.private).check)
+        return judge_by_check(own_check(wanted.check, stack, settings.egress.private).check)
     if wanted.judge == "model":
         model = gateway.models.get(wanted.judge_model or "")
         if model is None:
             message = f"{wanted.judge_model!r} is not among the models"
             where = "routing.shadow.judge_model"
             raise SettingsError([Problem("", None, where, None, message, "Name one of them.")])
-        return by_model(model, gateway, SystemRandom())
-    return by_equality
+        return judge_by_model(model, gateway, SystemRandom())
+    return judge_by_equality

@@ -13,7 +13,7 @@ from app.domain.models import AUTO
 from app.operator_access import seal_of
 from app.pipeline.gated import GatedProvider
 from app.pipeline.gateway import Gateway
-from app.pipeline.lessons import Lessons
+from app.pipeline.lesson_exchange import LessonExchange
 from app.pipeline.speculation import ToolStatistics
 from app.ports import Provider
 from app.providers.wire import WireProvider
@@ -35,14 +35,14 @@ def show_state(gateway: Gateway, metrics: StateMetrics) -> None:
     metrics.follow(lambda told: _tools(gateway, told))
 
 
-def open_lessons(settings: Settings, gateway: Gateway) -> Lessons:
+def open_lessons(settings: Settings, gateway: Gateway) -> LessonExchange:
     """What runs teach speculation, kept under the data directory and shared by a host's workers."""
     file = LessonFile(
         Path(settings.state.data_dir) / "speculation",
         lambda why: structlog.get_logger().warning("speculation_lessons", reason=why),
         seal_of(settings),
     )
-    return Lessons(gateway.speculation, file)
+    return LessonExchange(gateway.speculation, file)
 
 
 def connections_of(provider: Provider) -> PoolStats | None:
@@ -95,9 +95,9 @@ def _tools(gateway: Gateway, told: StateMetrics) -> None:
 
 def _routes(gateway: Gateway, told: StateMetrics) -> None:
     """By model: tenants are not labels, so the worst bound and the sums of their routes are told."""
-    if gateway.meaning is None:
+    if gateway.semantic is None:
         return
-    routes = gateway.meaning.cache.routes
+    routes = gateway.semantic.cache.routes
     found: dict[str, list[Route]] = {name: [] for name in (*gateway.models, AUTO)}
     for route in routes.by_name.values():
         found.get(route.name.partition("\x00")[2], found[AUTO]).append(route)

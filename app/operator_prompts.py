@@ -12,7 +12,7 @@ from app.domain.turn_record import TurnRecord
 from app.domain.usage import Usage
 from app.pipeline.batching import Batching, BatchRule
 from app.pipeline.gateway import Gateway
-from app.pipeline.priming import Priming, Scheduled
+from app.pipeline.priming import Priming, ScheduledPrompt
 from app.prompts.caching import PromptCaching
 from app.prompts.layout import Layout, Layouts
 from app.prompts.lint_report import dialect_of
@@ -130,8 +130,8 @@ def _problem(file: str, message: str) -> Problem:
     return Problem(file, None, "", None, message, "Name a file with one request as JSON.")
 
 
-def _scheduled(file: str, every_s: float, models: Mapping[str, Model]) -> Scheduled:
-    return Scheduled(*prompt_of(file, models), every_s)
+def _scheduled(file: str, every_s: float, models: Mapping[str, Model]) -> ScheduledPrompt:
+    return ScheduledPrompt(*prompt_of(file, models), every_s)
 
 
 def prompt_of(file: str, models: Mapping[str, Model]) -> tuple[bytes, Dialect, Model]:

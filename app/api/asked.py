@@ -246,11 +246,11 @@ class Asked(LeadingFlight):
             total_s - upstream_s, usage, tokens, cost_usd, None, 0, (), times, *BEHIND_TIMES,
         )  # fmt: skip
         way.edge.recorder.settle(new(TurnRecord, told))
-        meaning = self._gateway.meaning
-        if meaning is not None and not meaning.sated(complete=True):
+        semantic = self._gateway.semantic
+        if semantic is not None and not semantic.sheds(complete=True):
             turn = self._turn_now()
             turn.complete, turn.finish, turn.usage = True, finish, usage
-            meaning.remember(self.key, self._asked(), self._gateway, turn, None)
+            semantic.learn_later(self.key, self._asked(), self._gateway, turn, None)
 
     # ------------------------------------------------------------------ to the general way
 

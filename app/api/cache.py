@@ -12,11 +12,11 @@ from app.api.context import AsCaller, Context, InContext
 from app.cache.exact import CachedAnswer, ExactCache
 from app.domain.invalidation import Forget
 from app.errors import BadRequest, NotFound, StoreError
-from app.pipeline.forgetting import forget as forget_everywhere
-from app.pipeline.forgetting import withhold
+from app.pipeline.invalidation import bar_in_progress
+from app.pipeline.invalidation import invalidate as forget_everywhere
 
 if TYPE_CHECKING:  # loads learners that a gateway without a semantic cache does not need
-    from app.pipeline.meaning import Meaning
+    from app.pipeline.semantic_answers import SemanticAnswers
 
 router = APIRouter(prefix="/v1/cache", tags=["cache"])
 
@@ -49,7 +49,7 @@ class Feedback(BaseModel):
 @router.get("/stats")
 async def stats(context: InContext, caller: AsCaller) -> dict[str, object]:
     """Entries, hits by kind and misses by reason, over the turns that the trace ring holds."""
-    exact, meaning = context.edge.gateway.exact, context.edge.gateway.meaning
+    exact, semantic = context.edge.gateway.exact, context.edge.gateway.semantic
     hits: dict[str, int] = {}
     misses: dict[str, int] = {}
     for trace in context.telemetry.traces.latest(1_000_000, caller.tenant):
@@ -67,14 +67,14 @@ async def stats(context: InContext, caller: AsCaller) -> dict[str, object]:
         "hits": hits,
         "misses": misses,
         "semantic": {"enabled": False}
-        if meaning is None
-        else await _semantic(meaning, caller.tenant),
+        if semantic is None
+        else await _semantic(semantic, caller.tenant),
     }
 
 
-async def _semantic(meaning: Meaning, tenant: str) -> dict[str, object]:
+async def _semantic(semantic: SemanticAnswers, tenant: str) -> dict[str, object]:
     """The bound in force on each route, its evidence, and what audits observed."""
-    cache = meaning.cache
+    cache = semantic.cache
     try:
         entries: int | None = await cache.store.count()
     except StoreError:
@@ -86,10 +86,10 @@ async def _semantic(meaning: Meaning, tenant: str) -> dict[str, object]:
 async def entry(context: InContext, caller: AsCaller, entry_id: str) -> dict[str, object]:
     """Describe one entry; never its content."""
     _exact(context)
-    meaning = context.edge.gateway.meaning
+    semantic = context.edge.gateway.semantic
     held = await _held(context, entry_id)
-    if held is None and meaning is not None:
-        kept = await meaning.cache.fetch(entry_id, caller.tenant)
+    if held is None and semantic is not None:
+        kept = await semantic.cache.fetch(entry_id, caller.tenant)
         if kept is not None:
             return described_similar(*kept)
     found = _of_tenant(held, caller.tenant, entry_id)
@@ -101,14 +101,14 @@ async def forget(context: InContext, caller: AsCaller, entry_id: str) -> dict[st
     """Forget one entry."""
     _exact(context)
     gateway, held = context.edge.gateway, await _held(context, entry_id)
-    meaning = gateway.meaning
-    if held is None and meaning is not None:
-        similar = await meaning.cache.fetch(entry_id, caller.tenant) is not None
+    semantic = gateway.semantic
+    if held is None and semantic is not None:
+        similar = await semantic.cache.fetch(entry_id, caller.tenant) is not None
     else:
         similar = False
     if not similar:
         if held is None:  # another worker may have it, and this one be about to
-            withhold(gateway, Forget(caller.tenant, entry_id=entry_id))
+            bar_in_progress(gateway, Forget(caller.tenant, entry_id=entry_id))
         _of_tenant(held, caller.tenant, entry_id)
     removed = await forget_everywhere(gateway, Forget(caller.tenant, entry_id=entry_id))
     return {"invalidated": max(1, removed)}
@@ -142,8 +142,8 @@ async def feedback(context: InContext, caller: AsCaller, said: Feedback) -> dict
         message = f"request {said.request_id!r} was not answered from the cache"
         raise BadRequest(message, code="not_a_hit", param="request_id")
     gateway, wrong, removed = context.edge.gateway, said.verdict == "wrong", False
-    if gateway.meaning is not None and cache.get("outcome") == "semantic":
-        removed = await gateway.meaning.verdict(
+    if gateway.semantic is not None and cache.get("outcome") == "semantic":
+        removed = await gateway.semantic.record_verdict(
             caller.tenant, said.request_id, str(entry_id), agreed=not wrong
         )
     if wrong:
@@ -157,11 +157,11 @@ async def _judged(context: Context, tenant: str, said: Feedback) -> dict[str, ob
     """A verdict on an entry itself: what was asked is not known, so the verifier learns of it alone."""
     gateway, wrong, removed = context.edge.gateway, said.verdict == "wrong", False
     held = await _held(context, said.entry_id)
-    meaning = gateway.meaning
-    if (held is None or held.tenant != tenant) and meaning is not None:
-        if await meaning.cache.fetch(said.entry_id, tenant) is None:
+    semantic = gateway.semantic
+    if (held is None or held.tenant != tenant) and semantic is not None:
+        if await semantic.cache.fetch(said.entry_id, tenant) is None:
             _of_tenant(None, tenant, said.entry_id)
-        removed = await meaning.cache.feedback(said.entry_id, agreed=not wrong)
+        removed = await semantic.cache.feedback(said.entry_id, agreed=not wrong)
     else:
         _of_tenant(held, tenant, said.entry_id)
     if wrong:

@@ -60,19 +60,19 @@ async def entries(
         found = await _newest(context, caller.tenant, after, limit)
         told = [described_exact(each, context, text=text) for each in found]
         return {"entries": told, "next": mark_of(told[-1]) if len(told) == limit else ""}
-    meaning = context.edge.gateway.meaning
-    if meaning is None:
+    semantic = context.edge.gateway.semantic
+    if semantic is None:
         message = "hits by meaning are off: cache.semantic.enabled"
         raise NotFound(message)
     try:
-        page, following = await meaning.cache.store.page(caller.tenant, after, limit)
+        page, following = await semantic.cache.store.page(caller.tenant, after, limit)
     except StoreError as error:
         message = f"the store of questions cannot be asked: {error.message}"
         raise Overloaded(message, code="store_away", retry_after_s=1) from error
     told = [
         described_similar(question, answer, text=text)
         for question in page
-        if (answer := meaning.cache.live_answer(question)) is not None
+        if (answer := semantic.cache.live_answer(question)) is not None
     ]
     return {"entries": told, "next": following}
 

@@ -42,7 +42,7 @@ class Import(BaseModel):
 @router.post("/import")
 async def take_in_all(context: InContext, _admin: AsAdmin, said: Import) -> dict[str, int]:
     """Keep answers as if they had been given before; says how many may be hit exactly, and by meaning."""
-    from app.pipeline.transfer import Given, take_in  # loads learners
+    from app.pipeline.cache_transfer import TransferEntry, import_answer  # loads learners
 
     gateway = context.edge.gateway
     if gateway.exact is None:
@@ -53,12 +53,12 @@ async def take_in_all(context: InContext, _admin: AsAdmin, said: Import) -> dict
         if bool(each.partition) != bool(each.id):
             message = f"entries[{number}]: partition and id stand together"
             raise BadRequest(message, param=f"entries[{number}]")
-        given = Given(
+        given = TransferEntry(
             each.question, each.answer, tuple(each.tags), each.model, each.system,
             each.partition, each.id,
         )  # fmt: skip
         try:
-            taken = await take_in(given, said.tenant, gateway, repeated=said.repeated)
+            taken = await import_answer(given, said.tenant, gateway, repeated=said.repeated)
         except BadRequest as exc:
             message = f"entries[{number}]: {exc.message}"
             raise BadRequest(message, param=f"entries[{number}]") from exc
@@ -75,9 +75,9 @@ async def take_out_some(
     limit: Annotated[int, Query(ge=1, le=MOST_AT_ONCE)] = MOST_AT_ONCE,
 ) -> dict[str, object]:
     """A page of what is kept for hits by meaning; ``next`` is where the following one begins."""
-    from app.pipeline.transfer import take_out  # loads learners
+    from app.pipeline.cache_transfer import export_page  # loads learners
 
-    found, next_one = await take_out(tenant, after, limit, context.edge.gateway)
+    found, next_one = await export_page(tenant, after, limit, context.edge.gateway)
     entries = [
         GivenAnswer(
             question=each.question, answer=each.answer, tags=list(each.tags), model=each.model,

@@ -37,7 +37,7 @@ async def feedback(context: InContext, caller: AsCaller, said: AnswerFeedback) -
         message = f"no recent request {said.request_id!r} of this tenant"
         raise NotFound(message)
     answered = Tier(trace["tier"]) if trace["tier"] in _TIERS else None
-    label = context.edge.gateway.teacher.verdict(
+    label = context.edge.gateway.router_trainer.record_verdict(
         caller.tenant, said.request_id, good=said.verdict == "good", answered=answered
     )
     if label == "unknown":

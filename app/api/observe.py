@@ -31,8 +31,8 @@ async def trace(context: InContext, caller: AsCaller, request_id: str) -> dict[s
     if found is None:
         message = f"no recent request {request_id[:128]!r}: only the newest are remembered"
         raise NotFound(message)
-    meaning, cache = context.edge.gateway.meaning, found.get("cache")
-    words = () if meaning is None else meaning.decisions.reasons(caller.tenant, request_id)
+    semantic, cache = context.edge.gateway.semantic, found.get("cache")
+    words = () if semantic is None else semantic.decisions.reasons(caller.tenant, request_id)
     if words and isinstance(cache, dict):  # why this was a hit by meaning, or why it was none
         return {**found, "cache": {**cache, "words": list(words)}}
     return found

@@ -197,7 +197,7 @@ async def warm_prompt(
     sums = None
     if keep_s > 0:
         tokens = primed.usage.prompt_tokens if primed.usage is not None else 0
-        priming.keep(body, rendered, model, caller.tenant, keep_s)
+        priming.keep_warm(body, rendered, model, caller.tenant, keep_s)
         sums = _sums(model, tokens, keep_s)
     used = primed.usage or Usage()
     return WarmReport(

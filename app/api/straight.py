@@ -134,9 +134,9 @@ class StraightWay:
                 return False
             times = new(CacheAlone, (started_ns, cache_ns, looked_ns - cache_ns))
             return self._tell(entry, plan, outlet, request_id, times) and self._mark(raw, plan, key)
-        meaning = gateway.meaning
-        looks = meaning is not None and meaning.looks(plan.route)
-        if looks and not meaning.races(plan.tenant):  # type: ignore[union-attr]
+        semantic = gateway.semantic
+        looks = semantic is not None and semantic.looks_up(plan.route)
+        if looks and not semantic.races_for(plan.tenant):  # type: ignore[union-attr]
             return False
         if gateway.flights.running(key) is not None:
             return False

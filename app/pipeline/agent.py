@@ -65,7 +65,7 @@ from app.pipeline.plan_by_model import Planned, PlanTurn
 from app.pipeline.speculation import Policy, stage_of
 from app.pipeline.subagents import Leaders
 from app.pipeline.synthesis import assembler
-from app.pipeline.tools_called import guess_of_run
+from app.pipeline.tool_use_learning import tool_guess_of_run
 
 if TYPE_CHECKING:
     from app.tools.registry import Registered
@@ -145,7 +145,7 @@ class AgentRun:
         self.question = view_of(self.messages, ()).text
         self.others = subagents.offered(agent, gateway.agents, self.depth)
         candidates = candidates_of(agent, self.messages, tuple(offered), gateway, self.turn)
-        self._guess = None if self.answers else guess_of_run(agent, self.messages, self.turn)
+        self._guess = None if self.answers else tool_guess_of_run(agent, self.messages, self.turn)
         time = TimePlan.of(self.turn.deadline, gateway, candidates)
         transcript = list(self.messages)
         if self.answers:
@@ -192,7 +192,7 @@ class AgentRun:
 
     def _teach(self, first: ModelTurn) -> None:
         """Let what the first model call called be learned from, where it was whole."""
-        learning, whole = self.gateway.tools_called, first.finish in COMPLETE_FINISHES
+        learning, whole = self.gateway.tool_use_learner, first.finish in COMPLETE_FINISHES
         if learning is not None and self._guess is not None and whole and not first.time_is_up:
             called = tuple(call.name for call in first.calls.values())
             learning.tools.observe(self._guess, called)

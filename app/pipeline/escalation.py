@@ -132,7 +132,7 @@ async def _stream_powerful(  # noqa: PLR0917 - why, both ways to ask, and what e
         return
     gained = turn.finish not in REFUSED_FINISHES
     gateway.on_escalation(lack, "gained" if gained else "equal")
-    gateway.teacher.verdict(turn.tenant, turn.request_id, good=not gained)
+    gateway.router_trainer.record_verdict(turn.tenant, turn.request_id, good=not gained)
 
 
 async def _retry_fast(  # noqa: PLR0917 - an answer, its fault, and what every call needs
@@ -184,7 +184,7 @@ async def _ask_powerful(
         return answer
     still, _ = await _find_lack(other, request, gateway, turn)
     gateway.on_escalation(lack, "equal" if still else "gained")
-    gateway.teacher.verdict(turn.tenant, turn.request_id, good=bool(still))
+    gateway.router_trainer.record_verdict(turn.tenant, turn.request_id, good=bool(still))
     return other
 
 

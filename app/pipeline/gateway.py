@@ -26,8 +26,8 @@ from app.domain.turn_record import ToolUse
 from app.domain.usage import Usage
 from app.lanes.rules import Lanes
 from app.pipeline.escalation_policy import EscalationPolicy
+from app.pipeline.router_training import RouterTrainer
 from app.pipeline.speculation import Speculation
-from app.pipeline.teaching import RouteTeacher
 from app.ports import Codec, Provider
 from app.prompts.caching import PromptCaching
 from app.prompts.contracts import Contracts
@@ -42,10 +42,10 @@ from app.telemetry.timeline import Timeline
 if TYPE_CHECKING:
     from app.lanes.templates import Skeletons
     from app.pipeline.batching import Batching  # needs this module
-    from app.pipeline.meaning import Meaning  # needs this module
-    from app.pipeline.shadow import Shadow  # likewise
+    from app.pipeline.semantic_answers import SemanticAnswers  # needs this module
+    from app.pipeline.shadow import ShadowRuns  # likewise
     from app.pipeline.shared_answers import SharedAnswers  # loads Redis' client
-    from app.pipeline.tools_called import ToolsCalled  # needs this module
+    from app.pipeline.tool_use_learning import ToolUseLearner  # needs this module
     from app.tools.registry import (
         Registry,  # loads validators and clients that few configurations need
     )
@@ -164,7 +164,7 @@ class Gateway:
     exact: ExactCache | None
     classifier: Classifier
     router: Router
-    teacher: RouteTeacher
+    router_trainer: RouterTrainer
     load: LoadBalancer
     flights: Flights
     skeletons: Skeletons | None = None
@@ -173,7 +173,7 @@ class Gateway:
     tools: Registry | None = None
     """None where nothing is configured that could be called."""
     speculation: Speculation = field(default_factory=Speculation)
-    meaning: Meaning | None = None
+    semantic: SemanticAnswers | None = None
     """The semantic cache; None where it is off."""
     shared: SharedAnswers | None = None
     """Stored answers and flights of all workers, in Redis; None where none is configured."""
@@ -199,14 +199,14 @@ class Gateway:
     """What makes a fast answer inadequate, and how it is checked."""
     on_escalation: Callable[[str, str], None] = _uncounted
     """Called for each escalation: what the fast answer lacked, the outcome."""
-    shadow: Shadow | None = None
+    shadow: ShadowRuns | None = None
     """Runs a sample of requests on both tiers to train the router; None where it is off."""
     hedging: Hedging | None = None
     """None: no call is hedged."""
     warm_prefixes: WarmPrefixes = field(default_factory=WarmPrefixes)
     journal: CallJournal | None = None
     """A job's journal: answers are stored before they are acted upon. None outside jobs."""
-    tools_called: ToolsCalled | None = None
+    tool_use_learner: ToolUseLearner | None = None
     """Learns which tools answers call; None where it is off."""
     tracing: bool = False
     """Whether spans are exported: upstream calls then carry this gateway's own ``traceparent``."""

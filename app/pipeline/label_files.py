@@ -1,10 +1,9 @@
-"""The router's labels on disk: saved whole and at once, read back at start, shared by the workers of a host.
+"""The router's labels on disk: replaced atomically, read at start, shared by the workers of a host.
 
-Each worker owns one file of the folder, ``labels-N.npz``, for as long as it holds the lock beside it: the
-first free N, so the files of workers that are gone are taken over and not lost. It writes its own (to another
-name, then renamed) and reads the others': what one worker was taught, the next refit of every worker knows.
-Damaged files, and those of other versions, are put aside under another name and said; nothing is guessed from
-them. No prompt's text is in a file (``app.classify.labels``).
+Each worker owns one file of the folder, ``labels-N.npz``, while it holds the lock beside it: the first free
+N, so the files of ended workers are taken over. It writes its own (to a new file, then renamed) and reads
+the others': every worker's next refit uses all labels. Damaged files, and those of other versions, are moved
+aside and reported. No prompt's text is in a file (``app.classify.labels``).
 """
 
 from __future__ import annotations
@@ -22,21 +21,21 @@ _MOST_WORKERS = 256
 
 
 class LabelFiles:
-    """The folder, and this worker's place in it. May be used from one thread at a time."""
+    """The folder, and this worker's file in it. One thread at a time may use it."""
 
     def __init__(self, folder: Path, topics: int, on_fault: Callable[[str], None]) -> None:
-        """Take a place in ``folder``; where it cannot be written, nothing is kept, and that is said."""
+        """Claim a file in ``folder``; where that fails, ``on_fault`` is told and nothing is saved."""
         self._folder, self._topics, self._on_fault = folder, topics, on_fault
         self._lock: IO[bytes] | None = None
         self._own: Path | None = None
         self._read: dict[Path, tuple[int, list[SavedLabel]]] = {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._take_a_place()
+            self._claim_slot()
         except OSError as exc:
             on_fault(f"the router's labels cannot be kept in {folder}: {exc.strerror}")
 
-    def _take_a_place(self) -> None:
+    def _claim_slot(self) -> None:
         for number in range(_MOST_WORKERS):
             lock = (self._folder / f"labels-{number}.lock").open("wb")
             try:
@@ -48,11 +47,11 @@ class LabelFiles:
             return
 
     def own(self) -> list[SavedLabel]:
-        """The labels of this place, oldest first."""
+        """The labels of this worker's file, oldest first."""
         return [] if self._own is None or not self._own.exists() else self._load(self._own)
 
     def others(self) -> list[SavedLabel]:
-        """The labels of all other places as they stand now; unchanged files are not read again."""
+        """The current labels of all other files; unchanged ones are not read again."""
         found: list[SavedLabel] = []
         for path in sorted(self._folder.glob("labels-*.npz")):
             if path == self._own:
@@ -65,21 +64,21 @@ class LabelFiles:
         return found
 
     def save(self, labels: Sequence[SavedLabel]) -> None:
-        """Keep ``labels`` in this worker's file; a full disk is said and leaves the old file."""
+        """Save ``labels`` to this worker's file; on an error the old file stays, and ``on_fault`` is told."""
         if self._own is None:
             return
-        begun = self._own.with_suffix(".new")
+        new = self._own.with_suffix(".new")
         try:
-            with begun.open("wb") as file:
+            with new.open("wb") as file:
                 file.write(to_bytes(labels))
                 file.flush()
                 os.fsync(file.fileno())
-            begun.replace(self._own)
+            new.replace(self._own)
         except OSError as exc:
             self._on_fault(f"the router's labels cannot be written to {self._own}: {exc.strerror}")
 
     def close(self) -> None:
-        """Leave the place to the next worker."""
+        """Release the file for the next worker."""
         if self._lock is not None:
             self._lock.close()
             self._lock = self._own = None

@@ -1,8 +1,7 @@
-"""Prime the vendors' prompt caches before traffic comes, and keep alive what is worth it.
+"""Prime the vendors' prompt caches before traffic comes, and keep warm the prompts where that pays.
 
-Everything goes through the ordinary provider, so that a primed prompt gets the breakpoints that the real
-request will get. One task does what falls due; it never runs more than one call at a time, and every call is
-in the trace ring with its arithmetic.
+Calls go through the ordinary provider, so that a primed prompt gets the breakpoints of the real request. One
+task does what is due, one call at a time; every call is in the trace ring with its cost calculation.
 """
 
 from __future__ import annotations
@@ -28,15 +27,15 @@ from app.prompts.conversations import key_of
 from app.prompts.prefix import Rendered
 from app.prompts.warm import KeepAlive, Session, priming_body
 
-_PRIMES = "warm_"
-_LONGEST_S = 60.0
-_LOOK_S = 5.0
+_REQUEST_ID_PREFIX = "warm_"
+_TIMEOUT_S = 60.0
+_EVERY_S = 5.0
 _bits = Random().getrandbits  # noqa: S311 - unique, not secret
 
 
 @dataclass(frozen=True, slots=True)
-class Primed:
-    """What priming did."""
+class PrimeResult:
+    """The result of one priming call."""
 
     model: Model
     usage: Usage | None
@@ -46,7 +45,7 @@ class Primed:
 
 
 @dataclass(slots=True)
-class Scheduled:
+class ScheduledPrompt:
     """A prompt that the configuration keeps warm."""
 
     body: bytes
@@ -57,37 +56,37 @@ class Scheduled:
 
 
 class Priming:
-    """See the module; one event loop owns it."""
+    """Primes prompts on request, by schedule and to keep them warm; one event loop owns it."""
 
     def __init__(
         self,
         gateway: Gateway,
         keep_alive: KeepAlive,
         trace: Callable[[TurnRecord], None],
-        schedules: Sequence[Scheduled] = (),
+        schedules: Sequence[ScheduledPrompt] = (),
         *,
         follow: bool = False,
     ) -> None:
-        """``follow``: watch all conversations and keep alive those where it pays, not only those told."""
+        """``follow``: keep alive every conversation where it pays, not only those requested."""
         self._gateway = gateway
         self._trace = trace
         self._schedules = list(schedules)
         self._follow = follow
         self.keep_alive = keep_alive
         if gateway.prompts is not None:
-            gateway.prompts.on_settled = self._settled
+            gateway.prompts.on_settled = self._on_settled
 
     async def prime(
         self, body: bytes, dialect: Dialect, model: Model, tenant: str, why: str = "asked"
-    ) -> Primed:
+    ) -> PrimeResult:
         """Prime ``model``'s vendor with the prompt of ``body``. Raises ``UnreadableError``, ``GatewayError``."""  # noqa: E501
         gateway = self._gateway
         raw = priming_body(self.as_sent(body, dialect, model, tenant), dialect)
         read = msgspec.json.decode(raw, type=dict[str, object])
         request = ChatRequest(dialect, str(read.get("model", model.name)), False, read, raw)  # noqa: FBT003
-        call = ModelCall(model, stream=False, deadline=Deadline.after(gateway.clock(), _LONGEST_S))
+        call = ModelCall(model, stream=False, deadline=Deadline.after(gateway.clock(), _TIMEOUT_S))
         call.tenant, call.prompts = tenant, gateway.prompts
-        call.request_id = _PRIMES + _bits(96).to_bytes(12, "big").hex()
+        call.request_id = _REQUEST_ID_PREFIX + _bits(96).to_bytes(12, "big").hex()
         provider = gateway.providers[model.provider]
         if dialect in provider.dialects():
             call.native = request
@@ -96,7 +95,7 @@ class Priming:
         began_s = time.monotonic()
         code, status = "", 200
         try:
-            await provider.stream(call, _nobody)
+            await provider.stream(call, _discard)
         except GatewayError as error:
             code, status = error.code, error.status
             raise
@@ -125,12 +124,10 @@ class Priming:
                     attempts=1,
                 )
             )
-        return Primed(model, call.usage, cost, took_s, call.request_id)
+        return PrimeResult(model, call.usage, cost, took_s, call.request_id)
 
     def as_sent(self, body: bytes, dialect: Dialect, model: Model, tenant: str) -> bytes:
-        """``body`` as the real request would go out: under its route's contract and layout, which change what
-        the vendor renders.
-        """
+        """``body`` as the real request would be sent: under its route's contract and layout."""
         gateway = self._gateway
         if gateway.contracts is None and gateway.layouts is None:
             return body
@@ -144,10 +141,10 @@ class Priming:
             request, _ = request.terms.of_many().native(request, model)
         return request.raw
 
-    def keep(
+    def keep_warm(
         self, body: bytes, rendered: Rendered, model: Model, tenant: str, for_s: float
     ) -> None:
-        """Keep the prompt of ``body`` alive for ``for_s`` seconds, as the caller asks; the budget holds."""
+        """Keep the prompt of ``body`` warm for ``for_s`` seconds, within the budget."""
         now_s = self._gateway.clock()
         tokens = sum(block.tokens for block in rendered.blocks)
         session = Session(
@@ -164,37 +161,39 @@ class Priming:
         return model
 
     async def run(self) -> None:
-        """Do what falls due, until cancelled."""
+        """Do what is due every few seconds, until cancelled."""
         while True:
-            await self.look()
-            await asyncio.sleep(_LOOK_S)
+            await self.run_due()
+            await asyncio.sleep(_EVERY_S)
 
-    async def look(self) -> None:
-        """Do what is due now."""
+    async def run_due(self) -> None:
+        """Make the priming calls that are due now."""
         now_s = self._gateway.clock()
         for each in self._schedules:
             if now_s >= each.next_s:
                 each.next_s = now_s + each.every_s
-                await self._quietly(each.body, each.dialect, each.model, "", "schedule")
+                await self._prime_quietly(each.body, each.dialect, each.model, "", "schedule")
         for session, total in self.keep_alive.due(now_s):
             why = f"asked for; {total}" if session.told else str(total)
-            await self._quietly(session.body, session.dialect, session.model, session.tenant, why)
+            await self._prime_quietly(
+                session.body, session.dialect, session.model, session.tenant, why
+            )
 
-    async def _quietly(
+    async def _prime_quietly(
         self, body: bytes, dialect: Dialect, model: Model, tenant: str, why: str
     ) -> None:
-        """Prime; a failure is in the trace, and costs nobody anything but a miss."""
+        """Prime; a failure is traced, and costs only a cache miss."""
         try:
             await self.prime(body, dialect, model, tenant, why)
         except (GatewayError, ValueError):
             return
 
-    def _settled(self, call: ModelCall, rendered: Rendered, key: bytes) -> None:
-        """A long prompt was answered: its conversation may come back."""
-        if not self._follow or call.request_id.startswith(_PRIMES) or call.usage is None:
+    def _on_settled(self, call: ModelCall, rendered: Rendered, key: bytes) -> None:
+        """Offer a conversation with a cached prompt to ``keep_alive``."""
+        if not self._follow or call.request_id.startswith(_REQUEST_ID_PREFIX) or call.usage is None:
             return
         held = call.usage.cached_tokens + call.usage.cache_write_tokens
-        if held and not call.once:  # to ask again would be another turn of what is kept there
+        if held and not call.once:  # a repeat would change the state kept at the vendor
             now_s = self._gateway.clock()
             session = Session(
                 call.model, held, rendered.raw, rendered.dialect, call.tenant, now_s, now_s
@@ -202,5 +201,5 @@ class Priming:
             self.keep_alive.asked(key, session)
 
 
-async def _nobody(_: Event) -> None:
-    """Nobody reads the answer to a priming call."""
+async def _discard(_: Event) -> None:
+    """Ignore the answer of a priming call."""

@@ -1,8 +1,8 @@
-"""Fits and contests the router's next head in a process of its own, so that no request shares its second.
+"""Fit the router's next head, and compare it with the serving one, in a process of its own.
 
 ``python -m app.pipeline.route_refit TOPICS`` reads a job from standard input (the serving head, then the
-labels), and writes the challenger and how its contest went. It ends with its work, or when nobody reads
-its answer. In a thread the same work held the interpreter for up to 140 ms at a time.
+labels), and writes the challenger and the report of the comparison. It ends with its work, or when its output
+is closed. In a thread the same work held the interpreter for up to 140 ms at a time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from app.classify.labels import SavedLabel, from_bytes, to_bytes
 from app.learn.fit_process import FitProcess, answer_once
 from app.routing.learning import Challenge, Label, RefitReport, RouterLearner
 
-_PATIENCE_S = 120.0
+_TIMEOUT_S = 120.0
 _LENGTH = 8
 
 
@@ -31,59 +31,59 @@ def new_learner() -> RouterLearner[Point, GainHead]:
 
 
 class RouteRefit:
-    """One fit after another; ``run`` blocks, ``stop`` may be called from anywhere."""
+    """Runs one fit at a time; ``run`` blocks, ``stop`` is thread-safe."""
 
     def __init__(self) -> None:
-        """Nothing runs yet."""
-        self._fitting = FitProcess("app.pipeline.route_refit", _PATIENCE_S)
+        """Start no process yet."""
+        self._fitting = FitProcess("app.pipeline.route_refit", _TIMEOUT_S)
         self.stop = self._fitting.stop
 
     def run(
         self, labels: Sequence[Label[Point]], champion: GainHead | None, drifts: int
     ) -> Challenge[GainHead] | None:
-        """Challenge ``champion`` with a head fitted to ``labels``; None when there is nothing to learn.
+        """Fit a head to ``labels`` and compare it with ``champion``; None when there is nothing to learn.
 
-        Raises ``OSError`` where the process could not be had or was stopped, ``ValueError`` for rubbish.
+        Raises ``OSError`` where the process did not start or was stopped, ``ValueError`` for invalid output.
         """
         if not labels:
             return None
-        archived = to_bytes(saved_of(labels), small=False)
-        job = _joined(b"" if champion is None else head_to_bytes(champion), archived)
-        report, head = _parted(self._fitting.ask(str(len(labels[0].features.topics)), job))
+        archived = to_bytes(to_saved(labels), small=False)
+        job = _pack(b"" if champion is None else head_to_bytes(champion), archived)
+        report, head = _unpack(self._fitting.ask(str(len(labels[0].features.topics)), job))
         return Challenge(head_from_bytes(head), _report(report), drifts) if report else None
 
 
 def main(topics: int) -> None:
-    """Read, fit, write."""
+    """Read the job, fit, write the result."""
 
     def fitted(job: bytes) -> bytes:
-        champion, archived = _parted(job)
+        champion, archived = _unpack(job)
         learner = new_learner()
         learner.champion = head_from_bytes(champion) if champion else None
-        challenge = learner.challenge(labels_of(from_bytes(archived, topics=topics)))
+        challenge = learner.challenge(from_saved(from_bytes(archived, topics=topics)))
         if challenge is None:
-            return _joined(b"", b"")
+            return _pack(b"", b"")
         report = json.dumps(asdict(challenge.report)).encode()
-        return _joined(report, head_to_bytes(challenge.head))
+        return _pack(report, head_to_bytes(challenge.head))
 
     answer_once(fitted)
 
 
-def saved_of(labels: Sequence[Label[Point]]) -> list[SavedLabel]:
-    """Labels as they are kept and sent."""
+def to_saved(labels: Sequence[Label[Point]]) -> list[SavedLabel]:
+    """Labels in the form of files and of the job."""
     return [SavedLabel(label.features, label.gain, label.propensity) for label in labels]
 
 
-def labels_of(saved: Sequence[SavedLabel]) -> list[Label[Point]]:
-    """Labels as the learner takes them."""
+def from_saved(saved: Sequence[SavedLabel]) -> list[Label[Point]]:
+    """Labels in the learner's form."""
     return [Label(each.point, each.gain, each.propensity) for each in saved]
 
 
-def _joined(first: bytes, second: bytes) -> bytes:
+def _pack(first: bytes, second: bytes) -> bytes:
     return len(first).to_bytes(_LENGTH, "little") + first + second
 
 
-def _parted(data: bytes) -> tuple[bytes, bytes]:
+def _unpack(data: bytes) -> tuple[bytes, bytes]:
     end = _LENGTH + int.from_bytes(data[:_LENGTH], "little")
     return data[_LENGTH:end], data[end:]
 

@@ -21,14 +21,14 @@ from app.pipeline.hedged import estimated_prompt_usd
 from app.pipeline.race import Race, until_decided
 
 if TYPE_CHECKING:
-    from app.pipeline.meaning import Looked, Meaning
+    from app.pipeline.semantic_answers import SemanticAnswers, SemanticLookup
 
 _LOOK, _MODEL = "look", "model"
 
 
 async def answer_by_race(  # noqa: PLR0917 - what every way to an answer needs, and the way to a model
     key: bytes, request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit, ask: Ask
-) -> Looked | None:
+) -> SemanticLookup | None:
     """Answer from the look-up if it finds a hit before the model's first event, else from the model.
 
     Returns the look-up if it finished. Raises the model's failure where neither answers. Both sides have
@@ -41,14 +41,14 @@ async def answer_by_race(  # noqa: PLR0917 - what every way to an answer needs, 
 
 async def race_lookup_with_model(
     how: tuple[bytes, Ask], request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit
-) -> Looked | None:
+) -> SemanticLookup | None:
     """As ``answer_by_race``, for a caller that leads the request's flight; ``emit`` records into it.
 
     ``how``: the request's key, and how its model is asked.
     """
-    (key, ask), meaning = how, gateway.meaning
-    assert meaning is not None  # noqa: S101 - the caller has read ``race_for`` from it
-    lookup: Looked | None = None
+    (key, ask), semantic = how, gateway.semantic
+    assert semantic is not None  # noqa: S101 - the caller has read ``race_for`` from it
+    lookup: SemanticLookup | None = None
     sides = {_LOOK: copy.copy(turn), _MODEL: copy.copy(turn)}
     sides[_LOOK].begun, sides[_LOOK].begun_ns = None, 0
 
@@ -59,7 +59,7 @@ async def race_lookup_with_model(
 
     async def look(to: Emit) -> None:
         nonlocal lookup
-        lookup = await _serve_from_lookup(meaning, key, request, gateway, sides[_LOOK], to)
+        lookup = await _serve_from_lookup(semantic, key, request, gateway, sides[_LOOK], to)
 
     # The model first: its request is sent before the question is classified, which takes half a millisecond.
     second = race.enter(_MODEL, lambda to: ask(request, gateway, sides[_MODEL], to))
@@ -76,15 +76,20 @@ async def race_lookup_with_model(
         turn.attempts = sides[_MODEL].attempts
         call = sides[_MODEL].call
         turn.cost_usd += sides[_MODEL].cost_usd or (estimated_prompt_usd(call) if call else 0.0)
-    meaning.on_race(winner)
+    semantic.on_race(winner)
     return lookup
 
 
 async def _serve_from_lookup(  # noqa: PLR0917 - see above
-    meaning: Meaning, key: bytes, request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit
-) -> Looked | None:
+    semantic: SemanticAnswers,
+    key: bytes,
+    request: ChatRequest,
+    gateway: Gateway,
+    turn: Turn,
+    emit: Emit,
+) -> SemanticLookup | None:
     """Look up, and emit the hit if there is one."""
-    lookup = await meaning.look(key, request, turn)
+    lookup = await semantic.look_up(key, request, turn)
     if lookup is not None and lookup[1].hit is not None:
-        await meaning.tell(lookup[1], request, gateway, turn, emit)
+        await semantic.serve_hit(lookup[1], request, gateway, turn, emit)
     return lookup

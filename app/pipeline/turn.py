@@ -38,14 +38,14 @@ from app.pipeline.replay import may_serve, serve_cached
 from app.pipeline.semantic_race import answer_by_race, race_lookup_with_model
 from app.pipeline.shared_flight import answer_shared, look_up_shared
 from app.pipeline.skeletons import draft_for, fill_or_ask
-from app.pipeline.tools_called import as_allowed
+from app.pipeline.tool_use_learning import apply_tool_choice
 from app.wire.told_plainly import is_all_that_is_asked
 
 if TYPE_CHECKING:
     from app.lanes.templates import Draft
-    from app.pipeline.meaning import (
-        Looked,
-        Meaning,
+    from app.pipeline.semantic_answers import (
+        SemanticAnswers,
+        SemanticLookup,
     )  # loads learners that are not needed without it
 
 # Accessing a member of an enumeration takes 900 instructions, and every request needs these.
@@ -103,8 +103,8 @@ async def answer(request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit)
     else:
         with LeadingFlight(key, request, gateway, turn) as flight:
             await _ask_model((named, view), request, gateway, turn, flight.recording(emit))
-    if gateway.meaning is not None:
-        gateway.meaning.remember(key, request, gateway, turn, lookup)
+    if gateway.semantic is not None:
+        gateway.semantic.learn_later(key, request, gateway, turn, lookup)
 
 
 def _bypass_if_stateful(request: ChatRequest, turn: Turn) -> None:
@@ -125,8 +125,8 @@ async def resume_answer(
     with flight:
         target = gateway.models[request.model], None
         await _ask_model(target, request, gateway, turn, flight.recording(emit))
-    if gateway.meaning is not None:
-        gateway.meaning.remember(flight.key, request, gateway, turn, None)
+    if gateway.semantic is not None:
+        gateway.semantic.learn_later(flight.key, request, gateway, turn, None)
 
 
 async def resume_with_race(
@@ -139,8 +139,8 @@ async def resume_with_race(
         ask = partial(_ask_model, (gateway.models[request.model], None))
         recording = flight.recording(emit)
         lookup = await race_lookup_with_model((flight.key, ask), request, gateway, turn, recording)
-    if gateway.meaning is not None:
-        gateway.meaning.remember(flight.key, request, gateway, turn, lookup)
+    if gateway.semantic is not None:
+        gateway.semantic.learn_later(flight.key, request, gateway, turn, lookup)
 
 
 async def _answer_from_lane(
@@ -218,14 +218,14 @@ def _ask_routed_now(
 ) -> Awaitable[None]:
     candidates = _route(view, request, gateway, turn)
     recorder = None
-    if view.tool_names and gateway.tools_called is not None:
-        recorder = emit = gateway.tools_called.recorder(request, turn, emit)
+    if view.tool_names and gateway.tool_use_learner is not None:
+        recorder = emit = gateway.tool_use_learner.recorder(request, turn, emit)
     answering = converse_or_escalate(request, gateway, turn, candidates, emit)
     if gateway.router.has_mean_target:
         answering = _report_to_router(answering, candidates[0].tier, gateway, turn)
-    if recorder is None or gateway.tools_called is None:
+    if recorder is None or gateway.tool_use_learner is None:
         return answering
-    return gateway.tools_called.after(answering, recorder, request, turn)
+    return gateway.tool_use_learner.learn_after(answering, recorder, request, turn)
 
 
 async def _report_to_router(
@@ -245,38 +245,46 @@ def _needs_remote_lookup(
     """Whether the shared or the semantic cache is to be asked, or only a cache may answer."""
     if gateway.shared is not None or turn.cache_mode is _ONLY:
         return True
-    meaning = gateway.meaning
-    return meaning is not None and key is not None and meaning.open(key, request, gateway, turn)
+    semantic = gateway.semantic
+    return (
+        semantic is not None
+        and key is not None
+        and semantic.may_look_up(key, request, gateway, turn)
+    )
 
 
-def _may_race(meaning: Meaning, gateway: Gateway, turn: Turn) -> bool:
+def _may_race(semantic: SemanticAnswers, gateway: Gateway, turn: Turn) -> bool:
     """Whether the model is asked while the semantic look-up runs."""
     alone = gateway.shared is None and turn.cache_mode is _DEFAULT
-    return alone and meaning.races(turn.tenant)
+    return alone and semantic.races_for(turn.tenant)
 
 
 async def _answer_from_remote_cache(
     how: tuple[bytes | None, Ask], request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit
-) -> tuple[bool, Looked | None]:
+) -> tuple[bool, SemanticLookup | None]:
     """Answer from the shared cache (Redis) or by a semantic hit; ``how``: the exact key, how to ask a model.
 
     Returns whether it answered, and the semantic look-up if one was made. In a race (``race_for``) the model
     may have answered. Raises ``CacheOnlyMiss`` where only a cache may answer.
     """
-    (key, ask), meaning, lookup = how, gateway.meaning, None
+    (key, ask), semantic, lookup = how, gateway.semantic, None
     if gateway.shared is not None and _look_up_before_claim(key, request, gateway, turn):
         entry = await look_up_shared(key, request, gateway, turn)
         if entry is not None:
             await serve_cached(entry, request, gateway, turn, emit)
             return True, None
-    if meaning is not None and key is not None and meaning.open(key, request, gateway, turn):
-        if _may_race(meaning, gateway, turn):
+    if (
+        semantic is not None
+        and key is not None
+        and semantic.may_look_up(key, request, gateway, turn)
+    ):
+        if _may_race(semantic, gateway, turn):
             lookup = await answer_by_race(key, request, gateway, turn, emit, ask)
-            meaning.remember(key, request, gateway, turn, lookup)
+            semantic.learn_later(key, request, gateway, turn, lookup)
             return True, lookup
-        lookup = await meaning.look(key, request, turn)
+        lookup = await semantic.look_up(key, request, turn)
         if lookup is not None and lookup[1].hit is not None:
-            await meaning.tell(lookup[1], request, gateway, turn, emit)
+            await semantic.serve_hit(lookup[1], request, gateway, turn, emit)
             return True, lookup
     if turn.cache_mode is _ONLY:
         message = (
@@ -292,9 +300,9 @@ def _look_up_before_claim(
     """Whether the shared cache is read before this request claims the upstream call."""
     if key is None or turn.cache_mode is _REFRESH:
         return False
-    meaning = gateway.meaning
+    semantic = gateway.semantic
     return turn.cache_mode is _ONLY or (
-        meaning is not None and meaning.open(key, request, gateway, turn)
+        semantic is not None and semantic.may_look_up(key, request, gateway, turn)
     )
 
 
@@ -303,7 +311,7 @@ def _route(view: PromptView, request: ChatRequest, gateway: Gateway, turn: Turn)
     with turn.timeline.stage("classifier"):
         classification = turn.classification or gateway.classifier.classify(view, turn.tenant)
         if view.tool_names:
-            classification = as_allowed(classification, request.body)
+            classification = apply_tool_choice(classification, request.body)
     turn.classification = classification
     with turn.timeline.stage("router"):
         warm = warm_deployment(view, request, gateway, turn)
@@ -325,7 +333,7 @@ def _route(view: PromptView, request: ChatRequest, gateway: Gateway, turn: Turn)
             not decision.forced,
         )
         if not decision.forced:
-            gateway.teacher.routed(turn.tenant, turn.request_id, view, decision.tier)
+            gateway.router_trainer.record_routed(turn.tenant, turn.request_id, view, decision.tier)
             if gateway.shadow is not None and not turn.single_attempt:
                 gateway.shadow.consider(request, view, decision.score, turn.tenant)
         chosen = choose_deployments(decision, view, request.dialect, gateway, turn)

@@ -34,7 +34,7 @@ async def test_verdicts_teach_the_router_which_questions_need_the_powerful_model
         running_gateway(configuration(upstream)) as gateway,
         httpx.AsyncClient(base_url=gateway.url, timeout=60) as client,
     ):
-        teacher = gateway.context.edge.gateway.teacher
+        teacher = gateway.context.edge.gateway.router_trainer
         for number in range(130):
             for kind, verdict in ((HARD, "bad"), (EASY, "good")):
                 text = kind.format(a=number + 3, b=number * 7 + 1)
@@ -42,7 +42,7 @@ async def test_verdicts_teach_the_router_which_questions_need_the_powerful_model
                 if answer.headers["x-slipstream-tier"] == "fast":
                     label = await say(client, answer.headers["x-request-id"], verdict)
                     assert label.json()["label"] == "learned"
-                    await teacher.settled()
+                    await teacher.drained()
         assert teacher.learner.champion is not None
         hard = await score_of(gateway, client, HARD.format(a=901, b=17))
         easy = await score_of(gateway, client, EASY.format(a=901, b=17))

@@ -281,7 +281,7 @@ async def test_a_told_prompt_is_pinged_before_it_expires_and_the_arithmetic_is_i
             await http.post("/v1/prompts/warm?keep_s=900", json=body)
             began = gateway.clock()
             gateway.clock = lambda: began + 275.0
-            await context.priming.look()
+            await context.priming.run_due()
             traces = (await http.get("/v1/traces")).json()
             reasons = [trace["reason"] for trace in traces.get("traces", traces.get("data", []))]
         assert any("asked for; P 1.00 x miss" in reason for reason in reasons)

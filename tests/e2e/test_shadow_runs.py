@@ -28,7 +28,7 @@ async def labels_of(says, requests: int = 60, **shadow: object) -> list[float]:
         async with asyncio.timeout(20):  # a queue that is empty again has no event
             while gateway.shadow._waiting.qsize() or not counts._children:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
-        return [label.gain for label in gateway.teacher.learner.labels]
+        return [label.gain for label in gateway.router_trainer.learner.labels]
 
 
 def by_tier(body) -> str:

@@ -18,7 +18,7 @@ import pytest
 
 from app.cache.bound import Threshold
 from app.cache.semantic import route_name
-from app.pipeline.meaning import Meaning
+from app.pipeline.semantic_answers import SemanticAnswers
 from tests.support.gateway import Running, configuration, running_gateway
 from tests.support.tool_server import Asked, tool_server
 
@@ -59,21 +59,21 @@ class Semantic:
     model: TopicModel
 
     @property
-    def meaning(self) -> Meaning:
+    def answers(self) -> SemanticAnswers:
         """The semantic cache in the pipeline."""
-        found = self.running.context.edge.gateway.meaning
+        found = self.running.context.edge.gateway.semantic
         assert found is not None
         return found
 
     async def there(self) -> None:
         """Wait until the vector process is."""
-        await asyncio.wait_for(self.meaning.cache.store.there.wait(), PATIENCE_S)
+        await asyncio.wait_for(self.answers.cache.store.there.wait(), PATIENCE_S)
 
     async def open(self, model: str = "small", tenant: str = "default") -> None:
         """Let the route serve from a certified threshold on, none of its hits audited."""
         await self.there()
-        route = await self.meaning.cache.routes.load(route_name(tenant, model))
-        route.state = self.meaning.cache.routes.new_state()
+        route = await self.answers.cache.routes.load(route_name(tenant, model))
+        route.state = self.answers.cache.routes.new_state()
         route.state.threshold, route.state.audit_rate = OPEN, 0.0
 
     async def ask(self, text: str, *, model: str = "small", more=None, history=(), **headers: str):
@@ -82,7 +82,7 @@ class Semantic:
         messages = [*history, {"role": "user", "content": text}]
         body = {"model": model, "messages": messages, **(more or {})}
         reply = await self.http.post("/v1/chat/completions", json=body, headers=named)
-        await asyncio.wait_for(self.meaning.settled(), PATIENCE_S)
+        await asyncio.wait_for(self.answers.drained(), PATIENCE_S)
         return reply
 
 
@@ -96,7 +96,7 @@ async def semantic() -> AsyncIterator[Semantic]:
         httpx2.AsyncClient(verify=PLAIN, base_url=running.url, timeout=60) as http,
     ):
         made = Semantic(running, http, model)
-        made.meaning.cache.budget_s = 10.0
-        made.meaning.most_per_s = 1e9
+        made.answers.cache.budget_s = 10.0
+        made.answers.most_per_s = 1e9
         await made.open()
         yield made

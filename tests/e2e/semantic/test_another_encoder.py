@@ -47,7 +47,7 @@ async def test_what_was_sealed_is_found_again_and_what_no_key_opens_is_named(tmp
     old.close()
     state = {"data_dir": str(tmp_path), "encryption_keys": [KEY]}
     async with semantic_gateway(tmp_path, state=state) as semantic:
-        memory = semantic.meaning.cache.store
+        memory = semantic.answers.cache.store
 
         async def named() -> None:
             while "semantic_older" not in await degraded(semantic):  # noqa: ASYNC110 - a process's work

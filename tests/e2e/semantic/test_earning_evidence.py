@@ -46,12 +46,12 @@ async def test_a_route_earns_its_hits():
     ):
         semantic = Semantic(running, http, model)
         await semantic.there()
-        semantic.meaning.cache.budget_s = 10.0
-        semantic.meaning.most_per_s = 1e9
+        semantic.answers.cache.budget_s = 10.0
+        semantic.answers.most_per_s = 1e9
         for wording in WORDINGS[:-2]:
             for topic in TOPICS:
                 reply = await semantic.ask(wording.format(topic))
-                route = await semantic.meaning.cache.routes.load("default\x00small")
+                route = await semantic.answers.cache.routes.load("default\x00small")
                 if route.state.mode == "shadow":
                     assert reply.headers["x-slipstream-cache"] == "miss"
         assert route.state.labels >= 120, "most of these are of a lasting kind"
@@ -68,4 +68,4 @@ async def test_a_route_earns_its_hits():
         told = (await http.get("/v1/cache/stats")).json()["semantic"]["routes"][0]
         assert told["hits"] >= hits
         assert told["bound_per_request"] <= told["limit_per_request"] == 0.05
-        await asyncio.wait_for(semantic.meaning.settled(), PATIENCE_S)
+        await asyncio.wait_for(semantic.answers.drained(), PATIENCE_S)

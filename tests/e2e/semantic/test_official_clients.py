@@ -46,7 +46,7 @@ async def ask(semantic, client: AsyncOpenAI, text: str, **headers: str):
     raw = await client.chat.completions.with_raw_response.create(
         model="small", messages=[{"role": "user", "content": text}], extra_headers=named
     )
-    await asyncio.wait_for(semantic.meaning.settled(), PATIENCE_S)
+    await asyncio.wait_for(semantic.answers.drained(), PATIENCE_S)
     said = raw.parse().choices[0].message.content
     return raw.headers["x-slipstream-cache"], said, raw.headers["x-request-id"]
 
@@ -74,7 +74,7 @@ async def test_anthropic_whole_and_streamed_hits_by_meaning(semantic, anthropic_
         )
 
     first = await whole(CAPITAL)
-    await asyncio.wait_for(semantic.meaning.settled(), PATIENCE_S)
+    await asyncio.wait_for(semantic.answers.drained(), PATIENCE_S)
     second = await whole(REWORDED)
     assert [r.headers["x-slipstream-cache"] for r in (first, second)] == ["miss", "semantic"]
     assert (await second.parse()).content[0].text == PARIS
@@ -99,7 +99,7 @@ async def test_a_wrong_hit_is_explained_reported_and_never_repeated(semantic, op
     said = {"request_id": request_id, "verdict": "wrong"}
     answered = await semantic.http.post("/v1/cache/feedback", json=said)
     assert answered.json()["removed"] is True
-    route = await semantic.meaning.cache.routes.load("default\x00small")
+    route = await semantic.answers.cache.routes.load("default\x00small")
     assert route.state.drift.evidence > 1, "it counts against the bound"
     assert route.state.biased[-1].answer_group.startswith("not "), "and is a negative pair"
     assert (await ask(semantic, openai_client, REWORDED))[0] == "miss", "nor its twin's answer"

@@ -49,8 +49,8 @@ async def racing(race_for):
     ):
         semantic = Semantic(running, http, model)
         await semantic.open()
-        semantic.meaning.cache.budget_s = PATIENCE_S
-        semantic.meaning.most_per_s = 1e9
+        semantic.answers.cache.budget_s = PATIENCE_S
+        semantic.answers.most_per_s = 1e9
         yield semantic
 
 
@@ -81,7 +81,7 @@ async def test_a_hit_answers_while_the_model_is_silent_and_ends_its_call():
 
 async def test_the_model_answers_while_the_look_up_hangs_and_its_answer_is_kept():
     async with racing(["default"]) as semantic:
-        process = semantic.meaning.cache.store.pid
+        process = semantic.answers.cache.store.pid
         os.kill(process, signal.SIGSTOP)
         try:
             body = {"model": "small", "messages": [{"role": "user", "content": CAPITAL}]}
@@ -149,7 +149,7 @@ async def test_while_look_ups_rest_an_ordinary_request_neither_waits_nor_races(r
         assert outcome(await semantic.ask(CAPITAL)) == "miss"
         await learned(semantic)
         raced.clear()
-        cache = semantic.meaning.cache
+        cache = semantic.answers.cache
         cache._suspended_until_s = cache._clock() + 3_600
         for number in range(2):
             question = f"Which capital has number {number} of the list?"

@@ -66,7 +66,7 @@ async def test_a_hit_is_told_in_the_form_that_is_asked_for(semantic):
 
 
 async def test_nothing_is_served_by_meaning_before_there_is_evidence(semantic):
-    route = await semantic.meaning.cache.routes.load("default\x00small")
+    route = await semantic.answers.cache.routes.load("default\x00small")
     route.state.threshold = None
     labels = route.state.labels
     first, second = await semantic.ask(CAPITAL), await semantic.ask(REWORDED)
@@ -100,7 +100,7 @@ async def test_a_near_miss_is_refused_for_its_difference_and_nothing_else(
     """The near-miss is near enough to be served, another wording is served, the difference forbids it."""
     semantic.model.topics = {}
     assert outcome(await semantic.ask(kept)) == "miss"
-    near = await semantic.meaning.cache.store.recall(asked, *await _partition(semantic))
+    near = await semantic.answers.cache.store.recall(asked, *await _partition(semantic))
     cosine = {each.question.text: each.cosine for each in near.near}[kept]
     assert cosine >= OPEN.score, "a route that scores by cosine alone would serve it"
     refused = await semantic.ask(asked)
@@ -114,7 +114,7 @@ async def test_a_near_miss_is_refused_for_its_difference_and_nothing_else(
 
 async def _partition(semantic) -> tuple[str, int]:
     """The partition of the questions kept, and how many near ones to look at."""
-    found, _ = await semantic.meaning.cache.store.page("default", "", 1)
+    found, _ = await semantic.answers.cache.store.page("default", "", 1)
     return found[0].partition, 10
 
 
@@ -146,9 +146,9 @@ async def test_a_turn_that_needs_the_others_gets_exact_look_ups_alone(semantic):
         {"role": "user", "content": "Who wrote the opera Aida?"},
         {"role": "assistant", "content": "Verdi."},
     ]
-    before = await semantic.meaning.cache.store.count()
+    before = await semantic.answers.cache.store.count()
     assert outcome(await semantic.ask("Where was he born, exactly?", history=history)) == "miss"
-    assert await semantic.meaning.cache.store.count() == before
+    assert await semantic.answers.cache.store.count() == before
 
 
 async def test_a_wrong_hit_is_removed_and_not_repeated(semantic):
@@ -158,7 +158,7 @@ async def test_a_wrong_hit_is_removed_and_not_repeated(semantic):
     said = {"request_id": hit.headers["x-request-id"], "verdict": "wrong"}
     answered = await semantic.http.post("/v1/cache/feedback", json=said)
     assert answered.json()["removed"] is True
-    route = await semantic.meaning.cache.routes.load("default\x00small")
+    route = await semantic.answers.cache.routes.load("default\x00small")
     assert any(record.wrong for record in route.state.entries.values())
     assert outcome(await semantic.ask(REWORDED)) == "miss"
 
@@ -242,7 +242,7 @@ async def test_what_is_kept_by_meaning_is_listed_page_by_page_and_can_be_called_
 
 
 async def test_what_began_before_an_invalidation_is_not_kept_however_many_came_since(semantic):
-    cache, now_s = semantic.meaning.cache, time.time()
+    cache, now_s = semantic.answers.cache, time.time()
     kept = KeptAnswer(
         group="", text="30 days.", finish="stop", model="topical", tier="", request_id="r-1",
         route=route_name("default", "small"),

@@ -32,8 +32,8 @@ async def sharing(*, semantic: bool = False, model: TopicModel | None = None, **
     ):
         made = Semantic(running, http, said)
         if semantic:
-            made.meaning.cache.budget_s = 10.0
-            made.meaning.most_per_s = 1e9
+            made.answers.cache.budget_s = 10.0
+            made.answers.most_per_s = 1e9
             await made.open()
         yield made
 
@@ -44,8 +44,8 @@ async def ask(made: Semantic, user: str | None, text: str = CAPITAL) -> str:
     body = {"model": "small", "messages": [{"role": "user", "content": text}]}
     reply = await made.http.post("/v1/chat/completions", json=body, headers=headers)
     assert reply.status_code == 200, reply.text
-    if made.running.context.edge.gateway.meaning is not None:
-        await made.meaning.settled()
+    if made.running.context.edge.gateway.semantic is not None:
+        await made.answers.drained()
     return reply.headers["x-slipstream-cache"]
 
 
@@ -102,7 +102,7 @@ async def test_by_meaning_too_others_are_shown_what_enough_users_were_told():
 @pytest.mark.slow
 async def test_one_user_cannot_fill_the_neighbourhood():
     async with sharing(semantic=True, scope="tenant", most_of_one_user=0.02) as made:
-        cache = made.meaning.cache
+        cache = made.answers.cache
         route = await cache.routes.load("default\x00small")
         route.state.threshold = None
         for number in range(8):
@@ -118,7 +118,7 @@ async def test_an_answer_that_declines_is_not_kept_for_other_words():
     model = TopicModel({"france": "I'm sorry, but I can't help with that."})
     async with sharing(semantic=True, model=model) as made:
         assert [await ask(made, None), await ask(made, None, REWORDED)] == ["miss", "miss"]
-        assert await made.meaning.cache.store.count() == 0
+        assert await made.answers.cache.store.count() == 0
 
 
 @pytest.mark.slow
@@ -127,7 +127,7 @@ async def test_an_entry_says_where_it_is_from():
         headers = {"x-slipstream-tags": "geo"}
         body = {"model": "small", "messages": [{"role": "user", "content": CAPITAL}]}
         first = await made.http.post("/v1/chat/completions", json=body, headers=headers)
-        await made.meaning.settled()
+        await made.answers.drained()
         hit = await made.http.post("/v1/chat/completions", json=body)
         trace = (await made.http.get(f"/v1/traces/{hit.headers['x-request-id']}")).json()
         where = f"/v1/cache/entries/{trace['cache']['entry']}"

@@ -29,15 +29,15 @@ def faults(made, kind: str) -> float:
 
 async def prepared(made) -> None:
     await made.open()
-    made.meaning.cache.budget_s = 10.0
-    made.meaning.most_per_s = 1e9
+    made.answers.cache.budget_s = 10.0
+    made.answers.most_per_s = 1e9
 
 
 async def test_a_slow_store_is_named_until_it_answers_in_time_again(tmp_path):
     async with semantic_gateway(tmp_path) as made:
         await prepared(made)
         await made.ask(CAPITAL)
-        cache = made.meaning.cache
+        cache = made.answers.cache
         cache.budget_s = 0.01
         os.kill(cache.store.pid, signal.SIGSTOP)
         try:
@@ -50,7 +50,7 @@ async def test_a_slow_store_is_named_until_it_answers_in_time_again(tmp_path):
         finally:
             os.kill(cache.store.pid, signal.SIGCONT)
         cache.budget_s, cache._suspended_until_s = 10.0, 0.0
-        await asyncio.wait_for(made.meaning.settled(), PATIENCE_S)
+        await asyncio.wait_for(made.answers.drained(), PATIENCE_S)
         assert outcome(await made.ask(REWORDED)) == "semantic"
         assert await degraded(made) == {}
 
@@ -59,7 +59,7 @@ async def test_a_full_store_is_named_and_what_it_holds_goes_on_being_served(tmp_
     async with semantic_gateway(tmp_path) as made:
         await prepared(made)
         await made.ask(CAPITAL)
-        memory = made.meaning.cache.store
+        memory = made.answers.cache.store
 
         async def full(_question, _vector):
             raise StoreError("Keep: No space left on device")
@@ -77,7 +77,7 @@ async def test_an_entry_of_another_version_is_passed_over(tmp_path):
     async with semantic_gateway(tmp_path) as made:
         await prepared(made)
         await made.ask(CAPITAL)
-        memory = made.meaning.cache.store
+        memory = made.answers.cache.store
         (kept,), _ = await memory.page("default", "", 9)
         await memory.keep(replace(kept, body='{"v": 99}'), await memory.embed(CAPITAL))
         assert outcome(await made.ask(REWORDED)) == "miss"
@@ -88,7 +88,7 @@ async def test_an_invalidation_owed_is_done_after_a_restart(tmp_path):
     async with semantic_gateway(tmp_path) as made:
         await prepared(made)
         await made.ask(CAPITAL)
-        memory = made.meaning.cache.store
+        memory = made.answers.cache.store
 
         async def gone(_which):
             raise StoreError("away")
@@ -99,7 +99,7 @@ async def test_an_invalidation_owed_is_done_after_a_restart(tmp_path):
     async with semantic_gateway(tmp_path) as made:
         await prepared(made)
         assert outcome(await made.ask(REWORDED)) == "miss"
-        assert await made.meaning.cache.store.count() == 1, "the old one is gone, this one is kept"
+        assert await made.answers.cache.store.count() == 1, "the old one is gone, this one is kept"
         assert not list((tmp_path / "semantic" / "owed").iterdir())
         assert outcome(await made.ask(CAPITAL)) == "semantic"
 

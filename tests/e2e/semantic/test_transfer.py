@@ -53,7 +53,7 @@ async def test_imported_answers_are_hit_exactly_and_by_meaning_and_exported_agai
         routed = await ask(made, "What does the word ebb mean?", "auto")
         assert routed.headers["x-slipstream-cache"] == "exact"
         assert made.model.asked == []
-        route = await made.meaning.cache.routes.load("default\x00small")
+        route = await made.answers.cache.routes.load("default\x00small")
         assert route.state.labels == 0, "an import is no evidence"
         assert (await command(made, "export", str(out))).returncode == 0
         rows = [json.loads(line) for line in out.read_text().splitlines()]
@@ -69,7 +69,7 @@ async def test_what_was_asked_under_a_prompt_comes_back_only_there(tmp_path):
     async with sharing(semantic=True) as made:
         body = {"model": "small", "messages": [prompt, {"role": "user", "content": CAPITAL}]}
         await made.http.post("/v1/chat/completions", json=body)
-        await made.meaning.settled()
+        await made.answers.drained()
         await command(made, "export", str(file))
         row = json.loads(file.read_text())
         assert len(row["partition"]) == 64

@@ -54,9 +54,9 @@ async def degraded(semantic: Semantic) -> dict[str, str]:
 async def test_a_killed_process_costs_hits_and_nothing_else_and_comes_back(tmp_path):
     async with semantic_gateway(tmp_path) as semantic:
         await semantic.open()
-        memory = semantic.meaning.cache.store
-        semantic.meaning.cache.budget_s = 10.0
-        semantic.meaning.most_per_s = 1e9
+        memory = semantic.answers.cache.store
+        semantic.answers.cache.budget_s = 10.0
+        semantic.answers.most_per_s = 1e9
         await semantic.ask(CAPITAL)
         assert outcome(await semantic.ask(REWORDED)) == "semantic"
         lost = memory._connection.lost
@@ -98,7 +98,7 @@ async def test_a_process_that_was_begun_early_is_taken_over_and_not_begun_twice(
 async def test_a_process_that_hangs_holds_nobody_up_beyond_the_budget(tmp_path):
     async with semantic_gateway(tmp_path) as semantic:
         await semantic.open()
-        cache = semantic.meaning.cache
+        cache = semantic.answers.cache
         os.kill(cache.store.pid, signal.SIGSTOP)
         try:
             cache.budget_s = 0.02
@@ -128,12 +128,12 @@ async def test_what_was_kept_survives_a_restart(tmp_path):
         await semantic.ask(CAPITAL)
     async with semantic_gateway(tmp_path) as semantic:
         await semantic.there()
-        route = await semantic.meaning.cache.routes.load("default\x00small")
+        route = await semantic.answers.cache.routes.load("default\x00small")
         assert route.state.mode == "open", "so does the evidence"
         assert route.state.labels == 1
         route.state.audit_rate = 0.0
-        semantic.meaning.cache.budget_s = 10.0
-        semantic.meaning.most_per_s = 1e9
+        semantic.answers.cache.budget_s = 10.0
+        semantic.answers.most_per_s = 1e9
         assert outcome(await semantic.ask(REWORDED)) == "semantic"
 
 
@@ -144,9 +144,9 @@ async def test_damaged_files_are_put_aside_and_named(tmp_path):
     (store / "edge_config.json").write_text("{not json")
     async with semantic_gateway(tmp_path) as semantic:
         await semantic.open()
-        semantic.meaning.cache.budget_s = 10.0
-        semantic.meaning.most_per_s = 1e9
-        assert store.name in semantic.meaning.cache.store.moved_aside[0]
+        semantic.answers.cache.budget_s = 10.0
+        semantic.answers.most_per_s = 1e9
+        assert store.name in semantic.answers.cache.store.moved_aside[0]
         assert store.name in (await degraded(semantic))["semantic_files"]
         assert len(list((tmp_path / "semantic").glob("questions-*.aside-*"))) == 1
         await semantic.ask(CAPITAL)
@@ -156,7 +156,7 @@ async def test_damaged_files_are_put_aside_and_named(tmp_path):
 async def test_without_a_semantic_cache_nothing_of_it_runs(tmp_path):
     cache = {"semantic": {"enabled": False}}
     async with semantic_gateway(tmp_path, cache=cache) as semantic:
-        assert semantic.running.context.edge.gateway.meaning is None
+        assert semantic.running.context.edge.gateway.semantic is None
         body = {"model": "small", "messages": [{"role": "user", "content": CAPITAL}]}
         assert outcome(await semantic.http.post("/v1/chat/completions", json=body)) == "miss"
         told = (await semantic.http.get("/v1/cache/stats")).json()["semantic"]

@@ -9,7 +9,7 @@ import pytest
 from app.learn.lessons import Chosen, Lesson, read, written
 from app.learn.next_calls import Known
 from app.learn.said import Made, Scene
-from app.pipeline.lessons import Lessons
+from app.pipeline.lesson_exchange import LessonExchange
 from app.pipeline.speculation import Speculation
 from app.stores.lesson_file import LessonFile
 from app.stores.seal import Sealer
@@ -48,7 +48,7 @@ def foreseen(speculation: Speculation, tenant: str = "t") -> list[object]:
 async def taught(folder, seal=None, numbers=range(100, 112), **limits) -> None:
     """One process that has seen a few runs, and is over."""
     speculation = Speculation()
-    lessons = Lessons(speculation, LessonFile(folder, never, seal, **limits))
+    lessons = LessonExchange(speculation, LessonFile(folder, never, seal, **limits))
     for number in numbers:
         speculation.on_lesson(lesson(number))
     await lessons.aclose()
@@ -67,7 +67,7 @@ async def test_what_was_learned_is_there_again_after_a_start(tmp_path) -> None:
     await taught(tmp_path)
     speculation = Speculation()
     assert foreseen(speculation) == []
-    await Lessons(speculation, LessonFile(tmp_path, never)).restore()
+    await LessonExchange(speculation, LessonFile(tmp_path, never)).restore()
     assert {"id": "INC-7"} in foreseen(speculation)
     assert speculation.of_agent("t", "desk").turns == 12
     assert foreseen(speculation, "somebody else") == []
@@ -75,8 +75,8 @@ async def test_what_was_learned_is_there_again_after_a_start(tmp_path) -> None:
 
 async def test_workers_learn_from_each_other_and_nothing_twice(tmp_path) -> None:
     one, two = Speculation(), Speculation()
-    of_one = Lessons(one, LessonFile(tmp_path, never))
-    of_two = Lessons(two, LessonFile(tmp_path, never))
+    of_one = LessonExchange(one, LessonFile(tmp_path, never))
+    of_two = LessonExchange(two, LessonFile(tmp_path, never))
     for number in range(100, 112):
         one.on_lesson(lesson(number))
     await of_one.exchange()
@@ -114,7 +114,7 @@ async def test_damage_and_a_folder_that_cannot_be_written_cost_nothing_else(tmp_
     with (tmp_path / "lessons.jsonl").open("ab") as file:
         file.write(b"\x00\xff broken\n" + b'{"half": ')
     speculation = Speculation()
-    await Lessons(speculation, LessonFile(tmp_path, never)).restore()
+    await LessonExchange(speculation, LessonFile(tmp_path, never)).restore()
     assert speculation.of_agent("t", "desk").turns == 12
     (tmp_path / "file").write_text("")
     told: list[str] = []

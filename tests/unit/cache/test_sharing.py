@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.cache.refusal import refuses
+from app.cache.admission import refuses
 from app.cache.sharing import EVERYBODY, Sharing, asker_of
 
 KEY = b"k" * 32

@@ -15,7 +15,7 @@ from app.classify.classifier import Classifier
 from app.classify.labels import SavedLabel, to_bytes
 from app.domain.decisions import PromptView, Tier
 from app.pipeline.label_files import LabelFiles, read_all
-from app.pipeline.teaching import RouteTeacher, _no_more
+from app.pipeline.router_training import RouterTrainer, _sample
 from app.router_command import label_folder, report, run
 from app.routing.learning import MAX_LABELS
 from app.settings import load
@@ -32,11 +32,11 @@ def faults() -> list[str]:
 @pytest.fixture
 def labels() -> list[SavedLabel]:
     """Requests about code gain from the powerful model, others do not."""
-    teacher, random, found = RouteTeacher(Classifier()), Random(3), []
+    teacher, random, found = RouterTrainer(Classifier()), Random(3), []
     for number in range(240):
         hard = number % 2 == 0
         subject = "Refactor the deadlock in this scheduler" if hard else "Name the capital of land"
-        point = teacher.point(PromptView(f"{subject} {number} {random.random():.3f}"))
+        point = teacher.point_of(PromptView(f"{subject} {number} {random.random():.3f}"))
         found.append(SavedLabel(point, float(hard), 0.5 if number % 3 else 1.0))
     return found
 
@@ -122,7 +122,7 @@ def test_a_restarted_router_decides_by_what_it_was_taught(tmp_path, faults, labe
     files.save(labels)
     files.close()
     classifier = Classifier()
-    teacher = RouteTeacher(classifier)
+    teacher = RouterTrainer(classifier)
     teacher.restore(open_in(tmp_path, faults))
     assert classifier.complexity.head is not None
     hard = classifier.classify(PromptView("Refactor the deadlock in this scheduler 999"))
@@ -134,11 +134,11 @@ def test_a_restarted_router_decides_by_what_it_was_taught(tmp_path, faults, labe
 
 def test_verdicts_are_saved_when_the_gateway_ends(tmp_path, faults):
     async def go() -> None:
-        teacher = RouteTeacher(Classifier())
+        teacher = RouterTrainer(Classifier())
         teacher.restore(open_in(tmp_path, faults))
         for number in range(30):
-            teacher.routed("t", str(number), PromptView(f"Question {number}"), Tier.FAST)
-            teacher.verdict("t", str(number), good=number % 2 == 0)
+            teacher.record_routed("t", str(number), PromptView(f"Question {number}"), Tier.FAST)
+            teacher.record_verdict("t", str(number), good=number % 2 == 0)
         await teacher.aclose()
 
     asyncio.run(go())
@@ -160,7 +160,7 @@ def test_the_report_prints_the_curve_with_its_interval(labels):
 @pytest.mark.parametrize(("others", "own"), [(0, 10), (9_000, 10), (100_000, 8_000), (10, 8_000)])
 def test_a_refit_reads_no_more_labels_however_many_workers_there_are(others: int, own: int):
     labels = tuple(range(others + own))
-    kept = _no_more(labels, others)
+    kept = _sample(labels, others)
     assert len(kept) <= MAX_LABELS
     assert list(kept) == sorted(kept)
     assert kept[-1] == labels[-1]
@@ -184,9 +184,9 @@ def test_a_refit_reads_no_more_labels_however_many_workers_there_are(others: int
     ],
 )
 async def test_a_verdict_is_on_the_tier_that_answered(scored, answered, good, gain):
-    teacher = RouteTeacher(Classifier())
-    teacher.routed("acme", "req_1", PromptView("Why?"), scored)
-    said = teacher.verdict("acme", "req_1", good=good, answered=answered)
+    teacher = RouterTrainer(Classifier())
+    teacher.record_routed("acme", "req_1", PromptView("Why?"), scored)
+    said = teacher.record_verdict("acme", "req_1", good=good, answered=answered)
     assert said == ("no label" if gain is None else "learned")
     assert [label.gain for label in teacher.learner.labels] == ([] if gain is None else [gain])
 

@@ -11,7 +11,7 @@ from app.classify.complexity import Complexity, Point
 from app.classify.features import extract
 from app.domain.decisions import PromptView
 from app.pipeline.route_refit import RouteRefit, new_learner
-from app.pipeline.teaching import RouteTeacher
+from app.pipeline.router_training import RouterTrainer
 from app.routing.learning import Label
 
 
@@ -66,10 +66,10 @@ def test_a_stopped_refit_ends_at_once():
 @pytest.mark.anyio
 async def test_a_refit_without_a_process_is_said_and_serving_goes_on(monkeypatch, caplog):
     monkeypatch.setattr("sys.executable", "/nonexistent/python")
-    teacher = RouteTeacher(Classifier())
+    teacher = RouterTrainer(Classifier())
     with caplog.at_level(logging.WARNING):
         for label in labels(60):
-            teacher.learn(label.features, label.gain, label.propensity)
+            teacher.add_label(label.features, label.gain, label.propensity)
         await teacher.aclose()
     assert "router refit" in caplog.text
     assert teacher.learner.champion is None

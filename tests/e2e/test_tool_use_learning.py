@@ -63,8 +63,8 @@ class Heard(ToolNeed):
 def listening(running: Running) -> Heard:
     """The gateway's statistics from now on."""
     gateway, heard = running.context.edge.gateway, Heard()
-    assert gateway.tools_called is not None
-    gateway.tools_called.tools = gateway.classifier.tools = heard
+    assert gateway.tool_use_learner is not None
+    gateway.tool_use_learner.tools = gateway.classifier.tools = heard
     return heard
 
 

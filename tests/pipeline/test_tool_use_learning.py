@@ -25,7 +25,7 @@ from app.domain.events import (
     Whole,
 )
 from app.pipeline.gateway import Turn
-from app.pipeline.tools_called import ToolsCalled, as_allowed
+from app.pipeline.tool_use_learning import ToolUseLearner, apply_tool_choice
 from app.telemetry.timeline import Timeline
 from tests.support.providers import USAGE
 from tests.support.virtual_time import run_virtually
@@ -58,13 +58,13 @@ def judged() -> Classification:
     return CLASSIFIER.classify(PromptView("Go on.", tool_names=TOOLS))
 
 
-async def answered(learning: ToolsCalled, *events: Event, complete: bool = True, **body) -> None:
+async def answered(learning: ToolUseLearner, *events: Event, complete: bool = True, **body) -> None:
     """One request whose answer is ``events``; the client is told each of them."""
     request = ChatRequest(
         Dialect.CHAT, "auto", stream=True, body=body, raw=msgspec.json.encode(body)
     )
     turn = Turn("r", "t", Timeline(), Deadline(None), time.time())
-    turn.classification = as_allowed(judged(), body)
+    turn.classification = apply_tool_choice(judged(), body)
     told: list[Event] = []
 
     async def emit(event: Event) -> None:
@@ -77,7 +77,7 @@ async def answered(learning: ToolsCalled, *events: Event, complete: bool = True,
             await recorder(event)
         turn.complete = complete
 
-    await learning.after(going(), recorder, request, turn)
+    await learning.learn_after(going(), recorder, request, turn)
     assert told == list(events)
 
 
@@ -86,7 +86,7 @@ def heard_of(*events: Event, **how) -> list[tuple[tuple[str, ...], bool]]:
     heard = Heard()
 
     async def go() -> None:
-        await answered(ToolsCalled(heard, CODECS), *events, **how)
+        await answered(ToolUseLearner(heard, CODECS), *events, **how)
         assert not heard.calls  # the answer is not read while its client waits
         await asyncio.sleep(1)
 
@@ -141,7 +141,7 @@ def test_only_what_was_free_to_call_teaches_and_several_only_where_they_may_be(b
 
 @pytest.mark.parametrize("choice", ["none", {"type": "none"}])
 def test_who_forbids_calls_is_foreseen_none(choice):
-    allowed = as_allowed(judged(), {"tool_choice": choice})
+    allowed = apply_tool_choice(judged(), {"tool_choice": choice})
     assert (allowed.tool_need, allowed.several_calls, allowed.tool_guess) == ((), 0.0, None)
 
 
@@ -149,7 +149,7 @@ def test_a_request_that_is_cancelled_teaches_nothing_and_is_told_so():
     heard = Heard()
 
     async def go() -> None:
-        learning = ToolsCalled(heard, CODECS)
+        learning = ToolUseLearner(heard, CODECS)
         request = ChatRequest(Dialect.CHAT, "auto", stream=True, body={}, raw=b"{}")
         turn = Turn("r", "t", Timeline(), Deadline(None), time.time())
         turn.classification, turn.complete = judged(), True
@@ -166,7 +166,7 @@ def test_a_request_that_is_cancelled_teaches_nothing_and_is_told_so():
 
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(1):
-                await learning.after(going(), recorder, request, turn)
+                await learning.learn_after(going(), recorder, request, turn)
         await asyncio.sleep(1)
 
     run_virtually(go())
@@ -177,7 +177,7 @@ def test_of_many_at_once_some_are_read_one_at_a_time():
     heard = Heard()
 
     async def go() -> None:
-        learning = ToolsCalled(heard, CODECS)
+        learning = ToolUseLearner(heard, CODECS)
         for _ in range(100):
             await answered(learning, *CALLED)
         await asyncio.sleep(0.1)

@@ -1,9 +1,9 @@
-"""What the pipeline does with hits by meaning: look on the path where it pays, learn off it always.
+"""The semantic cache in the pipeline: look up on the request's path where it pays, learn off it always.
 
-``open`` is the guard on the hot path: two dictionary look-ups. Only where a route has proven its bound
-does a request wait, for the look-up's budget. What a model answered is put into a bounded queue, and
-one task works through it slowly: reading, judging, comparing, keeping. A full queue drops what comes:
-learning may lag behind the traffic, but never slows it.
+``may_look_up`` is the guard on the hot path: two dictionary look-ups. Only where a route has proven its
+bound does a request wait, for the look-up's budget. Answers of models go into a bounded queue that one task
+works through slowly: parse, classify, compare, store. A full queue drops new ones: learning may lag behind
+the traffic, but never slows it.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ from typing import Literal
 
 import structlog
 
+from app.cache.admission import admits_answer, admits_question
 from app.cache.exact import CachedAnswer
 from app.cache.explanation import explain
 from app.cache.kept_answer import KeptAnswer
 from app.cache.key import CacheScope
 from app.cache.partition import partition_key
-from app.cache.refusal import refuses
 from app.cache.semantic import (
-    MAX_CHARS,
     FreshAnswer,
     Lookup,
     SemanticCache,
@@ -32,7 +31,6 @@ from app.cache.semantic import (
     route_name,
 )
 from app.cache.sharing import Sharing, asker_of
-from app.cache.standalone import standalone
 from app.domain.chat import ChatRequest, Dialect
 from app.domain.decisions import CacheMode, CacheOutcome, Classification, PromptView
 from app.domain.events import Answer, Emit, FinishReason, Frames, TextBlock, Whole
@@ -45,43 +43,40 @@ from app.pipeline.replay import read_answer
 from app.ports import Codec
 from app.wire.beyond_neutral import tells_more
 
-Settled = Literal["kept", "unfit", "crowding", "unreadable", "away", "dropped", "failed"]
-"""What became of an answer that might have been kept; the values of the metric's label."""
+LearningOutcome = Literal["kept", "unfit", "crowding", "unreadable", "away", "dropped", "failed"]
+"""The outcome of learning from one answer; the values of the metric's label."""
 
-Looked = tuple[SemanticQuery, Lookup]
+SemanticLookup = tuple[SemanticQuery, Lookup]
 """A question and what its look-up found."""
 
-_DEFAULT = CacheMode.DEFAULT  # named once: it costs as much as the rest of a look
+_DEFAULT = CacheMode.DEFAULT  # resolved once: it costs as much as the rest of the guard
 _MAX_WAITING = 256
-_MOST_PER_S = 20.0
-"""Learning from an answer costs the vector process about 10 ms: a fifth of a core at this rate. Under more
-traffic a sample teaches as well, and the requests keep the machine."""
-_MOST_WAITING_AT_ONCE = 64
+_MAX_PER_S = 20.0
+"""Learning from one answer costs the vector process about 10 ms: a fifth of a core at this rate. Under more
+traffic a sample suffices."""
+_MAX_BURST = 64
 _MAX_BODY_BYTES = 64 * 1024
 _PAUSE_S = 0.01
 _PAUSE_UNDER_LOAD_S = 0.05
 _LOAD = 32
 _SAVE_AFTER = 100
-"""Labels that a kill may cost a route."""
-_MAX_TEMPERATURE = 1.0
-"""Who asks for more wants variety, not what another wording was answered."""
-_WHOLE = frozenset({FinishReason.STOP, FinishReason.STOP_SEQUENCE})
+"""Labels that a killed process may lose, by route."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """One whole answer, to be learned from."""
+    """One complete answer to learn from."""
 
     request: ChatRequest
     scope: CacheScope
     entry: CachedAnswer
-    at_unix_s: float
+    asked_unix_s: float
     classification: Classification | None
-    looked: Looked | None
+    lookup: SemanticLookup | None
     user: str
 
 
-class Meaning:
+class SemanticAnswers:
     """The semantic cache as the pipeline uses it; one event loop owns it."""
 
     def __init__(
@@ -91,15 +86,15 @@ class Meaning:
         classify: Callable[[PromptView, str], Classification],
         codecs: Mapping[Dialect, Codec],
         ttl_s: float,
-        on_settled: Callable[[Settled, int], None],
+        on_settled: Callable[[LearningOutcome, int], None],
         sharing: Sharing | None = None,
         race_for: Collection[str] = (),
         on_race: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Nothing runs until ``run`` does. ``on_settled`` is told what became of how many answers.
+        """Nothing runs until ``run``. ``on_settled`` is called with an outcome and a number of answers.
 
-        ``race_for``: the tenants whose misses do not wait for the look-up, ``*`` for all; ``on_race`` is told
-        who was first, ``look`` or ``model``.
+        ``race_for``: the tenants whose misses do not wait for the look-up, ``*`` for all; ``on_race`` is
+        called with the winner, ``look`` or ``model``.
         """
         self._race_for, self.on_race = frozenset(race_for), on_race
         self.cache = cache
@@ -108,37 +103,36 @@ class Meaning:
         self._ttl_s, self._on_settled = ttl_s, on_settled
         self._sharing = sharing
         self._jobs: deque[_Job] = deque()
-        self._news = asyncio.Event()
+        self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self.most_per_s = _MOST_PER_S
-        """Answers a second that are learned from; the rest are dropped."""
+        self.most_per_s = _MAX_PER_S
+        """The rate of answers to learn from; the rest are dropped."""
         self.decisions = DecisionLog()
-        self._allowed = float(_MOST_WAITING_AT_ONCE)
-        self._allowed_at_s = time.monotonic()
-        self._shut_until_s = 0.0
-        """Until then nothing is learned, so that most answers under load cost one look at the clock."""
+        self._allowance = float(_MAX_BURST)
+        self._allowance_at_s = time.monotonic()
+        self._paused_until_s = 0.0
+        """Until then answers are dropped at the cost of reading the clock."""
         self._dropped = 0
-        """Not told yet."""
+        """Drops that are not reported yet."""
 
     # ---------------------------------------------------------------- on the request's path
 
-    def open(self, key: bytes, request: ChatRequest, gateway: Gateway, turn: Turn) -> bool:
-        """Whether it may pay to look: the route is open, and no identical request is in flight to join."""
+    def may_look_up(self, key: bytes, request: ChatRequest, gateway: Gateway, turn: Turn) -> bool:
+        """Whether to look up: the route is open, and no identical request is in flight to join."""
         mode = turn.cache_mode
         if mode is not _DEFAULT and mode is not CacheMode.ONLY:
             return False
         is_open = self.is_open(turn.tenant, request.model)
         return is_open and gateway.flights.running(key) is None
 
-    def races(self, tenant: str) -> bool:
-        """Whether this tenant pays for asking the model while the look-up runs."""
+    def races_for(self, tenant: str) -> bool:
+        """Whether this tenant's misses race the look-up with the model."""
         return tenant in self._race_for or "*" in self._race_for
 
-    async def look(self, key: bytes, request: ChatRequest, turn: Turn) -> Looked | None:
-        """Look for an answer to another wording; None where that is out of the question.
-
-        While look-ups rest, the request need not even be judged.
+    async def look_up(self, key: bytes, request: ChatRequest, turn: Turn) -> SemanticLookup | None:
+        """Lookup for an answer to another wording; None where the question is not admitted, or look-ups are
+        suspended (then the request is not even classified).
         """
         if self.cache.is_suspended():
             turn.cache_reason = "late"
@@ -147,7 +141,7 @@ class Meaning:
             view = self._codecs[request.dialect].view(request.body)
             if turn.classification is None:
                 turn.classification = self._classify(view, turn.tenant)
-            asked = _asked(
+            asked = _question_from(
                 (key, turn.started_unix_s, turn.user),
                 request,
                 view,
@@ -170,12 +164,12 @@ class Meaning:
             )
         return asked, look
 
-    async def tell(
+    async def serve_hit(
         self, look: Lookup, request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit
     ) -> None:
-        """Tell the hit's answer, kept for other words of the same meaning, in the form that was asked for."""
+        """Emit a hit's answer in the client's dialect and form, and account for it in ``turn``."""
         if look.hit is None:
-            raise ValueError("only a hit can be told")
+            raise ValueError("the look-up found no hit to serve")
         if self._sharing is not None:
             await self._sharing.linger()
         question, kept = look.hit
@@ -202,83 +196,85 @@ class Meaning:
         pieces = [writer.write(event) for event in replay(answer)]
         await emit(Frames(b"".join([*pieces, writer.end()])))
 
-    async def verdict(self, tenant: str, request_id: str, entry_id: str, *, agreed: bool) -> bool:
-        """Take a user's verdict on a hit; a wrong one's entry goes. Says whether it was there."""
+    async def record_verdict(
+        self, tenant: str, request_id: str, entry_id: str, *, agreed: bool
+    ) -> bool:
+        """Take a user's verdict on a hit; a wrong one's entry is removed. Returns whether it existed."""
         told = self.decisions.get(tenant, request_id)
         query = None if told is None else told.lookup.query
         return await self.cache.feedback(entry_id, agreed=agreed, query=query)
 
     # ---------------------------------------------------------------- after the answer
 
-    def remember(
+    def learn_later(
         self,
         key: bytes,
         request: ChatRequest,
         gateway: Gateway,
         turn: Turn,
-        looked: Looked | None,
+        lookup: SemanticLookup | None,
     ) -> None:
-        """Learn some time later from the answer that was just kept under ``key``, if one was."""
-        if self.sated(complete=turn.complete):
+        """Queue the answer just stored under ``key``, if there is one, for learning."""
+        if self.sheds(complete=turn.complete):
             return
         entry = None if gateway.exact is None else gateway.exact.get(key)
         if entry is None or entry.request_id != turn.request_id:
-            return  # it did not come whole
+            return  # the answer was incomplete
         if len(request.raw) > _MAX_BODY_BYTES:
             return
         if len(self._jobs) >= _MAX_WAITING or not self._may_learn():
             self._dropped += 1
-            self._tell_dropped()
+            self._report_dropped()
             return
-        scope, at_unix_s = self._scope(request, turn), turn.started_unix_s
+        scope, asked_unix_s = self._scope(request, turn), turn.started_unix_s
         known = turn.classification
-        self._jobs.append(_Job(request, scope, entry, at_unix_s, known, looked, turn.user))
+        self._jobs.append(_Job(request, scope, entry, asked_unix_s, known, lookup, turn.user))
         self._idle.clear()
-        self._news.set()
+        self._wake.set()
 
-    def sated(self, *, complete: bool) -> bool:
-        """Whether nothing more is learned now; a ``complete`` answer then counts as dropped."""
-        if time.monotonic() < self._shut_until_s:
+    def sheds(self, *, complete: bool) -> bool:
+        """Whether learning is paused; a ``complete`` answer then counts as dropped."""
+        if time.monotonic() < self._paused_until_s:
             self._dropped += complete
             return True
         return False
 
     def is_open(self, tenant: str, model: str) -> bool:
-        """Whether it may pay to look for another wording of what ``tenant`` asks ``model``."""
-        return self.has_opened(route_name(tenant, model))
+        """Whether the route of ``tenant`` and ``model`` has proven its bound."""
+        return self.route_is_open(route_name(tenant, model))
 
-    def has_opened(self, route: str) -> bool:
+    def route_is_open(self, route: str) -> bool:
         """As ``is_open``, by the route's name."""
         found = self._routes.get(route)
         return found is not None and found.state.threshold is not None
 
-    def looks(self, route: str) -> bool:
-        """Whether a question of that route is looked up now: it is open, and look-ups do not rest."""
-        return self.has_opened(route) and not self.cache.is_suspended()
+    def looks_up(self, route: str) -> bool:
+        """Whether questions of that route are looked up now: it is open, and look-ups are not suspended."""
+        return self.route_is_open(route) and not self.cache.is_suspended()
 
-    def question_of(
+    def question_for(
         self, key: bytes, request: ChatRequest, scope: CacheScope
     ) -> tuple[SemanticQuery, float] | None:
-        """A request as a question that may be met by meaning, and how long its answer lasts, in seconds."""
+        """The question of a request, and its answer's time to live in seconds; None where not admitted."""
         view = self._codecs[request.dialect].view(request.body)
         judged = self._classify(view, scope.tenant)
-        asked = _asked((key, time.time(), ""), request, view, scope, judged)
+        asked = _question_from((key, time.time(), ""), request, view, scope, judged)
         ttl_s = self._ttl_s if judged.ttl_s is None else min(self._ttl_s, judged.ttl_s)
         return None if asked is None or ttl_s <= 0 else (asked, ttl_s)
 
     def _may_learn(self) -> bool:
-        """Take one from the allowance of this second, if any is left."""
+        """Take one answer from the rate's allowance, if any is left."""
         now_s = time.monotonic()
-        earned = (now_s - self._allowed_at_s) * self.most_per_s
-        self._allowed = min(max(_MOST_WAITING_AT_ONCE, self.most_per_s), self._allowed + earned)
-        self._allowed_at_s = now_s
-        if self._allowed < 1:
-            self._shut_until_s = now_s + (1 - self._allowed) / self.most_per_s
+        earned = (now_s - self._allowance_at_s) * self.most_per_s
+        self._allowance = min(max(_MAX_BURST, self.most_per_s), self._allowance + earned)
+        self._allowance_at_s = now_s
+        if self._allowance < 1:
+            self._paused_until_s = now_s + (1 - self._allowance) / self.most_per_s
             return False
-        self._allowed -= 1
+        self._allowance -= 1
         return True
 
-    def _tell_dropped(self) -> None:
+    def _report_dropped(self) -> None:
         if self._dropped:
             self._on_settled("dropped", self._dropped)
             self._dropped = 0
@@ -288,27 +284,27 @@ class Meaning:
         user = turn.user if self._sharing is None else self._sharing.scope_of(turn.user)
         return CacheScope(turn.tenant, user, request.model, tier)
 
-    async def settled(self) -> None:
-        """Wait until everything that was remembered so far has been worked through."""
+    async def drained(self) -> None:
+        """Wait until the queue has been worked through."""
         await self._idle.wait()
 
     async def run(self) -> None:
-        """Work through what was remembered, until cancelled."""
+        """Work through the queue, until cancelled."""
         while True:
-            await asyncio.sleep(_PAUSE_S)  # the answer's last bytes go out first
+            await asyncio.sleep(_PAUSE_S)  # let the answer's last bytes go out first
             while self._jobs:
                 self._on_settled(await self._settle(self._jobs[0]), 1)
-                self._tell_dropped()
+                self._report_dropped()
                 self._jobs.popleft()
                 if self._jobs:
                     crowded = len(self._jobs) > _LOAD
                     await asyncio.sleep(_PAUSE_UNDER_LOAD_S if crowded else _PAUSE_S)
             self._idle.set()
-            self._news.clear()
+            self._wake.clear()
             await self.cache.routes.save(least_changes=_SAVE_AFTER)
-            await self._news.wait()
+            await self._wake.wait()
 
-    async def _settle(self, job: _Job) -> Settled:
+    async def _settle(self, job: _Job) -> LearningOutcome:
         try:
             return await self._learn(job)
         except StoreError:
@@ -319,15 +315,17 @@ class Meaning:
             structlog.get_logger().error("semantic_learning_failed", error=type(exc).__name__)
             return "failed"
 
-    async def _learn(self, job: _Job) -> Settled:
+    async def _learn(self, job: _Job) -> LearningOutcome:
         request, entry = job.request, job.entry
         view = self._codecs[request.dialect].view(request.body)
         judged = job.classification or self._classify(view, job.scope.tenant)
         await asyncio.sleep(0)
         asked = (
-            job.looked[0]
-            if job.looked is not None
-            else _asked((entry.key, job.at_unix_s, job.user), request, view, job.scope, judged)
+            job.lookup[0]
+            if job.lookup is not None
+            else _question_from(
+                (entry.key, job.asked_unix_s, job.user), request, view, job.scope, judged
+            )
         )
         answer = None if asked is None else self._answer(entry)
         if asked is None or answer is None:
@@ -350,22 +348,21 @@ class Meaning:
             upstream_s=entry.upstream_s,
         )
         fresh = FreshAnswer(kept, entry.model, entry.tags, ttl_s)
-        await self.cache.learn(asked, fresh, None if job.looked is None else job.looked[1])
+        await self.cache.learn(asked, fresh, None if job.lookup is None else job.lookup[1])
         return "kept"
 
     def _answer(self, entry: CachedAnswer) -> Answer | None:
-        """The answer, if it is whole and text alone, and says nothing beside it."""
+        """The stored answer, if it is admitted and its frames carry nothing beside it."""
         if tells_more(entry.pieces):
             return None
         answer = entry.answer or read_answer(
             self._codecs[entry.dialect], entry.pieces, streamed=entry.streamed
         )
-        plain = answer.finish in _WHOLE and bool(answer.text.strip()) and not refuses(answer.text)
-        return answer if plain and all(isinstance(b, TextBlock) for b in answer.blocks) else None
+        return answer if admits_answer(answer) else None
 
 
 def _reason(look: Lookup) -> str:
-    """The decision's reasons without any word of a question: what is said here ends up in logs."""
+    """The decision's reasons without any word of a question, as they end up in logs."""
     decision = look.decision
     if decision is None:
         return ""
@@ -373,30 +370,23 @@ def _reason(look: Lookup) -> str:
     return "; ".join([first, *(note.partition(":")[0] for note in notes)])
 
 
-def _asked(
+def _question_from(
     known: tuple[bytes, float, str],
     request: ChatRequest,
     view: PromptView,
     scope: CacheScope,
     judged: Classification,
 ) -> SemanticQuery | None:
-    """The question, if an answer to another wording of it may be considered at all.
+    """The question to look up or learn; None where it is not admitted.
 
     ``known``: its exact key, when it was asked, in unix seconds, and by which user.
     """
-    text = view.text.strip()
-    if not judged.semantic_ok or not text or len(text) > MAX_CHARS:
-        return None
-    if view.has_images or view.after_tool_result or view.tool_names:
-        return None
-    if view.turns > 1 and not standalone(text):
-        return None
-    temperature = request.body.get("temperature")
-    if isinstance(temperature, int | float) and temperature > _MAX_TEMPERATURE:
-        return None
-    partition = partition_key(scope, request)
+    partition = (
+        partition_key(scope, request) if admits_question(view, judged, request.body) else None
+    )
     if partition is None:
         return None
+    key, asked_unix_s, user = known
     route = route_name(scope.tenant, scope.model)
-    asker = asker_of(known[2])
-    return SemanticQuery(known[0][:16].hex(), partition, route, text, scope.tenant, known[1], asker)
+    text, asker = view.text.strip(), asker_of(user)
+    return SemanticQuery(key[:16].hex(), partition, route, text, scope.tenant, asked_unix_s, asker)

@@ -1,7 +1,7 @@
-"""Keeps what agents' runs teach, and learns from what other workers' runs taught; see ``app.learn.lessons``.
+"""Persist the lessons of agents' runs, and learn from those of other workers; see ``app.learn.lessons``.
 
-Nothing of this is on a request's way: a run leaves its lesson in a list, and what is written, read and
-learned happens every few seconds, file and first lessons in a thread.
+Off every request's path: a run appends its lesson to a list, which is written, and others' read and learned,
+every few seconds; file access and the restore at start run in a thread.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from app.stores.lesson_file import LessonFile
 
 _EVERY_S = 5.0
 _MOST_WAITING = 256
-_MOST_RELIVED = 256
-"""Lessons that are lived through at a start, the newest: about a second of CPU, in a thread."""
+_MAX_RESTORED = 256
+"""The newest lessons that are replayed at start: about a second of CPU, in a thread."""
 _MOST_AT_ONCE = 16
-_BREATH_S = 0.002
-_SEEN = 8192
+_YIELD_S = 0.002
+_MAX_SEEN = 8192
 
 
-class Lessons:
-    """One worker's part. ``run`` it beside the server; ``aclose`` keeps what is not kept yet."""
+class LessonExchange:
+    """One worker's exchange. ``run`` it beside the server; ``aclose`` writes what is pending."""
 
     def __init__(self, speculation: Speculation, file: LessonFile) -> None:
-        """Take lessons from ``speculation`` from now on."""
+        """Collect the lessons of ``speculation`` from now on."""
         self._speculation, self._file = speculation, file
         self._waiting: deque[Lesson] = deque(maxlen=_MOST_WAITING)
         self._seen: dict[str, None] = {}
@@ -41,13 +41,13 @@ class Lessons:
             await self.exchange()
 
     async def restore(self) -> None:
-        """Learn again what was learned before this worker started. What was learned meanwhile stays where
-        it is more.
+        """Relearn what was learned before this worker started; habits learned meanwhile from more turns
+        stay.
         """
         lines = await asyncio.to_thread(self._file.fresh)
-        known = [lesson for lesson in map(read, lines[-_MOST_RELIVED:]) if lesson is not None]
-        self._note(known)
-        restored = await asyncio.to_thread(_lived, known)
+        known = [lesson for lesson in map(read, lines[-_MAX_RESTORED:]) if lesson is not None]
+        self._mark_seen(known)
+        restored = await asyncio.to_thread(_replay_all, known)
         for key, habits in restored.habits.items():
             present = self._speculation.habits.get(key)
             if present is None or present.turns < habits.turns:
@@ -56,51 +56,51 @@ class Lessons:
                 self._speculation.patterns.update(stages)
 
     async def exchange(self) -> None:
-        """Keep this worker's lessons, and learn from those of others."""
+        """Write this worker's lessons, and learn from the others'."""
         own = list(self._waiting)
         self._waiting.clear()
-        self._note(own)
+        self._mark_seen(own)
         lines = [line for line in map(written, own) if line is not None]
         if lines:
             await asyncio.to_thread(self._file.append, lines)
         found = await asyncio.to_thread(self._file.fresh)
         others = [lesson for lesson in map(read, found) if lesson is not None]
         fresh = [lesson for lesson in others if lesson.lesson_id not in self._seen]
-        self._note(fresh)
+        self._mark_seen(fresh)
         for lesson in fresh[-_MOST_AT_ONCE:]:
-            _live(lesson, self._speculation)
+            _replay_lesson(lesson, self._speculation)
             self._speculation.refit(self._speculation.of_agent(lesson.tenant, lesson.agent))
-            await asyncio.sleep(0)  # a few milliseconds each: requests go in between
+            await asyncio.sleep(0)  # each takes a few milliseconds: let requests run in between
 
     async def aclose(self) -> None:
-        """Keep what is not kept yet; after ``run`` was cancelled."""
+        """Write pending lessons; call it after ``run`` was cancelled."""
         lines = [line for line in map(written, self._waiting) if line is not None]
         self._waiting.clear()
         if lines:
             await asyncio.to_thread(self._file.append, lines)
 
-    def _note(self, lessons: list[Lesson]) -> None:
+    def _mark_seen(self, lessons: list[Lesson]) -> None:
         for lesson in lessons:
             self._seen[lesson.lesson_id] = None
-        while len(self._seen) > _SEEN:
+        while len(self._seen) > _MAX_SEEN:
             del self._seen[next(iter(self._seen))]
 
 
-def _live(lesson: Lesson, speculation: Speculation) -> None:
+def _replay_lesson(lesson: Lesson, speculation: Speculation) -> None:
     tenant, agent = lesson.tenant, lesson.agent
     habits = speculation.of_agent(tenant, agent)
     live_through(lesson, habits, lambda stage: speculation.of_stage(tenant, agent, stage))
 
 
-def _lived(lessons: list[Lesson]) -> Speculation:
-    """Everything that ``lessons`` teach; for a thread."""
+def _replay_all(lessons: list[Lesson]) -> Speculation:
+    """The speculation state that ``lessons`` lead to; runs in a thread."""
     learned = Speculation()
     for lesson in lessons:
-        _live(lesson, learned)
+        _replay_lesson(lesson, learned)
         habits = learned.of_agent(lesson.tenant, lesson.agent)
         if habits.due and habits.turns % 16 == 0:
             habits.fit()
-        time.sleep(_BREATH_S)  # requests want the interpreter too
+        time.sleep(_YIELD_S)  # release the interpreter to the event loop
     for habits in learned.habits.values():
         if habits.due:
             habits.fit()

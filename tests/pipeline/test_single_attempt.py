@@ -22,7 +22,7 @@ from app.errors import (
     UpstreamTimeout,
 )
 from app.pipeline.gateway import Turn
-from app.pipeline.shadow import Shadow, by_equality
+from app.pipeline.shadow import ShadowRuns, judge_by_equality
 from app.pipeline.turn import answer
 from app.telemetry.timeline import Timeline
 from tests.pipeline.test_hedging import House, eager, virtual_ns
@@ -160,7 +160,7 @@ def test_a_fast_answer_that_lacks_something_is_not_asked_again_of_the_powerful_t
 def test_a_request_that_moves_a_state_is_never_run_on_both_tiers_to_learn_from(more, looks):
     async def go() -> None:
         house = House(hedging=None)
-        shadow = Shadow(house.gateway, 0.05, by_equality, lambda *_: None)
+        shadow = ShadowRuns(house.gateway, 0.05, judge_by_equality, lambda *_: None)
         house.gateway.shadow = shadow
         for _ in range(40):
             await answer(request_of(Dialect.CHAT, more), house.gateway, turn_of(None), nobody)

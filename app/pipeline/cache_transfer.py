@@ -1,9 +1,8 @@
-"""Answers brought in and taken out: a cache that is warm before its first request.
+"""Import and export of cached answers: a cache that is warm before its first request.
 
-An imported answer is what the operator says, not what a model said: it is kept as if a plain question
-(one user turn, at most a system prompt) had been answered so, for everybody in the tenant. It makes
-an exact hit for the same question, and a candidate for other wordings. It is no label: what may be
-served by meaning is still decided by the bound that the route's own traffic has earned.
+An imported answer is stored as if a plain question (one user turn, at most a system prompt) had been answered
+so, for everybody in the tenant. It makes an exact hit for the same question, and a candidate for other
+wordings. It is no label: semantic hits still depend on the bound that the route's own traffic has earned.
 """
 
 from __future__ import annotations
@@ -28,39 +27,41 @@ if TYPE_CHECKING:
     from app.pipeline.gateway import Gateway
 
 IMPORTED = "imported"
-"""Stands where a request's id does."""
+"""In place of a request's id."""
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class TransferEntry:
     """One question with its answer, as a file holds it."""
 
     question: str
     answer: str
     tags: tuple[str, ...] = ()
     model: str = ""
-    """The model's name that is asked for; empty: ``auto``."""
+    """The requested model's name; empty: ``auto``."""
     system: str = ""
-    """The system prompt under which it is asked."""
+    """The system prompt of the question."""
     partition: str = ""
-    """Of an exported entry that no plain question has: it is brought back there, to be hit by meaning."""
+    """Of an exported entry that no plain question has: it is imported there, for semantic hits only."""
     id: str = ""
     """An exported entry's, with ``partition``."""
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """What became of one given answer."""
+class ImportResult:
+    """Where one answer was stored: in the exact cache, in the semantic cache."""
 
     exact: bool
     similar: bool
 
 
-async def take_in(given: Given, tenant: str, gateway: Gateway, *, repeated: bool = False) -> Taken:
-    """Keep ``given`` for ``tenant``; ``repeated``: in this worker's own memory alone.
+async def import_answer(
+    given: TransferEntry, tenant: str, gateway: Gateway, *, repeated: bool = False
+) -> ImportResult:
+    """Store ``given`` for ``tenant``; ``repeated``: in this worker's own memory only.
 
-    Raises ``BadRequest`` for what can never be asked for, and ``StoreError`` where Redis or the vector
-    process is away; the exact answer is kept here by then, and all may be given again.
+    Raises ``BadRequest`` for an unknown model, and ``StoreError`` where Redis or the vector process is down:
+    the exact answer is stored here by then, and the import may be repeated.
     """
     model = given.model or AUTO
     if model != AUTO and model not in gateway.models:
@@ -78,16 +79,16 @@ async def take_in(given: Given, tenant: str, gateway: Gateway, *, repeated: bool
     )
     exact = not given.partition and gateway.exact is not None
     if exact:
-        entry = _keep_exactly((key, tenant, given.tags), answer, request, gateway)
+        entry = _store_exact((key, tenant, given.tags), answer, request, gateway)
         if gateway.shared is not None and not repeated:
             await gateway.shared.give(entry)
     if repeated:
-        return Taken(exact=exact, similar=False)
-    similar = await _keep_by_meaning(key, given, request, scope, gateway)
-    return Taken(exact=exact, similar=similar)
+        return ImportResult(exact=exact, similar=False)
+    similar = await _store_semantic(key, given, request, scope, gateway)
+    return ImportResult(exact=exact, similar=similar)
 
 
-def _request(given: Given, model: str) -> ChatRequest:
+def _request(given: TransferEntry, model: str) -> ChatRequest:
     system = [{"role": "system", "content": given.system}] if given.system else []
     turns = [*system, {"role": "user", "content": given.question}]
     return ChatRequest(
@@ -95,13 +96,13 @@ def _request(given: Given, model: str) -> ChatRequest:
     )
 
 
-def _keep_exactly(
+def _store_exact(
     where: tuple[bytes, str, tuple[str, ...]],
     answer: Answer,
     request: ChatRequest,
     gateway: Gateway,
 ) -> CachedAnswer:
-    """``where``: the key, the tenant and the tags."""
+    """``where``: key, tenant and tags."""
     key, tenant, tags = where
     entry = CachedAnswer(
         key=key,
@@ -124,13 +125,13 @@ def _keep_exactly(
     return entry
 
 
-async def _keep_by_meaning(
-    key: bytes, given: Given, request: ChatRequest, scope: CacheScope, gateway: Gateway
+async def _store_semantic(
+    key: bytes, given: TransferEntry, request: ChatRequest, scope: CacheScope, gateway: Gateway
 ) -> bool:
-    meaning = gateway.meaning
-    if meaning is None:
+    semantic = gateway.semantic
+    if semantic is None:
         return False
-    judged = meaning.question_of(key, request, scope)
+    judged = semantic.question_for(key, request, scope)
     if judged is None:
         return False
     asked, ttl_s = judged
@@ -149,33 +150,35 @@ async def _keep_by_meaning(
         askers=(EVERYBODY,),
     )
     model = "" if request.model == AUTO else request.model
-    return await meaning.cache.import_answer(asked, FreshAnswer(kept, model, given.tags, ttl_s))
+    return await semantic.cache.import_answer(asked, FreshAnswer(kept, model, given.tags, ttl_s))
 
 
-async def take_out(
+async def export_page(
     tenant: str, after: str, limit: int, gateway: Gateway
-) -> tuple[list[Given], str]:
-    """A page of the answers that are kept for hits by meaning, and where the next begins ("" at the end).
+) -> tuple[list[TransferEntry], str]:
+    """A page of the semantic cache's answers, and the cursor of the next ("" at the end).
 
-    Raises ``StoreError`` where the vector process is away.
+    Raises ``StoreError`` where the vector process is down.
     """
-    if gateway.meaning is None:
+    if gateway.semantic is None:
         return [], ""
-    found, next_one = await gateway.meaning.cache.store.page(tenant, after, limit)
-    read = (_given(each, gateway) for each in found)
+    found, next_one = await gateway.semantic.cache.store.page(tenant, after, limit)
+    read = (_entry_of(each, gateway) for each in found)
     return [each for each in read if each is not None], next_one
 
 
-def _given(question: KeptQuestion, gateway: Gateway) -> Given | None:
-    kept = None if gateway.meaning is None else gateway.meaning.cache.live_answer(question)
+def _entry_of(question: KeptQuestion, gateway: Gateway) -> TransferEntry | None:
+    kept = None if gateway.semantic is None else gateway.semantic.cache.live_answer(question)
     if kept is None:
         return None
     tenant, _, model = kept.route.partition("\x00")
-    plain = Given(question.text, kept.text, question.tags, model if model in gateway.models else "")
+    plain = TransferEntry(
+        question.text, kept.text, question.tags, model if model in gateway.models else ""
+    )
     scope = CacheScope(tenant, "", model, "")
     if partition_key(scope, _request(plain, model)) == question.partition:
         return plain
-    return Given(
+    return TransferEntry(
         plain.question, plain.answer, plain.tags, plain.model,
         partition=question.partition, id=question.id,
     )  # fmt: skip

@@ -1,14 +1,13 @@
-"""What answers called of the tools that they could have: ``ToolNeed`` learns it from here.
+"""Teach ``ToolNeed`` which of the offered tools answers called.
 
-A routed request that offers tools is judged by what this agent's earlier ones called. Its own answer is kept
-beside the way to the client, as frames, unread: it is read a while after the client has it, one answer at a
-time and a hundred a second at most; more are left out, as a sample of so many says the same.
+A routed request that offers tools is classified by what this agent's earlier requests called. Its own answer
+is recorded unparsed on its way to the client, and parsed a while after, one at a time and at most a hundred a
+second; the rest are dropped, as such a sample suffices.
 
-Only what was free to call and came whole teaches. A ``tool_choice`` that orders a call, or forbids it, says
-what the caller wanted and nothing of what the model does by itself, so that agents that force their first
-call would be held for agents that always call. A cut, failed or cancelled answer may have been about to
-call. An answer from the cache, or of another's call, was counted when it was made. Where the powerful tier
-was asked in place of the fast one, its answer is the one that was shown, and counts.
+Only complete answers that were free to call count. A ``tool_choice`` that forces or forbids a call shows what
+the caller wanted, not what the model does: agents that force their first call would look like agents that
+always call. A cut, failed or cancelled answer might still have called. Cached and joined answers were counted
+when they were made. After an escalation the powerful tier's answer, which was shown, counts.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ _MOST_WAITING = 32
 
 
 class _Job(NamedTuple):
-    """A whole answer that is not read yet."""
+    """A complete answer that is not parsed yet."""
 
     guess: ToolGuess
     several_allowed: bool
@@ -42,8 +41,8 @@ class _Job(NamedTuple):
     events: Sequence[Event]
 
 
-def as_allowed(classification: Classification, body: Json) -> Classification:
-    """``classification`` where the request itself says which calls there may be."""
+def apply_tool_choice(classification: Classification, body: Json) -> Classification:
+    """``classification`` under the request's own ``tool_choice`` and ``parallel_tool_calls``."""
     choice = body.get("tool_choice", body.get("function_call"))
     kind = choice.get("type", "named") if isinstance(choice, Mapping) else choice
     if kind == "none":
@@ -60,60 +59,60 @@ def _several_allowed(body: Json) -> bool:
     return body.get("parallel_tool_calls") is not False
 
 
-def guess_of_run(agent: Agent, messages: Sequence[Message], turn: Turn) -> ToolGuess | None:
-    """What a run's first model call teaches about: where it was judged, and told nothing beforehand."""
+def tool_guess_of_run(agent: Agent, messages: Sequence[Message], turn: Turn) -> ToolGuess | None:
+    """The guess that a run's first model call can teach; None where it was not routed, or was instructed."""
     judged = turn.classification if agent.model == AUTO else None
-    told = agent.workflow or agent.plans or (messages and messages[-1].role is Role.TOOL)
-    return None if judged is None or told else judged.tool_guess
+    instructed = agent.workflow or agent.plans or (messages and messages[-1].role is Role.TOOL)
+    return None if judged is None or instructed else judged.tool_guess
 
 
-class ToolsCalled:
-    """Reads answers for the calls in them and lets ``tools`` know; one event loop owns it."""
+class ToolUseLearner:
+    """Parses answers for their tool calls, and reports them to ``tools``; one event loop owns it."""
 
     def __init__(self, tools: ToolNeed, codecs: Mapping[Dialect, Codec]) -> None:
-        """Nothing waits."""
+        """Start with an empty queue."""
         self.tools = tools
         self._codecs = codecs
         self._jobs: deque[_Job] = deque(maxlen=_MOST_WAITING)
         self._timer: asyncio.TimerHandle | None = None
 
     def recorder(self, request: ChatRequest, turn: Turn, emit: Emit) -> Flight:
-        """What keeps the answer, and is to be told it: the turn's own flight where ``emit`` is that."""
+        """The flight that records the answer for ``emit``: the turn's own where ``emit`` is that."""
         if isinstance(emit, Flight) and emit is turn.flight:
             return emit
         own = Flight(request.dialect, request.stream, request.include_usage, cancel_nothing)
         own.recording(emit)
         return own
 
-    async def after(
-        self, going: Awaitable[None], told: Flight, request: ChatRequest, turn: Turn
+    async def learn_after(
+        self, answering: Awaitable[None], recorder: Flight, request: ChatRequest, turn: Turn
     ) -> None:
-        """Wait for the answer, then have it read where it teaches. Raises as ``going``."""
+        """Await the answer, then queue it where it can teach. Raises as ``answering``."""
         judged = turn.classification
-        await going
+        await answering
         if judged is None or judged.tool_guess is None or not turn.complete:
             return
         allowed = _several_allowed(request.body)
-        job = _Job(judged.tool_guess, allowed, told.dialect, told.events)
+        job = _Job(judged.tool_guess, allowed, recorder.dialect, recorder.events)
         self._jobs.append(job)
         if self._timer is None:
-            self._rest()
+            self._schedule()
 
-    def _rest(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(_PAUSE_S, self._next)
+    def _schedule(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(_PAUSE_S, self._read_next)
 
-    def _next(self) -> None:
-        """Read one answer; the next one after a pause."""
+    def _read_next(self) -> None:
+        """Parse one answer; the next one after a pause."""
         job = self._jobs.popleft()
         self._timer = None
         if self._jobs:
-            self._rest()
-        called = self._calls(job)
+            self._schedule()
+        called = self._tools_called(job)
         if called is not None:
             self.tools.observe(job.guess, called, several_allowed=job.several_allowed)
 
-    def _calls(self, job: _Job) -> tuple[str, ...] | None:
-        """The tools that an answer calls; None where it is not whole, or cannot be read."""
+    def _tools_called(self, job: _Job) -> tuple[str, ...] | None:
+        """The tools that an answer calls; None where it is incomplete or unreadable."""
         answer = answer_from_events(job.events, self._codecs[job.dialect])
         if answer is None or answer.finish not in COMPLETE_FINISHES:
             return None
