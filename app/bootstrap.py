@@ -69,7 +69,7 @@ from app.settings import AgentSettings, ModelSettings, ProviderSettings, Setting
 from app.stores.event_log import EventLog
 from app.telemetry.metrics import Metrics
 from app.upstream import Origin, Pool, PoolLimits, Timeouts
-from app.wire.ag_ui import warm as warm_ag_ui
+from app.wire.ag_ui import preload_models as warm_ag_ui
 from app.wire.codecs import CODECS
 
 if TYPE_CHECKING:
@@ -393,7 +393,7 @@ def _wire_options(name: str, provider: ProviderSettings, path: bytes) -> WireOpt
         fallback=fallback,
         base_path=path,
         headers=_unique(headers),
-        responses_may_lack=provider.responses == "auto",
+        responses_optional=provider.responses == "auto",
     )
 
 

@@ -40,7 +40,7 @@ from app.pipeline.approvals import Resumption
 from app.pipeline.gateway import Turn
 from app.stores.event_log import RunLog
 from app.telemetry.timeline import Timeline
-from app.wire.ag_ui import AgentInput, frame, lost_frame, read_input
+from app.wire.ag_ui import AgentInput, frame, read_input, unnumbered_frame
 from app.wire.vercel import HEADERS, VercelWriter
 
 _STREAM_HEAD = (
@@ -173,7 +173,9 @@ class _Stream:
             except NotFound as late:  # it read so slowly that what it wants has left the log
                 lost = RunFailed(late.message, late.code)
                 run_id = self.log.run_id
-                await self.outlet.write(vercel.write(lost) if vercel else lost_frame(lost, run_id))
+                await self.outlet.write(
+                    vercel.write(lost) if vercel else unnumbered_frame(lost, run_id)
+                )
                 await self.outlet.end(vercel.end() if vercel else b"")
                 return
             if events:

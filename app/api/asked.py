@@ -27,7 +27,7 @@ from app.errors import GatewayError
 from app.pipeline.flights import LeadingFlight
 from app.pipeline.gateway import Gateway, Turn
 from app.pipeline.turn import resume_answer, resume_with_race
-from app.providers.wire import Begin, Begun, WireProvider, forwarded
+from app.providers.wire import BeginExchange, StartedExchange, WireProvider, forwarded_headers
 from app.routing.concurrency_limiter import ConcurrencyLimiter
 from app.routing.load import Deployment
 from app.telemetry.few_spans import CacheAndUpstream
@@ -69,7 +69,7 @@ class Plan:
     stream_head: bytes
     """Likewise a streamed one."""
     wire: WireProvider
-    send: Begin
+    send: BeginExchange
     start: bytes
     """How a request to the upstream begins."""
     within: Timeouts
@@ -81,7 +81,7 @@ class Plan:
 
 def _vendors(head: bytes) -> bytes:
     """The header lines of a response's head that are forwarded."""
-    return vendor_lines(forwarded(split_head(head)), limited=False)
+    return vendor_lines(forwarded_headers(split_head(head)), limited=False)
 
 
 class Asked(LeadingFlight):
@@ -159,7 +159,7 @@ class Asked(LeadingFlight):
     def _answer(self, shape: Shape, data: bytes, head_bytes: int) -> bool:
         """Hand the answer on and account for it; no, and nothing done, where it is not an ordinary one."""
         exchange, plan, outlet = self._exchange, self._plan, self._outlet
-        told = plan.wire.told.get(shape)
+        told = plan.wire.head_facts.get(shape)
         if told is None or shape.status != OK or not told[1]:
             return False
         body = data[head_bytes:]
@@ -313,9 +313,9 @@ class Asked(LeadingFlight):
         finally:
             edge.in_flight.now -= 1
 
-    def _begun(self) -> Begun:
+    def _begun(self) -> StartedExchange:
         """What is under way, for the provider."""
-        return Begun(self._exchange)
+        return StartedExchange(self._exchange)
 
     def _prepare(self, response: TurnResponse) -> None:
         """Tell who goes on of what went out already: nothing."""

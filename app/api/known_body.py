@@ -25,7 +25,7 @@ import msgspec
 from app.api.asked import Plan
 from app.cache.key import plain_text
 from app.domain.chat import PlainRequest
-from app.providers.outgoing import splice_plain
+from app.providers.upstream_request import splice_plain
 
 MOST_BYTES: Final = 4_096
 """Longer bodies are not remembered; a way's bodies are bounded in number too."""

@@ -18,7 +18,7 @@ from app.domain.run_events import RunFailed
 from app.errors import BadRequest, NotFound
 from app.pipeline.agent_runs import LiveRun, from_other_workers
 from app.stores.event_log import RunLog
-from app.wire.ag_ui import encoded, usage_list
+from app.wire.ag_ui import to_json, usage_list
 
 if TYPE_CHECKING:
     from app.stores.redis_runs import RemoteRun  # loads Redis' client
@@ -105,11 +105,11 @@ async def _told(log: RunLog | RemoteRun, seq: int) -> AsyncIterator[ServerSentEv
             events = log.after(seq)
         except NotFound as late:  # it reads so slowly that what it wants has left the log
             lost = RunFailed(late.message, late.code)
-            yield ServerSentEvent(data=encoded(lost, log.run_id), sep="\n")
+            yield ServerSentEvent(data=to_json(lost, log.run_id), sep="\n")
             return
         for number, event in events:
             event_id = f"{log.run_id}:{number}"
-            yield ServerSentEvent(data=encoded(event, log.run_id), id=event_id, sep="\n")
+            yield ServerSentEvent(data=to_json(event, log.run_id), id=event_id, sep="\n")
             seq = number
         if not await log.more(seq):
             return

@@ -41,7 +41,7 @@ from app.errors import GatewayError
 from app.pipeline.gated import GatedProvider
 from app.pipeline.gateway import Gateway
 from app.pipeline.turn import serve
-from app.providers.outgoing import model_fields, splice_plain
+from app.providers.upstream_request import model_fields, splice_plain
 from app.providers.wire import WireProvider
 from app.telemetry.few_spans import CacheAlone
 from app.telemetry.timeline import after_cache
@@ -242,7 +242,7 @@ class StraightWay:
             self._head(JSON_TYPE, model),
             self._head(STREAM_TYPE, model),
             wire,
-            *wire.sending(self.dialect, self.said),
+            *wire.send_parameters(self.dialect, self.said),
             _ENDLESS if gateway.prompts is None else gateway.prompts.least_bytes,
             {},
         )

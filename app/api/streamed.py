@@ -19,7 +19,7 @@ from app.api.response import COMMENT, TurnResponse, vendor_lines
 from app.domain.chat import Dialect
 from app.domain.events import Event, Frames
 from app.errors import UpstreamProtocol
-from app.providers.wire import Begun, forwarded
+from app.providers.wire import StartedExchange, forwarded_headers
 from app.telemetry.few_spans import CacheUpstreamStream
 from app.telemetry.timeline import after_upstream
 from app.upstream import Exchange, Shape
@@ -120,7 +120,7 @@ class Streamed(Asked):
     def _is_stream(self, exchange: Exchange) -> bool:
         """Whether what has come is the head of an ordinary stream, still under way."""
         shape = exchange.shape
-        told = None if shape is None else self._plan.wire.told.get(shape)
+        told = None if shape is None else self._plan.wire.head_facts.get(shape)
         return (
             told is not None and not told[1] and exchange.status == OK and exchange.conn is not None
         )
@@ -157,7 +157,7 @@ class Streamed(Asked):
 
     def _learn(self, frame: bytes, reader: PassthroughReader) -> None:
         """Know a chunk of one such frame by its bytes from now on."""
-        around = reader.alike(frame)
+        around = reader.split_around_text(frame)
         if around is not None:
             self._fold()
             self._before, self._behind = around[0], around[1] + _CHUNK_END
@@ -223,7 +223,7 @@ class Streamed(Asked):
 
     def _look(self, data: bytes, reader: PassthroughReader) -> bool:
         """As ``take``, of frames that tell something: a finish, usage, an error, the end."""
-        if reader.halfway or not data.startswith(_FIRST_WORDS):
+        if reader.has_partial_frame or not data.startswith(_FIRST_WORDS):
             return False
         self._exchange.alike = None  # the next chunk may begin with the rest of a frame
         events = self._events_of(data, reader)
@@ -254,10 +254,10 @@ class Streamed(Asked):
         try:
             events = reader.feed(data)
         except UpstreamProtocol:
-            reader.drop_half()
+            reader.drop_partial_frame()
             return None
         if reader.failure is not None:
-            return self._plan.wire.without_secrets(reader.failure, events)
+            return self._plan.wire.redact_failure(reader.failure, events)
         return events
 
     def _begin_answer(self, first: bytes) -> None:
@@ -269,9 +269,9 @@ class Streamed(Asked):
             looked_ns - cache_ns, first_ns - exchange.queued_ns, first_ns - started_ns
         )
         shape = exchange.shape
-        told = None if shape is None else plan.wire.told.get(shape)
+        told = None if shape is None else plan.wire.head_facts.get(shape)
         theirs = (
-            vendor_lines(forwarded(exchange.headers), limited=False)
+            vendor_lines(forwarded_headers(exchange.headers), limited=False)
             if told is None or told[0]
             else b""
         )
@@ -338,10 +338,10 @@ class Streamed(Asked):
         self._way.edge.pulse.discard(self)
         super()._hand_over()
 
-    def _begun(self) -> Begun:
+    def _begun(self) -> StartedExchange:
         exchange = self._exchange
         exchange.taker = None
-        return Begun(exchange, self._reader, self._first_ns, self._tokens)
+        return StartedExchange(exchange, self._reader, self._first_ns, self._tokens)
 
     def _prepare(self, response: TurnResponse) -> None:
         """Tell who goes on of what went out already."""

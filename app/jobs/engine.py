@@ -38,7 +38,7 @@ from app.stores.job_records import AttemptEnd, Delivery, Job
 from app.stores.job_store import JobStore
 from app.telemetry.job_metrics import JobMetrics
 from app.telemetry.timeline import Timeline
-from app.wire.ag_ui import read_input, written
+from app.wire.ag_ui import read_input, to_json_object
 
 T = TypeVar("T")
 _Numbered = tuple[int, str, str]
@@ -323,7 +323,7 @@ class Jobs:
             while await live.log.more(seq):
                 new = live.log.after(seq)
                 seq = new[-1][0]
-                told = teller.new([written(event, job.id) for _, event in new])
+                told = teller.new([to_json_object(event, job.id) for _, event in new])
                 if live.log.ended and seq == live.log.last:
                     break
                 await self._do(self.store.tell, job.id, told)

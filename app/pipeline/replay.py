@@ -18,8 +18,8 @@ from app.domain.replay import replay
 from app.errors import UpstreamError, UpstreamProtocol
 from app.pipeline.gateway import Gateway, Turn
 from app.ports import Codec
-from app.wire.beyond_neutral import tells_more
-from app.wire.passthrough import PassthroughReader, condensed
+from app.wire.passthrough import PassthroughReader, merge_deltas
+from app.wire.untranslatable import has_untranslatable_content
 
 
 def may_serve(
@@ -57,7 +57,7 @@ def _loses_nothing(entry: CachedAnswer, request: ChatRequest) -> bool:
     if not entry.pieces or same_form(entry, request):
         return True
     if entry.tells_more is None:
-        entry.tells_more = tells_more(entry.pieces)
+        entry.tells_more = has_untranslatable_content(entry.pieces)
     return not entry.tells_more
 
 
@@ -128,7 +128,7 @@ def read_answer(codec: Codec, pieces: tuple[bytes, ...], *, streamed: bool) -> A
     glance = codec.passthrough(hide_usage=False)
     data = b"".join(pieces)
     if isinstance(glance, PassthroughReader):
-        data = condensed(data, glance)
+        data = merge_deltas(data, glance)
     for event in reader.feed(data):
         builder.add(event)
     for event in reader.end():

@@ -41,7 +41,7 @@ from app.pipeline.decision_log import DecisionLog, SemanticDecision
 from app.pipeline.gateway import Gateway, Turn
 from app.pipeline.replay import read_answer
 from app.ports import Codec
-from app.wire.beyond_neutral import tells_more
+from app.wire.untranslatable import has_untranslatable_content
 
 LearningOutcome = Literal["kept", "unfit", "crowding", "unreadable", "away", "dropped", "failed"]
 """The outcome of learning from one answer; the values of the metric's label."""
@@ -353,7 +353,7 @@ class SemanticAnswers:
 
     def _answer(self, entry: CachedAnswer) -> Answer | None:
         """The stored answer, if it is admitted and its frames carry nothing beside it."""
-        if tells_more(entry.pieces):
+        if has_untranslatable_content(entry.pieces):
             return None
         answer = entry.answer or read_answer(
             self._codecs[entry.dialect], entry.pieces, streamed=entry.streamed

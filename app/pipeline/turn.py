@@ -39,7 +39,7 @@ from app.pipeline.semantic_race import answer_by_race, race_lookup_with_model
 from app.pipeline.shared_flight import answer_shared, look_up_shared
 from app.pipeline.skeletons import draft_for, fill_or_ask
 from app.pipeline.tool_use_learning import apply_tool_choice
-from app.wire.told_plainly import is_all_that_is_asked
+from app.wire.answered_by_text import is_answered_by_text
 
 if TYPE_CHECKING:
     from app.lanes.templates import Draft
@@ -156,7 +156,7 @@ async def _answer_from_lane(
             lane = None if draft is None else LaneAnswer(draft.skeleton, draft.head)
     if lane is None or request.terms is not None:
         return False
-    if not is_all_that_is_asked(request.body, lane.text):
+    if not is_answered_by_text(request.body, lane.text):
         return False
     turn.cache, turn.reason = CacheOutcome.LANE, f"lane {lane.rule}"
     whole = answer_of_text(
@@ -348,7 +348,7 @@ def _is_plain_question(view: PromptView, turn: Turn) -> bool:
 def _skeleton_fits(draft: Draft, request: ChatRequest) -> bool:
     """Whether ``draft`` meets the request's constraints even with each slot at its maximum length."""
     longest = draft.render({slot.name: "x" * slot.max_chars for slot in draft.open_slots})
-    return request.terms is None and is_all_that_is_asked(request.body, longest)
+    return request.terms is None and is_answered_by_text(request.body, longest)
 
 
 def _exact_lookup(

@@ -15,7 +15,7 @@ _SHORTEST = 8
 _SHOWN = b"[redacted]"
 
 
-def redacted(body: bytes, headers: Headers) -> bytes:
+def redact(body: bytes, headers: Headers) -> bytes:
     """``body`` without the values of ``headers`` that the upstream was sent."""
     for name, value in headers:
         secret = value.removeprefix(_BEARER)
@@ -25,13 +25,15 @@ def redacted(body: bytes, headers: Headers) -> bytes:
     return body
 
 
-def cleaned(failure: UpstreamError, events: Sequence[Event], headers: Headers) -> list[Event]:
+def redact_failure(
+    failure: UpstreamError, events: Sequence[Event], headers: Headers
+) -> list[Event]:
     """``events`` that told ``failure`` in a stream, and ``failure`` itself, without those values."""
-    failure.message = redacted(failure.message.encode(), headers).decode("utf-8", "replace")
+    failure.message = redact(failure.message.encode(), headers).decode("utf-8", "replace")
     failure.args = (failure.message,)
     if isinstance(failure, UpstreamStatus):
-        failure.body = redacted(failure.body, headers)
+        failure.body = redact(failure.body, headers)
     return [
-        Frames(redacted(event.data, headers), event.count) if type(event) is Frames else event
+        Frames(redact(event.data, headers), event.count) if type(event) is Frames else event
         for event in events
     ]

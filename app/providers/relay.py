@@ -9,17 +9,17 @@ from app.domain.model_call import Headers, ModelCall
 from app.domain.replay import replay
 from app.errors import UpstreamClosed
 from app.ports import Codec, StreamReader
-from app.providers.outgoing import Outgoing
-from app.providers.redaction import cleaned
+from app.providers.redaction import redact_failure
+from app.providers.upstream_request import UpstreamRequest
 
 
-async def hand_on_whole(body: bytes, call: ModelCall, request: Outgoing, emit: Emit) -> None:
+async def relay_answer(body: bytes, call: ModelCall, request: UpstreamRequest, emit: Emit) -> None:
     """Account for the answer in ``body`` and emit it: untouched to its own dialect, else as events.
 
     Raises ``UpstreamProtocol`` for a body that is no answer, before anything is emitted.
     """
     if request.passthrough:
-        await emit(whole(body, call, request.codec))
+        await emit(untouched_answer(body, call, request.codec))
         return
     answer = request.codec.read_answer(body)
     call.usage, call.finish, call.complete = answer.usage, answer.finish, True
@@ -29,7 +29,7 @@ async def hand_on_whole(body: bytes, call: ModelCall, request: Outgoing, emit: E
         await emit(event)
 
 
-def whole(body: bytes, call: ModelCall, codec: Codec) -> Whole:
+def untouched_answer(body: bytes, call: ModelCall, codec: Codec) -> Whole:
     """Account for an answer that goes through untouched. Raises as ``hand_on_whole``."""
     call.usage, call.finish = usage, _ = codec.glance(body)
     call.complete = True
@@ -38,14 +38,14 @@ def whole(body: bytes, call: ModelCall, codec: Codec) -> Whole:
     return Whole(body)
 
 
-def reader_of(request: Outgoing) -> StreamReader:
+def make_reader(request: UpstreamRequest) -> StreamReader:
     """What reads the upstream's stream: frames for a client of its own dialect, else neutral events."""
     if request.passthrough:
         return request.codec.passthrough(hide_usage=request.hide_usage)
     return request.codec.reader()
 
 
-async def hand_on(
+async def relay_chunk(
     data: bytes, reader: StreamReader, call: ModelCall, emit: Emit, sent: Headers
 ) -> None:
     """Emit what ``data`` completes. Raises the upstream's in-stream error if nothing went out before it.
@@ -54,7 +54,7 @@ async def hand_on(
     """
     events = reader.feed(data)
     if reader.failure is not None:
-        events = cleaned(reader.failure, events, sent)
+        events = redact_failure(reader.failure, events, sent)
     for event in events:
         if not call.first_event_ns:
             if reader.failure is not None:
@@ -64,23 +64,25 @@ async def hand_on(
         await emit(event)
 
 
-async def hand_on_rest(reader: StreamReader, call: ModelCall, emit: Emit, sent: Headers) -> None:
+async def relay_end(reader: StreamReader, call: ModelCall, emit: Emit, sent: Headers) -> None:
     """The upstream closed: emit what its last bytes still hold; ``sent`` as above."""
     events = reader.end()
     if reader.failure is not None:
-        events = cleaned(reader.failure, events, sent)
+        events = redact_failure(reader.failure, events, sent)
     for event in events:
         call.first_event_ns = call.first_event_ns or time.monotonic_ns()
         await emit(event)
 
 
-def settle(reader: StreamReader, call: ModelCall) -> None:
+def record_outcome(reader: StreamReader, call: ModelCall) -> None:
     """Account for what was read, however the reading ended."""
     call.usage, call.finish = reader.usage, reader.finish
     call.complete = reader.complete and reader.failure is None
 
 
-def judge(reader: StreamReader, call: ModelCall, request: Outgoing, name: str) -> None:
+def raise_for_outcome(
+    reader: StreamReader, call: ModelCall, request: UpstreamRequest, name: str
+) -> None:
     """Raise what the upstream said went wrong, or ``UpstreamClosed`` for a stream that was cut."""
     if reader.failure is not None:
         if request.passthrough and call.first_event_ns:

@@ -32,12 +32,19 @@ from app.errors import (
     UpstreamTimeout,
 )
 from app.ports import Codec
-from app.providers.outgoing import Outgoing, outgoing
-from app.providers.redaction import redacted
-from app.providers.relay import hand_on, hand_on_rest, hand_on_whole, judge, reader_of, settle
+from app.providers.redaction import redact
+from app.providers.relay import (
+    make_reader,
+    raise_for_outcome,
+    record_outcome,
+    relay_answer,
+    relay_chunk,
+    relay_end,
+)
+from app.providers.upstream_request import UpstreamRequest, build_upstream_request
 from app.settings import ProviderSettings
 
-_LAST_BYTES_S = 0.1
+_DRAIN_S = 0.1
 """How long the end of a whole answer's body is waited for."""
 
 _STATUS_ERRORS = (openai.APIStatusError, anthropic.APIStatusError)
@@ -80,7 +87,9 @@ class SdkProvider:
         self._http = _http_client(settings)
         key = settings.api_key.get_secret_value()
         sent = {"authorization": key, **settings.headers}
-        self._sent = tuple((name.lower().encode(), value.encode()) for name, value in sent.items())
+        self._secret_headers = tuple(
+            (name.lower().encode(), value.encode()) for name, value in sent.items()
+        )
         """What an upstream must not tell back."""
         self._openai: openai.AsyncOpenAI | None = None
         self._anthropic: (
@@ -114,12 +123,12 @@ class SdkProvider:
 
     async def stream(self, call: ModelCall, emit: Emit) -> None:
         """Run ``call`` and hand its events to ``emit``; see ``app.ports.Provider``."""
-        request = outgoing(call, self._codecs, self._codecs[self._fallback])
+        request = build_upstream_request(call, self._codecs, self._codecs[self._fallback])
         if call.shaped is not None and call.prompts is not None:
             emit = await call.prompts.gate(call, emit)
         call.timing.started_ns = time.monotonic_ns()
         try:
-            async with self._named_failures(request), self._open(call, request) as response:
+            async with self._translate_errors(request), self._open(call, request) as response:
                 call.timing.headers_ns = time.monotonic_ns()
                 call.upstream_status = response.status_code
                 if call.stream:
@@ -138,9 +147,9 @@ class SdkProvider:
         ):
             message = f"{self.name} has no endpoint that counts tokens"
             raise Unsupported(message)
-        request = outgoing(call, self._codecs, self._codecs[Dialect.MESSAGES])
+        request = build_upstream_request(call, self._codecs, self._codecs[Dialect.MESSAGES])
         fields: dict[str, object] = msgspec.json.decode(request.body)
-        async with self._named_failures(request):
+        async with self._translate_errors(request):
             counted = await self._anthropic.messages.count_tokens(
                 model=call.model.upstream_model,
                 messages=fields.pop("messages"),  # type: ignore[arg-type]  # as the client sent it
@@ -148,7 +157,9 @@ class SdkProvider:
             )
         return counted.input_tokens
 
-    def _open(self, call: ModelCall, request: Outgoing) -> AbstractAsyncContextManager[RawResponse]:
+    def _open(
+        self, call: ModelCall, request: UpstreamRequest
+    ) -> AbstractAsyncContextManager[RawResponse]:
         fields: dict[str, object] = msgspec.json.decode(request.body)
         headers = {}
         if call.native is not None:
@@ -184,40 +195,40 @@ class SdkProvider:
         return create(**common, **main, extra_body=fields)  # type: ignore[call-overload, no-any-return]
 
     async def _stream(
-        self, call: ModelCall, request: Outgoing, response: RawResponse, emit: Emit
+        self, call: ModelCall, request: UpstreamRequest, response: RawResponse, emit: Emit
     ) -> None:
         """Hand events on until the dialect's own end, as ``wire`` does."""
-        reader = reader_of(request)
+        reader = make_reader(request)
         chunks = response.iter_bytes()
         try:
             async for data in chunks:
-                await hand_on(data, reader, call, emit, self._sent)
+                await relay_chunk(data, reader, call, emit, self._secret_headers)
                 if reader.failure is not None or reader.complete:
                     break
             else:
-                await hand_on_rest(reader, call, emit, self._sent)
+                await relay_end(reader, call, emit, self._secret_headers)
         finally:
-            settle(reader, call)
-        judge(reader, call, request, self.name)
+            record_outcome(reader, call)
+        raise_for_outcome(reader, call, request, self.name)
         # The package keeps a connection only if the body was read to its end, which is nearly always here
         # already. An upstream that keeps its side open holds nobody up: leaving closes the connection.
         with suppress(TimeoutError, httpx2.HTTPError):
-            async with asyncio.timeout(_LAST_BYTES_S):
+            async with asyncio.timeout(_DRAIN_S):
                 async for _ in chunks:
                     pass
 
     async def _whole(
-        self, call: ModelCall, request: Outgoing, response: RawResponse, emit: Emit
+        self, call: ModelCall, request: UpstreamRequest, response: RawResponse, emit: Emit
     ) -> None:
-        await hand_on_whole(await response.read(), call, request, emit)
+        await relay_answer(await response.read(), call, request, emit)
 
     @asynccontextmanager
-    async def _named_failures(self, request: Outgoing) -> AsyncIterator[None]:
+    async def _translate_errors(self, request: UpstreamRequest) -> AsyncIterator[None]:
         """Turn the packages' errors into ours; the client's own leaving is no error of the upstream's."""
         try:
             yield
         except _STATUS_ERRORS as error:
-            raise await self._status(error.response, request) from error
+            raise await self._status_error(error.response, request) from error
         except _TIMEOUTS as error:
             message = f"{self.name} did not answer in time"
             raise UpstreamTimeout(message, phase="first_byte") from error
@@ -234,7 +245,9 @@ class SdkProvider:
             message = f"the package for {self.name} refused the call: {type(error).__name__}"
             raise UpstreamProtocol(message) from error
 
-    async def _status(self, response: httpx2.Response, request: Outgoing) -> UpstreamStatus:
+    async def _status_error(
+        self, response: httpx2.Response, request: UpstreamRequest
+    ) -> UpstreamStatus:
         try:
             body = await response.aread()
         except httpx2.HTTPError:
@@ -242,7 +255,9 @@ class SdkProvider:
         except httpx2.StreamError:
             body = b""
         headers = {k.lower(): v for k, v in response.headers.raw}
-        return request.codec.read_error(response.status_code, redacted(body, self._sent), headers)
+        return request.codec.read_error(
+            response.status_code, redact(body, self._secret_headers), headers
+        )
 
 
 def _http_client(settings: ProviderSettings) -> httpx2.AsyncClient:

@@ -18,17 +18,17 @@ from app.domain.events import Emit, Event, Frames, offer_of, pipe_of
 from app.domain.model_call import Headers, ModelCall
 from app.errors import Unsupported, UpstreamError, UpstreamProtocol, UpstreamStatus
 from app.ports import Codec, StreamReader
-from app.providers.outgoing import Outgoing, outgoing
-from app.providers.redaction import cleaned, redacted
+from app.providers.redaction import redact, redact_failure
 from app.providers.relay import (
-    hand_on,
-    hand_on_rest,
-    hand_on_whole,
-    judge,
-    reader_of,
-    settle,
-    whole,
+    make_reader,
+    raise_for_outcome,
+    record_outcome,
+    relay_answer,
+    relay_chunk,
+    relay_end,
+    untouched_answer,
 )
+from app.providers.upstream_request import UpstreamRequest, build_upstream_request
 from app.upstream import Exchange, Listener, Pool, Shape, Taker, Timeouts
 from app.wire.passthrough import PassthroughReader
 
@@ -43,14 +43,14 @@ _FORWARDED_PREFIXES = (
     b"anthropic-organization-id",
 )
 _FORWARDED = frozenset({b"retry-after-ms", b"request-id"})
-_TELLING = re.compile(rb"\n(?:x-ratelimit-|anthropic-|openai-|retry-after-ms|request-id)")
+_HAS_FORWARDED = re.compile(rb"\n(?:x-ratelimit-|anthropic-|openai-|retry-after-ms|request-id)")
 """Whether a head in lower case may hold a header that is forwarded: most local servers' hold none."""
-_MOST_SHAPES = 256
-_AS_IT_IS = b"identity"
+_MAX_SHAPES = 256
+_IDENTITY = b"identity"
 _NO_SUCH_PATH = frozenset({404, 405, 501})
 
 
-Begin = Callable[[bytes, bytes, Timeouts, bytes, Listener | None], Exchange | None]
+BeginExchange = Callable[[bytes, bytes, Timeouts, bytes, Listener | None], Exchange | None]
 """``Pool.begin``, of one pool."""
 
 
@@ -67,12 +67,12 @@ class WireOptions:
     """The path before each codec's own, e.g. ``/v1``."""
     headers: Headers
     """Sent with every call: authentication, version, the operator's own."""
-    responses_may_lack: bool = False
+    responses_optional: bool = False
     """The upstream may not know the Responses API: on its first 404 there, Chat Completions serve."""
 
 
 @dataclass(slots=True)
-class Begun:
+class StartedExchange:
     """A call that was begun by ``send``, for ``ModelCall.begun``."""
 
     exchange: Exchange
@@ -104,9 +104,9 @@ class WireProvider:
             dialect: options.base_path + codec.path.encode() for dialect, codec in codecs.items()
         }
         self._head: Headers = (*options.headers, _JSON)
-        self._starts: dict[Dialect, bytes] = {}
+        self._request_heads: dict[Dialect, bytes] = {}
         """How the requests begin that bring no headers of their own."""
-        self.told: dict[Shape, tuple[bool, bool]] = {}
+        self.head_facts: dict[Shape, tuple[bool, bool]] = {}
         """By the shape of a head: whether one is to be forwarded, and whether JSON follows."""
 
     @property
@@ -128,17 +128,17 @@ class WireProvider:
 
     async def stream(self, call: ModelCall, emit: Emit) -> None:  # noqa: C901, PLR0912 - no coroutine for a part of it
         """Run ``call`` and hand its events to ``emit``; see ``app.ports.Provider``."""
-        request = outgoing(call, self._codecs, self._fallback)
+        request = build_upstream_request(call, self._codecs, self._fallback)
         if call.shaped is not None and call.prompts is not None:
             emit = await call.prompts.gate(call, emit)
         timeouts, pool = self._timeouts, self._pool
-        start = self._start(call, request.codec.dialect)
+        start = self._request_head(call, request.codec.dialect)
         if call.deadline.at_s is not None:
-            timeouts = _shortened(timeouts, call.deadline.at_s)
+            timeouts = _capped_timeouts(timeouts, call.deadline.at_s)
         # As in Pool.request, without a coroutine of its own for the way that most calls take.
         begun, call.begun = call.begun, None
         reader = None
-        if isinstance(begun, Begun):
+        if isinstance(begun, StartedExchange):
             exchange: Exchange | None = begun.exchange
             reader = begun.reader
             call.first_event_ns, call.tokens_streamed = begun.first_event_ns, begun.tokens
@@ -159,9 +159,9 @@ class WireProvider:
             exchange = await pool.persist(
                 exchange, start, request.body, timeouts, replays=not call.once
             )
-        json = self._headed(call, exchange)
+        json = self._read_head(call, exchange)
         if exchange.status >= _ERROR_FROM:
-            request, exchange, json = await self._second(call, request, exchange)
+            request, exchange, json = await self._retry_translated(call, request, exchange)
         try:
             if call.stream and not json:
                 await self._stream(call, request, exchange, emit, reader)
@@ -169,13 +169,15 @@ class WireProvider:
                 body = exchange.at_hand() or await exchange.read_all(_MAX_ANSWER_BYTES)
                 call.ended_ns = exchange.ended_ns
                 offer = offer_of(emit) if request.passthrough else None
-                if offer is None or not offer(whole(body, call, request.codec)):
-                    await hand_on_whole(body, call, request, emit)
+                if offer is None or not offer(untouched_answer(body, call, request.codec)):
+                    await relay_answer(body, call, request, emit)
         finally:
             if exchange.conn is not None:
                 (exchange.let_go if call.complete else exchange.abort)()
 
-    def sending(self, dialect: Dialect, said: Headers = ()) -> tuple[Begin, bytes, Timeouts]:
+    def send_parameters(
+        self, dialect: Dialect, said: Headers = ()
+    ) -> tuple[BeginExchange, bytes, Timeouts]:
         """How a body that is as this upstream reads it is sent where that takes no wait, see ``Pool.begin``.
 
         For calls without a deadline whose callers say ``said`` to the vendor; ``stream`` goes on with the
@@ -184,17 +186,17 @@ class WireProvider:
         start = self._pool.start_of(self._paths[dialect], _merged(self._head, said))
         return self._pool.begin, start, self._timeouts
 
-    def without_secrets(self, failure: UpstreamError, events: Sequence[Event]) -> Sequence[Event]:
+    def redact_failure(self, failure: UpstreamError, events: Sequence[Event]) -> Sequence[Event]:
         """``events`` that told ``failure``, without what this upstream was sent to know us by; it as well."""
-        return cleaned(failure, events, self._options.headers)
+        return redact_failure(failure, events, self._options.headers)
 
-    def _start(self, call: ModelCall, dialect: Dialect, suffix: bytes = b"") -> bytes:
+    def _request_head(self, call: ModelCall, dialect: Dialect, suffix: bytes = b"") -> bytes:
         """The request's head but for its body's length."""
         native = call.native
         if not suffix and not call.traceparent and (native is None or not native.forward_headers):
-            start = self._starts.get(dialect)
+            start = self._request_heads.get(dialect)
             if start is None:
-                start = self._starts[dialect] = self._pool.start_of(
+                start = self._request_heads[dialect] = self._pool.start_of(
                     self._paths[dialect], self._head
                 )
             return start
@@ -205,36 +207,36 @@ class WireProvider:
             headers = (*headers, (b"traceparent", call.traceparent.encode("latin-1")))
         return self._pool.start_of(self._paths[dialect] + suffix, headers)
 
-    def _headed(self, call: ModelCall, exchange: Exchange) -> bool:
+    def _read_head(self, call: ModelCall, exchange: Exchange) -> bool:
         """The response's head is there: note what it tells; whether a JSON body follows."""
         call.headers_ns = exchange.first_byte_ns
         call.upstream_status = exchange.status
         shape = exchange.shape
-        told = None if shape is None else self.told.get(shape)
+        told = None if shape is None else self.head_facts.get(shape)
         if told is None:
             json = (exchange.header(b"content-type") or b"").startswith(b"application/json")
-            told = (_TELLING.search(exchange.low_head) is not None, json)
+            told = (_HAS_FORWARDED.search(exchange.low_head) is not None, json)
             if shape is not None:
-                if len(self.told) >= _MOST_SHAPES:
-                    self.told.clear()
-                self.told[shape] = told
+                if len(self.head_facts) >= _MAX_SHAPES:
+                    self.head_facts.clear()
+                self.head_facts[shape] = told
         if told[0]:
-            call.response_headers = forwarded(exchange.headers)
+            call.response_headers = forwarded_headers(exchange.headers)
         return told[1]
 
-    async def _second(
-        self, call: ModelCall, request: Outgoing, exchange: Exchange
-    ) -> tuple[Outgoing, Exchange, bool]:
+    async def _retry_translated(
+        self, call: ModelCall, request: UpstreamRequest, exchange: Exchange
+    ) -> tuple[UpstreamRequest, Exchange, bool]:
         """Raise what the upstream answered, or ask again in a dialect that it may know."""
         error = await self._error(exchange, request)
-        if not self._lacks_responses(call, error):
+        if not self._lacks_responses_api(call, error):
             raise error
         call.conversation = self._codecs[Dialect.RESPONSES].read(call.native.body)  # type: ignore[union-attr]
         call.native = None
         self._dialects = self._dialects - {Dialect.RESPONSES}
-        request = outgoing(call, self._codecs, self._fallback)
+        request = build_upstream_request(call, self._codecs, self._fallback)
         exchange = await self._send(call, request)
-        json = self._headed(call, exchange)
+        json = self._read_head(call, exchange)
         if exchange.status >= _ERROR_FROM:
             raise await self._error(exchange, request)
         return request, exchange, json
@@ -245,36 +247,38 @@ class WireProvider:
         if native is None or native.dialect is not Dialect.MESSAGES:
             message = f"{self.name} has no endpoint that counts tokens"
             raise Unsupported(message)
-        request = outgoing(call, self._codecs, self._codecs[Dialect.MESSAGES])
+        request = build_upstream_request(call, self._codecs, self._codecs[Dialect.MESSAGES])
         exchange = await self._send(call, request, suffix=b"/count_tokens")
         if exchange.status >= _ERROR_FROM:
             raise await self._error(exchange, request)
         body = await exchange.read_all(_MAX_ERROR_BYTES)
         try:
-            return msgspec.json.decode(body, type=_Counted).input_tokens
+            return msgspec.json.decode(body, type=_TokenCount).input_tokens
         except msgspec.DecodeError as exc:
             message = f"{self.name} answered a token count with something else"
             raise UpstreamProtocol(message) from exc
 
-    async def _send(self, call: ModelCall, request: Outgoing, suffix: bytes = b"") -> Exchange:
+    async def _send(
+        self, call: ModelCall, request: UpstreamRequest, suffix: bytes = b""
+    ) -> Exchange:
         timeouts = self._timeouts
         if call.deadline.at_s is not None:
-            timeouts = _shortened(timeouts, call.deadline.at_s)
-        start = self._start(call, request.codec.dialect, suffix)
+            timeouts = _capped_timeouts(timeouts, call.deadline.at_s)
+        start = self._request_head(call, request.codec.dialect, suffix)
         return await self._pool.persist(None, start, request.body, timeouts)
 
-    async def _error(self, exchange: Exchange, request: Outgoing) -> UpstreamStatus:
+    async def _error(self, exchange: Exchange, request: UpstreamRequest) -> UpstreamStatus:
         body = await exchange.read_all(_MAX_ERROR_BYTES)
-        if (exchange.header(b"content-encoding") or _AS_IT_IS).lower() != _AS_IT_IS:
+        if (exchange.header(b"content-encoding") or _IDENTITY).lower() != _IDENTITY:
             body = b""  # nobody asked for that, the client would not know, and our key may be in it
         return request.codec.read_error(
-            exchange.status, redacted(body, self._options.headers), dict(exchange.headers)
+            exchange.status, redact(body, self._options.headers), dict(exchange.headers)
         )
 
-    def _lacks_responses(self, call: ModelCall, error: UpstreamStatus) -> bool:
+    def _lacks_responses_api(self, call: ModelCall, error: UpstreamStatus) -> bool:
         """Whether this upstream has just shown that it knows no Responses API (and not: no such model)."""
         return (
-            self._options.responses_may_lack
+            self._options.responses_optional
             and call.native is not None
             and call.native.dialect is Dialect.RESPONSES
             and error.status in _NO_SUCH_PATH
@@ -284,7 +288,7 @@ class WireProvider:
     async def _stream(
         self,
         call: ModelCall,
-        request: Outgoing,
+        request: UpstreamRequest,
         exchange: Exchange,
         emit: Emit,
         reader: StreamReader | None = None,
@@ -294,26 +298,26 @@ class WireProvider:
         ``reader`` is one that has read the beginning.
         """
         if reader is None:
-            reader = reader_of(request)
+            reader = make_reader(request)
         try:
             taker = None
             broken = reader.failure is not None
             while not broken and (data := await exchange.read(taker)):
-                await hand_on(data, reader, call, emit, self._options.headers)
+                await relay_chunk(data, reader, call, emit, self._options.headers)
                 if reader.failure is not None or reader.complete:
                     break
                 if taker is None and request.passthrough and call.first_event_ns:
-                    taker = _taker(call, reader, emit)
+                    taker = _make_taker(call, reader, emit)
             else:
                 if not broken:
-                    await hand_on_rest(reader, call, emit, self._options.headers)
+                    await relay_end(reader, call, emit, self._options.headers)
         finally:
             call.ended_ns = time.monotonic_ns()
-            settle(reader, call)
-        judge(reader, call, request, self.name)
+            record_outcome(reader, call)
+        raise_for_outcome(reader, call, request, self.name)
 
 
-def _taker(call: ModelCall, reader: StreamReader, emit: Emit) -> Taker | None:
+def _make_taker(call: ModelCall, reader: StreamReader, emit: Emit) -> Taker | None:
     """What passes ordinary frames straight from one socket to the other while nobody has to wait.
 
     The task that reads is woken for everything else: frames that tell something, half frames, the end, and a
@@ -338,17 +342,17 @@ def _taker(call: ModelCall, reader: StreamReader, emit: Emit) -> Taker | None:
     return take
 
 
-class _Counted(msgspec.Struct):
+class _TokenCount(msgspec.Struct):
     input_tokens: int
 
 
-def _shortened(timeouts: Timeouts, deadline_s: float) -> Timeouts:
+def _capped_timeouts(timeouts: Timeouts, deadline_s: float) -> Timeouts:
     """No longer than until ``deadline_s``."""
     left_s = max(0.001, deadline_s - time.monotonic())
     return replace(timeouts, total_s=min(timeouts.total_s, left_s))
 
 
-def forwarded(headers: Sequence[tuple[bytes, bytes]]) -> Headers:
+def forwarded_headers(headers: Sequence[tuple[bytes, bytes]]) -> Headers:
     """The vendor's headers that its own clients read: limits, request ids."""
     return tuple(
         (name, value)

@@ -26,7 +26,7 @@ from app.providers.profiles import abilities
 from app.routing.router_settings import router_from_settings
 from app.whatif.outcome import FIXED, Outcomes
 from app.whatif.traffic import Arrival, TraceError
-from app.wire.told_plainly import is_all_that_is_asked
+from app.wire.answered_by_text import is_answered_by_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -138,7 +138,7 @@ class Again:
             raise TraceError([f"{arrival.place}: the model {named[:80]!r} is not configured"])
         if not named and self._lanes is not None and view.is_plain_question:
             lane = self._lanes.match(view.text)
-            if lane is not None and is_all_that_is_asked(request.body, lane.text):
+            if lane is not None and is_answered_by_text(request.body, lane.text):
                 self._hit("lane")
                 return
         key = self._key(arrival, request)

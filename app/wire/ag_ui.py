@@ -87,7 +87,7 @@ class AgentInput:
     forwarded: Json = field(default_factory=dict)
 
 
-def warm() -> None:
+def preload_models() -> None:
     """Load the protocol's models now: the first run would wait 0.4 s for them (measured)."""
     read_input(b'{"threadId": "t", "runId": "r", "messages": []}')
 
@@ -221,24 +221,28 @@ def _parts(content: object, origin: str) -> tuple[TextPart | ImagePart, ...]:
 
 def frame(event: RunEvent, run_id: str, seq: int) -> bytes:
     """One SSE frame."""
-    return b"id: %s:%d\ndata: %s\n\n" % (run_id.encode(), seq, _encode(written(event, run_id)))
+    return b"id: %s:%d\ndata: %s\n\n" % (
+        run_id.encode(),
+        seq,
+        _encode(to_json_object(event, run_id)),
+    )
 
 
-def lost_frame(event: RunFailed, run_id: str) -> bytes:
+def unnumbered_frame(event: RunFailed, run_id: str) -> bytes:
     """What ends one reader's stream, not the run: a frame without an id, so that none is gone on from."""
-    return b"data: %s\n\n" % _encode(written(event, run_id))
+    return b"data: %s\n\n" % _encode(to_json_object(event, run_id))
 
 
-def encoded(event: RunEvent, run_id: str) -> str:
+def to_json(event: RunEvent, run_id: str) -> str:
     """One event as JSON text."""
-    return _encode(written(event, run_id)).decode()
+    return _encode(to_json_object(event, run_id)).decode()
 
 
-def written(event: RunEvent, run_id: str) -> dict[str, object]:  # noqa: PLR0911 - one return a kind
+def to_json_object(event: RunEvent, run_id: str) -> dict[str, object]:  # noqa: PLR0911 - one return a kind
     """One event as AG-UI's JSON object."""
     match event:
         case Within(subagent_id, inner):
-            return {**written(inner, run_id), "subagentRunId": subagent_id}
+            return {**to_json_object(inner, run_id), "subagentRunId": subagent_id}
         case RunStarted() | RunFinished() | RunFailed():
             return _of_run(event)
         case Status():

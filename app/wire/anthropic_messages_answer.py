@@ -97,15 +97,17 @@ def read_usage(usage: WireUsage, before: Usage | None = None) -> Usage:
     details = usage.output_tokens_details
     reasoning = details.thinking_tokens if details else None
     return Usage(
-        input_tokens=_told(usage.input_tokens, known.input_tokens),
-        cached_tokens=_told(usage.cache_read_input_tokens, known.cached_tokens),
-        cache_write_tokens=_told(usage.cache_creation_input_tokens, known.cache_write_tokens),
-        output_tokens=_told(usage.output_tokens, known.output_tokens),
-        reasoning_tokens=_told(reasoning, known.reasoning_tokens),
+        input_tokens=_count_or_before(usage.input_tokens, known.input_tokens),
+        cached_tokens=_count_or_before(usage.cache_read_input_tokens, known.cached_tokens),
+        cache_write_tokens=_count_or_before(
+            usage.cache_creation_input_tokens, known.cache_write_tokens
+        ),
+        output_tokens=_count_or_before(usage.output_tokens, known.output_tokens),
+        reasoning_tokens=_count_or_before(reasoning, known.reasoning_tokens),
     )
 
 
-def _told(value: int | None, before: int) -> int:
+def _count_or_before(value: int | None, before: int) -> int:
     return before if value is None else token_count(value)
 
 
@@ -125,7 +127,7 @@ def read_stop_reason(word: str | None) -> FinishReason:
     return _FINISH.get(word or "end_turn", FinishReason.STOP)
 
 
-def read_explanation(details: object) -> str:
+def read_refusal_reason(details: object) -> str:
     """Why the vendor refused, in its own words; "" where it does not say.
 
     Told where the model said nothing itself: words that were cut off by a refusal stay what they are.
@@ -150,7 +152,7 @@ def read_answer(body: bytes) -> Answer:
     if message.content is None:
         raise UpstreamProtocol("The upstream's answer holds no content.")
     blocks = tuple(block for wire in message.content if (block := _read_block(wire)) is not None)
-    explanation = read_explanation(message.stop_details)
+    explanation = read_refusal_reason(message.stop_details)
     if explanation and not any(isinstance(block, TextBlock) for block in blocks):
         blocks = (*blocks, RefusalBlock(explanation))
     return Answer(

@@ -28,7 +28,7 @@ from app.domain.chat import (
 )
 from app.errors import BadRequest
 from app.wire import fields, json_text
-from app.wire.fields import cannot_carry, objects, refuse_unknown
+from app.wire.fields import objects, refuse_unknown, untranslatable
 
 _ROLES = {"user": Role.USER, "assistant": Role.ASSISTANT, "system": Role.SYSTEM}
 _CHOICES = {"auto": "auto", "any": "required", "none": "none", "tool": "named"}
@@ -125,7 +125,7 @@ def read(body: Json) -> Conversation:
     if speed == "fast":
         hints.append("speed")
     elif speed not in {"", "standard"}:
-        raise cannot_carry("speed")
+        raise untranslatable("speed")
     choice, parallel = _read_tool_choice(body)
     output, effort = _read_output(body)
     tier = fields.optional_text(body, "service_tier", "")
@@ -171,7 +171,7 @@ def _read_sampling(body: Json, effort: str | None, hints: list[str]) -> Sampling
             case "adaptive":
                 adaptive = True
             case _:
-                raise cannot_carry("thinking.type")
+                raise untranslatable("thinking.type")
     return Sampling(
         temperature=fields.optional_number(body, "temperature", 0, 1),
         top_p=fields.optional_number(body, "top_p", 0, 1),
@@ -222,14 +222,14 @@ def _read_tools(body: Json, hints: list[str]) -> list[Tool]:
     for path, tool in objects(fields.optional_list(body, "tools"), "tools"):
         kind = tool.get("type")
         if kind not in (None, "custom"):
-            raise cannot_carry(f"{path}.type", why=f"'{kind}' runs on its vendor's side")
+            raise untranslatable(f"{path}.type", why=f"'{kind}' runs on its vendor's side")
         known = {
             "type", "name", "description", "input_schema", "strict", "cache_control",
             "eager_input_streaming", "allowed_callers",
         }  # fmt: skip
         refuse_unknown(tool, known, path)
         if tool.get("allowed_callers") not in (None, [], ["direct"]):
-            raise cannot_carry(f"{path}.allowed_callers")
+            raise untranslatable(f"{path}.allowed_callers")
         if tool.get("eager_input_streaming"):
             hints.append("tools[].eager_input_streaming")
         tools.append(
@@ -307,7 +307,7 @@ def _read_block(block: Json, path: str, hints: list[str]) -> Part:  # noqa: PLR0
             refuse_unknown(block, {"type", "data"}, path)
             return RedactedThinkingPart(fields.text_at(block, "data", path))
         case _:
-            raise cannot_carry(f"{path}.type", why=f"a '{kind}' block has no counterpart")
+            raise untranslatable(f"{path}.type", why=f"a '{kind}' block has no counterpart")
 
 
 def _read_mark(block: Json, path: str) -> CacheMark | None:
@@ -340,7 +340,7 @@ def _read_image(block: Json, mark: CacheMark | None, path: str) -> ImagePart:
         case "url":
             return ImagePart(url=fields.text_at(source, "url", where), cache=mark)
         case _:
-            raise cannot_carry(f"{where}.type", why=f"a '{kind}' image stays with its vendor")
+            raise untranslatable(f"{where}.type", why=f"a '{kind}' image stays with its vendor")
 
 
 def _read_document(block: Json, mark: CacheMark | None, path: str) -> DocumentPart:
@@ -350,7 +350,7 @@ def _read_document(block: Json, mark: CacheMark | None, path: str) -> DocumentPa
         config = fields.as_object(citations, f"{path}.citations")
         refuse_unknown(config, {"enabled"}, f"{path}.citations")
         if config.get("enabled"):
-            raise cannot_carry(f"{path}.citations")
+            raise untranslatable(f"{path}.citations")
     title = fields.optional_text(block, "title", path)
     kind, source = _source(block, path)
     where = f"{path}.source"
@@ -367,14 +367,14 @@ def _read_document(block: Json, mark: CacheMark | None, path: str) -> DocumentPa
                 file_id=fields.text_at(source, "file_id", where), title=title, cache=mark
             )
         case _:
-            raise cannot_carry(f"{where}.type", why=f"a '{kind}' document has no counterpart")
+            raise untranslatable(f"{where}.type", why=f"a '{kind}' document has no counterpart")
 
 
 def _read_call(block: Json, mark: CacheMark | None, path: str) -> ToolCallPart:
     refuse_unknown(block, {"type", "id", "name", "input", "cache_control", "caller"}, path)
     caller = block.get("caller")
     if caller is not None and caller != {"type": "direct"}:
-        raise cannot_carry(f"{path}.caller")
+        raise untranslatable(f"{path}.caller")
     arguments = json_text.encode_text(fields.as_object(block.get("input"), f"{path}.input"))
     return ToolCallPart(
         fields.text_at(block, "id", path), fields.text_at(block, "name", path), arguments, mark
@@ -390,7 +390,7 @@ def _read_result(
     if content is not None:
         for part in _read_content(content, f"{path}.content", hints):
             if not isinstance(part, TextPart | ImagePart | DocumentPart):
-                raise cannot_carry(f"{path}.content")
+                raise untranslatable(f"{path}.content")
             parts.append(part)
     call_id = fields.text_at(block, "tool_use_id", path)
     is_error = fields.optional_bool(block, "is_error", path) or False

@@ -30,7 +30,7 @@ from app.wire.anthropic_messages_answer import (
     WireMessage,
     WireUsage,
     arguments_of,
-    read_explanation,
+    read_refusal_reason,
     read_stop_reason,
     read_usage,
 )
@@ -243,7 +243,7 @@ class MessagesReader(EventReader):
         if event.delta is not None and event.delta.stop_reason:
             reason = read_stop_reason(event.delta.stop_reason)
             self._finished = Finished(reason, None, event.delta.stop_sequence)
-            self._explanation = read_explanation(event.delta.stop_details)
+            self._explanation = read_refusal_reason(event.delta.stop_details)
 
     def _end_answer(self, events: list[Event]) -> None:
         if self.complete:

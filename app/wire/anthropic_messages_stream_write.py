@@ -30,9 +30,9 @@ from app.wire.anthropic_messages_answer import (
     write_stop_reason,
     write_usage,
 )
+from app.wire.block_sequencer import BlockSequencer
 from app.wire.failures import anthropic_error
 from app.wire.identity import answer_id
-from app.wire.sequence import BlockSequencer
 from app.wire.sse import comment_frame, event_frame
 
 _TEXT_HEAD = b'event: content_block_delta\ndata: {"type":"content_block_delta","index":'

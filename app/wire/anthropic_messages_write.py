@@ -26,7 +26,12 @@ from app.domain.chat import (
 from app.domain.models import LEAST_THINKING_BUDGET_TOKENS, THINKING_BUDGET_TOKENS, Model
 from app.errors import BadRequest
 from app.wire import json_text
-from app.wire.spelling import refuse, refuse_choice_without_tools, refuse_in, spell_ttl
+from app.wire.field_names import (
+    cache_ttl_field,
+    check_tool_choice,
+    unsupported_field,
+    unsupported_part,
+)
 
 _TTLS = frozenset({"5m", "1h"})
 _TIERS = {"default": "standard_only", "standard_only": "standard_only"}
@@ -66,7 +71,9 @@ class _Writer:
             raise BadRequest(f"A request to {self._target} needs a user message.", param="messages")
         last = conversation.messages[-1]
         if last.role is Role.ASSISTANT and not self._model.abilities.prefill:
-            raise refuse_in(last, "role", self._target, "the model does not continue an answer")
+            raise unsupported_part(
+                last, "role", self._target, "the model does not continue an answer"
+            )
         self._sampling(body)
         self._thinking(body)
         self._tools(body)
@@ -78,7 +85,7 @@ class _Writer:
         if conversation.service_tier:
             tier = _TIERS.get(conversation.service_tier)
             if tier is None:
-                raise refuse(conversation, "service_tier", self._target)
+                raise unsupported_field(conversation, "service_tier", self._target)
             body["service_tier"] = tier
         if stream:
             body["stream"] = True
@@ -112,7 +119,7 @@ class _Writer:
 
     def _blocks(self, message: Message) -> list[Body]:
         if message.name:
-            raise refuse_in(message, "name", self._target)
+            raise unsupported_part(message, "name", self._target)
         blocks: list[Body] = []
         for part in message.parts:
             block = self._block(part, message)
@@ -143,7 +150,7 @@ class _Writer:
             case RedactedThinkingPart(data):
                 return {"type": "redacted_thinking", "data": data}
             case _:
-                raise refuse_in(message, "content", self._target)
+                raise unsupported_part(message, "content", self._target)
 
     def _text(self, text: str, mark: CacheMark | None) -> Body | None:
         # The API refuses empty text blocks, and an empty text says nothing.
@@ -156,7 +163,7 @@ class _Writer:
                 if mark.ttl in _TTLS:
                     control["ttl"] = mark.ttl
                 elif mark.ttl:
-                    self._dropped[spell_ttl(self._conversation)] = None
+                    self._dropped[cache_ttl_field(self._conversation)] = None
                 block["cache_control"] = control
             else:
                 self._dropped["cache_control"] = None
@@ -164,7 +171,7 @@ class _Writer:
 
     def _image(self, part: ImagePart, message: Message) -> Body:
         if not self._model.abilities.images:
-            raise refuse_in(message, "content", self._target, "the model takes no images")
+            raise unsupported_part(message, "content", self._target, "the model takes no images")
         if part.detail not in {"", "auto"}:
             self._dropped["image_url.detail"] = None
         source: Body
@@ -176,13 +183,13 @@ class _Writer:
 
     def _document(self, part: DocumentPart, message: Message) -> Body:
         if not self._model.abilities.documents:
-            raise refuse_in(message, "content", self._target, "the model takes no documents")
+            raise unsupported_part(message, "content", self._target, "the model takes no documents")
         source: Body
         if part.url:
             source = {"type": "url", "url": part.url}
         elif part.file_id:
             if self._conversation.source is not Dialect.MESSAGES:
-                raise refuse_in(
+                raise unsupported_part(
                     message, "content", self._target, "the file id belongs to another vendor"
                 )
             source = {"type": "file", "file_id": part.file_id}
@@ -191,7 +198,7 @@ class _Writer:
         elif part.media_type == "text/plain" and self._conversation.source is Dialect.MESSAGES:
             source = {"type": "text", "media_type": part.media_type, "data": part.data}
         else:
-            raise refuse_in(
+            raise unsupported_part(
                 message, "content", self._target, f"it takes no '{part.media_type}' documents"
             )
         block: Body = {"type": "document", "source": source}
@@ -229,9 +236,13 @@ class _Writer:
                 continue
             if not self._model.abilities.temperature:
                 if value != 1:
-                    raise refuse(self._conversation, name, self._target, "the model fixes it")
+                    raise unsupported_field(
+                        self._conversation, name, self._target, "the model fixes it"
+                    )
             elif value > 1:
-                raise refuse(self._conversation, name, self._target, "it must be at most 1")
+                raise unsupported_field(
+                    self._conversation, name, self._target, "it must be at most 1"
+                )
             else:
                 body[name] = value
         if sampling.top_k is not None:
@@ -249,7 +260,7 @@ class _Writer:
             ("verbosity", sampling.verbosity, "medium"),
         ):
             if value is not None and value != usual:
-                raise refuse(self._conversation, name, self._target)
+                raise unsupported_field(self._conversation, name, self._target)
 
     def _thinking(self, body: Body) -> None:
         sampling, kind = self._conversation.sampling, self._model.abilities.thinking
@@ -275,7 +286,9 @@ class _Writer:
             if "thinking" not in body:
                 self._give_budget(body, THINKING_BUDGET_TOKENS[effort])
         else:
-            raise refuse(self._conversation, "effort", self._target, "the model does not think")
+            raise unsupported_field(
+                self._conversation, "effort", self._target, "the model does not think"
+            )
 
     def _told_budget(self, body: Body, budget: int) -> None:
         kind = self._model.abilities.thinking
@@ -283,7 +296,7 @@ class _Writer:
             if kind != "none":
                 body["thinking"] = {"type": "disabled"}
         elif kind == "none":
-            raise refuse(
+            raise unsupported_field(
                 self._conversation,
                 "thinking_budget_tokens",
                 self._target,
@@ -300,7 +313,7 @@ class _Writer:
         """Think within a limit of the answer that the caller set for itself."""
         limit = self._max_tokens()
         if limit <= LEAST_THINKING_BUDGET_TOKENS:
-            raise refuse(
+            raise unsupported_field(
                 self._conversation,
                 "effort",
                 self._target,
@@ -312,10 +325,10 @@ class _Writer:
     def _tools(self, body: Body) -> None:
         conversation = self._conversation
         if not conversation.tools:
-            refuse_choice_without_tools(conversation, self._target)
+            check_tool_choice(conversation, self._target)
             return
         if not self._model.abilities.tools:
-            raise refuse(conversation, "tools", self._target, "the model takes no tools")
+            raise unsupported_field(conversation, "tools", self._target, "the model takes no tools")
         body["tools"] = [self._tool(tool) for tool in conversation.tools]
         choice, parallel = conversation.tool_choice, conversation.parallel_tool_calls
         if choice is None and parallel is None:
@@ -344,11 +357,11 @@ class _Writer:
         if output is None:
             return
         if output.schema is None:
-            raise refuse(
+            raise unsupported_field(
                 self._conversation, "json_output", self._target, "it takes a JSON schema only"
             )
         if not self._model.abilities.structured_output:
-            raise refuse(
+            raise unsupported_field(
                 self._conversation, "json_output", self._target, "the model takes no schema"
             )
         schema = dict(output.schema)

@@ -137,18 +137,18 @@ def refuse_unknown(obj: Json, known: Collection[str], path: str, target: str = "
     Null, false and empty values say nothing and pass.
     """
     for key, value in obj.items():
-        if key not in known and says_something(value):
-            raise cannot_carry(join(path, key), target)
+        if key not in known and has_effect(value):
+            raise untranslatable(join(path, key), target)
 
 
-def says_something(value: object) -> bool:
+def has_effect(value: object) -> bool:
     """Say whether a field with this value asks for anything: not null, false, or empty."""
     if value is None or value is False:
         return False
     return not (isinstance(value, str | list | Mapping) and not value)
 
 
-def cannot_carry(path: str, target: str = "", why: str = "") -> Unsupported:
+def untranslatable(path: str, target: str = "", why: str = "") -> Unsupported:
     """The error for a field that would get lost on its way to a model of another API."""
     where = f" to {target}" if target else " to a model of another API"
     tail = f": {why}" if why else ""

@@ -275,7 +275,7 @@ def _read_blocks(message: _Message) -> list[AnswerBlock]:
             raise UpstreamProtocol("A tool call in the upstream's answer has no function name.")
         blocks.append(
             ToolCallBlock(
-                id=call.id or made_call_id(index),
+                id=call.id or fallback_call_id(index),
                 name=call.function.name,
                 arguments=read_arguments(call.function.arguments) or "{}",
             )
@@ -312,7 +312,7 @@ def read_content(content: object) -> list[tuple[bool, str]]:
     return found
 
 
-def made_call_id(index: int) -> str:
+def fallback_call_id(index: int) -> str:
     """An id for a call to which the server gave none; unique within one answer."""
     return f"call_{index}"
 

@@ -25,7 +25,7 @@ from app.domain.chat import (
 from app.errors import BadRequest
 from app.wire import fields
 from app.wire.data_url import read_data_url
-from app.wire.fields import cannot_carry, objects, refuse_unknown
+from app.wire.fields import objects, refuse_unknown, untranslatable
 
 ROLES = {
     "system": Role.SYSTEM,
@@ -154,13 +154,13 @@ def read(body: Json) -> Conversation:
     """The neutral reading of a body that passed ``check``."""
     refuse_unknown(body, _CARRIED | {*_HINTS, "store"}, "")
     if body.get("n") not in (None, 1):
-        raise cannot_carry("n", why="one answer a request")
+        raise untranslatable("n", why="one answer a request")
     if body.get("modalities") not in (None, [], ["text"]):
-        raise cannot_carry("modalities")
+        raise untranslatable("modalities")
     if body.get("store"):
-        raise cannot_carry("store")
+        raise untranslatable("store")
     if body.get("web_search_options") is not None:  # an empty object asks for a search as well
-        raise cannot_carry("web_search_options")
+        raise untranslatable("web_search_options")
     hints = [name for name in (*_HINTS, "store") if body.get(name) is not None]
     read_stream_options(body, hints)
     user = fields.optional_text(body, "user", "")
@@ -192,7 +192,7 @@ def _read_messages(body: Json, hints: list[str]) -> tuple[Message, ...]:
     for path, message in objects(fields.as_list(body.get("messages"), "messages"), "messages"):
         role = ROLES.get(fields.text_at(message, "role", path))
         if role is None:
-            raise cannot_carry(
+            raise untranslatable(
                 f"{path}.role", why="function messages are replaced by tool messages"
             )
         if role is Role.TOOL:
@@ -267,7 +267,7 @@ def _read_part(part: Json, path: str, hints: list[str]) -> Part:
                 fields.as_object(part.get("file"), f"{path}.file"), mark, f"{path}.file"
             )
         case _:
-            raise cannot_carry(f"{path}.type", why=f"'{kind}' content has no counterpart")
+            raise untranslatable(f"{path}.type", why=f"'{kind}' content has no counterpart")
 
 
 def read_stream_options(body: Json, hints: list[str]) -> None:
@@ -316,7 +316,7 @@ def _read_file(file: Json, mark: CacheMark | None, path: str) -> DocumentPart:
 def _read_call(call: Json, path: str) -> ToolCallPart:
     kind = call.get("type", "function")
     if kind != "function":
-        raise cannot_carry(f"{path}.type", why=f"a '{kind}' tool call has no counterpart")
+        raise untranslatable(f"{path}.type", why=f"a '{kind}' tool call has no counterpart")
     # Streamed deltas that a client joined and sends back still hold their index.
     refuse_unknown(call, {"id", "type", "function", "index"}, path)
     function = fields.as_object(call.get("function"), f"{path}.function")
@@ -335,7 +335,7 @@ def _read_tool_result(message: Json, path: str, hints: list[str]) -> ToolResultP
     parts: list[TextPart | ImagePart | DocumentPart] = []
     for part in _read_content(message.get("content"), f"{path}.content", hints):
         if not isinstance(part, TextPart | ImagePart | DocumentPart):
-            raise cannot_carry(f"{path}.content")
+            raise untranslatable(f"{path}.content")
         parts.append(part)
     return ToolResultPart(fields.text_at(message, "tool_call_id", path), tuple(parts))
 
@@ -345,7 +345,7 @@ def _read_tools(body: Json) -> list[Tool]:
     for path, tool in objects(fields.optional_list(body, "tools"), "tools"):
         kind = fields.text_at(tool, "type", path)
         if kind != "function":
-            raise cannot_carry(f"{path}.type", why=f"a '{kind}' tool has no counterpart")
+            raise untranslatable(f"{path}.type", why=f"a '{kind}' tool has no counterpart")
         refuse_unknown(tool, {"type", "function"}, path)
         function = fields.as_object(tool.get("function"), f"{path}.function")
         refuse_unknown(
@@ -373,7 +373,7 @@ def _read_tool_choice(body: Json) -> ToolChoice | None:
         return ToolChoice(fields.one_of(choice, {"auto", "none", "required"}, "tool_choice"))
     obj = fields.as_object(choice, "tool_choice")
     if obj.get("type") != "function":
-        raise cannot_carry("tool_choice.type")
+        raise untranslatable("tool_choice.type")
     refuse_unknown(obj, {"type", "function"}, "tool_choice")
     function = fields.as_object(obj.get("function"), "tool_choice.function")
     refuse_unknown(function, {"name"}, "tool_choice.function")

@@ -38,7 +38,7 @@ from app.wire.event_reader import EventReader
 from app.wire.failures import read_stream_error
 from app.wire.openai_chat_answer import (
     WireUsage,
-    made_call_id,
+    fallback_call_id,
     read_arguments,
     read_content,
     read_created,
@@ -395,7 +395,7 @@ class ChatReader(EventReader):
             raise UpstreamProtocol("The upstream began a tool call without a name.")
         self._seal_complete(events)
         index = len(self._calls)
-        call = _Call(index, piece.id or made_call_id(index), name)
+        call = _Call(index, piece.id or fallback_call_id(index), name)
         self._calls.append(call)
         if piece.index is not None:
             self._by_upstream_index[piece.index] = call

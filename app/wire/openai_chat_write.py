@@ -28,7 +28,12 @@ from app.domain.chat import (
 )
 from app.domain.models import Model
 from app.wire.data_url import write_data_url
-from app.wire.spelling import refuse, refuse_choice_without_tools, refuse_in, spell_ttl
+from app.wire.field_names import (
+    cache_ttl_field,
+    check_tool_choice,
+    unsupported_field,
+    unsupported_part,
+)
 
 _MAX_STOPS = 4
 _BREAKPOINT_TTLS = frozenset({"30m", "12h"})
@@ -98,7 +103,9 @@ class _Writer:
             and self._conversation.source is Dialect.MESSAGES
             and not self._model.abilities.prefill
         ):
-            raise refuse_in(last, "role", self._target, "the model does not continue an answer")
+            raise unsupported_part(
+                last, "role", self._target, "the model does not continue an answer"
+            )
 
     def _said(self, message: Message) -> Body:
         parts = [self._input_part(part, message) for part in message.parts]
@@ -118,7 +125,7 @@ class _Writer:
             case DocumentPart():
                 return self._document(part, message)
             case _:
-                raise refuse_in(message, "content", self._target)
+                raise unsupported_part(message, "content", self._target)
 
     def _marked(self, written: Body, mark: CacheMark | None) -> Body:
         if mark is not None:
@@ -127,7 +134,7 @@ class _Writer:
                 if mark.ttl in _BREAKPOINT_TTLS:
                     breakpoint_["ttl"] = mark.ttl
                 elif mark.ttl:
-                    self._dropped[spell_ttl(self._conversation)] = None
+                    self._dropped[cache_ttl_field(self._conversation)] = None
                 written["prompt_cache_breakpoint"] = breakpoint_
             else:
                 self._dropped["cache_control"] = None
@@ -135,7 +142,7 @@ class _Writer:
 
     def _image(self, part: ImagePart, message: Message) -> Body:
         if not self._model.abilities.images:
-            raise refuse_in(message, "content", self._target, "the model takes no images")
+            raise unsupported_part(message, "content", self._target, "the model takes no images")
         url = part.url or write_data_url(part.media_type, part.data)
         image: Body = {"url": url}
         if part.detail:
@@ -144,12 +151,12 @@ class _Writer:
 
     def _document(self, part: DocumentPart, message: Message) -> Body:
         if part.url:
-            raise refuse_in(
+            raise unsupported_part(
                 message, "content", self._target, "documents by URL have no counterpart"
             )
         if part.file_id:
             if self._conversation.source is Dialect.MESSAGES:
-                raise refuse_in(
+                raise unsupported_part(
                     message, "content", self._target, "the file id belongs to another vendor"
                 )
             file: Body = {"file_id": part.file_id}
@@ -161,7 +168,7 @@ class _Writer:
             file = {"filename": part.title or "document.pdf"}
             file["file_data"] = write_data_url(part.media_type, part.data)
         if not self._model.abilities.documents:
-            raise refuse_in(message, "content", self._target, "the model takes no documents")
+            raise unsupported_part(message, "content", self._target, "the model takes no documents")
         if part.title:
             file["filename"] = part.title
         return self._marked({"type": "file", "file": file}, part.cache)
@@ -184,7 +191,7 @@ class _Writer:
                     # Its signature means nothing to another vendor, and this dialect takes none back.
                     self._dropped["thinking"] = None
                 case _:
-                    raise refuse_in(message, "content", self._target)
+                    raise unsupported_part(message, "content", self._target)
         written: Body = {"role": "assistant", "content": _plain(content) if content else None}
         if calls:
             written["tool_calls"] = calls
@@ -196,7 +203,7 @@ class _Writer:
         written: list[Body] = []
         for part in message.parts:
             if not isinstance(part, ToolResultPart):
-                raise refuse_in(message, "content", self._target)
+                raise unsupported_part(message, "content", self._target)
             if part.cache is not None:
                 self._dropped["cache_control"] = None
             content = [self._result_part(inner, message) for inner in part.parts]
@@ -216,13 +223,15 @@ class _Writer:
             isinstance(part, DocumentPart) and part.media_type == "text/plain" and not part.url
         ):
             return self._input_part(part, message)
-        raise refuse_in(message, "content", self._target, "a tool's result can only be text there")
+        raise unsupported_part(
+            message, "content", self._target, "a tool's result can only be text there"
+        )
 
     # ------------------------------------------------------------ parameters
     def _sampling(self, body: Body) -> None:
         sampling = self._conversation.sampling
         if sampling.top_k is not None:
-            raise refuse(self._conversation, "top_k", self._target)
+            raise unsupported_field(self._conversation, "top_k", self._target)
         self._limits(body)
         self._chance(body)
         for name in ("seed", "frequency_penalty", "presence_penalty", "verbosity"):
@@ -238,10 +247,14 @@ class _Writer:
         conversation, sampling = self._conversation, self._conversation.sampling
         if sampling.max_tokens is not None:
             if sampling.max_tokens == 0:
-                raise refuse(conversation, "max_tokens", self._target, "0 only warms a cache")
+                raise unsupported_field(
+                    conversation, "max_tokens", self._target, "0 only warms a cache"
+                )
             body[self._model.abilities.max_tokens_field] = sampling.max_tokens
         if len(sampling.stop) > _MAX_STOPS:
-            raise refuse(conversation, "stop", self._target, f"it takes at most {_MAX_STOPS}")
+            raise unsupported_field(
+                conversation, "stop", self._target, f"it takes at most {_MAX_STOPS}"
+            )
         if sampling.stop:
             body["stop"] = list(sampling.stop)
 
@@ -253,7 +266,9 @@ class _Writer:
             if self._model.abilities.temperature:
                 body[name] = value
             elif value != 1:
-                raise refuse(self._conversation, name, self._target, "the model fixes it")
+                raise unsupported_field(
+                    self._conversation, name, self._target, "the model fixes it"
+                )
 
     def _effort(self) -> str | None:
         sampling = self._conversation.sampling
@@ -266,13 +281,15 @@ class _Writer:
                 return sampling.effort
             if sampling.effort == "none":
                 return None
-            raise refuse(self._conversation, "effort", self._target, "the model does not reason")
+            raise unsupported_field(
+                self._conversation, "effort", self._target, "the model does not reason"
+            )
         if budget is None:
             return None
         if budget == 0:
             return "none" if thinks else None
         if not thinks:
-            raise refuse(
+            raise unsupported_field(
                 self._conversation,
                 "thinking_budget_tokens",
                 self._target,
@@ -285,10 +302,10 @@ class _Writer:
     def _tools(self, body: Body) -> None:
         conversation = self._conversation
         if not conversation.tools:
-            refuse_choice_without_tools(conversation, self._target)
+            check_tool_choice(conversation, self._target)
             return
         if not self._model.abilities.tools:
-            raise refuse(conversation, "tools", self._target, "the model takes no tools")
+            raise unsupported_field(conversation, "tools", self._target, "the model takes no tools")
         body["tools"] = [self._tool(tool) for tool in conversation.tools]
         choice = conversation.tool_choice
         if choice is not None:
@@ -319,7 +336,7 @@ class _Writer:
             body["response_format"] = {"type": "json_object"}
             return
         if not self._model.abilities.structured_output:
-            raise refuse(
+            raise unsupported_field(
                 self._conversation, "json_output", self._target, "the model takes no schema"
             )
         # A format without a word on strictness comes from Anthropic, whose formats always bind.

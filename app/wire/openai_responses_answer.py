@@ -190,13 +190,13 @@ def read_item(item: WireItem) -> list[AnswerBlock]:
 def write_answer(answer: Answer, request: ChatRequest) -> bytes:
     """A whole answer for the client."""
     identity = answer_id(answer.id, ID_PREFIX)
-    response = open_response(request, identity, answer.model, created_s(answer.created_s))
+    response = begin_response(request, identity, answer.model, created_s(answer.created_s))
     response["output"] = write_items(answer.blocks, identity)
-    close_response(response, answer.finish, answer.usage)
+    finish_response(response, answer.finish, answer.usage)
     return json_text.encode(response)
 
 
-def open_response(request: ChatRequest, identity: str, model: str, created: int) -> Item:
+def begin_response(request: ChatRequest, identity: str, model: str, created: int) -> Item:
     """The response object before its first item, with the request's own settings echoed."""
     body = request.body
     response: Item = {
@@ -224,7 +224,7 @@ def _echo(body: Json, name: str, *, default: object) -> object:
     return default if value is None else value
 
 
-def close_response(response: Item, finish: FinishReason, usage: Usage) -> None:
+def finish_response(response: Item, finish: FinishReason, usage: Usage) -> None:
     """Give the response object its status and usage."""
     reason = _INCOMPLETE.get(finish)
     if finish is FinishReason.REFUSAL and not _holds_refusal(response["output"]):

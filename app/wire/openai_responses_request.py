@@ -32,7 +32,7 @@ from app.domain.decisions import PromptView
 from app.errors import BadRequest
 from app.wire import fields
 from app.wire.data_url import read_data_url
-from app.wire.fields import cannot_carry, objects, refuse_unknown
+from app.wire.fields import objects, refuse_unknown, untranslatable
 from app.wire.openai_chat_request import (
     EFFORTS,
     VERBOSITIES,
@@ -166,20 +166,20 @@ def read(body: Json) -> Conversation:
     """The neutral reading of a body that passed ``check``."""
     refuse_unknown(body, _CARRIED | {*_HINTS}, "")
     if body.get("store"):
-        raise cannot_carry("store")
+        raise untranslatable("store")
     if body.get("truncation") not in (None, "disabled"):
-        raise cannot_carry("truncation")
+        raise untranslatable("truncation")
     hints = [name for name in _HINTS if body.get(name) is not None]
     for index, wanted in enumerate(fields.optional_list(body, "include")):
         if wanted != _INCLUDABLE:
-            raise cannot_carry(f"include[{index}]")
+            raise untranslatable(f"include[{index}]")
         hints.append("include")
     read_stream_options(body, hints)
     output, verbosity = _read_text_config(body)
     metadata = body.get("metadata")
     tier = fields.optional_text(body, "service_tier", "")
     if tier == "ultrafast":
-        raise cannot_carry("service_tier", why="only the Responses API has this one")
+        raise untranslatable("service_tier", why="only the Responses API has this one")
     user = fields.optional_text(body, "safety_identifier", "")
     if user and fields.optional_text(body, "user", "") not in {"", user}:
         hints.append("user")
@@ -212,7 +212,7 @@ def _read_reasoning(body: Json, hints: list[str]) -> str | None:
     refuse_unknown(obj, {"effort", "summary", "generate_summary", "mode", "context"}, "reasoning")
     for name, usual in (("mode", "standard"), ("context", "auto")):
         if obj.get(name) not in (None, usual):
-            raise cannot_carry(f"reasoning.{name}")
+            raise untranslatable(f"reasoning.{name}")
     if obj.get("summary") is not None or obj.get("generate_summary") is not None:
         # Whatever reasoning the target shows is shown as the summary.
         hints.append("reasoning.summary")
@@ -253,11 +253,11 @@ def _read_tools(body: Json) -> list[Tool]:
     for path, tool in objects(fields.optional_list(body, "tools"), "tools"):
         kind = fields.text_at(tool, "type", path)
         if kind != "function":
-            raise cannot_carry(f"{path}.type", why=f"a '{kind}' tool runs on its vendor's side")
+            raise untranslatable(f"{path}.type", why=f"a '{kind}' tool runs on its vendor's side")
         known = {"type", "name", "description", "parameters", "strict", "allowed_callers"}
         refuse_unknown(tool, known, path)
         if tool.get("allowed_callers") not in (None, [], ["direct"]):
-            raise cannot_carry(f"{path}.allowed_callers")
+            raise untranslatable(f"{path}.allowed_callers")
         parameters = tool.get("parameters")
         tools.append(
             Tool(
@@ -280,7 +280,7 @@ def _read_tool_choice(body: Json) -> ToolChoice | None:
         return ToolChoice(fields.one_of(choice, {"auto", "none", "required"}, "tool_choice"))
     obj = fields.as_object(choice, "tool_choice")
     if obj.get("type") != "function":
-        raise cannot_carry("tool_choice.type")
+        raise untranslatable("tool_choice.type")
     refuse_unknown(obj, {"type", "name"}, "tool_choice")
     return ToolChoice("named", fields.text_at(obj, "name", "tool_choice"))
 
@@ -343,13 +343,13 @@ def _read_item(item: Json, path: str, hints: list[str]) -> tuple[Role, list[Part
             refuse_unknown(item, known, path)
             return Role.ASSISTANT, _read_reasoning_item(item, path)
         case _:
-            raise cannot_carry(f"{path}.type", why=f"a '{kind}' item has no counterpart")
+            raise untranslatable(f"{path}.type", why=f"a '{kind}' item has no counterpart")
 
 
 def _refuse_program(item: Json, path: str) -> None:
     """A call of the model itself passes; one that a program on the vendor's side made belongs to that."""
     if item.get("caller") not in (None, {"type": "direct"}):
-        raise cannot_carry(f"{path}.caller")
+        raise untranslatable(f"{path}.caller")
 
 
 def _read_reasoning_item(item: Json, path: str) -> list[Part]:
@@ -370,7 +370,7 @@ def _read_output(item: Json, path: str, hints: list[str]) -> ToolResultPart:
     parts: list[TextPart | ImagePart | DocumentPart] = []
     for part in _read_content(item.get("output"), f"{path}.output", hints):
         if not isinstance(part, TextPart | ImagePart | DocumentPart):
-            raise cannot_carry(f"{path}.output")
+            raise untranslatable(f"{path}.output")
         parts.append(part)
     return ToolResultPart(call_id, tuple(parts))
 
@@ -410,10 +410,10 @@ def _read_part(part: Json, path: str, hints: list[str]) -> Part:
             }  # fmt: skip
             refuse_unknown(part, known, path)
             if part.get("detail") not in (None, "auto"):
-                raise cannot_carry(f"{path}.detail")
+                raise untranslatable(f"{path}.detail")
             return _read_file(part, path)
         case _:
-            raise cannot_carry(f"{path}.type", why=f"'{kind}' content has no counterpart")
+            raise untranslatable(f"{path}.type", why=f"'{kind}' content has no counterpart")
 
 
 def _read_file(part: Json, path: str) -> DocumentPart:

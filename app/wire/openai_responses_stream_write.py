@@ -27,21 +27,21 @@ from app.domain.events import (
 from app.domain.usage import Usage
 from app.errors import GatewayError, UpstreamProtocol
 from app.wire import json_text
+from app.wire.block_sequencer import BlockSequencer
 from app.wire.failures import openai_error
 from app.wire.identity import answer_id, created_s
 from app.wire.openai_responses_answer import (
     ID_PREFIX,
     Item,
+    begin_response,
     call_item,
-    close_response,
+    finish_response,
     item_id,
     message_item,
-    open_response,
     reasoning_item,
     text_part,
 )
 from app.wire.reasoning_seal import seal_redacted, seal_signature
-from app.wire.sequence import BlockSequencer
 from app.wire.sse import comment_frame, event_frame, read_events
 
 _TEXT_DELTA = b"response.output_text.delta"
@@ -137,7 +137,7 @@ class ResponsesWriter:
     def _start(self, started: AnswerStarted) -> bytes:
         self._identity = answer_id(started.id, ID_PREFIX)
         made = created_s(started.created_s)
-        self._response = open_response(self._request, self._identity, started.model, made)
+        self._response = begin_response(self._request, self._identity, started.model, made)
         return self._emit("response.created", {"response": self._response}) + self._emit(
             "response.in_progress", {"response": self._response}
         )
@@ -285,7 +285,7 @@ class ResponsesWriter:
         written += self._close()
         response = dict(self._response or {})
         response["output"] = self._items
-        close_response(response, finished.reason, finished.usage or Usage())
+        finish_response(response, finished.reason, finished.usage or Usage())
         kind = "response.completed" if response["status"] == "completed" else "response.incomplete"
         return written + self._emit(kind, {"response": response})
 

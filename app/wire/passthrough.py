@@ -69,16 +69,16 @@ class PassthroughReader:
         count = count_data_lines(frames)
         if not count and not _FIELD.match(frames):
             raise UpstreamProtocol("The upstream's answer is not a stream of events.")
-        if count and not _sound(frames):
+        if count and not _is_valid(frames):
             raise UpstreamProtocol("The upstream sent an event that is not JSON.")
         return (Frames(frames, count),)
 
     @property
-    def halfway(self) -> bool:
+    def has_partial_frame(self) -> bool:
         """A frame has begun and not ended yet."""
         return bool(self._splitter.tail)
 
-    def drop_half(self) -> None:
+    def drop_partial_frame(self) -> None:
         """Forget the frame that has begun: its bytes will be fed again."""
         self._splitter.rest()
 
@@ -91,7 +91,7 @@ class PassthroughReader:
             return 0
         return self._ordinary(data)
 
-    def alike(self, frame: bytes) -> tuple[bytes, bytes] | None:
+    def split_around_text(self, frame: bytes) -> tuple[bytes, bytes] | None:
         """What stands around the text of ``frame``, one ordinary frame; None where that is unclear.
 
         Any text between them without a quote and a line's end makes an ordinary frame again.
@@ -113,7 +113,7 @@ class PassthroughReader:
         Half an event is dropped: whatever the client is told next would become its other half.
         """
         rest = self._splitter.rest()
-        if not _whole(rest):
+        if not _is_complete(rest):
             return ()
         rest = self._look(rest)
         return (Frames(rest, count_data_lines(rest)),) if rest else ()
@@ -140,7 +140,7 @@ class PassthroughReader:
         """Parse the frames that told usage."""
 
 
-def condensed(frames: bytes, reader: PassthroughReader) -> bytes:
+def merge_deltas(frames: bytes, reader: PassthroughReader) -> bytes:
     """``frames`` of one stream, neighbours that differ in their text alone put together.
 
     Whoever reads them gets the same answer in a fraction of the steps. ``reader`` is a fresh one of
@@ -150,7 +150,7 @@ def condensed(frames: bytes, reader: PassthroughReader) -> bytes:
     middle = len(parts) // 2
     for part in parts[middle : middle + _TRIES]:
         frame = part + _BLANK
-        around = reader.alike(frame) if reader.ordinary(frame) == 1 else None
+        around = reader.split_around_text(frame) if reader.ordinary(frame) == 1 else None
         if around is not None:
             break
     else:
@@ -176,12 +176,12 @@ def condensed(frames: bytes, reader: PassthroughReader) -> bytes:
     return _BLANK.join(kept)
 
 
-def _whole(rest: bytes) -> bool:
+def _is_complete(rest: bytes) -> bool:
     """Whether bytes without an end are whole events all the same."""
-    return bool(read_events(rest)) and _sound(rest)
+    return bool(read_events(rest)) and _is_valid(rest)
 
 
-def _sound(frames: bytes) -> bool:
+def _is_valid(frames: bytes) -> bool:
     """Whether every event is JSON, or the end; asked of frames that are not ordinary ones."""
     return all(
         event.data == b"[DONE]" or json_text.is_json_bytes(event.data)

@@ -21,14 +21,14 @@ _Share = Annotated[float, Meta(ge=0, le=1)]
 _Tokens = Annotated[int, Meta(ge=1, le=1 << 31)]
 
 
-class Turn(Struct, forbid_unknown_fields=True, gc=False):
+class PlainMessage(Struct, forbid_unknown_fields=True, gc=False):
     """A message of plain text."""
 
     role: Literal["system", "user", "assistant"]
     content: str
 
 
-class _Said(Struct, forbid_unknown_fields=True, gc=False):
+class _NonEmptyMessage(Struct, forbid_unknown_fields=True, gc=False):
     role: Literal["user", "assistant"]
     content: Annotated[str, Meta(min_length=1)]
 
@@ -39,7 +39,7 @@ class _Options(Struct, forbid_unknown_fields=True, gc=False):
 
 class _Chat(Struct, forbid_unknown_fields=True, gc=False):
     model: _Model
-    messages: Annotated[list[Turn], Meta(min_length=1)]
+    messages: Annotated[list[PlainMessage], Meta(min_length=1)]
     stream: bool = False
     stream_options: _Options | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
@@ -52,7 +52,7 @@ class _Chat(Struct, forbid_unknown_fields=True, gc=False):
 class _Messages(Struct, forbid_unknown_fields=True, gc=False):
     model: _Model
     max_tokens: _Tokens
-    messages: Annotated[list[_Said], Meta(min_length=1)]
+    messages: Annotated[list[_NonEmptyMessage], Meta(min_length=1)]
     system: str | None = None
     stream: bool = False
     temperature: _Share | None = None
@@ -103,7 +103,7 @@ def plain_messages(raw: bytes) -> PlainRequest | None:
     it = _decoded(_MESSAGES, raw)
     if it is None:
         return None
-    turns = _led(it.system, it.messages)
+    turns = _with_system(it.system, it.messages)
     return PlainRequest(
         turns,
         it.temperature,
@@ -121,7 +121,7 @@ def plain_responses(raw: bytes) -> PlainRequest | None:
     it = _decoded(_RESPONSES, raw)
     if it is None:
         return None
-    turns = _led(it.instructions, [Turn("user", it.input)])
+    turns = _with_system(it.instructions, [PlainMessage("user", it.input)])
     return PlainRequest(
         turns,
         it.temperature,
@@ -134,8 +134,8 @@ def plain_responses(raw: bytes) -> PlainRequest | None:
     )
 
 
-def _led(system: str | None, turns: Sequence[object]) -> Sequence[object]:
-    return turns if system is None else [Turn("system", system), *turns]
+def _with_system(system: str | None, turns: Sequence[object]) -> Sequence[object]:
+    return turns if system is None else [PlainMessage("system", system), *turns]
 
 
 def _decoded(decoder: msgspec.json.Decoder[_T], raw: bytes) -> _T | None:

@@ -26,7 +26,7 @@ from app.domain.decisions import PromptView
 from app.main import create_app
 from app.settings import Settings, load
 from app.stores.job_store import JobStore
-from app.wire.ag_ui import warm
+from app.wire.ag_ui import preload_models
 
 
 def main() -> None:
@@ -58,7 +58,7 @@ def _load_all() -> None:
     """Load what a worker loads at its start and with its first job."""
     for name in ("app.tools.configured", "app.jobs.engine", "app.stores.job_files"):
         importlib.import_module(name)
-    warm()
+    preload_models()
     Classifier().classify(PromptView("warm up"))  # compiles its patterns
 
 

@@ -89,7 +89,7 @@ class Slipstream(Gateway):
         self._loop = asyncio.new_event_loop()
 
     def send(self, sent: Sent) -> bytes:
-        """As ``app.providers.outgoing`` does it."""
+        """As ``app.providers.upstream_request`` does it."""
         call = ModelCall(CLAUDE, stream=False, deadline=Deadline(None))
         call.tenant = sent.tenant
         self._calls.append(call)

@@ -9,7 +9,7 @@ from anthropic import AsyncAnthropic
 from openai import AsyncOpenAI
 
 from app.providers.simulator import SimulatorSettings, running_simulator
-from tests.support.official import anthropic_at, openai_at
+from tests.support.official_clients import anthropic_at, openai_at
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from app.providers.simulator import RunningSimulator, SimulatorSettings
 from tests.e2e.asking import Asker
 from tests.e2e.conversations import THINKER
 from tests.support.gateway import Running, configuration, running_gateway
-from tests.support.official import anthropic_at, openai_at
+from tests.support.official_clients import anthropic_at, openai_at
 from tests.support.plain_http import NO_TLS
 
 ASK_THE_MODEL = {"x-slipstream-cache": "refresh"}

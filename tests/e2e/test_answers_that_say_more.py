@@ -9,7 +9,7 @@ from uuid import uuid4
 import httpx2
 import pytest
 
-from app.wire.beyond_neutral import tells_more
+from app.wire.untranslatable import has_untranslatable_content
 from tests.e2e.asking import PATHS
 from tests.support.gateway import configuration, running_gateway
 from tests.support.tool_server import Asked, tool_server
@@ -82,4 +82,4 @@ async def test_citations_are_told_again_as_they_came_and_asked_for_in_another_fo
     ],
 )
 def test_what_has_no_neutral_form_is_seen(body: bytes, more: bool):
-    assert tells_more((body[:9], body[9:])) is more
+    assert has_untranslatable_content((body[:9], body[9:])) is more

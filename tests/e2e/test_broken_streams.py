@@ -18,7 +18,7 @@ from tests.e2e.asking import API_ERRORS, DIALECTS, PATHS, Asker, body_of
 from tests.e2e.conftest import NO_TLS
 from tests.e2e.conversations import ANTHROPIC_KIND, BOTH_KINDS
 from tests.support.gateway import Running, configuration, running_gateway
-from tests.support.official import anthropic_at, openai_at
+from tests.support.official_clients import anthropic_at, openai_at
 from tests.support.raw_server import PATIENCE_S, Peer, raw_server
 
 pytestmark = pytest.mark.anyio

@@ -14,7 +14,7 @@ from openai.types import Model
 from tests.e2e.asking import DIALECTS, PATHS, body_of
 from tests.e2e.conversations import user
 from tests.support.gateway import configuration, running_gateway
-from tests.support.official import anthropic_at, openai_at
+from tests.support.official_clients import anthropic_at, openai_at
 from tests.support.plain_http import NO_TLS
 
 pytestmark = pytest.mark.anyio

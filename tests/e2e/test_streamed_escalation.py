@@ -10,7 +10,7 @@ import pytest
 from app.providers.simulator import RunningSimulator, SimulatorSettings, expected_answer
 from tests.e2e.asking import DIALECTS, Asker
 from tests.support.gateway import Running, configuration, running_gateway
-from tests.support.official import anthropic_at, openai_at
+from tests.support.official_clients import anthropic_at, openai_at
 
 pytestmark = pytest.mark.anyio
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

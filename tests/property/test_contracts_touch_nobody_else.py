@@ -24,7 +24,7 @@ from app.domain.events import (
 from app.errors import GatewayError, UpstreamStatus
 from app.pipeline.gateway import Turn
 from app.pipeline.turn import serve
-from app.providers.outgoing import outgoing
+from app.providers.upstream_request import build_upstream_request
 from app.telemetry.timeline import Timeline
 from app.wire.codecs import CODECS
 from tests.property.test_prompt_prefix import BODIES, conversations
@@ -74,7 +74,9 @@ class Telling(ScriptedProvider):
         self.sent: list[bytes] = []
 
     async def stream(self, call, emit):
-        self.sent.append(outgoing(call, dict(CODECS), CODECS[min(self.dialects())]).body)
+        self.sent.append(
+            build_upstream_request(call, dict(CODECS), CODECS[min(self.dialects())]).body
+        )
         if self._fate and self._fate.pop():
             self.say(then=UpstreamStatus("down", status=503))
         elif call.native is not None and call.native.dialect is Dialect.CHAT:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from app.api.asked import Plan
 from app.api.known_body import KnownBody, is_text, learn
 from app.cache.key import plain_key, plain_start
-from app.providers.outgoing import model_fields, splice_plain
+from app.providers.upstream_request import model_fields, splice_plain
 from app.wire.plain import plain_chat, plain_messages
 
 START = plain_start(("tenant", "", "small", "", 0))

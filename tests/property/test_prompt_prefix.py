@@ -16,7 +16,7 @@ from app.domain.models import Abilities, Model
 from app.errors import Unsupported
 from app.prompts.caching import PromptCaching
 from app.prompts.prefix import render
-from app.providers.outgoing import outgoing
+from app.providers.upstream_request import build_upstream_request
 from app.wire.codecs import CODECS
 
 LONG = "All work is measured against the same short list of plain rules. " * 90
@@ -128,7 +128,7 @@ def sent(caching, model, body, spoken, upstream):
         call.native = request
     else:
         call.conversation = CODECS[spoken].read(request.body)
-    out = outgoing(call, CODECS, CODECS[upstream])
+    out = build_upstream_request(call, CODECS, CODECS[upstream])
     rendered = render(out.body, upstream)
     if call.shaped is not None:
         for name in call.shaped.leads:

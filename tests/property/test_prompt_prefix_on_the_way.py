@@ -21,7 +21,7 @@ from app.errors import GatewayError, UpstreamStatus, UpstreamTimeout
 from app.pipeline.gateway import Turn
 from app.pipeline.turn import serve
 from app.prompts.prefix import render
-from app.providers.outgoing import outgoing
+from app.providers.upstream_request import build_upstream_request
 from app.telemetry.timeline import Timeline
 from app.wire.codecs import CODECS
 from tests.property.test_prompt_prefix import BODIES, conversations
@@ -53,7 +53,7 @@ class Writing(ScriptedProvider):
         self.sent: dict[str, list[tuple[Dialect, bytes]]] = {}
 
     async def stream(self, call, emit):
-        request = outgoing(call, dict(CODECS), self._fallback)
+        request = build_upstream_request(call, dict(CODECS), self._fallback)
         sent = self.sent.setdefault(call.model.name, [])
         sent.append((request.codec.dialect, request.body))
         if call.shaped is not None and call.prompts is not None:

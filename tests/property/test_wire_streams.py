@@ -23,7 +23,7 @@ from app.domain.usage import Usage
 from app.errors import GatewayError, UpstreamProtocol
 from app.wire.codecs import CODECS
 from app.wire.openai_chat_stream_read import ChatPassthrough
-from app.wire.passthrough import condensed
+from app.wire.passthrough import merge_deltas
 from app.wire.sse import data_frame, event_frame, read_events, split_frames
 from tests.wire import transcripts
 from tests.wire.mutation import places, replaced
@@ -114,7 +114,7 @@ def test_hiding_usage_removes_the_usage_chunk_and_nothing_else(answer, step):
 @given(dialects, answers(), st.integers(1, 12))
 def test_a_condensed_stream_reads_as_the_same_answer(dialect, answer, pieces):
     stream = write_stream(dialect, answer, pieces)
-    fewer = condensed(stream, CODECS[dialect].passthrough(hide_usage=False))
+    fewer = merge_deltas(stream, CODECS[dialect].passthrough(hide_usage=False))
     assert len(fewer) <= len(stream)
     read = [CODECS[dialect].reader().feed(said) for said in (stream, fewer)]
     assert fold(read[0]) == fold(read[1])
@@ -128,7 +128,7 @@ def test_a_text_said_in_many_frames_is_condensed(dialect, text):
     writer = CODECS[dialect].writer(request(dialect))
     said = [AnswerStarted("1", "m"), *map(TextDelta, text), Finished(FinishReason.STOP, Usage())]
     stream = b"".join(map(writer.write, said)) + writer.end()
-    fewer = condensed(stream, CODECS[dialect].passthrough(hide_usage=False))
+    fewer = merge_deltas(stream, CODECS[dialect].passthrough(hide_usage=False))
     assert fold(CODECS[dialect].reader().feed(fewer)).text == text
     if text.isalnum():
         assert fewer.count(b"\n\n") < 10 < stream.count(b"\n\n")
@@ -140,7 +140,7 @@ def test_a_frame_like_an_ordinary_one_but_for_its_text_is_an_ordinary_one(dialec
     text = text.replace(b'"', b"").replace(b"\n", b"")
     reader = CODECS[dialect].passthrough(hide_usage=True)
     for frame in split_frames(write_stream(dialect, answer)):
-        around = reader.alike(frame) if reader.ordinary(frame) == 1 else None
+        around = reader.split_around_text(frame) if reader.ordinary(frame) == 1 else None
         if around is not None:
             assert frame.startswith(around[0])
             assert frame.endswith(around[1])

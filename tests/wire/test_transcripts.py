@@ -278,7 +278,7 @@ ERRORS = [
                 '{"type":"error","error":{"type":"overloaded_error","message":"busy"},"request_id":"r"}',
             ),
         ),
-        503,
+        529,
     ),
     (
         Dialect.RESPONSES,

@@ -10,7 +10,7 @@ from openai import AsyncOpenAI
 
 from tests.e2e.semantic.conftest import PATIENCE_S
 from tests.support.gateway import configuration, running_gateway
-from tests.support.official import anthropic_at, openai_at
+from tests.support.official_clients import anthropic_at, openai_at
 from tests.support.tool_server import Asked, tool_server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]

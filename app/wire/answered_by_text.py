@@ -46,7 +46,7 @@ _PLAIN_VALUES: Mapping[str, object] = {
 }
 
 
-def is_all_that_is_asked(body: Json, text: str) -> bool:
+def is_answered_by_text(body: Json, text: str) -> bool:
     """Whether ``text`` answers the checked ``body``, in any dialect, in full; never raises on one."""
     return _is_one_text(body) and all(
         name in _NO_MATTER or value in _NOTHING or _allows(name, value, text)

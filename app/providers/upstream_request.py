@@ -24,7 +24,7 @@ _USAGE_WANTED = msgspec.Raw(b'{"include_usage":true}')
 
 
 @dataclass(slots=True)
-class Outgoing:
+class UpstreamRequest:
     """One request to an upstream. Nobody changes one (not ``frozen``: one is made per call)."""
 
     codec: Codec
@@ -35,7 +35,9 @@ class Outgoing:
     """The client reads this dialect: frames are forwarded as they come."""
 
 
-def outgoing(call: ModelCall, codecs: dict[Dialect, Codec], fallback: Codec) -> Outgoing:
+def build_upstream_request(
+    call: ModelCall, codecs: dict[Dialect, Codec], fallback: Codec
+) -> UpstreamRequest:
     """Write ``call`` for an upstream: in its own dialect untouched, else in ``fallback``'s.
 
     Raises ``Unsupported`` for what the dialect cannot carry.
@@ -46,7 +48,7 @@ def outgoing(call: ModelCall, codecs: dict[Dialect, Codec], fallback: Codec) -> 
         prompts = call.prompts
         if prompts is not None and len(body) >= prompts.least_bytes:
             body = prompts.shape(call, codec.dialect, body)
-        return Outgoing(codec, body, hide_usage, not call.neutral)
+        return UpstreamRequest(codec, body, hide_usage, not call.neutral)
     if call.conversation is None:
         message = "a model call holds neither a request nor a conversation"
         raise Unsupported(message)
@@ -55,7 +57,7 @@ def outgoing(call: ModelCall, codecs: dict[Dialect, Codec], fallback: Codec) -> 
     prompts = call.prompts
     if prompts is not None and len(body) >= prompts.least_bytes:
         body = prompts.shape(call, fallback.dialect, body)
-    return Outgoing(fallback, body, hide_usage=False, passthrough=False)
+    return UpstreamRequest(fallback, body, hide_usage=False, passthrough=False)
 
 
 def splice(request: ChatRequest, upstream_model: str) -> tuple[bytes, bool]:

@@ -19,6 +19,6 @@ _MORE = re.compile(
 )
 
 
-def tells_more(pieces: Iterable[bytes]) -> bool:
+def has_untranslatable_content(pieces: Iterable[bytes]) -> bool:
     """Whether the answer in ``pieces`` (a JSON body, or frames) holds what has no neutral form."""
     return _MORE.search(b"".join(pieces)) is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.wire.told_plainly import is_all_that_is_asked
+from app.wire.answered_by_text import is_answered_by_text
 
 TEXT = "12 * 12 = 144"
 SAID = {"messages": [{"role": "user", "content": "What is 12 * 12?"}]}
@@ -12,7 +12,7 @@ PDF = {"type": "file", "file": {"file_data": "data:application/pdf;base64,AA"}}
 
 
 def asked(**more: object) -> bool:
-    return is_all_that_is_asked({"model": "auto", **SAID, **more}, TEXT)
+    return is_answered_by_text({"model": "auto", **SAID, **more}, TEXT)
 
 
 @pytest.mark.parametrize(
@@ -85,4 +85,4 @@ def test_what_asks_for_more_or_for_less_than_the_text_is_a_models(more: dict[str
     ids=str,
 )
 def test_a_responses_request_is_read_alike(body: dict[str, object], plain: bool):
-    assert is_all_that_is_asked({"model": "auto", **body}, TEXT) is plain
+    assert is_answered_by_text({"model": "auto", **body}, TEXT) is plain
