@@ -24,9 +24,9 @@ from app.api.response import Pulse
 from app.api.weighing import weight_of
 from app.bootstrap_access import Beside, authenticator_of
 from app.bootstrap_jobs import open_jobs
-from app.bootstrap_meaning import open_meaning
 from app.bootstrap_redis import open_redis, share, share_health, share_outputs, share_runs
 from app.bootstrap_router import open_router
+from app.bootstrap_semantic import open_semantic_cache
 from app.bootstrap_state import connections_of_all, open_lessons, show_state
 from app.bootstrap_telemetry import degrade, open_telemetry
 from app.cache.coalesce import Flights
@@ -143,7 +143,7 @@ async def open_gateway(
         stack.push_async_callback(runs.aclose)
         readiness.ready = True
         degraded = readiness.degraded
-        for work, name in await open_meaning(
+        for work, name in await open_semantic_cache(
             settings, gateway, telemetry.metrics, degraded, stack, begun=encoder
         ):
             await beside(work, name)

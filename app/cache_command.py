@@ -1,7 +1,7 @@
 """``slipstream cache import`` and ``export``: answers into a running gateway, and out of it.
 
-Both speak to the gateway over HTTP with an admin key, so they work from anywhere, beside any number
-of workers and any store. The whole file is read and judged before the first line is sent.
+Both use the gateway's HTTP API with an admin key, so they work from anywhere, with any number of workers
+and any store. The whole file is validated before the first line is sent.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from app.errors import GatewayError, StoreError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_AT_ONCE = 50
-_PATIENCE_S = 120.0
-_TEXTS = ("question", "answer", "model", "system", "partition", "id")
-_MOST_PROBLEMS = 50
-_MOST_CHARS = 200_000
-_MOST_AT_ONCE_BYTES = 1 << 20
-_MOST_TAGS = 32
+_BATCH_ENTRIES = 50
+_TIMEOUT_S = 120.0
+_TEXT_FIELDS = ("question", "answer", "model", "system", "partition", "id")
+_MAX_PROBLEMS = 50
+_MAX_CHARS = 200_000
+_BATCH_BYTES = 1 << 20
+_MAX_TAGS = 32
 _HEXADECIMAL = {"partition": re.compile(r"[0-9a-f]{64}"), "id": re.compile(r"[0-9a-f]{32}")}
 
 
@@ -51,7 +51,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do what was asked; 2 where the file is wrong."""
+    """Run the command; the exit status is 2 where the file has problems."""
     status: int = options.act(options)
     return status
 
@@ -60,21 +60,21 @@ def _import(options: argparse.Namespace) -> int:
     path = Path(options.file)
     rows, problems = read(path)
     if problems:
-        for problem in problems[:_MOST_PROBLEMS]:
+        for problem in problems[:_MAX_PROBLEMS]:
             print(problem, file=sys.stderr)
-        if len(problems) > _MOST_PROBLEMS:
-            print(f"... and {len(problems) - _MOST_PROBLEMS} more", file=sys.stderr)
+        if len(problems) > _MAX_PROBLEMS:
+            print(f"... and {len(problems) - _MAX_PROBLEMS} more", file=sys.stderr)
         return 2
     exact = similar = missed = 0
-    for part in _parts(rows):
+    for part in _batches(rows):
         body = {"tenant": options.tenant, "entries": [row for _, row in part]}
         try:
-            told = _call(options, "/v1/cache/import", body)
+            reply = _call(options, "/v1/cache/import", body)
         except _RefusedError as exc:
             print(exc.located(path, part), file=sys.stderr)
             return 2
-        exact, similar = exact + _int(told, "exact"), similar + _int(told, "by_meaning")
-        missed = max(missed, _int(told, "workers_missed"))
+        exact, similar = exact + _int(reply, "exact"), similar + _int(reply, "by_meaning")
+        missed = max(missed, _int(reply, "workers_missed"))
     print(
         f"{len(rows)} answers imported: {exact} for the same question, {similar} for other wordings"
     )
@@ -87,14 +87,14 @@ def _import(options: argparse.Namespace) -> int:
     return 0
 
 
-def _parts(
+def _batches(
     rows: list[tuple[int, dict[str, object]]],
 ) -> Iterator[list[tuple[int, dict[str, object]]]]:
-    """What is sent at once: so many answers, and so many bytes unless one alone has more."""
+    """Split the rows into requests: bounded in answers, and in bytes unless one row alone has more."""
     part, size = list[tuple[int, dict[str, object]]](), 0
     for row in rows:
         weight = len(json.dumps(row[1]))
-        if part and (len(part) == _AT_ONCE or size + weight > _MOST_AT_ONCE_BYTES):
+        if part and (len(part) == _BATCH_ENTRIES or size + weight > _BATCH_BYTES):
             yield part
             part, size = [], 0
         part.append(row)
@@ -104,7 +104,7 @@ def _parts(
 
 
 def read(path: Path) -> tuple[list[tuple[int, dict[str, object]]], list[str]]:
-    """The file's rows with their lines' numbers, and all that is wrong with it, as ``file:line: what``."""
+    """Return the file's rows with their line numbers, and its problems as ``file:line: what``."""
     rows, problems = [], []
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
@@ -115,44 +115,44 @@ def read(path: Path) -> tuple[list[tuple[int, dict[str, object]]], list[str]]:
             except (ValueError, RecursionError) as exc:
                 problems.append(f"{path}:{number}: no JSON: {exc}")
                 continue
-            wrong = list(_wrong(row))
+            wrong = list(_row_problems(row))
             problems += [f"{path}:{number}: {what}" for what in wrong]
             if not wrong:
                 rows.append((number, row))
     return rows, problems
 
 
-def _wrong(row: object) -> Iterator[str]:
+def _row_problems(row: object) -> Iterator[str]:
     if not isinstance(row, dict):
         yield "not an object"
         return
-    for name in sorted(set(row) - {*_TEXTS, "tags"}):
-        yield f"unknown field {name[:40]!r}: known are {', '.join((*_TEXTS, 'tags'))}"
-    for name in _TEXTS:
-        yield from _wrong_text(name, row.get(name, ""))
+    for name in sorted(set(row) - {*_TEXT_FIELDS, "tags"}):
+        yield f"unknown field {name[:40]!r}: known are {', '.join((*_TEXT_FIELDS, 'tags'))}"
+    for name in _TEXT_FIELDS:
+        yield from _text_problems(name, row.get(name, ""))
     if bool(row.get("partition")) != bool(row.get("id")):
         yield "partition and id stand together"
-    yield from _wrong_tags(row.get("tags", []))
+    yield from _tag_problems(row.get("tags", []))
 
 
-def _wrong_text(name: str, value: object) -> Iterator[str]:
+def _text_problems(name: str, value: object) -> Iterator[str]:
     if not isinstance(value, str):
         yield f"{name} is not a text"
     elif name in {"question", "answer"} and not value.strip():
         yield f"{name} is missing or empty"
-    elif len(value) > _MOST_CHARS:
-        yield f"{name} has {len(value):,} characters: the most is {_MOST_CHARS:,}"
+    elif len(value) > _MAX_CHARS:
+        yield f"{name} has {len(value):,} characters: the most is {_MAX_CHARS:,}"
     elif not _is_text(value):
         yield f"{name} holds half a surrogate pair, which is no text"
     elif value and name in _HEXADECIMAL and not _HEXADECIMAL[name].fullmatch(value):
         yield f"{name} is none that an export has written"
 
 
-def _wrong_tags(tags: object) -> Iterator[str]:
+def _tag_problems(tags: object) -> Iterator[str]:
     if not isinstance(tags, list) or not all(isinstance(tag, str) and tag for tag in tags):
         yield "tags is not a list of texts"
-    elif len(tags) > _MOST_TAGS:
-        yield f"tags are {len(tags)}: the most is {_MOST_TAGS}"
+    elif len(tags) > _MAX_TAGS:
+        yield f"tags are {len(tags)}: the most is {_MAX_TAGS}"
     elif not all(map(_is_text, tags)):
         yield "tags hold half a surrogate pair, which is no text"
 
@@ -182,21 +182,21 @@ def _write(options: argparse.Namespace, out: TextIO) -> int:
     count, after = 0, ""
     while True:
         asked = urllib.parse.urlencode({"tenant": options.tenant, "after": after})
-        told = _call(options, f"/v1/cache/export?{asked}", None)
-        entries = told.get("entries")
+        reply = _call(options, f"/v1/cache/export?{asked}", None)
+        entries = reply.get("entries")
         for entry in entries if isinstance(entries, list) else ():
             out.write(json.dumps(entry, ensure_ascii=False) + "\n")
             count += 1
-        after = str(told.get("next") or "")
+        after = str(reply.get("next") or "")
         if not after:
             return count
 
 
 class _RefusedError(GatewayError):
-    """The gateway refuses what was sent."""
+    """The gateway refused a request."""
 
     def located(self, path: Path, part: list[tuple[int, dict[str, object]]]) -> str:
-        """What it said, with the file's line in place of the entry's number."""
+        """Its message, with the file's line in place of the entry's number."""
         head, _, rest = self.message.partition("]: ")
         number = head.removeprefix("entries[")
         if rest and number.isdigit() and int(number) < len(part):
@@ -218,31 +218,31 @@ def _call(
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, headers)  # noqa: S310 - the scheme is checked above
     try:
-        with urllib.request.urlopen(request, timeout=_PATIENCE_S) as reply:  # noqa: S310 - the same
-            told = json.loads(reply.read())
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as reply:  # noqa: S310 - the same
+            answer = json.loads(reply.read())
     except urllib.error.HTTPError as exc:
-        said = _said(exc.read())
+        reason = _error_text(exc.read())
         if exc.code in {400, 422}:
-            raise _RefusedError(said) from exc
-        message = f"the gateway at {options.url} answered {exc.code}: {said}"
+            raise _RefusedError(reason) from exc
+        message = f"the gateway at {options.url} answered {exc.code}: {reason}"
         raise StoreError(message) from exc
     except urllib.error.URLError as exc:
         message = f"no gateway at {options.url}: {exc.reason}. Start it, or give --url"
         raise StoreError(message) from exc
-    return told if isinstance(told, dict) else {}
+    return answer if isinstance(answer, dict) else {}
 
 
-def _said(body: bytes) -> str:
+def _error_text(body: bytes) -> str:
     try:
-        told = json.loads(body)
+        parsed = json.loads(body)
     except ValueError:
         return body[:200].decode("utf-8", "replace")
-    error = told.get("error") if isinstance(told, dict) else None
+    error = parsed.get("error") if isinstance(parsed, dict) else None
     if isinstance(error, dict):
         return str(error.get("message"))[:400]
-    return str(told.get("detail") if isinstance(told, dict) else told)[:400]
+    return str(parsed.get("detail") if isinstance(parsed, dict) else parsed)[:400]
 
 
-def _int(told: dict[str, object], name: str) -> int:
-    value = told.get(name)
+def _int(reply: dict[str, object], name: str) -> int:
+    value = reply.get(name)
     return value if isinstance(value, int) else 0

@@ -1,4 +1,4 @@
-"""``/v1/cache/*``: what is kept, and how to be rid of it."""
+"""``/v1/cache/*``: statistics, entries, invalidation and feedback."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from app.api.cache_entries import described_exact, described_similar
+from app.api.cache_entries import describe_exact, describe_semantic
 from app.api.context import AsCaller, Context, InContext
 from app.cache.exact import CachedAnswer, ExactCache
 from app.domain.invalidation import Forget
@@ -22,7 +22,7 @@ router = APIRouter(prefix="/v1/cache", tags=["cache"])
 
 
 class Invalidation(BaseModel):
-    """What to forget: entries that match every field that is given."""
+    """What to invalidate: entries that match every given field."""
 
     model_config = ConfigDict(extra="forbid")
     tags: list[str] = Field(default_factory=list)
@@ -31,7 +31,7 @@ class Invalidation(BaseModel):
 
 
 class Feedback(BaseModel):
-    """A verdict on a cached answer: on the hit that a request had, or on an entry whoever it was shown."""
+    """A verdict on a cached answer: on one request's hit, or on an entry."""
 
     model_config = ConfigDict(extra="forbid")
     request_id: Annotated[str, Field(max_length=128)] = ""
@@ -73,7 +73,7 @@ async def stats(context: InContext, caller: AsCaller) -> dict[str, object]:
 
 
 async def _semantic(semantic: SemanticAnswers, tenant: str) -> dict[str, object]:
-    """The bound in force on each route, its evidence, and what audits observed."""
+    """Each route's bound, its evidence, and what audits observed."""
     cache = semantic.cache
     try:
         entries: int | None = await cache.store.count()
@@ -87,20 +87,20 @@ async def entry(context: InContext, caller: AsCaller, entry_id: str) -> dict[str
     """Describe one entry; never its content."""
     _exact(context)
     semantic = context.edge.gateway.semantic
-    held = await _held(context, entry_id)
+    held = await _find_entry(context, entry_id)
     if held is None and semantic is not None:
         kept = await semantic.cache.fetch(entry_id, caller.tenant)
         if kept is not None:
-            return described_similar(*kept)
-    found = _of_tenant(held, caller.tenant, entry_id)
-    return described_exact(found, context)
+            return describe_semantic(*kept)
+    found = _require_tenant(held, caller.tenant, entry_id)
+    return describe_exact(found, context)
 
 
 @router.delete("/entries/{entry_id}")
 async def forget(context: InContext, caller: AsCaller, entry_id: str) -> dict[str, int]:
     """Forget one entry."""
     _exact(context)
-    gateway, held = context.edge.gateway, await _held(context, entry_id)
+    gateway, held = context.edge.gateway, await _find_entry(context, entry_id)
     semantic = gateway.semantic
     if held is None and semantic is not None:
         similar = await semantic.cache.fetch(entry_id, caller.tenant) is not None
@@ -109,14 +109,14 @@ async def forget(context: InContext, caller: AsCaller, entry_id: str) -> dict[st
     if not similar:
         if held is None:  # another worker may have it, and this one be about to
             bar_in_progress(gateway, Forget(caller.tenant, entry_id=entry_id))
-        _of_tenant(held, caller.tenant, entry_id)
+        _require_tenant(held, caller.tenant, entry_id)
     removed = await forget_everywhere(gateway, Forget(caller.tenant, entry_id=entry_id))
     return {"invalidated": max(1, removed)}
 
 
 @router.post("/invalidate")
 async def invalidate(context: InContext, caller: AsCaller, what: Invalidation) -> dict[str, int]:
-    """Forget this tenant's entries by tag, by model or all; in force for the very next request."""
+    """Invalidate this tenant's entries by tag, by model or all; in force for the very next request."""
     if not (what.tags or what.model or what.all):
         message = "say what to forget: tags, model or all"
         raise BadRequest(message)
@@ -127,47 +127,51 @@ async def invalidate(context: InContext, caller: AsCaller, what: Invalidation) -
 
 
 @router.post("/feedback")
-async def feedback(context: InContext, caller: AsCaller, said: Feedback) -> dict[str, object]:
-    """Take a verdict on a hit: a wrong one's entry is forgotten."""
-    if said.entry_id:
-        return await _judged(context, caller.tenant, said)
-    trace = context.telemetry.traces.get(said.request_id, caller.tenant)
+async def feedback(context: InContext, caller: AsCaller, body: Feedback) -> dict[str, object]:
+    """Take a verdict on a hit; a wrong one's entry is removed."""
+    if body.entry_id:
+        return await _entry_verdict(context, caller.tenant, body)
+    trace = context.telemetry.traces.get(body.request_id, caller.tenant)
     if trace is None:
-        message = f"no recent request {said.request_id!r} of this tenant"
+        message = f"no recent request {body.request_id!r} of this tenant"
         raise NotFound(message)
-    told = trace.get("cache")
-    cache = told if isinstance(told, dict) else {}
+    traced = trace.get("cache")
+    cache = traced if isinstance(traced, dict) else {}
     entry_id = cache.get("entry")
     if not entry_id:
-        message = f"request {said.request_id!r} was not answered from the cache"
+        message = f"request {body.request_id!r} was not answered from the cache"
         raise BadRequest(message, code="not_a_hit", param="request_id")
-    gateway, wrong, removed = context.edge.gateway, said.verdict == "wrong", False
+    gateway, wrong, removed = context.edge.gateway, body.verdict == "wrong", False
     if gateway.semantic is not None and cache.get("outcome") == "semantic":
         removed = await gateway.semantic.record_verdict(
-            caller.tenant, said.request_id, str(entry_id), agreed=not wrong
+            caller.tenant, body.request_id, str(entry_id), agreed=not wrong
         )
     if wrong:
         gone = await forget_everywhere(gateway, Forget(caller.tenant, entry_id=str(entry_id)))
         removed = gone > 0 or removed
-    told = {"request_id": said.request_id, "entry_id": str(entry_id), "verdict": said.verdict}
-    return {**told, "removed": removed}
+    return {
+        "request_id": body.request_id,
+        "entry_id": str(entry_id),
+        "verdict": body.verdict,
+        "removed": removed,
+    }
 
 
-async def _judged(context: Context, tenant: str, said: Feedback) -> dict[str, object]:
-    """A verdict on an entry itself: what was asked is not known, so the verifier learns of it alone."""
-    gateway, wrong, removed = context.edge.gateway, said.verdict == "wrong", False
-    held = await _held(context, said.entry_id)
+async def _entry_verdict(context: Context, tenant: str, body: Feedback) -> dict[str, object]:
+    """A verdict on an entry itself: the question is unknown, so only the entry's record learns from it."""
+    gateway, wrong, removed = context.edge.gateway, body.verdict == "wrong", False
+    held = await _find_entry(context, body.entry_id)
     semantic = gateway.semantic
     if (held is None or held.tenant != tenant) and semantic is not None:
-        if await semantic.cache.fetch(said.entry_id, tenant) is None:
-            _of_tenant(None, tenant, said.entry_id)
-        removed = await semantic.cache.feedback(said.entry_id, agreed=not wrong)
+        if await semantic.cache.fetch(body.entry_id, tenant) is None:
+            _require_tenant(None, tenant, body.entry_id)
+        removed = await semantic.cache.feedback(body.entry_id, agreed=not wrong)
     else:
-        _of_tenant(held, tenant, said.entry_id)
+        _require_tenant(held, tenant, body.entry_id)
     if wrong:
-        gone = await forget_everywhere(gateway, Forget(tenant, entry_id=said.entry_id))
+        gone = await forget_everywhere(gateway, Forget(tenant, entry_id=body.entry_id))
         removed = gone > 0 or removed
-    return {"entry_id": said.entry_id, "verdict": said.verdict, "removed": removed}
+    return {"entry_id": body.entry_id, "verdict": body.verdict, "removed": removed}
 
 
 def _exact(context: Context) -> ExactCache:
@@ -177,7 +181,7 @@ def _exact(context: Context) -> ExactCache:
     return context.edge.gateway.exact
 
 
-async def _held(context: Context, entry_id: str) -> CachedAnswer | None:
+async def _find_entry(context: Context, entry_id: str) -> CachedAnswer | None:
     """The entry in this worker's memory, or in Redis."""
     gateway = context.edge.gateway
     held = None if gateway.exact is None else gateway.exact.by_id(entry_id)
@@ -186,7 +190,7 @@ async def _held(context: Context, entry_id: str) -> CachedAnswer | None:
     return held
 
 
-def _of_tenant(found: CachedAnswer | None, tenant: str, entry_id: str) -> CachedAnswer:
+def _require_tenant(found: CachedAnswer | None, tenant: str, entry_id: str) -> CachedAnswer:
     if found is None or found.tenant != tenant:
         message = f"no entry {entry_id[:64]!r}"
         raise NotFound(message)

@@ -1,9 +1,8 @@
-"""``GET /v1/cache/entries``: what is kept, newest first, and how an entry is described.
+"""``GET /v1/cache/entries``: pages of entries, and how an entry is described.
 
-Two kinds are kept in two places, so each is listed by itself. Equal requests' answers lie in the
-workers' memories: a page is the newest entries behind a mark, which says when and which the last one
-was, so that the pages of several workers can be merged. Questions by meaning lie in their own store,
-which pages by id. Walking a memory of many entries is done in slices, so that no request waits for it.
+Exact and semantic entries are listed apart. Exact ones lie in the workers' memories, newest first; the
+cursor is the last entry's time and id, so that the pages of several workers can be merged. Semantic ones
+lie in their store, which pages by id. A large memory is walked in slices, so that no request waits for it.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ if TYPE_CHECKING:  # loads learners that a gateway without a semantic cache does
 
 router = APIRouter(prefix="/v1/cache", tags=["cache"])
 
-MOST_AT_ONCE = 200
+MAX_PAGE = 200
 _SLICE = 2_000
-_MOST_CHARS = 500
-_MARKS = {
+_MAX_CHARS = 500
+_CURSORS = {
     "exact": re.compile(r"([0-9]{1,16})-([0-9a-f]{32})"),
     "semantic": re.compile(r"[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"),
 }
-Described = dict[str, object]
+Description = dict[str, object]
 
 
 @router.get("/entries")
@@ -44,7 +43,7 @@ async def entries(
     context: InContext,
     caller: AsCaller,
     kind: Literal["exact", "semantic"] = "exact",
-    limit: Annotated[int, Query(ge=1, le=MOST_AT_ONCE)] = 50,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 50,
     after: Annotated[str, Query(max_length=64)] = "",
 ) -> dict[str, object]:
     """A page of this tenant's entries; ``next`` goes into ``after`` for the following one, "" at the end.
@@ -52,14 +51,17 @@ async def entries(
     ``exact`` entries come newest first, ``semantic`` ones in the order of their ids. Words are shown
     where ``cache.show_text`` is on and, where keys exist, to admin keys alone.
     """
-    if after and _MARKS[kind].fullmatch(after) is None:
-        message = "after must be what `next` of the page before said, or be left out"
+    if after and _CURSORS[kind].fullmatch(after) is None:
+        message = "after must be the `next` of the page before, or be left out"
         raise BadRequest(message, param="after")
-    text = context.show_text and _may_read(context, caller)
+    text = context.show_text and _may_read_text(context, caller)
     if kind == "exact":
         found = await _newest(context, caller.tenant, after, limit)
-        told = [described_exact(each, context, text=text) for each in found]
-        return {"entries": told, "next": mark_of(told[-1]) if len(told) == limit else ""}
+        page_entries = [describe_exact(each, context, text=text) for each in found]
+        return {
+            "entries": page_entries,
+            "next": cursor_of(page_entries[-1]) if len(page_entries) == limit else "",
+        }
     semantic = context.edge.gateway.semantic
     if semantic is None:
         message = "hits by meaning are off: cache.semantic.enabled"
@@ -69,28 +71,28 @@ async def entries(
     except StoreError as error:
         message = f"the store of questions cannot be asked: {error.message}"
         raise Overloaded(message, code="store_away", retry_after_s=1) from error
-    told = [
-        described_similar(question, answer, text=text)
+    page_entries = [
+        describe_semantic(question, answer, text=text)
         for question in page
         if (answer := semantic.cache.live_answer(question)) is not None
     ]
-    return {"entries": told, "next": following}
+    return {"entries": page_entries, "next": following}
 
 
-def mark_of(entry: Described) -> str:
-    """Where the page behind ``entry`` begins."""
+def cursor_of(entry: Description) -> str:
+    """The cursor of the page after ``entry``."""
     return f"{entry['kept_unix_ms']}-{entry['id']}"
 
 
 async def _newest(context: Context, tenant: str, after: str, limit: int) -> list[CachedAnswer]:
-    """The ``limit`` newest live entries of ``tenant`` behind the mark ``after``."""
+    """The ``limit`` newest live entries of ``tenant`` after the cursor ``after``."""
     exact = context.edge.gateway.exact
     if exact is None:
         message = "the exact cache is off: cache.exact.enabled"
         raise NotFound(message)
     everything = exact.kept()
     now_s = time.monotonic()
-    mark = _place(after)
+    cursor = _parse_cursor(after)
     best: list[tuple[int, str, CachedAnswer]] = []
     for start in range(0, len(everything), _SLICE):
         if start:
@@ -99,7 +101,7 @@ async def _newest(context: Context, tenant: str, after: str, limit: int) -> list
             if each.tenant != tenant or now_s >= each.expires_at_s:
                 continue
             place = (_kept_unix_ms(each, context), each.id)
-            if mark is not None and place >= mark:
+            if cursor is not None and place >= cursor:
                 continue
             if len(best) < limit:
                 heapq.heappush(best, (*place, each))
@@ -108,31 +110,31 @@ async def _newest(context: Context, tenant: str, after: str, limit: int) -> list
     return [each for _, _, each in sorted(best, key=lambda item: item[:2], reverse=True)]
 
 
-def _place(mark: str) -> tuple[int, str] | None:
-    kept_unix_ms, _, entry_id = mark.partition("-")
-    return (int(kept_unix_ms), entry_id) if mark else None
+def _parse_cursor(cursor: str) -> tuple[int, str] | None:
+    kept_unix_ms, _, entry_id = cursor.partition("-")
+    return (int(kept_unix_ms), entry_id) if cursor else None
 
 
 def _kept_unix_ms(entry: CachedAnswer, context: Context) -> int:
     return round((context.epoch_unix_s + entry.stored_at_s) * 1000)
 
 
-def _may_read(context: Context, caller: Caller) -> bool:
+def _may_read_text(context: Context, caller: Caller) -> bool:
     return context.edge.authenticator.is_admin(caller)
 
 
-def described_exact(
+def describe_exact(
     entry: CachedAnswer, context: Context, *, text: bool = False
 ) -> dict[str, object]:
-    """An equal request's answer; its question is not kept, only its key."""
+    """Describe an exact entry; its question is not stored, only its key."""
     now_s, kept_unix_ms = time.monotonic(), _kept_unix_ms(entry, context)
-    told: dict[str, object] = {
+    description: dict[str, object] = {
         "id": entry.id,
         "kind": "exact",
         "model": entry.model,
         "tier": entry.tier,
         "request_id": entry.request_id,
-        "kept_at": _when(kept_unix_ms / 1000),
+        "kept_at": _iso_time(kept_unix_ms / 1000),
         "kept_unix_ms": kept_unix_ms,
         "dialect": entry.dialect.value,
         "tags": list(entry.tags),
@@ -142,7 +144,7 @@ def described_exact(
         "expires_in_s": round(entry.expires_at_s - now_s, 3),
         "cost_usd": entry.cost_usd,
     }
-    return {**told, "text": {"answer": _answer(entry, context)}} if text else told
+    return {**description, "text": {"answer": _answer(entry, context)}} if text else description
 
 
 def _answer(entry: CachedAnswer, context: Context) -> str | None:
@@ -152,22 +154,22 @@ def _answer(entry: CachedAnswer, context: Context) -> str | None:
         )
     except UpstreamError:
         return None
-    return answer.text[:_MOST_CHARS]
+    return answer.text[:_MAX_CHARS]
 
 
-def described_similar(
+def describe_semantic(
     question: KeptQuestion, answer: KeptAnswer, *, text: bool = False
 ) -> dict[str, object]:
-    """A question by meaning, and where its answer is from."""
+    """Describe a semantic entry, with its provenance."""
     now_s = time.time()
-    told: dict[str, object] = {
+    description: dict[str, object] = {
         "id": question.id,
         "kind": "semantic",
         "model": question.model,
         "tier": answer.tier,
         "said_by": answer.model,
         "request_id": answer.request_id,
-        "kept_at": _when(question.kept_unix_s),
+        "kept_at": _iso_time(question.kept_unix_s),
         "kept_unix_ms": round(question.kept_unix_s * 1000),
         "askers": len(answer.askers),
         "tags": list(question.tags),
@@ -175,9 +177,9 @@ def described_similar(
         "expires_in_s": round(question.expires_unix_s - now_s, 3),
         "cost_usd": answer.cost_usd,
     }
-    shown = {"question": question.text[:_MOST_CHARS], "answer": answer.text[:_MOST_CHARS]}
-    return {**told, "text": shown} if text else told
+    shown = {"question": question.text[:_MAX_CHARS], "answer": answer.text[:_MAX_CHARS]}
+    return {**description, "text": shown} if text else description
 
 
-def _when(unix_s: float) -> str:
+def _iso_time(unix_s: float) -> str:
     return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="milliseconds")

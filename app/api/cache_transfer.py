@@ -1,4 +1,4 @@
-"""``/v1/cache/import`` and ``/v1/cache/export``: what ``slipstream cache`` talks to."""
+"""``/v1/cache/import`` and ``/v1/cache/export``: the endpoints behind ``slipstream cache``."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from app.errors import BadRequest, NotFound
 
 router = APIRouter(prefix="/v1/cache", tags=["cache"])
 
-MOST_AT_ONCE = 100
-_MOST_CHARS = 200_000
+MAX_BATCH = 100
+_MAX_CHARS = 200_000
 
 
 class GivenAnswer(BaseModel):
     """One question with its answer."""
 
     model_config = ConfigDict(extra="forbid")
-    question: Annotated[str, Field(min_length=1, max_length=_MOST_CHARS)]
-    answer: Annotated[str, Field(min_length=1, max_length=_MOST_CHARS)]
+    question: Annotated[str, Field(min_length=1, max_length=_MAX_CHARS)]
+    answer: Annotated[str, Field(min_length=1, max_length=_MAX_CHARS)]
     tags: Annotated[list[str], Field(max_length=32)] = Field(default_factory=list)
     model: str = ""
     system: str = ""
@@ -30,18 +30,18 @@ class GivenAnswer(BaseModel):
 
 
 class Import(BaseModel):
-    """Some of them, for one tenant."""
+    """Some questions with their answers, for one tenant."""
 
     model_config = ConfigDict(extra="forbid")
     tenant: Annotated[str, Field(min_length=1, max_length=128)] = "default"
-    entries: Annotated[list[GivenAnswer], Field(min_length=1, max_length=MOST_AT_ONCE)]
+    entries: Annotated[list[GivenAnswer], Field(min_length=1, max_length=MAX_BATCH)]
     repeated: bool = False
-    """Another worker of this server has kept them where all look: only this one's own memory is left."""
+    """Another worker has put them into the shared stores already: only this one's memory is left."""
 
 
 @router.post("/import")
-async def take_in_all(context: InContext, _admin: AsAdmin, said: Import) -> dict[str, int]:
-    """Keep answers as if they had been given before; says how many may be hit exactly, and by meaning."""
+async def import_entries(context: InContext, _admin: AsAdmin, body: Import) -> dict[str, int]:
+    """Store answers as if they had been given before; returns how many may be hit exactly, and by meaning."""
     from app.pipeline.cache_transfer import TransferEntry, import_answer  # loads learners
 
     gateway = context.edge.gateway
@@ -49,7 +49,7 @@ async def take_in_all(context: InContext, _admin: AsAdmin, said: Import) -> dict
         message = "the exact cache is off: cache.exact.enabled"
         raise NotFound(message)
     exact = similar = 0
-    for number, each in enumerate(said.entries):
+    for number, each in enumerate(body.entries):
         if bool(each.partition) != bool(each.id):
             message = f"entries[{number}]: partition and id stand together"
             raise BadRequest(message, param=f"entries[{number}]")
@@ -58,7 +58,7 @@ async def take_in_all(context: InContext, _admin: AsAdmin, said: Import) -> dict
             each.partition, each.id,
         )  # fmt: skip
         try:
-            taken = await import_answer(given, said.tenant, gateway, repeated=said.repeated)
+            taken = await import_answer(given, body.tenant, gateway, repeated=body.repeated)
         except BadRequest as exc:
             message = f"entries[{number}]: {exc.message}"
             raise BadRequest(message, param=f"entries[{number}]") from exc
@@ -67,14 +67,14 @@ async def take_in_all(context: InContext, _admin: AsAdmin, said: Import) -> dict
 
 
 @router.get("/export")
-async def take_out_some(
+async def export_entries(
     context: InContext,
     _admin: AsAdmin,
     tenant: str = "default",
     after: Annotated[str, Query(pattern=r"^([0-9a-f-]{32,36})?$")] = "",
-    limit: Annotated[int, Query(ge=1, le=MOST_AT_ONCE)] = MOST_AT_ONCE,
+    limit: Annotated[int, Query(ge=1, le=MAX_BATCH)] = MAX_BATCH,
 ) -> dict[str, object]:
-    """A page of what is kept for hits by meaning; ``next`` is where the following one begins."""
+    """A page of the semantic entries; ``next`` is the cursor of the following one, "" at the end."""
     from app.pipeline.cache_transfer import export_page  # loads learners
 
     found, next_one = await export_page(tenant, after, limit, context.edge.gateway)

@@ -24,7 +24,7 @@ import msgspec
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.cache_entries import mark_of
+from app.api.cache_entries import cursor_of
 from app.api.metrics_sum import add_up
 from app.api.problems import refusal
 from app.api.sibling_call import SILENT, ask_sibling
@@ -259,7 +259,7 @@ def _entries(replies: list[Reply], scope: Scope) -> bytes:
     more = len(merged) > limit or any(page["next"] for page in pages)
     merged = merged[:limit]
     return msgspec.json.encode(
-        {"entries": merged, "next": mark_of(merged[-1]) if more and merged else ""}
+        {"entries": merged, "next": cursor_of(merged[-1]) if more and merged else ""}
     )
 
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from app.cache.semantic import MAX_CHARS
-from app.cache.standalone import standalone
+from app.cache.standalone import is_standalone
 from app.domain.decisions import Classification, PromptView
 from app.domain.events import Answer, FinishReason, TextBlock
 
@@ -44,7 +44,7 @@ def admits_question(
         return False
     if view.has_images or view.after_tool_result or view.tool_names:
         return False
-    if view.turns > 1 and not standalone(text):
+    if view.turns > 1 and not is_standalone(text):
         return False
     temperature = body.get("temperature")
     return not isinstance(temperature, int | float) or temperature <= _MAX_TEMPERATURE

@@ -1,8 +1,8 @@
-"""Which invalidations an entry has outlived: pure, bounded, and safe where it has forgotten some.
+"""A bounded table of invalidations, which says whether an entry is older than one that matches it.
 
-Invalidations are numbered (epochs). An entry carries the epoch that was in force when its question
-was asked; an invalidation with a higher number that matches it forbids it. What does not fit in the
-table any more leaves a floor behind: an entry from below it is forbidden, whatever it is.
+Invalidations are numbered (epochs). An entry carries the epoch in force when its question was asked; a
+matching invalidation with a higher number blocks it. An evicted invalidation raises the floor: every
+entry from below it is blocked, so that eviction is safe.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ class Barriers:
     """The newest invalidation of each kind."""
 
     def __init__(self, *, most: int = _MOST) -> None:
-        """Forbid nothing; remember at most ``most`` kinds."""
+        """Block nothing; hold at most ``most`` kinds."""
         self._most = most
         self._marks: OrderedDict[tuple[str, str, str, str], int] = OrderedDict()
         self.floor = 0
 
     def add(self, what: Forget, epoch: int) -> None:
-        """Forbid what matches and is older than ``epoch``."""
+        """Block what matches and is older than ``epoch``."""
         if what.entry_id:
             self._mark((what.tenant, "", "", what.entry_id), epoch)
             return
@@ -32,14 +32,14 @@ class Barriers:
             self._mark((what.tenant, what.model, tag, ""), epoch)
 
     def clear(self, floor: int) -> None:
-        """Forbid everything from before ``floor``, and nothing else."""
+        """Block everything from before ``floor``, and nothing else."""
         self._marks.clear()
         self.floor = floor
 
-    def hold(
+    def blocks(
         self, epoch: int, tenant: str, model: str, tags: tuple[str, ...], entry_id: str
     ) -> bool:
-        """Whether an entry of ``epoch`` may not be shown."""
+        """Whether an entry of ``epoch`` may not be served."""
         if epoch < self.floor:
             return True
         marks = self._marks

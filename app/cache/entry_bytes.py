@@ -1,8 +1,8 @@
-"""A kept answer as bytes, for a store that other workers and other versions of this program use too.
+"""An exact entry as bytes, for a store shared with other workers and other versions of this program.
 
-``SLPA``, a version, the length and the CRC-32 of what follows, then msgpack. What is not exactly that
-(cut, changed, another version's, somebody else's) is ``Unreadable``: a miss that is counted, never an
-answer. Times are wall-clock on the way: monotonic clocks mean nothing to another machine.
+``SLPA``, a version, the length and the CRC-32 of what follows, then msgpack. Anything else (truncated,
+corrupt, another version's, foreign) raises ``UnreadableEntryError``: a counted miss. Times are wall-clock, as
+monotonic clocks mean nothing to another machine.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ VERSION = 1
 """Raise it with any change of ``_Body`` or of its meaning."""
 
 
-class Unreadable(ValueError):
-    """These bytes are no entry of this version."""
+class UnreadableEntryError(ValueError):
+    """The bytes are no entry of this version; the message is the metric's label."""
 
 
 class _Body(msgspec.Struct, array_like=True, frozen=True):
@@ -48,14 +48,14 @@ class _Body(msgspec.Struct, array_like=True, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """An entry as it lay in the store."""
+class StoredEntry:
+    """An entry as read from the store."""
 
     entry: CachedAnswer
-    """Its two times are left at 0: they are the reader's own clock's."""
+    """Its two times are 0: the reader sets them on its own clock."""
     incarnation: bytes
     epoch: int
-    """The invalidation epoch under which its question was asked, in that incarnation of the store."""
+    """The invalidation epoch in force when its question was asked, in that incarnation of the store."""
     expires_unix_s: float
 
 
@@ -66,7 +66,7 @@ _decode = msgspec.msgpack.Decoder(_Body).decode
 def to_bytes(
     entry: CachedAnswer, *, incarnation: bytes, epoch: int, stored_unix_s: float, ttl_s: float
 ) -> bytes:
-    """The entry's bytes; it must hold the upstream's ``pieces``."""
+    """Encode an entry, which must hold the upstream's ``pieces``."""
     body = _encode(
         _Body(
             entry.key,
@@ -91,23 +91,23 @@ def to_bytes(
     return _HEAD.pack(_MAGIC, VERSION, len(body), zlib.crc32(body)) + body
 
 
-def from_bytes(data: bytes, entry_id: str) -> Stored:
-    """The entry in ``data``; raises ``Unreadable`` for anything but a whole one of that id."""
+def from_bytes(data: bytes, entry_id: str) -> StoredEntry:
+    """Decode an entry; raises ``Unreadable`` for anything but a whole one of that id."""
     if len(data) < _HEAD.size:
-        raise Unreadable("cut")
+        raise UnreadableEntryError("cut")
     magic, version, length, crc = _HEAD.unpack_from(data)
     body = data[_HEAD.size :]
     if magic != _MAGIC:
-        raise Unreadable("foreign")
+        raise UnreadableEntryError("foreign")
     if version != VERSION:
-        raise Unreadable("version")
+        raise UnreadableEntryError("version")
     if len(body) != length or zlib.crc32(body) != crc:
-        raise Unreadable("corrupt")
+        raise UnreadableEntryError("corrupt")
     try:
         read = _decode(body)
         dialect = Dialect(read.dialect)
     except (msgspec.DecodeError, ValueError) as exc:
-        raise Unreadable("corrupt") from exc
+        raise UnreadableEntryError("corrupt") from exc
     entry = CachedAnswer(
         read.key,
         dialect,
@@ -125,7 +125,7 @@ def from_bytes(data: bytes, entry_id: str) -> Stored:
         read.cost_usd,
         read.upstream_s,
     )
-    entry.judged = True  # nothing is written that the gate has not judged
+    entry.judged = True  # only what the cacheability gate passed is written
     if entry.id != entry_id:
-        raise Unreadable("foreign")
-    return Stored(entry, read.incarnation, read.epoch, read.expires_unix_s)
+        raise UnreadableEntryError("foreign")
+    return StoredEntry(entry, read.incarnation, read.epoch, read.expires_unix_s)

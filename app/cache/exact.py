@@ -252,7 +252,7 @@ class ExactCache:
         self, since_ns: int, key: bytes, tenant: str, model: str, tags: tuple[str, ...]
     ) -> bool:
         """Whether an answer whose making began at ``since_ns`` has been forgotten meanwhile."""
-        return since_ns <= self.barred_ns and self._barriers.hold(
+        return since_ns <= self.barred_ns and self._barriers.blocks(
             since_ns, tenant, model, tags, key[:16].hex()
         )
 

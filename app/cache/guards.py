@@ -19,11 +19,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from app.cache.expected_answer import expected_answer_differences
 from app.cache.lexicon import COURTESIES, NEGATIONS, SYMMETRIC_RELATIONS, opposites_of
-from app.cache.spelled import spelled_differences
-from app.cache.spoken_numbers import NUMBER_WORDS, ROMAN_WORDS
+from app.cache.number_words import NUMBER_WORDS, ROMAN_WORDS
+from app.cache.orthography import orthography_differences
 from app.cache.text_view import TextView, stem
-from app.cache.wanted import wanted_differences
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -51,7 +51,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Differences:
-    """Everything the guards saw between two texts."""
+    """The typed differences between two texts."""
 
     found: tuple[Difference, ...]
     polarity: int  # reversals counted: opposite words and one-sided negations
@@ -72,7 +72,9 @@ def _listed(items: Iterable[str]) -> str:
     return ", ".join(sorted(items)) or "none"
 
 
-def _sides(kind: str, label: str, a: frozenset[str], b: frozenset[str]) -> Difference | None:
+def _set_difference(
+    kind: str, label: str, a: frozenset[str], b: frozenset[str]
+) -> Difference | None:
     """A two-sided difference vetoes, a one-sided one is only noted."""
     if a == b:
         return None
@@ -105,7 +107,7 @@ def opposite_pairs(a: TextView, b: TextView) -> list[tuple[str, str]]:
     return pairs
 
 
-def _order(a: TextView, b: TextView, shared: frozenset[str]) -> bool:
+def _order_differs(a: TextView, b: TextView, shared: frozenset[str]) -> bool:
     """Whether two shared parties stand in another order."""
     return [s for s in a.stems if s in shared] != [s for s in b.stems if s in shared]
 
@@ -164,41 +166,41 @@ def _roles(a: TextView, b: TextView, reversals: int) -> tuple[Difference | None,
     if len(a.content ^ b.content) > _PARTIES:  # too much else differs
         return None, False
     parties = _parties(a, b)
-    if not _turned(a, b, parties, reversals):
+    if not _roles_reversed(a, b, parties, reversals):
         return None, False
     one_passive = (a.passive_at >= 0) != (b.passive_at >= 0)
     if _symmetric(a, b) and not one_passive:
         return None, True
     names = len(_stemmed(a.names & b.names, a) & parties)
     compared = "than" in a.word_set & b.word_set
-    same_words = a.content == b.content and _said(a) == _said(b)
+    same_words = a.content == b.content and _words_after_courtesies(a) == _words_after_courtesies(b)
     if not (one_passive or names > 1 or compared or same_words):
         return None, False
     text = f"the same words in other roles: {' … '.join(s for s in a.stems if s in parties)}"
     return Difference("role_swap", text, veto=True), False
 
 
-def _said(text: TextView) -> int:
-    """How many words a text has behind its opening courtesies: "please tell me" asks for nothing."""
+def _words_after_courtesies(text: TextView) -> int:
+    """How many words a text has after its opening courtesies ("please tell me")."""
     polite = next((i for i, w in enumerate(text.words) if w not in COURTESIES), len(text.words))
     return len(text.words) - polite
 
 
-def _turned(a: TextView, b: TextView, parties: frozenset[str], reversals: int) -> bool:
-    """Whether two near-equal texts have their parties in another order (a passive counted out)."""
+def _roles_reversed(a: TextView, b: TextView, parties: frozenset[str], reversals: int) -> bool:
+    """Whether two near-equal texts have their parties in another order, allowing for one passive."""
     if len(parties) < _PARTIES:
         return False
     if (a.passive_at >= 0) != (b.passive_at >= 0):
-        turned = _passive_turned(*((a, b) if a.passive_at >= 0 else (b, a)))
+        turned = _passive_reversed(*((a, b) if a.passive_at >= 0 else (b, a)))
     else:
-        turned = _order(a, b, parties)
+        turned = _order_differs(a, b, parties)
     # "A is taller than B", "B is shorter than A": turned twice.
     twice = reversals > 0 and reversals % 2 == 0 and "than" in a.word_set & b.word_set
     return turned and not twice
 
 
-def _passive_turned(passive: TextView, active: TextView) -> bool:
-    """Whether the doer of the passive is not the doer of the active; False when that is unknown."""
+def _passive_reversed(passive: TextView, active: TextView) -> bool:
+    """Whether the agent of the passive is not the agent of the active; False when that is unknown."""
     at = passive.passive_at
     agents = []
     for word, base in zip(passive.words[at + 1 :], passive.stems[at + 1 :], strict=True):
@@ -218,7 +220,7 @@ def _passive_turned(passive: TextView, active: TextView) -> bool:
 
 
 def _negated(x: int, y: int) -> bool:
-    """Whether one side says no: none against some, or another parity ("not unlike")."""
+    """Whether one side is negated: none against some, or another parity ("not unlike")."""
     return x % 2 != y % 2 or (x != y and min(x, y) == 0)
 
 
@@ -226,7 +228,9 @@ def _polarity(a: TextView, b: TextView) -> tuple[list[Difference], int]:
     pairs = opposite_pairs(a, b)
     negated = int(_negated(a.negations, b.negations))
     # "taller than" and "shorter than" with the two sides exchanged: two reversals.
-    compared = int("than" in a.word_set and "than" in b.word_set and _order(a, b, _parties(a, b)))
+    compared = int(
+        "than" in a.word_set and "than" in b.word_set and _order_differs(a, b, _parties(a, b))
+    )
     # "with" and "without" are opposites, and one of them a negation: that is one reversal, not two.
     once = sum(x in NEGATIONS or y in NEGATIONS for x, y in pairs) if negated else 0
     reversals = len(pairs) + negated + compared - once
@@ -320,24 +324,26 @@ def _names(a: TextView, b: TextView) -> Difference | None:
     """Names differ; one that the other side misspells, inflects or writes in small letters does not."""
     if a.names == b.names:
         return None
-    known_a, known_b = _known(a), _known(b)
+    known_a, known_b = _possible_names(a), _possible_names(b)
     exact = a.codes | b.codes  # "GOOGL", "XVIII" and "NaCN" are not misspelt
-    only_a = {n for n in a.names - b.names if not _named(n, known_b, exact)}
-    only_b = {n for n in b.names - a.names if not _named(n, known_a, exact)}
+    only_a = {n for n in a.names - b.names if not _occurs(n, known_b, exact)}
+    only_b = {n for n in b.names - a.names if not _occurs(n, known_a, exact)}
     initials = {(x, y) for x in only_a for y in only_b if 1 in (len(x), len(y)) and x[0] == y[0]}
     only_a -= {x for x, _ in initials}
     only_b -= {y for _, y in initials}
     # Two, II and 2: what they count is among the numbers.
-    return _sides("name", "name", frozenset(only_a - _COUNTING), frozenset(only_b - _COUNTING))
+    return _set_difference(
+        "name", "name", frozenset(only_a - _COUNTING), frozenset(only_b - _COUNTING)
+    )
 
 
-def _known(v: TextView) -> set[str]:
+def _possible_names(v: TextView) -> set[str]:
     """Every word that could be a name, and the parts of those with a hyphen."""
     words = {w.removesuffix("'s") for w in v.words}
     return words.union(*(w.split("-") for w in words if "-" in w))
 
 
-def _named(name: str, words: set[str], exact: frozenset[str]) -> bool:
+def _occurs(name: str, words: set[str], exact: frozenset[str]) -> bool:
     """Whether the name is among the words as it is, misspelt, in the plural, or as an adjective."""
     if name in words or stem(name) in words or name + "s" in words:
         return True
@@ -367,11 +373,11 @@ def compare(a: TextView, b: TextView) -> Differences:
     found = [
         d
         for d in (
-            _sides("number", "number", a.numbers, b.numbers),
-            _sides("id", "id", a.ids, b.ids),
+            _set_difference("number", "number", a.numbers, b.numbers),
+            _set_difference("id", "id", a.ids, b.ids),
             _names(a, b),
-            _sides("date", "date", a.dates, b.dates),
-            _sides("unit", "unit", a.units, b.units),
+            _set_difference("date", "date", a.dates, b.dates),
+            _set_difference("unit", "unit", a.units, b.units),
             _time_states(a, b),
             _logic(a, b),
             _coreference(a, b),
@@ -379,11 +385,13 @@ def compare(a: TextView, b: TextView) -> Differences:
         )
         if d is not None
     ]
-    if a.spelled is not b.spelled and a.spelled != b.spelled:
-        seen = spelled_differences(a.spelled, b.spelled, a.word_set, b.word_set)
+    if a.orthography is not b.orthography and a.orthography != b.orthography:
+        seen = orthography_differences(a.orthography, b.orthography, a.word_set, b.word_set)
         found.extend(Difference(kind, words, veto=True) for kind, words in seen)
-    if a.wanted is not b.wanted and a.wanted != b.wanted:
-        unlike = wanted_differences(a.wanted, b.wanted, a.content ^ b.content)
+    if a.expected_answer is not b.expected_answer and a.expected_answer != b.expected_answer:
+        unlike = expected_answer_differences(
+            a.expected_answer, b.expected_answer, a.content ^ b.content
+        )
         found.extend(Difference(kind, words, veto=True) for kind, words in unlike)
     opposites, reversals = _polarity(a, b)
     found.extend(opposites)

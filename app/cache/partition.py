@@ -1,4 +1,4 @@
-"""Which questions may meet by meaning at all: everything but the last user turn's text, hashed.
+"""The partition within which questions may match semantically: all but the last user turn's text, hashed.
 
 Built on the exact key, so that there is one definition of what can change an answer: the request is
 keyed with its last user text taken out. Tenant, user, model, tier, system prompt, tools, response
@@ -14,7 +14,7 @@ from app.cache.key import CacheScope, exact_key
 from app.domain.chat import ChatRequest, Dialect, Json
 
 _TEXT_TYPES = frozenset({"text", "input_text"})
-_TAKEN_OUT = "\x00the question\x00"
+_PLACEHOLDER = "\x00the question\x00"
 
 
 def partition_key(scope: CacheScope, request: ChatRequest) -> str | None:
@@ -34,7 +34,7 @@ def _without_question(dialect: Dialect, body: Json) -> Json | None:
     name = "input" if dialect is Dialect.RESPONSES else "messages"
     turns = body.get(name)
     if isinstance(turns, str):
-        return {**body, name: _TAKEN_OUT}
+        return {**body, name: _PLACEHOLDER}
     if not isinstance(turns, list) or not turns:
         return None
     last = turns[-1]
@@ -48,9 +48,9 @@ def _without_question(dialect: Dialect, body: Json) -> Json | None:
 
 def _without_text(content: object) -> object | None:
     if isinstance(content, str):
-        return _TAKEN_OUT
+        return _PLACEHOLDER
     if isinstance(content, list) and len(content) == 1:
         block = content[0]
         if isinstance(block, dict) and block.get("type") in _TEXT_TYPES:
-            return [{**block, "text": _TAKEN_OUT}]
+            return [{**block, "text": _PLACEHOLDER}]
     return None

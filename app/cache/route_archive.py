@@ -17,7 +17,7 @@ import numpy as np
 
 from app.cache.bound import DriftDetector, EntryRecord, Limits, PseudoCounts, Threshold
 from app.cache.route_state import RouteState
-from app.cache.text_view import view
+from app.cache.text_view import analyse
 from app.cache.token_weights import TokenWeights
 from app.cache.verifier import (
     AGREEMENT_COLUMNS,
@@ -187,7 +187,7 @@ def _questions(
         return []
     return [
         LabelledQuestion(
-            view(row[0]), vector.astype(np.float32), row[1], counts, *map(float, row[2:])
+            analyse(row[0]), vector.astype(np.float32), row[1], counts, *map(float, row[2:])
         )
         for row, vector in zip(rows, vectors, strict=True)
     ]

@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
@@ -31,9 +31,10 @@ from app.cache.agreement import answers_agree
 from app.cache.decision import CandidateView, Decision, QueryView, decide
 from app.cache.kept_answer import KeptAnswer, answer_of, askers_of
 from app.cache.pending_removals import PendingRemovals
+from app.cache.question_barriers import QuestionBarriers
 from app.cache.routes import Route, RouteStore
 from app.cache.sharing import Sharing
-from app.cache.text_view import TextView, view
+from app.cache.text_view import TextView, analyse
 from app.cache.verifier import NEIGHBOURS
 from app.domain.invalidation import Forget
 from app.domain.vectors import (
@@ -59,7 +60,6 @@ _MAX_ANSWER_CHARS: Final = 200_000
 _MAX_LATE_IN_A_ROW: Final = 5
 _SUSPENSION_S: Final = 1.0
 _MAX_VIEWS: Final = 4_096
-_MAX_BARRIERS: Final = 512
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 
 
@@ -124,7 +124,7 @@ class SemanticCache:
         on_lookup: Callable[[LookupOutcome], None],
         budget_s: float = BUDGET_S,
         sharing: Sharing | None = None,
-        owed: PendingRemovals | None = None,
+        pending_removals: PendingRemovals | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """``budget_s``: the longest that a look-up may delay a request. ``clock``: unix seconds.
@@ -137,11 +137,10 @@ class SemanticCache:
         self._rng, self._on_lookup, self._clock = rng, on_lookup, clock
         self._views: OrderedDict[str, TextView] = OrderedDict()
         self._late_in_a_row, self._suspended_until_s = 0, 0.0
-        self._barriers: deque[tuple[Which, float]] = deque()
-        self._floor_unix_s = 0.0
-        """What was asked by then may match a barrier that was evicted, and is not stored."""
-        self._removed_at: OrderedDict[str, float] = OrderedDict()
-        self._pending_removals = PendingRemovals(None) if owed is None else owed
+        self._barriers = QuestionBarriers()
+        self._pending_removals = (
+            PendingRemovals(None) if pending_removals is None else pending_removals
+        )
         self.on_fault: Callable[[str], None] = lambda _: None
         """Called with what is wrong with the store, and with "" once it works again."""
         self._fault = ""
@@ -233,26 +232,18 @@ class SemanticCache:
         if self._sharing is None:
             return True
         agreeing = [who for a in answers if a and a.group == chosen.group for who in a.askers]
-        return self._sharing.admits_askers(asked.asker, chosen.askers, agreeing)
+        return self._sharing.admits_entry(asked.asker, chosen.askers, agreeing)
 
     def _is_live(self, question: KeptQuestion, asked: SemanticQuery) -> bool:
         """Whether ``question`` may be served at all: same partition, not expired, not invalidated."""
         if question.partition != asked.partition or question.tenant != asked.tenant:
             return False
-        return question.expires_unix_s > self._clock() and not self._is_invalidated(question)
-
-    def _is_invalidated(self, question: KeptQuestion) -> bool:
-        removed_at = self._removed_at.get(question.id)
-        if removed_at is not None and question.kept_unix_s <= removed_at:
-            return True
-        return any(
-            question.kept_unix_s <= at and which.matches(question) for which, at in self._barriers
-        )
+        return question.expires_unix_s > self._clock() and not self._barriers.blocks(question)
 
     def _analysed(self, text: str) -> TextView:
         known = self._views.get(text)
         if known is None:
-            known = self._views[text] = view(text)
+            known = self._views[text] = analyse(text)
             if len(self._views) > _MAX_VIEWS:
                 self._views.popitem(last=False)
         return known
@@ -327,7 +318,7 @@ class SemanticCache:
 
     def live_answer(self, question: KeptQuestion) -> KeptAnswer | None:
         """The answer of a stored question, unless it is invalidated or another version's."""
-        return None if self._is_invalidated(question) else answer_of(question)
+        return None if self._barriers.blocks(question) else answer_of(question)
 
     async def _store_answer(
         self, asked: SemanticQuery, fresh: FreshAnswer, group: str, query: QueryView
@@ -345,7 +336,7 @@ class SemanticCache:
             text=asked.text,
             body=msgspec.json.encode(msgspec.structs.replace(fresh.answer, group=group)).decode(),
         )
-        if question.kept_unix_s <= self._floor_unix_s or self._is_invalidated(question):
+        if question.kept_unix_s <= self._barriers.floor_unix_s or self._barriers.blocks(question):
             return
         try:
             await self.store.keep(question, query.vector.astype("<f4").tobytes())
@@ -389,7 +380,7 @@ class SemanticCache:
             question = await self.store.fetch(entry_id) if _ID.fullmatch(entry_id) else None
         except StoreError:
             return None
-        if question is None or question.tenant != tenant or self._is_invalidated(question):
+        if question is None or question.tenant != tenant or self._barriers.blocks(question):
             return None
         answer = answer_of(question)
         return None if answer is None else (question, answer)
@@ -407,23 +398,14 @@ class SemanticCache:
 
     def block(self, what: Forget) -> None:
         """Serve nothing that matches and was asked by now, whatever the store still has."""
-        now_s = self._clock()
-        if not what.entry_id:
-            self._block(Which(what.tenant, what.model, what.tags), now_s)
-            return
-        self._removed_at[what.entry_id] = now_s
-        self._removed_at.move_to_end(what.entry_id)
-        if len(self._removed_at) > _MAX_BARRIERS:
-            self._floor_unix_s = max(self._floor_unix_s, self._removed_at.popitem(last=False)[1])
-
-    def _block(self, which: Which, now_s: float) -> None:
-        self._barriers.append((which, now_s))
-        if len(self._barriers) > _MAX_BARRIERS:
-            self._floor_unix_s = max(self._floor_unix_s, self._barriers.popleft()[1])
+        if what.entry_id:
+            self._barriers.add_entry(what.entry_id, self._clock())
+        else:
+            self._barriers.add(Which(what.tenant, what.model, what.tags), self._clock())
 
     async def invalidate(self, which: Which) -> int:
         """Remove what matches, in force at once; returns how many the store had (0 where it is away)."""
-        self._block(which, self._clock())
+        self._barriers.add(which, self._clock())
         try:
             return await self.store.remove_where(which)
         except StoreError:

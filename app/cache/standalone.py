@@ -1,15 +1,15 @@
-"""May the last turn of a conversation be understood without the others?
+"""Whether the last turn of a conversation can be understood without the earlier ones.
 
-Earlier turns are part of the partition, so nothing crosses conversations in any case. But in the
-same conversation "and in winter?" and "and in summer?" lie closer than any verifier should have to
-tell apart: such turns get exact look-ups alone. A turn that is wrongly found dependent costs a hit.
+Earlier turns are part of the partition, so nothing crosses conversations in any case. But within one
+"and in winter?" and "and in summer?" lie closer than any verifier should have to tell apart: such
+turns get exact look-ups alone. A turn that is wrongly judged dependent costs a hit.
 """
 
 from __future__ import annotations
 
 import re
 
-_LEAST_WORDS = 4
+_MIN_WORDS = 4
 _DEPENDENT = re.compile(
     r"""^\W*(?:
         (?:and|but|or|so|then|also|why\s+not|what\s+about|how\s+about|what\s+else|which\s+one)\b
@@ -33,10 +33,10 @@ _POINTING = re.compile(
 _PRONOUN = re.compile(r"\b(?:it|they|them|their|he|him|she|her|those|these)\b", re.IGNORECASE)
 
 
-def standalone(text: str) -> bool:
+def is_standalone(text: str) -> bool:
     """Whether ``text`` says by itself what it asks. English wording; pure."""
     stripped = text.strip()
-    if len(stripped.split()) < _LEAST_WORDS:
+    if len(stripped.split()) < _MIN_WORDS:
         return False
     if _DEPENDENT.search(stripped) or _POINTING.search(stripped):
         return False

@@ -1,4 +1,4 @@
-"""What the guards and pair features need to know of one text, computed once a text.
+"""The lexical analysis of one text that the guards and pair features compare, computed once a text.
 
 A cached question is compared with many later ones, so everything that depends on one side alone
 (words, stems, numbers, names, prepositions, polarity words) is analysed here when it is stored or
@@ -13,6 +13,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Final
 
+from app.cache.expected_answer import ExpectedAnswer, expected_answer_of
 from app.cache.lexicon import (
     DATES,
     FILLERS,
@@ -25,9 +26,8 @@ from app.cache.lexicon import (
     opposites_of,
 )
 from app.cache.lexicon import words as word_list
-from app.cache.spelled import Spelled, spelled
-from app.cache.spoken_numbers import NUMBER_WORDS, ROMAN_WORDS, roman_numbers, spoken_numbers
-from app.cache.wanted import Wanted, wanted
+from app.cache.number_words import NUMBER_WORDS, ROMAN_WORDS, numbers_in_words, roman_numbers
+from app.cache.orthography import Orthography, orthography_of
 
 _WORD: Final = re.compile(
     r"[$€£#]?\d[\d,]*(?:\.\d+)*(?:[:/\-]\d+)*[a-z%°]*"  # numbers, versions, dates, 30%, 5kg
@@ -111,11 +111,11 @@ class TextView:
     passive_at: int  # position of the "by" of a passive, or -1
     has_and: bool
     has_or: bool
-    spelled: Spelled
-    wanted: Wanted
+    orthography: Orthography
+    expected_answer: ExpectedAnswer
 
 
-def _squeeze(word: str) -> str:
+def _normalise(word: str) -> str:
     return word.replace("’", "'").lower()
 
 
@@ -237,13 +237,13 @@ def _numbers(
     if digits:
         found = {n for n in map(_number, word_set) if n is not None}
     if not NUMBER_WORDS.isdisjoint(word_set) or _HYPHEN.search(text):
-        found |= spoken_numbers(words)
+        found |= numbers_in_words(words)
     if not ROMAN_WORDS.isdisjoint(word_set):
         found |= roman_numbers(raw, words)
     return frozenset(found)
 
 
-def view(text: str) -> TextView:
+def analyse(text: str) -> TextView:
     """Analyse one text. Pure; the same text always gives an equal view."""
     raw: list[str] = []
     starts: set[int] = set()
@@ -254,7 +254,7 @@ def view(text: str) -> TextView:
             starts.add(len(raw))
         raw.append(match.group())
         end = match.end()
-    words = [_squeeze(w) for w in raw]
+    words = [_normalise(w) for w in raw]
     stems = [stem(w) for w in words]
     compact = f" {' '.join(words)} "
     word_set = frozenset(words)
@@ -286,6 +286,6 @@ def view(text: str) -> TextView:
         passive_at=_passive_at(words),
         has_and="and" in word_set or "both" in word_set or "simultaneously" in word_set,
         has_or="or" in word_set or "either" in word_set,
-        spelled=spelled(text, raw, words, starts, word_set),
-        wanted=wanted(words, word_set),
+        orthography=orthography_of(text, raw, words, starts, word_set),
+        expected_answer=expected_answer_of(words, word_set),
     )

@@ -121,7 +121,7 @@ def _store_exact(
     if gateway.exact is not None:
         gateway.exact.put(key, entry)
     if gateway.sharing is not None:
-        gateway.sharing.given(key)
+        gateway.sharing.admit_everybody(key)
     return entry
 
 

@@ -122,7 +122,7 @@ class LeadingFlight(Flight):
             if stored:
                 gateway.exact.put(self.key, self._entry())
         if stored and gateway.sharing is not None:
-            gateway.sharing.kept(self.key, turn.user)
+            gateway.sharing.record_answer(self.key, turn.user)
 
     def _entry(self) -> CachedAnswer:
         turn, request = self._turn, self._request

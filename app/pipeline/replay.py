@@ -77,7 +77,7 @@ async def serve_cached(
 ) -> None:
     """Emit a stored answer in the client's dialect and form, and account for the hit in ``turn``."""
     if gateway.sharing is not None:
-        await gateway.sharing.linger()
+        await gateway.sharing.jitter()
     entry.hits += 1
     turn.cache, turn.cache_reason = CacheOutcome.EXACT, "exact"
     turn.reason = "the same request was answered before"

@@ -30,7 +30,7 @@ from app.cache.semantic import (
     SemanticQuery,
     route_name,
 )
-from app.cache.sharing import Sharing, asker_of
+from app.cache.sharing import Sharing, asker_hash
 from app.domain.chat import ChatRequest, Dialect
 from app.domain.decisions import CacheMode, CacheOutcome, Classification, PromptView
 from app.domain.events import Answer, Emit, FinishReason, Frames, TextBlock, Whole
@@ -171,7 +171,7 @@ class SemanticAnswers:
         if look.hit is None:
             raise ValueError("the look-up found no hit to serve")
         if self._sharing is not None:
-            await self._sharing.linger()
+            await self._sharing.jitter()
         question, kept = look.hit
         usage = Usage(*kept.usage)
         turn.cache, turn.cache_reason = CacheOutcome.SEMANTIC, "semantic"
@@ -333,7 +333,7 @@ class SemanticAnswers:
         ttl_s = self._ttl_s if judged.ttl_s is None else min(self._ttl_s, judged.ttl_s)
         if ttl_s <= 0:
             return "unfit"
-        if self._sharing is not None and not self._sharing.may_write(asked.tenant, job.user):
+        if self._sharing is not None and not self._sharing.admit_write(asked.tenant, job.user):
             return "crowding"
         kept = KeptAnswer(
             group="",
@@ -388,5 +388,5 @@ def _question_from(
         return None
     key, asked_unix_s, user = known
     route = route_name(scope.tenant, scope.model)
-    text, asker = view.text.strip(), asker_of(user)
+    text, asker = view.text.strip(), asker_hash(user)
     return SemanticQuery(key[:16].hex(), partition, route, text, scope.tenant, asked_unix_s, asker)

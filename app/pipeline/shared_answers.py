@@ -26,7 +26,7 @@ import structlog
 
 from app.cache.barriers import Barriers
 from app.cache.coalesce import Flight, Flights
-from app.cache.entry_bytes import Unreadable, from_bytes, to_bytes
+from app.cache.entry_bytes import UnreadableEntryError, from_bytes, to_bytes
 from app.cache.exact import CachedAnswer, ExactCache
 from app.domain.chat import ChatRequest, Dialect
 from app.domain.decisions import Classification, PromptView
@@ -217,7 +217,7 @@ class SharedAnswers:
         """The entry, put into the near cache; None where it may not be shown."""
         try:
             stored = from_bytes(found.data, entry_id)
-        except Unreadable as why:
+        except UnreadableEntryError as why:
             self._count(f"unreadable_{why}")
             return None
         entry = stored.entry
@@ -234,7 +234,7 @@ class SharedAnswers:
         return entry
 
     def _barred(self, epoch: int, entry: CachedAnswer) -> bool:
-        return self._barriers.hold(epoch, entry.tenant, entry.model, entry.tags, entry.id)
+        return self._barriers.blocks(epoch, entry.tenant, entry.model, entry.tags, entry.id)
 
     async def follow(
         self, key: bytes, running: Running, hand_on: Callable[[Said, Event], Awaitable[None]]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from app.cache.text_view import TextView, view
+from app.cache.text_view import TextView, analyse
 from app.stores.onnx_embedder import OnnxEmbedder, TooLong
 
 if TYPE_CHECKING:
@@ -99,7 +99,9 @@ def load_stream(path: Path, encoder: OnnxEmbedder) -> Stream:
         seen.add(key)
         texts.append(text)
         labels.append(str(row["label"]))
-    return Stream(path.stem, [view(t) for t in texts], vectors(texts, encoder, path.stem), labels)
+    return Stream(
+        path.stem, [analyse(t) for t in texts], vectors(texts, encoder, path.stem), labels
+    )
 
 
 def load_pairs(path: Path, encoder: OnnxEmbedder) -> list[Pair]:
@@ -114,7 +116,7 @@ def load_pairs(path: Path, encoder: OnnxEmbedder) -> list[Pair]:
     texts = sorted({t for a, b, _, _ in rows for t in (a, b)})
     made = vectors(texts, encoder, path.stem)
     place = {t: i for i, t in enumerate(texts)}
-    views = {t: view(t) for t in texts}
+    views = {t: analyse(t) for t in texts}
     return [
         Pair(views[a], views[b], float(made[place[a]] @ made[place[b]]), same, kind)
         for a, b, same, kind in rows

@@ -15,7 +15,7 @@ import numpy as np
 from app.cache.decision import CandidateView, QueryView, decide
 from app.cache.kept_answer import answer_of
 from app.cache.route_state import RouteState
-from app.cache.text_view import view
+from app.cache.text_view import analyse
 from app.cache.verifier import NEIGHBOURS
 from app.stores.onnx_embedder import TooLong
 from app.stores.vectors import Answered, Found
@@ -87,9 +87,9 @@ def _judge(
     clock: _Clock, one: SemanticQuery, vector: bytes, near: list[Neighbour], state: RouteState
 ) -> None:
     with clock.part("the question's analysis"):
-        query = QueryView(view(one.text), np.frombuffer(vector, dtype="<f4"))
+        query = QueryView(analyse(one.text), np.frombuffer(vector, dtype="<f4"))
     with clock.part(f"the analysis of {NEAREST} candidates"):
-        views = [view(each.question.text) for each in near]
+        views = [analyse(each.question.text) for each in near]
     with clock.part("answers read"):
         answers = [answer_of(each.question) for each in near]
     candidates = [

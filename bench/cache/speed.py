@@ -10,7 +10,7 @@ import numpy as np
 
 from app.cache.bound import Limits
 from app.cache.decision import CandidateView, QueryView, decide
-from app.cache.text_view import view
+from app.cache.text_view import analyse
 from app.cache.verifier import NEIGHBOURS, fit_route
 from bench.cache.policies import prepared
 from bench.cache.trials import Shuffled
@@ -44,7 +44,7 @@ def measure_speed(stream: Stream, encoder: OnnxEmbedder) -> dict[str, dict[str, 
             for j in near
         ]
         start = perf_counter_ns()
-        analysed = view(question.view.text)
+        analysed = analyse(question.view.text)
         middle = perf_counter_ns()
         decide(QueryView(analysed, question.vector), candidates, state, Random(i))
         decisions.append(perf_counter_ns() - middle)

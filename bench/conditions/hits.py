@@ -23,7 +23,7 @@ import numpy as np
 
 from app.cache.bound import Limits
 from app.cache.route_state import RouteState
-from app.cache.text_view import view
+from app.cache.text_view import analyse
 from app.cache.verifier import LabelledQuestion
 from app.settings_schema import SemanticCacheSettings
 from app.stores.onnx_embedder import OnnxEmbedder
@@ -184,7 +184,7 @@ def _learned(encoder: OnnxEmbedder) -> RouteState:
     ]
     vectors = encoder.embed([text for _, text in texts])
     questions = [
-        LabelledQuestion(view(text), vector, _kept(n))
+        LabelledQuestion(analyse(text), vector, _kept(n))
         for (n, text), vector in zip(texts, vectors, strict=True)
     ]
     state = RouteState(Limits.of(_WANTED.max_error_rate), audit_rate=_WANTED.audit_rate)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from app.cache_command import _parts, read
+from app.cache_command import _batches, read
 
 GOOD = {"question": "q", "answer": "a"}
 
@@ -51,7 +51,7 @@ def test_what_is_sent_at_once_stays_within_what_a_gateway_takes():
     """Answers of 200,000 letters beyond ASCII weigh six bytes a letter."""
     rows = [(n, {"question": "q", "answer": "é" * 200_000}) for n in range(5)]
     rows += [(n, dict(GOOD)) for n in range(5, 130)]
-    parts = list(_parts(rows))
+    parts = list(_batches(rows))
     assert [row for part in parts for row in part] == rows
     assert max(map(len, parts)) == 50
     assert all(len(part) == 1 or len(json.dumps(part)) < 2 << 20 for part in parts)

@@ -12,7 +12,7 @@ from app.cache.decision import CandidateView, QueryView, decide
 from app.cache.kept_answer import KeptAnswer
 from app.cache.route_state import RouteState
 from app.cache.semantic import Lookup
-from app.cache.text_view import view
+from app.cache.text_view import analyse
 from app.domain.vectors import KeptQuestion
 from bench.cache.at_size import FewHitsError, Model
 
@@ -28,7 +28,7 @@ def route() -> RouteState:
 
 def looked(state: RouteState, text: str, rng: Random) -> Lookup:
     """What a look-up of ``text`` finds where the very words are kept."""
-    query = QueryView(view(text), np.ones(4, dtype=np.float32) / 2)
+    query = QueryView(analyse(text), np.ones(4, dtype=np.float32) / 2)
     decision = decide(query, [CandidateView("e", query.view, 0.99, text, 1.0)], state, rng)
     if not decision.serve:
         return Lookup("audited", query, (), decision)

@@ -39,7 +39,7 @@ def test_an_entry_is_held_back_by_each_later_invalidation_that_matches(said, ent
     for number, what in enumerate(said, 1):
         barriers.add(what, number)
     wanted = any(n > entry[0] and matches(what, entry) for n, what in enumerate(said, 1))
-    assert barriers.hold(*entry) == wanted
+    assert barriers.blocks(*entry) == wanted
 
 
 @given(st.lists(forgets, max_size=12), entries, st.integers(1, 3))
@@ -48,11 +48,11 @@ def test_a_full_table_holds_back_more_but_never_less(said, entry, most):
     for number, what in enumerate(said, 1):
         small.add(what, number)
         large.add(what, number)
-    assert small.hold(*entry) or not large.hold(*entry)
+    assert small.blocks(*entry) or not large.blocks(*entry)
 
 
 def test_after_a_gap_everything_from_before_is_held_back():
     barriers = Barriers()
     barriers.clear(5)
-    assert barriers.hold(4, "t", "a", (), "e1")
-    assert not barriers.hold(5, "t", "a", (), "e1")
+    assert barriers.blocks(4, "t", "a", (), "e1")
+    assert not barriers.blocks(5, "t", "a", (), "e1")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.cache.admission import refuses
-from app.cache.sharing import EVERYBODY, Sharing, asker_of
+from app.cache.sharing import EVERYBODY, Sharing, asker_hash
 
 KEY = b"k" * 32
 
@@ -29,7 +29,7 @@ def test_nobody_is_shown_anothers_answer_before_enough_users_had_their_own(least
         admitted = rules.admits(KEY, user)
         assert admitted == (least <= 1 or owner == user or len(had) >= least)
         if not admitted:
-            rules.kept(KEY, user)
+            rules.record_answer(KEY, user)
             had.add(user)
             owner = user
 
@@ -37,38 +37,38 @@ def test_nobody_is_shown_anothers_answer_before_enough_users_had_their_own(least
 def test_what_is_forgotten_makes_a_miss():
     rules = sharing(least_askers=2, most_entries=2)
     for user in ("ann", "bob"):
-        rules.kept(KEY, user)
+        rules.record_answer(KEY, user)
     assert rules.admits(KEY, "cid")
     for other in (b"a", b"b"):
-        rules.kept(other, "ann")
+        rules.record_answer(other, "ann")
     assert not rules.admits(KEY, "cid")
 
 
 def test_what_the_operator_gave_is_for_everybody():
     rules = sharing(least_askers=9)
     assert not rules.admits(KEY, "ann")
-    rules.given(KEY)
+    rules.admit_everybody(KEY)
     assert rules.admits(KEY, "ann")
-    assert rules.admits_askers(asker_of("ann"), (EVERYBODY,), ())
+    assert rules.admits_entry(asker_hash("ann"), (EVERYBODY,), ())
 
 
 def test_users_with_agreeing_answers_vouch_for_each_others_wordings():
     rules = sharing(least_askers=2)
-    ann, bob, cid = map(asker_of, ("ann", "bob", "cid"))
-    assert not rules.admits_askers(cid, (ann,), (ann, ann))
-    assert rules.admits_askers(cid, (ann,), (ann, bob))
-    assert rules.admits_askers(ann, (ann,), (ann,)), "one's own answer is one's own"
+    ann, bob, cid = map(asker_hash, ("ann", "bob", "cid"))
+    assert not rules.admits_entry(cid, (ann,), (ann, ann))
+    assert rules.admits_entry(cid, (ann,), (ann, bob))
+    assert rules.admits_entry(ann, (ann,), (ann,)), "one's own answer is one's own"
 
 
 def test_one_user_fills_no_more_than_its_share():
     now = [0.0]
     rules = sharing(most_of_one_user=0.05, clock=lambda: now[0])
-    kept = sum(rules.may_write("t", "mallory") for _ in range(100))
+    kept = sum(rules.admit_write("t", "mallory") for _ in range(100))
     assert kept == 10
-    assert rules.may_write("t", "ann")
-    assert rules.may_write("other tenant", "mallory")
+    assert rules.admit_write("t", "ann")
+    assert rules.admit_write("other tenant", "mallory")
     now[0] = 3_601.0
-    assert rules.may_write("t", "mallory"), "an hour later there is room again"
+    assert rules.admit_write("t", "mallory"), "an hour later there is room again"
 
 
 @pytest.mark.anyio
@@ -80,12 +80,12 @@ async def test_a_hit_waits_a_random_time_within_the_jitter():
 
     rules = Sharing(share_users=False, hit_jitter_s=0.02, rng=Random(3), sleep=sleep)
     for _ in range(50):
-        await rules.linger()
+        await rules.jitter()
     assert 0 <= min(waited) < 0.005
     assert 0.015 < max(waited) <= 0.02
     await asyncio.sleep(0)
     none = Sharing(share_users=True, rng=Random(3), sleep=sleep)
-    await none.linger()
+    await none.jitter()
     assert len(waited) == 50
 
 
@@ -108,5 +108,5 @@ def test_an_answer_that_declines_is_known_by_its_opening(text, declines):
 def test_what_the_operator_gave_takes_up_no_more_room_than_what_users_had():
     rules = sharing(least_askers=2, most_entries=2)
     for key in (b"a", b"b", b"c"):
-        rules.given(key)
+        rules.admit_everybody(key)
     assert [rules.admits(key, "ann") for key in (b"a", b"b", b"c")] == [False, True, True]

@@ -10,7 +10,7 @@ from app.cache.bound import Limits
 from app.cache.decision import CandidateView, Decision, QueryView, decide
 from app.cache.route_archive import ArchiveError, dump, load
 from app.cache.route_state import RouteState
-from app.cache.text_view import view
+from app.cache.text_view import analyse
 from app.cache.token_weights import DIMENSIONS, TokenWeights
 from app.cache.verifier import Idf, RouteVerifier
 from app.learn.gbdt import Gbdt, GbdtParams
@@ -45,7 +45,7 @@ class Desk:
         for word in text.replace("?", "").split():
             features[sum(word.encode()) % 64] += 1
         vector = features / np.linalg.norm(features)
-        return QueryView(view(text), vector), f"{form // 4}{city}{self.salt}"
+        return QueryView(analyse(text), vector), f"{form // 4}{city}{self.salt}"
 
     def near(self, query: QueryView) -> list[CandidateView]:
         ranked = sorted(

@@ -3,11 +3,11 @@
 import pytest
 
 from app.cache.guards import compare
-from app.cache.text_view import view
+from app.cache.text_view import analyse
 
 
 def vetoes(a: str, b: str) -> set[str]:
-    return {d.kind for d in compare(view(a), view(b)).vetoes}
+    return {d.kind for d in compare(analyse(a), analyse(b)).vetoes}
 
 
 @pytest.mark.parametrize(
@@ -74,13 +74,13 @@ def test_another_wording_of_the_same_question_is_not_forbidden(a: str, b: str):
 
 
 def test_a_number_on_one_side_only_is_noted_but_does_not_forbid():
-    seen = compare(view("cheap flights"), view("cheap flights for 2"))
+    seen = compare(analyse("cheap flights"), analyse("cheap flights for 2"))
     assert seen.has("number_one_sided")
     assert not seen.vetoes
 
 
 def test_the_reason_is_said_in_words():
-    (difference,) = compare(view("take 3 pills"), view("take 4 pills")).vetoes
+    (difference,) = compare(analyse("take 3 pills"), analyse("take 4 pills")).vetoes
     assert difference.words == "number differs: 3 vs 4"
 
 

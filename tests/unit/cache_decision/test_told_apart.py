@@ -6,11 +6,11 @@ import pytest
 
 from app.cache.agreement import answers_agree
 from app.cache.guards import compare
-from app.cache.text_view import view
+from app.cache.text_view import analyse
 
 
 def vetoes(a: str, b: str) -> set[str]:
-    return {d.kind for d in compare(view(a), view(b)).vetoes}
+    return {d.kind for d in compare(analyse(a), analyse(b)).vetoes}
 
 
 NUMBERS = [
@@ -81,7 +81,7 @@ CODES = [
 @pytest.mark.parametrize(("a", "b"), NUMBERS)
 def test_numbers_differ_in_any_digit_and_however_they_are_written(a: str, b: str):
     assert {"number", "number_one_sided", "id", "name"} & {
-        d.kind for d in compare(view(a), view(b)).found
+        d.kind for d in compare(analyse(a), analyse(b)).found
     }
     assert vetoes(a, b)
     assert vetoes(b, a)
@@ -142,7 +142,7 @@ def test_a_text_is_analysed_in_time_that_grows_with_its_length_alone(piece: str)
         best = float("inf")
         for _ in range(3):
             started = time.process_time()
-            view(text)
+            analyse(text)
             best = min(best, time.process_time() - started)
         return best
 

@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 
 from app.cache.bound import Limits, certify
-from app.cache.text_view import view
+from app.cache.text_view import analyse
 from app.cache.token_weights import CONTRIBUTIONS, Bags, TokenWeights, hashed_features
 from app.cache.verifier import Idf, OutOfFoldScores
 
-KNOWN = [view(t) for t in ("flights to denver", "fares to denver", "flights to boston")]
+KNOWN = [analyse(t) for t in ("flights to denver", "fares to denver", "flights to boston")]
 
 
 def test_a_question_is_as_strange_as_its_share_of_words_that_none_had():
     idf = Idf.of(KNOWN)
-    assert idf.unseen_share(view("fares to boston")) == 0.0
-    assert idf.unseen_share(view("rivers in ohio")) == 1.0
-    assert idf.unseen_share(view("flights to ohio")) == pytest.approx(0.5)
+    assert idf.unseen_share(analyse("fares to boston")) == 0.0
+    assert idf.unseen_share(analyse("rivers in ohio")) == 1.0
+    assert idf.unseen_share(analyse("flights to ohio")) == pytest.approx(0.5)
 
 
 def test_a_labelled_question_s_own_words_do_not_make_it_ordinary():
@@ -25,7 +25,7 @@ def test_a_labelled_question_s_own_words_do_not_make_it_ordinary():
 
 
 def test_a_text_without_content_is_not_strange():
-    assert Idf.of(KNOWN).unseen_share(view("to the")) == 0.0
+    assert Idf.of(KNOWN).unseen_share(analyse("to the")) == 0.0
 
 
 def _outcomes(strange: list[float]) -> OutOfFoldScores:
@@ -54,7 +54,7 @@ def test_a_bound_without_such_evidence_allows_every_question():
 
 
 def test_parts_of_a_margin_add_up_and_name_the_worst_word_and_the_unknown():
-    pairs = [(view(f"flights to {x}"), view(f"{how} flights to {y}"))
+    pairs = [(analyse(f"flights to {x}"), analyse(f"{how} flights to {y}"))
              for x in ("denver", "boston", "dallas") for y in ("denver", "boston", "dallas")
              for how in ("please", "show")]  # fmt: skip
     bags = Bags.of([hashed_features(a, b) for a, b in pairs])
@@ -68,6 +68,6 @@ def test_parts_of_a_margin_add_up_and_name_the_worst_word_and_the_unknown():
     assert (parts[:, 1] >= parts[:, 2] - 1e-9).all()
     assert not parts[:, 4].any()
     unknown = fitted.contributions(
-        Bags.of([hashed_features(view("rivers in ohio"), view("lakes in iowa"))])
+        Bags.of([hashed_features(analyse("rivers in ohio"), analyse("lakes in iowa"))])
     )
     assert unknown[0, 4] > 0

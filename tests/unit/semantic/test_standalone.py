@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.cache.standalone import standalone
+from app.cache.standalone import is_standalone
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from app.cache.standalone import standalone
     ],
 )
 def test_a_whole_question_stands_alone(text):
-    assert standalone(text)
+    assert is_standalone(text)
 
 
 @pytest.mark.parametrize(
@@ -33,4 +33,4 @@ def test_a_whole_question_stands_alone(text):
     ],
 )  # fmt: skip
 def test_a_turn_that_leans_on_another_does_not(text):
-    assert not standalone(text)
+    assert not is_standalone(text)

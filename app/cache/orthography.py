@@ -1,11 +1,11 @@
-"""What a text says beside its English words: symbols, other scripts, accents, quotes, telling capitals.
+"""What distinguishes texts beside their English words: symbols, scripts, accents, quotes, capitals.
 
 The words that the guards compare are Latin letters and digits in one case, and the default encoder reads
 hardly more: two questions in Chinese, or with another emoji or another operator, have had a cosine of
 1.000. So whatever is neither such a word nor plain punctuation is compared here as it is spelled. What
 differs here forbids a hit, for nothing else can judge it.
 
-Most texts have none of this: they share one value (``PLAIN``), and a comparison is one look.
+Most texts have none of this: they share one value (``PLAIN``), compared by identity.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ _NAMES: Final = word_list(
 _CASED: Final = word_list(
     "mw mb gb kb tb pa co ms mg ml mm mv ma ph ps pb hf cs si sn sc np nb os po"
 )
-_TELLING: Final = _ACRONYMS | _NAMES | _CASED
+_CASE_SENSITIVE: Final = _ACRONYMS | _NAMES | _CASED
 _TITLE_SHARE: Final = 2
 _UNIT: Final = re.compile(r"\d([A-Za-zµ]{1,3})(?!\w)")
 
 
 @dataclass(frozen=True, slots=True)
-class Spelled:
+class Orthography:
     """What is compared as it is spelled."""
 
     marks: frozenset[str] = frozenset()
@@ -62,22 +62,22 @@ class Spelled:
     capitals: frozenset[tuple[str, str]] = frozenset()  # (small letters, how it is spelled)
 
 
-PLAIN: Final = Spelled()
+PLAIN: Final = Orthography()
 _NONE: Final = frozenset[tuple[str, str]]()
 
 
-def spelled(
+def orthography_of(
     text: str, raw: list[str], lowered: list[str], starts: set[int], words: frozenset[str]
-) -> Spelled:
-    """What ``text`` says beside its words (``raw``, and ``lowered``; ``starts``: of sentences). Linear.
+) -> Orthography:
+    """Return what distinguishes ``text`` beside its words . Linear.
 
-    ``words``: all of ``lowered``.
+    ``raw`` and ``lowered``: its words; ``words``: the set of ``lowered``; ``starts``: where sentences start.
     """
     capitals = _NONE
-    if not words.isdisjoint(_TELLING) or _UNIT.search(text):
+    if not words.isdisjoint(_CASE_SENSITIVE) or _UNIT.search(text):
         capitals = _capitals(text, raw, lowered, starts)
     if _SPECIAL.search(text) is None:
-        return Spelled(capitals=capitals) if capitals else PLAIN
+        return Orthography(capitals=capitals) if capitals else PLAIN
     foreign, symbols, accented = "", list[str](), frozenset[str]()
     if not text.isascii():
         text = unicodedata.normalize("NFC", text)
@@ -89,7 +89,7 @@ def spelled(
         quote for found in _QUOTED.findall(text)
         if (quote := _quote(next(filter(None, found)).split()))
     )  # fmt: skip
-    return Spelled(frozenset((*marks, *symbols)), foreign, accented, quoted, capitals)
+    return Orthography(frozenset((*marks, *symbols)), foreign, accented, quoted, capitals)
 
 
 def _quote(words: list[str]) -> str:
@@ -118,7 +118,7 @@ def _beyond_latin(text: str) -> tuple[str, list[str]]:
 def _capitals(
     text: str, raw: list[str], lowered: list[str], starts: set[int]
 ) -> frozenset[tuple[str, str]]:
-    """How words are spelled whose case tells; of a text whose case does not, none."""
+    """The spelling of words whose case distinguishes; none in a text whose case means nothing."""
     if not text[:1].isupper() or sum(w[0].isupper() for w in raw) * _TITLE_SHARE > len(raw) + 2:
         return _NONE  # all in small letters, or written like a headline
     found = []
@@ -135,8 +135,8 @@ def _capitals(
     return frozenset(found)
 
 
-def spelled_differences(
-    a: Spelled, b: Spelled, words_a: frozenset[str], words_b: frozenset[str]
+def orthography_differences(
+    a: Orthography, b: Orthography, words_a: frozenset[str], words_b: frozenset[str]
 ) -> list[tuple[str, str]]:
     """(kind, in words) of what is spelled differently; ``words_a``, ``words_b``: all words of each text."""
     found = []
@@ -146,14 +146,16 @@ def spelled_differences(
         found.append(("script", "another script says something else"))
     if a.quoted and b.quoted and a.quoted != b.quoted:
         found.append(("quoted", "another text is quoted"))
-    if a.accented != b.accented and _accents_tell(a.accented ^ b.accented, words_a | words_b):
+    if a.accented != b.accented and _accents_distinguish(
+        a.accented ^ b.accented, words_a | words_b
+    ):
         found.append(("accent", "an accent differs"))
-    if a.capitals and b.capitals and _capitals_tell(a.capitals, b.capitals):
+    if a.capitals and b.capitals and _capitals_distinguish(a.capitals, b.capitals):
         found.append(("case", "capitals differ where they tell"))
     return found
 
 
-def _accents_tell(only: frozenset[str], words: frozenset[str]) -> bool:
+def _accents_distinguish(only: frozenset[str], words: frozenset[str]) -> bool:
     """Whether one side's word is another's but for an accent."""
     plain = [_without_accents(word) for word in only]
     return len(set(plain)) < len(plain) or not words.isdisjoint(plain)
@@ -164,7 +166,7 @@ def _without_accents(word: str) -> str:
     return "".join(c for c in apart if not unicodedata.combining(c))
 
 
-def _capitals_tell(a: frozenset[tuple[str, str]], b: frozenset[tuple[str, str]]) -> bool:
+def _capitals_distinguish(a: frozenset[tuple[str, str]], b: frozenset[tuple[str, str]]) -> bool:
     forms_a, forms_b = _forms(a), _forms(b)
     return any(forms_a[word].isdisjoint(forms_b[word]) for word in forms_a.keys() & forms_b.keys())
 

@@ -54,9 +54,9 @@ ROMAN_WORDS: Final = frozenset(_ROMAN)
 """Words that are a Roman number below 40; those of one letter only in some places."""
 
 
-def spoken_numbers(words: list[str]) -> set[str]:
-    """The numbers that ``words`` (lower case) say, as digits: {"25"} of "twenty five"."""
-    run = _Run()
+def numbers_in_words(words: list[str]) -> set[str]:
+    """Return the numbers among ``words`` (lower case) as digits: {"25"} for "twenty five"."""
+    run = _NumberParser()
     for i, word in enumerate(words):
         if word in NUMBER_WORDS:
             run.add(word)
@@ -64,23 +64,28 @@ def spoken_numbers(words: list[str]) -> set[str]:
             tens, _, ones = word.partition("-")
             run.add(tens)
             run.add_value(_ONES.get(ones) or _ORDINALS.get(ones, 1))
-        elif word == "and" and run.goes_on and i + 1 < len(words) and words[i + 1] in NUMBER_WORDS:
+        elif (
+            word == "and"
+            and run.accepts_and
+            and i + 1 < len(words)
+            and words[i + 1] in NUMBER_WORDS
+        ):
             continue
-        elif run.begun:
+        elif run.started:
             run.end()
     run.end()
     return run.found
 
 
-class _Run:
-    """The number that is being said: what is finished of it, and the part below the next scale."""
+class _NumberParser:
+    """Parses one number: its finished part, and the part below the next scale."""
 
-    __slots__ = ("_below", "_done", "begun", "found", "goes_on")
+    __slots__ = ("_below", "_done", "accepts_and", "found", "started")
 
     def __init__(self) -> None:
         self.found: set[str] = set()
         self._done, self._below = 0, 0
-        self.begun = self.goes_on = False
+        self.started = self.accepts_and = False
         """``goes_on``: a hundred or a thousand was said last, so that "and" may follow."""
 
     def add(self, word: str) -> None:
@@ -89,14 +94,14 @@ class _Run:
             self.found.add(_ALONE[word])
         elif word == "hundred":
             self._below = (self._below or 1) * _HUNDRED
-            self.begun = self.goes_on = True
+            self.started = self.accepts_and = True
         elif word == "dozen":
             self._below = (self._below or 1) * 12
-            self.begun = True
+            self.started = True
         elif word in _SCALES:
             self._done += (self._below or 1) * _SCALES[word]
             self._below = 0
-            self.begun = self.goes_on = True
+            self.started = self.accepts_and = True
         elif word in _ORDINALS:
             self.add_value(_ORDINALS[word])
             self.end()
@@ -109,17 +114,17 @@ class _Run:
         fits = (value < _TEN and below % _HUNDRED >= 2 * _TEN and below % _TEN == 0) or (
             below % _HUNDRED == 0 and (below > 0 or self._done > 0)
         )
-        if self.begun and not fits:
+        if self.started and not fits:
             self.end()
         self._below += value
-        self.begun, self.goes_on = True, False
+        self.started, self.accepts_and = True, False
 
     def end(self) -> None:
-        """Whatever comes next does not belong to it."""
-        if self.begun:
+        """Finish the number."""
+        if self.started:
             self.found.add(str(self._done + self._below))
         self._done = self._below = 0
-        self.begun = self.goes_on = False
+        self.started = self.accepts_and = False
 
 
 def roman_numbers(raw: list[str], words: list[str]) -> set[str]:

@@ -1,6 +1,4 @@
-"""The part of the composition root that is about hits by meaning; nothing of it is loaded where they
-are off.
-"""
+"""The composition root's part for the semantic cache; loads nothing where that is off."""
 
 from __future__ import annotations
 
@@ -26,11 +24,11 @@ if TYPE_CHECKING:
 
 _SWEEP_S = 300.0
 
-Work = tuple[Coroutine[None, None, None], str]
-"""Something to run beside the requests, and its name."""
+BackgroundTask = tuple[Coroutine[None, None, None], str]
+"""What runs beside the requests, and its name."""
 
 
-async def open_meaning(
+async def open_semantic_cache(
     settings: Settings,
     gateway: Gateway,
     metrics: Metrics,
@@ -38,9 +36,10 @@ async def open_meaning(
     stack: AsyncExitStack,
     *,
     begun: Begun | None = None,
-) -> list[Work]:
-    """Give the gateway its semantic cache, start the vector process unless it has ``begun``, and say what
-    is to be run beside.
+) -> list[BackgroundTask]:
+    """Give the gateway its semantic cache and start the vector process, unless it has ``begun``.
+
+    Returns what is to run beside the requests.
     """
     wanted = settings.cache.semantic
     if not wanted.enabled or gateway.exact is None:
@@ -63,7 +62,7 @@ async def open_meaning(
         begun=begun,
     )
     remote, seal = _remote(settings, memory, stack), seal_of(settings)
-    beside: list[Work] = []
+    beside: list[BackgroundTask] = []
     store: QuestionStore = memory
     if remote is not None:
         from app.stores.qdrant import RemoteVectors, sweeping
@@ -74,7 +73,7 @@ async def open_meaning(
         from app.stores.sealed_vectors import SealedVectors
 
         store = SealedVectors(store, seal)
-    beside.append((_bringing(memory, remote, store, metrics, faults).run(), "bringing"))
+    beside.append((_migration(memory, remote, store, metrics, faults).run(), "bringing"))
     routes = RouteStore(
         folder / "routes",
         limits=Limits.of(wanted.max_error_rate),
@@ -90,7 +89,7 @@ async def open_meaning(
         on_lookup=lambda word: metrics.semantic_looks.child(word).inc(),
         budget_s=wanted.budget_ms / 1000,
         sharing=gateway.sharing,
-        owed=PendingRemovals(folder / "owed", faults.store),
+        pending_removals=PendingRemovals(folder / "owed", faults.store),
     )
     cache.on_fault = faults.store
     gateway.semantic = SemanticAnswers(
@@ -103,7 +102,7 @@ async def open_meaning(
         race_for=wanted.race_for,
         on_race=lambda winner: metrics.semantic_races.child(winner).inc(),
     )
-    # Known from the start, so that a panel shows nought rather than nothing.
+    # Every label exists from the start, so that a panel shows 0 rather than no data.
     for word in get_args(LookupOutcome):
         metrics.semantic_looks.child(word)
     metrics.vector_losses.child()
@@ -115,33 +114,33 @@ async def open_meaning(
 
 
 class _Faults:
-    """Says on ``/readyz`` and in the log what is wrong, and counts it."""
+    """Shows faults of the semantic cache on ``/readyz`` and in the log, and counts them."""
 
     def __init__(self, metrics: Metrics, degraded: dict[str, str]) -> None:
         self._metrics, self._degraded = metrics, degraded
 
     def process(self, why: str | None, memory: VectorProcess) -> None:
-        """The vector process is there (None), or why it is not."""
+        """The vector process is up (None), or why not."""
         if why is None:
             self._degraded.pop("semantic_cache", None)
             for aside in memory.moved_aside:
-                self._say("semantic_files", f"put aside, unreadable: {aside}")
+                self._report("semantic_files", f"put aside, unreadable: {aside}")
             return
-        said = f"no hits by meaning: the vector process {why}"
+        reason = f"no hits by meaning: the vector process {why}"
         if why == "is starting":
-            self._degraded["semantic_cache"] = said
+            self._degraded["semantic_cache"] = reason
             return
-        self._say("semantic_cache", said)
+        self._report("semantic_cache", reason)
         self._metrics.vector_losses.child().inc()
 
     def evidence(self, why: str) -> None:
-        """A route's evidence cannot be read, made or written."""
-        self._say("semantic_evidence", why)
+        """A route's evidence cannot be read, fitted or written."""
+        self._report("semantic_evidence", why)
 
-    def left(self, left: Left) -> None:
-        """What another encoder kept and nobody here can read; nothing: all of it was brought over."""
+    def unmigrated(self, left: Left) -> None:
+        """Another encoder's questions that cannot be migrated; empty where all were."""
         if left:
-            self._say(
+            self._report(
                 "semantic_older",
                 f"{left.sealed + left.other} questions kept under another encoder stay unused until they"
                 f" expire: {left.sealed} sealed with no key that is configured, {left.other} too long for"
@@ -151,27 +150,27 @@ class _Faults:
             self._degraded.pop("semantic_older", None)
 
     def store(self, why: str) -> None:
-        """The store is slow, full or cannot remove; "": it is well again."""
+        """The store is slow, full or cannot remove; "": it works again."""
         if why:
-            self._say("semantic_store", why)
+            self._report("semantic_store", why)
         elif self._degraded.pop("semantic_store", None) is not None:
             structlog.get_logger().info("semantic_store_back")
 
-    def _say(self, what: str, why: str) -> None:
+    def _report(self, what: str, why: str) -> None:
         if self._degraded.get(what) != why:
             self._degraded[what] = why
             self._metrics.semantic_faults.child(what.removeprefix("semantic_")).inc()
             structlog.get_logger().warning("degraded", what=what, reason=why)
 
 
-def _bringing(
+def _migration(
     process: VectorProcess,
     remote: QdrantStore | None,
     store: QuestionStore,
     metrics: Metrics,
     faults: _Faults,
 ) -> Bringing:
-    """What brings over, beside the requests, what another encoder kept and the process cannot read."""
+    """Migrates another encoder's questions that the vector process cannot read itself."""
     from app.stores.bringing import Bringing
     from app.stores.sealed_vectors import SealedVectors, plain_text
 
@@ -185,7 +184,7 @@ def _bringing(
         store.text_of if isinstance(store, SealedVectors) else plain_text,
         mine=lambda: process.pid is not None,
         on_moved=lambda count: metrics.semantic_moved.child().inc(count),
-        on_left=faults.left,
+        on_left=faults.unmigrated,
     )
 
 

@@ -1,4 +1,4 @@
-"""What kind of answer a question wants: who or when, of all or of some, first or next, as JSON, in French.
+"""The kind of answer a question expects: who or when, of all or of some, first or next, as JSON, in French.
 
 Each is a closed class of words. Two texts that use other words of one class ask for other answers, so a
 difference on both sides forbids a hit; one on a single side does where it is a form or a language that is
@@ -142,7 +142,7 @@ _ASKED_FOR: Final = re.compile(
     r"\b(?:in|as|into|to)\s+(?:(?:an?|the|one|two|three|four|five|\d+|single|short|bullet|formal)\s+){0,2}"
     r"([a-z\-]+)",
 )
-_ELSEWHERE: Final = _classes("""
+_FOREIGN_WORDS: Final = _classes("""
 not: nicht kein keine keinen keiner keinem nie niemals niemand pas jamais aucun aucune rien nunca jamás nadie
 not: ningún ninguna nessuno nessuna não niet geen nooit niemand
 without: ohne sans sin senza sem zonder
@@ -162,7 +162,7 @@ after: nach après después dopo depois na
 100: hundert cent cien cento cem honderd
 """)
 # Common words of those languages that no English question has: where there is one, the words above count.
-_SIGNS: Final = word_list(
+_FOREIGN_MARKERS: Final = word_list(
     "der das ist nicht ein eine für wie viel warum welche welcher gibt wann sind soll kann le les est une "
     "dans pour que qui quelle quel quels combien pourquoi peut ne du el y es por para cuál qué cómo cuánto "
     "cuántos puede cuándo dónde il che è della qual quanto perché uma é em não quais onde quando het een "
@@ -182,46 +182,46 @@ _FIRST_WORDS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """The classes that a text's words are of; ``asked``: forms and languages that it asks to be told in."""
+class ExpectedAnswer:
+    """The classes of a text's words; ``requested_forms``: forms and languages that it asks for."""
 
     question: str = ""
     quantifiers: frozenset[str] = frozenset()
     orders: frozenset[str] = frozenset()
     forms: frozenset[str] = frozenset()
     languages: frozenset[str] = frozenset()
-    asked: frozenset[str] = frozenset()
-    elsewhere: tuple[str, ...] = ()
+    requested_forms: frozenset[str] = frozenset()
+    foreign_words: tuple[str, ...] = ()
 
 
-_KNOWN: Final = frozenset({*_QUANTIFIERS, *_ORDERS, *_FORMS, *_LANGUAGES, *_ELSEWHERE})
+_KNOWN: Final = frozenset({*_QUANTIFIERS, *_ORDERS, *_FORMS, *_LANGUAGES, *_FOREIGN_WORDS})
 _FORMAL: Final = frozenset({*_FORMS, *_LANGUAGES})
 # As an answer is when nothing is said, or nearly.
 _USUAL: Final = frozenset({"en", "short", "long"})
 
 
-def wanted(words: list[str], word_set: frozenset[str]) -> Wanted:
-    """What the text of ``words`` (lower case) wants. Linear."""
+def expected_answer_of(words: list[str], word_set: frozenset[str]) -> ExpectedAnswer:
+    """Return what the text of ``words`` (lower case) expects. Linear."""
     question = _question(words, word_set)
-    told = word_set & _KNOWN
-    if "few" in told and ("a", "few") in pairwise(words):
-        told -= {"few"}
-    if not told:
-        return _BY_QUESTION.get(question) or Wanted(question)
+    known = word_set & _KNOWN
+    if "few" in known and ("a", "few") in pairwise(words):
+        known -= {"few"}
+    if not known:
+        return _BY_QUESTION.get(question) or ExpectedAnswer(question)
     asked = frozenset[str]()
-    if not told.isdisjoint(_FORMAL):
+    if not known.isdisjoint(_FORMAL):
         asked = frozenset(
             _FORMS.get(w) or _LANGUAGES[w]
             for w in _ASKED_FOR.findall(" ".join(words)) if w in _FORMAL
         ) - _USUAL  # fmt: skip
-    return Wanted(
+    return ExpectedAnswer(
         question,
-        _classed(told, _QUANTIFIERS),
-        _classed(told, _ORDERS),
-        _classed(told, _FORMS),
-        _classed(told, _LANGUAGES),
+        _classed(known, _QUANTIFIERS),
+        _classed(known, _ORDERS),
+        _classed(known, _FORMS),
+        _classed(known, _LANGUAGES),
         asked,
-        () if word_set.isdisjoint(_SIGNS) else _in_order(words),
+        () if word_set.isdisjoint(_FOREIGN_MARKERS) else _in_order(words),
     )
 
 
@@ -230,7 +230,7 @@ def _classed(words: frozenset[str], classes: dict[str, str]) -> frozenset[str]:
 
 
 def _in_order(words: list[str]) -> tuple[str, ...]:
-    return tuple(_ELSEWHERE[w] for w in words if w in _ELSEWHERE)
+    return tuple(_FOREIGN_WORDS[w] for w in words if w in _FOREIGN_WORDS)
 
 
 def _question(words: list[str], word_set: frozenset[str]) -> str:
@@ -251,7 +251,7 @@ def _question(words: list[str], word_set: frozenset[str]) -> str:
 
 
 _BY_QUESTION: Final = {
-    q: Wanted(q) for q in ("", "who", "when", "where", "why", "how", "what", "polar")
+    q: ExpectedAnswer(q) for q in ("", "who", "when", "where", "why", "how", "what", "polar")
 }
 
 
@@ -268,8 +268,10 @@ def _other_question(a: str, b: str) -> bool:
     return True
 
 
-def wanted_differences(a: Wanted, b: Wanted, unshared: frozenset[str]) -> list[tuple[str, str]]:
-    """(kind, in words) of what another answer is wanted by; ``unshared``: content stems of one text alone."""
+def expected_answer_differences(
+    a: ExpectedAnswer, b: ExpectedAnswer, unshared: frozenset[str]
+) -> list[tuple[str, str]]:
+    """Return (kind, in words) of each difference; ``unshared``: content stems of one text alone."""
     found = []
     if a.question != b.question and not unshared and _other_question(a.question, b.question):
         found.append(("asked", f"asked for differs: {a.question} vs {b.question}"))
@@ -284,8 +286,8 @@ def wanted_differences(a: Wanted, b: Wanted, unshared: frozenset[str]) -> list[t
         if mine != theirs and counts and mine - theirs and theirs - mine:
             one, other = sorted(mine - theirs), sorted(theirs - mine)
             found.append((kind, f"{kind} differs: {', '.join(one)} vs {', '.join(other)}"))
-    if a.asked != b.asked and rest <= _PARTS_OF_A_FORM:
+    if a.requested_forms != b.requested_forms and rest <= _PARTS_OF_A_FORM:
         found.append(("form", "another form or language is asked for"))
-    if a.elsewhere != b.elsewhere:
+    if a.foreign_words != b.foreign_words:
         found.append(("foreign", "a negation, number or preposition of another language differs"))
     return found
