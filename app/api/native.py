@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from uvicorn._types import HTTPScope
 
     from app.api.protocol import GatewayProtocol
+    from app.upstream.rounds import Rounds
 
 _STATUS_LINES = {
     status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode())
@@ -72,6 +73,11 @@ class NativeOutlet(RequestResponseCycle):
     def loop(self) -> asyncio.AbstractEventLoop:
         """The loop of the connection."""
         return self._protocol.loop
+
+    @property
+    def rounds(self) -> Rounds:
+        """The rounds of the loop."""
+        return self._protocol.rounds
 
     # What only uvicorn's own half asks for (a response by ASGI messages) is made when it asks.
 
@@ -163,8 +169,8 @@ class NativeOutlet(RequestResponseCycle):
         rounds = protocol.rounds
         # One that ends is closed behind what it was told. Nothing of this connection can overtake what waits
         # here: what was pipelined behind it begins in the loop's next turn.
-        if rounds.attending and keep_alive:
-            rounds.said.append((transport.write, whole))
+        if rounds.deferring_writes and keep_alive:
+            rounds.pending_writes.append((transport.write, whole))
         else:
             transport.write(whole)
         if self._news is not None:

@@ -138,7 +138,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """End the connection as soon as nothing is under way; a new one may still say what it wants."""
-        self.rounds.attend()
+        self.rounds.run_all()
         self._let_go()
         last: RequestResponseCycle | None = self.cycle
         if last is None and not self.transport.is_closing():
@@ -148,7 +148,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell every response that is not complete that its client has left."""
-        self.rounds.attend()
+        self.rounds.run_all()
         if self._look is not None:
             self._look.cancel()
             self._look = None
@@ -165,21 +165,21 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def eof_received(self) -> None:
         """The client will say no more; what it said is dealt with before uvicorn ends the connection."""
-        self.rounds.attend()
+        self.rounds.run_all()
         super().eof_received()
 
-    def fail(self, raised: Exception) -> None:
+    def receive_failed(self, error: Exception) -> None:
         """``data_received`` has raised in a round: as the loop does."""
-        self.logger.error("reading_failed", exc_info=raised)
+        self.logger.error("reading_failed", exc_info=error)
         self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser, now or in this turn's round; what is not HTTP gets a 400 and an end."""
         rounds = self.rounds
-        if not rounds.alone:
-            rounds.hear(self, data)
+        if not rounds.direct_reads:
+            rounds.enqueue_read(self, data)
             return
-        rounds.alone -= 1
+        rounds.direct_reads -= 1
         parser: httptools.HttpRequestParser | None = self.parser
         if parser is None:
             return
@@ -348,7 +348,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def forget(self) -> None:
         """Know no head any more: another application serves from the next request on."""
-        self.rounds.attend()
+        self.rounds.run_all()
         self._let_go()
         self._known, self._other = None, None
         self._data, self._lessons = b"", _MOST_LESSONS
@@ -457,7 +457,7 @@ class GatewayProtocol(HttpToolsProtocol):
     def _look_at_phase(self) -> None:
         """End the connection when its phase has lasted too long."""
         self._look = None
-        self.rounds.attend()
+        self.rounds.run_all()
         if self._is_unread():
             self.transport.abort()
             return

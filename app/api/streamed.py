@@ -80,6 +80,8 @@ class Streamed(Asked):
     def begin(self, exchange: Exchange) -> None:
         """The request is on its way."""
         super().begin(exchange)
+        exchange.skips_rounds = True
+        self._outlet.rounds.stream_starts += 1
         self.usage_shown = self.plain.include_usage
         edge = self._way.edge
         edge.afterwards.stirred_ns = self.instants[0]

@@ -81,6 +81,7 @@ class Connection(asyncio.Protocol):
         "_deadline_ns",
         "_exchange",
         "_known",
+        "_late_reads",
         "_method",
         "_owner",
         "_paused",
@@ -117,6 +118,8 @@ class Connection(asyncio.Protocol):
         self._rounds = rounds_of(loop)
         self._waits = 0
         """The identity of the exchange whose first bytes wait, or waited last, for a round."""
+        self._late_reads: list[bytes] = []
+        """Most likely a stream's end, and what came behind it: the first is a late read of the rounds."""
         self.amid = False
         """TLS has the beginning of a record that it cannot read yet: behind an answer, a reason to close."""
         self._method = b""
@@ -164,8 +167,8 @@ class Connection(asyncio.Protocol):
         size = len(body)
         if body and size < LENGTHS_KNOWN:
             data = b"".join((start, LENGTHS[size], b"\r\n", body))
-            if self._rounds.attending:
-                self._rounds.said.append((self._write, data))
+            if self._rounds.deferring_writes:
+                self._rounds.pending_writes.append((self._write, data))
             else:
                 self._write(data)
         elif not size and method in _WITHOUT_BODY:
@@ -249,28 +252,40 @@ class Connection(asyncio.Protocol):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEPALIVE_PROBES)
         self._poll.register(sock.fileno(), select.POLLIN | getattr(select, "POLLRDHUP", 0))
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(  # noqa: C901, PLR0911, PLR0912 - in one piece: every token comes here
+        self, data: bytes
+    ) -> None:
         """Bytes of the response, whose first may wait for the round; while idle, a reason to close."""
         exchange = self._exchange
         if exchange is None:
             self.abort()
             return
         if not self._begun:
-            rounds = self._rounds
-            if not rounds.alone:
-                if self._waits == id(exchange):
-                    self._hear_more(exchange, data)
-                else:
-                    self._waits = id(exchange)
-                    rounds.hear(self, data)
-                return
-            rounds.alone -= 1
+            if not exchange.skips_rounds:
+                rounds = self._rounds
+                if not rounds.direct_reads:
+                    if self._waits == id(exchange):
+                        self._hear_more(exchange, data)
+                    else:
+                        self._waits = id(exchange)
+                        rounds.enqueue_read(self, data)
+                    return
+                rounds.direct_reads -= 1
             exchange.first_byte_ns = now = time.monotonic_ns()
             self._first_bytes(exchange, data, now)
             return
+        if self._late_reads:
+            if not self._rounds.deferring_writes:
+                self._late_reads.append(data)
+                return
+            self._next_late_read()
         now = time.monotonic_ns()
         if (taker := exchange.taker) is not None and self._reader.untold is not None:
             if (alike := exchange.alike) is None or not alike(data):
+                if alike is not None and not self._rounds.deferring_writes:
+                    self._late_reads.append(data)
+                    self._rounds.enqueue_late_read(self, data)
+                    return
                 start = data.find(b"\r\n") + 2
                 size = self._sizes.get(data[: start - 2])
                 if not size or len(data) != start + size + 2 or data[-2:] != b"\r\n":
@@ -289,6 +304,13 @@ class Connection(asyncio.Protocol):
             return
         self._read(exchange, data, now)
 
+    def _next_late_read(self) -> None:
+        """Take the first late read off; the next comes in another turn, as it would have without the wait."""
+        late_reads = self._late_reads
+        del late_reads[0]
+        if late_reads:
+            self._rounds.enqueue_late_read(self, late_reads[0])
+
     def _hear_more(self, exchange: Exchange, data: bytes) -> None:
         """More has come while the first bytes of ``exchange`` wait for their round.
 
@@ -296,15 +318,15 @@ class Connection(asyncio.Protocol):
         at rest: the first bytes are dealt with now, and if they were the whole answer, this is nobody's.
         """
         self._waits = 0  # another exchange may have had the same identity
-        self._rounds.attend()
+        self._rounds.run_all()
         if self._exchange is exchange:
             self.data_received(data)
         else:
             self.abort(UpstreamClosed(f"{self._where} said more than was asked"))
 
-    def fail(self, raised: Exception) -> None:
+    def receive_failed(self, error: Exception) -> None:
         """``data_received`` has raised in a round: as the loop does."""
-        _log.error("reading_failed", exc_info=raised)
+        _log.error("reading_failed", exc_info=error)
         self.abort()
 
     def _first_bytes(self, exchange: Exchange, data: bytes, now_ns: int) -> None:
@@ -384,7 +406,7 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The peer has finished sending: the end of a body without a length, else a failure."""
-        self._rounds.attend()
+        self._rounds.run_all()
         exchange = self._exchange
         if exchange is None:
             self.abort()
@@ -401,7 +423,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone."""
-        self._rounds.attend()
+        self._rounds.run_all()
         if not self.closed:
             why = f": {exc.strerror or exc}" if isinstance(exc, OSError) else ""
             at = "in its answer" if self._begun and self._reader.started else "before its answer"
@@ -427,7 +449,9 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         # A response may overtake its request (an early 413); the rest of the body is then still
         # ours.
-        if transport is not None and not (self.amid or transport.get_write_buffer_size()):
+        if transport is not None and not (
+            self.amid or self._late_reads or transport.get_write_buffer_size()
+        ):
             self.idle_since_ns = now_ns
             self._owner.released(self)
         else:
@@ -463,7 +487,7 @@ class Connection(asyncio.Protocol):
 
     def _timer_fired(self) -> None:
         self._timer, self._timer_at_ns = None, _NEVER_NS
-        self._rounds.attend()
+        self._rounds.run_all()
         exchange = self._exchange
         if exchange is None:
             return

@@ -136,6 +136,9 @@ class Exchange:
         """Start the clock of the call; the pool does the rest. All that a new one needs."""
         self._loop = loop
         self.between_ns = timeouts.between_bytes_ns
+        # The first bytes of a stream do not wait for a round. (Read for every response: an attribute of the
+        # class would be found at ten times the cost.)
+        self.skips_rounds = False
         self.queued_ns = now = time.monotonic_ns()
         self.total_at_ns = now + timeouts.total_ns
 

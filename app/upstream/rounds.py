@@ -1,18 +1,21 @@
-"""Rounds: what many sockets have heard in one turn of the loop is read, then dealt with, then answered.
+"""Batches the socket reads of one turn of the event loop: read them all, process them, then write.
 
-Theory of operation. Under load the loop finds a few dozen sockets with something to read in each of its
-turns. To read, to reckon and to write for one after the other has the processor go through the kernel's
-code, the interpreter's and the kernel's again for each: far more than its nearest caches hold, so that it
-mostly waits for instructions. Done in rounds (all reads, then the reckoning of half of them, then their
-writes, then the other half) each kind of code stays at hand for the next of its kind.
+Theory of operation. Under load the loop finds a few dozen readable sockets in each turn. Reading, processing
+and writing for one socket after the other goes through the kernel's code, the interpreter's and the kernel's
+again each time: far more than the nearest caches hold, so that the processor mostly waits for instructions.
+In a *round* the turn's reads are only queued; the loop's next callback processes half of them, writes what
+they produced, then does the other half.
 
-* Whoever hears something hands it to ``hear``, and is given it again before the loop looks at its sockets
-  the next time. One that hears more meanwhile hands that over too, in order; whoever is told in another way
-  of something that must not overtake it (an end, a shutdown) has the round attended to first.
-* What is said within a round waits for the end of its half, and goes in the order in which it was said. In
-  halves, and not all at once: those to whom we write have something to do meanwhile.
-* Where few sockets have something at once there is nothing to gain, and all is done at once: ``alone`` says
-  how often before a round is tried again. While something waits it is 0.
+* A protocol queues a read with ``enqueue_read`` and gets it again, in order, before the loop next polls its
+  sockets. An event that must not overtake queued reads (end of file, shutdown) calls ``run_all`` first.
+* Writes produced within a round wait in ``pending_writes`` until its half is processed. In halves, because
+  the peers have work to do meanwhile.
+* Too few reads in a turn gain nothing: then the next ``DIRECT_READS`` are processed as they are read.
+
+Streams care for their first token, so a round makes way for them. After ``MAX_STREAM_STARTS`` new streams the
+requests go out and the loop polls before the rest is processed; the first bytes of their answers skip the
+rounds (``Exchange.skips_rounds``). What ends a stream is a *late read*: it is processed after the turn's
+requests, a few in each turn, so that the streams that end together do not delay those that begin.
 
 One event loop owns it, and all sockets of that loop share it (``rounds_of``).
 """
@@ -24,79 +27,138 @@ import logging
 from collections.abc import Callable
 from typing import Final, Protocol
 
-FEW: Final = 4
-"""Fewer in a turn are not worth a round."""
-UNTRIED: Final = 32
-"""So many reads are dealt with at once before a round is tried again."""
-LEAST, MOST = 8, 32
-"""How many are reckoned before their writes: half a round, within these."""
-_ENDLESS: Final = 1 << 29
+MIN_ROUND_READS: Final = 4
+"""Fewer reads in a turn are not worth a round."""
+DIRECT_READS: Final = 32
+"""How many reads are processed directly before a round is tried again."""
+MIN_HALF, MAX_HALF = 8, 32
+"""How many reads are processed before their writes: half a round, within these."""
+MAX_STREAM_STARTS: Final = 8
+"""After so many new streams a round lets the loop poll its sockets."""
+LATE_READS: Final = 4
+"""How many late reads a turn processes at least."""
+LATE_SHARE: Final = 8
+"""A turn processes one in so many of the late reads, so that their queue cannot grow for ever."""
+_UNLIMITED: Final = 1 << 29
 _log = logging.getLogger("slipstream.wire")
 
 
-class Hearer(Protocol):
+class Receiver(Protocol):
     """A socket's protocol."""
 
     def data_received(self, data: bytes) -> None:
-        """The loop's callback, and the round's: hands ``data`` to ``Rounds.hear`` while ``alone`` is 0."""
+        """Process ``data``, or pass it to ``enqueue_read`` while ``direct_reads`` is 0."""
 
-    def fail(self, raised: Exception) -> None:
-        """``data_received`` has raised in a round: do what the loop does where a callback has."""
+    def receive_failed(self, error: Exception) -> None:
+        """Handle what ``data_received`` raised in a round, as the loop would."""
 
 
 class Rounds:
     """The rounds of one event loop."""
 
-    __slots__ = ("_call_soon", "alone", "attending", "heard", "said")
+    __slots__ = (
+        "_call_soon",
+        "_late_reads",
+        "_turn_scheduled",
+        "deferring_writes",
+        "direct_reads",
+        "pending_reads",
+        "pending_writes",
+        "stream_starts",
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Nothing was heard yet."""
+        """Begin with nothing queued."""
         self._call_soon = loop.call_soon
-        self.heard: list[tuple[Hearer, bytes]] = []
-        """What waits, in the order in which it came."""
-        self.alone = 0
-        """So many reads more are to be dealt with at once; whoever does so takes one off."""
-        self.attending = False
-        """What is to be written now goes into ``said``."""
-        self.said: list[tuple[Callable[[bytes], None], bytes]] = []
+        self._turn_scheduled = False
+        self._late_reads: list[tuple[Receiver, bytes]] = []
+        self.pending_reads: list[tuple[Receiver, bytes]] = []
+        """In the order of arrival."""
+        self.direct_reads = 0
+        """How many more reads are processed directly: each takes one off; 0 while reads are queued."""
+        self.deferring_writes = False
+        """A round is processing reads: what they produce goes into ``pending_writes``."""
+        self.pending_writes: list[tuple[Callable[[bytes], None], bytes]] = []
+        self.stream_starts = 0
+        """Requests for streams that the present half has sent; whoever sends one adds it."""
 
-    def hear(self, hearer: Hearer, data: bytes) -> None:
-        """Have ``hearer`` attend to ``data`` in this turn's round; only while ``alone`` is 0."""
-        if not self.heard:
-            self._call_soon(self.attend)
-        self.heard.append((hearer, data))
+    def enqueue_read(self, receiver: Receiver, data: bytes) -> None:
+        """Have ``receiver`` process ``data`` in this turn's round; only while ``direct_reads`` is 0."""
+        if not self._turn_scheduled:
+            self._schedule_turn()
+        self.pending_reads.append((receiver, data))
 
-    def attend(self) -> None:
-        """Have all attended to that was heard, and what they say written; nothing where it was already."""
-        many = len(self.heard)
-        if not many:
-            return
-        heard, self.heard = self.heard, []
-        self.alone = _ENDLESS  # what is given again is dealt with
-        at_once = min(MOST, max(LEAST, (many + 1) // 2))
-        for start in range(0, many, at_once):
-            self.attending = True
-            for hearer, data in heard[start : start + at_once]:
+    def enqueue_late_read(self, receiver: Receiver, data: bytes) -> None:
+        """Have ``receiver`` process ``data`` after the requests of this turn, or of one of the next."""
+        if not self._turn_scheduled:
+            self._schedule_turn()
+        self._late_reads.append((receiver, data))
+
+    def run_all(self) -> None:
+        """Process all that is queued, late reads included, and write what it produces."""
+        while self.pending_reads:
+            self._run_round(_UNLIMITED)
+        while self._late_reads:
+            self._run_late(len(self._late_reads))
+
+    def _schedule_turn(self) -> None:
+        self._turn_scheduled = True
+        self._call_soon(self._run_turn)
+
+    def _run_turn(self) -> None:
+        self._turn_scheduled = False
+        try:
+            if self.pending_reads:
+                self._run_round(MAX_STREAM_STARTS)
+            if self._late_reads:
+                self._run_late(max(LATE_READS, len(self._late_reads) // LATE_SHARE))
+        finally:
+            if (self.pending_reads or self._late_reads) and not self._turn_scheduled:
+                self._schedule_turn()
+
+    def _run_round(self, max_starts: int) -> None:
+        """Process the pending reads; those behind ``max_starts`` new streams stay pending."""
+        reads, self.pending_reads = self.pending_reads, []
+        count = len(reads)
+        self.direct_reads = _UNLIMITED  # a receiver called now must not queue its read again
+        half = min(MAX_HALF, max(MIN_HALF, (count + 1) // 2))
+        start = 0
+        while start < count:
+            start += self._process(reads[start : start + half], max_starts)
+            if self.stream_starts >= max_starts and start < count:
+                self.pending_reads[:0] = reads[start:]
+                self.direct_reads = 0
+                return
+        self.direct_reads = DIRECT_READS if count < MIN_ROUND_READS else 0
+
+    def _run_late(self, count: int) -> None:
+        reads, self._late_reads = self._late_reads[:count], self._late_reads[count:]
+        self._process(reads, _UNLIMITED)
+
+    def _process(self, reads: list[tuple[Receiver, bytes]], max_starts: int) -> int:
+        """Process ``reads``, at most up to ``max_starts`` new streams, and write; returns how many."""
+        self.deferring_writes, self.stream_starts = True, 0
+        processed = 0
+        try:
+            for receiver, data in reads:
+                processed += 1
                 try:
-                    hearer.data_received(data)
-                except Exception as raised:  # noqa: BLE001 - as in a socket's callback
-                    hearer.fail(raised)
-                except BaseException:  # the process is to end: nobody comes back here
-                    self.attending = False
-                    raise
-            self.attending = False
-            self._write()
-        self.alone = UNTRIED if many < FEW else 0
-
-    def _write(self) -> None:
-        said, self.said = self.said, []
-        for write, data in said:
+                    receiver.data_received(data)
+                except Exception as error:  # noqa: BLE001 - as in a socket's callback
+                    receiver.receive_failed(error)
+                if self.stream_starts >= max_starts:
+                    break
+        finally:  # also where the process is to end
+            self.deferring_writes = False
+        writes, self.pending_writes = self.pending_writes, []
+        for write, data in writes:
             try:
                 write(data)
-            except RuntimeError as raised:  # closed since; its protocol hears of that by itself
-                _log.info("said_to_a_closed_socket", exc_info=raised)
+            except RuntimeError as error:  # closed since; its protocol hears of that by itself
+                _log.info("said_to_a_closed_socket", exc_info=error)
+        return processed
 
 
 def rounds_of(loop: asyncio.AbstractEventLoop) -> Rounds:
-    """The rounds of ``loop``; on another loop than the server's each who asks has its own."""
+    """The rounds of ``loop``; on another loop than the server's each caller gets its own."""
     return getattr(loop, "rounds", None) or Rounds(loop)

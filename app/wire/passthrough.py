@@ -182,8 +182,11 @@ def _is_complete(rest: bytes) -> bool:
 
 
 def _is_valid(frames: bytes) -> bool:
-    """Whether every event is JSON, or the end; asked of frames that are not ordinary ones."""
+    """Whether every event is JSON, or the end; asked of frames that are not ordinary ones.
+
+    One with empty data is none: readers of event streams skip it.
+    """
     return all(
-        event.data == b"[DONE]" or json_text.is_json_bytes(event.data)
+        not event.data or event.data == b"[DONE]" or json_text.is_json_bytes(event.data)
         for event in read_events(frames)
     )

@@ -8,7 +8,8 @@ import json
 import pytest
 
 from app.api.accepting import GatewayLoop
-from app.upstream.rounds import FEW, Rounds
+from app.upstream.rounds import MIN_ROUND_READS, Rounds
+from tests.e2e.test_straight_streams import DONE, END, HEAD, STOP, USAGE, body, chunk, frame
 from tests.e2e.test_straight_way import (
     ANSWER,
     Counted,
@@ -34,10 +35,9 @@ class Watched(Rounds):
         super().__init__(loop)
         self.sizes: list[int] = []
 
-    def attend(self) -> None:
-        if self.heard:
-            self.sizes.append(len(self.heard))
-        super().attend()
+    def _run_round(self, max_starts: int) -> None:
+        self.sizes.append(len(self.pending_reads))
+        super()._run_round(max_starts)
 
 
 class WatchedLoop(GatewayLoop):
@@ -63,7 +63,7 @@ def rounds() -> Watched:
 
 def at_once() -> None:
     """Have the next that is heard begin a round."""
-    rounds().alone = 0
+    rounds().direct_reads = 0
 
 
 async def echoing(peer: Peer) -> None:
@@ -89,7 +89,7 @@ async def test_many_at_once_each_get_their_own_answer(counted: Counted) -> None:
                 said = json.loads(body)["choices"][0]["message"]["content"]
                 assert (status, said) == (200, f"the question of {number}")
                 assert headers["x-slipstream-cache"] == ("miss" if way == "asked" else "exact")
-            assert max(rounds().sizes) >= FEW
+            assert max(rounds().sizes) >= MIN_ROUND_READS
             if way != "kept":
                 done = counted.whole - before[0] + counted.told - before[1]
                 assert done >= MANY // 2
@@ -114,7 +114,7 @@ async def test_clients_that_end_or_leave_in_a_round() -> None:
             if number % 4 == 0 or (number % 4 == 1 and number % 3):
                 status, *_ = await client.read()
                 assert status == 200
-        assert max(rounds().sizes) >= FEW
+        assert max(rounds().sizes) >= MIN_ROUND_READS
         await rest(gateway)
 
 
@@ -182,3 +182,39 @@ async def test_what_was_asked_behind_a_question_is_answered_behind_it(
         second = await client.reader.readuntil(b"\r\n\r\n")
         assert b"x-slipstream-cache: exact\r\n" in second
         assert b"kept" in await client.reader.readuntil(b"kept")
+
+
+async def test_many_streams_at_once_each_get_their_own_tokens_to_the_end(counted: Counted) -> None:
+    """More than a round begins at once; then all end together, and the next begin beside their ends."""
+
+    async def telling(peer: Peer) -> None:
+        while True:
+            asked = json.loads((await peer.request()).body)
+            said = asked["messages"][-1]["content"]
+            if not asked.get("stream"):
+                body = ANSWER.replace(b"Four.", said.encode())
+                await peer.answer(body, head=b"content-type: application/json\r\n")
+                continue
+            words = [chunk(frame({"content": f" {said} {number}"})) for number in range(3)]
+            await peer.send(HEAD + words[0])
+            for piece in (*words[1:], chunk(STOP) + chunk(USAGE + DONE) + END):
+                await peer.send(piece)
+
+    async with house(telling) as gateway:
+        clients = await taught(gateway, MANY)
+        for turn in range(4):
+            del rounds().sizes[:]
+            at_once()
+            for number, client in enumerate(clients):
+                client.send(f"stream {turn} of {number}", stream=True)
+            for number, client in enumerate(clients):
+                await client.reader.readuntil(b"\r\n\r\n")
+                told = await body(client)
+                words = b"".join(
+                    frame({"content": f" stream {turn} of {number} {each}"}) for each in range(3)
+                )
+                assert told.startswith(words)
+                assert told.endswith(STOP + DONE)
+            assert max(rounds().sizes) >= MIN_ROUND_READS
+        assert counted.whole >= 4 * MANY
+        await rest(gateway)

@@ -308,7 +308,7 @@ class TestInARound:
                     send(client, f"hold {turn} {number}", stream=window.stream)
                 for _ in clients:
                     await upstream.holds()
-                loop.rounds.alone = 0
+                loop.rounds.direct_reads = 0
                 if how == "behind":
                     upstream.go.set()
                     await asyncio.sleep(0)

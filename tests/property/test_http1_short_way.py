@@ -124,7 +124,7 @@ def hear(  # noqa: C901 - all that can be told of an exchange
                 exchange.taker = take
             if not owner.gone:
                 connection.data_received(piece)
-                connection._rounds.attend()
+                connection._rounds.run_all()
             exchange.taker = None
         if eof and not owner.gone:
             connection.eof_received()

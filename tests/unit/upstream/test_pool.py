@@ -230,7 +230,7 @@ async def test_a_replay_that_is_handed_a_dying_connection_waits_on(pool_to: Make
             await settle(pool, replayed_total=1, waiting=1, in_flight=1)
             (conn,) = pool._open
             conn.data_received(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
-            conn._rounds.attend()
+            conn._rounds.run_all()
             conn.abort()  # After it was handed to the replay, before that can run.
         assert (replayed.result(), other.result()) == (b"replayed", b"")
         assert pool.stats.open == pool._slots == 1
@@ -245,8 +245,8 @@ async def test_what_is_read_behind_a_whole_answer_in_one_turn_answers_nobody(poo
         def data_received(self, data: bytes) -> None:
             begun.append(pool.begin(b"POST / HTTP/1.1\r\n", data, LONG))
 
-        def fail(self, raised: Exception) -> None:
-            raise raised
+        def receive_failed(self, error: Exception) -> None:
+            raise error
 
     async with raw_server(idle) as server, pool_to(server) as pool:
         async with asyncio.TaskGroup() as group:
@@ -254,7 +254,7 @@ async def test_what_is_read_behind_a_whole_answer_in_one_turn_answers_nobody(poo
             await settle(pool, in_flight=1)
             (conn,) = pool._open
             conn.data_received(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\none")
-            conn._rounds.hear(Asks(), b"second")
+            conn._rounds.enqueue_read(Asks(), b"second")
             conn.data_received(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nbad")
         assert first.result() == b"one"
         (second,) = begun
