@@ -10,11 +10,10 @@ Invariants:
 * An exchange leaves its connection in exactly one of two ways: ``_finish`` (the message is
   complete) or ``_fail``/``abort`` (the socket is closed first). So no byte can reach an exchange
   that is not its own.
-* A connection goes back to the pool only from ``_finish``, only if the reader calls it reusable,
-  and only if the whole request has left the process; anything that arrives while it is idle closes
-  it.
-* Closing is ``transport.abort()``, everywhere: the peer learns within the same turn of the loop,
-  and no courtesy (a TLS close_notify that waits for an answer) keeps a paid generation alive.
+* A connection goes back to the pool only from ``_finish``, only if the reader calls it reusable, and only if
+  the whole request has left the process; anything that arrives while it is idle closes it.
+* Closing is ``transport.abort()``, everywhere: the peer learns within the same turn of the loop, and no
+  TLS close_notify that waits for an answer keeps a paid generation alive.
 
 The short way. A response whose head is known and whose body came with it, in one read, is handed over
 in that very callback: nothing is parsed, collected or joined, and the reader does not hear of it (it is
@@ -162,8 +161,7 @@ class Connection(asyncio.Protocol):
         self._method = method
         self._exchange = exchange
         exchange.conn = self
-        # uvloop writes at once: one call is one segment and one wake-up of the peer (5-17 us
-        # saved).
+        # uvloop writes at once: one call is one segment and one wake-up of the peer (5-17 us saved).
         size = len(body)
         if body and size < LENGTHS_KNOWN:
             data = b"".join((start, LENGTHS[size], b"\r\n", body))
@@ -193,8 +191,8 @@ class Connection(asyncio.Protocol):
     def quiet(self) -> bool:
         """Ask the kernel whether an idle connection has heard anything: a byte, an end, an error.
 
-        The loop would tell us too, but perhaps later in this very turn: after the request was
-        risked, and with what came unasked before it taken for its answer.
+        The loop would tell too, but perhaps after the request was sent, and what came unasked before it
+        would be taken for its answer.
         """
         return not self.heard(0)
 
@@ -243,8 +241,7 @@ class Connection(asyncio.Protocol):
         self.connected_ns = time.monotonic_ns()
         sock: socket.socket = transport.get_extra_info("socket")
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # A peer that vanished without a word (NAT, power) is found out while the connection is
-        # idle.
+        # Finds a peer that vanished without a word (NAT, power) while the connection is idle.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if hasattr(socket, "TCP_KEEPIDLE"):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_IDLE_S)
@@ -305,17 +302,16 @@ class Connection(asyncio.Protocol):
         self._read(exchange, data, now)
 
     def _next_late_read(self) -> None:
-        """Take the first late read off; the next comes in another turn, as it would have without the wait."""
-        late_reads = self._late_reads
-        del late_reads[0]
-        if late_reads:
-            self._rounds.enqueue_late_read(self, late_reads[0])
+        """Take off the first late read; the next is processed in another turn, as if it had not waited."""
+        del self._late_reads[0]
+        if self._late_reads:
+            self._rounds.enqueue_late_read(self, self._late_reads[0])
 
     def _hear_more(self, exchange: Exchange, data: bytes) -> None:
-        """More has come while the first bytes of ``exchange`` wait for their round.
+        """Process the first bytes of ``exchange``, which wait for a round, and then ``data``.
 
-        The kernel has it no more, so nobody who is given this connection meanwhile could see that it is not
-        at rest: the first bytes are dealt with now, and if they were the whole answer, this is nobody's.
+        If the first bytes were the whole answer, ``data`` is unasked for, and the kernel could not say so to
+        whoever would be given this connection meanwhile.
         """
         self._waits = 0  # another exchange may have had the same identity
         self._rounds.run_all()
@@ -431,7 +427,6 @@ class Connection(asyncio.Protocol):
         self._transport, self._write = None, _not_open
 
     # ------------------------------------------------------------------ inside
-
     def _finish(self, exchange: Exchange, now_ns: int) -> None:
         """The message is complete: let the exchange go, then the connection."""
         reader = self._reader
@@ -447,8 +442,7 @@ class Connection(asyncio.Protocol):
     def _let_go(self, now_ns: int) -> None:
         """The exchange is over: rest, or serve the next."""
         transport = self._transport
-        # A response may overtake its request (an early 413); the rest of the body is then still
-        # ours.
+        # A response may overtake its request (an early 413): the rest of the body is still to be sent.
         if transport is not None and not (
             self.amid or self._late_reads or transport.get_write_buffer_size()
         ):
