@@ -186,7 +186,7 @@ async def _find_entry(context: Context, entry_id: str) -> CachedAnswer | None:
     gateway = context.edge.gateway
     held = None if gateway.exact is None else gateway.exact.by_id(entry_id)
     if held is None and gateway.shared is not None:
-        return await gateway.shared.find(entry_id)
+        return await gateway.shared.find_entry(entry_id)
     return held
 
 

@@ -81,7 +81,7 @@ async def import_answer(
     if exact:
         entry = _store_exact((key, tenant, given.tags), answer, request, gateway)
         if gateway.shared is not None and not repeated:
-            await gateway.shared.give(entry)
+            await gateway.shared.store_answer(entry)
     if repeated:
         return ImportResult(exact=exact, similar=False)
     similar = await _store_semantic(key, given, request, scope, gateway)

@@ -99,7 +99,7 @@ class LeadingFlight(Flight):
         self._turn.flight = self
         gateway.flights.lead(self.key, self)
         if gateway.shared is not None:
-            gateway.shared.begin(self.key, self)
+            gateway.shared.register(self.key, self)
         return self
 
     def __exit__(

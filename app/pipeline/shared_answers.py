@@ -1,12 +1,12 @@
-"""Kept answers and running calls of all workers: the near cache's other half, in Redis.
+"""Answers and flights that all workers share in Redis, behind each worker's own memory cache.
 
-Each worker keeps answers in its own memory (``ExactCache``, the near cache). What is not there is
-looked for in Redis in one step, which also says who is already asking a model for it, or makes this
-worker the one who does. Whatever Redis does (slow, full, gone, back, empty, evicting), a request pays
-at most one small budget, and then goes on as if there were no Redis.
+Each worker keeps answers in its own memory (``ExactCache``, the near cache). On a miss, one Redis step
+returns the stored answer, or the worker that is already making the call, or makes this worker the leader.
+Whatever Redis does (slow, full, down, back, empty, evicting), a request pays at most one small budget, and
+then proceeds as without Redis.
 
-Answers are written to Redis after the response, in order, by one task; the queue is bounded, and what
-does not fit is not kept there. Nothing is written that the cacheability gate has not judged first.
+Answers are written to Redis after the response, in order, by one task; the queue is bounded, and what does
+not fit is not written. Only answers that the cacheability classifier admits are written.
 """
 
 from __future__ import annotations
@@ -34,31 +34,31 @@ from app.domain.events import Event
 from app.domain.invalidation import Forget
 from app.domain.seal import Seal
 from app.errors import GatewayError, StoreError
-from app.pipeline.shared_leading import Job, Leading, Leases
-from app.pipeline.shared_stream import FollowedElsewhere, Form, Record, Said
+from app.pipeline.shared_leases import FinishedCall, LeasedCall, Leases
+from app.pipeline.shared_stream import RemoteProgress, RemoteStream, StreamForm, StreamRecord
 from app.ports import Codec
 from app.stores.event_bytes import events_from_bytes
 from app.stores.redis import Redis
 from app.stores.shared_flights import Kept, Led, Nothing, Place, Running, SharedFlights
 from app.stores.workers import Workers
 
-_MOST_WAITING: Final = 1_000
+_MAX_QUEUED: Final = 1_000
 _MAX_ENTRY_BYTES: Final = 1 << 20
 _WRITE_AT_END_S: Final = 0.5
-_LOOK_AGAIN_S: Final = 0.25
+_POLL_S: Final = 0.25
 _REJOIN_EVERY_S: Final = 1.0
 _REDIS_MAY_BE_AWAY_S: Final = 5.0
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 
 
 class LeaderLost(Exception):
-    """Whoever made the call is gone, or its stream is."""
+    """The worker that made the call, or its stream, is gone."""
 
 
 class SharedAnswers:
-    """One worker's view on what all workers keep and do; one event loop owns it."""
+    """One worker's access to the shared answers and flights; one event loop owns it."""
 
-    def __init__(  # noqa: PLR0913 - it stands between many
+    def __init__(  # noqa: PLR0913 - it connects many collaborators
         self,
         redis: Redis,
         *,
@@ -71,23 +71,23 @@ class SharedAnswers:
         seal: Seal | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Nothing runs until ``start``. ``count`` is told, in one word, what became of each look-up."""
+        """Nothing runs until ``start``. ``count`` is called with the outcome of each look-up."""
         self._redis, self._exact, self._flights = redis, exact, flights
         self._codecs, self._classify, self._count = codecs, classify, count
         self._coalesce, self._clock = coalesce, clock
         self._barriers = Barriers()
-        self.on_forget: Callable[[Forget], None] = _nothing
-        """Told what every other store of answers in this worker has to forget."""
+        self.on_forget: Callable[[Forget], None] = _ignore
+        """Called with each invalidation, for the worker's other stores of answers."""
         self.workers = Workers(
-            redis, on_forget=self._forget, on_lost=self._lose, on_note=self._take_note
+            redis, on_forget=self._forget, on_lost=self._reset, on_note=self._on_message
         )
         self.trusted = self.workers.trusted
         """Whether an entry of the near cache may be served now."""
         self._store = SharedFlights(redis, self.workers.id, seal)
-        self._begun: dict[Flight, Leading] = {}
-        self._leading = Leases(redis, self._store, start=self._run, land=self._queue, clock=clock)
-        self._news: dict[bytes, asyncio.Event] = {}
-        self._jobs: deque[Job] = deque()
+        self._open_calls: dict[Flight, LeasedCall] = {}
+        self._leases = Leases(redis, self._store, start=self._run, land=self._enqueue, clock=clock)
+        self._wakeups: dict[bytes, asyncio.Event] = {}
+        self._to_write: deque[FinishedCall] = deque()
         self._work = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -96,11 +96,11 @@ class SharedAnswers:
     async def start(self) -> None:
         """Join the other workers."""
         await self.workers.start()
-        self._run(self._write(), "shared answers")
-        self._run(self._leading.renew(), "shared leases")
+        self._run(self._write_queued(), "shared answers")
+        self._run(self._leases.renew(), "shared leases")
 
     async def aclose(self) -> None:
-        """Write down what waits, for as long as a lease at most, and leave."""
+        """Write what is queued, for half a second at most, and leave the other workers."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_WRITE_AT_END_S if self._redis.away is None else 0):
                 await self._idle.wait()
@@ -119,60 +119,59 @@ class SharedAnswers:
 
     # ---------------------------------------------------------------- on the request's path
 
-    def begin(self, key: bytes, flight: Flight) -> None:
-        """A flight begins here: what it brings is of the epoch that is in force now."""
+    def register(self, key: bytes, flight: Flight) -> None:
+        """Register a flight that starts here; its answer belongs to the current invalidation epoch."""
         place = Place(self.workers.incarnation, self.workers.epoch)
-        self._begun[flight] = Leading(key, flight, place)
+        self._open_calls[flight] = LeasedCall(key, flight, place)
 
-    async def look(self, key: bytes) -> CachedAnswer | None:
-        """What is kept for ``key``, claiming nothing; None also where Redis cannot say in time."""
-        found = await self._ask(key, b"", b"", look=True)
-        return self._read(key[:16].hex(), found) if isinstance(found, Kept) else None
+    async def look_up(self, key: bytes) -> CachedAnswer | None:
+        """The stored answer of ``key``, without claiming the call; None also where Redis is late or down."""
+        found = await self._claim_in_redis(key, b"", b"", look=True)
+        return self._admit_entry(key[:16].hex(), found) if isinstance(found, Kept) else None
 
-    async def find(self, entry_id: str) -> CachedAnswer | None:
-        """What is kept under an operator's name for it."""
+    async def find_entry(self, entry_id: str) -> CachedAnswer | None:
+        """The stored answer with the id ``entry_id`` (32 hex digits)."""
         if not _ID.fullmatch(entry_id):
             return None
-        found = await self._ask(bytes.fromhex(entry_id), b"", b"", look=True)
-        return self._read(entry_id, found) if isinstance(found, Kept) else None
+        found = await self._claim_in_redis(bytes.fromhex(entry_id), b"", b"", look=True)
+        return self._admit_entry(entry_id, found) if isinstance(found, Kept) else None
 
     async def claim(
         self, key: bytes, flight: Flight, *, look: bool = True
     ) -> CachedAnswer | Running | None:
-        """What is kept; or who is at it; or None: the call is this worker's to make."""
-        led = self._begun[flight]
-        led.id = secrets.token_hex(12).encode() if self._coalesce else b""
-        form = Form(flight.dialect.value, flight.streamed, flight.usage_shown)
-        led.since_s = self._clock()
-        if led.id:
-            self._leading.leases[led.id] = (
-                led  # first: an answer that comes too late may still be a lease
-            )
-        found = await self._ask(key, led.id, msgspec.msgpack.encode(form), look=look)
+        """The stored answer, or the worker that is making the call, or None: this worker is to make it."""
+        call = self._open_calls[flight]
+        call.id = secrets.token_hex(12).encode() if self._coalesce else b""
+        form = StreamForm(flight.dialect.value, flight.streamed, flight.usage_shown)
+        call.since_s = self._clock()
+        if call.id:
+            # Before asking: a late reply may still grant the lease.
+            self._leases.leases[call.id] = call
+        found = await self._claim_in_redis(key, call.id, msgspec.msgpack.encode(form), look=look)
         if found is not None:
-            led.place = found.place
+            call.place = found.place
         match found:
             case Kept():
-                self._unlease(led)
-                entry = self._read(key[:16].hex(), found)
+                self._drop_lease(call)
+                entry = self._admit_entry(key[:16].hex(), found)
                 entry = None if entry is None or entry.key != key else entry
                 if entry is None:
                     return await self.claim(key, flight, look=False)
                 return entry
             case Running():
-                self._unlease(led)
+                self._drop_lease(call)
                 return found
             case _:
                 return None
 
-    def _unlease(self, led: Leading) -> None:
-        self._leading.leases.pop(led.id, None)
-        led.id = b""
+    def _drop_lease(self, call: LeasedCall) -> None:
+        self._leases.leases.pop(call.id, None)
+        call.id = b""
 
-    async def _ask(
+    async def _claim_in_redis(
         self, key: bytes, flight: bytes, form: bytes, *, look: bool
     ) -> Kept | Running | Led | None:
-        """Ask Redis within the budget, and hear first what was forgotten up to its answer."""
+        """Ask Redis within the budget, and apply invalidations up to its reply first."""
         if self._redis.away is not None or self.workers.owes:
             self._count("away")
             return None
@@ -213,8 +212,8 @@ class SharedAnswers:
                 return None
         return found
 
-    def _read(self, entry_id: str, found: Kept) -> CachedAnswer | None:
-        """The entry, put into the near cache; None where it may not be shown."""
+    def _admit_entry(self, entry_id: str, found: Kept) -> CachedAnswer | None:
+        """The entry, put into the near cache; None where it is unreadable, expired or invalidated."""
         try:
             stored = from_bytes(found.data, entry_id)
         except UnreadableEntryError as why:
@@ -237,58 +236,64 @@ class SharedAnswers:
         return self._barriers.blocks(epoch, entry.tenant, entry.model, entry.tags, entry.id)
 
     async def follow(
-        self, key: bytes, running: Running, hand_on: Callable[[Said, Event], Awaitable[None]]
-    ) -> Said:
-        """Hand on everything that another worker's call has said and will say; then how it ended.
+        self,
+        key: bytes,
+        running: Running,
+        forward: Callable[[RemoteProgress, Event], Awaitable[None]],
+    ) -> RemoteProgress:
+        """Forward all past and future events of another worker's call; returns its final state.
 
-        Raises the call's own failure, or ``LeaderLost``. ``Said.shown`` counts what was handed on.
+        Raises the call's own failure, or ``LeaderLost``. ``RemoteProgress.forwarded`` counts the events.
         """
-        following = FollowedElsewhere(running, key[:16].hex(), self._clock)
-        self._news[running.flight] = following.news
+        following = RemoteStream(running, key[:16].hex(), self._clock)
+        self._wakeups[running.flight] = following.wakeup
         try:
             while True:
-                following.news.clear()
-                await self._read_on(following, hand_on)
-                if following.said.done:
-                    return following.said
+                following.wakeup.clear()
+                await self._read_records(following, forward)
+                if following.progress.done:
+                    return following.progress
                 if self._clock() - following.joined_s > _REJOIN_EVERY_S:
                     following.joined_s = self._clock()
-                    self._tell(running, b"join")
+                    self._notify_leader(running, b"join")
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(_LOOK_AGAIN_S):
-                        await following.news.wait()
+                    async with asyncio.timeout(_POLL_S):
+                        await following.wakeup.wait()
         finally:
-            self._news.pop(running.flight, None)
-            if not following.said.done:
-                self._tell(running, b"left")
+            self._wakeups.pop(running.flight, None)
+            if not following.progress.done:
+                self._notify_leader(running, b"left")
 
-    async def _read_on(
-        self, it: FollowedElsewhere, hand_on: Callable[[Said, Event], Awaitable[None]]
+    async def _read_records(
+        self, it: RemoteStream, forward: Callable[[RemoteProgress, Event], Awaitable[None]]
     ) -> None:
         try:
-            records, alive = await self._store.read(it.entry_id, it.running.flight, it.after)
+            records, alive = await self._store.read(it.entry_id, it.running.flight, it.last_id)
         except StoreError as error:
             it.redis_lost_s = self._clock()
-            if not it.said.shown or it.redis_lost_s - it.heard_s > _REDIS_MAY_BE_AWAY_S:
+            if (
+                not it.progress.forwarded
+                or it.redis_lost_s - it.last_record_s > _REDIS_MAY_BE_AWAY_S
+            ):
                 raise LeaderLost from error
-            it.after = b""  # a Redis that comes back empty is filled from the beginning
+            it.last_id = b""  # a Redis that restarts empty is refilled from the start
             return
         for number, data in records:
-            it.after = number
-            it.heard_s = self._clock()
+            it.last_id = number
+            it.last_record_s = self._clock()
             try:
-                record = msgspec.msgpack.decode(data, type=Record)
+                record = msgspec.msgpack.decode(data, type=StreamRecord)
                 events = events_from_bytes(record.events)
-            except (msgspec.DecodeError, ValueError) as error:  # another version's
+            except (msgspec.DecodeError, ValueError) as error:  # of another version
                 raise LeaderLost from error
-            for event in it.take(record, events):
-                await hand_on(it.said, event)
-        if it.said.failure is not None:
-            raise it.said.failure
+            for event in it.new_events(record, events):
+                await forward(it.progress, event)
+        if it.progress.failure is not None:
+            raise it.progress.failure
         if not records and not alive and not it.redis_was_lost(_REDIS_MAY_BE_AWAY_S):
             raise LeaderLost
 
-    def _tell(self, running: Running, kind: bytes) -> None:
+    def _notify_leader(self, running: Running, kind: bytes) -> None:
         self.workers.send(running.worker, kind, b"%s:%s" % (running.flight, self.workers.id))
 
     # ---------------------------------------------------------------- after the answer
@@ -300,25 +305,25 @@ class SharedAnswers:
         request: ChatRequest,
         classification: Classification | None,
     ) -> None:
-        """A flight is over: keep what it brought, here now and in Redis later."""
-        led = self._begun.pop(flight)
-        if entry is not None and led.place.incarnation == self.workers.incarnation:
-            if self._barred(led.place.epoch, entry):
+        """A flight has ended: store its answer here now, and queue it for Redis."""
+        call = self._open_calls.pop(flight)
+        if entry is not None and call.place.incarnation == self.workers.incarnation:
+            if self._barred(call.place.epoch, entry):
                 entry = None
             else:
-                self._exact.put(led.key, entry)
+                self._exact.put(call.key, entry)
         else:
             entry = None
-        if not led.id and (entry is None or self._redis.away is not None):
+        if not call.id and (entry is None or self._redis.away is not None):
             return
-        job = Job(led, entry, request, classification)
-        if led.copying is not None and not led.copying.done():
-            led.job = job
+        job = FinishedCall(call, entry, request, classification)
+        if call.copy_task is not None and not call.copy_task.done():
+            call.finished = job
         else:
-            self._queue(job)
+            self._enqueue(job)
 
-    async def give(self, entry: CachedAnswer) -> None:
-        """Keep an answer that no call brought where every worker finds it; raises ``StoreError``."""
+    async def store_answer(self, entry: CachedAnswer) -> None:
+        """Store an imported answer for every worker; raises ``StoreError``."""
         place = self.workers
         if not place.incarnation:
             raise StoreError("Redis is away: answers cannot reach the other gateways")
@@ -333,57 +338,57 @@ class SharedAnswers:
         if len(data) <= _MAX_ENTRY_BYTES:
             await self._store.land(entry.id, b"", data, ttl_s)
 
-    def _queue(self, job: Job) -> None:
-        if len(self._jobs) >= _MOST_WAITING:
-            self._leading.leases.pop(job.led.id, None)
+    def _enqueue(self, job: FinishedCall) -> None:
+        if len(self._to_write) >= _MAX_QUEUED:
+            self._leases.leases.pop(job.call.id, None)
             self._count("not_kept")
             return
-        self._jobs.append(job)
+        self._to_write.append(job)
         self._idle.clear()
         self._work.set()
 
-    async def settled(self) -> None:
-        """Wait until everything that landed so far has been written down."""
+    async def drained(self) -> None:
+        """Wait until everything queued so far has been written."""
         await self._idle.wait()
 
-    async def _write(self) -> None:
+    async def _write_queued(self) -> None:
         while True:
             await self._work.wait()
-            while self._jobs:
-                job = self._jobs[0]
+            while self._to_write:
+                job = self._to_write[0]
                 try:
-                    await self._keep(job)
+                    await self._write_one(job)
                 except Exception as error:  # noqa: BLE001 - the edge of a task that must outlive any one answer
                     self._count("not_kept")
                     if not isinstance(error, GatewayError):
                         name = type(error).__name__
                         structlog.get_logger().error("shared_answer_not_kept", error=name)
                 finally:
-                    self._leading.leases.pop(job.led.id, None)
-                    self._jobs.popleft()
+                    self._leases.leases.pop(job.call.id, None)
+                    self._to_write.popleft()
                 await asyncio.sleep(0)
             self._work.clear()
             self._idle.set()
 
-    async def _keep(self, job: Job) -> None:
-        led, data, ttl_s = job.led, b"", 0.0
-        if job.entry is not None and led.place.incarnation:
+    async def _write_one(self, job: FinishedCall) -> None:
+        call, data, ttl_s = job.call, b"", 0.0
+        if job.entry is not None and call.place.incarnation:
             ttl_s = self._ttl_s(job)
             if ttl_s > 0:
-                data = self._bytes_of(job.entry, job, ttl_s)
-        if data or led.id:
-            await self._store.land(led.key[:16].hex(), led.id, data, ttl_s)
+                data = self._serialised(job.entry, job, ttl_s)
+        if data or call.id:
+            await self._store.land(call.key[:16].hex(), call.id, data, ttl_s)
             self._count("kept" if data else "unfit")
 
-    def _ttl_s(self, job: Job) -> float:
-        """How long the gate lets an answer to this question live; 0 = not at all."""
+    def _ttl_s(self, job: FinishedCall) -> float:
+        """The answer's time to live by its cacheability; 0 = not to be stored."""
         judged = job.classification
         if judged is None:
             judged = self._classify(self._codecs[job.request.dialect].view(job.request.body))
         ttl_s = self._exact.ttl_s
         return ttl_s if judged.ttl_s is None else min(ttl_s, judged.ttl_s)
 
-    def _bytes_of(self, entry: CachedAnswer, job: Job, ttl_s: float) -> bytes:
+    def _serialised(self, entry: CachedAnswer, job: FinishedCall, ttl_s: float) -> bytes:
         if not entry.pieces:
             if entry.answer is None:
                 return b""
@@ -391,23 +396,23 @@ class SharedAnswers:
             entry = replace(entry, pieces=(body,), streamed=False)
         data = to_bytes(
             entry,
-            incarnation=job.led.place.incarnation,
-            epoch=job.led.place.epoch,
+            incarnation=job.call.place.incarnation,
+            epoch=job.call.place.epoch,
             stored_unix_s=time.time(),
             ttl_s=ttl_s,
         )
         return data if len(data) <= _MAX_ENTRY_BYTES else b""
 
-    def _take_note(self, kind: bytes, content: bytes) -> None:
+    def _on_message(self, kind: bytes, content: bytes) -> None:
         if kind != b"news":
-            self._leading.take_note(kind, content)
-        elif (news := self._news.get(content)) is not None:
+            self._leases.on_message(kind, content)
+        elif (news := self._wakeups.get(content)) is not None:
             news.set()
 
     # ---------------------------------------------------------------- forgetting
 
     async def forget(self, what: Forget) -> int:
-        """Forget on every worker, in force when this returns; raises ``StoreError`` (see ``Workers``)."""
+        """Invalidate on every worker, in force when this returns; raises ``StoreError`` (see ``Workers``)."""
         had = await self.workers.forget(what)
         if what.entry_id:
             with suppress(StoreError):
@@ -415,22 +420,22 @@ class SharedAnswers:
         return had
 
     def _forget(self, what: Forget, epoch: int) -> int:
-        """Apply one invalidation to this worker's memory and to what is still being made."""
+        """Apply one invalidation to this worker's memory and to its flights."""
         self._barriers.add(what, epoch)
         self._flights.forget()
-        self._exact.bar(what)  # what no flight brings: an agent's answer
+        self._exact.bar(what)  # also answers without a flight: an agent's
         self.on_forget(what)
         if what.entry_id:
             return int(self._exact.remove(what.entry_id))
         return self._exact.invalidate(tenant=what.tenant, model=what.model or None, tags=what.tags)
 
-    def _lose(self, floor: int) -> None:
-        """What was forgotten meanwhile is not known: nothing from before may be shown."""
+    def _reset(self, floor: int) -> None:
+        """Invalidations were missed: drop everything stored before."""
         self._barriers.clear(floor)
         self._flights.forget()
         self._exact.bar_all()
         self._exact.clear()
 
 
-def _nothing(_: Forget) -> None:
-    """Nothing else keeps answers."""
+def _ignore(_: Forget) -> None:
+    """Do nothing: no other store."""

@@ -1,9 +1,7 @@
-"""A turn where several workers share a Redis: what is kept there, what another worker is at, or a
-model.
+"""Answer where workers share a Redis: from a stored answer, from another worker's call, or from a model.
 
-``answer_shared`` stands where the pipeline would otherwise lead a flight of its own: it leads one for
-the requests of this worker, and inside it finds out whether the answer is kept, whether another
-worker's call can be followed, or whether the call is this worker's to make.
+``answer_shared`` leads a flight for this worker's requests, and inside it finds out whether the answer is
+stored, whether another worker's call can be followed, or whether this worker is to make the call.
 """
 
 from __future__ import annotations
@@ -20,69 +18,69 @@ from app.domain.events import Emit, Event
 from app.errors import UpstreamClosed, UpstreamError
 from app.pipeline.flights import LeadingFlight, joinable, translating_emit
 from app.pipeline.gateway import Ask, Gateway, Turn
+from app.pipeline.leader_takeover import Continuation, continuation
 from app.pipeline.replay import may_serve, same_form, serve_cached
-from app.pipeline.take_over import GoingOn, going_on
 
 if TYPE_CHECKING:
-    from app.pipeline.shared_stream import Said
+    from app.pipeline.shared_stream import RemoteProgress
     from app.stores.shared_flights import Running
 
 _TRIES = 4
-"""How often a call whose leader was lost is begun again."""
+"""How often a call whose leader was lost is claimed again."""
 
 
 async def answer_shared(
     key: bytes, request: ChatRequest, gateway: Gateway, turn: Turn, to: tuple[Emit, Ask]
 ) -> None:
-    """Answer from what all workers keep and do, or by asking a model; ``to``: whom to tell, how to ask."""
+    """Answer from the shared cache or flights, or from a model; ``to``: the ``Emit``, and how to ask."""
     emit, ask = to
     with LeadingFlight(key, request, gateway, turn) as flight:
         flight.recording(emit)
-        told = await _answer_from_shared(key, request, gateway, turn, flight)
-        if told is None:
+        target = await _answer_from_shared(key, request, gateway, turn, flight)
+        if target is None:
             return
         turn.cache, turn.reason = CacheOutcome.MISS, ""
-        await ask(request, gateway, turn, told)
-        await _finish(told)
+        await ask(request, gateway, turn, target)
+        await _finish(target)
 
 
-async def _finish(told: Flight | GoingOn) -> None:
-    """The answer is whole; where it was gone on with, say so."""
-    if isinstance(told, GoingOn):
-        await told.finish_answer()
+async def _finish(target: Flight | Continuation) -> None:
+    """The answer is complete: end a continuation."""
+    if isinstance(target, Continuation):
+        await target.finish_answer()
 
 
 async def _answer_from_shared(
     key: bytes, request: ChatRequest, gateway: Gateway, turn: Turn, flight: Flight
-) -> Flight | GoingOn | None:
-    """Answer from what is kept in Redis, or from another worker's call. Else gives what a model's answer
-    is to be told to: the flight, or whatever goes on with it where a part was shown already.
+) -> Flight | Continuation | None:
+    """Answer from Redis or from another worker's call; None when done. Otherwise returns the ``Emit`` for a
+    model's answer: the flight, or its continuation where a part was already shown.
     """
-    told: Flight | GoingOn = flight
+    target: Flight | Continuation = flight
     shared, look = gateway.shared, True
     if shared is None or not _may_share(key, gateway, turn):
-        return told
+        return target
     for _ in range(_TRIES):
         with turn.timeline.stage("cache", "shared"):
             found = await shared.claim(key, flight, look=look)
         if found is None:
-            return told
+            return target
         if isinstance(found, CachedAnswer):
             if may_serve(found, key, request, gateway, turn):
-                await serve_cached(found, request, gateway, turn, told)
-                await _finish(told)
+                await serve_cached(found, request, gateway, turn, target)
+                await _finish(target)
                 return None
             look = False
         else:
-            followed = await _follow_remote_call((key, found), request, gateway, turn, told)
+            followed = await _follow_remote_call((key, found), request, gateway, turn, target)
             if followed:
-                await _finish(told)
+                await _finish(target)
                 return None
             if followed is False:
-                return told
-            if flight.events:  # its leader was lost in the middle
-                told = going_on(flight.events, request, gateway, flight)
-    return told
+                return target
+            if flight.events:  # the leader was lost after its first event
+                target = continuation(flight.events, request, gateway, flight)
+    return target
 
 
 def _may_share(key: bytes, gateway: Gateway, turn: Turn) -> bool:
@@ -92,13 +90,13 @@ def _may_share(key: bytes, gateway: Gateway, turn: Turn) -> bool:
 async def look_up_shared(
     key: bytes | None, request: ChatRequest, gateway: Gateway, turn: Turn
 ) -> CachedAnswer | None:
-    """What other workers keep, where nothing may be claimed: only a hit will do, or a look by meaning
+    """The shared cache's answer, without claiming the call: only a hit may answer, or a semantic look-up
     comes first.
     """
     shared = gateway.shared
     if shared is None or key is None or gateway.flights.running(key) is not None:
         return None
-    entry = await shared.look(key)
+    entry = await shared.look_up(key)
     return entry if entry is not None and may_serve(entry, key, request, gateway, turn) else None
 
 
@@ -107,54 +105,57 @@ async def _follow_remote_call(
     request: ChatRequest,
     gateway: Gateway,
     turn: Turn,
-    told: Emit,
+    emit: Emit,
 ) -> bool | None:
-    """Follow another worker's call. None: its leader was lost. False: it does not say all that this
-    request asks for.
+    """Follow another worker's call to its end. None: its leader was lost. False: its form does not carry all
+    that this request asks for.
     """
     from app.pipeline.shared_answers import LeaderLost
-    from app.pipeline.shared_stream import Form
+    from app.pipeline.shared_stream import StreamForm
 
     (key, running), shared = what, gateway.shared
     if shared is None:
         return False
     try:
-        form = msgspec.msgpack.decode(running.form, type=Form)
-    except (msgspec.DecodeError, ValueError):  # of a gateway of another version
+        form = msgspec.msgpack.decode(running.form, type=StreamForm)
+    except (msgspec.DecodeError, ValueError):  # from a gateway of another version
         return False
-    like = Flight(Dialect(form.dialect), form.streamed, form.usage_shown, lambda: None)
-    if not joinable(like, request):
+    leader_form = Flight(Dialect(form.dialect), form.streamed, form.usage_shown, lambda: None)
+    if not joinable(leader_form, request):
         return False
-    as_it_is = same_form(like, request)
-    translated = told if as_it_is else translating_emit(gateway.codecs[like.dialect], told)
+    is_same_form = same_form(leader_form, request)
+    translated = (
+        emit if is_same_form else translating_emit(gateway.codecs[leader_form.dialect], emit)
+    )
     turn.cache, turn.cache_reason = CacheOutcome.COALESCED, "in_flight"
     turn.reason = "joined an identical request in flight on another worker"
     waiting = list[Event]()
 
-    async def hand_on(said: Said, event: Event) -> None:
-        _copy_progress(said, gateway, turn)
+    async def forward(progress: RemoteProgress, event: Event) -> None:
+        _copy_progress(progress, gateway, turn)
         if request.stream:
             await translated(event)
-        else:  # until it is whole, nothing is shown and a lost leader costs nothing
+        else:  # nothing is shown until complete, so a lost leader costs nothing
             waiting.append(event)
 
     try:
         with turn.timeline.stage("upstream", "joined"):
-            said = await shared.follow(key, running, hand_on)
+            progress = await shared.follow(key, running, forward)
         for event in waiting:
             await translated(event)
     except LeaderLost:
         return None
     except UpstreamError as error:
-        if error.already_reported and not as_it_is:
+        if error.already_reported and not is_same_form:
             raise UpstreamClosed(error.message, code=error.code) from error
         raise
-    _copy_progress(said, gateway, turn)
-    turn.usage, turn.saved_usd, turn.finish = said.usage, said.cost_usd, said.finish
+    _copy_progress(progress, gateway, turn)
+    turn.usage, turn.saved_usd = progress.usage, progress.cost_usd
+    turn.finish = progress.finish
     turn.complete = True
     return True
 
 
-def _copy_progress(said: Said, gateway: Gateway, turn: Turn) -> None:
-    if turn.model is None and said.model:
-        turn.model, turn.answered_tier = gateway.models.get(said.model), said.tier
+def _copy_progress(progress: RemoteProgress, gateway: Gateway, turn: Turn) -> None:
+    if turn.model is None and progress.model:
+        turn.model, turn.answered_tier = gateway.models.get(progress.model), progress.tier

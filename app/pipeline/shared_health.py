@@ -1,12 +1,10 @@
-"""What each worker knows of its upstreams' health, for the others to know sooner than by failing.
+"""Share upstream health between workers, so that each learns of trouble before failing itself.
 
-Once a second a worker says which deployments it leaves alone, and for how long, and hears what the
-others say; no request ever waits for it. Two things are told apart. A vendor's own word (429 and
-``retry-after``, a rate header at zero) is about the vendor's account, which all workers share: it is
-taken as it is. A breaker that is open is what one worker saw, and may be that worker's own network: it
-is taken as a short hint, and the others go on finding out for themselves.
-
-What was heard is never said on, so a hint dies with whoever had it.
+Once a second a worker publishes which deployments it avoids and for how long, and reads the others' hints;
+no request waits for it. A vendor's own statement (429 with ``retry-after``, a rate-limit header at zero)
+concerns the account that all workers share, and is adopted as it is. An open breaker is what one worker
+observed, perhaps of its own network: it is adopted as a short hint, and the others keep finding out for
+themselves. Received hints are never republished, so a hint ends with the worker that observed it.
 """
 
 from __future__ import annotations
@@ -22,45 +20,45 @@ from app.routing.breaker import MAX_HOLD_S
 from app.routing.load import LoadBalancer
 
 EVERY_S: Final = 1.0
-HINT_MOST_S: Final = 2.0
-"""For which another worker's open breaker is believed: two of these rounds."""
+MAX_HINT_S: Final = 2.0
+"""How long another worker's open breaker is adopted: two rounds."""
 
 
-class Board(Protocol):
-    """Where hints are written for other workers."""
+class HintBoard(Protocol):
+    """Where workers exchange hints."""
 
     async def exchange(self, own: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
-        """Write for how many seconds each of ``own`` is left alone; give the same of ``names``, as any
-        worker said last. Raises ``StoreError``.
+        """Publish for how many seconds each of ``own`` is avoided; return the same of ``names``, as last
+        published by any worker. Raises ``StoreError``.
         """
         ...
 
 
 class SharedHealth:
-    """One worker's part; ``run`` until cancelled."""
+    """One worker's exchange of hints."""
 
     def __init__(
         self,
-        board: Board,
+        board: HintBoard,
         load: LoadBalancer,
         names: Sequence[str],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Share what ``load`` knows of the deployments ``names``; both count by ``clock``."""
+        """Share the health of the deployments ``names`` in ``load``; both use ``clock``."""
         self._board, self._load, self._names, self._clock = board, load, list(names), clock
-        self._heard: dict[str, float] = {}
-        """Until when a deployment is left alone because of others."""
+        self._held_by_others: dict[str, float] = {}
+        """Until when a deployment is avoided because of others' hints."""
 
     async def run(self) -> None:
-        """Exchange hints once a second."""
+        """Exchange hints once a second, until cancelled."""
         while True:
             await asyncio.sleep(EVERY_S)
             await self.exchange()
 
     async def exchange(self) -> None:
-        """Say and hear once; a Redis that is away costs nothing but what it would have said."""
+        """Publish and read once; without Redis nothing happens."""
         try:
-            found = await self._board.exchange(self._own(), self._names)
+            found = await self._board.exchange(self._own_hints(), self._names)
         except StoreError:
             return
         now_s = self._clock()
@@ -68,17 +66,17 @@ class SharedHealth:
             breaker = self._load.deployment(name).breaker
             if now_s + left_s > breaker.held_until_s + EVERY_S / 10:
                 breaker.hold(now_s, left_s)
-                self._heard[name] = breaker.held_until_s
+                self._held_by_others[name] = breaker.held_until_s
 
-    def _own(self) -> dict[str, float]:
+    def _own_hints(self) -> dict[str, float]:
         now_s, own = self._clock(), dict[str, float]()
         for name in self._names:
             breaker = self._load.deployment(name).breaker
             held_s = breaker.held_until_s - now_s
-            if breaker.held_until_s <= self._heard.get(name, -math.inf):
+            if breaker.held_until_s <= self._held_by_others.get(name, -math.inf):
                 held_s = 0.0
             if breaker.tripped:
-                held_s = max(held_s, min(HINT_MOST_S, breaker.open_until_s - now_s))
+                held_s = max(held_s, min(MAX_HINT_S, breaker.open_until_s - now_s))
             if held_s > 0:
                 own[name] = min(held_s, MAX_HOLD_S)
         return own

@@ -1,7 +1,7 @@
-"""What one worker's running call says to another: records, numbered by the events before them.
+"""A leader's events as its followers on other workers read them: records numbered by event.
 
-A record repeats nothing and may be read twice: it says at which event it begins, so a reader that has
-already handed some of them on passes over those, and one that misses some knows it.
+Each record says at which event it begins, so it may be read twice: a reader skips events it has forwarded,
+and notices missing ones.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from app.errors import GatewayError, UpstreamError
 from app.stores.shared_flights import Running
 
 
-class Form(msgspec.Struct, array_like=True, frozen=True):
-    """In which form a call's frames are."""
+class StreamForm(msgspec.Struct, array_like=True, frozen=True):
+    """The form of a call's frames."""
 
     dialect: str
     streamed: bool
@@ -29,8 +29,8 @@ class Form(msgspec.Struct, array_like=True, frozen=True):
 
 
 @runtime_checkable
-class Leader(Protocol):
-    """What a record tells of the turn that makes the call."""
+class LeaderTurn(Protocol):
+    """The leader's turn, as far as records carry it."""
 
     model: Model | None
     answered_tier: str
@@ -39,7 +39,7 @@ class Leader(Protocol):
     finish: str
 
 
-class Record(msgspec.Struct, array_like=True):
+class StreamRecord(msgspec.Struct, array_like=True):
     """One entry of a flight's stream."""
 
     start: int
@@ -51,11 +51,11 @@ class Record(msgspec.Struct, array_like=True):
     cost_usd: float = 0.0
     finish: str = ""
     failure: tuple[int, str, str, float | None, bool] | None = None
-    """Status, code, message, when to come back, and whether a frame has already said so."""
+    """Status, code, message, ``retry_after_s``, and whether an error frame was already sent."""
 
     def describe(self, leader: object) -> None:
-        """Say of the leader's turn what followers tell their clients."""
-        if not isinstance(leader, Leader):
+        """Add what followers report of the leader's turn."""
+        if not isinstance(leader, LeaderTurn):
             return
         self.model = "" if leader.model is None else leader.model.name
         self.tier = leader.answered_tier
@@ -68,11 +68,11 @@ class Record(msgspec.Struct, array_like=True):
 
 
 @dataclass(slots=True)
-class Said:
-    """What is known of another worker's call so far."""
+class RemoteProgress:
+    """The state of another worker's call so far."""
 
-    shown: int = 0
-    """Events handed on."""
+    forwarded: int = 0
+    """Events forwarded."""
     model: str = ""
     tier: str = ""
     usage: Usage | None = None
@@ -83,42 +83,42 @@ class Said:
 
 
 @dataclass(slots=True)
-class FollowedElsewhere:
-    """Where a follower stands in another worker's stream."""
+class RemoteStream:
+    """A follower's position in another worker's stream."""
 
     running: Running
     entry_id: str
     clock: Callable[[], float]
-    said: Said = field(default_factory=Said)
-    after: bytes = b""
-    news: asyncio.Event = field(default_factory=asyncio.Event)
+    progress: RemoteProgress = field(default_factory=RemoteProgress)
+    last_id: bytes = b""
+    wakeup: asyncio.Event = field(default_factory=asyncio.Event)
     joined_s: float = 0.0
-    heard_s: float = 0.0
+    last_record_s: float = 0.0
     redis_lost_s: float | None = None
 
     def __post_init__(self) -> None:
-        """Begin to count from now."""
-        self.joined_s = self.heard_s = self.clock()
+        """Start the clocks now."""
+        self.joined_s = self.last_record_s = self.clock()
 
     def redis_was_lost(self, within_s: float) -> bool:
-        """Whether what the stream does not say may be Redis' fault, not the leader's."""
+        """Whether missing records may be due to Redis rather than the leader."""
         return self.redis_lost_s is not None and self.clock() - self.redis_lost_s < within_s
 
-    def take(self, record: Record, events: list[Event]) -> list[Event]:
-        """The events of ``record`` that were not handed on yet; they count as handed on."""
-        said = self.said
-        if record.start > said.shown:
-            return []  # what lies between comes with the stream's next beginning
-        fresh = events[said.shown - record.start :]
-        said.shown += len(fresh)
-        said.model, said.tier = record.model, record.tier
-        if record.done and record.start + len(events) == said.shown:
-            said.done = True
-            said.usage = None if record.usage is None else Usage(*record.usage)
-            said.cost_usd, said.finish = record.cost_usd, record.finish
+    def new_events(self, record: StreamRecord, events: list[Event]) -> list[Event]:
+        """The events of ``record`` that were not forwarded yet; they count as forwarded."""
+        progress = self.progress
+        if record.start > progress.forwarded:
+            return []  # the missing events come when the stream is rewritten
+        fresh = events[progress.forwarded - record.start :]
+        progress.forwarded += len(fresh)
+        progress.model, progress.tier = record.model, record.tier
+        if record.done and record.start + len(events) == progress.forwarded:
+            progress.done = True
+            progress.usage = None if record.usage is None else Usage(*record.usage)
+            progress.cost_usd, progress.finish = record.cost_usd, record.finish
             if record.failure is not None:
-                status, code, message, retry_after_s, told = record.failure
+                status, code, message, retry_after_s, reported = record.failure
                 failure = UpstreamError(message, code=code, retry_after_s=retry_after_s)
-                failure.status, failure.already_reported = status, told
-                said.failure = failure
+                failure.status, failure.already_reported = status, reported
+                progress.failure = failure
         return fresh

@@ -33,7 +33,7 @@ class Worker:
 
     async def written(self) -> None:
         """Wait until what it answered has been written to Redis."""
-        await self.shared.settled()
+        await self.shared.drained()
 
 
 @pytest.fixture(scope="session")

@@ -136,7 +136,7 @@ async def test_another_dialect_and_form_joins_too(two, model, text):
     await leader.first.wait()
     asked = {"model": "small", "messages": [{"role": "user", "content": text}], "max_tokens": 99}
     whole = begin(other.http.post("/v1/messages", json=asked))
-    while not other.shared._news:  # noqa: ASYNC110 - it follows; no time is measured
+    while not other.shared._wakeups:  # noqa: ASYNC110 - it follows; no time is measured
         await asyncio.sleep(0.001)
     model.go.set()
     reply = await whole
@@ -191,7 +191,7 @@ async def test_a_failure_is_everybodys(server, text):
         first = begin(one.http.post(CHAT, json=body(text=text)))
         await served.arrived.get()
         second = begin(other.http.post(CHAT, json=body(text=text)))
-        while not other.shared._news:  # noqa: ASYNC110 - it follows; no time is measured
+        while not other.shared._wakeups:  # noqa: ASYNC110 - it follows; no time is measured
             await asyncio.sleep(0.001)
         go.set()
         assert [(await each).status_code for each in (first, second)] == [418, 418]

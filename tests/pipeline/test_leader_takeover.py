@@ -21,7 +21,7 @@ from app.domain.events import (
     ToolCallStarted,
 )
 from app.errors import UpstreamClosed
-from app.pipeline.take_over import going_on
+from app.pipeline.leader_takeover import continuation
 from app.wire.codecs import CODECS
 
 pytestmark = pytest.mark.anyio
@@ -65,7 +65,7 @@ async def test_whatever_the_pieces_the_client_has_the_answer_once_under_one_id(
     async def emit(event: Event) -> None:
         seen.append(event)
 
-    on = going_on(shown, request, GATEWAY, emit)  # type: ignore[arg-type]
+    on = continuation(shown, request, GATEWAY, emit)  # type: ignore[arg-type]
     again = codec.writer(request)
     for each in answer(cut(text, second), "second"):
         if data := again.write(each):
@@ -92,7 +92,7 @@ async def test_another_answer_is_not_gone_on_with(again: list[Event]) -> None:
     async def emit(event: Event) -> None:
         raise AssertionError(event)
 
-    on = going_on([TextDelta("Hello")], asked(Dialect.CHAT), GATEWAY, emit)  # type: ignore[arg-type]
+    on = continuation([TextDelta("Hello")], asked(Dialect.CHAT), GATEWAY, emit)  # type: ignore[arg-type]
 
     async def tell() -> None:
         for each in [AnswerStarted("x", "m"), *again, Finished(FinishReason.STOP)]:
@@ -112,4 +112,4 @@ def test_what_has_ids_of_its_own_cannot_be_gone_on_with(
     shown: list[Event], dialect: Dialect
 ) -> None:
     with pytest.raises(UpstreamClosed):
-        going_on(shown, asked(dialect), GATEWAY, None)  # type: ignore[arg-type]
+        continuation(shown, asked(dialect), GATEWAY, None)  # type: ignore[arg-type]
