@@ -240,7 +240,7 @@ def record_of(live: LiveRun) -> TurnRecord:
         cache="bypass",
         cache_reason="run",
         reason=turn.reason,
-        finish=live.run.finish if live.run is not None else "",
+        finish=live.finish,
         upstream_s=turn.upstream_ns / 1e9,
         overhead_s=None,
         usage=turn.usage,

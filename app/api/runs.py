@@ -143,7 +143,7 @@ def state_of(live: LiveRun) -> dict[str, object]:
         "ended_at": live.ended_unix_s,
         "events": live.log.last,
         "request_id": turn.request_id,
-        "usage": usage_list(tuple(live.run.usages.values()) if live.run is not None else ()),
+        "usage": usage_list(live.usages_so_far()),
         "cost_usd": turn.cost_usd,
         "tools": [{"name": use.name, "outcome": use.outcome} for use in turn.tools],
     }

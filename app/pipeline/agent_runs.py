@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -24,6 +24,7 @@ from app.domain.run_events import (
     MessageEnded,
     MessageStarted,
     MessageText,
+    ModelUsage,
     RunEvent,
     RunFailed,
     RunFinished,
@@ -40,7 +41,7 @@ from app.pipeline.approvals import (
     SiblingRuns,
     decided,
 )
-from app.pipeline.gateway import Gateway, Turn
+from app.pipeline.gateway import Gateway, Turn, cancel_nothing
 from app.pipeline.synthesis import missing_parts, partial_answer
 from app.stores.event_log import EventLog, RunLog
 
@@ -77,13 +78,30 @@ class LiveRun:
     code: str = ""
     left_by_client: bool = False
     ended_unix_s: float | None = None
+    finish: str = ""
+    """The reason with which the last model call ended."""
+    usages: tuple[ModelUsage, ...] = ()
+    """Of every model, once the run is over."""
     run: AgentRun | None = None
+    """None again once the run is over: it holds all that the run read."""
     task: asyncio.Task[None] | None = None
 
     def cancel(self) -> None:
         """Stop it: its tools and upstream calls at once, its log with a cancelled end."""
         if self.task is not None:
             self.task.cancel()
+
+    def usages_so_far(self) -> tuple[ModelUsage, ...]:
+        """Tokens of every model that has answered in it."""
+        return self.usages if self.run is None else tuple(self.run.usages.values())
+
+    def release(self) -> None:
+        """Let go of what only a run under way needs: messages, results, drafts."""
+        if self.run is not None:
+            self.finish, self.usages = self.run.finish, self.usages_so_far()
+        self.run = self.task = None
+        self.turn.cancel = cancel_nothing  # a cancelled task holds the frames it was cancelled in
+        self.wanted = replace(self.wanted, messages=(), client_tools=(), answers=())
 
 
 def _undescribed(_: LiveRun) -> dict[str, object]:
@@ -110,6 +128,10 @@ class Runs:
     """Runs of this worker whose interrupts were answered."""
     _live: set[asyncio.Task[None]] = field(default_factory=set)
 
+    def __post_init__(self) -> None:
+        """Forget a run when its log is forgotten."""
+        self.events.on_forget = self._forget
+
     def start(self, wanted: Wanted, turn: Turn) -> LiveRun:
         """Begin a run; its first two events are in the log when this returns. Raises ``Conflict``."""
         log = self.events.open(turn.tenant, wanted.run_id)
@@ -118,9 +140,7 @@ class Runs:
         log.append(RunStarted(wanted.run_id, wanted.thread_id, wanted.agent.name))
         log.append(Status("Thinking…", first=True))
         live = LiveRun(wanted, turn, log)
-        key = (turn.tenant, wanted.run_id)
-        self._runs = {known: each for known, each in self._runs.items() if self.events.find(*known)}
-        self._runs[key] = live
+        self._runs[turn.tenant, wanted.run_id] = live
         loop = asyncio.get_running_loop()
         live.task = loop.create_task(self._run(live), name=f"run {wanted.run_id}")
         turn.cancel = live.task.cancel
@@ -175,7 +195,7 @@ class Runs:
         async def claim() -> bool:
             key = (tenant, run_id)
             is_first = key not in self._answered
-            self._answered = {each for each in self._answered if self.events.find(*each)} | {key}
+            self._answered.add(key)
             return is_first
 
         return InterruptedRun(interrupts, claim) if interrupts else None
@@ -203,6 +223,10 @@ class Runs:
             task.cancel()
         if self._live:
             await asyncio.wait(set(self._live))
+
+    def _forget(self, tenant: str, run_id: str) -> None:
+        self._runs.pop((tenant, run_id), None)
+        self._answered.discard((tenant, run_id))
 
     async def _run(self, live: LiveRun) -> None:
         wanted, turn, log = live.wanted, live.turn, live.log
@@ -245,7 +269,7 @@ class Runs:
             self._fail(live, message, "internal_error", 500)
 
     def _fail(self, live: LiveRun, message: str, code: str, status: int) -> None:
-        usage = tuple(live.run.usages.values()) if live.run is not None else ()
+        usage = live.usages_so_far()
         live.state, live.status, live.code = "failed", status, code
         live.log.append(RunFailed(message, code, usage))
         self._settle(live)
@@ -260,7 +284,7 @@ class Runs:
                 live.wanted.run_id,
                 live.wanted.thread_id,
                 cancelled=cancelled,
-                usage=tuple(run.usages.values()) if run is not None else (),
+                usage=live.usages_so_far(),
                 timings={stage: round(ms, 3) for stage, ms in timings.items()},
                 cost_usd=turn.cost_usd,
                 left_out=tuple(dict.fromkeys(run.left_out)) if run is not None else (),
@@ -272,6 +296,7 @@ class Runs:
 
     def _settle(self, live: LiveRun) -> None:
         live.ended_unix_s = time.time()
+        live.release()
         self.events.close(live.turn.tenant, live.wanted.run_id)
         self.on_end(live)
 

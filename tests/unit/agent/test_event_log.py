@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from app.domain.run_events import RunFinished, Status
+from app.domain.run_events import CallEnded, Interrupt, RunFinished, Status, Within
 from app.errors import NotFound
 from app.stores.event_log import EventLog, RunLog
 from tests.support.virtual_time import run_virtually
@@ -60,3 +60,45 @@ def test_ended_runs_are_forgotten_in_time_and_in_number() -> None:
     assert logs.find("other", "c") is None
     now[0] = 11.0
     assert logs.find("acme", "c") is None
+
+
+def call(text: str) -> CallEnded:
+    return CallEnded("c", "look", text)
+
+
+def test_a_run_keeps_its_newest_bytes_and_at_least_its_last_event() -> None:
+    log = RunLog("r", max_bytes=1 << 20)
+    for number in range(100):
+        log.append(call(str(number) * 50_000))
+        log.append(Within("s", call("y" * 50_000)))
+    assert log.bytes <= 1 << 20
+    assert 10 <= log.last - log.first <= 20
+    log.append(call("z" * (2 << 20)))
+    assert (log.first, log.last) == (201, 201)
+    with pytest.raises(NotFound):
+        log.after(150)
+
+
+def test_ended_runs_are_forgotten_by_their_bytes_too_the_longest_ended_first() -> None:
+    forgotten: list[tuple[str, str]] = []
+    logs = EventLog(max_ended_bytes=1 << 20)
+    logs.on_forget = lambda tenant, run_id: forgotten.append((tenant, run_id))
+    under_way = logs.open("acme", "under way")
+    assert under_way is not None
+    under_way.append(call("x" * (2 << 20)))
+    for number in range(10):
+        log = logs.open("acme", str(number))
+        assert log is not None
+        log.append(call("x" * 300_000))
+        log.append(RunFinished(str(number), "t"))
+        logs.close("acme", str(number))
+    assert [n for n in range(10) if logs.find("acme", str(n))] == [7, 8, 9]
+    assert forgotten == [("acme", str(n)) for n in range(7)]
+    assert logs.find("acme", "under way") is under_way
+
+
+def test_what_a_run_s_end_holds_counts_as_well() -> None:
+    log = RunLog("r")
+    interrupts = (Interrupt("i", "c", "restart", {"text": "x" * 100_000, "more": ["y" * 100_000]}),)
+    log.append(RunFinished("r", "t", interrupts=interrupts))
+    assert log.bytes > 200_000
