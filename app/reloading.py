@@ -179,7 +179,7 @@ class Generations:
         except Exception:  # noqa: BLE001 - the process edge: what serves must go on serving
             structlog.get_logger().exception("reload_failed")
             return self._refused(before, "the gateway could not be built (see the log)")
-        after.context.edge.gateway.classifier.tools.share(
+        after.context.edge.gateway.classifier.tools.adopt_statistics(
             before.context.edge.gateway.classifier.tools
         )
         self._before.append(before)

@@ -70,17 +70,17 @@ def report(labels: Sequence[SavedLabel], where: str) -> list[str]:
         return [*lines, f"too few to judge by: {4 * _LEAST_JUDGED} make a first report"]
     known, judged = labels[: len(labels) - held], labels[len(labels) - held :]
     lines.append(f"{'labels':>8}  {'APGR':>6}  95 % interval, on the newest {held} labels")
-    prior = [score(None, label.point) for label in judged]
+    prior = [score(None, label.features) for label in judged]
     lines.append(_line("prior", prior, judged))
     size = _FIRST
     while True:
         size = min(size, len(known))
         head = fit_head(
-            [label.point for label in known[:size]],
+            [label.features for label in known[:size]],
             [label.gain for label in known[:size]],
             [1.0 / max(0.05, label.propensity) for label in known[:size]],
         )
-        scores = [score(head, label.point) for label in judged]
+        scores = [score(head, label.features) for label in judged]
         lines.append(_line(str(size), scores, judged, "" if head else "nothing to learn from"))
         if size == len(known):
             return lines

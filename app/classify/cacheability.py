@@ -1,9 +1,8 @@
-"""Whether, and for how long, an answer may be kept, judged from the wording of the request.
+"""Whether and for how long an answer may be cached, classified by the wording of the request.
 
-The order of the rules is the order of harm: an action must never be answered from a cache, a
-personal question never for someone else, a volatile one never later. Only then is anything called
-stable. What no rule knows is UNKNOWN: an exact hit within the configured time may serve it, a
-semantic never.
+Rules are ordered by harm: an action must never be answered from a cache, a personal question never for
+someone else, a volatile one never later. Only then is anything called stable. What no rule matches is
+UNKNOWN: an exact hit within the configured TTL may serve it, a semantic hit never.
 """
 
 from __future__ import annotations
@@ -11,19 +10,19 @@ from __future__ import annotations
 from functools import cache
 from typing import Final, NamedTuple
 
+from app.classify.evergreen import MAX_CHARS, EvergreenScorer
 from app.classify.features import Features
-from app.classify.foreign_wordings import ACTION, PERSONAL, VOLATILE
-from app.classify.lasting import MAX_CHARS, Lasting
-from app.classify.one_pass import OnePass, one_pass
-from app.classify.text_head import TextHead
+from app.classify.multilingual_patterns import ACTION, PERSONAL, VOLATILE
+from app.classify.pattern_set import PatternSet, compile_pattern_set
+from app.classify.text_classifier import LinearTextClassifier
 from app.domain.decisions import Cacheability
 from app.domain.language import other_than_english
 
 SLOW_TTL_S: Final = 3600
 STABLE_FROM: Final = 0.66
-"""Of the lasting score. On EverGreenQA's dev part 0.64 leaks 2 % of the questions whose answer changes."""
+"""Of the evergreen score. On EverGreenQA's dev part 0.64 leaks 2 % of the questions whose answer changes."""
 SLOW_BELOW: Final = 0.4
-"""Below, the answer changes some day, but no wording says that it changes at once."""
+"""Below it the answer changes some day, though no wording says that it does soon."""
 
 _POLITE = (
     r"^(?:please\s+|kindly\s+|just\s+|can\s+you\s+|could\s+you\s+|would\s+you\s+|will\s+you\s+|now\s+|and\s+|then\s+"
@@ -87,8 +86,8 @@ _SELF_CONTAINED = (
 _QUESTION = r"\?\s*$|^(?:who|whom|whose|what|when|where|which|why|how|is|are|was|were|do|does|did|has|have)\b"
 
 
-# What comes out otherwise each time, and a secret that two askers must not share.
-_DRAWN = (
+# Random output, and secrets that two users must not share.
+_RANDOMISED = (
     _POLITE
     + r"(?:(?:generate|create|give\s+me|make(?:\s+me)?|make\s+up|suggest|pick|choose|i\s+need)\s+(?:me\s+)?"
     r"(?:an?\s+|the\s+|some\s+|\d+\s+)?(?:(?:new|strong|secure|unique|valid|good|fresh|long|short|single|\d+[-\s]"
@@ -97,12 +96,12 @@ _DRAWN = (
     r"|(?:flip|toss)\s+(?:a|the|two|\d+)\s+coins?|roll\s+(?:a|the|two|\d+)\s*(?:dice|die|d\d+)"
     r"|(?:pick|choose|think\s+of)\s+a\s+number)\b"
 )
-_OWN = r"\b(?:my|mine|our|ours|myself)\b"
-_GENERIC_OWN = ("how do ", "how to ", "how can ", "how should ")
+_POSSESSIVE = r"\b(?:my|mine|our|ours|myself)\b"
+_HOW_TO_OPENINGS = ("how do ", "how to ", "how can ", "how should ")
 
 
 class CacheJudgement(NamedTuple):
-    """What may be done with the answer: kind, time to live (None = as configured, 0 = not kept)."""
+    """How the answer may be cached. `ttl_s`: None = as configured, 0 = not cached."""
 
     kind: Cacheability
     ttl_s: int | None
@@ -110,7 +109,7 @@ class CacheJudgement(NamedTuple):
     reason: str
 
 
-_KEEP = {
+_RULES = {
     Cacheability.STABLE: (None, True),
     Cacheability.SLOW: (SLOW_TTL_S, False),
     Cacheability.UNKNOWN: (None, False),
@@ -121,80 +120,83 @@ _KEEP = {
 
 
 def judgement(kind: Cacheability, reason: str) -> CacheJudgement:
-    """The keeping rules of a kind."""
-    ttl_s, semantic_ok = _KEEP[kind]
+    """The caching rules of a kind."""
+    ttl_s, semantic_ok = _RULES[kind]
     return CacheJudgement(kind, ttl_s, semantic_ok, reason)
 
 
-# By the first of the automaton's patterns that is found; the one of a question is judged further.
-_WORDINGS: Final = (
+# The first pattern that matches decides; a question is classified further.
+_PATTERNS: Final = (
     (_ACTION, judgement(Cacheability.SIDE_EFFECT, "asks for an action")),
     (_PERSONAL, judgement(Cacheability.PERSONAL, "asks about the asker's own data")),
     (_VOLATILE, judgement(Cacheability.VOLATILE, "asks about something that changes")),
-    (_DRAWN, judgement(Cacheability.VOLATILE, "asks for what is drawn anew each time")),
+    (_RANDOMISED, judgement(Cacheability.VOLATILE, "asks for what is drawn anew each time")),
     (
         _SELF_CONTAINED,
         judgement(Cacheability.STABLE, "all that is needed stands in the request"),
     ),
 )
-_FOREIGN: Final = (ACTION, PERSONAL, VOLATILE)
-"""The first three kinds above in other languages. An automaton of their own: one of all wordings has so many
-states that a pass takes ten times as long as two.
+_MULTILINGUAL: Final = (ACTION, PERSONAL, VOLATILE)
+"""The first three kinds above in other languages. A set of their own: one set of all patterns has so many
+states that one pass takes ten times as long as two.
 """
 _ENGLISH: Final = "en"
-_REFUSALS: Final = len(_WORDINGS) - 1
-_OWN_AT: Final = len(_WORDINGS)
-_OF_THE_ASKER: Final = judgement(Cacheability.UNKNOWN, "it is about something of the asker's")
+_NOT_CACHEABLE: Final = len(_PATTERNS) - 1
+_POSSESSIVE_AT: Final = len(_PATTERNS)
+_ABOUT_THE_ASKER: Final = judgement(Cacheability.UNKNOWN, "it is about something of the asker's")
 _FROM_A_TOOL: Final = judgement(Cacheability.UNKNOWN, "the answer may come from a tool")
 _UNKNOWN: Final = judgement(Cacheability.UNKNOWN, "no rule knows how long this holds")
 
 
 @cache
-def _wordings() -> tuple[OnePass, OnePass]:
-    """The automata, compiled once a process: a reload that compiled them anew held its loop for 3 ms."""
-    english = (*(pattern for pattern, _ in _WORDINGS), _OWN, _QUESTION)
-    return one_pass(english, case_sensitive=False), one_pass(_FOREIGN, case_sensitive=False)
+def _pattern_sets() -> tuple[PatternSet, PatternSet]:
+    """The pattern sets, compiled once a process: compiling at a reload blocked the loop for 3 ms."""
+    english = (*(pattern for pattern, _ in _PATTERNS), _POSSESSIVE, _QUESTION)
+    return (
+        compile_pattern_set(english, case_sensitive=False),
+        compile_pattern_set(_MULTILINGUAL, case_sensitive=False),
+    )
 
 
 class CacheabilityRules:
-    """The wording rules as two RE2 automata (linear time), and the table of lasting answers."""
+    """The wording rules as two RE2 pattern sets (linear time), and the evergreen scorer."""
 
-    __slots__ = ("_english", "_foreign", "_lasting")
+    __slots__ = ("_english", "_evergreen", "_multilingual")
 
     def __init__(self) -> None:
         """Compile, and load the table."""
-        self._lasting = Lasting(TextHead.shipped("lasting"))
-        self._english, self._foreign = _wordings()
+        self._evergreen = EvergreenScorer(LinearTextClassifier.shipped("evergreen"))
+        self._english, self._multilingual = _pattern_sets()
 
     def judge(self, features: Features, *, offers_tools: bool) -> CacheJudgement:
-        """Judge a request by its wording alone. `offers_tools`: the model may act, not only talk."""
+        """Classify a request by its wording. `offers_tools`: the model may act, not only talk."""
         text = features.text.strip()
         try:
             first = self._first(text, features.language)
-        except UnicodeEncodeError:  # lone surrogates; the same text with those replaced
+        except UnicodeEncodeError:  # lone surrogates: replace them
             text = text.encode("utf-8", "replace").decode("utf-8")
             first = self._first(text, features.language)
-        if offers_tools and (first is None or first >= _REFUSALS):
+        if offers_tools and (first is None or first >= _NOT_CACHEABLE):
             return _FROM_A_TOOL
         if first is None:
             return _UNKNOWN
-        if first < len(_WORDINGS):
-            return _WORDINGS[first][1]
-        if first == _OWN_AT and not text.lower().startswith(_GENERIC_OWN):
-            return _OF_THE_ASKER
+        if first < len(_PATTERNS):
+            return _PATTERNS[first][1]
+        if first == _POSSESSIVE_AT and not text.lower().startswith(_HOW_TO_OPENINGS):
+            return _ABOUT_THE_ASKER
         return self._question_kind(features) if len(text) <= MAX_CHARS else _UNKNOWN
 
     def _first(self, text: str, language: str | None) -> int | None:
-        """The first kind of wording that is there. What is clearly English is not read twice."""
+        """The index of the first matching pattern. Clearly English text skips the multilingual set."""
         found = self._english(text) or []
         if language != _ENGLISH:
-            found += self._foreign(text) or ()
+            found += self._multilingual(text) or ()
         return min(found) if found else None
 
     def _question_kind(self, features: Features) -> CacheJudgement:
-        lasting = self._lasting.score(features)
-        if lasting >= STABLE_FROM and not other_than_english(features.text):
-            return judgement(Cacheability.STABLE, f"the answer reads as lasting ({lasting:.2f})")
-        if lasting < SLOW_BELOW:
-            return judgement(Cacheability.SLOW, f"the answer reads as changing ({lasting:.2f})")
-        return judgement(Cacheability.UNKNOWN, f"the answer may or may not last ({lasting:.2f})")
+        score = self._evergreen.score(features)
+        if score >= STABLE_FROM and not other_than_english(features.text):
+            return judgement(Cacheability.STABLE, f"the answer reads as lasting ({score:.2f})")
+        if score < SLOW_BELOW:
+            return judgement(Cacheability.SLOW, f"the answer reads as changing ({score:.2f})")
+        return judgement(Cacheability.UNKNOWN, f"the answer may or may not last ({score:.2f})")

@@ -1,14 +1,13 @@
-"""What a request looks like in numbers: one pass over its words, no model, no network.
+"""Feature extraction: hashed words and bigrams, and a dense row of counts and shares; no model, no network.
 
-Plan: the text is capped (first 1,100 + last 500 characters: what a question is about stands at its
-ends) and split at white space, and each piece ("country?") is looked up once in a memory of pieces:
-its tokens' crc32, and a number for each thing in it that is counted (a digit, a bracket, a word about
-time). Only pieces that are not remembered are read by the regular expression. Words and word pairs
-are hashed into 2^16 columns for the linear heads; counts and shares make the dense row for the trees.
-A request of 2,000 tokens costs about 0.2 ms.
+Plan: the text is truncated (first 1,100 + last 500 characters: what a question is about stands at its ends)
+and split at white space. Each piece ("country?") is looked up in a cache: its tokens' crc32, and a code for
+each counted property (a digit, a bracket, a word about time). Only pieces that are not cached are tokenised
+by the regular expression. Words and bigrams are hashed into 2^16 columns for the linear models; counts and
+shares make the dense row for the trees. A request of 2,000 tokens costs about 0.2 ms.
 
-Invariant: the features depend on the text and the counts of the request alone, so that what was
-learned by one worker holds for every other.
+Invariant: the features depend on the text and the counts of the request alone, so that what one worker
+learned holds for every other.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from zlib import crc32
 
 import numpy as np
 
-from app.classify.one_pass import OnePass, one_pass
+from app.classify.pattern_set import PatternSet, compile_pattern_set
 from app.domain.decisions import PromptView
 from app.domain.language import LANGUAGES, PLACES_OF_WORD, language_of_votes
 from app.learn.hashed_linear import HASH_BITS, HASH_COLUMNS
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 HEAD_CHARS, TAIL_CHARS = 1_100, 500
-# As arrays of no dimension: numpy takes a third longer to read a scalar.
+# As zero-dimensional arrays: numpy takes a third longer to convert a scalar.
 _MASK = np.array(HASH_COLUMNS - 1, dtype=np.uint32)
 _HIGH_BITS = np.array(HASH_BITS, dtype=np.uint32)
 _PAIR_MULTIPLIER = np.array(0x9E3779B1, dtype=np.uint32)
@@ -45,15 +44,15 @@ _CODE = re.compile(
     r"|#include|\bSELECT\b.{1,200}?\bFROM\b"
 )
 _LATEX = re.compile(r"\\[a-zA-Z$]|\$[^$\n]{1,60}\$(?!\d)")
-# RE2 has no words for what must not follow, and takes the letter that does.
+# RE2 has no lookahead: this consumes the character that follows.
 _LATEX_LINEAR = r"\\[a-zA-Z$]|\$[^$\n]{1,60}\$(?:[^\d]|\z)"
-# The mark of a line that is an option (its first group) or a bullet.
+# The marker of a line that is an option (first group) or a bullet.
 _LISTED = re.compile(r"\n[ \t]*(?:(\(?[A-E][.):])|[-*•]|\d{1,2}[.)])(?=\s)")
-_SHORT = 7  # letters; longer words are called long
+_LONG_WORD_OVER = 7  # letters
 _FEW_BRACKETS = 2
-_REMEMBERED_PIECES, _REMEMBERED_BYTES = 40_000, 24  # about 10 MB
+_CACHED_PIECES, _CACHED_PIECE_BYTES = 40_000, 24  # about 10 MB
 
-_KINDS: dict[str, str] = {
+_WORD_CLASSES: dict[str, str] = {
     "code": """code function python java javascript typescript rust golang sql regex class def import return
         algorithm implement compile debug bug stack exception array string html css api json yaml bash
         script assert lambda loop variable output input print github docker kubernetes async""",
@@ -83,17 +82,17 @@ _KINDS: dict[str, str] = {
     "time": """today now current currently latest recent tonight tomorrow yesterday week month live
         news price weather status forecast stock score""",
 }
-_KIND_NAMES = tuple(_KINDS)
+_WORD_CLASS_NAMES = tuple(_WORD_CLASSES)
 
-# What is counted of a text: long words, numbers, words common in a language, kinds, languages, and bytes.
+# Counters of a text: long words, numbers, words common in a language, word classes, languages, byte classes.
 _LONG, _NUMBER, _COMMON_WORD, _KIND = 0, 1, 2, 3
-_LANGUAGE = _KIND + len(_KINDS)
+_LANGUAGE = _KIND + len(_WORD_CLASSES)
 _BYTE = _LANGUAGE + len(LANGUAGES)
 _BYTE_CLASSES = (
     *(b"0123456789", b"(", b"[{", b"+=*^/", b";_<>", b"\\$", b"?", b"\"'"),
     bytes(range(0x80, 0x100)),
 )
-_COUNTS = _BYTE + len(_BYTE_CLASSES) + 1
+_COUNTERS = _BYTE + len(_BYTE_CLASSES) + 1
 _CLASS_OF_BYTE = bytes(
     _BYTE + next((at for at, each in enumerate(_BYTE_CLASSES) if byte in each), len(_BYTE_CLASSES))
     for byte in range(256)
@@ -102,30 +101,30 @@ _UPPER = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _LOWER = _UPPER.lower()
 _packed = struct.Struct("=I").pack
 _LAST_CRC = 0xFFFFFF00
-_LAST_WORD = np.array(_LAST_CRC, dtype=np.uint32)
-# What is a token by itself, whatever stands beside it.
-_MARKS = frozenset(range(0x80)) - frozenset(b" \t\n\r\f\v0123456789" + _UPPER + _LOWER)
+_LAST_CRC_ARRAY = np.array(_LAST_CRC, dtype=np.uint32)
+# Characters that are a token by themselves, whatever is beside them.
+_SINGLE_CHAR_TOKENS = frozenset(range(0x80)) - frozenset(b" \t\n\r\f\v0123456789" + _UPPER + _LOWER)
 
 
-def _place(count: int) -> bytes:
-    """How it is told that something is counted: by numbers that no word has."""
+def _counter_code(count: int) -> bytes:
+    """The code of a counter in a piece's record: a number that no word's crc32 is clipped to."""
     return _packed(_LAST_CRC + 1 + count)
 
 
-def _counts_of_words() -> dict[bytes, bytes]:
-    """The counts of kinds and languages that a word belongs to; words in none are left out."""
+def _counters_of_words() -> dict[bytes, bytes]:
+    """By word, the codes of its word classes and languages; words in none are left out."""
     found: dict[bytes, bytes] = {}
-    for at, words in enumerate(_KINDS.values(), _KIND):
+    for at, words in enumerate(_WORD_CLASSES.values(), _KIND):
         for word in set(words.encode().split()):
-            found[word] = found.get(word, b"") + _place(at)
+            found[word] = found.get(word, b"") + _counter_code(at)
     for word, places in PLACES_OF_WORD.items():
         lanes = (_COMMON_WORD, *(_LANGUAGE + place for place in places))
-        found[word] = found.get(word, b"") + b"".join(map(_place, lanes))
+        found[word] = found.get(word, b"") + b"".join(map(_counter_code, lanes))
     return found
 
 
-_IS_LONG, _IS_NUMBER = _place(_LONG), _place(_NUMBER)
-_COUNTS_OF = _counts_of_words()
+_IS_LONG, _IS_NUMBER = _counter_code(_LONG), _counter_code(_NUMBER)
+_COUNTERS_OF_WORD = _counters_of_words()
 
 DENSE_NAMES: tuple[str, ...] = (
     "log_chars",
@@ -149,7 +148,7 @@ DENSE_NAMES: tuple[str, ...] = (
     "bullets",
     "looks_like_code",
     "looks_like_latex",
-    *(f"{name}_share" for name in _KIND_NAMES),
+    *(f"{name}_share" for name in _WORD_CLASS_NAMES),
     "turns",
     "log_total_chars",
     "log_system_chars",
@@ -158,17 +157,17 @@ DENSE_NAMES: tuple[str, ...] = (
     "log_max_tokens",
 )
 DENSE_COLUMNS = len(DENSE_NAMES)
-# Of whatever is counted of a capped text: looked up, a logarithm costs a twentieth.
+# Logarithms of all counts that a truncated text can have: a look-up costs a twentieth.
 _LOG_OF_COUNT = [math.log1p(count) for count in range(HEAD_CHARS + TAIL_CHARS + 2)]
 _DENSE = struct.Struct(f"{DENSE_COLUMNS}d")
 
 
 class Features(NamedTuple):
-    """One request as numbers: a tuple, as a frozen dataclass takes four times as long to make.
+    """One request as numbers. A tuple, as a frozen dataclass takes four times as long to create.
 
     `dense`: float64[DENSE_COLUMNS], named by DENSE_NAMES. `hashed`: distinct column numbers
-    int[k] of its words and word pairs, each below 2^16. `text`: capped. `language`: what its words in
-    ASCII are clearly in. `lowered`: the capped text as UTF-8, its letters of ASCII lowered.
+    int[k] of its words and bigrams, each below 2^16. `text`: truncated. `language`: of its ASCII words, where
+    clear. `lowered`: the truncated text as UTF-8, its ASCII letters in lower case.
     """
 
     dense: NDArray[np.float64]
@@ -178,7 +177,7 @@ class Features(NamedTuple):
     lowered: bytes
 
 
-def cap(text: str) -> str:
+def truncate_middle(text: str) -> str:
     """The first 1,100 and last 500 characters of a text; all of it when it is not longer."""
     if len(text) <= HEAD_CHARS + TAIL_CHARS:
         return text
@@ -186,17 +185,19 @@ def cap(text: str) -> str:
 
 
 def extract(view: PromptView) -> Features:
-    """Read a request once. Never raises, whatever the text; bounded by the cap."""
-    text = cap(view.text)
+    """Extract the features. Never raises, whatever the text; bounded, as the text is truncated."""
+    text = truncate_middle(view.text)
     data = text.encode("utf-8", "replace")
     lowered = data.lower()
-    split = lowered.split()
-    told = np.frombuffer(b"".join(map(_piece, split)), _UINT32)
-    hashes = told[told <= _LAST_WORD]
-    things = np.maximum(told, _LAST_WORD)
-    counts = np.bincount(np.subtract(things, _LAST_WORD, things), None, _COUNTS + 1).tolist()[1:]
-    distinct_share = len(set(split)) / max(1, len(split))
-    sizes = len(b"".join(split)), len(hashes), distinct_share
+    pieces = lowered.split()
+    codes = np.frombuffer(b"".join(map(_piece_record, pieces)), _UINT32)
+    hashes = codes[codes <= _LAST_CRC_ARRAY]
+    counters = np.maximum(codes, _LAST_CRC_ARRAY)
+    counts = np.bincount(
+        np.subtract(counters, _LAST_CRC_ARRAY, counters), None, _COUNTERS + 1
+    ).tolist()[1:]
+    distinct_share = len(set(pieces)) / max(1, len(pieces))
+    sizes = len(b"".join(pieces)), len(hashes), distinct_share
     return Features(
         _dense(view, text, data, sizes, counts),
         _columns(hashes),
@@ -206,52 +207,52 @@ def extract(view: PromptView) -> Features:
     )
 
 
-class _Pieces(dict[bytes, bytes]):
-    """Of a lowered piece of text without white space, in native 32 bits each: its tokens' crc32, and for
-    each thing in it that is counted the place of its count beyond the last crc32.
+class _PieceCache(dict[bytes, bytes]):
+    """Records of lower-case pieces without white space, native uint32 each: the tokens' crc32, and a code for
+    each counted property.
 
-    A memory of a pure function: it is emptied when full, and no answer depends on what is in it.
+    A cache of a pure function: it is cleared when full.
     """
 
     def __missing__(self, piece: bytes) -> bytes:
-        if len(piece) > _REMEMBERED_BYTES:
-            return _read(piece)
-        record = _read_word(piece) if piece.isalpha() else self._read_marked(piece)
-        if len(self) >= _REMEMBERED_PIECES:
+        if len(piece) > _CACHED_PIECE_BYTES:
+            return _encode(piece)
+        record = _encode_word(piece) if piece.isalpha() else self._encode_marked(piece)
+        if len(self) >= _CACHED_PIECES:
             self.clear()
         self[piece] = record
         return record
 
-    def _read_marked(self, piece: bytes) -> bytes:
-        """A piece with a mark at its end or beginning is that mark and the rest, which is mostly known."""
+    def _encode_marked(self, piece: bytes) -> bytes:
+        """A piece with punctuation at its end or beginning is that character and the rest, mostly cached."""
         if len(piece) > 1:
-            if piece[-1] in _MARKS:
+            if piece[-1] in _SINGLE_CHAR_TOKENS:
                 return self[piece[:-1]] + self[piece[-1:]]
-            if piece[0] in _MARKS:
+            if piece[0] in _SINGLE_CHAR_TOKENS:
                 return self[piece[:1]] + self[piece[1:]]
-        return _read(piece)
+        return _encode(piece)
 
 
-_piece = _Pieces().__getitem__
+_piece_record = _PieceCache().__getitem__
 
 
-def _read_word(word: bytes) -> bytes:
-    """What is told of a token, but for its marks and digits."""
-    told = _packed(min(crc32(word), _LAST_CRC)) + _COUNTS_OF.get(word, b"")
-    return told + _IS_LONG if len(word) > _SHORT else told
+def _encode_word(word: bytes) -> bytes:
+    """The record of a token without its byte classes."""
+    record = _packed(min(crc32(word), _LAST_CRC)) + _COUNTERS_OF_WORD.get(word, b"")
+    return record + _IS_LONG if len(word) > _LONG_WORD_OVER else record
 
 
-def _read(piece: bytes) -> bytes:
-    """What is told of any piece."""
+def _encode(piece: bytes) -> bytes:
+    """The record of any piece."""
     words = _TOKEN.findall(piece)
-    told = [_read_word(word) for word in words]
-    told += [_IS_NUMBER for word in words if word.isdigit()]
-    told += [_place(at) for at in piece.translate(_CLASS_OF_BYTE, _LOWER)]
-    return b"".join(told)
+    record = [_encode_word(word) for word in words]
+    record += [_IS_NUMBER for word in words if word.isdigit()]
+    record += [_counter_code(at) for at in piece.translate(_CLASS_OF_BYTE, _LOWER)]
+    return b"".join(record)
 
 
 def _columns(hashes: NDArray[np.uint32]) -> NDArray[np.intp]:
-    """Distinct columns of the words and of the pairs of neighbouring words."""
+    """Distinct columns of the words and bigrams."""
     count = len(hashes)
     both = np.empty(max(0, 2 * count - 1), _UINT32)
     both[:count] = hashes
@@ -260,10 +261,10 @@ def _columns(hashes: NDArray[np.uint32]) -> NDArray[np.intp]:
     pairs ^= hashes[1:]
     pairs += pairs >> _HIGH_BITS
     both &= _MASK
-    return distinct(both)
+    return sorted_unique(both)
 
 
-def distinct(columns: NDArray[np.uint32]) -> NDArray[np.intp]:
+def sorted_unique(columns: NDArray[np.uint32]) -> NDArray[np.intp]:
     """Sorted distinct numbers; a third of np.unique's time at these sizes. Sorts in place."""
     columns.sort()
     if len(columns) < 2:  # noqa: PLR2004
@@ -277,7 +278,7 @@ def distinct(columns: NDArray[np.uint32]) -> NDArray[np.intp]:
 def _dense(
     view: PromptView, text: str, data: bytes, sizes: tuple[int, int, float], counts: list[int]
 ) -> NDArray[np.float64]:
-    """The dense row. `sizes`: bytes that are no white space, tokens, share of different pieces."""
+    """The dense row. `sizes`: bytes without white space, tokens, share of distinct pieces."""
     visible, words, distinct_share = sizes
     count, size = max(1, words), max(1, len(data))
     digits, opened, brackets, operators, marks, latex, asked, quotes, high, _ = counts[_BYTE:]
@@ -322,8 +323,8 @@ def _dense(
 
 
 def _markup(text: str) -> list[int]:
-    """Whether a text reads as code (0), as LaTeX (1): by RE2, a sixth of the time; beyond ASCII its word
-    boundaries are not Python's.
+    """Whether a text looks like code (0) or LaTeX (1). By RE2 in a sixth of the time where the text is ASCII:
+    beyond it RE2's word boundaries are not Python's.
     """
     if text.isascii():
         return _markup_linear()(text) or []
@@ -331,6 +332,6 @@ def _markup(text: str) -> list[int]:
 
 
 @cache
-def _markup_linear() -> OnePass:
-    """Both as one automaton, which says no more than which are there; compiled once a process."""
-    return one_pass((_CODE.pattern, _LATEX_LINEAR))
+def _markup_linear() -> PatternSet:
+    """Both patterns as one set; compiled once a process."""
+    return compile_pattern_set((_CODE.pattern, _LATEX_LINEAR))

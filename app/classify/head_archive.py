@@ -1,4 +1,4 @@
-"""A fitted head as bytes: what a process that fits one sends to the process that serves it."""
+"""Serialisation of a fitted head, for the way from the process that fits to the one that serves."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 
 import numpy as np
 
-from app.classify.complexity import GainHead, Line
+from app.classify.complexity import GainHead, LinearCalibration
 from app.learn.archives import DAMAGED
 from app.learn.gbdt import Gbdt
 from app.learn.hashed_linear import HashedLinear
@@ -16,19 +16,19 @@ from app.learn.isotonic import Isotonic
 def head_to_bytes(head: GainHead) -> bytes:
     """Serialise without pickle; `head_from_bytes` restores the same scores."""
     trees = b"" if head.trees is None else head.trees.to_bytes()
-    buffer = io.BytesIO()
+    buffer, line = io.BytesIO(), head.linear_calibration
     np.savez(
         buffer,
         numbers=np.array(
-            [head.labels, head.lower_bound, head.trees_share, head.line.level, head.line.slope]
+            [head.labels, head.lower_bound, head.trees_weight, line.intercept, line.slope]
         ),
         weights=head.linear.weights,
         idf=head.linear.idf,
         dense=head.linear.dense,
         bias=head.linear.bias,
         trees=np.frombuffer(trees, dtype=np.uint8),
-        stated_at=head.calibration.x,
-        stated=head.calibration.y,
+        stated_at=head.isotonic_calibration.x,
+        stated=head.isotonic_calibration.y,
     )
     return buffer.getvalue()
 
@@ -37,7 +37,7 @@ def head_from_bytes(data: bytes) -> GainHead:
     """Restore what `head_to_bytes` wrote. Raises ValueError on any other bytes."""
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            labels, lower_bound, trees_share, level, slope = archive["numbers"].tolist()
+            labels, lower_bound, trees_weight, intercept, slope = archive["numbers"].tolist()
             trees = archive["trees"].tobytes()
             return GainHead(
                 labels=int(labels),
@@ -46,9 +46,9 @@ def head_from_bytes(data: bytes) -> GainHead:
                     archive["weights"], archive["idf"], archive["dense"], archive["bias"]
                 ),
                 trees=Gbdt.from_bytes(trees) if trees else None,
-                trees_share=trees_share,
-                calibration=Isotonic(archive["stated_at"], archive["stated"]),
-                line=Line(level, slope),
+                trees_weight=trees_weight,
+                isotonic_calibration=Isotonic(archive["stated_at"], archive["stated"]),
+                linear_calibration=LinearCalibration(intercept, slope),
             )
     except DAMAGED as exc:
         raise ValueError(f"router head: these {len(data)} bytes cannot be restored: {exc}") from exc

@@ -1,4 +1,4 @@
-"""Labelled points as bytes: what a learner saves, restores and shares. No text of any prompt is in it."""
+"""Serialised labels: what a learner saves, restores and shares. They hold no prompt text."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app.classify.complexity import Point
+from app.classify.complexity import GainFeatures
 from app.classify.features import DENSE_COLUMNS
 from app.learn.archives import DAMAGED
 from app.learn.hashed_linear import HASH_COLUMNS
 
-VERSION = 1
-"""Raised whenever features or tables change their meaning; older labels are then refused."""
+LABELS_VERSION = 1
+"""Incremented when features or tables change their meaning; older labels are then rejected."""
 
 
 @dataclass(frozen=True, slots=True)
 class SavedLabel:
-    """A point, its gain in -1..1, and the propensity in (0, 1] with which it was looked at."""
+    """A prompt's features, its gain in -1..1, and the propensity in (0, 1] of observing it."""
 
-    point: Point
+    features: GainFeatures
     gain: float
     propensity: float
 
 
-def to_bytes(labels: Sequence[SavedLabel], *, small: bool = True) -> bytes:
-    """Serialise labels, oldest first, as a numpy archive without pickle; `small`: compressed."""
-    sizes = [len(label.point.hashed) for label in labels]
-    hashed = [label.point.hashed.astype(np.uint16) for label in labels]
+def to_bytes(labels: Sequence[SavedLabel], *, compressed: bool = True) -> bytes:
+    """Serialise labels, oldest first, as a numpy archive without pickle; `compressed`: by zlib."""
+    sizes = [len(label.features.hashed) for label in labels]
+    hashed = [label.features.hashed.astype(np.uint16) for label in labels]
     buffer = io.BytesIO()
-    save = np.savez_compressed if small else np.savez
+    save = np.savez_compressed if compressed else np.savez
     save(
         buffer,
-        version=np.array(VERSION),
-        dense=np.array([label.point.dense for label in labels], dtype=np.float32),
-        topics=np.array([label.point.topics for label in labels], dtype=np.float32),
+        version=np.array(LABELS_VERSION),
+        dense=np.array([label.features.dense for label in labels], dtype=np.float32),
+        topics=np.array([label.features.topics for label in labels], dtype=np.float32),
         hashed=np.concatenate([np.zeros(0, dtype=np.uint16), *hashed]),
         sizes=np.array(sizes, dtype=np.int64),
         gain=np.array([label.gain for label in labels]),
@@ -68,8 +68,8 @@ def from_bytes(data: bytes, *, topics: int) -> list[SavedLabel]:
 
 
 def _labels(parts: dict[str, np.ndarray], topics: int) -> list[SavedLabel]:
-    if int(parts["version"]) != VERSION:
-        raise ValueError(f"version {int(parts['version'])}, not {VERSION}")
+    if int(parts["version"]) != LABELS_VERSION:
+        raise ValueError(f"version {int(parts['version'])}, not {LABELS_VERSION}")
     sizes = parts["sizes"].astype(np.int64)
     n = len(sizes)
     if not n:
@@ -89,6 +89,6 @@ def _labels(parts: dict[str, np.ndarray], topics: int) -> list[SavedLabel]:
     dense, topic = parts["dense"].astype(np.float64), parts["topics"].astype(np.float64)
     gain, propensity = parts["gain"].tolist(), parts["propensity"].tolist()
     return [
-        SavedLabel(Point(dense[at], words[at], topic[at]), gain[at], propensity[at])
+        SavedLabel(GainFeatures(dense[at], words[at], topic[at]), gain[at], propensity[at])
         for at in range(n)
     ]

@@ -28,7 +28,7 @@ from operator import itemgetter
 from typing import TypeVar
 
 from app.classify.features import Features
-from app.classify.text_head import TextHead
+from app.classify.text_classifier import LinearTextClassifier
 from app.domain.decisions import PromptView, ToolGuess
 
 K = TypeVar("K")
@@ -40,46 +40,46 @@ _GENERIC = frozenset(
         *("call", "tool", "api", "by", "for", "the", "of"),
     )
 )
-_JOINS = frozenset(
+_CONJUNCTIONS = frozenset(
     b" %b " % word for word in b"and then also both each all every compare versus vs".split()
 )
 _STEM, _ASCII = 5, 0x7F
-# Everything between words to white space; bytes beyond ASCII belong to words.
+# Maps everything between words to spaces; bytes beyond ASCII belong to words.
 _SPACED = bytes(
     byte if byte > _ASCII or bytes((byte,)).isalnum() else ord(" ") for byte in range(256)
 )
-_PROBABILITY = itemgetter(1)
+_by_probability = itemgetter(1)
 _MAX_AGENTS = 1_000
-_MOST_TOOLS = 128
-"""An agent with more is judged by words alone: vendors take no more, and the state stays bounded."""
-_KEPT, _KEPT_OF_POOL = 0.99, 0.999
-_CAUTION, _CAUTION_OF_SEVERAL, _CAUTION_OF_POOL = 0.25, 4.0, 1.0
-"""The certainty that each offset begins with, as a sum of p (1 - p): the less, the sooner it moves."""
-_FARTHEST = math.exp(8.0)
+_MAX_TOOLS = 128
+"""Nothing is learned for an agent with more: vendors accept no more, and the state stays bounded."""
+_DECAY, _POOL_DECAY = 0.99, 0.999
+_TOOL_INFORMATION, _SEVERAL_INFORMATION, _POOL_INFORMATION = 0.25, 4.0, 1.0
+"""Initial Fisher information of each offset, a sum of p (1 - p): the less, the faster it moves."""
+_MAX_ODDS = math.exp(8.0)
 
 
-class _Offsets:
+class _ToolOffsets:
     """Learned log-odds offsets of an agent's tools, then that of "several calls"."""
 
-    __slots__ = ("odds", "weight")
+    __slots__ = ("information", "odds")
 
     def __init__(self, tools: int) -> None:
         self.odds = array("d", [1.0]) * (tools + 1)
-        """exp(offset): what a guess's odds are multiplied with."""
-        self.weight = array("d", [0.0]) * (tools + 1)
+        """exp(offset): the factor on a guess's odds."""
+        self.information = array("d", [0.0]) * (tools + 1)
 
-    def learn(
+    def update(
         self,
         at: int,
         p: float,
-        surprise: float,
-        caution: float = _CAUTION,
-        kept: float = _KEPT,
+        residual: float,
+        prior_information: float = _TOOL_INFORMATION,
+        decay: float = _DECAY,
     ) -> None:
-        """Take a Newton step for ``at``, predicted with ``p``; ``surprise`` is the outcome less that."""
-        weight = self.weight[at] = self.weight[at] * kept + p * (1 - p)
-        odds = self.odds[at] * math.exp(surprise / (caution + weight))
-        self.odds[at] = min(_FARTHEST, max(1 / _FARTHEST, odds))
+        """Take a Newton step for ``at``, predicted with ``p``; ``residual`` is the outcome less that."""
+        information = self.information[at] = self.information[at] * decay + p * (1 - p)
+        odds = self.odds[at] * math.exp(residual / (prior_information + information))
+        self.odds[at] = min(_MAX_ODDS, max(1 / _MAX_ODDS, odds))
 
 
 class ToolNeed:
@@ -91,44 +91,46 @@ class ToolNeed:
 
     def __init__(self) -> None:
         """Start with no statistics."""
-        self._head = TextHead.shipped("tool_need")
-        self._agents: OrderedDict[int, _Offsets] = OrderedDict()
-        self._pools: OrderedDict[tuple[str, bool], _Offsets] = OrderedDict()
+        self._head = LinearTextClassifier.shipped("tool_need")
+        self._agents: OrderedDict[int, _ToolOffsets] = OrderedDict()
+        self._pools: OrderedDict[tuple[str, bool], _ToolOffsets] = OrderedDict()
         """Offsets of "several calls" alone, pooled over a tenant's agents."""
 
-    def share(self, other: ToolNeed) -> None:
+    def adopt_statistics(self, other: ToolNeed) -> None:
         """Use the statistics of ``other`` from now on; both learn into them, on one event loop."""
         self._agents, self._pools = other._agents, other._pools
 
-    def any_tool(self, features: Features) -> float:
+    def any_tool_probability(self, features: Features) -> float:
         """P(the request needs some tool), 0 to 1, whatever is offered."""
         return min(1.0, max(0.0, self._head.score(features)))
 
     def estimate(
         self, features: Features, view: PromptView, tenant: str = ""
     ) -> tuple[tuple[tuple[str, float], ...], float, ToolGuess | None]:
-        """((tool, P(called)), ... most likely first), P(several calls), and the guess to ``observe``
-        the answer by. Empty, 0 and None when no tool is offered.
+        """((tool, P(called)), ... most likely first), P(several calls), and the guess that ``observe`` takes
+        with the answer. Empty, 0 and None when no tool is offered.
         """
         names = view.tool_names
         if not names:
             return (), 0.0, None
         words = b" %b " % features.lowered.translate(_SPACED)
-        need = self.any_tool(features)
-        # What follows a tool's result is another kind of request: it is mostly the answer.
+        need = self.any_tool_probability(features)
+        # A request after a tool's result is another kind: it mostly gets the final answer.
         agent = hash((tenant, names, view.after_tool_result))
-        guesses = [_guess(need, _overlap(name, words)) for name in names]
+        guesses = [_guess_probability(need, _name_overlap(name, words)) for name in names]
         learned = self._agents.get(agent)
-        shares = guesses if learned is None else list(map(_moved, guesses, learned.odds))
-        scored = sorted(zip(names, shares, strict=True), key=_PROBABILITY, reverse=True)
-        joins = sum([join in words for join in _JOINS])
+        probabilities = (
+            guesses if learned is None else list(map(_apply_offset, guesses, learned.odds))
+        )
+        scored = sorted(zip(names, probabilities, strict=True), key=_by_probability, reverse=True)
+        conjunctions = sum([word in words for word in _CONJUNCTIONS])
         pool = (tenant, view.after_tool_result)
         pooled = self._pools.get(pool)
         odds = 1.0 if pooled is None else pooled.odds[-1]
         if learned is not None:
             odds *= learned.odds[-1]
-        several = several_of(joins, shares, odds)
-        return tuple(scored), several, ToolGuess(agent, names, tuple(guesses), joins, pool)
+        several = several_calls_probability(conjunctions, probabilities, odds)
+        return tuple(scored), several, ToolGuess(agent, names, tuple(guesses), conjunctions, pool)
 
     def observe(
         self, guess: ToolGuess, called: tuple[str, ...], *, several_allowed: bool = True
@@ -138,26 +140,28 @@ class ToolNeed:
         ``several_allowed``: whether it could have called more than one.
         """
         names = guess.names
-        if len(names) > _MOST_TOOLS:
+        if len(names) > _MAX_TOOLS:
             return
-        learned = _newest(self._agents, guess.agent, len(names))
-        # By what is known now: many may have been asked since the guess was made.
-        shares = list(map(_moved, guess.calls, learned.odds))
+        offsets = _touch(self._agents, guess.agent, len(names))
+        # From the current offsets: other answers may have been observed since the guess.
+        probabilities = list(map(_apply_offset, guess.calls, offsets.odds))
         if several_allowed:
-            pooled = _newest(self._pools, guess.pool, 0)
-            several = several_of(guess.joins, shares, pooled.odds[-1] * learned.odds[-1])
-            surprise = (len(called) > 1) - several
-            pooled.learn(0, several, surprise, _CAUTION_OF_POOL, _KEPT_OF_POOL)
-            learned.learn(len(names), several, surprise, _CAUTION_OF_SEVERAL)
+            pooled = _touch(self._pools, guess.pool, 0)
+            several = several_calls_probability(
+                guess.conjunctions, probabilities, pooled.odds[-1] * offsets.odds[-1]
+            )
+            residual = (len(called) > 1) - several
+            pooled.update(0, several, residual, _POOL_INFORMATION, _POOL_DECAY)
+            offsets.update(len(names), several, residual, _SEVERAL_INFORMATION)
         for at, name in enumerate(names):
-            learned.learn(at, shares[at], (name in called) - shares[at])
+            offsets.update(at, probabilities[at], (name in called) - probabilities[at])
 
 
-def _newest(table: OrderedDict[K, _Offsets], key: K, tools: int) -> _Offsets:
+def _touch(table: OrderedDict[K, _ToolOffsets], key: K, tools: int) -> _ToolOffsets:
     """The offsets of ``key``, made where there are none; the least recently used of too many go."""
     found = table.get(key)
     if found is None:
-        found = table[key] = _Offsets(tools)
+        found = table[key] = _ToolOffsets(tools)
         if len(table) > _MAX_AGENTS:
             table.popitem(last=False)
     else:
@@ -165,36 +169,40 @@ def _newest(table: OrderedDict[K, _Offsets], key: K, tools: int) -> _Offsets:
     return found
 
 
-def _moved(guess: float, odds: float) -> float:
-    """``guess`` with its odds multiplied by ``odds``."""
-    towards = guess * odds
-    return towards / (towards + 1 - guess)
+def _apply_offset(guess: float, odds: float) -> float:
+    """The probability ``guess`` with its odds multiplied by ``odds``."""
+    scaled = guess * odds
+    return scaled / (scaled + 1 - guess)
 
 
-def several_of(joins: int, shares: Sequence[float], odds: float) -> float:
-    """P(more than one call), from the joining words and how many calls are expected."""
-    return 1 / (1 + math.exp(2.2 - 0.8 * joins - 0.7 * min(3.0, sum(shares))) / odds)
+def several_calls_probability(
+    conjunctions: int, probabilities: Sequence[float], odds: float
+) -> float:
+    """P(more than one call), from the conjunctions and the expected number of calls."""
+    return 1 / (1 + math.exp(2.2 - 0.8 * conjunctions - 0.7 * min(3.0, sum(probabilities))) / odds)
 
 
-def _guess(need: float, overlap: float) -> float:
-    """P(a tool is called) from P(any tool) and how much of the tool's name the request says."""
+def _guess_probability(need: float, overlap: float) -> float:
+    """P(a tool is called) from P(any tool) and the share of the tool's name in the request."""
     return 0.05 + 0.25 * need + overlap * (0.45 + 0.2 * need)
 
 
-def _overlap(name: str, words: bytes) -> float:
-    """The share of the telling words of a tool's name that stand in the request, as they are or as its
-    words begin. `words`: lowered, each between two spaces.
+def _name_overlap(name: str, words: bytes) -> float:
+    """The share of the specific words of a tool's name that occur in the request, whole or as a prefix.
+    `words`: lower case, each between two spaces.
     """
-    telling = _sought(name)
-    return sum(each in words for each in telling) / len(telling) if telling else 0.0
+    specific = _name_stems(name)
+    return sum(each in words for each in specific) / len(specific) if specific else 0.0
 
 
 @lru_cache(maxsize=4_096)
-def _sought(name: str) -> tuple[bytes, ...]:
-    """What to look for of a tool's name among a request's words: five letters open a word, fewer are one."""
+def _name_stems(name: str) -> tuple[bytes, ...]:
+    """What to search for a tool's name in a request: the first five letters of a word, or a whole shorter
+    one.
+    """
     parts = [part.lower() for part in _NAME_WORD.findall(name)]
-    telling = [part for part in parts if part not in _GENERIC] or parts
+    specific = [part for part in parts if part not in _GENERIC] or parts
     return tuple(
         f" {part[:_STEM]}".encode() if len(part) >= _STEM else f" {part} ".encode()
-        for part in telling
+        for part in specific
     )

@@ -99,7 +99,7 @@ class ToolGuess(NamedTuple):
     names: tuple[str, ...]
     calls: tuple[float, ...]
     """P(called) of each."""
-    joins: int
+    conjunctions: int
     """Words that join tasks."""
     pool: tuple[str, bool]
     """The tenant's requests of this kind, whatever their tools: tenant, after a tool's result."""

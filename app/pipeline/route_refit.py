@@ -15,7 +15,13 @@ from dataclasses import asdict
 import numpy as np
 
 from app.classify.calibration import apgr
-from app.classify.complexity import GainHead, Point, fit_head, fit_like, score
+from app.classify.complexity import (
+    GainFeatures,
+    GainHead,
+    fit_head,
+    fit_head_reusing_calibration,
+    score,
+)
 from app.classify.head_archive import head_from_bytes, head_to_bytes
 from app.classify.labels import SavedLabel, from_bytes, to_bytes
 from app.learn.fit_process import FitProcess, answer_once
@@ -25,7 +31,7 @@ _TIMEOUT_S = 120.0
 _LENGTH = 8
 
 
-def new_learner() -> RouterLearner[Point, GainHead]:
+def new_learner() -> RouterLearner[GainFeatures, GainHead]:
     """A learner of gain heads."""
     return RouterLearner(_fit, score, _judge, _fit_like)
 
@@ -39,7 +45,7 @@ class RouteRefit:
         self.stop = self._fitting.stop
 
     def run(
-        self, labels: Sequence[Label[Point]], champion: GainHead | None, drifts: int
+        self, labels: Sequence[Label[GainFeatures]], champion: GainHead | None, drifts: int
     ) -> Challenge[GainHead] | None:
         """Fit a head to ``labels`` and compare it with ``champion``; None when there is nothing to learn.
 
@@ -47,7 +53,7 @@ class RouteRefit:
         """
         if not labels:
             return None
-        archived = to_bytes(to_saved(labels), small=False)
+        archived = to_bytes(to_saved(labels), compressed=False)
         job = _pack(b"" if champion is None else head_to_bytes(champion), archived)
         report, head = _unpack(self._fitting.ask(str(len(labels[0].features.topics)), job))
         return Challenge(head_from_bytes(head), _report(report), drifts) if report else None
@@ -69,14 +75,14 @@ def main(topics: int) -> None:
     answer_once(fitted)
 
 
-def to_saved(labels: Sequence[Label[Point]]) -> list[SavedLabel]:
+def to_saved(labels: Sequence[Label[GainFeatures]]) -> list[SavedLabel]:
     """Labels in the form of files and of the job."""
     return [SavedLabel(label.features, label.gain, label.propensity) for label in labels]
 
 
-def from_saved(saved: Sequence[SavedLabel]) -> list[Label[Point]]:
+def from_saved(saved: Sequence[SavedLabel]) -> list[Label[GainFeatures]]:
     """Labels in the learner's form."""
-    return [Label(each.point, each.gain, each.propensity) for each in saved]
+    return [Label(each.features, each.gain, each.propensity) for each in saved]
 
 
 def _pack(first: bytes, second: bytes) -> bytes:
@@ -95,7 +101,7 @@ def _report(data: bytes) -> RefitReport:
         raise ValueError(f"router refit: not a report: {exc}") from exc
 
 
-def _fit(labels: Sequence[Label[Point]]) -> GainHead | None:
+def _fit(labels: Sequence[Label[GainFeatures]]) -> GainHead | None:
     return fit_head(
         [label.features for label in labels],
         [label.gain for label in labels],
@@ -103,8 +109,8 @@ def _fit(labels: Sequence[Label[Point]]) -> GainHead | None:
     )
 
 
-def _fit_like(head: GainHead, labels: Sequence[Label[Point]]) -> GainHead | None:
-    return fit_like(
+def _fit_like(head: GainHead, labels: Sequence[Label[GainFeatures]]) -> GainHead | None:
+    return fit_head_reusing_calibration(
         head,
         [label.features for label in labels],
         [label.gain for label in labels],

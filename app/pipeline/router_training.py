@@ -1,7 +1,7 @@
 """Train the router: verdicts and shadow runs become labels, and labels a refit beside serving.
 
-A routed request is remembered by its features (``Point``: counts and hashes, never its text) and the tier
-that answered. A later verdict (``POST /v1/feedback``) becomes a label of the powerful model's gain:
+A routed request is remembered by its features (``GainFeatures``: counts and hashes, never its text) and the
+tier that answered. A later verdict (``POST /v1/feedback``) becomes a label of the powerful model's gain:
 
 * the fast answer was bad: the powerful one would have been worth it (gain 1);
 * the fast answer was good: nothing to gain (0);
@@ -22,7 +22,7 @@ import logging
 from collections import OrderedDict
 
 from app.classify.classifier import Classifier
-from app.classify.complexity import GainHead, Point
+from app.classify.complexity import GainFeatures, GainHead
 from app.domain.decisions import PromptView, Tier
 from app.pipeline.label_files import LabelFiles
 from app.pipeline.route_refit import RouteRefit, from_saved, new_learner, to_saved
@@ -40,14 +40,14 @@ class RouterTrainer:
     def __init__(self, classifier: Classifier) -> None:
         """Train the complexity score of ``classifier``."""
         self._classifier = classifier
-        self._routed: OrderedDict[tuple[str, str], tuple[Point, Tier]] = OrderedDict()
+        self._routed: OrderedDict[tuple[str, str], tuple[GainFeatures, Tier]] = OrderedDict()
         self._refit_task: asyncio.Task[None] | None = None
         self._due = False
         self._unsaved = 0
         self._refit = RouteRefit()
         self.files: LabelFiles | None = None
         """Where labels are saved; None: in memory only."""
-        self.learner: RouterLearner[Point, GainHead] = new_learner()
+        self.learner: RouterLearner[GainFeatures, GainHead] = new_learner()
 
     def record_routed(self, tenant: str, request_id: str, view: PromptView, tier: Tier) -> None:
         """Remember a request that the score routed, for a later verdict."""
@@ -55,9 +55,9 @@ class RouterTrainer:
         if len(self._routed) > MAX_ROUTED:
             self._routed.popitem(last=False)
 
-    def point_of(self, view: PromptView) -> Point:
+    def point_of(self, view: PromptView) -> GainFeatures:
         """The features of a request, without its text."""
-        return self._classifier.complexity.point(self._classifier.features(view))
+        return self._classifier.complexity.features_of(self._classifier.features(view))
 
     def record_verdict(
         self, tenant: str, request_id: str, *, good: bool, answered: Tier | None = None
@@ -76,7 +76,7 @@ class RouterTrainer:
         self.add_label(point, 1.0 if tier is Tier.FAST and not good else 0.0)
         return "learned"
 
-    def add_label(self, point: Point, gain: float, propensity: float = 1.0) -> None:
+    def add_label(self, point: GainFeatures, gain: float, propensity: float = 1.0) -> None:
         """Add a label; refit and save beside serving when due."""
         self._due |= self.learner.observe(Label(point, gain, propensity))
         self._unsaved += 1
@@ -90,7 +90,7 @@ class RouterTrainer:
         """Save labels to ``files`` from now on, and load those that exist. Up to a second of CPU."""
         self.files = files
         for saved in files.own():
-            self.learner.observe(Label(saved.point, saved.gain, saved.propensity))
+            self.learner.observe(Label(saved.features, saved.gain, saved.propensity))
         others = from_saved(files.others())
         known = _sample((*others, *self.learner.snapshot()), len(others))
         self.adopt_head(self.learner.challenge(known))
@@ -110,7 +110,7 @@ class RouterTrainer:
             self._refit_task = None
 
     def _challenge(
-        self, labels: tuple[Label[Point], ...], champion: GainHead | None, drifts: int
+        self, labels: tuple[Label[GainFeatures], ...], champion: GainHead | None, drifts: int
     ) -> Challenge[GainHead] | None:
         """Fit and compare in a process of its own; None when there is nothing to learn."""
         others = [] if self.files is None else self.files.others()
@@ -149,7 +149,9 @@ class RouterTrainer:
             self.files.close()
 
 
-def _sample(labels: tuple[Label[Point], ...], others: int) -> tuple[Label[Point], ...]:
+def _sample(
+    labels: tuple[Label[GainFeatures], ...], others: int
+) -> tuple[Label[GainFeatures], ...]:
     """At most ``MAX_LABELS``: every n-th of the other workers' (the first ``others`` of ``labels``), up to
     half of all, then the newest of our own. So a refit takes as long with any number of workers.
     """

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from random import Random
 
-from app.classify.complexity import Point
+from app.classify.complexity import GainFeatures
 from app.domain.chat import ChatRequest, Conversation, Message, Role, TextPart
 from app.domain.deadline import Deadline
 from app.domain.decisions import CacheMode, PromptView, Tier
@@ -46,7 +46,7 @@ Judge = Callable[[str, str, str], Awaitable[float | None]]
 class _ShadowRun:
     request: ChatRequest
     view: PromptView
-    point: Point
+    point: GainFeatures
     propensity: float
     tenant: str
 

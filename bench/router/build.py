@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from app.classify.evergreen import EvergreenScorer
 from app.classify.features import Features, extract
-from app.classify.lasting import Lasting
-from app.classify.text_head import TextHead
+from app.classify.text_classifier import LinearTextClassifier
 from app.classify.topics import Topics
 from app.learn.hashed_linear import HashedRows, fit_hashed
 from bench.router import data
@@ -60,11 +60,11 @@ def fit_topics(texts: list[tuple[str, str]]) -> Topics:
     return Topics.of_linear(tuple(names), model, np.flatnonzero(frequency >= _MIN_PROMPTS_A_COLUMN))
 
 
-def fit_lasting(rows: list[tuple[str, bool]]) -> TextHead:
+def fit_evergreen(rows: list[tuple[str, bool]]) -> LinearTextClassifier:
     """Fit P(the answer never changes) to labelled questions."""
-    cues = Lasting(None)
+    cues = EvergreenScorer(None)
     texts = features_of(rows)
-    return TextHead.fit(
+    return LinearTextClassifier.fit(
         texts,
         [label for _, label in rows],
         penalty=LASTING_PENALTY,
@@ -73,10 +73,10 @@ def fit_lasting(rows: list[tuple[str, bool]]) -> TextHead:
     )
 
 
-def fit_tool_need(rows: list[tuple[str, bool]]) -> TextHead:
+def fit_tool_need(rows: list[tuple[str, bool]]) -> LinearTextClassifier:
     """Fit P(some tool is needed) to labelled requests."""
     labels = [label for _, label in rows]
-    return TextHead.fit(features_of(rows), labels, penalty=TOOL_NEED_PENALTY)
+    return LinearTextClassifier.fit(features_of(rows), labels, penalty=TOOL_NEED_PENALTY)
 
 
 def features_of(rows: list[tuple[str, bool]]) -> list[Features]:
@@ -94,7 +94,7 @@ def main() -> int:
     rows += data.read_evergreen(evergreen / "train_synth.csv")
     tables = {
         "topics": topics(shared).to_bytes(),
-        "lasting": fit_lasting([row for row in rows if row[0].lower() not in dev]).to_bytes(),
+        "evergreen": fit_evergreen([row for row in rows if row[0].lower() not in dev]).to_bytes(),
         "tool_need": fit_tool_need(
             data.read_metatool(shared / "tools/metatool/Task1.json")
         ).to_bytes(),

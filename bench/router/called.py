@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from app.classify.features import Features, extract
-from app.classify.tool_need import ToolNeed, several_of
+from app.classify.tool_need import ToolNeed, several_calls_probability
 from app.domain.decisions import PromptView, ToolGuess
 from bench.router.data import SHARED, AgentTurn, read_agent_turns, read_evergreen
 from bench.router.report import Figure
@@ -47,7 +47,9 @@ class _Words:
 
     def judge(self, one: Judged) -> tuple[Floats, float]:
         guess = one.guess
-        return np.array(guess.calls), several_of(guess.joins, guess.calls, 1.0)
+        return np.array(guess.calls), several_calls_probability(
+            guess.conjunctions, guess.calls, 1.0
+        )
 
     def hear(self, guess: ToolGuess, called: tuple[str, ...]) -> None:
         """Nothing is learned."""
@@ -64,7 +66,7 @@ class _Shares:
         nothing = 0.0, 0.0, np.zeros(len(guess.names))
         requests, several, calls = self.seen.get(guess.agent, nothing)
         shares = (calls + np.array(guess.calls) * _PRIOR_CALLS) / (requests + _PRIOR_CALLS)
-        own = several_of(guess.joins, shares.tolist(), 1.0)
+        own = several_calls_probability(guess.conjunctions, shares.tolist(), 1.0)
         return shares, (several + own * _PRIOR_CALLS) / (requests + _PRIOR_CALLS)
 
     def hear(self, guess: ToolGuess, called: tuple[str, ...]) -> None:

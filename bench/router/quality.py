@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.classify.calibration import apgr, apgr_interval, expected_calibration_error
-from app.classify.complexity import Complexity, GainHead, Point, fit_head, score
+from app.classify.complexity import Complexity, GainFeatures, GainHead, fit_head, score
 from app.classify.features import extract
 from app.learn.hashed_linear import HashedLinear, HashedRows, fit_hashed
 from app.pipeline.route_refit import new_learner
@@ -42,7 +42,7 @@ class Stream:
 
     name: str
     rows: tuple[Pair, ...]
-    points: tuple[Point, ...]
+    points: tuple[GainFeatures, ...]
     gain: Floats
 
     def __len__(self) -> int:
@@ -51,7 +51,7 @@ class Stream:
 
 def streams_of(rows: Sequence[Pair], complexity: Complexity) -> tuple[Stream, list[Stream]]:
     """The mixed stream of all rows, and one stream for each set and pair of models in it."""
-    points = [complexity.point(extract(view(row.prompt))) for row in rows]
+    points = [complexity.features_of(extract(view(row.prompt))) for row in rows]
 
     def stream(name: str, at: Sequence[int]) -> Stream:
         return Stream(
@@ -266,7 +266,7 @@ def _serve(
     stream: Stream, order: NDArray[np.intp], seed: int, share: float | None
 ) -> tuple[Floats, float]:
     """Serve the stream in `order`, learning on the way; scores of its last half as served."""
-    learner: RouterLearner[Point, GainHead] = new_learner()
+    learner: RouterLearner[GainFeatures, GainHead] = new_learner()
     budget = ShadowSampler(share, horizon=len(order), seed=seed) if share is not None else None
     scores = np.empty(len(order))
     looked = 0

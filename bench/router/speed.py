@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from app.classify.classifier import Classifier
-from app.classify.complexity import Complexity, GainHead, Point, fit_head
+from app.classify.complexity import Complexity, GainFeatures, GainHead, fit_head
 from app.domain.decisions import PromptView
 from app.pipeline.route_refit import RouteRefit
 from app.routing.learning import MAX_LABELS, Label
@@ -95,7 +95,7 @@ def refits(mixed: Stream) -> list[Figure]:
 
 
 async def _refit_beside_a_loop(
-    labels: Sequence[Label[Point]],
+    labels: Sequence[Label[GainFeatures]],
 ) -> tuple[float, float, float, float]:
     """Seconds of wall time and of CPU, and the longest wait in ms beside the refit and without it."""
     waits: list[float] = []

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.classify.cacheability import STABLE_FROM
+from app.classify.evergreen import EvergreenScorer
 from app.classify.features import extract
-from app.classify.lasting import Lasting
-from app.classify.text_head import TextHead
+from app.classify.text_classifier import LinearTextClassifier
 from bench.router.build import features_of, fit_tool_need
 from bench.router.data import SHARED, read_evergreen, read_metatool, view
 from bench.router.report import Figure
@@ -44,17 +44,17 @@ def cacheability(tools: Path) -> list[Figure]:
         for text, _ in read_evergreen(source)
     }
     rows = [row for row in read_evergreen(path) if row[0].lower() not in trained]
-    lasting = Lasting(TextHead.shipped("lasting"))
+    evergreen = EvergreenScorer(LinearTextClassifier.shipped("evergreen"))
     label = np.array([stable for _, stable in rows])
     scores = {
-        "lasting": np.array([lasting.score(extract(view(text))) for text, _ in rows]),
+        "evergreen": np.array([evergreen.score(extract(view(text))) for text, _ in rows]),
         "length": np.array([-float(len(text)) for text, _ in rows]),
         "keywords": np.array(
             [-float(sum(word in text.lower() for word in _CHANGING_WORDS)) for text, _ in rows]
         ),
         "random": np.random.default_rng(0).random(len(rows)),
     }
-    own = scores["lasting"]
+    own = scores["evergreen"]
     recall, leak = _served(own, label, STABLE_FROM)
     figures = [
         Figure("F1 (weighted) at 0.5", _weighted_f1(own > 0.5, label), 0.90, note=f"n={len(rows)}"),
@@ -85,7 +85,7 @@ def tool_need(tools: Path) -> list[Figure]:
     ]
     new = np.array([text not in known for text, _ in rows])
     if new.sum() >= 50 and len(np.unique(label[new])) == 2:
-        shipped = TextHead.shipped("tool_need")
+        shipped = LinearTextClassifier.shipped("tool_need")
         fresh = np.array([shipped.score(text) for text, one in zip(texts, new, strict=True) if one])
         note = f"n={int(new.sum())}"
         figures.append(

@@ -8,7 +8,7 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from app.api.first_request import ask_first, asked_first
-from app.classify.text_head import TextHead
+from app.classify.text_classifier import LinearTextClassifier
 from app.classify.topics import Topics
 
 pytestmark = pytest.mark.anyio
@@ -55,5 +55,7 @@ async def test_what_it_raises_is_not_lost():
 def test_the_tables_of_the_package_are_read_once():
     """A reload builds a classifier while requests are served: 30 ms of unpacking would stop them."""
     assert Topics.shipped() is Topics.shipped()
-    assert TextHead.shipped("lasting") is TextHead.shipped("lasting")
-    assert TextHead.shipped("lasting") is not TextHead.shipped("tool_need")
+    assert LinearTextClassifier.shipped("evergreen") is LinearTextClassifier.shipped("evergreen")
+    assert LinearTextClassifier.shipped("evergreen") is not LinearTextClassifier.shipped(
+        "tool_need"
+    )

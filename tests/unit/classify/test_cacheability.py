@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.classify import lasting
+from app.classify import evergreen
 from app.classify.cacheability import CacheabilityRules
+from app.classify.evergreen import MAX_CHARS, EvergreenScorer
 from app.classify.features import extract
-from app.classify.lasting import MAX_CHARS, Lasting
 from app.domain.decisions import Cacheability, PromptView
 
 RULES = CacheabilityRules()
@@ -115,10 +115,10 @@ def test_words_that_only_look_like_an_action_or_a_person_are_let_through():
     ).map(" ".join)
 )
 def test_all_cues_in_one_pass_are_those_found_one_by_one(text):
-    lasting = Lasting(None)
+    scorer = EvergreenScorer(None)
     plain = text[:MAX_CHARS].lower()
-    one_by_one = [cue(plain) is not None for cue in lasting._cues]
-    assert [bool(value) for value in lasting.cues(text)[:-1]] == one_by_one
+    one_by_one = [cue(plain) is not None for cue in scorer._cues]
+    assert [bool(value) for value in scorer.cues(text)[:-1]] == one_by_one
 
 
 WORDINGS = (
@@ -167,12 +167,12 @@ def test_one_automaton_reads_what_each_wording_by_itself_reads(words: list[str],
     """The cues, and whether the wording says that the answer changes, are those of each pattern."""
     text = " ".join(words) + end
     plain = text.lower()
-    cues, changes = Lasting(None)._read(text)
-    assert [at for at, cue in enumerate(lasting._CUES) if re.search(cue, plain)] == sorted(cues)
-    pinned = re.search(lasting._OLD_YEAR, plain)
-    said = re.search("|".join(lasting._CHANGES), plain.rstrip("? "))
+    cues, changes = EvergreenScorer(None)._read(text)
+    assert [at for at, cue in enumerate(evergreen._CUES) if re.search(cue, plain)] == sorted(cues)
+    pinned = re.search(evergreen._OLD_YEAR, plain)
+    said = re.search("|".join(evergreen._CHANGE_CUES), plain.rstrip("? "))
     assert changes == (said is not None and pinned is None)
 
 
-def test_a_reload_compiles_the_wordings_of_lasting_answers_no_second_time():
-    assert Lasting(None)._one_pass is Lasting(None)._one_pass
+def test_a_reload_compiles_the_patterns_of_evergreen_questions_no_second_time():
+    assert EvergreenScorer(None)._pattern_set is EvergreenScorer(None)._pattern_set

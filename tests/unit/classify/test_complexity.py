@@ -7,18 +7,24 @@ from hypothesis import strategies as st
 
 from app.classify import features, labels
 from app.classify.calibration import apgr, apgr_interval, expected_calibration_error
-from app.classify.complexity import Complexity, Point, fit_head, fit_like, score
+from app.classify.complexity import (
+    Complexity,
+    GainFeatures,
+    fit_head,
+    fit_head_reusing_calibration,
+    score,
+)
 from app.classify.features import DENSE_COLUMNS, DENSE_NAMES, extract
 from app.domain.decisions import PromptView
 
 COMPLEXITY = Complexity()
 
 
-def point(text: str) -> Point:
-    return COMPLEXITY.point(extract(PromptView(text=text, total_chars=len(text))))
+def point(text: str) -> GainFeatures:
+    return COMPLEXITY.features_of(extract(PromptView(text=text, total_chars=len(text))))
 
 
-def traffic(n: int, seed: int) -> tuple[list[Point], np.ndarray]:
+def traffic(n: int, seed: int) -> tuple[list[GainFeatures], np.ndarray]:
     """Questions on law gain from the powerful model, on cooking they do not."""
     rng = np.random.default_rng(seed)
     law = ("statute", "plaintiff", "appeal", "tort", "clause", "verdict")
@@ -54,9 +60,9 @@ def test_a_piece_that_is_read_from_its_parts_is_told_as_when_read_whole(text: st
     piece = text.encode()
     told, whole = (
         np.frombuffer(each, np.uint32)
-        for each in (features._Pieces()[piece], features._read(piece))
+        for each in (features._PieceCache()[piece], features._encode(piece))
     )
-    words = features._LAST_WORD
+    words = features._LAST_CRC_ARRAY
     assert (told[told <= words] == whole[whole <= words]).all()
     assert sorted(told.tolist()) == sorted(whole.tolist())
 
@@ -113,11 +119,11 @@ def test_a_rival_ranks_as_its_own_labels_say_and_states_what_another_was_calibra
     other, own = fit_head(points, gains.tolist()), fit_head(points[:200], gains[:200].tolist())
     assert other is not None
     assert own is not None
-    rival = fit_like(other, points[:200], gains[:200].tolist())
+    rival = fit_head_reusing_calibration(other, points[:200], gains[:200].tolist())
     assert rival is not None
     assert [rival.gain(one) for one in points] == [own.gain(one) for one in points]
-    assert rival.calibration is other.calibration
-    assert fit_like(other, points[:39], gains[:39].tolist()) is None
+    assert rival.isotonic_calibration is other.isotonic_calibration
+    assert fit_head_reusing_calibration(other, points[:39], gains[:39].tolist()) is None
 
 
 def test_few_labels_or_equal_ones_make_no_head():
@@ -144,7 +150,9 @@ def test_labels_are_saved_and_restored_without_any_text():
     assert b"statute" not in data
     back = labels.from_bytes(data, topics=len(points[0].topics))
     assert len(back) == 50
-    assert all((a.point.hashed == b.point.hashed).all() for a, b in zip(saved, back, strict=True))
+    assert all(
+        (a.features.hashed == b.features.hashed).all() for a, b in zip(saved, back, strict=True)
+    )
     assert [one.gain for one in back] == [one.gain for one in saved]
     assert labels.from_bytes(labels.to_bytes([]), topics=3) == []
 

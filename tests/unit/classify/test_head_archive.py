@@ -5,19 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from app.classify.complexity import Complexity, GainHead, Point, fit_head
+from app.classify.complexity import Complexity, GainFeatures, GainHead, fit_head
 from app.classify.features import extract
 from app.classify.head_archive import head_from_bytes, head_to_bytes
 from app.domain.decisions import PromptView
 
 
-def taught(count: int) -> tuple[list[Point], GainHead]:
+def taught(count: int) -> tuple[list[GainFeatures], GainHead]:
     complexity, random = Complexity(), np.random.default_rng(0)
     texts = [
         f"Prove that {at} is odd, step by step." if at % 2 else f"Who wrote book {at}?"
         for at in range(count)
     ]
-    points = [complexity.point(extract(PromptView(text, total_chars=len(text)))) for text in texts]
+    points = [
+        complexity.features_of(extract(PromptView(text, total_chars=len(text)))) for text in texts
+    ]
     head = fit_head(points, [float(at % 2 and random.random() < 0.8) for at in range(count)])
     assert head is not None
     return points, head

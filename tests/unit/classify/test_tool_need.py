@@ -58,7 +58,7 @@ def test_no_tools_offered_means_none_needed():
 
 def test_live_data_reads_like_a_tool_and_small_talk_does_not():
     def any_tool(text: str) -> float:
-        return NEED.any_tool(extract(PromptView(text=text)))
+        return NEED.any_tool_probability(extract(PromptView(text=text)))
 
     live = any_tool("Can you find me the cheapest flight from Berlin to Rome next Friday?")
     talk = any_tool("How do I stop feeling nervous before giving a speech?")

@@ -101,7 +101,7 @@ def test_rubbish_is_put_aside_and_said(tmp_path, faults, rubbish):
 
 @pytest.mark.parametrize("bad", [{"gain": 7.0}, {"gain": float("nan")}, {"propensity": 0.0}])
 def test_a_label_outside_its_range_is_rubbish_too(tmp_path, faults, labels, bad):
-    wrong = SavedLabel(labels[0].point, bad.get("gain", 0.0), bad.get("propensity", 1.0))
+    wrong = SavedLabel(labels[0].features, bad.get("gain", 0.0), bad.get("propensity", 1.0))
     (tmp_path / "labels-0.npz").write_bytes(to_bytes([wrong]))
     files = open_in(tmp_path, faults)
     assert files.own() == []

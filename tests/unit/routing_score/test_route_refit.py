@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from app.classify.classifier import Classifier
-from app.classify.complexity import Complexity, Point
+from app.classify.complexity import Complexity, GainFeatures
 from app.classify.features import extract
 from app.domain.decisions import PromptView
 from app.pipeline.route_refit import RouteRefit, new_learner
@@ -15,7 +15,7 @@ from app.pipeline.router_training import RouterTrainer
 from app.routing.learning import Label
 
 
-def labels(count: int) -> tuple[Label[Point], ...]:
+def labels(count: int) -> tuple[Label[GainFeatures], ...]:
     complexity = Complexity()
     texts = [
         f"Prove that {at} is odd, step by step." if at % 2 else f"Who wrote book {at}?"
@@ -23,7 +23,7 @@ def labels(count: int) -> tuple[Label[Point], ...]:
     ]
     views = [PromptView(text, total_chars=len(text)) for text in texts]
     return tuple(
-        Label(complexity.point(extract(view)), float(at % 2 and at % 5 != 0), 0.5)
+        Label(complexity.features_of(extract(view)), float(at % 2 and at % 5 != 0), 0.5)
         for at, view in enumerate(views)
     )
 

@@ -1,9 +1,9 @@
-"""Wordings in sixteen languages of what must not be kept: actions, the asker's own things, what changes.
+"""Patterns in sixteen languages for what must not be cached: actions, personal data, volatile facts.
 
-English alone let "Wo ist meine Bestellung?" be served to the next asker of the tenant for an hour, and
-"Quelle heure est-il ?" be an hour late. These are the plainest words only; whatever else is asked in these
-languages stays UNKNOWN, which is never served to other wording. RE2 knows the ends of words in ASCII alone:
-other scripts stand without them. Words of the Latin script are chosen so that English has none of them.
+With English patterns alone "Wo ist meine Bestellung?" was served to the next user of the tenant for an hour,
+and "Quelle heure est-il ?" was up to an hour late. These are the most common words only; other requests in
+these languages stay UNKNOWN, which is never served to other wording. RE2's word boundaries are ASCII only:
+patterns of other scripts do without. Words of the Latin script are chosen so that English has none of them.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""P(the answer to a question never changes), for short questions about the world.
+"""P(the answer to a question never changes): evergreen questions, for short questions about the world.
 
-A shipped linear table over words and letter groups, trained on EverGreenQA, beside 25 cues of
-wording ("who is the <role>", superlatives, a past year ...). The training questions rarely say
-"last season" or "how many have been", so what such wording means is set by hand: it takes 0.3 off,
-unless a past year pins the question down.
+A shipped linear model over words and character n-grams, trained on EverGreenQA, plus 25 binary cue
+features ("who is the <role>", superlatives, a past year ...). The training questions rarely say
+"last season" or "how many have been", so the penalty for such wording is set by hand: 0.3, unless a past
+year pins the question down.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from app.classify.features import Features
-from app.classify.one_pass import OnePass, one_pass
-from app.classify.text_head import TextHead
+from app.classify.pattern_set import PatternSet, compile_pattern_set
+from app.classify.text_classifier import LinearTextClassifier
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 MAX_CHARS: Final = 200
-_CHANGES_OFF: Final = 0.3
+_CHANGE_PENALTY: Final = 0.3
 
 _OLD_YEAR = r"\b(?:1[0-9]{3}|200\d|201\d|202[0-2])\b"
 _ROLES = (
@@ -94,7 +94,7 @@ _CUES: Final = (
     ),
 )
 _TITLE = r"['\"“\u2018][A-Z]"
-_CHANGES: Final = (
+_CHANGE_CUES: Final = (
     (
         r"\b(?:current(?:ly)?|now|today|tonight|nowadays|at the moment|at present|the present|these days"
         r"|latest|newest|most recent(?:ly)?|recently|upcoming|next|so far|to date|as of"
@@ -113,72 +113,79 @@ _CHANGES: Final = (
         r"|number one|no\. 1)\b"
     ),
 )
-CUES: Final = len(_CUES) + 1
-"""How many cue columns the table was fitted with."""
+CUE_COLUMNS: Final = len(_CUES) + 1
+"""The number of cue features that the model was fitted with."""
 
 
 _OLD_YEAR_AT: Final = _CUES.index(_OLD_YEAR)
-# Without what a look ahead forbids, for which RE2 has no words, and without the end: these find all that
-# `_CHANGES` finds, and more.
-_MAY_CHANGE: Final = tuple(
-    re.sub(r"\(\?!.*\)$", "", each).replace("is it$", "is it") for each in _CHANGES
+# Without lookahead, which RE2 does not have, and without the end: a superset of what `_CHANGE_CUES` matches.
+_CHANGE_CUES_LINEAR: Final = tuple(
+    re.sub(r"\(\?!.*\)$", "", each).replace("is it$", "is it") for each in _CHANGE_CUES
 )
 
 
-class Lasting:
-    """Scores short questions; its wordings are compiled once a process. About 30 us a question."""
+class EvergreenScorer:
+    """Scores short questions; its patterns are compiled once a process. About 30 us a question."""
 
-    __slots__ = ("_changes", "_cue_weights", "_cues", "_head", "_old_year", "_one_pass", "_title")
+    __slots__ = (
+        "_changes",
+        "_cue_weights",
+        "_cues",
+        "_head",
+        "_old_year",
+        "_pattern_set",
+        "_title",
+    )
 
-    def __init__(self, head: TextHead | None) -> None:
-        """`head`: a fitted table, None while it is being fitted (then only `cues` may be asked)."""
+    def __init__(self, head: LinearTextClassifier | None) -> None:
+        """`head`: a fitted model; None while it is being fitted (only `cues` may be called then)."""
         self._head = head
         self._cue_weights: list[float] = [] if head is None else head.model.first_dense.tolist()
         self._cues = tuple(re.compile(cue).search for cue in _CUES)
-        self._one_pass = _cues_of()
-        self._changes = re.compile("|".join(_CHANGES)).search
+        self._pattern_set = _cue_patterns()
+        self._changes = re.compile("|".join(_CHANGE_CUES)).search
         self._old_year = re.compile(_OLD_YEAR).search
         self._title = re.compile(_TITLE).search
 
     def cues(self, text: str) -> Floats:
-        """The cue columns float64[CUES] of a question: 1 where the wording is there."""
-        out = np.zeros(CUES)
+        """The cue features float64[CUE_COLUMNS] of a question: 1 where a cue matches."""
+        out = np.zeros(CUE_COLUMNS)
         out[self._read(text)[0]] = 1.0
         return out
 
     def score(self, features: Features) -> float:
-        """About P(the answer never changes); above 0.5 it is likelier than not."""
+        """Roughly P(the answer never changes)."""
         if self._head is None:
-            raise RuntimeError("lasting: no table has been fitted or loaded")
+            raise RuntimeError("evergreen: no model has been fitted or loaded")
         cues, changes = self._read(features.text)
         weights = self._cue_weights
         score = self._head.score(features) + sum([weights[each] for each in cues])
-        return score - _CHANGES_OFF if changes else score
+        return score - _CHANGE_PENALTY if changes else score
 
     def _read(self, text: str) -> tuple[list[int], bool]:
-        """The places of the cues that are there, and whether the wording says that the answer changes."""
+        """The indices of the matching cues, and whether the wording says that the answer changes."""
         plain = _plain(text)
         title = self._title(text[:MAX_CHARS]) is not None
         if not plain.isascii():  # beyond it, RE2's word boundaries are not Python's
             cues = [at for at, cue in enumerate(self._cues) if cue(plain) is not None]
             changes = self._says_change(plain) and self._old_year(plain) is None
         else:
-            found = self._one_pass(plain) or ()
+            found = self._pattern_set(plain) or ()
             cues = [at for at in found if at < len(_CUES)]
             may_change = len(cues) < len(found) and _OLD_YEAR_AT not in cues
             changes = may_change and self._says_change(plain)
-        return ([*cues, CUES - 1] if title else cues), changes
+        return ([*cues, CUE_COLUMNS - 1] if title else cues), changes
 
     def _says_change(self, plain: str) -> bool:
         return self._changes(plain.rstrip("? ")) is not None
 
 
 @cache
-def _cues_of() -> OnePass:
-    """All cues, then what may say a change, as one automaton: the places of those that are there, in one
-    pass over the text. Compiled once a process: nothing that a reload can change goes into it.
+def _cue_patterns() -> PatternSet:
+    """All cues, then the candidates of `_CHANGE_CUES`, as one pattern set. Compiled once a process: it does
+    not depend on the configuration.
     """
-    return one_pass((*_CUES, *_MAY_CHANGE))
+    return compile_pattern_set((*_CUES, *_CHANGE_CUES_LINEAR))
 
 
 def _plain(text: str) -> str:
