@@ -17,7 +17,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from bench.chaos import beside, clients, stores, upstreams
+from bench.chaos import beside, clients, redis_life, stores, upstreams
 from bench.chaos.asking import Tally
 from bench.chaos.experiment import Experiment
 from bench.chaos.idle import idle_streams
@@ -31,6 +31,7 @@ EXPERIMENTS = (
     *upstreams.EXPERIMENTS,
     *clients.EXPERIMENTS,
     *stores.EXPERIMENTS,
+    *redis_life.EXPERIMENTS,
     *beside.EXPERIMENTS,
 )
 WITHIN_S = 90.0
