@@ -110,7 +110,6 @@ async def open_gateway(
             authenticator=await authenticator_of(
                 settings,
                 telemetry.metrics,
-                readiness,
                 redis,
                 stack,
                 beside=beside,

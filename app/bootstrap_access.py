@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.api.admission import Admission
 from app.api.auth import Authenticator
-from app.api.context import Readiness
 from app.bootstrap_redis import counters_of
 from app.errors import StoreError
 from app.operator_access import keys_of, limits_of
@@ -29,16 +29,15 @@ Beside = Callable[[Coroutine[None, None, None], str], Awaitable[None]]
 async def authenticator_of(
     settings: Settings,
     metrics: Metrics,
-    readiness: Readiness,
     redis: Redis | None,
     stack: AsyncExitStack,
     *,
     beside: Beside,
-    degrade: Callable[[str, str], None],
+    degrade: Callable[[str, str | None], None],
 ) -> Authenticator:
     """Who may call, by the configuration's keys and the stored ones, and how much."""
     data_dir = Path(settings.state.data_dir)
-    spent = SpentFile(data_dir / "limits")
+    spent = SpentFile(data_dir / "limits", on_fault=partial(degrade, "limits"))
     counters, sums = counters_of(redis, spent)
     admission = Admission(
         counters,
@@ -48,12 +47,7 @@ async def authenticator_of(
         on_refused=lambda limit: metrics.guards.limited.child(limit).inc(),
     )
 
-    def source_is(why: str | None) -> None:
-        if why is None:
-            readiness.degraded.pop("key_store", None)
-        else:
-            degrade("key_store", why)
-
+    source_is = partial(degrade, "key_store")
     source: KeyFile | None = None
     try:
         source = KeyFile(data_dir / "keys")

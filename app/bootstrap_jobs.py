@@ -76,16 +76,8 @@ def _engine(
         metrics,
         Schedules(schedules(), metrics),
         _deliveries(settings, metrics),
-        partial(_stands, readiness),
+        partial(degrade, readiness, "jobs"),
     )
-
-
-def _stands(readiness: Readiness, why: str | None) -> None:
-    """Say on ``/readyz`` and in the log whether the jobs' store is there."""
-    if why is not None:
-        degrade(readiness, "jobs", why)
-    else:
-        readiness.degraded.pop("jobs", None)
 
 
 def _store(settings: Settings) -> JobStore:

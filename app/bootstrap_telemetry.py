@@ -74,8 +74,10 @@ async def _keep_ledger(
     stack.callback(book.close)
 
 
-def degrade(readiness: Readiness, what: str, why: str) -> None:
-    """Say once, on ``/readyz`` and in the log, what works less well than it should."""
-    if readiness.degraded.get(what) != why:
+def degrade(readiness: Readiness, what: str, why: str | None) -> None:
+    """Say once, on ``/readyz`` and in the log, what works less well than it should; None: it works again."""
+    if why is None:
+        readiness.degraded.pop(what, None)
+    elif readiness.degraded.get(what) != why:
         readiness.degraded[what] = why
         structlog.get_logger().warning("degraded", what=what, reason=why)

@@ -28,9 +28,18 @@ _Sums = dict[str, tuple[float, float]]
 class SpentFile:
     """The sums of one ``data_dir``; see ``app.api.admission.Sums``."""
 
-    def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
-        """Keep the sums in ``folder``, made when something is first spent."""
-        self._folder, self._clock = folder, clock
+    def __init__(
+        self,
+        folder: Path,
+        clock: Callable[[], float] = time.time,
+        *,
+        on_fault: Callable[[str | None], None] = lambda _: None,
+    ) -> None:
+        """Keep the sums in ``folder``, made when something is first spent.
+
+        ``on_fault`` is told why they cannot be read or written, and None when they can again.
+        """
+        self._folder, self._clock, self._on_fault = folder, clock, on_fault
         self._path = folder / "spent.json"
         self._shared: _Sums = {}
         self._own: _Sums = {}
@@ -52,7 +61,10 @@ class SpentFile:
 
     def load(self) -> None:
         """Learn what was spent before."""
-        self._shared = self._read()
+        try:
+            self._shared = self._read()
+        except OSError as exc:
+            self._fail(exc)
 
     async def run(self) -> None:
         """Merge what was added, and hear of the others', once a second; runs until cancelled."""
@@ -76,14 +88,20 @@ class SpentFile:
             elif self._path.exists():
                 self._shared = await asyncio.to_thread(self._read)
         except OSError as exc:
-            if not self._failed:
-                _log.warning("spent_not_written", extra={"reason": str(exc.strerror)})
-            self._failed = True
+            self._fail(exc)
             for name, (until_s, amount) in merging.items():
                 self._own[name] = (until_s, amount + self._own.get(name, (0.0, 0.0))[1])
         else:
-            self._failed = False
+            if self._failed and merging:
+                self._failed = False
+                self._on_fault(None)
         self._merging = {}
+
+    def _fail(self, exc: OSError) -> None:
+        if not self._failed:
+            _log.warning("spent_not_written", extra={"reason": str(exc.strerror)})
+        self._failed = True
+        self._on_fault(f"what was spent cannot be kept in {self._folder}: {exc.strerror}")
 
     def close(self) -> None:
         """Merge what is left, at once."""

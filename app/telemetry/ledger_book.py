@@ -86,14 +86,15 @@ class LedgerBook:
         *,
         keep_days: int,
         on_lost: Callable[[int], None],
-        on_fault: Callable[[str], None],
+        on_fault: Callable[[str | None], None],
         clock: Callable[[], float] = time,
     ) -> None:
         """``techniques`` are those that can save, each an identifier. ``on_lost`` is told the number of turns
-        without a row, ``on_fault`` why, in the writer's thread.
+        without a row, ``on_fault`` why, and None once rows can be written again, in the writer's thread.
         """
         self._path, self._keep_days, self._clock = path, keep_days, clock
         self._on_lost, self._on_fault = on_lost, on_fault
+        self._failed = False
         self._techniques = tuple(techniques)
         saved = [column.format(name) for name in techniques for column in _SAVED]
         self._columns = (*_COLUMNS, *saved)
@@ -186,7 +187,11 @@ class LedgerBook:
                 except (OverflowError, UnicodeError):
                     with connection:
                         self._write_each(connection, plain, rows)
+            if self._failed:
+                self._failed = False
+                self._on_fault(None)
         except (sqlite3.Error, OSError) as exc:
+            self._failed = True
             self._on_lost(count)
             self._on_fault(f"{count} turns could not be written to {self._path.name}: {exc}")
 

@@ -8,7 +8,7 @@ import resource
 import signal
 from dataclasses import replace
 
-from bench.chaos.asking import Tally
+from bench.chaos.asking import Tally, exchange
 from bench.chaos.experiment import Experiment, Run, allowed
 from bench.chaos.lab import Lab, gateway_of
 from bench.chaos.proxy import Fault
@@ -37,10 +37,30 @@ async def _disk_full(lab: Lab, tally: Tally) -> None:
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, before[1]))
     try:
         await lab.put(tally, lab.questions(120))
-        await asyncio.sleep(1.5)  # what is written behind answers meets the limit too
+        tally.expect(
+            await _ledger_degraded(lab, wanted=True), "/readyz says nothing of a full disk"
+        )
     finally:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
-    tally.expect(tally.count("right") == 120, "a full disk reached clients")
+    await lab.put(tally, lab.questions(12))
+    tally.expect(
+        not await _ledger_degraded(lab, wanted=False), "/readyz speaks of a full disk for ever"
+    )
+    tally.expect(tally.count("right") == 132, "a full disk reached clients")
+
+
+async def _ledger_degraded(lab: Lab, *, wanted: bool) -> bool:
+    """Whether ``/readyz`` names the ledger, looked at until it is as ``wanted``, for 10 s at most."""
+    named = not wanted
+    for _ in range(100):
+        page = await exchange(
+            lab.gateway.port, b"GET /readyz HTTP/1.1\r\nhost: g\r\nconnection: close\r\n\r\n"
+        )
+        named = b'"ledger"' in page
+        if named is wanted:
+            break
+        await asyncio.sleep(0.1)
+    return named
 
 
 async def _no_descriptors(lab: Lab, tally: Tally) -> None:
@@ -149,7 +169,9 @@ EXPERIMENTS = (
         _redis(Fault(garbage=b"HTTP/1.1 400\r\n\r\n")),
         quick=True,
     ),
-    Experiment("disk-full", "no file may grow", "all right", _disk_full),
+    Experiment(
+        "disk-full", "no file may grow, then again", "all right; /readyz says so", _disk_full
+    ),
     Experiment(
         "no-descriptors",
         "6 descriptors for 30 clients",

@@ -258,3 +258,20 @@ async def test_money_that_was_spent_outlives_the_process_and_is_shared_by_worker
     clock.now_s += 101
     later.load()
     assert await later.add(b"k", 0.0, 100) == 0.0
+
+
+async def test_sums_that_cannot_be_written_are_kept_told_and_written_later(tmp_path):
+    faults: list[str | None] = []
+    (tmp_path / "limits").write_text("no folder")
+    spent = SpentFile(tmp_path / "limits", on_fault=faults.append)
+    spent.load()
+    await spent.add(b"k", 1.0, 100)
+    await spent.merge()
+    assert faults
+    assert all(faults)
+    (tmp_path / "limits").unlink()
+    await spent.merge()
+    assert faults[-1] is None
+    later = SpentFile(tmp_path / "limits")
+    later.load()
+    assert await later.add(b"k", 0.0, 100) == 1.0
