@@ -13,7 +13,7 @@ import re2
 
 from app.errors import ToolError
 from app.pipeline.answer_checks import schema_violation
-from app.pipeline.escalation_policy import Check, EscalationPolicy, OperatorCheck
+from app.routing.escalation import Check, EscalationPolicy, OperatorCheck
 from app.settings import Problem, SettingsError
 
 if TYPE_CHECKING:

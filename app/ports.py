@@ -1,6 +1,6 @@
-"""The seams between rooms, with what an implementation promises.
+"""The protocols between rooms, and what an implementation promises.
 
-Ports whose words are all of one idea stand beside that idea in ``domain``: ``vectors`` (Embedder,
+Ports about a single idea stand beside it in ``domain``: ``vectors`` (Embedder,
 VectorStore), ``limits`` (Counters), ``seal``, ``answer_edit``, ``model_call`` (PromptShaper), ``chat``
 (AnswerTerms). ``answer``, the Event union, the cache key, the routing score, metrics and settings are never
 abstracted.
@@ -27,18 +27,18 @@ class Provider(Protocol):
     ``stream`` emits the answer's events in order and returns when the answer is whole. Before the first emit
     it raises a true error (``UpstreamStatus`` with the provider's status, ``UpstreamTimeout`` ...); after it,
     an ``UpstreamError`` means that the answer broke off. It never retries after the first emit. Cancelled at
-    any await, it closes the upstream connection before the cancellation leaves it: no token is generated for
-    nobody.
+    any await, it closes the upstream connection before the cancellation propagates: no tokens are generated
+    for nobody.
     """
 
     name: str
 
     def dialects(self) -> frozenset[Dialect]:
-        """The dialects that pass through to this provider untouched."""
+        """The dialects that are forwarded to this provider unchanged."""
         ...
 
     async def stream(self, call: ModelCall, emit: Emit) -> None:
-        """Run ``call`` and hand its events to ``emit``."""
+        """Run ``call`` and emit its events."""
         ...
 
     async def count_tokens(self, call: ModelCall) -> int:
@@ -69,15 +69,15 @@ class StreamReader(Protocol):
 
     @property
     def usage(self) -> Usage | None:
-        """What the upstream has told of usage so far."""
+        """The usage reported by the upstream so far."""
         ...
 
     def feed(self, data: bytes) -> Sequence[Event]:
-        """Take bytes in, give the events that became whole."""
+        """Take bytes; return the events that they complete."""
         ...
 
     def end(self) -> Sequence[Event]:
-        """The upstream closed: give what its last bytes still hold."""
+        """The upstream closed: return the remaining events."""
         ...
 
 
@@ -85,7 +85,7 @@ class StreamWriter(Protocol):
     """Events in, bytes of the client's SSE stream out (sans-IO)."""
 
     def write(self, event: Event) -> bytes:
-        """The bytes of one event; empty when the dialect has nothing to say for it."""
+        """The bytes of one event; empty where the dialect has no form for it."""
         ...
 
     def fail(self, error: GatewayError, request_id: str) -> bytes:
@@ -105,17 +105,15 @@ class Codec(Protocol):
     """The path below the provider's base URL: ``/chat/completions``, ``/responses``, ``/messages``."""
 
     def plain(self, raw: bytes) -> PlainRequest | None:
-        """The reading of ``raw`` if it is surely plain and accepted by ``check``. None means: ask
-        ``check``.
-        """
+        """A fast reading of ``raw`` if it is surely plain and would pass ``check``; None: ask ``check``."""
         ...
 
     def check(self, body: Json) -> None:
-        """Refuse what no upstream could take: raises ``BadRequest`` with ``param``; cheap."""
+        """Reject what no upstream could take: raises ``BadRequest`` with ``param``; cheap."""
         ...
 
     def view(self, body: Json) -> PromptView:
-        """What the classifier may look at; never raises on a body that passed ``check``."""
+        """The classifier's view of the prompt; never raises on a body that passed ``check``."""
         ...
 
     def read(self, body: Json) -> Conversation:
@@ -141,15 +139,15 @@ class Codec(Protocol):
         ...
 
     def reader(self) -> StreamReader:
-        """A reader that gives neutral events."""
+        """A reader that returns neutral events."""
         ...
 
     def passthrough(self, *, hide_usage: bool) -> StreamReader:
-        """A reader that gives ``Frames`` untouched; ``hide_usage`` removes the usage-only chunk."""
+        """A reader that returns unchanged ``Frames``; ``hide_usage`` removes the usage-only chunk."""
         ...
 
     def editor(self, edit: AnswerEdit) -> AnswerEditor:
-        """What changes an answer of this dialect as ``edit`` says."""
+        """An editor that applies ``edit`` to an answer of this dialect."""
         ...
 
     def writer(self, request: ChatRequest) -> StreamWriter:
@@ -159,7 +157,7 @@ class Codec(Protocol):
     def read_error(
         self, status: int, body: bytes, headers: Mapping[bytes, bytes]
     ) -> UpstreamStatus:
-        """An upstream's error answer of this dialect, neutral kind and message included."""
+        """An upstream's error response of this dialect, with its neutral kind and message."""
         ...
 
     def write_error(self, error: GatewayError, request_id: str) -> bytes:
@@ -168,18 +166,18 @@ class Codec(Protocol):
 
 
 class KeyValue(Protocol):
-    """A store of small values with a time to live. Failures raise ``StoreError``; callers go on without."""
+    """A store of small values with a time to live. Failures raise ``StoreError``; callers do without."""
 
     async def get(self, key: bytes) -> bytes | None:
         """The value, or None when there is none or it has expired."""
         ...
 
     async def set(self, key: bytes, value: bytes, ttl_s: float) -> None:
-        """Keep ``value`` for ``ttl_s`` seconds."""
+        """Store ``value`` for ``ttl_s`` seconds."""
         ...
 
     async def delete(self, key: bytes) -> bool:
-        """Remove it; say whether it was there."""
+        """Remove the value; returns whether it existed."""
         ...
 
     async def aclose(self) -> None:
@@ -188,11 +186,11 @@ class KeyValue(Protocol):
 
 
 class Tool(Protocol):
-    """One way to do what a tool does.
+    """The implementation of one tool.
 
-    Cancelled at any await it stops its own work at once, where that can be stopped.
+    Cancelled at any await, it stops its work at once where that is possible.
     """
 
     async def call(self, arguments: Json) -> object:
-        """Try once: the result as JSON values or text; raises ``ToolError``. Time limits are the caller's."""
+        """Try once: the result as JSON values or text; raises ``ToolError``. The caller limits time."""
         ...

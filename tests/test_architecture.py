@@ -50,6 +50,30 @@ KEY_SHAPES = re.compile(
     r"\b(sk-(?:ant-|proj-)?[A-Za-z0-9_-]{32,}|ghp_[A-Za-z0-9]{30,}|AKIA[A-Z0-9]{16})\b"
 )
 
+PLANNED = {
+    "": "__main__ cli main settings bootstrap errors ports",
+    "domain": "chat events decisions plan deadline usage",
+    "pipeline": "turn gateway speculation converse fanout synthesis replay",
+    "lanes": "rules templates",
+    "classify": "complexity cacheability tool_need features calibration",
+    "cache": "key exact semantic verifier admission coalesce",
+    "routing": "score load breaker hedge escalation",
+    "prompts": "layout breakpoints warm lint contracts",
+    "upstream": "http1 pool",
+    "providers": "wire sdk profiles policies",
+    "tools": "registry http_tool python_tool mcp egress planner",
+    "stores": "memory redis qdrant",
+    "wire": "sse openai_chat openai_responses anthropic_messages ag_ui vercel",
+    "api": "response auth problems",
+    "telemetry": "timeline metrics tracing ledger log",
+}
+"""The plan's modules by room."""
+ELSEWHERE = {
+    "providers/policies.py": ("pipeline/gated.py", "pipeline/hedged.py", "pipeline/converse.py"),
+    "tools/planner.py": ("pipeline/plan_by_model.py",),
+}
+"""Planned modules that stand under another name; decision 0019 says why."""
+
 
 def relative(path: Path) -> str:
     """A path as the reader of a failure wants it."""
@@ -98,6 +122,19 @@ def imported(module: ast.Module) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found.add(node.module)
     return found
+
+
+def test_the_rooms_hold_the_modules_of_the_plan() -> None:
+    """A module that the plan names exists, or decision 0019 says where it is instead."""
+    planned = [
+        f"{room}/{name}.py".lstrip("/") for room, names in PLANNED.items() for name in names.split()
+    ]
+    absent = {name for name in planned if not (APP / name).is_file()}
+    assert absent == ELSEWHERE.keys()
+    decision = (ROOT / "docs/decisions/0019-where-the-house-differs.md").read_text(encoding="utf-8")
+    for name, places in ELSEWHERE.items():
+        assert all((APP / place).is_file() for place in places), name
+        assert all(f"`{each}`" in decision for each in (name, *places)), name
 
 
 def test_no_module_is_longer_than_can_be_held_in_mind() -> None:

@@ -1,4 +1,4 @@
-"""A whole answer told again as events, in the grammar of ``app.domain.events``."""
+"""Unroll a complete answer into events, in the grammar of ``app.domain.events``."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from app.domain.usage import Usage
 
 
 def replay(answer: Answer) -> Iterator[Event]:
-    """Tell ``answer`` as a stream would have: the same answer is built from these events again."""
+    """The events that a stream of ``answer`` would have had; ``AnswerBuilder`` rebuilds it from them."""
     started = AnswerStarted(answer.id, answer.model, answer.created_s, answer.usage)
     yield (
         started if answer.diagnostics is None else replace(started, diagnostics=answer.diagnostics)
@@ -58,7 +58,7 @@ def replay(answer: Answer) -> Iterator[Event]:
 
 
 def answer_of_text(text: str, *, answer_id: str, model: str, created_s: int) -> Answer:
-    """A whole answer that no model wrote (a lane's), at no tokens."""
+    """An answer that no model wrote (a lane's), with zero usage."""
     return Answer(
         id=answer_id,
         model=model,

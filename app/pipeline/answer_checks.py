@@ -16,8 +16,8 @@ import re2
 from app.domain.chat import ChatRequest, Conversation, Json
 from app.domain.events import Answer
 from app.errors import GatewayError, Unsupported
-from app.pipeline.escalation_policy import OperatorCheck
 from app.pipeline.gateway import Gateway
+from app.routing.escalation import OperatorCheck
 
 if TYPE_CHECKING:
     from jsonschema import ValidationError

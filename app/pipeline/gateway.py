@@ -25,7 +25,6 @@ from app.domain.models import Model
 from app.domain.turn_record import ToolUse
 from app.domain.usage import Usage
 from app.lanes.rules import Lanes
-from app.pipeline.escalation_policy import EscalationPolicy
 from app.pipeline.router_training import RouterTrainer
 from app.pipeline.speculation import Speculation
 from app.ports import Codec, Provider
@@ -33,6 +32,7 @@ from app.prompts.caching import PromptCaching
 from app.prompts.contracts import Contracts
 from app.prompts.layout import Layouts
 from app.routing.affinity import WarmPrefixes
+from app.routing.escalation import EscalationPolicy
 from app.routing.hedge import Hedging
 from app.routing.load import LoadBalancer
 from app.routing.retry_budget import RetryBudget

@@ -25,8 +25,8 @@ from app.domain.decisions import CacheMode, PromptView, Tier
 from app.domain.models import Model
 from app.errors import GatewayError
 from app.pipeline.converse import whole_answer
-from app.pipeline.escalation_policy import Check
 from app.pipeline.gateway import Gateway, Turn
+from app.routing.escalation import Check
 from app.routing.learning import ShadowSampler
 from app.telemetry.timeline import Timeline
 

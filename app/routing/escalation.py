@@ -1,4 +1,4 @@
-"""Escalation triggers in an answer's text: a refusal, the wrong language, a repetition loop. Pure functions.
+"""Escalation: the policy, and the triggers in an answer's text (refusal, wrong language, repetition loop).
 
 All prefer precision to recall: escalating a good answer costs a second call and its latency. Refusals are
 matched by openings that open nothing else; languages are told apart by script, those of the Latin script by
@@ -8,7 +8,11 @@ their most common words, and only where both texts have enough of them.
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import get_args
 
+from app.domain.decisions import Lack
 from app.domain.language import READ_CHARS, language
 
 _OPENERS = (
@@ -39,6 +43,31 @@ _OTHER_LANGUAGE_REQUESTED = re.compile(
 _LOOP_TAIL = 240
 _LOOP_TIMES = 5
 _LOOP_CHARS = 60
+
+Check = Callable[[str, str], Awaitable[str]]
+"""Question and answer to the fault found ("" = none)."""
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorCheck:
+    """A check of the operator's, counted under ``name``."""
+
+    name: str
+    check: Check
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class EscalationPolicy:
+    """What to look for in fast answers, and how."""
+
+    lacks: frozenset[str] = frozenset(get_args(Lack))
+    hold_s: float = 0.15
+    """The longest that a stream's first tokens are held; 0 = streams are not inspected."""
+    grey_hedge: bool = False
+    """Whether both tiers are asked at once where the score is near the threshold."""
+    min_mean_logprob: float | None = None
+    operator_checks: tuple[OperatorCheck, ...] = ()
 
 
 def is_refusal(text: str) -> bool:

@@ -23,9 +23,9 @@ from app.domain.events import (
     ToolCallStarted,
 )
 from app.errors import UpstreamStatus
-from app.pipeline.escalation_policy import EscalationPolicy, OperatorCheck
 from app.pipeline.gateway import Turn
 from app.pipeline.turn import answer
+from app.routing.escalation import EscalationPolicy, OperatorCheck
 from app.telemetry.timeline import Timeline
 from tests.support.gateway import configuration, settings_of
 from tests.support.providers import USAGE, ScriptedProvider, answer_events

@@ -9,7 +9,7 @@ from app.domain.events import Answer, FinishReason, TextBlock, ToolCallBlock
 from app.domain.usage import Usage
 from app.operator_checks import check_of
 from app.pipeline.answer_checks import operator_check_fault, schema_fault
-from app.pipeline.escalation_policy import OperatorCheck
+from app.routing.escalation import OperatorCheck
 from app.settings import AnswerCheckSettings
 from app.wire.codecs import CODECS
 
