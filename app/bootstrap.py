@@ -34,7 +34,7 @@ from app.cache.exact import ExactCache
 from app.cache.sharing import Sharing
 from app.classify.classifier import Classifier
 from app.domain.agents import Agent
-from app.domain.chat import OUR_VERSION, Dialect
+from app.domain.chat import DEFAULT_ANTHROPIC_VERSION, Dialect
 from app.domain.decisions import PromptView, Tier
 from app.domain.model_call import Headers
 from app.domain.models import Model
@@ -374,7 +374,7 @@ def _wire_options(name: str, provider: ProviderSettings, path: bytes) -> WireOpt
     headers = [(b"user-agent", b"slipstream/" + __version__.encode())]
     headers += [(k.lower().encode(), v.encode("latin-1")) for k, v in provider.headers.items()]
     if provider.kind == "anthropic":
-        headers.append((b"anthropic-version", OUR_VERSION))
+        headers.append((b"anthropic-version", DEFAULT_ANTHROPIC_VERSION))
         if key != _NO_KEY:
             headers.append((b"x-api-key", key.encode()))
         path = path if path.endswith(b"/v1") else path + b"/v1"

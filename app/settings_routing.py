@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from app.domain.decisions import Lack, Tier
+from app.domain.decisions import AnswerDefect, Tier
 from app.settings_types import Name, Seconds, Section, Share, Usd
 
 
@@ -50,7 +50,7 @@ class AnswerCheckSettings(Section):
 class TriggerSettings(Section):
     """What makes a routed fast answer one that the powerful tier is asked for again."""
 
-    lacks: tuple[Lack, ...] = get_args(Lack)
+    lacks: tuple[AnswerDefect, ...] = get_args(AnswerDefect)
     """What is looked for: refusals; no text and no call; cut off where the request set no limit; another
     language than the question's; loops; no tool call where one was 95 % certain; a violated schema; `unsure`,
     by `min_mean_logprob`.

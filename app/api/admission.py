@@ -103,7 +103,7 @@ class Admission:
         if limits.any:
             subjects.append(self._subject("tenant", tenant, limits))
         if access is not None and access.limits.any:
-            subjects.append(self._subject("key", access.counted_as, access.limits))
+            subjects.append(self._subject("key", access.usage_key, access.limits))
         scoped = access is not None and not (
             access.models is None and access.agents is None and access.tools is None
         )
@@ -264,7 +264,7 @@ class Guard:
         most = min(limits)[0]
         taken = _Taken(most, grant)
         if not grant.allowed:
-            most, word = limits[max(0, grant.refused)]
+            most, word = limits[max(0, grant.refused_index)]
             message = f"more than {most} {what} a minute with this {word}: wait, or ask for more"
             error = self._refusal(f"{what}_per_minute", message, grant.retry_after_s)
             error.limited = taken.told(what, self.admission.wall_clock())

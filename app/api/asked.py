@@ -21,7 +21,7 @@ from app.domain.deadline import Deadline
 from app.domain.decisions import CacheOutcome
 from app.domain.events import COMPLETE_FINISHES, Emit
 from app.domain.models import Model
-from app.domain.turn_record import BEHIND_TIMES, Times, TurnRecord
+from app.domain.turn_record import DEFAULTS_AFTER_TIMES, Times, TurnRecord
 from app.domain.usage import Usage
 from app.errors import GatewayError
 from app.pipeline.flights import LeadingFlight
@@ -243,7 +243,7 @@ class Asked(LeadingFlight):
             )  # fmt: skip
         told = (
             self._request_id, total_s, self._started_unix_s, *kind, first_s, upstream_s,
-            total_s - upstream_s, usage, tokens, cost_usd, None, 0, (), times, *BEHIND_TIMES,
+            total_s - upstream_s, usage, tokens, cost_usd, None, 0, (), times, *DEFAULTS_AFTER_TIMES,
         )  # fmt: skip
         way.edge.recorder.settle(new(TurnRecord, told))
         semantic = self._gateway.semantic

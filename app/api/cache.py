@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from app.api.cache_entries import describe_exact, describe_semantic
 from app.api.context import AsCaller, Context, InContext
 from app.cache.exact import CachedAnswer, ExactCache
-from app.domain.invalidation import Forget
+from app.domain.invalidation import InvalidationFilter
 from app.errors import BadRequest, NotFound, StoreError
 from app.pipeline.invalidation import bar_in_progress
 from app.pipeline.invalidation import invalidate as forget_everywhere
@@ -108,9 +108,9 @@ async def forget(context: InContext, caller: AsCaller, entry_id: str) -> dict[st
         similar = False
     if not similar:
         if held is None:  # another worker may have it, and this one be about to
-            bar_in_progress(gateway, Forget(caller.tenant, entry_id=entry_id))
+            bar_in_progress(gateway, InvalidationFilter(caller.tenant, entry_id=entry_id))
         _require_tenant(held, caller.tenant, entry_id)
-    removed = await forget_everywhere(gateway, Forget(caller.tenant, entry_id=entry_id))
+    removed = await forget_everywhere(gateway, InvalidationFilter(caller.tenant, entry_id=entry_id))
     return {"invalidated": max(1, removed)}
 
 
@@ -122,7 +122,7 @@ async def invalidate(context: InContext, caller: AsCaller, what: Invalidation) -
         raise BadRequest(message)
     if context.edge.gateway.exact is None:
         return {"invalidated": 0}
-    wanted = Forget(caller.tenant, what.model or "", tuple(what.tags))
+    wanted = InvalidationFilter(caller.tenant, what.model or "", tuple(what.tags))
     return {"invalidated": await forget_everywhere(context.edge.gateway, wanted)}
 
 
@@ -147,7 +147,9 @@ async def feedback(context: InContext, caller: AsCaller, body: Feedback) -> dict
             caller.tenant, body.request_id, str(entry_id), agreed=not wrong
         )
     if wrong:
-        gone = await forget_everywhere(gateway, Forget(caller.tenant, entry_id=str(entry_id)))
+        gone = await forget_everywhere(
+            gateway, InvalidationFilter(caller.tenant, entry_id=str(entry_id))
+        )
         removed = gone > 0 or removed
     return {
         "request_id": body.request_id,
@@ -169,7 +171,7 @@ async def _entry_verdict(context: Context, tenant: str, body: Feedback) -> dict[
     else:
         _require_tenant(held, tenant, body.entry_id)
     if wrong:
-        gone = await forget_everywhere(gateway, Forget(tenant, entry_id=body.entry_id))
+        gone = await forget_everywhere(gateway, InvalidationFilter(tenant, entry_id=body.entry_id))
         removed = gone > 0 or removed
     return {"entry_id": body.entry_id, "verdict": body.verdict, "removed": removed}
 

@@ -26,7 +26,7 @@ from app.api.outlet import Outlet, outlet_of
 from app.api.reading import parse, plain_request, request_id_of, vendor_id_line
 from app.api.response import Answering, Pulse, Recorder, TurnResponse, retry_after
 from app.api.straight import StraightWay
-from app.domain.chat import USUAL_VERSIONS, ChatRequest, Dialect
+from app.domain.chat import KNOWN_ANTHROPIC_VERSIONS, ChatRequest, Dialect
 from app.domain.deadline import Deadline
 from app.domain.decisions import CacheMode, Tier
 from app.domain.model_call import Headers
@@ -259,7 +259,7 @@ class Inference:
         )
 
 
-_SAID_BY_ALL = tuple(((b"anthropic-version", version),) for version in USUAL_VERSIONS)
+_SAID_BY_ALL = tuple(((b"anthropic-version", version),) for version in KNOWN_ANTHROPIC_VERSIONS)
 """What clients of Anthropic's say to the vendor in every request; each has a way of its own."""
 _NO_DEADLINE = Deadline(None)
 _NO_WISHES = frozenset({b"authorization", b"x-api-key", b"x-request-id", b"content-length"})

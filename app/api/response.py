@@ -21,7 +21,7 @@ from app.api.outlet import AsgiOutlet, Outlet
 from app.api.reading import vendor_id_line, without_vendor_id
 from app.domain.chat import ChatRequest
 from app.domain.decisions import CacheOutcome
-from app.domain.events import AnswerBuilder, Emit, Event, Frames, Pipe, Progress, Whole
+from app.domain.events import AnswerBuilder, Emit, Event, Frames, Pipe, Progress, WholeBody
 from app.domain.model_call import Headers
 from app.domain.models import Model
 from app.domain.replay import replay
@@ -170,7 +170,7 @@ class TurnResponse:
 
     async def __call__(self, event: Event) -> None:
         """Write one event; the back-pressure of a slow client unless others are waiting behind this one."""
-        if type(event) is Whole and not self._request.stream:
+        if type(event) is WholeBody and not self._request.stream:
             self._take(event.body)
             return
         data = event.data if type(event) is Frames else self._encode(event)
@@ -203,9 +203,9 @@ class TurnResponse:
             if outlet.try_respond(_OK, self._head(JSON_TYPE), body):
                 self._began = self._responded = True
 
-    def offer(self, event: Frames | Whole) -> bool:
+    def offer(self, event: Frames | WholeBody) -> bool:
         """Write frames of a stream that is under way, or take a whole answer, if that takes no wait."""
-        if isinstance(event, Whole):
+        if isinstance(event, WholeBody):
             if not self._request.stream:
                 self._take(event.body)
             return not self._request.stream
@@ -241,7 +241,7 @@ class TurnResponse:
             self._joined = self._joined or Joined(self._outlet)
             return b": %s\n\n" % event.text.replace("\n", " ").replace("\r", " ").encode()
         writer = self._writer = self._writer or self._codec.writer(self._request)
-        if isinstance(event, Whole):  # an upstream that answered a stream request whole
+        if isinstance(event, WholeBody):  # an upstream that answered a stream request whole
             return b"".join(map(writer.write, replay(self._codec.read_answer(event.body))))
         return writer.write(event)
 

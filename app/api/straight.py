@@ -36,7 +36,7 @@ from app.cache.semantic import route_name
 from app.domain.chat import Dialect, PlainRequest
 from app.domain.decisions import CacheOutcome
 from app.domain.models import Model
-from app.domain.turn_record import BEHIND_TIMES, TurnRecord
+from app.domain.turn_record import DEFAULTS_AFTER_TIMES, TurnRecord
 from app.errors import GatewayError
 from app.pipeline.gated import GatedProvider
 from app.pipeline.gateway import Gateway
@@ -243,7 +243,7 @@ class StraightWay:
             self._head(STREAM_TYPE, model),
             wire,
             *wire.send_parameters(self.dialect, self.said),
-            _ENDLESS if gateway.prompts is None else gateway.prompts.least_bytes,
+            _ENDLESS if gateway.prompts is None else gateway.prompts.min_bytes,
             {},
         )
 
@@ -277,7 +277,8 @@ class StraightWay:
         outlet.send_whole((head, request_id.encode(), passed, own_id), body)
         total_s = (perf_counter_ns() - started_ns) / 1e9
         told = (
-            request_id, total_s, time() - total_s, *kind, passed_ns / 1e9, *rest, times, *BEHIND_TIMES,
+            request_id, total_s, time() - total_s, *kind, passed_ns / 1e9, *rest, times,
+            *DEFAULTS_AFTER_TIMES,
         )  # fmt: skip
         self.edge.recorder.settle(new(TurnRecord, told))
         return True

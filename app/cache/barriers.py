@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from app.domain.invalidation import Forget
+from app.domain.invalidation import InvalidationFilter
 
 _MOST = 10_000
 
@@ -23,7 +23,7 @@ class Barriers:
         self._marks: OrderedDict[tuple[str, str, str, str], int] = OrderedDict()
         self.floor = 0
 
-    def add(self, what: Forget, epoch: int) -> None:
+    def add(self, what: InvalidationFilter, epoch: int) -> None:
         """Block what matches and is older than ``epoch``."""
         if what.entry_id:
             self._mark((what.tenant, "", "", what.entry_id), epoch)

@@ -16,7 +16,7 @@ import asyncio
 from collections.abc import Callable
 
 from app.domain.chat import Dialect
-from app.domain.events import Emit, Event, Frames, Offer, Pipe, Whole, offer_of, pipe_of
+from app.domain.events import Emit, Event, Frames, Offer, Pipe, WholeBody, offer_of, pipe_of
 from app.errors import GatewayError, UpstreamClosed
 
 
@@ -86,7 +86,7 @@ class Flight:
         if self._emit is not None and not self.leader_gone:
             await self._emit(event)
 
-    def offer(self, event: Frames | Whole) -> bool:
+    def offer(self, event: Frames | WholeBody) -> bool:
         """As a call, where the leader's client can take it at once; else False and nothing is changed."""
         if not self.leader_gone and (self._offer is None or not self._offer(event)):
             return False

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from app.cache.barriers import Barriers
 from app.domain.chat import Dialect
 from app.domain.events import Answer
-from app.domain.invalidation import Forget
+from app.domain.invalidation import InvalidationFilter
 from app.domain.usage import Usage
 
 _BARRIERS = 512
@@ -238,7 +238,7 @@ class ExactCache:
         self._entries.clear()
         self._bytes = 0
 
-    def bar(self, what: Forget) -> None:
+    def bar(self, what: InvalidationFilter) -> None:
         """Keep nothing that matches and whose making has begun by now."""
         self.barred_ns = time.perf_counter_ns()
         self._barriers.add(what, self.barred_ns + 1)

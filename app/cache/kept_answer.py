@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from app.domain.vectors import KeptQuestion, Neighbour
+from app.domain.vectors import Neighbour, StoredQuestion
 
 _MOST_ASKERS: Final = 32
 
@@ -31,7 +31,7 @@ class KeptAnswer(msgspec.Struct, frozen=True):
     """Hashed users whom a model gave an agreeing answer; first the one whom this answer was made for."""
 
 
-def answer_of(question: KeptQuestion) -> KeptAnswer | None:
+def answer_of(question: StoredQuestion) -> KeptAnswer | None:
     """Decode the answer of a stored question; None for one that another version wrote."""
     try:
         return msgspec.json.decode(question.body, type=KeptAnswer)

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from app.domain.chat import OUR_VERSION, ChatRequest, Dialect, Json, PlainRequest
+from app.domain.chat import DEFAULT_ANTHROPIC_VERSION, ChatRequest, Dialect, Json, PlainRequest
 from app.errors import BadRequest
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
@@ -186,7 +186,8 @@ def _asked(headers: Sequence[tuple[bytes, bytes]]) -> list[str]:
     return sorted(
         f"{name.decode('latin-1')}: {value.decode('latin-1')}"
         for name, value in headers
-        if name.endswith(b"-beta") or (name == b"anthropic-version" and value != OUR_VERSION)
+        if name.endswith(b"-beta")
+        or (name == b"anthropic-version" and value != DEFAULT_ANTHROPIC_VERSION)
     )
 
 

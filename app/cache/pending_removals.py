@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import msgspec
 
-from app.domain.vectors import Which
+from app.domain.vectors import QuestionFilter
 
 _SUFFIX: Final = ".owed"
 
@@ -38,12 +38,12 @@ class PendingRemovals:
     def __init__(self, folder: Path | None, on_fault: Callable[[str], None] = _ignore) -> None:
         """Read those of earlier runs; ``folder`` None: in memory alone."""
         self._folder, self._on_fault = folder, on_fault
-        self._removals: list[tuple[Path | None, Which | tuple[str, ...]]] = []
+        self._removals: list[tuple[Path | None, QuestionFilter | tuple[str, ...]]] = []
         for path in sorted(folder.glob(f"*{_SUFFIX}")) if folder is not None else ():
             try:
                 self._removals.append((path, _read(path.read_bytes())))
             except (OSError, msgspec.MsgspecError) as exc:
-                self._removals.append((path, Which()))
+                self._removals.append((path, QuestionFilter()))
                 on_fault(
                     f"a removal that was owed cannot be read, so all that was kept goes: {path.name}: {exc}"
                 )
@@ -52,11 +52,11 @@ class PendingRemovals:
         """Whether any is left."""
         return bool(self._removals)
 
-    def oldest(self) -> Which | tuple[str, ...]:
+    def oldest(self) -> QuestionFilter | tuple[str, ...]:
         """The oldest: a filter, or ids."""
         return self._removals[0][1]
 
-    def add(self, what: Which | tuple[str, ...]) -> None:
+    def add(self, what: QuestionFilter | tuple[str, ...]) -> None:
         """Add a removal, persistently; a folder that cannot be written is reported as a fault, not raised."""
         path = None if self._folder is None else self._folder / f"{uuid4().hex}{_SUFFIX}"
         if path is not None:
@@ -77,20 +77,20 @@ class PendingRemovals:
                 path.unlink(missing_ok=True)
 
 
-def _text(what: Which | tuple[str, ...]) -> bytes:
-    if isinstance(what, Which):
-        everything = what == Which()
+def _text(what: QuestionFilter | tuple[str, ...]) -> bytes:
+    if isinstance(what, QuestionFilter):
+        everything = what == QuestionFilter()
         return msgspec.json.encode(
             _Written((), what.tenant, what.model, what.tags, everything=everything)
         )
     return msgspec.json.encode(_Written(what))
 
 
-def _read(data: bytes) -> Which | tuple[str, ...]:
+def _read(data: bytes) -> QuestionFilter | tuple[str, ...]:
     read = msgspec.json.decode(data, type=_Written)
     if read.ids:
         return read.ids
-    which = Which(read.tenant, read.model, read.tags)
-    if which == Which() and not read.everything:
+    which = QuestionFilter(read.tenant, read.model, read.tags)
+    if which == QuestionFilter() and not read.everything:
         raise msgspec.ValidationError("it names nothing")
     return which

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from typing import Final
 
-from app.domain.vectors import KeptQuestion, Which
+from app.domain.vectors import QuestionFilter, StoredQuestion
 
 _MAX_BARRIERS: Final = 512
 
@@ -19,12 +19,12 @@ class QuestionBarriers:
 
     def __init__(self) -> None:
         """Block nothing."""
-        self._filters: deque[tuple[Which, float]] = deque()
+        self._filters: deque[tuple[QuestionFilter, float]] = deque()
         self._entries: OrderedDict[str, float] = OrderedDict()
         self.floor_unix_s = 0.0
         """What was asked by then may match an evicted barrier."""
 
-    def add(self, which: Which, at_unix_s: float) -> None:
+    def add(self, which: QuestionFilter, at_unix_s: float) -> None:
         """Block what matches and was asked by ``at_unix_s``."""
         self._filters.append((which, at_unix_s))
         if len(self._filters) > _MAX_BARRIERS:
@@ -37,7 +37,7 @@ class QuestionBarriers:
         if len(self._entries) > _MAX_BARRIERS:
             self.floor_unix_s = max(self.floor_unix_s, self._entries.popitem(last=False)[1])
 
-    def blocks(self, question: KeptQuestion) -> bool:
+    def blocks(self, question: StoredQuestion) -> bool:
         """Whether ``question`` may not be served."""
         removed_unix_s = self._entries.get(question.id)
         if removed_unix_s is not None and question.kept_unix_s <= removed_unix_s:

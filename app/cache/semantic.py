@@ -36,15 +36,15 @@ from app.cache.routes import Route, RouteStore
 from app.cache.sharing import Sharing
 from app.cache.text_view import TextView, analyse
 from app.cache.verifier import NEIGHBOURS
-from app.domain.invalidation import Forget
+from app.domain.invalidation import InvalidationFilter
 from app.domain.vectors import (
     Embedder,
-    KeptQuestion,
     Neighbour,
-    Recalled,
-    Unreadable,
+    QuestionFilter,
+    StoredQuestion,
+    TextTooLong,
+    VectorSearchResult,
     VectorStore,
-    Which,
 )
 from app.errors import StoreError
 
@@ -71,7 +71,7 @@ class QuestionStore(VectorStore, Embedder, Protocol):
         """Names the encoder; "" while it is away."""
         ...
 
-    async def recall(self, text: str, partition: str, k: int) -> Recalled | Unreadable:
+    async def recall(self, text: str, partition: str, k: int) -> VectorSearchResult | TextTooLong:
         """The vector of ``text`` and the ``k`` nearest live questions of ``partition``."""
         ...
 
@@ -98,7 +98,7 @@ class Lookup:
     query: QueryView | None = None
     neighbours: tuple[Neighbour, ...] = ()
     decision: Decision | None = None
-    hit: tuple[KeptQuestion, KeptAnswer] | None = None
+    hit: tuple[StoredQuestion, KeptAnswer] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,9 +192,9 @@ class SemanticCache:
         return self._decide(asked, recalled, route)
 
     def _decide(
-        self, asked: SemanticQuery, recalled: Recalled | Unreadable, route: Route
+        self, asked: SemanticQuery, recalled: VectorSearchResult | TextTooLong, route: Route
     ) -> Lookup:
-        if isinstance(recalled, Unreadable):
+        if isinstance(recalled, TextTooLong):
             return Lookup("too_long")
         near = tuple(each for each in recalled.near if self._is_live(each.question, asked))
         query = QueryView(self._analysed(asked.text), np.frombuffer(recalled.vector, dtype="<f4"))
@@ -234,7 +234,7 @@ class SemanticCache:
         agreeing = [who for a in answers if a and a.group == chosen.group for who in a.askers]
         return self._sharing.admits_entry(asked.asker, chosen.askers, agreeing)
 
-    def _is_live(self, question: KeptQuestion, asked: SemanticQuery) -> bool:
+    def _is_live(self, question: StoredQuestion, asked: SemanticQuery) -> bool:
         """Whether ``question`` may be served at all: same partition, not expired, not invalidated."""
         if question.partition != asked.partition or question.tenant != asked.tenant:
             return False
@@ -250,9 +250,9 @@ class SemanticCache:
 
     # ---------------------------------------------------------------- after the answer
 
-    async def _analyse_neighbours(self, recalled: Recalled | Unreadable) -> None:
+    async def _analyse_neighbours(self, recalled: VectorSearchResult | TextTooLong) -> None:
         """Analyse the neighbours' texts, yielding to the loop after each."""
-        for each in () if isinstance(recalled, Unreadable) else recalled.near:
+        for each in () if isinstance(recalled, TextTooLong) else recalled.near:
             self._analysed(each.question.text)
             await asyncio.sleep(0)
 
@@ -308,7 +308,7 @@ class SemanticCache:
         if not self.store.build_id:
             raise StoreError("the vector process is away", code="store_away")
         recalled = await self.store.recall(asked.text, asked.partition, NEIGHBOURS)
-        if isinstance(recalled, Unreadable):
+        if isinstance(recalled, TextTooLong):
             return False
         near = tuple(each for each in recalled.near if self._is_live(each.question, asked))
         group = await self._answer_group(fresh.answer.text, near, asked.entry_id)
@@ -316,7 +316,7 @@ class SemanticCache:
         await self._store_answer(asked, fresh, group, QueryView(self._analysed(asked.text), vector))
         return True
 
-    def live_answer(self, question: KeptQuestion) -> KeptAnswer | None:
+    def live_answer(self, question: StoredQuestion) -> KeptAnswer | None:
         """The answer of a stored question, unless it is invalidated or another version's."""
         return None if self._barriers.blocks(question) else answer_of(question)
 
@@ -325,7 +325,7 @@ class SemanticCache:
     ) -> None:
         if len(fresh.answer.text) > _MAX_ANSWER_CHARS:
             return
-        question = KeptQuestion(
+        question = StoredQuestion(
             id=asked.entry_id,
             partition=asked.partition,
             tenant=asked.tenant,
@@ -374,7 +374,7 @@ class SemanticCache:
             route.unsaved_changes += 1
         return not agreed and await self.remove(entry_id)
 
-    async def fetch(self, entry_id: str, tenant: str) -> tuple[KeptQuestion, KeptAnswer] | None:
+    async def fetch(self, entry_id: str, tenant: str) -> tuple[StoredQuestion, KeptAnswer] | None:
         """One live entry of ``tenant``; None also where the store cannot be asked."""
         try:
             question = await self.store.fetch(entry_id) if _ID.fullmatch(entry_id) else None
@@ -389,21 +389,21 @@ class SemanticCache:
         """Remove one entry, in force at once; returns whether the store had it."""
         if _ID.fullmatch(entry_id) is None:
             return False
-        self.block(Forget("", entry_id=entry_id))
+        self.block(InvalidationFilter("", entry_id=entry_id))
         try:
             return bool(await self.store.remove((entry_id,)))
         except StoreError:
             self._pending_removals.add((entry_id,))
             return False
 
-    def block(self, what: Forget) -> None:
+    def block(self, what: InvalidationFilter) -> None:
         """Serve nothing that matches and was asked by now, whatever the store still has."""
         if what.entry_id:
             self._barriers.add_entry(what.entry_id, self._clock())
         else:
-            self._barriers.add(Which(what.tenant, what.model, what.tags), self._clock())
+            self._barriers.add(QuestionFilter(what.tenant, what.model, what.tags), self._clock())
 
-    async def invalidate(self, which: Which) -> int:
+    async def invalidate(self, which: QuestionFilter) -> int:
         """Remove what matches, in force at once; returns how many the store had (0 where it is away)."""
         self._barriers.add(which, self._clock())
         try:
@@ -416,7 +416,7 @@ class SemanticCache:
         """Do the removals that the store could not do before; raises ``StoreError`` if it still cannot."""
         while self._pending_removals:
             owed = self._pending_removals.oldest()
-            if isinstance(owed, Which):
+            if isinstance(owed, QuestionFilter):
                 await self.store.remove_where(owed)
             else:
                 await self.store.remove(owed)

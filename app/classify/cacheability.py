@@ -16,7 +16,7 @@ from app.classify.multilingual_patterns import ACTION, PERSONAL, VOLATILE
 from app.classify.pattern_set import PatternSet, compile_pattern_set
 from app.classify.text_classifier import LinearTextClassifier
 from app.domain.decisions import Cacheability
-from app.domain.language import other_than_english
+from app.domain.language import seems_other_than_english
 
 SLOW_TTL_S: Final = 3600
 STABLE_FROM: Final = 0.66
@@ -195,7 +195,7 @@ class CacheabilityRules:
 
     def _question_kind(self, features: Features) -> CacheJudgement:
         score = self._evergreen.score(features)
-        if score >= STABLE_FROM and not other_than_english(features.text):
+        if score >= STABLE_FROM and not seems_other_than_english(features.text):
             return judgement(Cacheability.STABLE, f"the answer reads as lasting ({score:.2f})")
         if score < SLOW_BELOW:
             return judgement(Cacheability.SLOW, f"the answer reads as changing ({score:.2f})")

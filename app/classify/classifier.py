@@ -7,7 +7,7 @@ from app.classify.complexity import Complexity
 from app.classify.features import DENSE_NAMES, Features, extract
 from app.classify.tool_need import ToolNeed
 from app.domain.decisions import Classification, PromptView
-from app.domain.language import language
+from app.domain.language import detect_language
 
 _OTHER_SCRIPT = DENSE_NAMES.index("other_script_share")
 _OTHER_SCRIPT_SHARE = 0.2
@@ -62,4 +62,4 @@ def _language(text: str, features: Features) -> str | None:
     """The language of a request; of mostly ASCII text from the words counted already."""
     if features.dense[_OTHER_SCRIPT] < _OTHER_SCRIPT_SHARE:
         return features.language
-    return language(text[:_LANGUAGE_CHARS])
+    return detect_language(text[:_LANGUAGE_CHARS])

@@ -23,7 +23,7 @@ import numpy as np
 
 from app.classify.pattern_set import PatternSet, compile_pattern_set
 from app.domain.decisions import PromptView
-from app.domain.language import LANGUAGES, PLACES_OF_WORD, language_of_votes
+from app.domain.language import LANGUAGE_INDEXES_OF_WORD, LANGUAGES, language_by_votes
 from app.learn.hashed_linear import HASH_BITS, HASH_COLUMNS
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def _counters_of_words() -> dict[bytes, bytes]:
     for at, words in enumerate(_WORD_CLASSES.values(), _KIND):
         for word in set(words.encode().split()):
             found[word] = found.get(word, b"") + _counter_code(at)
-    for word, places in PLACES_OF_WORD.items():
+    for word, places in LANGUAGE_INDEXES_OF_WORD.items():
         lanes = (_COMMON_WORD, *(_LANGUAGE + place for place in places))
         found[word] = found.get(word, b"") + b"".join(map(_counter_code, lanes))
     return found
@@ -202,7 +202,7 @@ def extract(view: PromptView) -> Features:
         _dense(view, text, data, sizes, counts),
         _columns(hashes),
         text,
-        language_of_votes(counts[_COMMON_WORD], counts[_LANGUAGE:_BYTE]),
+        language_by_votes(counts[_COMMON_WORD], counts[_LANGUAGE:_BYTE]),
         lowered,
     )
 

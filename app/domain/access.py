@@ -60,7 +60,7 @@ class Access:
     limits: Limits = UNLIMITED
 
     @property
-    def counted_as(self) -> str:
+    def usage_key(self) -> str:
         """Under what name its use is counted."""
         return self.family or self.id
 

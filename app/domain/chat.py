@@ -20,9 +20,9 @@ Json = Mapping[str, object]
 """A parsed JSON object; treated as immutable everywhere."""
 
 
-OUR_VERSION = b"2023-06-01"
+DEFAULT_ANTHROPIC_VERSION = b"2023-06-01"
 """The ``anthropic-version`` that the gateway itself asks for: whoever says it, or none, says nothing."""
-USUAL_VERSIONS = (OUR_VERSION, b"2026-10-21")
+KNOWN_ANTHROPIC_VERSIONS = (DEFAULT_ANTHROPIC_VERSION, b"2026-10-21")
 """Those that Anthropic's clients say, the older and the newer ones. What the versions change nobody here
 knows, so an answer for one is never told to a client of the other.
 """
@@ -49,7 +49,7 @@ class Role(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class CacheMark:
+class CacheBreakpoint:
     """The client's own prompt-cache breakpoint after a block; ``ttl`` in vendor's words or ""."""
 
     ttl: str = ""
@@ -60,7 +60,7 @@ class TextPart:
     """Text."""
 
     text: str
-    cache: CacheMark | None = None
+    cache: CacheBreakpoint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class ImagePart:
     data: str = ""
     media_type: str = ""
     detail: str = ""
-    cache: CacheMark | None = None
+    cache: CacheBreakpoint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class DocumentPart:
     url: str = ""
     file_id: str = ""
     title: str = ""
-    cache: CacheMark | None = None
+    cache: CacheBreakpoint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class ToolCallPart:
     id: str
     name: str
     arguments: str
-    cache: CacheMark | None = None
+    cache: CacheBreakpoint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class ToolResultPart:
     call_id: str
     parts: tuple[TextPart | ImagePart | DocumentPart, ...]
     is_error: bool = False
-    cache: CacheMark | None = None
+    cache: CacheBreakpoint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +159,7 @@ class Tool:
     description: str = ""
     parameters: Json | None = None
     strict: bool | None = None
-    cache: CacheMark | None = None
+    cache: CacheBreakpoint | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ class Tier(StrEnum):
     __hash__ = str.__hash__
 
 
-Lack = Literal[
+AnswerDefect = Literal[
     "refused", "empty", "cut_off", "language", "repetition", "no_tool_call", "invalid", "unsure"
 ]
 """What a fast answer may lack for which the powerful tier is asked; an operator's own checks come beside."""

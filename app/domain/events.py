@@ -152,7 +152,7 @@ class Frames:
 
 
 @dataclass(slots=True)
-class Whole:
+class WholeBody:
     """A complete JSON answer of the client's dialect, untouched. Nobody changes one (see ``Frames``)."""
 
     body: bytes
@@ -177,14 +177,14 @@ Event = (
     | ToolCallSealed
     | Finished
     | Frames
-    | Whole
+    | WholeBody
     | Progress
 )
 
 Emit = Callable[[Event], Awaitable[None]]
 """Hand one event on; awaiting it is the back-pressure. Raises when the receiver is gone."""
 
-Offer = Callable[[Frames | Whole], bool]
+Offer = Callable[[Frames | WholeBody], bool]
 """An ``Emit`` that never waits: takes the event whole at once, or says no and has changed nothing."""
 
 
@@ -303,7 +303,7 @@ class AnswerBuilder:
                 self._calls[index][3] = arguments
             case Finished():
                 self.finished = event
-            case Frames() | Whole() | Progress():
+            case Frames() | WholeBody() | Progress():
                 pass
 
     def _append(self, kind: str, text: str) -> None:

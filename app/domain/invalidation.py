@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Forget:
+class InvalidationFilter:
     """Entries that match all that is given; ``entry_id`` names one entry and then stands alone."""
 
     tenant: str

@@ -31,10 +31,10 @@ _LANGUAGE_OF = {
 }
 _ENOUGH_WORDS = 5
 _CLEARLY = 2.0
-READ_CHARS = 2_000
+MAX_READ_CHARS = 2_000
 LANGUAGES = tuple(_COMMON)
 """The languages that are known by their words."""
-PLACES_OF_WORD = {
+LANGUAGE_INDEXES_OF_WORD = {
     word.encode(): tuple(map(LANGUAGES.index, names))
     for word, names in _LANGUAGE_OF.items()
     if word.isascii()
@@ -42,9 +42,9 @@ PLACES_OF_WORD = {
 """Of each common word in ASCII, as UTF-8: the places in ``LANGUAGES`` that it speaks for."""
 
 
-def language(text: str) -> str | None:
+def detect_language(text: str) -> str | None:
     """The language (``de``) or the script (``cyrillic``) of a text; None where that is not clear."""
-    read = text[:READ_CHARS]
+    read = text[:MAX_READ_CHARS]
     script = None if read.isascii() else _script(read)
     if script is not None:
         return script
@@ -53,14 +53,14 @@ def language(text: str) -> str | None:
     )
 
 
-def other_than_english(text: str) -> bool:
+def seems_other_than_english(text: str) -> bool:
     """Whether more words of a short text speak for one other language than for English, two at least."""
     found = [_LANGUAGE_OF[word] for word in _WORD.findall(text.lower()) if word in _LANGUAGE_OF]
     english, *others = _votes(found)
     return max(others) > max(1, english)
 
 
-def language_of_votes(words: int, votes: Sequence[int]) -> str | None:
+def language_by_votes(words: int, votes: Sequence[int]) -> str | None:
     """As ``language`` says of a text: ``words`` of it are in ``PLACES_OF_WORD``, and speak for each of
     ``LANGUAGES`` so often.
     """
@@ -74,7 +74,7 @@ def language_of_votes(words: int, votes: Sequence[int]) -> str | None:
 
 def _most(found: Sequence[Sequence[str]]) -> str | None:
     """The language that the words found speak for, each for one or more."""
-    return language_of_votes(len(found), _votes(found))
+    return language_by_votes(len(found), _votes(found))
 
 
 def _votes(found: Sequence[Sequence[str]]) -> list[int]:

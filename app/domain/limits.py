@@ -44,7 +44,7 @@ class Grant:
     """Units that the fullest of the buckets asked about still has, the least of them first."""
     retry_after_s: float = 0.0
     """When all of them would fit; infinite where one is larger than its bucket. 0 when allowed."""
-    refused: int = -1
+    refused_index: int = -1
     """The index of the charge that has to wait longest; -1 when allowed."""
 
 

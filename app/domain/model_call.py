@@ -17,7 +17,7 @@ class CallTiming:
     """What happened when, in nanoseconds of the monotonic clock; 0 = did not happen (yet)."""
 
     started_ns = 0
-    entered_ns = 0
+    admitted_ns = 0
     """When it got a place at a busy upstream; 0 where it had not to wait for one."""
     headers_ns = 0
     first_event_ns = 0
@@ -46,7 +46,7 @@ class ModelCall(CallTiming):
     dropped: tuple[str, ...] = ()
     """Hints of the caller that the target's dialect could not carry."""
     upstream_status = 0
-    once = False
+    single_attempt = False
     """It must not be sent a second time where the vendor may have heard it."""
     tenant = ""
     """Whose it is: places at a busy upstream go to tenants in turn."""
@@ -56,13 +56,13 @@ class ModelCall(CallTiming):
     """The vendor's rate-limit, request-id and similar headers."""
     prompts: PromptShaper | None = None
     """What may be done to a long prompt on its way out; None = nothing."""
-    begun: object = None
+    started_exchange: object = None
     """An exchange of the provider's own, under way already: to be gone on with in place of a new one."""
-    begun_ns = 0
+    exchange_started_ns = 0
     """When that began; it has its place at the upstream, and is counted among the calls."""
-    begins_with = ""
+    prefill = ""
     """How the answer was begun for the model by an output contract: it goes on from there."""
-    shaped: object = None  # what ``prompts`` found out about this call; its own affair
+    prompt_shape: object = None  # what ``prompts`` found out about this call; its own affair
 
     def __init__(  # noqa: PLR0917 - made by position once a request; keywords cost as much again
         self,
@@ -88,7 +88,7 @@ class ModelCall(CallTiming):
         """The marks of this call."""
         return self
 
-    def again(self) -> ModelCall:
+    def copy_for_retry(self) -> ModelCall:
         """The same call, not made yet."""
         same = ModelCall(
             self.model,
@@ -99,14 +99,14 @@ class ModelCall(CallTiming):
             self.neutral,
             self.request_id,
         )
-        same.begins_with = self.begins_with
+        same.prefill = self.prefill
         return same
 
 
 class PromptShaper(Protocol):
-    """What makes the vendor's prompt cache work. Bodies below ``least_bytes`` are none of its business."""
+    """What makes the vendor's prompt cache work. Bodies below ``min_bytes`` are none of its business."""
 
-    least_bytes: int
+    min_bytes: int
 
     def shape(self, call: ModelCall, dialect: Dialect, body: bytes) -> bytes:
         """The body to send instead of ``body``: the same prompt, with breakpoints where they pay."""

@@ -18,7 +18,7 @@ THINKING_BUDGET_TOKENS = {
     "max": 49152,
 }
 """OpenAI's words of effort for models that take a budget; Anthropic's least is 1,024."""
-LEAST_THINKING_BUDGET_TOKENS = 1024
+MIN_THINKING_BUDGET_TOKENS = 1024
 
 
 @dataclass(frozen=True, slots=True)

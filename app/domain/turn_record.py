@@ -164,12 +164,12 @@ class TurnRecord(NamedTuple):
 
     def kind(self) -> tuple[object, ...]:
         """What many turns have in common, as a key."""
-        return tuple.__getitem__(self, KIND)
+        return tuple.__getitem__(self, SHARED_FIELDS)
 
 
-KIND = slice(TurnRecord._fields.index("dialect"), TurnRecord._fields.index("attempts") + 1)
+SHARED_FIELDS = slice(TurnRecord._fields.index("dialect"), TurnRecord._fields.index("attempts") + 1)
 """The piece of a record that ``kind`` is."""
-BEHIND_TIMES = tuple(
+DEFAULTS_AFTER_TIMES = tuple(
     TurnRecord._field_defaults[name]
     for name in TurnRecord._fields[TurnRecord._fields.index("times") + 1 :]
 )

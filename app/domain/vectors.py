@@ -11,7 +11,7 @@ from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
-class KeptQuestion:
+class StoredQuestion:
     """One answered question."""
 
     id: str
@@ -33,12 +33,12 @@ class KeptQuestion:
 class Neighbour:
     """A kept question near another, `cosine` in [-1, 1]."""
 
-    question: KeptQuestion
+    question: StoredQuestion
     cosine: float
 
 
 @dataclass(frozen=True, slots=True)
-class Recalled:
+class VectorSearchResult:
     """A text's vector and the kept questions nearest to it, nearest first."""
 
     vector: bytes
@@ -46,21 +46,21 @@ class Recalled:
 
 
 @dataclass(frozen=True, slots=True)
-class Unreadable:
+class TextTooLong:
     """A text over the encoder's window: it has no vector, and must not be matched by one."""
 
     tokens: int
 
 
 @dataclass(frozen=True, slots=True)
-class Which:
+class QuestionFilter:
     """Kept questions that match every field that is given; nothing given matches all."""
 
     tenant: str = ""
     model: str = ""
     tags: tuple[str, ...] = ()
 
-    def matches(self, question: KeptQuestion) -> bool:
+    def matches(self, question: StoredQuestion) -> bool:
         """Whether ``question`` is one of these."""
         return (
             (not self.tenant or question.tenant == self.tenant)
@@ -72,7 +72,7 @@ class Which:
 class Embedder(Protocol):
     """Texts to vectors. Failures raise ``StoreError``; callers go on without."""
 
-    async def embed(self, text: str) -> bytes | Unreadable:
+    async def embed(self, text: str) -> bytes | TextTooLong:
         """The vector of ``text``, or that it is too long to be read whole."""
         ...
 
@@ -88,17 +88,17 @@ class VectorStore(Protocol):
         """The ``k`` nearest live questions of ``partition``, nearest first."""
         ...
 
-    async def keep(self, question: KeptQuestion, vector: bytes) -> None:
+    async def keep(self, question: StoredQuestion, vector: bytes) -> None:
         """Keep ``question``, in place of an older one of its id."""
         ...
 
-    async def fetch(self, entry_id: str) -> KeptQuestion | None:
+    async def fetch(self, entry_id: str) -> StoredQuestion | None:
         """The live question of that id."""
         ...
 
     async def page(
         self, tenant: str, after: str, limit: int
-    ) -> tuple[tuple[KeptQuestion, ...], str]:
+    ) -> tuple[tuple[StoredQuestion, ...], str]:
         """At most ``limit`` live questions of ``tenant`` in the order of their ids, and where the next page
         begins ("" at the end). ``after``: what the page before said, "" for the first.
         """
@@ -108,7 +108,7 @@ class VectorStore(Protocol):
         """Remove these; says how many were there."""
         ...
 
-    async def remove_where(self, which: Which) -> int:
+    async def remove_where(self, which: QuestionFilter) -> int:
         """Remove those that match; says how many were there."""
         ...
 

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field, replace
 
 from app.domain.chat import AnswerTerms, ChatRequest
 from app.domain.events import Answer, AnswerBuilder, Emit, FinishReason, TextBlock
-from app.domain.inline_reasoning import without_reasoning
 from app.domain.model_call import ModelCall
 from app.domain.models import Model
+from app.domain.reasoning_stripper import strip_reasoning
 from app.domain.replay import replay
 from app.domain.usage import Usage
 from app.errors import GatewayError
@@ -193,7 +193,7 @@ class Batching:
             raise
         answer = builder.answer()
         if answer is not None and terms is not None and terms.hides_reasoning:
-            answer = replace(answer, blocks=(TextBlock(without_reasoning(answer.text)),))
+            answer = replace(answer, blocks=(TextBlock(strip_reasoning(answer.text)),))
         texts = answers_of(answer, tasks)
         lacking = texts.count(None)
         kind = "unanswered" if lacking < len(texts) else "failed"

@@ -23,7 +23,7 @@ from app.domain.models import AUTO
 from app.errors import BadRequest
 
 if TYPE_CHECKING:
-    from app.domain.vectors import KeptQuestion
+    from app.domain.vectors import StoredQuestion
     from app.pipeline.gateway import Gateway
 
 IMPORTED = "imported"
@@ -167,7 +167,7 @@ async def export_page(
     return [each for each in read if each is not None], next_one
 
 
-def _entry_of(question: KeptQuestion, gateway: Gateway) -> TransferEntry | None:
+def _entry_of(question: StoredQuestion, gateway: Gateway) -> TransferEntry | None:
     kept = None if gateway.semantic is None else gateway.semantic.cache.live_answer(question)
     if kept is None:
         return None

@@ -20,10 +20,10 @@ from app.domain.events import (
     TextDelta,
     ThinkingDelta,
     ThinkingSealed,
-    Whole,
+    WholeBody,
 )
-from app.domain.inline_reasoning import InlineReasoning
 from app.domain.model_call import ModelCall
+from app.domain.reasoning_stripper import ReasoningStripper
 from app.pipeline.gateway import Gateway, Turn
 
 
@@ -36,10 +36,10 @@ def apply_contract(
         return emit
     for call in calls:
         if call.native is not None:
-            call.native, call.begins_with = terms.native(call.native, call.model)
+            call.native, call.prefill = terms.native(call.native, call.model)
         elif call.conversation is not None:
-            call.conversation, call.begins_with = terms.neutral(call.conversation, call.model)
-    if not terms.hides_reasoning and not any(call.begins_with for call in calls):
+            call.conversation, call.prefill = terms.neutral(call.conversation, call.model)
+    if not terms.hides_reasoning and not any(call.prefill for call in calls):
         return emit
     return _ContractEmit(terms, request, gateway, turn, emit)
 
@@ -54,18 +54,18 @@ class _ContractEmit:
         self._codec = gateway.codecs[request.dialect]
         self._edit: AnswerEdit | None = None
         self._editor: AnswerEditor | None = None
-        self._text = InlineReasoning()
+        self._text = ReasoningStripper()
 
     async def __call__(self, event: Event) -> None:
         """Forward ``event`` as edited."""
         edit = self._edit or self._begin()
         if isinstance(event, Frames):
             self._editor = self._editor or self._codec.editor(edit)
-            data = self._editor.frames(event.data)
+            data = self._editor.edit_frames(event.data)
             if data:
                 await self._emit(Frames(data, event.count))
-        elif isinstance(event, Whole):
-            await self._emit(Whole(self._codec.editor(edit).whole(event.body)))
+        elif isinstance(event, WholeBody):
+            await self._emit(WholeBody(self._codec.editor(edit).edit_answer(event.body)))
         else:
             for each in self._neutral(event, edit):
                 await self._emit(each)
@@ -76,25 +76,25 @@ class _ContractEmit:
         edit = self._edit = AnswerEdit(
             self._terms.hides_reasoning,
             bool(body.get("tools") or body.get("include")),
-            "" if call is None else call.begins_with,
+            "" if call is None else call.prefill,
         )
-        self._text.is_over = not edit.hides_reasoning
+        self._text.answer_begun = not edit.hides_reasoning
         return edit
 
     def _neutral(self, event: Event, edit: AnswerEdit) -> Sequence[Event]:
         """The edited form of a neutral event."""
         match event:
-            case AnswerStarted() if edit.begins_with:
-                return (event, TextDelta(edit.begins_with))
+            case AnswerStarted() if edit.prefill:
+                return (event, TextDelta(edit.prefill))
             case TextDelta(text):
                 shown = self._text.feed(text)
                 return (TextDelta(shown),) if shown else ()
             case Finished():
-                shown = self._text.rest()
+                shown = self._text.flush()
                 return (TextDelta(shown), event) if shown else (event,)
             case ThinkingDelta() if edit.hides_reasoning:
                 return ()
             case ThinkingSealed() | RedactedThinking() if edit.hides_reasoning:
-                return (event,) if edit.keeps_seals else ()
+                return (event,) if edit.keeps_signatures else ()
             case _:
                 return (event,)

@@ -40,7 +40,7 @@ def warm_deployment(
 ) -> WarmDeployment | None:
     """Where the conversation is cached; None for a first turn, a short prompt or an unknown one."""
     prompts = gateway.prompts
-    if prompts is None or not _may_be_warm(view, request, prompts.least_bytes):
+    if prompts is None or not _may_be_warm(view, request, prompts.min_bytes):
         return None
     found = prompts.warm_on(turn.tenant, opening_of(request, prompts.is_moved))
     model = None if found is None else gateway.models.get(found.model)
@@ -57,7 +57,7 @@ def affinity_pending(view: PromptView, request: ChatRequest, gateway: Gateway) -
     prompts = gateway.prompts
     if prompts is None or not prompts.lags():
         return False
-    return _may_be_warm(view, request, prompts.least_bytes)
+    return _may_be_warm(view, request, prompts.min_bytes)
 
 
 def _may_be_warm(view: PromptView, request: ChatRequest, least_bytes: int) -> bool:

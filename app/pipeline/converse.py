@@ -55,7 +55,7 @@ def converse(
             call = ModelCall(model, request.stream, turn.deadline, request)
             call.request_id = turn.request_id
             if turn.begun_ns:
-                call.begun, call.begun_ns = turn.begun, turn.begun_ns
+                call.started_exchange, call.exchange_started_ns = turn.begun, turn.begun_ns
                 turn.begun, turn.begun_ns = None, 0
             return ask((call,), gateway, turn, emit)
     return ask(_calls(request, gateway, turn, candidates), gateway, turn, emit)
@@ -77,9 +77,9 @@ async def ask(calls: Sequence[ModelCall], gateway: Gateway, turn: Turn, emit: Em
                 if (
                     type(provider) is GatedProvider
                 ):  # ``GatedProvider.stream`` inlined: one coroutine fewer
-                    if not call.begun_ns and not provider.gate.try_acquire():
+                    if not call.exchange_started_ns and not provider.gate.try_acquire():
                         await provider.gate.acquire(call.tenant, call.deadline)
-                        call.entered_ns = time.monotonic_ns()
+                        call.admitted_ns = time.monotonic_ns()
                     gate, provider = provider.gate, provider.inner
                 await provider.stream(call, emit)
             ok = True
@@ -89,7 +89,7 @@ async def ask(calls: Sequence[ModelCall], gateway: Gateway, turn: Turn, emit: Em
             if span is not None:
                 _settle(call, gateway, turn, span, ok, failure)
             if gate is not None and span is not None:
-                entered_ns = call.entered_ns or span.start_ns
+                entered_ns = call.admitted_ns or span.start_ns
                 release_slot(gate, call, entered_ns, span.end_ns, ok=ok is True, failure=failure)
         if failure is None:
             return
@@ -145,7 +145,7 @@ class _Retries:
             return others.pop(0)
         self.failure = failure
         # The next deployment, or this one again if it failed before its first event.
-        candidate = _take_available(others, gateway) or call.again()
+        candidate = _take_available(others, gateway) or call.copy_for_retry()
         started = turn.upstream is not None and turn.upstream.first_event_ns
         if turn.single_attempt and not _not_acted_upon(failure):
             raise failure
@@ -255,11 +255,11 @@ def _begin(call: ModelCall, gateway: Gateway, turn: Turn) -> OpenSpan:
     if gateway.tracing or turn.traceparent:
         call.traceparent = _traceparent(turn, gateway)
     if turn.single_attempt:
-        call.once = True
+        call.single_attempt = True
     turn.attempts += 1
     span = turn.timeline.stage("upstream", model.label)
-    if call.begun_ns:
-        span.start_ns = call.begun_ns
+    if call.exchange_started_ns:
+        span.start_ns = call.exchange_started_ns
     else:
         gateway.retry_budget.deposit()
         gateway.load.record_start(model.name)
@@ -276,7 +276,7 @@ def _settle(  # noqa: PLR0917 - made by position once a request
 ) -> None:
     """Account for an ended call's time, tokens and money. ``ok`` None: cancelled, or see ``failure``."""
     span.end()
-    if call.shaped is not None and call.prompts is not None:
+    if call.prompt_shape is not None and call.prompts is not None:
         call.prompts.settle(call)
     start_ns, model, usage = span.start_ns, call.model, call.usage
     took_ns = span.end_ns - start_ns

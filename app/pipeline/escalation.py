@@ -22,7 +22,7 @@ from app.domain.events import (
     Answer,
     Emit,
     Event,
-    Whole,
+    WholeBody,
 )
 from app.domain.models import Model
 from app.errors import GatewayError
@@ -232,7 +232,7 @@ def _visible_lack(answer: Answer, question: str, turn: Turn, *, limited: bool) -
 def _mean_logprob(events: Sequence[Event]) -> float | None:
     """The mean log-probability of a whole Chat answer's tokens, where the vendor gave them."""
     for event in events:
-        if isinstance(event, Whole) and b'"logprobs"' in event.body:
+        if isinstance(event, WholeBody) and b'"logprobs"' in event.body:
             try:
                 tokens = json.loads(event.body)["choices"][0]["logprobs"]["content"]
                 values = [float(token["logprob"]) for token in tokens]

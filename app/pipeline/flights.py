@@ -8,7 +8,7 @@ from app.cache.coalesce import Flight
 from app.cache.exact import CachedAnswer
 from app.domain.chat import ChatRequest, Dialect
 from app.domain.decisions import CacheOutcome
-from app.domain.events import COMPLETE_FINISHES, AnswerBuilder, Emit, Event, Frames, Whole
+from app.domain.events import COMPLETE_FINISHES, AnswerBuilder, Emit, Event, Frames, WholeBody
 from app.domain.replay import replay
 from app.errors import UpstreamClosed, UpstreamError
 from app.pipeline.gateway import Gateway, Turn
@@ -59,7 +59,7 @@ def translating_emit(codec: Codec, emit: Emit) -> Emit:
             case Frames(data):
                 for read in reader.feed(data):
                     await emit(read)
-            case Whole(body):
+            case WholeBody(body):
                 for read in replay(codec.read_answer(body)):
                     await emit(read)
             case _:
@@ -131,7 +131,7 @@ class LeadingFlight(Flight):
         for event in self._events if self._run is None else self.events:
             if type(event) is Frames:
                 pieces.append(event.data)
-            elif type(event) is Whole:
+            elif type(event) is WholeBody:
                 pieces.append(event.body)
             else:
                 builder = builder or AnswerBuilder()

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from app.domain.invalidation import Forget
-from app.domain.vectors import Which
+from app.domain.invalidation import InvalidationFilter
+from app.domain.vectors import QuestionFilter
 from app.errors import Overloaded, StoreError
 from app.pipeline.gateway import Gateway
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from app.cache.semantic import SemanticCache  # loads learners
 
 
-async def invalidate(gateway: Gateway, what: Forget) -> int:
+async def invalidate(gateway: Gateway, what: InvalidationFilter) -> int:
     """Invalidate, in force for the very next request on every worker; returns how many entries were removed.
 
     Most answers are stored in several places: the largest count is returned. Raises ``Overloaded`` where the
@@ -43,7 +43,7 @@ async def invalidate(gateway: Gateway, what: Forget) -> int:
     return max(removed, local)
 
 
-def bar_in_progress(gateway: Gateway, what: Forget) -> None:
+def bar_in_progress(gateway: Gateway, what: InvalidationFilter) -> None:
     """Store nothing of ``what`` that is in flight in this worker, and let nobody join it."""
     if gateway.exact is not None:
         gateway.exact.bar(what)
@@ -52,10 +52,10 @@ def bar_in_progress(gateway: Gateway, what: Forget) -> None:
         gateway.semantic.cache.block(what)
 
 
-async def _remove_semantic(cache: SemanticCache, what: Forget) -> int:
+async def _remove_semantic(cache: SemanticCache, what: InvalidationFilter) -> int:
     if what.entry_id:
         return int(await cache.remove(what.entry_id))
-    return await cache.invalidate(Which(what.tenant, what.model, what.tags))
+    return await cache.invalidate(QuestionFilter(what.tenant, what.model, what.tags))
 
 
 class SemanticInvalidation:
@@ -66,7 +66,7 @@ class SemanticInvalidation:
         self._cache = cache
         self._tasks: set[asyncio.Task[int]] = set()
 
-    def __call__(self, what: Forget) -> None:
+    def __call__(self, what: InvalidationFilter) -> None:
         """Invalidate ``what``."""
         self._cache.block(what)
         task = asyncio.get_running_loop().create_task(_remove_semantic(self._cache, what))

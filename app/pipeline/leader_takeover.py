@@ -21,7 +21,7 @@ from app.domain.events import (
     Progress,
     TextDelta,
     ThinkingDelta,
-    Whole,
+    WholeBody,
 )
 from app.domain.replay import replay
 from app.errors import UpstreamClosed
@@ -60,7 +60,7 @@ class Continuation:
             case Frames(data):
                 for each in self._reader.feed(data):
                     await self._take(each)
-            case Whole(body):
+            case WholeBody(body):
                 for each in replay(self._codec.read_answer(body)):
                     await self._take(each)
             case _:

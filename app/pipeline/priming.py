@@ -100,7 +100,7 @@ class Priming:
             code, status = error.code, error.status
             raise
         finally:
-            if call.shaped is not None and call.prompts is not None:
+            if call.prompt_shape is not None and call.prompts is not None:
                 call.prompts.settle(call)
             cost = 0.0 if call.usage is None else model.price.cost_usd(call.usage)
             took_s = time.monotonic() - began_s
@@ -193,7 +193,7 @@ class Priming:
         if not self._follow or call.request_id.startswith(_REQUEST_ID_PREFIX) or call.usage is None:
             return
         held = call.usage.cached_tokens + call.usage.cache_write_tokens
-        if held and not call.once:  # a repeat would change the state kept at the vendor
+        if held and not call.single_attempt:  # a repeat would change the state kept at the vendor
             now_s = self._gateway.clock()
             session = Session(
                 call.model, held, rendered.raw, rendered.dialect, call.tenant, now_s, now_s

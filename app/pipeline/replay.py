@@ -13,7 +13,7 @@ from app.cache.coalesce import Flight
 from app.cache.exact import CachedAnswer
 from app.domain.chat import ChatRequest
 from app.domain.decisions import CacheOutcome
-from app.domain.events import Answer, AnswerBuilder, Emit, Event, Frames, RefusalBlock, Whole
+from app.domain.events import Answer, AnswerBuilder, Emit, Event, Frames, RefusalBlock, WholeBody
 from app.domain.replay import replay
 from app.errors import UpstreamError, UpstreamProtocol
 from app.pipeline.gateway import Gateway, Turn
@@ -94,7 +94,7 @@ async def serve_cached(
         rendered = known[form] = _render(entry, request, gateway)
         if gateway.exact is not None and len(entry.pieces) != 1:
             gateway.exact.grow(entry, len(rendered))
-    await emit(Frames(rendered) if request.stream else Whole(rendered))
+    await emit(Frames(rendered) if request.stream else WholeBody(rendered))
 
 
 def same_form(source: CachedAnswer | Flight, request: ChatRequest) -> bool:
@@ -142,7 +142,7 @@ def read_answer(codec: Codec, pieces: tuple[bytes, ...], *, streamed: bool) -> A
 
 def answer_from_events(events: Sequence[Event], codec: Codec) -> Answer | None:
     """The complete answer in ``events`` (a vendor's frames or neutral); None where it is incomplete."""
-    raw = [event for event in events if isinstance(event, (Frames, Whole))]
+    raw = [event for event in events if isinstance(event, (Frames, WholeBody))]
     if raw:
         pieces = tuple(each.data if isinstance(each, Frames) else each.body for each in raw)
         try:

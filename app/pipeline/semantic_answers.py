@@ -33,7 +33,7 @@ from app.cache.semantic import (
 from app.cache.sharing import Sharing, asker_hash
 from app.domain.chat import ChatRequest, Dialect
 from app.domain.decisions import CacheMode, CacheOutcome, Classification, PromptView
-from app.domain.events import Answer, Emit, FinishReason, Frames, TextBlock, Whole
+from app.domain.events import Answer, Emit, FinishReason, Frames, TextBlock, WholeBody
 from app.domain.replay import replay
 from app.domain.usage import Usage
 from app.errors import BadRequest, StoreError, UpstreamError
@@ -190,7 +190,7 @@ class SemanticAnswers:
         )
         codec = self._codecs[request.dialect]
         if not request.stream:
-            await emit(Whole(codec.write_answer(answer, request)))
+            await emit(WholeBody(codec.write_answer(answer, request)))
             return
         writer = codec.writer(request)
         pieces = [writer.write(event) for event in replay(answer)]

@@ -31,7 +31,7 @@ from app.cache.exact import CachedAnswer, ExactCache
 from app.domain.chat import ChatRequest, Dialect
 from app.domain.decisions import Classification, PromptView
 from app.domain.events import Event
-from app.domain.invalidation import Forget
+from app.domain.invalidation import InvalidationFilter
 from app.domain.seal import Seal
 from app.errors import GatewayError, StoreError
 from app.pipeline.shared_leases import FinishedCall, LeasedCall, Leases
@@ -76,7 +76,7 @@ class SharedAnswers:
         self._codecs, self._classify, self._count = codecs, classify, count
         self._coalesce, self._clock = coalesce, clock
         self._barriers = Barriers()
-        self.on_forget: Callable[[Forget], None] = _ignore
+        self.on_forget: Callable[[InvalidationFilter], None] = _ignore
         """Called with each invalidation, for the worker's other stores of answers."""
         self.workers = Workers(
             redis, on_forget=self._forget, on_lost=self._reset, on_note=self._on_message
@@ -411,7 +411,7 @@ class SharedAnswers:
 
     # ---------------------------------------------------------------- forgetting
 
-    async def forget(self, what: Forget) -> int:
+    async def forget(self, what: InvalidationFilter) -> int:
         """Invalidate on every worker, in force when this returns; raises ``StoreError`` (see ``Workers``)."""
         had = await self.workers.forget(what)
         if what.entry_id:
@@ -419,7 +419,7 @@ class SharedAnswers:
                 await self._store.forget(what.entry_id)
         return had
 
-    def _forget(self, what: Forget, epoch: int) -> int:
+    def _forget(self, what: InvalidationFilter, epoch: int) -> int:
         """Apply one invalidation to this worker's memory and to its flights."""
         self._barriers.add(what, epoch)
         self._flights.forget()
@@ -437,5 +437,5 @@ class SharedAnswers:
         self._exact.clear()
 
 
-def _ignore(_: Forget) -> None:
+def _ignore(_: InvalidationFilter) -> None:
     """Do nothing: no other store."""

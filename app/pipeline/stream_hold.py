@@ -27,7 +27,7 @@ from app.domain.events import (
     ToolCallStarted,
     offer_of,
 )
-from app.domain.language import language
+from app.domain.language import detect_language
 from app.errors import UpstreamError
 from app.pipeline.gateway import Gateway, Turn
 from app.pipeline.race import Race, until_decided
@@ -41,7 +41,7 @@ class InadequateAnswer(Exception):
     """The fast answer, of which nothing was shown yet, is inadequate; ``lack`` says why."""
 
     def __init__(self, lack: str) -> None:
-        """``lack``: a ``Lack``, or the name of an operator's check."""
+        """``lack``: an ``AnswerDefect``, or the name of an operator's check."""
         super().__init__(lack)
         self.lack = lack
 
@@ -53,7 +53,7 @@ class AnswerOpening:
         """``reader`` parses frames; ``wanted`` are the lacks to look for."""
         self._reader, self._question, self._wanted = reader, question, wanted
         # Only for a question in a non-Latin script is it worth waiting for the language of its answer.
-        asked = language(question) if "language" in wanted else None
+        asked = detect_language(question) if "language" in wanted else None
         self._script_asked = asked is not None and len(asked) > 2  # noqa: PLR2004 - de, fr: two letters
         self.text = ""
         self.has_text = False
@@ -101,7 +101,7 @@ class AnswerOpening:
         if "language" in self._wanted:
             if is_other_language(self._question, text):
                 return "language"
-            if self._script_asked and len(text) < _LANGUAGE_CHARS and language(text) is None:
+            if self._script_asked and len(text) < _LANGUAGE_CHARS and detect_language(text) is None:
                 return None
         return ""
 

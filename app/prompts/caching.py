@@ -142,14 +142,14 @@ class PromptCaching:
         """Told of each long prompt whose answer is over: the call, its blocks, its conversation's key."""
         cached = [m for m in known if m.abilities.cache_breakpoints != "none"]
         least = min((m.abilities.cache_minimum_tokens for m in cached), default=0)
-        self.least_bytes = least * _LEAST_BYTES_PER_TOKEN if cached else 1 << 62
+        self.min_bytes = least * _LEAST_BYTES_PER_TOKEN if cached else 1 << 62
         """Shorter bodies cannot be cached by any of the vendors: nothing is done about them."""
 
     # ------------------------------------------------------------ on the way out
     def shape(self, call: ModelCall, dialect: Dialect, body: bytes) -> bytes:
         """The body to send for ``call``: ``body``, with breakpoints where they pay."""
         shaped = Shaped(call.tenant, dialect, body)
-        call.shaped = shaped
+        call.prompt_shape = shaped
         model = call.model
         if model.name not in self._splices:
             return body
@@ -260,7 +260,7 @@ class PromptCaching:
 
     async def gate(self, call: ModelCall, emit: Emit) -> Emit:
         """Let the call that writes a shared prefix go ahead: gives the ``emit`` to use, when it may start."""
-        shaped = call.shaped
+        shaped = call.prompt_shape
         if not isinstance(shaped, Shaped):
             return emit
         if shaped.follows is not None and not shaped.follows.is_set():
@@ -291,7 +291,7 @@ class PromptCaching:
     # ------------------------------------------------------------ after the answer
     def settle(self, call: ModelCall) -> None:
         """The call is over, however it ended; what can be learned waits a moment."""
-        shaped = call.shaped
+        shaped = call.prompt_shape
         if not isinstance(shaped, Shaped):
             return
         for name in shaped.leads:  # it never began to answer: nobody waits for it any more
@@ -313,7 +313,7 @@ class PromptCaching:
 
     def _reading(self, call: ModelCall) -> Rendered | Rendering:
         """The blocks of a call's prompt, or how they are read where that was not done on its way out."""
-        shaped = call.shaped
+        shaped = call.prompt_shape
         assert isinstance(shaped, Shaped)  # noqa: S101 - see settle
         if shaped.rendered is not None:
             return shaped.rendered
@@ -321,7 +321,7 @@ class PromptCaching:
         return rendering(shaped.body, shaped.dialect, scope, memory, self.is_moved)
 
     def _learn(self, call: ModelCall, rendered: Rendered) -> None:
-        shaped, usage, model = call.shaped, call.usage, call.model
+        shaped, usage, model = call.prompt_shape, call.usage, call.model
         assert isinstance(shaped, Shaped) and usage is not None  # noqa: S101, PT018 - see settle
         facts = self._facts[model.name]
         estimate = sum(block.tokens for block in rendered.blocks)

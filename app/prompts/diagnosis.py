@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import msgspec
 
 from app.domain.chat import Dialect
-from app.domain.events import AnswerStarted, Event, Finished, Frames, Whole
+from app.domain.events import AnswerStarted, Event, Finished, Frames, WholeBody
 from app.prompts.breakpoints import with_field
 from app.prompts.causes import Cause
 from app.prompts.prefix import Rendered
@@ -107,7 +107,7 @@ class Heard:
                 for line in data.splitlines():
                     if line.startswith(b"data:"):
                         self._document(line[5:], nested=True)
-            case Whole(body):
+            case WholeBody(body):
                 self._document(body, nested=False)
             case AnswerStarted():
                 self.answer_id = event.id

@@ -15,7 +15,7 @@ import msgspec
 
 from app.domain.chat import ChatRequest, Conversation, Dialect, Message, Role, TextPart
 from app.domain.decisions import Tier
-from app.domain.models import LEAST_THINKING_BUDGET_TOKENS, THINKING_BUDGET_TOKENS, Model
+from app.domain.models import MIN_THINKING_BUDGET_TOKENS, THINKING_BUDGET_TOKENS, Model
 
 _AT_ODDS = ("temperature", "top_p", "top_k", "tool_choice", "tools")
 """What a thinking budget does not go with, or a conversation that had none cannot take up."""
@@ -115,7 +115,7 @@ class Terms:
             limit = can.default_max_tokens if sampling.max_tokens is None else sampling.max_tokens
             plain = sampling.temperature is None and sampling.top_p is None
             room = plain and not begun and not conversation.tools
-            room = room and limit > LEAST_THINKING_BUDGET_TOKENS
+            room = room and limit > MIN_THINKING_BUDGET_TOKENS
             if manner.effort and can.thinking != "none" and (can.thinking != "budget" or room):
                 effort = manner.effort
         verbosity = sampling.verbosity
@@ -197,8 +197,8 @@ def _messages_effort(body: _Body, effort: str, model: Model, begun: bool) -> Non
         body["output_config"] = {**config, "effort": _LOWEST.get(effort, effort)}
     elif not begun and all(body.get(name) is None for name in _AT_ODDS):
         limit = body.get("max_tokens")
-        if isinstance(limit, int) and limit > LEAST_THINKING_BUDGET_TOKENS:
-            most = max(LEAST_THINKING_BUDGET_TOKENS, limit // 2)
+        if isinstance(limit, int) and limit > MIN_THINKING_BUDGET_TOKENS:
+            most = max(MIN_THINKING_BUDGET_TOKENS, limit // 2)
             tokens = min(THINKING_BUDGET_TOKENS[effort], most)
             body["thinking"] = {"type": "enabled", "budget_tokens": tokens}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from app.domain.events import Emit, Event, Frames, TextDelta, ThinkingDelta, Whole
+from app.domain.events import Emit, Event, Frames, TextDelta, ThinkingDelta, WholeBody
 from app.domain.model_call import Headers, ModelCall
 from app.domain.replay import replay
 from app.errors import UpstreamClosed
@@ -29,13 +29,13 @@ async def relay_answer(body: bytes, call: ModelCall, request: UpstreamRequest, e
         await emit(event)
 
 
-def untouched_answer(body: bytes, call: ModelCall, codec: Codec) -> Whole:
+def untouched_answer(body: bytes, call: ModelCall, codec: Codec) -> WholeBody:
     """Account for an answer that goes through untouched. Raises as ``hand_on_whole``."""
     call.usage, call.finish = usage, _ = codec.glance(body)
     call.complete = True
     call.tokens_streamed = usage.output_tokens
     call.first_event_ns = call.ended_ns = call.ended_ns or time.monotonic_ns()
-    return Whole(body)
+    return WholeBody(body)
 
 
 def make_reader(request: UpstreamRequest) -> StreamReader:

@@ -124,7 +124,7 @@ class SdkProvider:
     async def stream(self, call: ModelCall, emit: Emit) -> None:
         """Run ``call`` and hand its events to ``emit``; see ``app.ports.Provider``."""
         request = build_upstream_request(call, self._codecs, self._codecs[self._fallback])
-        if call.shaped is not None and call.prompts is not None:
+        if call.prompt_shape is not None and call.prompts is not None:
             emit = await call.prompts.gate(call, emit)
         call.timing.started_ns = time.monotonic_ns()
         try:

@@ -46,7 +46,7 @@ def build_upstream_request(
         codec = codecs[call.native.dialect]
         body, hide_usage = splice(call.native, call.model.upstream_model)
         prompts = call.prompts
-        if prompts is not None and len(body) >= prompts.least_bytes:
+        if prompts is not None and len(body) >= prompts.min_bytes:
             body = prompts.shape(call, codec.dialect, body)
         return UpstreamRequest(codec, body, hide_usage, not call.neutral)
     if call.conversation is None:
@@ -55,7 +55,7 @@ def build_upstream_request(
     written, call.dropped = fallback.write(call.conversation, call.model, stream=call.stream)
     body = msgspec.json.encode(written)
     prompts = call.prompts
-    if prompts is not None and len(body) >= prompts.least_bytes:
+    if prompts is not None and len(body) >= prompts.min_bytes:
         body = prompts.shape(call, fallback.dialect, body)
     return UpstreamRequest(fallback, body, hide_usage=False, passthrough=False)
 

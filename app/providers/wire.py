@@ -129,14 +129,14 @@ class WireProvider:
     async def stream(self, call: ModelCall, emit: Emit) -> None:  # noqa: C901, PLR0912 - no coroutine for a part of it
         """Run ``call`` and hand its events to ``emit``; see ``app.ports.Provider``."""
         request = build_upstream_request(call, self._codecs, self._fallback)
-        if call.shaped is not None and call.prompts is not None:
+        if call.prompt_shape is not None and call.prompts is not None:
             emit = await call.prompts.gate(call, emit)
         timeouts, pool = self._timeouts, self._pool
         start = self._request_head(call, request.codec.dialect)
         if call.deadline.at_s is not None:
             timeouts = _capped_timeouts(timeouts, call.deadline.at_s)
         # As in Pool.request, without a coroutine of its own for the way that most calls take.
-        begun, call.begun = call.begun, None
+        begun, call.started_exchange = call.started_exchange, None
         reader = None
         if isinstance(begun, StartedExchange):
             exchange: Exchange | None = begun.exchange
@@ -157,7 +157,7 @@ class WireProvider:
             call.started_ns = time.monotonic_ns()
         if exchange is None or not exchange.status:
             exchange = await pool.persist(
-                exchange, start, request.body, timeouts, replays=not call.once
+                exchange, start, request.body, timeouts, replays=not call.single_attempt
             )
         json = self._read_head(call, exchange)
         if exchange.status >= _ERROR_FROM:

@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import get_args
 
-from app.domain.decisions import Lack
-from app.domain.language import READ_CHARS, language
+from app.domain.decisions import AnswerDefect
+from app.domain.language import MAX_READ_CHARS, detect_language
 
 _OPENERS = (
     "i'm sorry", "i am sorry", "sorry", "i apologize", "i apologise", "unfortunately", "i can't",
@@ -61,7 +61,7 @@ class OperatorCheck:
 class EscalationPolicy:
     """What to look for in fast answers, and how."""
 
-    lacks: frozenset[str] = frozenset(get_args(Lack))
+    lacks: frozenset[str] = frozenset(get_args(AnswerDefect))
     hold_s: float = 0.15
     """The longest that a stream's first tokens are held; 0 = streams are not inspected."""
     grey_hedge: bool = False
@@ -92,10 +92,10 @@ def is_other_language(question: str, answer: str, expected: str | None = None) -
 
     ``expected``: the question's language, where it is known already.
     """
-    expected = expected or language(question)
-    if expected is None or _OTHER_LANGUAGE_REQUESTED.search(question[:READ_CHARS]) is not None:
+    expected = expected or detect_language(question)
+    if expected is None or _OTHER_LANGUAGE_REQUESTED.search(question[:MAX_READ_CHARS]) is not None:
         return False
-    actual = language(answer)
+    actual = detect_language(answer)
     return actual is not None and actual != expected
 
 

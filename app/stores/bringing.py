@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from app.domain.vectors import KeptQuestion
+from app.domain.vectors import StoredQuestion
 from app.errors import StoreError
 from app.stores.vectors import Busy, Found, OlderPage, Reply, TooLong
 
@@ -36,7 +36,7 @@ class Older(Protocol):
         """Some of them from ``after`` on ("" begins), without their answers."""
         ...
 
-    async def anew(self, question: KeptQuestion, text: str) -> Reply:
+    async def anew(self, question: StoredQuestion, text: str) -> Reply:
         """Bring one over: ``Found``; ``TooLong``; ``Busy``, to be asked again; else it is gone."""
         ...
 
@@ -61,7 +61,7 @@ class Bringing:
     def __init__(
         self,
         source: Older,
-        read: Callable[[KeptQuestion], str | None],
+        read: Callable[[StoredQuestion], str | None],
         *,
         mine: Callable[[], bool],
         on_moved: Callable[[int], None],
@@ -105,7 +105,7 @@ class Bringing:
         self._on_left(left)
         return True
 
-    async def _bring(self, question: KeptQuestion, left: Left) -> None:
+    async def _bring(self, question: StoredQuestion, left: Left) -> None:
         text = self._read(question)
         if text is None:
             left.sealed += 1

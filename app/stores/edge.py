@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 import qdrant_edge as edge
 
-from app.domain.vectors import KeptQuestion, Neighbour, Which
+from app.domain.vectors import Neighbour, QuestionFilter, StoredQuestion
 from app.errors import StoreError
 from app.stores.vectors import collection_name, payload_of, question_of
 
@@ -129,7 +129,7 @@ class EdgeStore:
                 found.append(Neighbour(question, float(point.score)))
         return found
 
-    def keep(self, items: Sequence[tuple[KeptQuestion, bytes]]) -> None:
+    def keep(self, items: Sequence[tuple[StoredQuestion, bytes]]) -> None:
         """Keep each, in the log when this returns; makes room first where there is none."""
         if self._written % 256 + len(items) >= 256 or self._max_points < 256:  # noqa: PLR2004 - now and then
             self.make_room(len(items))
@@ -142,7 +142,7 @@ class EdgeStore:
         self._shard.update(edge.UpdateOperation.upsert_points(points))
         self._written += len(points)
 
-    def fetch(self, entry_id: str) -> KeptQuestion | None:
+    def fetch(self, entry_id: str) -> StoredQuestion | None:
         """The live question of that id."""
         for record in self._shard.retrieve(
             [str(UUID(hex=entry_id))], with_payload=True, with_vector=False
@@ -152,7 +152,7 @@ class EdgeStore:
                 return question
         return None
 
-    def page(self, tenant: str, after: str, limit: int) -> tuple[list[KeptQuestion], str]:
+    def page(self, tenant: str, after: str, limit: int) -> tuple[list[StoredQuestion], str]:
         """Live questions of ``tenant`` from the id ``after`` on, and where the next page begins."""
         live = edge.FieldCondition("expires", range=edge.RangeFloat(gt=self._clock()))
         records, following = self._shard.scroll(
@@ -166,7 +166,7 @@ class EdgeStore:
         found = (question_of(str(record.id), record.payload) for record in records)
         return [q for q in found if q is not None], str(following or "")
 
-    def some(self, after: str, limit: int) -> tuple[list[tuple[str, KeptQuestion | None]], str]:
+    def some(self, after: str, limit: int) -> tuple[list[tuple[str, StoredQuestion | None]], str]:
         """Anybody's questions by id without their answers, expired ones too, from ``after`` on; None for
         what cannot be read.
         """
@@ -184,7 +184,7 @@ class EdgeStore:
         self._shard.update(edge.UpdateOperation.delete_points(points))
         return there
 
-    def remove_where(self, which: Which) -> int:
+    def remove_where(self, which: QuestionFilter) -> int:
         """Remove those that match; says how many were there."""
         must: list[edge.FieldCondition] = []
         if which.tenant:

@@ -125,7 +125,7 @@ class KeyFile:
             if old.expires_unix_s is not None:
                 until_s = min(until_s, old.expires_unix_s)
             access = _stored(old).access
-            key, entry = self._made(replace(access, family=access.counted_as))
+            key, entry = self._made(replace(access, family=access.usage_key))
             entries[index] = msgspec.structs.replace(old, expires_unix_s=until_s)
             entries.append(entry)
         return key, _stored(entry).access

@@ -88,7 +88,7 @@ class MemoryCounters:
                 allowed=False,
                 remaining=max(0.0, left),
                 retry_after_s=longest,
-                refused=waits.index(longest),
+                refused_index=waits.index(longest),
             )
         for charge, full_at in wanted:
             self._full_at[charge.key] = full_at

@@ -19,7 +19,7 @@ from typing import Final
 
 import msgspec
 
-from app.domain.vectors import KeptQuestion, Which
+from app.domain.vectors import QuestionFilter, StoredQuestion
 from app.errors import StoreError
 from app.stores.edge import MARKER, EdgeStore
 from app.stores.sealed_vectors import is_sealed
@@ -51,7 +51,7 @@ class Older:
         self._stores = [
             store for path in _folders(folder, current) if (store := _open(path, clock))
         ]
-        self._waiting: deque[tuple[str, KeptQuestion | None]] = deque()
+        self._waiting: deque[tuple[str, StoredQuestion | None]] = deque()
         self._after: str | None = ""
         self._left: list[EdgeStore] = []
         """Gone through, and not empty: what is sealed, and what cannot be read."""
@@ -83,7 +83,7 @@ class Older:
         self._after = ""
         self._tidy()
 
-    def _move(self, entry_id: str, question: KeptQuestion | None) -> None:
+    def _move(self, entry_id: str, question: StoredQuestion | None) -> None:
         store = self._stores[0]
         if question is None:
             return
@@ -113,7 +113,7 @@ class Older:
             self._tidy()
         place, _, offset = after.partition(":")
         number = int(place or 0)
-        found: list[KeptQuestion] = []
+        found: list[StoredQuestion] = []
         while number < len(self._left) and not found:
             some, following = self._left[number].some(offset, limit)
             found = [q for _, q in some if q is not None and self._stray(q)]
@@ -123,7 +123,7 @@ class Older:
         following = "" if over else f"{number}:{offset}"
         return OlderPage(tuple(found), following, self.moving, left, self.moved)
 
-    def _stray(self, question: KeptQuestion) -> bool:
+    def _stray(self, question: StoredQuestion) -> bool:
         return is_sealed(question.text) and question.expires_unix_s > self._clock()
 
     def bring(self, entry_id: str, vector: bytes) -> bool:
@@ -144,7 +144,7 @@ class Older:
         self._waiting = deque(each for each in self._waiting if each[0] not in gone)
         return sum(store.remove(ids) for store in self._all())
 
-    def remove_where(self, which: Which) -> int:
+    def remove_where(self, which: QuestionFilter) -> int:
         """Remove those that match; likewise."""
         self._waiting = deque(
             (entry_id, q) for entry_id, q in self._waiting if q is None or not which.matches(q)

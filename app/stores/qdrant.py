@@ -16,7 +16,13 @@ from uuid import UUID
 import numpy as np
 from qdrant_client import AsyncQdrantClient, models
 
-from app.domain.vectors import KeptQuestion, Neighbour, Recalled, Unreadable, Which
+from app.domain.vectors import (
+    Neighbour,
+    QuestionFilter,
+    StoredQuestion,
+    TextTooLong,
+    VectorSearchResult,
+)
 from app.errors import StoreError
 from app.stores.sidecar_client import VectorProcess
 from app.stores.vectors import COLLECTIONS, collection_name, payload_of, question_of
@@ -69,14 +75,14 @@ class QdrantStore:
         read = ((question_of(str(p.id), p.payload), p.score) for p in found.points)
         return tuple(Neighbour(q, float(score)) for q, score in read if q is not None)
 
-    async def keep(self, question: KeptQuestion, vector: bytes) -> None:
+    async def keep(self, question: StoredQuestion, vector: bytes) -> None:
         """Keep ``question``, in place of an older one of its id."""
         point = models.PointStruct(
             id=str(UUID(hex=question.id)), vector=_floats(vector), payload=payload_of(question)
         )
         await self.do(self.client.upsert(await self.collection(), [point], wait=True))
 
-    async def fetch(self, entry_id: str) -> KeptQuestion | None:
+    async def fetch(self, entry_id: str) -> StoredQuestion | None:
         """The live question of that id."""
         records = await self.do(
             self.client.retrieve(await self.collection(), [str(UUID(hex=entry_id))])
@@ -86,7 +92,7 @@ class QdrantStore:
 
     async def page(
         self, tenant: str, after: str, limit: int
-    ) -> tuple[tuple[KeptQuestion, ...], str]:
+    ) -> tuple[tuple[StoredQuestion, ...], str]:
         """Live questions of ``tenant`` from the id ``after`` on, and where the next page begins."""
         live = models.FieldCondition(key="expires", range=models.Range(gt=self._clock()))
         records, following = await self.do(
@@ -109,7 +115,7 @@ class QdrantStore:
             await self.do(self.client.delete(name, selector, wait=True))
         return there
 
-    async def remove_where(self, which: Which) -> int:
+    async def remove_where(self, which: QuestionFilter) -> int:
         """Remove those that match; says how many were there."""
         must = []
         if which.tenant:
@@ -227,12 +233,12 @@ class RemoteVectors:
         """The encoder's, "" while it is away."""
         return self._process.build_id
 
-    async def recall(self, text: str, partition: str, k: int) -> Recalled | Unreadable:
+    async def recall(self, text: str, partition: str, k: int) -> VectorSearchResult | TextTooLong:
         """The vector of ``text`` and the ``k`` nearest live questions of ``partition``."""
         vector = await self._process.embed(text)
-        if isinstance(vector, Unreadable):
+        if isinstance(vector, TextTooLong):
             return vector
-        return Recalled(vector, await self._store.nearest(vector, partition, k))
+        return VectorSearchResult(vector, await self._store.nearest(vector, partition, k))
 
 
 def _equals(name: str, value: str) -> models.FieldCondition:

@@ -21,7 +21,7 @@ from uuid import UUID
 import numpy as np
 from qdrant_client import models
 
-from app.domain.vectors import KeptQuestion
+from app.domain.vectors import StoredQuestion
 from app.stores.qdrant import QdrantStore
 from app.stores.sidecar_client import VectorProcess
 from app.stores.vectors import Found, Number, OlderPage, Reply, question_of
@@ -81,7 +81,7 @@ class QdrantOlder:
             tuple(questions), "" if over else next_up, moving=False, left=0, moved=self._moved
         )
 
-    async def anew(self, question: KeptQuestion, text: str) -> Reply:
+    async def anew(self, question: StoredQuestion, text: str) -> Reply:
         """Keep ``question`` at the vector of its ``text``, and take it out of the older collection."""
         made = await self._process.spare(text)
         name = self._from.get(question.id)

@@ -70,7 +70,9 @@ class RedisCounters:
         if refused < 0:
             return Grant(allowed=True, remaining=max(0.0, left))
         wait_s = math.inf if waits > _NEVER_S else waits
-        return Grant(allowed=False, remaining=max(0.0, left), retry_after_s=wait_s, refused=refused)
+        return Grant(
+            allowed=False, remaining=max(0.0, left), retry_after_s=wait_s, refused_index=refused
+        )
 
     async def settle(self, charge: Charge) -> None:
         """Take a charge whatever it does to the bucket."""

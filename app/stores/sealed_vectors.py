@@ -13,10 +13,10 @@ from typing import Protocol
 from app.domain.seal import Seal
 from app.domain.vectors import (
     Embedder,
-    KeptQuestion,
     Neighbour,
-    Recalled,
-    Unreadable,
+    StoredQuestion,
+    TextTooLong,
+    VectorSearchResult,
     VectorStore,
 )
 from app.errors import StoreError
@@ -30,7 +30,7 @@ class Memory(VectorStore, Embedder, Protocol):
         """Names the encoder; "" while it is away."""
         ...
 
-    async def recall(self, text: str, partition: str, k: int) -> Recalled | Unreadable:
+    async def recall(self, text: str, partition: str, k: int) -> VectorSearchResult | TextTooLong:
         """The vector of ``text`` and its neighbours."""
         ...
 
@@ -46,7 +46,7 @@ def is_sealed(text: str) -> bool:
         return False
 
 
-def plain_text(question: KeptQuestion) -> str | None:
+def plain_text(question: StoredQuestion) -> str | None:
     """The text of a question as the store has it, to who has no key; None for a sealed one."""
     return None if is_sealed(question.text) else question.text
 
@@ -65,18 +65,18 @@ class SealedVectors:
         """Names the encoder; "" while it is away."""
         return self._inner.build_id
 
-    async def recall(self, text: str, partition: str, k: int) -> Recalled | Unreadable:
+    async def recall(self, text: str, partition: str, k: int) -> VectorSearchResult | TextTooLong:
         """The vector of ``text`` and its neighbours; those that cannot be opened are left out."""
         found = await self._inner.recall(text, partition, k)
-        if isinstance(found, Unreadable):
+        if isinstance(found, TextTooLong):
             return found
-        return Recalled(found.vector, self._opened(found.near))
+        return VectorSearchResult(found.vector, self._opened(found.near))
 
     async def nearest(self, vector: bytes, partition: str, k: int) -> tuple[Neighbour, ...]:
         """The ``k`` nearest live questions of ``partition``; likewise."""
         return self._opened(await self._inner.nearest(vector, partition, k))
 
-    async def keep(self, question: KeptQuestion, vector: bytes) -> None:
+    async def keep(self, question: StoredQuestion, vector: bytes) -> None:
         """Keep ``question``, sealed."""
         sealed = replace(
             question,
@@ -85,20 +85,20 @@ class SealedVectors:
         )
         await self._inner.keep(sealed, vector)
 
-    async def fetch(self, entry_id: str) -> KeptQuestion | None:
+    async def fetch(self, entry_id: str) -> StoredQuestion | None:
         """The live question of that id; None also where it cannot be opened."""
         found = await self._inner.fetch(entry_id)
         return None if found is None else self._open(found)
 
     async def page(
         self, tenant: str, after: str, limit: int
-    ) -> tuple[tuple[KeptQuestion, ...], str]:
+    ) -> tuple[tuple[StoredQuestion, ...], str]:
         """A page of ``tenant``'s live questions; those that cannot be opened are left out."""
         found, following = await self._inner.page(tenant, after, limit)
         opened = (self._open(question) for question in found)
         return tuple(question for question in opened if question is not None), following
 
-    def text_of(self, question: KeptQuestion) -> str | None:
+    def text_of(self, question: StoredQuestion) -> str | None:
         """The text of a question as the store has it; None where no key opens it."""
         try:
             about = _about(question, b"text")
@@ -110,7 +110,7 @@ class SealedVectors:
         found = ((self._open(each.question), each.cosine) for each in near)
         return tuple(Neighbour(question, cosine) for question, cosine in found if question)
 
-    def _open(self, question: KeptQuestion) -> KeptQuestion | None:
+    def _open(self, question: StoredQuestion) -> StoredQuestion | None:
         try:
             text = self._seal.open(b85decode(question.text), _about(question, b"text"))
             body = self._seal.open(b85decode(question.body), _about(question, b"body"))
@@ -118,12 +118,12 @@ class SealedVectors:
             return None
         return replace(question, text=text.decode(), body=body.decode())
 
-    def _sealed(self, question: KeptQuestion, text: str, part: bytes) -> str:
+    def _sealed(self, question: StoredQuestion, text: str, part: bytes) -> str:
         data = text.encode("utf-8", "replace")
         return b85encode(self._seal.seal(data, _about(question, part))).decode("ascii")
 
 
-def _about(question: KeptQuestion, part: bytes) -> bytes:
+def _about(question: StoredQuestion, part: bytes) -> bytes:
     return b"\0".join(
         (
             b"question",

@@ -18,7 +18,13 @@ from typing import IO
 
 import msgspec
 
-from app.domain.vectors import KeptQuestion, Neighbour, Recalled, Unreadable, Which
+from app.domain.vectors import (
+    Neighbour,
+    QuestionFilter,
+    StoredQuestion,
+    TextTooLong,
+    VectorSearchResult,
+)
 from app.errors import StoreError
 from app.stores.sidecar_start import Begun, socket_of, start, take_lock
 from app.stores.vectors import (
@@ -167,32 +173,32 @@ class VectorProcess:
 
     # -------------------------------------------------------------- what may be asked of it
 
-    async def recall(self, text: str, partition: str, k: int) -> Recalled | Unreadable:
+    async def recall(self, text: str, partition: str, k: int) -> VectorSearchResult | TextTooLong:
         """The vector of ``text`` and the ``k`` nearest questions of ``partition``, in one round trip."""
         return recalled(await self._ask(Recall(text, partition, k, time.time())))
 
-    async def embed(self, text: str) -> bytes | Unreadable:
+    async def embed(self, text: str) -> bytes | TextTooLong:
         """The vector of ``text``."""
         found = await self.recall(text, "", 0)
-        return found if isinstance(found, Unreadable) else found.vector
+        return found if isinstance(found, TextTooLong) else found.vector
 
     async def nearest(self, vector: bytes, partition: str, k: int) -> tuple[Neighbour, ...]:
         """The ``k`` nearest live questions of ``partition``."""
         found = recalled(await self._ask(Nearest(vector, partition, k, time.time())))
-        return () if isinstance(found, Unreadable) else found.near
+        return () if isinstance(found, TextTooLong) else found.near
 
-    async def keep(self, question: KeptQuestion, vector: bytes) -> None:
+    async def keep(self, question: StoredQuestion, vector: bytes) -> None:
         """Keep ``question``."""
         await self._ask(Keep(question, vector))
 
-    async def fetch(self, entry_id: str) -> KeptQuestion | None:
+    async def fetch(self, entry_id: str) -> StoredQuestion | None:
         """The live question of that id."""
         reply = await self._ask(Fetch(entry_id))
         return reply.question if isinstance(reply, Fetched) else None
 
     async def page(
         self, tenant: str, after: str, limit: int
-    ) -> tuple[tuple[KeptQuestion, ...], str]:
+    ) -> tuple[tuple[StoredQuestion, ...], str]:
         """Live questions of ``tenant`` from the id ``after`` on, and where the next page begins."""
         reply = await self._ask(Page(tenant, after, limit), _LONG_PATIENCE_S)
         return (reply.questions, reply.next) if isinstance(reply, Paged) else ((), "")
@@ -201,7 +207,7 @@ class VectorProcess:
         """Remove these; says how many were there."""
         return _number(await self._ask(Remove(ids), _LONG_PATIENCE_S))
 
-    async def remove_where(self, which: Which) -> int:
+    async def remove_where(self, which: QuestionFilter) -> int:
         """Remove those that match; says how many were there."""
         return _number(await self._ask(RemoveWhere(which), _LONG_PATIENCE_S))
 
@@ -219,7 +225,7 @@ class VectorProcess:
             else OlderPage((), "", moving=False, left=0, moved=0)
         )
 
-    async def anew(self, question: KeptQuestion, text: str) -> Reply:
+    async def anew(self, question: StoredQuestion, text: str) -> Reply:
         """Bring one of them over, at the vector of its ``text``: ``Found``, or why not."""
         return await self.spare(text, question.id)
 
@@ -347,13 +353,13 @@ class VectorProcess:
             self._said = None
 
 
-def recalled(reply: Reply) -> Recalled | Unreadable:
+def recalled(reply: Reply) -> VectorSearchResult | TextTooLong:
     """The reply to a ``Recall``; raises ``StoreError`` for any other."""
     match reply:
         case Found(vector, near):
-            return Recalled(vector, near)
+            return VectorSearchResult(vector, near)
         case TooLong(tokens):
-            return Unreadable(tokens)
+            return TextTooLong(tokens)
         case Failed(message):
             raise StoreError(message)
         case _:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from app.domain.vectors import KeptQuestion, Neighbour, Which
+from app.domain.vectors import Neighbour, QuestionFilter, StoredQuestion
 
 SCHEMA = 1
 """Part of a collection's name: raise it when what is kept changes, so that older files are left."""
@@ -49,7 +49,7 @@ class Nearest(msgspec.Struct, frozen=True, tag=True, array_like=True):
 class Keep(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """Keep ``question`` at ``vector``."""
 
-    question: KeptQuestion
+    question: StoredQuestion
     vector: bytes
 
 
@@ -76,7 +76,7 @@ class Remove(msgspec.Struct, frozen=True, tag=True, array_like=True):
 class RemoveWhere(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """Remove those that match; the number that was there is the reply."""
 
-    which: Which
+    which: QuestionFilter
 
 
 class Count(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -124,13 +124,13 @@ class Number(msgspec.Struct, frozen=True, tag=True, array_like=True):
 class Fetched(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """The reply to ``Fetch``."""
 
-    question: KeptQuestion | None
+    question: StoredQuestion | None
 
 
 class Paged(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """The reply to ``Page``; ``next`` is "" at the end."""
 
-    questions: tuple[KeptQuestion, ...]
+    questions: tuple[StoredQuestion, ...]
     next: str
 
 
@@ -152,7 +152,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True, array_like=True):
 class OlderPage(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """The reply to ``Older``: questions without their answers; ``next`` is "" at the end."""
 
-    questions: tuple[KeptQuestion, ...]
+    questions: tuple[StoredQuestion, ...]
     next: str
     moving: bool
     """Whether there are folders that were not gone through yet: the end is not the end."""
@@ -218,7 +218,7 @@ def collection_name(build_id: str) -> str:
     return f"{COLLECTIONS}{re.sub(r'[^A-Za-z0-9]+', '-', build_id).strip('-')[:80]}"
 
 
-def payload_of(question: KeptQuestion) -> dict[str, object]:
+def payload_of(question: StoredQuestion) -> dict[str, object]:
     """What a point carries beside its vector; all but ``kept``, ``text`` and ``body`` is indexed."""
     return {
         "partition": question.partition,
@@ -232,7 +232,7 @@ def payload_of(question: KeptQuestion) -> dict[str, object]:
     }
 
 
-def question_of(entry_id: str, payload: object) -> KeptQuestion | None:
+def question_of(entry_id: str, payload: object) -> StoredQuestion | None:
     """The question of a point; None for one that another program wrote."""
     if not isinstance(payload, dict):
         return None
@@ -244,7 +244,7 @@ def question_of(entry_id: str, payload: object) -> KeptQuestion | None:
                 "expires_unix_s": payload["expires"],
                 **{n: payload[n] for n in ("partition", "tenant", "model", "tags", "text", "body")},
             },
-            KeptQuestion,
+            StoredQuestion,
         )
     except (KeyError, msgspec.ValidationError):
         return None

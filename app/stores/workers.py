@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from app.domain.invalidation import Forget
+from app.domain.invalidation import InvalidationFilter
 from app.errors import StoreError
 from app.stores.redis import GONE, Redis, Script, Word
 
@@ -93,7 +93,7 @@ return {s[1], epoch, redis.call('ZRANGEBYSCORE', KEYS[2], now, '+inf')}
 )
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Forget).decode
+_decode = msgspec.msgpack.Decoder(InvalidationFilter).decode
 
 
 class Workers:
@@ -103,7 +103,7 @@ class Workers:
         self,
         redis: Redis,
         *,
-        on_forget: Callable[[Forget, int], int],
+        on_forget: Callable[[InvalidationFilter, int], int],
         on_lost: Callable[[int], None],
         on_note: Callable[[bytes, bytes], None],
         clock: Callable[[], float] = time.monotonic,
@@ -127,7 +127,7 @@ class Workers:
         self._syncing = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
         self._sending: set[asyncio.Task[None]] = set()
-        self._owed: list[Forget] = []
+        self._owed: list[InvalidationFilter] = []
         self._keys = [redis.key(b"epoch"), redis.key(b"workers"), redis.key(b"forgotten")]
         self.subscribed = asyncio.Event()
 
@@ -235,7 +235,7 @@ class Workers:
 
     # ---------------------------------------------------------------- forgetting
 
-    async def forget(self, what: Forget) -> int:
+    async def forget(self, what: InvalidationFilter) -> int:
         """Forget on every worker; returns when none of them serves it any more.
 
         Says the most that one worker had. Raises ``StoreError`` where Redis cannot be asked: then it
@@ -264,7 +264,7 @@ class Workers:
             self._acks.pop((incarnation, epoch), None)
         return max(mine.values(), default=0)
 
-    async def _raise(self, what: Forget) -> tuple[bytes, int, set[bytes]]:
+    async def _raise(self, what: InvalidationFilter) -> tuple[bytes, int, set[bytes]]:
         """Write ``what`` down and publish it; the epoch, and the workers that hold a lease."""
         said = _encode(what)
         words = (*self._known(), said, _LOG_LENGTH, self._redis.key(b"forget"))

@@ -12,11 +12,11 @@ from functools import cached_property
 from operator import itemgetter
 from typing import NamedTuple
 
-from app.domain.turn_record import KIND, StageName, ToolUse, TurnRecord
+from app.domain.turn_record import SHARED_FIELDS, StageName, ToolUse, TurnRecord
 from app.domain.usage import Usage
 from app.telemetry.few_spans import BY_COLUMN
 
-_kind = itemgetter(KIND)
+_kind = itemgetter(SHARED_FIELDS)
 _AT = {name: place for place, name in enumerate(TurnRecord._fields)}
 _UNKNOWN = type(None)
 

@@ -284,10 +284,6 @@ class McpServer:
 
 def _load() -> None:
     """Load the client; 0.7 s, and seconds on a busy machine."""
-    import httpcore2  # noqa: F401
-    import httpx2  # noqa: F401
-
-    import app.tools.mcp_transports  # noqa: F401
 
 
 def offered_name(server: str, tool: str) -> str:

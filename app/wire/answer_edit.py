@@ -3,7 +3,7 @@
 Theory of operation. Each event is read; one in which nothing is to be changed goes on in the bytes that it
 came in, and in the others all that is not changed stays, fields that this program does not know included.
 What is taken out leaves no hole: blocks, items and events behind it are numbered as if it had never been.
-Of text only the beginning is looked at (``InlineReasoning``), and what of it cannot be judged yet is held
+Of text only the beginning is looked at (``ReasoningStripper``), and what of it cannot be judged yet is held
 until it can. Usage is never touched: reasoning that is hidden was paid for.
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Iterable
 import msgspec
 
 from app.domain.answer_edit import AnswerEdit
-from app.domain.inline_reasoning import InlineReasoning, without_reasoning
+from app.domain.reasoning_stripper import ReasoningStripper, strip_reasoning
 from app.errors import UpstreamProtocol
 from app.wire.sse import read_events, split_frames
 
@@ -25,14 +25,14 @@ _THOUGHTS = frozenset({"thinking", "redacted_thinking"})
 _DONE = b"[DONE]"
 
 
-class _Text:
+class _TextEdit:
     """A text that comes in pieces."""
 
     def __init__(self, edit: AnswerEdit) -> None:
-        self._reader = InlineReasoning()
-        self._reader.is_over = not edit.hides_reasoning
-        self.feed, self.rest = self._reader.feed, self._reader.rest
-        self._beginning = edit.begins_with
+        self._reader = ReasoningStripper()
+        self._reader.answer_begun = not edit.hides_reasoning
+        self.feed, self.rest = self._reader.feed, self._reader.flush
+        self._beginning = edit.prefill
 
     def begin(self) -> str:
         """The beginning that the gateway wrote, once."""
@@ -45,13 +45,13 @@ class _Editor:
 
     def __init__(self, edit: AnswerEdit) -> None:
         self.edit = edit
-        self.text = _Text(edit)
+        self.text = _TextEdit(edit)
 
-    def frames(self, data: bytes) -> bytes:
+    def edit_frames(self, data: bytes) -> bytes:
         """See ``AnswerEditor``."""
         return b"".join(self._frame(frame) for frame in split_frames(data))
 
-    def whole(self, body: bytes) -> bytes:
+    def edit_answer(self, body: bytes) -> bytes:
         """See ``AnswerEditor``."""
         try:
             answer = msgspec.json.decode(body)
@@ -75,14 +75,12 @@ class _Editor:
         told = self._event(event)
         if told is None:
             return frame
-        return b"".join(_written(found[0].event, each) for each in told)
+        return b"".join(_encode_frame(found[0].event, each) for each in told)
 
-    def final(self, text: object) -> str:
+    def edited_text(self, text: object) -> str:
         """A whole text as the client gets it."""
         said = str(text)
-        return self.edit.begins_with + (
-            without_reasoning(said) if self.edit.hides_reasoning else said
-        )
+        return self.edit.prefill + (strip_reasoning(said) if self.edit.hides_reasoning else said)
 
     @abstractmethod
     def _answer(self, answer: Json) -> None:
@@ -93,7 +91,7 @@ class _Editor:
         """What becomes of one event; None = it stays as it is."""
 
 
-def _written(name: str, event: Json) -> bytes:
+def _encode_frame(name: str, event: Json) -> bytes:
     kind = event.get("type")
     head = b"event: %s\n" % str(kind).encode() if name and kind else b""
     return head + b"data: " + msgspec.json.encode(event) + b"\n\n"
@@ -110,16 +108,16 @@ class ChatEditor(_Editor):
     def __init__(self, edit: AnswerEdit) -> None:
         """Start before the first byte."""
         super().__init__(edit)
-        self._choices: dict[object, _Text] = {}
+        self._choices: dict[object, _TextEdit] = {}
 
     def _answer(self, answer: Json) -> None:
         for choice in _objects(answer.get("choices")):
             message = choice.get("message")
             if not isinstance(message, dict):
                 continue
-            self._unthought(message)
+            self._drop_reasoning(message)
             content = message.get("content")
-            if isinstance(content, str) and (said := self.final(content)) != content:
+            if isinstance(content, str) and (said := self.edited_text(content)) != content:
                 message["content"] = said
                 choice.pop("logprobs", None)  # they spell what was taken out
 
@@ -128,7 +126,7 @@ class ChatEditor(_Editor):
         changed = [self._choice(choice) for choice in choices]
         if not any(changed):
             return None
-        if event.get("usage") or any(_says(choice) for choice in choices):
+        if event.get("usage") or any(_has_content(choice) for choice in choices):
             return [event]
         return []
 
@@ -136,8 +134,8 @@ class ChatEditor(_Editor):
         delta = choice.get("delta")
         if not isinstance(delta, dict):
             return False
-        own = self._choices.setdefault(choice.get("index"), _Text(self.edit))
-        changed = self._unthought(delta)
+        own = self._choices.setdefault(choice.get("index"), _TextEdit(self.edit))
+        changed = self._drop_reasoning(delta)
         content = delta.get("content")
         given = content if isinstance(content, str) else ""
         said = own.feed(given)
@@ -153,7 +151,7 @@ class ChatEditor(_Editor):
             changed = True
         return changed
 
-    def _unthought(self, message: Json) -> bool:
+    def _drop_reasoning(self, message: Json) -> bool:
         """Take the reasoning's own fields out of a message or delta."""
         if not self.edit.hides_reasoning:
             return False
@@ -173,7 +171,7 @@ def _kind(part: object) -> object:
     return part.get("type") if isinstance(part, dict) else None
 
 
-def _says(choice: Json) -> bool:
+def _has_content(choice: Json) -> bool:
     return bool(choice.get("delta")) or choice.get("finish_reason") is not None
 
 
@@ -184,7 +182,7 @@ class MessagesEditor(_Editor):
     def __init__(self, edit: AnswerEdit) -> None:
         """Start before the first byte."""
         super().__init__(edit)
-        self._gone: set[int] = set()
+        self._dropped: set[int] = set()
 
     def _answer(self, answer: Json) -> None:
         kept: list[object] = []
@@ -192,16 +190,16 @@ class MessagesEditor(_Editor):
         content = answer.get("content")
         for block in content if isinstance(content, list) else ():
             if _kind(block) in _THOUGHTS and self.edit.hides_reasoning:
-                if not self.edit.keeps_seals:
+                if not self.edit.keeps_signatures:
                     continue
                 if "thinking" in block:
                     block["thinking"] = ""
             elif _kind(block) == "text" and first:
                 first = False
-                block["text"] = self.final(block.get("text", ""))
+                block["text"] = self.edited_text(block.get("text", ""))
             kept.append(block)
-        if first and self.edit.begins_with:
-            kept.append({"type": "text", "text": self.edit.begins_with})
+        if first and self.edit.prefill:
+            kept.append({"type": "text", "text": self.edit.prefill})
         answer["content"] = kept
 
     def _event(self, event: Json) -> list[Json] | None:
@@ -211,7 +209,7 @@ class MessagesEditor(_Editor):
             case "content_block_delta":
                 return self._delta(event)
             case "content_block_stop":
-                told = self._numbered(event)
+                told = self._renumbered(event)
                 rest = self.text.rest() if told and self.text_is_open else ""
                 self.text_is_open = False
                 return [_text_delta(event["index"], rest), *told] if rest else told
@@ -225,12 +223,12 @@ class MessagesEditor(_Editor):
         block, index = event.get("content_block"), event.get("index")
         kind = _kind(block)
         if kind in _THOUGHTS and self.edit.hides_reasoning and isinstance(block, dict):
-            if not self.edit.keeps_seals and isinstance(index, int):
-                self._gone.add(index)
+            if not self.edit.keeps_signatures and isinstance(index, int):
+                self._dropped.add(index)
                 return []
             if block.get("thinking"):
                 block["thinking"] = ""
-        told = self._numbered(event)
+        told = self._renumbered(event)
         if kind == "text" and isinstance(block, dict):
             self.text_is_open = True
             said = self.text.begin() + self.text.feed(str(block.get("text", "")))
@@ -244,20 +242,20 @@ class MessagesEditor(_Editor):
         kind = _kind(delta)
         if kind == "thinking_delta" and self.edit.hides_reasoning:
             return []
-        told = self._numbered(event)
+        told = self._renumbered(event)
         if told and kind == "text_delta" and isinstance(delta, dict):
             delta["text"] = self.text.feed(str(delta.get("text", "")))
             return told if delta["text"] else []
         return told
 
-    def _numbered(self, event: Json) -> list[Json]:
+    def _renumbered(self, event: Json) -> list[Json]:
         """``event`` with its block's new number; nothing where that block is left out."""
         index = event.get("index")
         if not isinstance(index, int):
             return [event]
-        if index in self._gone:
+        if index in self._dropped:
             return []
-        event["index"] = index - sum(1 for gone in self._gone if gone < index)
+        event["index"] = index - sum(1 for gone in self._dropped if gone < index)
         return [event]
 
 
@@ -273,7 +271,7 @@ class ResponsesEditor(_Editor):
     def __init__(self, edit: AnswerEdit) -> None:
         """Start before the first byte."""
         super().__init__(edit)
-        self._gone: set[int] = set()
+        self._dropped: set[int] = set()
         self._next: int | None = None
         self._first: object = None
         """Where the first text stands: the only one that may begin with reasoning."""
@@ -287,8 +285,8 @@ class ResponsesEditor(_Editor):
         first = True
         for item in items:
             if item.get("type") == "reasoning" and self.edit.hides_reasoning:
-                if self.edit.keeps_seals:
-                    told.append(_sealed(item))
+                if self.edit.keeps_signatures:
+                    told.append(_without_text(item))
                 continue
             if item.get("type") == "message" and first:
                 first = not self._message(item)
@@ -299,7 +297,7 @@ class ResponsesEditor(_Editor):
         """Change a message's first text; whether it has one."""
         texts = [part for part in _objects(item.get("content")) if _kind(part) == "output_text"]
         for part in texts[:1]:
-            part["text"] = self.final(part.get("text", ""))
+            part["text"] = self.edited_text(part.get("text", ""))
         return bool(texts)
 
     def _event(self, event: Json) -> list[Json] | None:
@@ -320,19 +318,19 @@ class ResponsesEditor(_Editor):
         if isinstance(answer, dict):
             self._answer(answer)
         if _kind(item) == "reasoning" and isinstance(item, dict) and self.edit.hides_reasoning:
-            if self.edit.keeps_seals:
-                event["item"] = _sealed(item)
+            if self.edit.keeps_signatures:
+                event["item"] = _without_text(item)
             elif isinstance(index, int):
-                self._gone.add(index)
+                self._dropped.add(index)
         if kind.startswith("response.reasoning_") and self.edit.hides_reasoning:
             return []
         if isinstance(index, int):
-            if index in self._gone:
+            if index in self._dropped:
                 return []
-            event["output_index"] = index - sum(1 for gone in self._gone if gone < index)
-        return self._spoken(kind, event)
+            event["output_index"] = index - sum(1 for gone in self._dropped if gone < index)
+        return self._text_events(kind, event)
 
-    def _spoken(self, kind: str, event: Json) -> list[Json]:
+    def _text_events(self, kind: str, event: Json) -> list[Json]:
         """Events of text, and what holds it once more when it is over."""
         part, item = event.get("part"), event.get("item")
         if kind == "response.content_part.added" and _kind(part) == "output_text":
@@ -348,11 +346,11 @@ class ResponsesEditor(_Editor):
                 return [event] if event["delta"] else []
             case "response.output_text.done":
                 rest = self.text.rest()
-                event["text"] = self.final(event.get("text", ""))
+                event["text"] = self.edited_text(event.get("text", ""))
                 return [_output_delta(event, rest), event] if rest else [event]
             case "response.content_part.done" if isinstance(part, dict):
                 if _kind(part) == "output_text":
-                    part["text"] = self.final(part.get("text", ""))
+                    part["text"] = self.edited_text(part.get("text", ""))
             case "response.output_item.done" if isinstance(item, dict):
                 self._message(item)
             case _:
@@ -360,7 +358,7 @@ class ResponsesEditor(_Editor):
         return [event]
 
 
-def _sealed(item: Json) -> Json:
+def _without_text(item: Json) -> Json:
     """A reasoning item of which the vendor's own words alone are left."""
     empty: Json = {name: [] for name in ("summary", "content") if item.get(name) is not None}
     return {**item, **empty}

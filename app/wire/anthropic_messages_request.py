@@ -7,7 +7,7 @@ their own, so such a message is cut into runs, in order; writing joins them agai
 from __future__ import annotations
 
 from app.domain.chat import (
-    CacheMark,
+    CacheBreakpoint,
     Conversation,
     Dialect,
     DocumentPart,
@@ -310,14 +310,14 @@ def _read_block(block: Json, path: str, hints: list[str]) -> Part:  # noqa: PLR0
             raise untranslatable(f"{path}.type", why=f"a '{kind}' block has no counterpart")
 
 
-def _read_mark(block: Json, path: str) -> CacheMark | None:
+def _read_mark(block: Json, path: str) -> CacheBreakpoint | None:
     mark = block.get("cache_control")
     if mark is None:
         return None
     where = f"{path}.cache_control"
     obj = fields.as_object(mark, where)
     refuse_unknown(obj, {"type", "ttl"}, where)
-    return CacheMark(fields.optional_text(obj, "ttl", where))
+    return CacheBreakpoint(fields.optional_text(obj, "ttl", where))
 
 
 def _source(block: Json, path: str) -> tuple[str, Json]:
@@ -328,7 +328,7 @@ def _source(block: Json, path: str) -> tuple[str, Json]:
     return kind, source
 
 
-def _read_image(block: Json, mark: CacheMark | None, path: str) -> ImagePart:
+def _read_image(block: Json, mark: CacheBreakpoint | None, path: str) -> ImagePart:
     kind, source = _source(block, path)
     where = f"{path}.source"
     match kind:
@@ -343,7 +343,7 @@ def _read_image(block: Json, mark: CacheMark | None, path: str) -> ImagePart:
             raise untranslatable(f"{where}.type", why=f"a '{kind}' image stays with its vendor")
 
 
-def _read_document(block: Json, mark: CacheMark | None, path: str) -> DocumentPart:
+def _read_document(block: Json, mark: CacheBreakpoint | None, path: str) -> DocumentPart:
     refuse_unknown(block, {"type", "source", "cache_control", "citations", "title"}, path)
     citations = block.get("citations")
     if citations is not None:
@@ -370,7 +370,7 @@ def _read_document(block: Json, mark: CacheMark | None, path: str) -> DocumentPa
             raise untranslatable(f"{where}.type", why=f"a '{kind}' document has no counterpart")
 
 
-def _read_call(block: Json, mark: CacheMark | None, path: str) -> ToolCallPart:
+def _read_call(block: Json, mark: CacheBreakpoint | None, path: str) -> ToolCallPart:
     refuse_unknown(block, {"type", "id", "name", "input", "cache_control", "caller"}, path)
     caller = block.get("caller")
     if caller is not None and caller != {"type": "direct"}:
@@ -382,7 +382,7 @@ def _read_call(block: Json, mark: CacheMark | None, path: str) -> ToolCallPart:
 
 
 def _read_result(
-    block: Json, mark: CacheMark | None, path: str, hints: list[str]
+    block: Json, mark: CacheBreakpoint | None, path: str, hints: list[str]
 ) -> ToolResultPart:
     refuse_unknown(block, {"type", "tool_use_id", "content", "is_error", "cache_control"}, path)
     content = block.get("content")

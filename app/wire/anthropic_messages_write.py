@@ -8,7 +8,7 @@ demands. Reasoning of another vendor has no signature here and is left out by na
 from __future__ import annotations
 
 from app.domain.chat import (
-    CacheMark,
+    CacheBreakpoint,
     Conversation,
     Dialect,
     DocumentPart,
@@ -23,7 +23,7 @@ from app.domain.chat import (
     ToolCallPart,
     ToolResultPart,
 )
-from app.domain.models import LEAST_THINKING_BUDGET_TOKENS, THINKING_BUDGET_TOKENS, Model
+from app.domain.models import MIN_THINKING_BUDGET_TOKENS, THINKING_BUDGET_TOKENS, Model
 from app.errors import BadRequest
 from app.wire import json_text
 from app.wire.field_names import (
@@ -152,11 +152,11 @@ class _Writer:
             case _:
                 raise unsupported_part(message, "content", self._target)
 
-    def _text(self, text: str, mark: CacheMark | None) -> Body | None:
+    def _text(self, text: str, mark: CacheBreakpoint | None) -> Body | None:
         # The API refuses empty text blocks, and an empty text says nothing.
-        return self._marked({"type": "text", "text": text}, mark) if text else None
+        return self._with_breakpoint({"type": "text", "text": text}, mark) if text else None
 
-    def _marked(self, block: Body, mark: CacheMark | None) -> Body:
+    def _with_breakpoint(self, block: Body, mark: CacheBreakpoint | None) -> Body:
         if mark is not None:
             if self._model.abilities.cache_breakpoints == "anthropic":
                 control: Body = {"type": "ephemeral"}
@@ -179,7 +179,7 @@ class _Writer:
             source = {"type": "url", "url": part.url}
         else:
             source = {"type": "base64", "media_type": part.media_type, "data": part.data}
-        return self._marked({"type": "image", "source": source}, part.cache)
+        return self._with_breakpoint({"type": "image", "source": source}, part.cache)
 
     def _document(self, part: DocumentPart, message: Message) -> Body:
         if not self._model.abilities.documents:
@@ -204,7 +204,7 @@ class _Writer:
         block: Body = {"type": "document", "source": source}
         if part.title:
             block["title"] = part.title
-        return self._marked(block, part.cache)
+        return self._with_breakpoint(block, part.cache)
 
     def _call(self, part: ToolCallPart, message: Message) -> Body:
         arguments = json_text.decode_arguments(part.arguments)
@@ -215,7 +215,7 @@ class _Writer:
                 param=f"{message.origin or 'messages'}.tool_calls",
             )
         block: Body = {"type": "tool_use", "id": part.id, "name": part.name, "input": arguments}
-        return self._marked(block, part.cache)
+        return self._with_breakpoint(block, part.cache)
 
     def _result(self, part: ToolResultPart, message: Message) -> Body:
         written: Body = {"type": "tool_result", "tool_use_id": part.call_id}
@@ -225,12 +225,12 @@ class _Writer:
             written["content"] = _plain(blocks)
         if part.is_error:
             written["is_error"] = True
-        return self._marked(written, part.cache)
+        return self._with_breakpoint(written, part.cache)
 
     # ------------------------------------------------------------ parameters
     def _sampling(self, body: Body) -> None:
         sampling = self._conversation.sampling
-        self._refuse_foreign()
+        self._refuse_openai_only()
         for name, value in (("temperature", sampling.temperature), ("top_p", sampling.top_p)):
             if value is None:
                 continue
@@ -250,7 +250,7 @@ class _Writer:
         if sampling.stop:
             body["stop_sequences"] = list(sampling.stop)
 
-    def _refuse_foreign(self) -> None:
+    def _refuse_openai_only(self) -> None:
         """What only OpenAI has passes where it asks for what happens anyway."""
         sampling = self._conversation.sampling
         for name, value, usual in (
@@ -265,15 +265,15 @@ class _Writer:
     def _thinking(self, body: Body) -> None:
         sampling, kind = self._conversation.sampling, self._model.abilities.thinking
         if sampling.thinking_budget_tokens is not None:
-            self._told_budget(body, sampling.thinking_budget_tokens)
+            self._apply_budget(body, sampling.thinking_budget_tokens)
         elif sampling.adaptive_thinking and kind in {"adaptive", "effort"}:
             body["thinking"] = {"type": "adaptive"}
         if sampling.effort is not None:
-            self._told_effort(body, sampling.effort)
+            self._apply_effort(body, sampling.effort)
         if sampling.adaptive_thinking and "thinking" not in body:
             self._dropped["thinking"] = None
 
-    def _told_effort(self, body: Body, effort: str) -> None:
+    def _apply_effort(self, body: Body, effort: str) -> None:
         kind = self._model.abilities.thinking
         if effort == "none":
             if kind != "none" and "thinking" not in body:
@@ -284,13 +284,13 @@ class _Writer:
                 body["thinking"] = {"type": "adaptive"}
         elif kind == "budget":
             if "thinking" not in body:
-                self._give_budget(body, THINKING_BUDGET_TOKENS[effort])
+                self._set_budget(body, THINKING_BUDGET_TOKENS[effort])
         else:
             raise unsupported_field(
                 self._conversation, "effort", self._target, "the model does not think"
             )
 
-    def _told_budget(self, body: Body, budget: int) -> None:
+    def _apply_budget(self, body: Body, budget: int) -> None:
         kind = self._model.abilities.thinking
         if budget == 0:
             if kind != "none":
@@ -309,17 +309,17 @@ class _Writer:
             body["thinking"] = {"type": "adaptive"}
             self._dropped["thinking.budget_tokens"] = None
 
-    def _give_budget(self, body: Body, budget: int) -> None:
+    def _set_budget(self, body: Body, budget: int) -> None:
         """Think within a limit of the answer that the caller set for itself."""
         limit = self._max_tokens()
-        if limit <= LEAST_THINKING_BUDGET_TOKENS:
+        if limit <= MIN_THINKING_BUDGET_TOKENS:
             raise unsupported_field(
                 self._conversation,
                 "effort",
                 self._target,
-                f"thinking needs a limit of more than {LEAST_THINKING_BUDGET_TOKENS} tokens",
+                f"thinking needs a limit of more than {MIN_THINKING_BUDGET_TOKENS} tokens",
             )
-        budget = max(LEAST_THINKING_BUDGET_TOKENS, min(budget, limit // 2))
+        budget = max(MIN_THINKING_BUDGET_TOKENS, min(budget, limit // 2))
         body["thinking"] = {"type": "enabled", "budget_tokens": budget}
 
     def _tools(self, body: Body) -> None:
@@ -350,7 +350,7 @@ class _Writer:
         )
         if tool.strict is not None:
             written["strict"] = tool.strict
-        return self._marked(written, tool.cache)
+        return self._with_breakpoint(written, tool.cache)
 
     def _format(self, body: Body) -> None:
         output = self._conversation.json_output

@@ -39,7 +39,7 @@ class EventReader:
 
     def end(self) -> Sequence[Event]:
         """The upstream closed: read a last event that lacks its blank line. Raises as ``feed``."""
-        rest = self._splitter.rest()
+        rest = self._splitter.flush()
         return self._read(rest) if rest.strip() else []
 
     def _read(self, frames: bytes) -> list[Event]:

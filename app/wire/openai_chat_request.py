@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from app.domain.chat import (
-    CacheMark,
+    CacheBreakpoint,
     Conversation,
     Dialect,
     DocumentPart,
@@ -280,7 +280,7 @@ def read_stream_options(body: Json, hints: list[str]) -> None:
         hints.append("stream_options.include_obfuscation")
 
 
-def read_breakpoint(part: Json, path: str) -> CacheMark | None:
+def read_breakpoint(part: Json, path: str) -> CacheBreakpoint | None:
     """OpenAI's explicit prompt-cache breakpoint of a part."""
     mark = part.get("prompt_cache_breakpoint")
     if mark is None:
@@ -288,10 +288,10 @@ def read_breakpoint(part: Json, path: str) -> CacheMark | None:
     where = f"{path}.prompt_cache_breakpoint"
     obj = fields.as_object(mark, where)
     refuse_unknown(obj, {"mode", "ttl"}, where)
-    return CacheMark(fields.optional_text(obj, "ttl", where))
+    return CacheBreakpoint(fields.optional_text(obj, "ttl", where))
 
 
-def read_image(url: str, detail: str, mark: CacheMark | None, path: str) -> ImagePart:
+def read_image(url: str, detail: str, mark: CacheBreakpoint | None, path: str) -> ImagePart:
     """An image from a web or data URL."""
     if not url.startswith("data:"):
         return ImagePart(url=url, detail=detail, cache=mark)
@@ -299,7 +299,7 @@ def read_image(url: str, detail: str, mark: CacheMark | None, path: str) -> Imag
     return ImagePart(data=data, media_type=media_type, detail=detail, cache=mark)
 
 
-def _read_file(file: Json, mark: CacheMark | None, path: str) -> DocumentPart:
+def _read_file(file: Json, mark: CacheBreakpoint | None, path: str) -> DocumentPart:
     refuse_unknown(file, {"file_data", "file_id", "filename"}, path)
     title = fields.optional_text(file, "filename", path)
     file_id = fields.optional_text(file, "file_id", path)

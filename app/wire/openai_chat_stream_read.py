@@ -220,7 +220,7 @@ class ChatPassthrough(PassthroughReader):
         ):
             self.complete = self.failure is None
         if frames.find(b'"error"') >= 0:
-            self._suspect_error(frames)
+            self._check_for_error(frames)
         if frames.find(b'"usage"') >= 0 and (
             frames.find(b'"usage":{') >= 0 or _USAGE_OBJECT.search(frames)
         ):
@@ -244,7 +244,7 @@ class ChatPassthrough(PassthroughReader):
         except UpstreamClosed as exc:
             self.failure = exc
 
-    def _suspect_error(self, frames: bytes) -> None:
+    def _check_for_error(self, frames: bytes) -> None:
         for event in read_events(frames):
             if b'"error"' not in event.data:
                 continue

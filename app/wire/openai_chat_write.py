@@ -11,7 +11,7 @@ understand.
 from __future__ import annotations
 
 from app.domain.chat import (
-    CacheMark,
+    CacheBreakpoint,
     Conversation,
     Dialect,
     DocumentPart,
@@ -91,7 +91,7 @@ class _Writer:
                 case Role.ASSISTANT:
                     written.append(self._assistant(message))
                 case Role.SYSTEM | Role.USER:
-                    written.append(self._said(message))
+                    written.append(self._input_message(message))
         return written
 
     def _refuse_prefill(self) -> None:
@@ -107,11 +107,11 @@ class _Writer:
                 last, "role", self._target, "the model does not continue an answer"
             )
 
-    def _said(self, message: Message) -> Body:
+    def _input_message(self, message: Message) -> Body:
         parts = [self._input_part(part, message) for part in message.parts]
-        return self._named(message, {"role": message.role.value, "content": _plain(parts)})
+        return self._with_name(message, {"role": message.role.value, "content": _plain(parts)})
 
-    def _named(self, message: Message, written: Body) -> Body:
+    def _with_name(self, message: Message, written: Body) -> Body:
         if message.name:
             written["name"] = message.name
         return written
@@ -119,7 +119,7 @@ class _Writer:
     def _input_part(self, part: object, message: Message) -> Body:
         match part:
             case TextPart(text, cache):
-                return self._marked({"type": "text", "text": text}, cache)
+                return self._with_breakpoint({"type": "text", "text": text}, cache)
             case ImagePart():
                 return self._image(part, message)
             case DocumentPart():
@@ -127,7 +127,7 @@ class _Writer:
             case _:
                 raise unsupported_part(message, "content", self._target)
 
-    def _marked(self, written: Body, mark: CacheMark | None) -> Body:
+    def _with_breakpoint(self, written: Body, mark: CacheBreakpoint | None) -> Body:
         if mark is not None:
             if self._model.abilities.cache_breakpoints == "openai":
                 breakpoint_: Body = {"mode": "explicit"}
@@ -147,7 +147,7 @@ class _Writer:
         image: Body = {"url": url}
         if part.detail:
             image["detail"] = part.detail
-        return self._marked({"type": "image_url", "image_url": image}, part.cache)
+        return self._with_breakpoint({"type": "image_url", "image_url": image}, part.cache)
 
     def _document(self, part: DocumentPart, message: Message) -> Body:
         if part.url:
@@ -163,7 +163,7 @@ class _Writer:
         elif part.media_type == "text/plain":
             # Plain text needs no file: the model reads it as it is, its title above it.
             text = f"{part.title}\n\n{part.data}" if part.title else part.data
-            return self._marked({"type": "text", "text": text}, part.cache)
+            return self._with_breakpoint({"type": "text", "text": text}, part.cache)
         else:
             file = {"filename": part.title or "document.pdf"}
             file["file_data"] = write_data_url(part.media_type, part.data)
@@ -171,7 +171,7 @@ class _Writer:
             raise unsupported_part(message, "content", self._target, "the model takes no documents")
         if part.title:
             file["filename"] = part.title
-        return self._marked({"type": "file", "file": file}, part.cache)
+        return self._with_breakpoint({"type": "file", "file": file}, part.cache)
 
     def _assistant(self, message: Message) -> Body:
         content: list[Body] = []
@@ -179,7 +179,7 @@ class _Writer:
         for part in message.parts:
             match part:
                 case TextPart(text, cache):
-                    content.append(self._marked({"type": "text", "text": text}, cache))
+                    content.append(self._with_breakpoint({"type": "text", "text": text}, cache))
                 case RefusalPart(text):
                     content.append({"type": "refusal", "refusal": text})
                 case ToolCallPart(call_id, name, arguments, cache):
@@ -197,7 +197,7 @@ class _Writer:
             written["tool_calls"] = calls
         elif not content:
             written["content"] = ""
-        return self._named(message, written)
+        return self._with_name(message, written)
 
     def _tool_results(self, message: Message) -> list[Body]:
         written: list[Body] = []
@@ -232,8 +232,8 @@ class _Writer:
         sampling = self._conversation.sampling
         if sampling.top_k is not None:
             raise unsupported_field(self._conversation, "top_k", self._target)
-        self._limits(body)
-        self._chance(body)
+        self._stop_conditions(body)
+        self._randomness(body)
         for name in ("seed", "frequency_penalty", "presence_penalty", "verbosity"):
             value = getattr(sampling, name)
             if value is not None:
@@ -242,7 +242,7 @@ class _Writer:
         if effort is not None:
             body["reasoning_effort"] = effort
 
-    def _limits(self, body: Body) -> None:
+    def _stop_conditions(self, body: Body) -> None:
         """Where the answer ends: after so many tokens, or at these words."""
         conversation, sampling = self._conversation, self._conversation.sampling
         if sampling.max_tokens is not None:
@@ -258,7 +258,7 @@ class _Writer:
         if sampling.stop:
             body["stop"] = list(sampling.stop)
 
-    def _chance(self, body: Body) -> None:
+    def _randomness(self, body: Body) -> None:
         sampling = self._conversation.sampling
         for name, value in (("temperature", sampling.temperature), ("top_p", sampling.top_p)):
             if value is None:

@@ -169,9 +169,9 @@ class ResponsesReader(EventReader):
             case "response.output_item.done" if event.item is not None:
                 self._done(event.output_index or 0, event.item, events)
             case _:
-                self._turning_point(event, data, events)
+                self._lifecycle(event, data, events)
 
-    def _turning_point(self, event: _Event, data: bytes, events: list[Event]) -> None:
+    def _lifecycle(self, event: _Event, data: bytes, events: list[Event]) -> None:
         """The events that concern the whole answer: its beginning and its ends."""
         match event.type:
             case "response.created" | "response.in_progress" | "response.queued":

@@ -88,7 +88,7 @@ class ResponsesWriter:
         Its fields stand at the top, as the event's type says, and again under ``error``, where the official
         client looks when it decides to raise.
         """
-        self._sequence = max(self._sequence, _next_number(self._forwarded))
+        self._sequence = max(self._sequence, _next_sequence_number(self._forwarded))
         told = openai_error(error)
         flat = {name: told[name] for name in ("code", "message", "param")}
         return self._emit("error", {**flat, "error": told})
@@ -290,7 +290,7 @@ class ResponsesWriter:
         return written + self._emit(kind, {"response": response})
 
 
-def _next_number(frames: bytes) -> int:
+def _next_sequence_number(frames: bytes) -> int:
     """The number behind those of an upstream's own events; 0 where they have none."""
     following = 0
     for event in read_events(frames):

@@ -80,7 +80,7 @@ class PassthroughReader:
 
     def drop_partial_frame(self) -> None:
         """Forget the frame that has begun: its bytes will be fed again."""
-        self._splitter.rest()
+        self._splitter.flush()
 
     def ordinary(self, data: bytes) -> int:
         """How many frames ``data`` is, if ``feed`` would give it back as it is and learn nothing; else 0.
@@ -112,7 +112,7 @@ class PassthroughReader:
 
         Half an event is dropped: whatever the client is told next would become its other half.
         """
-        rest = self._splitter.rest()
+        rest = self._splitter.flush()
         if not _is_complete(rest):
             return ()
         rest = self._look(rest)

@@ -69,7 +69,7 @@ class FrameSplitter:
         self.tail = bytearray(data[cut:])
         return whole
 
-    def rest(self) -> bytes:
+    def flush(self) -> bytes:
         """What is left of an unfinished frame; the splitter is empty afterwards."""
         rest = bytes(self.tail)
         self.tail = bytearray()

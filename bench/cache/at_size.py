@@ -36,7 +36,7 @@ from app.cache.routes import RouteStore
 from app.cache.semantic import BUDGET_S, Lookup, SemanticCache, SemanticQuery, route_name
 from app.cache.verifier import fit_route
 from app.domain.chat import ChatRequest, Dialect
-from app.domain.vectors import Recalled, Unreadable
+from app.domain.vectors import TextTooLong, VectorSearchResult
 from app.stores.sidecar_client import VectorProcess
 from bench import machine
 from bench.cache.__main__ import _files
@@ -88,7 +88,7 @@ class FewHitsError(RuntimeError):
 class _Nearest10(VectorProcess):
     """Asked for ten neighbours, whatever the verifier reads."""
 
-    async def recall(self, text: str, partition: str, k: int) -> Recalled | Unreadable:
+    async def recall(self, text: str, partition: str, k: int) -> VectorSearchResult | TextTooLong:
         return await super().recall(text, partition, max(k, NEAREST))
 
 

@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from app.cache.kept_answer import KeptAnswer
-from app.domain.vectors import KeptQuestion
+from app.domain.vectors import StoredQuestion
 from app.stores.edge import EdgeStore
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def fill(folder: Path, size: int, encoder: OnnxEmbedder, source: Source) -> floa
 
 def _batch(
     source: Source, numbers: range, rng: np.random.Generator
-) -> list[tuple[KeptQuestion, bytes]]:
+) -> list[tuple[StoredQuestion, bytes]]:
     own, places = len(source.texts), np.array(numbers)
     vectors = source.vectors[places % own].astype(np.float64)
     moved = places >= own
@@ -90,7 +90,7 @@ def _batch(
     for number, vector in zip(numbers, packed, strict=True):
         text, group = source.texts[number % own], source.groups[number % own]
         body = _body(group, source.route, source.answer)
-        question = KeptQuestion(f"{number:032x}", source.partition, source.tenant, source.model, (), 1.0,
+        question = StoredQuestion(f"{number:032x}", source.partition, source.tenant, source.model, (), 1.0,
                                 ends_s, text, body)  # fmt: skip
         kept.append((question, vector.tobytes()))
     return kept

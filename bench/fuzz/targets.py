@@ -149,7 +149,7 @@ def _sse(data: bytes, mutator: Mutator) -> bool:
     given = b""
     for piece in mutator.split(data):
         given += splitter.feed(piece)
-    rest = splitter.rest()
+    rest = splitter.flush()
     _insist(given + rest == data, "bytes were changed")
     _insist(b"".join(split_frames(given)) == given, "frames do not join to what was cut")
     apart = [event for frame in split_frames(given) for event in read_events(frame)]

@@ -12,7 +12,7 @@ from typing import cast
 from uuid import UUID
 
 from app.domain.chat import Dialect
-from app.domain.events import Whole
+from app.domain.events import WholeBody
 from app.prompts.diagnosis import Heard, verdict
 from app.prompts.lint import compare
 from app.prompts.prefix import render
@@ -229,5 +229,5 @@ def _of_the_vendor(before: Body, now: Body) -> str:
     asked = {**now, "diagnostics": {"previous_message_id": "msg_1"}}
     heard = Heard(Dialect.MESSAGES)
     told = {"id": "msg_2", "diagnostics": vendor.of_messages("msg_2", asked)}
-    heard.take(Whole(json.dumps(told).encode()))
+    heard.take(WholeBody(json.dumps(told).encode()))
     return heard.word

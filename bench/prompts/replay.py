@@ -98,7 +98,7 @@ class Slipstream(Gateway):
     def answered(self, number: int, use: CacheUse) -> None:
         """As ``app.pipeline.converse`` does it."""
         call = self._calls[number]
-        self.caching._written(call.shaped)  # type: ignore[arg-type] # noqa: SLF001 - the first byte, without a stream
+        self.caching._written(call.prompt_shape)  # type: ignore[arg-type] # noqa: SLF001 - the first byte, without a stream
         call.usage = Usage(use.uncached_tokens, use.read_tokens, use.all_written_tokens, 100)
 
         async def settle() -> None:

@@ -11,7 +11,7 @@ import pytest
 from app.bootstrap import _model, _provider
 from app.domain.chat import ChatRequest, Dialect
 from app.domain.deadline import Deadline
-from app.domain.events import AnswerBuilder, Event, Frames, Whole
+from app.domain.events import AnswerBuilder, Event, Frames, WholeBody
 from app.domain.model_call import ModelCall
 from app.errors import UpstreamClosed, UpstreamError, UpstreamRefused, UpstreamStatus
 from app.ports import Provider
@@ -73,7 +73,7 @@ class Kept(list[Event]):
 
     def text(self, dialect: Dialect) -> str:
         data = b"".join(e.data if isinstance(e, Frames) else e.body for e in self)
-        if isinstance(self[0], Whole):
+        if isinstance(self[0], WholeBody):
             return CODECS[dialect].read_answer(data).text
         builder = AnswerBuilder()
         reader = CODECS[dialect].reader()

@@ -12,7 +12,7 @@ from app.bootstrap import _gateway, _model
 from app.domain.chat import ChatRequest, Dialect
 from app.domain.deadline import Deadline
 from app.domain.decisions import CacheMode, CacheOutcome, Tier
-from app.domain.events import Event, FinishReason, Frames, TextDelta, Whole
+from app.domain.events import Event, FinishReason, Frames, TextDelta, WholeBody
 from app.errors import (
     CacheOnlyMiss,
     DeadlineExceeded,
@@ -65,7 +65,7 @@ def text_of(event: Event) -> str:
     match event:
         case TextDelta(text):
             return text
-        case Whole(body) | Frames(body):
+        case WholeBody(body) | Frames(body):
             return msgspec.json.decode(body)["choices"][0]["message"]["content"]
         case _:
             return ""

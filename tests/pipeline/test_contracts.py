@@ -21,7 +21,7 @@ from app.domain.events import (
     ThinkingBlock,
     ThinkingDelta,
     ThinkingSealed,
-    Whole,
+    WholeBody,
 )
 from app.errors import UpstreamStatus
 from app.pipeline.gateway import Turn
@@ -114,7 +114,7 @@ def test_a_fallback_that_does_not_go_on_from_a_beginning_gets_the_schema_and_not
         events, _ = house.ask("auto", temperature=0.1 if other is house.local else 0.2)
         assert told(events).text == '{"label": "x"}'
         answering = (other.calls or failing.calls)[-1]
-        assert answering.begins_with == ("{" if answering.model.provider == "claude" else "")
+        assert answering.prefill == ("{" if answering.model.provider == "claude" else "")
         if answering.native is not None:
             assert "response_format" in answering.native.body
         else:
@@ -152,7 +152,7 @@ def test_frames_and_whole_answers_of_the_clients_own_dialect_are_changed_as_they
         "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
         "usage": {"x": 1},
     }
-    house.local.say(Whole(json.dumps(body).encode()))
+    house.local.say(WholeBody(json.dumps(body).encode()))
     (whole,), _ = house.ask("small")
     del message["reasoning_content"]
     assert json.loads(whole.body) == body
@@ -177,7 +177,7 @@ def test_who_did_not_opt_in_is_asked_for_and_answered_with_the_very_same_objects
         "verbosity": "low",
     }
     house = House(contract)
-    whole = Whole(b'{"choices":[{"message":{"content":"<think>a</think>","reasoning":"b"}}]}')
+    whole = WholeBody(b'{"choices":[{"message":{"content":"<think>a</think>","reasoning":"b"}}]}')
     house.local.say(whole)
     events, _ = house.ask("small")
     assert events[0] is whole

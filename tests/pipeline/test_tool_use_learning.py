@@ -22,7 +22,7 @@ from app.domain.events import (
     Frames,
     ToolCallSealed,
     ToolCallStarted,
-    Whole,
+    WholeBody,
 )
 from app.pipeline.gateway import Turn
 from app.pipeline.tool_use_learning import ToolUseLearner, apply_tool_choice
@@ -104,7 +104,7 @@ def test_an_answer_of_another_dialects_model_is_read_as_well():
         CALLED[:-1],
         (*CALLED[:-1], Finished(FinishReason.LENGTH, USAGE)),
         (Frames(b'data: {"choices": 3}\n\n'),),
-        (Whole(b"rubbish"),),
+        (WholeBody(b"rubbish"),),
         (),
     ],
     ids=["no end", "cut", "odd frames", "no JSON", "nothing"],

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.cache.key import CacheScope, exact_key, plain_key, plain_start
-from app.domain.chat import USUAL_VERSIONS, ChatRequest, Dialect
+from app.domain.chat import KNOWN_ANTHROPIC_VERSIONS, ChatRequest, Dialect
 from app.wire.codecs import CODECS
 
 SCOPE = CacheScope("acme", "", "small")
@@ -34,7 +34,7 @@ json_values = st.recursive(
 )
 
 
-SAID = ((), *(((b"anthropic-version", version),) for version in USUAL_VERSIONS))
+SAID = ((), *(((b"anthropic-version", version),) for version in KNOWN_ANTHROPIC_VERSIONS))
 """Of what clients say to the vendor: nothing, what the gateway itself says, and a newer version."""
 
 

@@ -19,7 +19,7 @@ from app.domain.events import (
     TextDelta,
     ThinkingDelta,
     ThinkingSealed,
-    Whole,
+    WholeBody,
 )
 from app.errors import GatewayError, UpstreamStatus
 from app.pipeline.gateway import Turn
@@ -80,7 +80,7 @@ class Telling(ScriptedProvider):
         if self._fate and self._fate.pop():
             self.say(then=UpstreamStatus("down", status=503))
         elif call.native is not None and call.native.dialect is Dialect.CHAT:
-            self.say(Whole(WHOLE))
+            self.say(WholeBody(WHOLE))
         else:
             done = Finished(FinishReason.STOP, USAGE)
             thought = (ThinkingDelta("hm"), ThinkingSealed("s"))

@@ -130,8 +130,8 @@ def sent(caching, model, body, spoken, upstream):
         call.conversation = CODECS[spoken].read(request.body)
     out = build_upstream_request(call, CODECS, CODECS[upstream])
     rendered = render(out.body, upstream)
-    if call.shaped is not None:
-        for name in call.shaped.leads:
+    if call.prompt_shape is not None:
+        for name in call.prompt_shape.leads:
             caching._seen[name].written = True
     return [(block.section, block.role, block.kind, block.own) for block in rendered.blocks]
 

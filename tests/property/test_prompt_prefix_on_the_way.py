@@ -56,13 +56,13 @@ class Writing(ScriptedProvider):
         request = build_upstream_request(call, dict(CODECS), self._fallback)
         sent = self.sent.setdefault(call.model.name, [])
         sent.append((request.codec.dialect, request.body))
-        if call.shaped is not None and call.prompts is not None:
+        if call.prompt_shape is not None and call.prompts is not None:
             emit = await call.prompts.gate(call, emit)
         fate = self._fate.pop() if self._fate else ""
         if fate:
             self.say(then=FAILURES[fate]())
         else:
-            self.say(*answer_events('"a": 1}' if call.begins_with else '{"a": 1}'))
+            self.say(*answer_events('"a": 1}' if call.prefill else '{"a": 1}'))
         await super().stream(call, emit)
 
 

@@ -34,7 +34,7 @@ def pieces(data: bytes, cuts: list[int]) -> list[bytes]:
 def test_no_byte_is_lost_added_or_moved_however_the_stream_is_split(data, cuts):
     splitter = FrameSplitter()
     out = b"".join(splitter.feed(piece) for piece in pieces(data, cuts))
-    assert out + splitter.rest() == data
+    assert out + splitter.flush() == data
 
 
 @given(soup, st.lists(st.integers(0, 10**6), max_size=8))

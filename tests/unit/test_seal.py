@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.vectors import KeptQuestion, Neighbour, Recalled, Unreadable, Which
+from app.domain.vectors import (
+    Neighbour,
+    QuestionFilter,
+    StoredQuestion,
+    TextTooLong,
+    VectorSearchResult,
+)
 from app.errors import StoreError
 from app.settings import SettingsError
 from app.stores.seal import Sealer
@@ -61,12 +67,12 @@ class Store:
     build_id = "b"
 
     def __init__(self) -> None:
-        self.kept: dict[str, KeptQuestion] = {}
+        self.kept: dict[str, StoredQuestion] = {}
 
-    async def keep(self, question: KeptQuestion, _: bytes) -> None:
+    async def keep(self, question: StoredQuestion, _: bytes) -> None:
         self.kept[question.id] = question
 
-    async def fetch(self, entry_id: str) -> KeptQuestion | None:
+    async def fetch(self, entry_id: str) -> StoredQuestion | None:
         return self.kept.get(entry_id)
 
     async def nearest(self, *_: object):
@@ -74,8 +80,8 @@ class Store:
 
     async def recall(self, text: str, *_: object):
         if text == "long":
-            return Unreadable(1000)
-        return Recalled(b"v", await self.nearest())
+            return TextTooLong(1000)
+        return VectorSearchResult(b"v", await self.nearest())
 
     async def embed(self, _: str) -> bytes:
         return b"v"
@@ -83,7 +89,7 @@ class Store:
     async def remove(self, ids: tuple[str, ...]) -> int:
         return len(ids)
 
-    async def remove_where(self, _: Which) -> int:
+    async def remove_where(self, _: QuestionFilter) -> int:
         return 0
 
     async def count(self) -> int:
@@ -92,7 +98,9 @@ class Store:
 
 @pytest.mark.anyio
 async def test_a_store_of_questions_sees_neither_question_nor_answer():
-    question = KeptQuestion("0" * 32, "p", "acme", "m", (), 1.0, 2.0, "Who is Zoë?", '{"a": "Zoë"}')
+    question = StoredQuestion(
+        "0" * 32, "p", "acme", "m", (), 1.0, 2.0, "Who is Zoë?", '{"a": "Zoë"}'
+    )
     store = Store()
     sealed = SealedVectors(store, Sealer([ONE]))
     await sealed.keep(question, b"v")
@@ -101,7 +109,7 @@ async def test_a_store_of_questions_sees_neither_question_nor_answer():
     assert await sealed.fetch(question.id) == question
     recalled = await sealed.recall("x", "p", 3)
     assert [each.question for each in recalled.near] == [question]
-    assert isinstance(await sealed.recall("long", "p", 3), Unreadable)
+    assert isinstance(await sealed.recall("long", "p", 3), TextTooLong)
     # One tenant's entry passed off as another's, a clear one, and another key's: as good as absent.
     for forged in (replace(kept, tenant="other"), question, replace(kept, body=kept.text)):
         store.kept = {question.id: forged}

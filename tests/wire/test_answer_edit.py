@@ -26,13 +26,13 @@ from app.domain.events import (
     ToolCallSealed,
     ToolCallStarted,
 )
-from app.domain.inline_reasoning import without_reasoning
+from app.domain.reasoning_stripper import strip_reasoning
 from app.domain.usage import Usage
 from app.wire.codecs import CODECS
 
 USAGE = Usage(11, 3, 2, 40, 25)
 HIDDEN = AnswerEdit(hides_reasoning=True)
-SEALED = AnswerEdit(hides_reasoning=True, keeps_seals=True)
+SEALED = AnswerEdit(hides_reasoning=True, keeps_signatures=True)
 THOUGHT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=20)
 SAID = st.lists(
     st.sampled_from(["<think>", "no </think>", "Yes", ", but", " <think>"]) | THOUGHT, max_size=5
@@ -99,12 +99,12 @@ def test_hidden_reasoning_is_gone_streamed_and_whole_and_the_usage_is_as_it_was(
 ):
     events = answer_of(thoughts, said, called=called)
     editor = CODECS[dialect].editor(HIDDEN)
-    frames = [editor.frames(each) for each in streamed(dialect, events) if each]
+    frames = [editor.edit_frames(each) for each in streamed(dialect, events) if each]
     told, usage = read(dialect, frames)
     plain = CODECS[dialect].write_answer(whole_of(events), request(dialect))
-    kept = CODECS[dialect].read_answer(CODECS[dialect].editor(HIDDEN).whole(plain))
+    kept = CODECS[dialect].read_answer(CODECS[dialect].editor(HIDDEN).edit_answer(plain))
     for each in (told, kept):
-        assert each.text == without_reasoning("".join(said))
+        assert each.text == strip_reasoning("".join(said))
         assert not any(isinstance(block, ThinkingBlock) for block in each.blocks)
         assert [call.arguments for call in each.tool_calls] == ['{"a":1}'] * called
         assert each.finish is events[-1].reason
@@ -124,9 +124,9 @@ def test_hidden_reasoning_is_gone_streamed_and_whole_and_the_usage_is_as_it_was(
 def test_with_tools_the_seal_stays_and_its_words_go(dialect):
     events = answer_of(["secret"], ["Looking."], called=True)
     editor = CODECS[dialect].editor(SEALED)
-    frames = [editor.frames(each) for each in streamed(dialect, events) if each]
+    frames = [editor.edit_frames(each) for each in streamed(dialect, events) if each]
     plain = CODECS[dialect].write_answer(whole_of(events), request(dialect))
-    body = CODECS[dialect].editor(SEALED).whole(plain)
+    body = CODECS[dialect].editor(SEALED).edit_answer(plain)
     assert b"secret" not in b"".join(frames)
     assert b"secret" not in body
     for told in (read(dialect, frames)[0], CODECS[dialect].read_answer(body)):
@@ -141,11 +141,11 @@ def test_with_tools_the_seal_stays_and_its_words_go(dialect):
 @given(said=SAID)
 def test_the_beginning_that_was_written_for_the_model_is_shown_before_the_rest(dialect, said):
     events = answer_of([], ["x", *said])
-    edit = AnswerEdit(begins_with='{"a": "')
+    edit = AnswerEdit(prefill='{"a": "')
     editor = CODECS[dialect].editor(edit)
-    frames = [editor.frames(each) for each in streamed(dialect, events) if each]
+    frames = [editor.edit_frames(each) for each in streamed(dialect, events) if each]
     plain = CODECS[dialect].write_answer(whole_of(events), request(dialect))
-    kept = CODECS[dialect].read_answer(CODECS[dialect].editor(edit).whole(plain))
+    kept = CODECS[dialect].read_answer(CODECS[dialect].editor(edit).edit_answer(plain))
     assert read(dialect, frames)[0].text == kept.text == '{"a": "x' + "".join(said)
 
 
@@ -155,14 +155,14 @@ def test_what_the_program_does_not_know_stays(dialect):
         CODECS[dialect].write_answer(whole_of(answer_of(["t"], ["Yes."])), request(dialect))
     )
     plain["news"] = {"of": [1, 2.5, None]}
-    told = json.loads(CODECS[dialect].editor(HIDDEN).whole(json.dumps(plain).encode()))
+    told = json.loads(CODECS[dialect].editor(HIDDEN).edit_answer(json.dumps(plain).encode()))
     assert told["news"] == plain["news"]
     frame = b'event: news\ndata: {"type":"news","x":1,"choices":[{"index":1,"delta":{"content":"a"}}]}\n\n'
-    assert json.loads(CODECS[dialect].editor(HIDDEN).frames(frame).split(b"data: ")[1]) == (
+    assert json.loads(CODECS[dialect].editor(HIDDEN).edit_frames(frame).split(b"data: ")[1]) == (
         json.loads(frame.split(b"data: ")[1])
     )
     for other in (b": comment\n\n", b"data: [DONE]\n\n", b"data: no json\n\n"):
-        assert CODECS[dialect].editor(HIDDEN).frames(other) == other
+        assert CODECS[dialect].editor(HIDDEN).edit_frames(other) == other
 
 
 def test_every_choice_of_several_is_looked_at():
@@ -171,7 +171,7 @@ def test_every_choice_of_several_is_looked_at():
         % (index, index)
         for index in (0, 1)
     )
-    told = CODECS[Dialect.CHAT].editor(HIDDEN).frames(frames)
+    told = CODECS[Dialect.CHAT].editor(HIDDEN).edit_frames(frames)
     assert b"no" not in told
     assert b'"content":"0"' in told
     assert b'"content":"1"' in told
@@ -182,7 +182,7 @@ def test_parts_that_mistral_thinks_in_go():
     part = {"type": "thinking", "thinking": [{"type": "text", "text": "no"}]}
     message = {"role": "assistant", "content": [part, {"type": "text", "text": "Yes."}]}
     body = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
-    told = CODECS[Dialect.CHAT].editor(HIDDEN).whole(json.dumps(body).encode())
+    told = CODECS[Dialect.CHAT].editor(HIDDEN).edit_answer(json.dumps(body).encode())
     assert json.loads(told)["choices"][0]["message"]["content"] == [
         {"type": "text", "text": "Yes."}
     ]

@@ -9,7 +9,7 @@ from uuid import uuid4
 import numpy as np
 import pytest
 
-from app.domain.vectors import KeptQuestion
+from app.domain.vectors import StoredQuestion
 from app.stores.edge import EdgeStore
 from app.stores.vectors import collection_name
 
@@ -40,12 +40,12 @@ def vector(seed: int) -> bytes:
     return (drawn / np.linalg.norm(drawn)).astype("<f4").tobytes()
 
 
-def question(expires_s: float, **more: object) -> KeptQuestion:
+def question(expires_s: float, **more: object) -> StoredQuestion:
     values = {
         "id": uuid4().hex, "partition": "p", "tenant": "t", "model": "m", "tags": (),
         "kept_unix_s": 0.0, "expires_unix_s": expires_s, "text": "why?", "body": "{}", **more,
     }  # fmt: skip
-    return KeptQuestion(**values)
+    return StoredQuestion(**values)
 
 
 def test_what_has_expired_is_not_shown_and_goes_when_room_is_made(store, clock):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
-from app.domain.vectors import Which
+from app.domain.vectors import QuestionFilter
 from app.stores.bringing import Bringing, Left
 from app.stores.edge import EdgeStore
 from app.stores.moving import Older
@@ -87,7 +87,7 @@ def test_what_is_removed_meanwhile_does_not_come_back(kept, store):
     older = older_than(store)
     older.step()
     assert older.remove((kept[0].id,)) == 1
-    assert older.remove_where(Which(tags=("t",))) == 1
+    assert older.remove_where(QuestionFilter(tags=("t",))) == 1
     moved(older)
     assert [store.fetch(each.id) is not None for each in kept] == [False, False, True]
 
@@ -290,7 +290,7 @@ def test_the_process_moves_between_requests_and_removes_from_both(kept, store):
     worker.older = older_than(store)
     worker.older.step()
     assert worker.answer(Remove((kept[0].id,))).value == 1
-    assert worker.answer(RemoveWhere(Which(tags=("t",)))).value == 1
+    assert worker.answer(RemoveWhere(QuestionFilter(tags=("t",)))).value == 1
     while worker.move():
         pass
     found = worker.answer(Recall("three?", "p", 4, NOW_S))

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from qdrant_client import AsyncQdrantClient
 
-from app.domain.vectors import KeptQuestion, Which
+from app.domain.vectors import QuestionFilter, StoredQuestion
 from app.errors import StoreError
 from app.stores.bringing import Bringing, Left
 from app.stores.qdrant import QdrantStore
@@ -86,17 +86,17 @@ async def world() -> AsyncIterator[World]:
         await store.aclose()
 
 
-def question(text: str, **fields: object) -> KeptQuestion:
+def question(text: str, **fields: object) -> StoredQuestion:
     now = round(time.time(), 3)
     values = {
         "id": uuid4().hex, "partition": "p", "tenant": "t", "model": "m", "tags": (),
         "kept_unix_s": now - 2 * QUIET_S, "expires_unix_s": now + 60, "text": text,
         "body": f"answer of {text}", **fields,
     }  # fmt: skip
-    return KeptQuestion(**values)
+    return StoredQuestion(**values)
 
 
-async def kept_before(world: World, *texts: str, **fields: object) -> list[KeptQuestion]:
+async def kept_before(world: World, *texts: str, **fields: object) -> list[StoredQuestion]:
     """Kept by a gateway of the old build."""
     made = [question(text, **fields) for text in texts]
     before = QdrantStore(world.server.url, build_id=lambda: OLD)
@@ -150,7 +150,7 @@ async def test_a_newer_answer_stays(world):
 async def test_removals_reach_both_and_what_is_removed_meanwhile_does_not_come_back(world):
     one, two, three = await kept_before(world, "one?", "two?", "three?")
     assert await world.store.remove((one.id,)) == 1
-    assert await world.store.remove_where(Which(tenant="t")) == 2
+    assert await world.store.remove_where(QuestionFilter(tenant="t")) == 2
     await kept_before(world, "four?", id=two.id)
     removed = []
 

@@ -11,7 +11,7 @@ from uuid import uuid4
 import numpy as np
 import pytest
 
-from app.domain.vectors import KeptQuestion, Which
+from app.domain.vectors import QuestionFilter, StoredQuestion
 from app.errors import StoreError
 from app.stores.qdrant import QdrantStore
 from app.stores.sidecar_client import VectorProcess
@@ -55,14 +55,14 @@ def vector(*head: float) -> bytes:
     return (full / np.linalg.norm(full)).tobytes()
 
 
-def question(partition: str, **fields: object) -> KeptQuestion:
+def question(partition: str, **fields: object) -> StoredQuestion:
     now = round(time.time(), 3)  # one of the ways there keeps no more digits
     values = {
         "id": uuid4().hex, "partition": partition, "tenant": partition, "model": "small",
         "tags": (), "kept_unix_s": now, "expires_unix_s": now + 60, "text": "why?", "body": "{}",
         **fields,
     }  # fmt: skip
-    return KeptQuestion(**values)
+    return StoredQuestion(**values)
 
 
 async def test_what_was_kept_is_found_whole_nearest_first(store, partition):
@@ -129,7 +129,7 @@ async def test_removing_what_matches_leaves_the_rest(store, partition, which, le
     other = question(partition, tenant=uuid4().hex, tags=("x",))
     for each in (*kept.values(), other):
         await store.keep(each, vector(1))
-    gone = await store.remove_where(Which(tenant=partition, **which))
+    gone = await store.remove_where(QuestionFilter(tenant=partition, **which))
     found = {n.question.id for n in await store.nearest(vector(1), partition, 8)}
     assert found == {kept[name].id for name in left} | {other.id}, "another tenant's stay"
     assert gone == 3 - len(left)

@@ -62,13 +62,13 @@ class TestCounters:
         assert [grant.allowed for grant in grants] == [True, True, True, False]
         assert [round(grant.remaining) for grant in grants] == [2, 1, 0, 0]
         assert 3590 < grants[3].retry_after_s <= 3600
-        assert grants[3].refused == 0
+        assert grants[3].refused_index == 0
 
     async def test_charges_are_taken_together_or_not_at_all(self, counters):
         one, other = Charge(b"t:requests", SLOW), Charge(b"t:tokens", SLOW, 2)
         assert (await counters.take([one, other])).allowed
         refused = await counters.take([one, other])
-        assert (refused.allowed, refused.refused) == (False, 1)
+        assert (refused.allowed, refused.refused_index) == (False, 1)
         assert round((await counters.take([one])).remaining) == 1
 
     async def test_a_charge_larger_than_its_bucket_never_fits(self, counters):

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from app.domain.vectors import KeptQuestion
+from app.domain.vectors import StoredQuestion
 from app.stores.edge import EdgeStore
 from app.stores.seal import Sealer
 from app.stores.sealed_vectors import SealedVectors
@@ -28,13 +28,13 @@ class _Kept:
     def __init__(self, store: EdgeStore) -> None:
         self._store = store
 
-    async def keep(self, question: KeptQuestion, vector: bytes) -> None:
+    async def keep(self, question: StoredQuestion, vector: bytes) -> None:
         self._store.keep([(question, vector)])
 
 
-def kept(text: str) -> KeptQuestion:
+def kept(text: str) -> StoredQuestion:
     now = round(time.time(), 3)
-    return KeptQuestion(uuid4().hex, "p", "default", "small", (), now, now + 600, text, "{}")
+    return StoredQuestion(uuid4().hex, "p", "default", "small", (), now, now + 600, text, "{}")
 
 
 async def test_what_was_sealed_is_found_again_and_what_no_key_opens_is_named(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 
 from app.cache.kept_answer import KeptAnswer
 from app.cache.semantic import FreshAnswer, SemanticQuery, route_name
-from app.domain.invalidation import Forget
+from app.domain.invalidation import InvalidationFilter
 from tests.e2e.semantic.conftest import OPEN
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -252,9 +252,9 @@ async def test_what_began_before_an_invalidation_is_not_kept_however_many_came_s
             uuid4().hex, "ab" * 32, kept.route, f"How long is the {named}?", "default", now_s
         )
         what = {"tags": ("gone",)} if named == "tag" else {"entry_id": asked.entry_id}
-        cache.block(Forget("default", **what))
+        cache.block(InvalidationFilter("default", **what))
         for number in range(600):
             other = {"tags": (f"t{number}",)} if named == "tag" else {"entry_id": uuid4().hex}
-            cache.block(Forget("default", **other))
+            cache.block(InvalidationFilter("default", **other))
         await cache.import_answer(asked, FreshAnswer(kept, "small", ("gone",), 60.0))
         assert await cache.store.fetch(asked.entry_id) is None

@@ -16,7 +16,7 @@ import pytest
 
 from app.bootstrap_encoder import embedder_folder
 from app.cache.semantic import SemanticQuery
-from app.domain.vectors import KeptQuestion
+from app.domain.vectors import StoredQuestion
 from app.errors import StoreError
 from app.stores.sidecar_client import VectorProcess
 from app.stores.sidecar_start import begin
@@ -216,7 +216,7 @@ async def test_workers_of_one_folder_share_a_process_and_one_takes_over(tmp_path
         await asyncio.wait_for(second.there.wait(), PATIENCE_S)
         assert (first.pid is None, second.pid) == (False, None)
         now = time.time()
-        kept = KeptQuestion("ab" * 16, "p", "t", "m", (), now, now + 60, "why is it so?", "{}")
+        kept = StoredQuestion("ab" * 16, "p", "t", "m", (), now, now + 60, "why is it so?", "{}")
         await first.keep(kept, await first.embed(kept.text))
         found = await second.recall("why is it so?", "p", 8)
         assert [near.question.id for near in found.near] == [kept.id]

@@ -13,7 +13,7 @@ from app.cache.kept_answer import KeptAnswer
 from app.cache.route_state import RouteState
 from app.cache.semantic import Lookup
 from app.cache.text_view import analyse
-from app.domain.vectors import KeptQuestion
+from app.domain.vectors import StoredQuestion
 from bench.cache.at_size import FewHitsError, Model
 
 TEXTS = [f"how do i reset the password of account {name}" for name in "abcdefghij" * 10]
@@ -32,7 +32,7 @@ def looked(state: RouteState, text: str, rng: Random) -> Lookup:
     decision = decide(query, [CandidateView("e", query.view, 0.99, text, 1.0)], state, rng)
     if not decision.serve:
         return Lookup("audited", query, (), decision)
-    question = KeptQuestion("e", "p", "t", "m", (), 1.0, 2.0, text, "")
+    question = StoredQuestion("e", "p", "t", "m", (), 1.0, 2.0, text, "")
     answer = KeptAnswer(text, "an answer", "stop", "m", "fast", "m", "r")
     return Lookup("hit", query, (), decision, (question, answer))
 

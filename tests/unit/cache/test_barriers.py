@@ -6,12 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.cache.barriers import Barriers
-from app.domain.invalidation import Forget
+from app.domain.invalidation import InvalidationFilter
 
 names = st.sampled_from(["", "a", "b"])
 some = st.lists(st.sampled_from(["a", "b", "c"]), max_size=2).map(tuple)
 forgets = st.builds(
-    Forget,
+    InvalidationFilter,
     tenant=st.sampled_from(["t", "u"]),
     model=names,
     tags=some,
@@ -23,7 +23,7 @@ entries = st.tuples(
 )  # fmt: skip
 
 
-def matches(what: Forget, entry: tuple[int, str, str, tuple[str, ...], str]) -> bool:
+def matches(what: InvalidationFilter, entry: tuple[int, str, str, tuple[str, ...], str]) -> bool:
     """What an invalidation means, spelt out."""
     _, tenant, model, tags, entry_id = entry
     if what.tenant != tenant:

@@ -60,8 +60,8 @@ class Desk:
         call = ModelCall(self.model, stream=False, deadline=Deadline(None))
         call.tenant = tenant
         sent = self.caching.shape(call, dialect, raw)
-        if call.shaped.leads:
-            self.caching._written(call.shaped)
+        if call.prompt_shape.leads:
+            self.caching._written(call.prompt_shape)
         call.usage = usage or Usage(input_tokens=10, cache_write_tokens=len(raw) // 4)
 
         async def settle():

@@ -9,7 +9,7 @@ import pytest
 
 from app.domain.chat import Dialect
 from app.domain.deadline import Deadline
-from app.domain.events import AnswerBuilder, Frames, Whole
+from app.domain.events import AnswerBuilder, Frames, WholeBody
 from app.domain.model_call import ModelCall
 from app.domain.models import Abilities
 from app.domain.usage import Usage
@@ -77,7 +77,7 @@ def forms(dialect, told):
     ]
     reader = CODECS[dialect].reader()
     return {
-        "whole": [Whole(json.dumps(message).encode())],
+        "whole": [WholeBody(json.dumps(message).encode())],
         "streamed": [Frames(frame) for frame in frames],
         "read": [event for frame in frames for event in reader.feed(frame)],
     }
@@ -109,7 +109,7 @@ def test_a_broken_answer_says_nothing_and_breaks_nothing():
     heard = Heard(MESSAGES)
     for data in (b'data: {"message_start"\n\n', b'data: "message_start"\n\n', b"\xff", b"[]"):
         heard.take(Frames(data))
-        heard.take(Whole(data))
+        heard.take(WholeBody(data))
     assert (heard.word, heard.answer_id) == ("", "")
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from app.classify.features import extract
 from app.domain.decisions import PromptView
-from app.domain.language import language
+from app.domain.language import detect_language
 from app.pipeline.answer_checks import schema_violation
 from app.routing.escalation import ends_in_loop, is_other_language, is_refusal, may_become_refusal
 
@@ -65,7 +65,7 @@ def test_most_answers_are_let_go_with_their_first_word():
     ],
 )
 def test_a_language_is_named_where_it_is_clear(text, code):
-    assert language(text) == code
+    assert detect_language(text) == code
 
 
 def test_words_that_are_read_already_say_the_same_as_the_text():
@@ -75,7 +75,7 @@ def test_words_that_are_read_already_say_the_same_as_the_text():
         "no common words here",
         "",
     ):
-        assert extract(PromptView(text)).language == language(text)
+        assert extract(PromptView(text)).language == detect_language(text)
 
 
 def test_an_answer_in_another_language_is_one_unless_it_was_asked_for():
@@ -102,7 +102,7 @@ def test_a_loop_is_one_and_a_list_is_none():
 def test_any_text_can_be_looked_at(text):
     is_refusal(text)
     may_become_refusal(text)
-    language(text)
+    detect_language(text)
     ends_in_loop(text)
     is_other_language(text, text[::-1])
 

@@ -5,9 +5,14 @@ from __future__ import annotations
 import pytest
 
 from app.cache.pending_removals import PendingRemovals
-from app.domain.vectors import Which
+from app.domain.vectors import QuestionFilter
 
-REMOVALS = [("ab" * 16,), Which("t", "small", ("a", "b")), Which("t"), Which()]
+REMOVALS = [
+    ("ab" * 16,),
+    QuestionFilter("t", "small", ("a", "b")),
+    QuestionFilter("t"),
+    QuestionFilter(),
+]
 
 
 @pytest.mark.parametrize("what", REMOVALS, ids=str)
@@ -29,7 +34,7 @@ def test_one_that_cannot_be_read_is_named_and_may_have_meant_everything(tmp_path
     owed = PendingRemovals(tmp_path, faults.append)
     assert len(faults) == 4
     for _ in range(4):
-        assert owed.oldest() == Which()
+        assert owed.oldest() == QuestionFilter()
         owed.remove_oldest()
     assert not owed
     assert not list(tmp_path.glob("*.owed"))
@@ -39,6 +44,6 @@ def test_a_folder_that_cannot_be_written_is_told_and_the_removal_still_owed(tmp_
     (tmp_path / "owed").write_text("a file where the folder should be")
     faults: list[str] = []
     owed = PendingRemovals(tmp_path / "owed", faults.append)
-    owed.add(Which("t"))
-    assert owed.oldest() == Which("t")
+    owed.add(QuestionFilter("t"))
+    assert owed.oldest() == QuestionFilter("t")
     assert "cannot be written down" in faults[0]

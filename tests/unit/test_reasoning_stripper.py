@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.inline_reasoning import InlineReasoning, without_reasoning
+from app.domain.reasoning_stripper import ReasoningStripper, strip_reasoning
 
 PIECES = st.lists(
     st.sampled_from(
@@ -33,16 +33,16 @@ PIECES = st.lists(
     ],
 )
 def test_blocks_at_the_beginning_go_and_all_else_stays(said, heard):
-    assert without_reasoning(said) == heard
+    assert strip_reasoning(said) == heard
 
 
 @given(PIECES)
 def test_the_same_is_left_however_the_text_is_cut(pieces):
-    reader = InlineReasoning()
-    assert "".join(map(reader.feed, pieces)) + reader.rest() == without_reasoning("".join(pieces))
+    reader = ReasoningStripper()
+    assert "".join(map(reader.feed, pieces)) + reader.flush() == strip_reasoning("".join(pieces))
 
 
 @given(st.text())
 def test_a_text_that_does_not_begin_with_such_a_tag_is_not_changed(text):
     if not text.lstrip().startswith(("<think>", "<thinking>")):
-        assert without_reasoning(text) == text
+        assert strip_reasoning(text) == text

@@ -10,10 +10,10 @@ from __future__ import annotations
 _TAGS = {"<think>": "</think>", "<thinking>": "</thinking>"}
 
 
-class InlineReasoning:
+class ReasoningStripper:
     """Takes an answer's text in, piece by piece; gives it without its reasoning."""
 
-    __slots__ = ("_closing", "_held", "_taken", "is_over")
+    __slots__ = ("_closing", "_held", "_taken", "answer_begun")
 
     def __init__(self) -> None:
         """Stand before the first word."""
@@ -21,12 +21,12 @@ class InlineReasoning:
         self._closing = ""
         """The tag that ends the block that is open; "" = none is."""
         self._taken = False
-        self.is_over = False
+        self.answer_begun = False
         """The answer itself has begun: whatever comes passes as it is."""
 
     def feed(self, text: str) -> str:
         """Take a piece; give what is surely answer."""
-        if self.is_over:
+        if self.answer_begun:
             return text
         held = self._held + text
         while True:
@@ -44,18 +44,18 @@ class InlineReasoning:
             if not begun or any(tag.startswith(begun) for tag in _TAGS):
                 self._held = held
                 return ""
-            self.is_over, self._held = True, ""
+            self.answer_begun, self._held = True, ""
             return begun if self._taken else held
 
-    def rest(self) -> str:
+    def flush(self) -> str:
         """The answer has ended: what was held back and is no reasoning."""
-        held, self._held, self.is_over = self._held, "", True
+        held, self._held, self.answer_begun = self._held, "", True
         if self._closing:
             return ""
         return held.lstrip() if self._taken else held
 
 
-def without_reasoning(text: str) -> str:
+def strip_reasoning(text: str) -> str:
     """A whole answer's text without the reasoning at its beginning."""
-    reader = InlineReasoning()
-    return reader.feed(text) + reader.rest()
+    reader = ReasoningStripper()
+    return reader.feed(text) + reader.flush()
