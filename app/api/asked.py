@@ -213,8 +213,8 @@ class Asked(LeadingFlight):
         cost_usd = 0.0 if usage is None else model.price.cost_usd(usage)
         began_ns, exact = self.instants[0], gateway.exact
         if (not finish or finish in COMPLETE_FINISHES) and (
-            began_ns > exact.barred_ns  # type: ignore[union-attr]
-            or not exact.barred(began_ns, self.key, plan.tenant, model.name, ())  # type: ignore[union-attr]
+            began_ns > exact.blocked_ns  # type: ignore[union-attr]
+            or not exact.blocks(began_ns, self.key, plan.tenant, model.name, ())  # type: ignore[union-attr]
         ):
             exact.put_fresh(  # type: ignore[union-attr]
                 self.key, self.dialect, streamed, self.usage_shown, said, model.name, plan.tier,

@@ -90,7 +90,7 @@ async def _newest(context: Context, tenant: str, after: str, limit: int) -> list
     if exact is None:
         message = "the exact cache is off: cache.exact.enabled"
         raise NotFound(message)
-    everything = exact.kept()
+    everything = exact.entries()
     now_s = time.monotonic()
     cursor = _parse_cursor(after)
     best: list[tuple[int, str, CachedAnswer]] = []

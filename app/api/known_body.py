@@ -23,7 +23,7 @@ from typing import Final
 import msgspec
 
 from app.api.asked import Plan
-from app.cache.key import plain_text
+from app.cache.key import plain_key_input
 from app.domain.chat import PlainRequest
 from app.providers.upstream_request import splice_plain
 
@@ -101,7 +101,7 @@ def learn(raw: bytes, plain: PlainRequest, plan: Plan, read: Read) -> KnownBody 
     with_ours = read(probe)
     if with_ours is None or not _same_but_for_text(plain, with_ours):
         return None
-    key = plain_text(plan.key_start, with_ours).split(_TEXT)
+    key = plain_key_input(plan.key_start, with_ours).split(_TEXT)
     sent = probe if plan.same else splice_plain(probe, plan.fields, False)  # noqa: FBT003 - by position there
     parts = sent.split(_TEXT) if sent is not None else []
     if len(key) != len(parts) or len(key) != 2:  # noqa: PLR2004 - what is before, and what is behind

@@ -30,8 +30,8 @@ from app.api.native import NativeOutlet, status_line
 from app.api.reading import request_id_of, vendor_id_line
 from app.api.response import JSON_TYPE, STREAM_TYPE
 from app.api.streamed import Streamed
-from app.cache.exact import CachedAnswer, Ready
-from app.cache.key import plain_key, plain_start
+from app.cache.exact import CachedAnswer, RenderedHit
+from app.cache.key import plain_key, plain_key_prefix
 from app.cache.semantic import route_name
 from app.domain.chat import Dialect, PlainRequest
 from app.domain.decisions import CacheOutcome
@@ -233,7 +233,7 @@ class StraightWay:
             tenant,
             model,
             model.tier.value,
-            plain_start((tenant, "", name, "", 0), self.said),
+            plain_key_prefix((tenant, "", name, "", 0), self.said),
             model_fields(name, model.upstream_model),
             name == model.upstream_model,
             provider.gate,
@@ -283,11 +283,11 @@ class StraightWay:
         self.edge.recorder.settle(new(TurnRecord, told))
         return True
 
-    def _ready(self, entry: CachedAnswer, plan: Plan) -> Ready | None:
+    def _ready(self, entry: CachedAnswer, plan: Plan) -> RenderedHit | None:
         """All of telling ``entry`` that is the same each time."""
         rendered = entry.rendered
         body = None if rendered is None else rendered.get((self.dialect, False, False))
-        if body is None or not entry.judged or not entry.readable:
+        if body is None or not entry.gate_passed or not entry.readable:
             return None
         model = self.gateway.models.get(entry.model)
         lines = self.edge.pulse.lines(JSON_TYPE, _EXACT, model, entry.tier, _ANSWERED_BEFORE)

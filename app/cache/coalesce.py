@@ -2,12 +2,12 @@
 stream.
 
 The first request (the leader) runs the call in its own task and writes every event into its ``Flight``.
-A later identical request (a follower) reads what was already said and then the live rest. So a request
+A later identical request (a follower) gets what was already streamed and then the live rest. A request
 that nobody joins pays for one list and one dict entry, and no task or queue of its own.
 
-Who may leave: the leader's client may, the call goes on for the followers; the last one to leave ends
-it. A failure goes to all. A leader whose client reads slowly does not slow the others: while there are
-followers its back-pressure is not waited for, and the answer is kept in memory for them anyway.
+When the leader's client leaves, the call goes on for the followers; the last one to leave ends it. A
+failure goes to all. A leader whose client reads slowly does not slow the others: while there are
+followers its back-pressure is not awaited, as the answer is in memory for them anyway.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from app.errors import GatewayError, UpstreamClosed
 class Flight:
     """One running call; owned by the leader's task, read by followers of the same event loop."""
 
-    # How every flight begins: stands here once rather than in each.
+    # Initial values: class attributes, so that a flight need not set them.
     followers = 0
     leader_gone = done = False
     error: GatewayError | None = None
-    _news: list[asyncio.Future[None]] | None = None
+    _waiters: list[asyncio.Future[None]] | None = None
     _emit: Emit | None = None
     _offer: Offer | None = None
     _run: list[bytes] | None = None
@@ -41,7 +41,7 @@ class Flight:
         cancel: Callable[[], object],
         leader: object = None,
     ) -> None:
-        """Begin; nothing was said yet."""
+        """Begin without events."""
         self.dialect = dialect
         """The dialect of the leader's ``Frames`` and ``Whole``."""
         self.streamed = streamed
@@ -55,7 +55,7 @@ class Flight:
 
     @property
     def events(self) -> list[Event]:
-        """All that was said; single frames that were piped together are one event."""
+        """All events so far; frames that were piped one by one are joined."""
         run = self._run
         if run:
             self._events.append(Frames(b"".join(run), len(run)))
@@ -66,10 +66,10 @@ class Flight:
         """The call is over, whole (None) or failed."""
         self.done = True
         self.error = error
-        self.wake()
+        self.notify_followers()
 
     def leader_left(self) -> bool:
-        """The leader's client has left. True: go on for the followers; False: nobody is waiting, stop."""
+        """Note that the leader's client has left; returns whether followers remain, for whom to go on."""
         self.leader_gone = True
         return self.followers > 0
 
@@ -79,10 +79,10 @@ class Flight:
         return self
 
     async def __call__(self, event: Event) -> None:
-        """Keep an event for those who follow and for the cache, and hand it on to the leader's client."""
+        """Record an event for the followers and the cache, and pass it to the leader's client."""
         self.events.append(event)
         if self.followers:
-            self.wake()
+            self.notify_followers()
         if self._emit is not None and not self.leader_gone:
             await self._emit(event)
 
@@ -92,7 +92,7 @@ class Flight:
             return False
         self.events.append(event)
         if self.followers:
-            self.wake()
+            self.notify_followers()
         return True
 
     def pipe(self) -> Pipe | None:
@@ -127,7 +127,7 @@ class Flight:
                 if self.done:
                     break
                 news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-                self._news = [*(self._news or ()), news]
+                self._waiters = [*(self._waiters or ()), news]
                 await news
         finally:
             self.followers -= 1
@@ -136,15 +136,15 @@ class Flight:
         if self.error is not None:
             raise self.error
 
-    def news(self) -> asyncio.Future[None]:
-        """Ends with the next event or the call: for those who follow on behalf of others."""
+    def next_event(self) -> asyncio.Future[None]:
+        """A future that ends with the next event or the call; for followers on behalf of others."""
         news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._news = [*(self._news or ()), news]
+        self._waiters = [*(self._waiters or ()), news]
         return news
 
-    def wake(self) -> None:
-        """Tell the followers that there is news."""
-        news, self._news = self._news, None
+    def notify_followers(self) -> None:
+        """Wake the followers."""
+        news, self._waiters = self._waiters, None
         for future in news or ():
             if not future.done():
                 future.set_result(None)

@@ -125,7 +125,7 @@ def from_bytes(data: bytes, entry_id: str) -> StoredEntry:
         read.cost_usd,
         read.upstream_s,
     )
-    entry.judged = True  # only what the cacheability gate passed is written
+    entry.gate_passed = True  # only what the cacheability gate passed is written
     if entry.id != entry_id:
         raise UnreadableEntryError("foreign")
     return StoredEntry(entry, read.incarnation, read.epoch, read.expires_unix_s)

@@ -1,9 +1,8 @@
 """The exact cache in process: whole answers by key, bounded in bytes and in time.
 
-An answer is kept as it came (the upstream's bytes and their dialect) and read into its neutral form
-only when somebody asks for it: most answers are never asked for twice, so a miss pays for nothing but a
-dict entry. What was rendered for one kind of client is remembered beside it, so that a second hit costs
-one look-up.
+An answer is stored as it came (the upstream's bytes and their dialect) and parsed only at its first hit:
+most answers are never asked for twice, so a miss pays for one dict entry. What was rendered for one kind
+of client is stored beside it, so that a second hit costs one look-up.
 
 Least recently used entries leave first. Not thread-safe: one event loop owns it.
 """
@@ -23,8 +22,8 @@ from app.domain.usage import Usage
 
 _BARRIERS = 512
 _ENTRY_OVERHEAD_BYTES = 600
-Ready = tuple[object, bytes, bytes, tuple[object, ...], tuple[object, ...]]
-"""For whom, the response's head and body, and two pieces of the turn's record."""
+RenderedHit = tuple[object, bytes, bytes, tuple[object, ...], tuple[object, ...]]
+"""The client it was rendered for, the response's head and body, and two pieces of the turn's record."""
 _new = object.__new__
 
 
@@ -45,7 +44,7 @@ class CachedAnswer:
     ``answer`` is kept.
     """
     model: str
-    """The configured model's name that answered."""
+    """The configured name of the model that answered."""
     tier: str
     tenant: str
     stored_at_s: float
@@ -55,17 +54,17 @@ class CachedAnswer:
     usage: Usage | None = None
     cost_usd: float = 0.0
     upstream_s: float = 0.0
-    """What the answer took upstream: the time that a hit saves."""
+    """The upstream call's duration: the time that a hit saves."""
     answer: Answer | None = None
-    judged: bool = False
-    """The cacheability gate has judged the question behind this entry."""
+    gate_passed: bool = False
+    """The cacheability gate has passed the question behind this entry."""
     readable: bool | None = None
     """Whether ``pieces`` hold a whole answer; None until the first hit."""
-    tells_more: bool | None = None
-    """Whether ``pieces`` say what is lost in any other form; None until it is asked for in one."""
+    is_form_dependent: bool | None = None
+    """Whether any other form would lose part of ``pieces``; None until one is asked for."""
     rendered: dict[tuple[Dialect, bool, bool], bytes] | None = None
-    ready: Ready | None = None
-    """How it was told last, to be told so again; whoever keeps it there knows the first as its own."""
+    ready: RenderedHit | None = None
+    """The last rendering, to be sent again; its first item identifies whom it was made for."""
     hits: int = 0
     size_bytes: int = 0
 
@@ -93,12 +92,12 @@ class ExactCache:
         self._entries: OrderedDict[bytes, CachedAnswer] = OrderedDict()
         self._bytes = 0
         self._barriers = Barriers(most=_BARRIERS)
-        """Of what was forgotten while it was being made; their epochs are instants of ``perf_counter_ns``."""
-        self.barred_ns = -1
-        """When something was forgotten last, on ``perf_counter_ns``: what began later may be kept unasked."""
+        """Invalidations against answers in flight; their epochs are instants of ``perf_counter_ns``."""
+        self.blocked_ns = -1
+        """The last invalidation on ``perf_counter_ns``: what began later needs no look at the barriers."""
 
     def __len__(self) -> int:
-        """How many entries are kept, expired ones that nobody asked for included."""
+        """How many entries there are, including expired ones that nobody asked for."""
         return len(self._entries)
 
     @property
@@ -123,7 +122,7 @@ class ExactCache:
         return entry
 
     def put(self, key: bytes, entry: CachedAnswer) -> None:
-        """Keep ``entry``; replaces an older one. An entry larger than an eighth of the room is not kept."""
+        """Store ``entry``, replacing an older one. One larger than an eighth of the room is not stored."""
         entry.stored_at_s = now_s = self._clock()
         entry.expires_at_s = now_s + self._ttl_s
         size_bytes = _ENTRY_OVERHEAD_BYTES
@@ -140,7 +139,7 @@ class ExactCache:
         dialect: Dialect,
         streamed: bool,  # noqa: FBT001
         usage_shown: bool,  # noqa: FBT001
-        said: bytes,
+        content: bytes,
         model: str,
         tier: str,
         tenant: str,
@@ -149,14 +148,14 @@ class ExactCache:
         cost_usd: float,
         upstream_s: float,
     ) -> None:
-        """As ``put``, of an answer that came in one piece: cheaper than to make an entry first."""
-        size_bytes = _ENTRY_OVERHEAD_BYTES + len(said)
+        """As ``put``, of an answer in one piece: cheaper than making an entry first."""
+        size_bytes = _ENTRY_OVERHEAD_BYTES + len(content)
         if size_bytes > self._most_of_one_bytes:
             return
         entry, now_s = _new(CachedAnswer), self._clock()
         # Three at a time: more would be packed into a tuple first.
         entry.key, entry.dialect, entry.streamed = key, dialect, streamed
-        entry.usage_shown, entry.pieces, entry.model = usage_shown, (said,), model
+        entry.usage_shown, entry.pieces, entry.model = usage_shown, (content,), model
         entry.tier, entry.tenant, entry.request_id = tier, tenant, request_id
         entry.usage, entry.cost_usd, entry.upstream_s = usage, cost_usd, upstream_s
         entry.stored_at_s, entry.expires_at_s = now_s, now_s + self._ttl_s
@@ -189,18 +188,18 @@ class ExactCache:
         key = self._key_of(entry_id)
         return None if key is None else self.get(key)
 
-    def kept(self) -> tuple[CachedAnswer, ...]:
+    def entries(self) -> tuple[CachedAnswer, ...]:
         """All entries as they are now, least recently used first, expired ones included."""
         return tuple(self._entries.values())
 
-    def grow(self, entry: CachedAnswer, extra_bytes: int) -> None:
-        """Account for bytes that were rendered and kept beside an entry."""
+    def add_bytes(self, entry: CachedAnswer, extra_bytes: int) -> None:
+        """Account for bytes that were rendered and stored beside an entry."""
         if self._entries.get(entry.key) is entry:
             entry.size_bytes += extra_bytes
             self._bytes += extra_bytes
 
     def remove(self, entry_id: str) -> bool:
-        """Forget one entry; say whether it was there."""
+        """Remove one entry; returns whether it was there."""
         key = self._key_of(entry_id)
         if key is None:
             return False
@@ -215,7 +214,7 @@ class ExactCache:
         tags: Iterable[str] = (),
         everything: bool = False,
     ) -> int:
-        """Forget every entry that matches all that is given; in force for the very next ``get``.
+        """Remove every entry that matches all given fields; in force for the very next ``get``.
 
         ``tenant`` narrows any of the others. With nothing but a tenant, all of that tenant's entries go.
         """
@@ -234,25 +233,25 @@ class ExactCache:
         return len(doomed)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove everything."""
         self._entries.clear()
         self._bytes = 0
 
-    def bar(self, what: InvalidationFilter) -> None:
-        """Keep nothing that matches and whose making has begun by now."""
-        self.barred_ns = time.perf_counter_ns()
-        self._barriers.add(what, self.barred_ns + 1)
+    def block(self, what: InvalidationFilter) -> None:
+        """Store nothing that matches and whose call has begun by now."""
+        self.blocked_ns = time.perf_counter_ns()
+        self._barriers.add(what, self.blocked_ns + 1)
 
-    def bar_all(self) -> None:
-        """Keep nothing whose making has begun by now."""
-        self.barred_ns = time.perf_counter_ns()
-        self._barriers.clear(self.barred_ns + 1)
+    def block_all(self) -> None:
+        """Store nothing whose call has begun by now."""
+        self.blocked_ns = time.perf_counter_ns()
+        self._barriers.clear(self.blocked_ns + 1)
 
-    def barred(
+    def blocks(
         self, since_ns: int, key: bytes, tenant: str, model: str, tags: tuple[str, ...]
     ) -> bool:
-        """Whether an answer whose making began at ``since_ns`` has been forgotten meanwhile."""
-        return since_ns <= self.barred_ns and self._barriers.blocks(
+        """Whether an answer whose call began at ``since_ns`` has been invalidated meanwhile."""
+        return since_ns <= self.blocked_ns and self._barriers.blocks(
             since_ns, tenant, model, tags, key[:16].hex()
         )
 

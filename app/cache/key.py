@@ -5,9 +5,9 @@ tenant, the user scope, the model asked for, the tier forced, and the whole body
 fields that cannot change an answer's content (``_IGNORED``). A field that this program has never heard of is
 part of the key: forgetting one makes a miss, never a wrong hit.
 
-The same question in another dialect has the same key where the reading is certain: plain text messages and
-the common sampling fields are brought to one form (``_common``). Whatever is not plain is kept in its own
-dialect's form, tagged with the dialect, so it can only meet itself.
+The same question in another dialect has the same key where that is certain: plain text messages and
+the common sampling fields are normalised (``_COMMON_NAMES``). Whatever is not plain stays in its own
+dialect's form, tagged with the dialect, so it only matches itself.
 
 Byte-stable across processes, machines and orders of keys: JSON with sorted keys, hashed with SHA-256 (which
 processors have instructions for: a long prompt costs a third of what BLAKE2b takes).
@@ -25,8 +25,8 @@ from app.domain.chat import DEFAULT_ANTHROPIC_VERSION, ChatRequest, Dialect, Jso
 from app.errors import BadRequest
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
-_NOTHING: dict[str, object] = {}
-_SPOKEN = ("messages", "input", "system", "instructions")
+_NO_FIELDS: dict[str, object] = {}
+_TURN_FIELDS = ("messages", "input", "system", "instructions")
 KEY_VERSION = 2
 """Part of every key: raise it when the meaning of a key changes, so that old entries are never found."""
 
@@ -36,7 +36,6 @@ _IGNORED = frozenset(
         "stream",
         "stream_options",
         "metadata",
-        "store",
         "user",  # the vendor's abuse label; isolation is by tenant and x-slipstream-user
         "safety_identifier",
         "service_tier",
@@ -45,31 +44,31 @@ _IGNORED = frozenset(
         "prompt_cache_options",
     },
 )
-_IN_ANY_FORM = frozenset(
+_FORM_INDEPENDENT = frozenset(
     {
         "tools", "tool_choice", "parallel_tool_calls", "max_tool_calls", "response_format", "text",
         "output_config", "reasoning_effort", "reasoning", "thinking", "verbosity", "seed", "top_k",
         "frequency_penalty", "presence_penalty", "logit_bias", "prediction", "truncation", "cache_control",
     }
 )  # fmt: skip
-"""Fields after which an answer says the same streamed and whole; after others it might lose something."""
-_OWN_TOOLS = frozenset({None, "function", "custom"})
-"""Kinds of tools that the client runs. What comes of the vendor's own has no neutral form."""
-_READ_BLOCKS = frozenset(
+"""Fields with which an answer is the same streamed and whole; with others it might lose something."""
+_CLIENT_TOOLS = frozenset({None, "function", "custom"})
+"""Kinds of tools that the client runs. The output of the vendor's own has no neutral form."""
+_UNCITED_BLOCKS = frozenset(
     {"text", "image", "tool_use", "tool_result", "thinking", "redacted_thinking"}
 )
-"""Blocks of the Messages dialect after which an answer cites nothing."""
-_STATE = frozenset(
+"""Blocks of the Messages dialect that an answer cannot cite."""
+_STATE_FIELDS = frozenset(
     {
         "conversation", "previous_response_id", "background",
         "container", "thread", "mcp_servers",
     }
 )  # fmt: skip
-"""Fields after which an answer leaves something behind at the vendor, or goes on from it."""
-_ACTING_TOOLS = frozenset({"mcp", "mcp_toolset"})
-"""Kinds of tools with which the vendor acts upon the servers of others."""
+"""Fields by which a request creates state at the vendor, or continues from it."""
+_SERVER_TOOLS = frozenset({"mcp", "mcp_toolset"})
+"""Kinds of tools by which the vendor itself calls other servers."""
 _SYSTEM_ROLES = frozenset({"system", "developer"})
-_COMMON = {
+_COMMON_NAMES = {
     "temperature": "temperature",
     "top_p": "top_p",
     "max_tokens": "max_tokens",
@@ -78,7 +77,7 @@ _COMMON = {
     "stop": "stop",
     "stop_sequences": "stop",
 }
-_BESIDE_THE_TURNS = {Dialect.RESPONSES: "instructions", Dialect.MESSAGES: "system"}
+_PROMPT_FIELD = {Dialect.RESPONSES: "instructions", Dialect.MESSAGES: "system"}
 _TYPE_AND_TEXT = 2
 _TEXT_TYPES = frozenset({"text", "input_text", "output_text"})
 
@@ -91,13 +90,13 @@ class _Turn(msgspec.Struct):
 
 
 class CacheScope(NamedTuple):
-    """Who may share an answer, and for what was asked."""
+    """Who may share an answer, and the model that was asked for."""
 
     tenant: str
     user: str
     """The ``x-slipstream-user`` of the request; "" shares within the tenant."""
     model: str
-    """As asked: ``auto`` or a configured name."""
+    """As requested: ``auto`` or a configured name."""
     tier: str = ""
     """The tier that the caller forced, or ""."""
     epoch: int = 0
@@ -105,56 +104,64 @@ class CacheScope(NamedTuple):
 
 
 Scope = tuple[str, str, str, str, int]
-"""A ``CacheScope`` as the tuple that it is: to name its parts costs as much as to hash a short question."""
+"""A ``CacheScope`` as a bare tuple: making the named one costs as much as hashing a short question."""
 
 
-def moves_a_state(request: ChatRequest) -> bool:
-    """Whether ``request`` is to do something at its vendor beside being answered, so that no answer stands
-    for another: a turn of a conversation that is kept there, a job, a call of the vendor's own.
+def uses_vendor_state(request: ChatRequest) -> bool:
+    """Whether ``request`` creates or continues state at its vendor, so that no stored answer can replace it.
+
+    A turn of a conversation that lies there, a job, an MCP call of the vendor's own, and an answer that the
+    caller has stored there (``store: true``): one from the cache would not be there afterwards. A Responses
+    request without ``store`` is answered from the cache, though the vendor's own default is to store.
     """
     if request.plain is not None:
         return False
     body = request.body
-    return not _STATE.isdisjoint(body) and any(body.get(name) for name in _STATE)
+    if body.get("store") is True:
+        return True
+    return not _STATE_FIELDS.isdisjoint(body) and any(body.get(name) for name in _STATE_FIELDS)
 
 
-def leaves_something_behind(request: ChatRequest) -> bool:
-    """Whether a second call for ``request`` would act twice at its vendor: what ``moves_a_state``, what is to
-    be stored there, and what lets the vendor call the tools of a server by itself.
+def has_vendor_side_effects(request: ChatRequest) -> bool:
+    """Whether a second call for ``request`` would act twice at its vendor.
+
+    Such is what ``uses_vendor_state``, and what lets the vendor call the tools of a server by itself.
     """
     if request.plain is not None:
         return False
-    if request.body.get("store") is True or moves_a_state(request):
+    if uses_vendor_state(request):
         return True
     tools = request.body.get("tools")
     return isinstance(tools, list) and any(
-        isinstance(tool, dict) and tool.get("type") in _ACTING_TOOLS for tool in tools
+        isinstance(tool, dict) and tool.get("type") in _SERVER_TOOLS for tool in tools
     )
 
 
-def plain_start(scope: Scope | CacheScope, said: Sequence[tuple[bytes, bytes]] = ()) -> bytes:
-    """What plain requests of ``scope`` that say ``said`` to the vendor have in common, for ``plain_key``."""
-    decides: Sequence[object] = (KEY_VERSION, *scope, "", _NOTHING)
-    if asked := _asked(said):
-        decides = (asked, *decides)
+def plain_key_prefix(
+    scope: Scope | CacheScope, headers: Sequence[tuple[bytes, bytes]] = ()
+) -> bytes:
+    """Return what the keys of plain requests with this scope and these vendor headers share."""
+    decides: Sequence[object] = (KEY_VERSION, *scope, "", _NO_FIELDS)
+    if vendor := _vendor_headers(headers):
+        decides = (vendor, *decides)
     return _encode(decides)[:-1] + b","
 
 
-def plain_key(start: bytes, plain: PlainRequest) -> bytes:
-    """As ``exact_key``, for a plain request; ``start`` is ``plain_start``."""
-    turns, warmth, top, most, stop, _, _, _ = plain
+def plain_key(prefix: bytes, plain: PlainRequest) -> bytes:
+    """As ``exact_key``, for a plain request; ``prefix`` is ``plain_key_prefix``."""
+    turns, temperature, top_p, max_tokens, stop, _, _, _ = plain
     # A number that JSON cannot carry here is not plain: it was refused when it was read.
-    return sha256(start + _encode((warmth, top, most, stop, turns))[1:]).digest()
+    return sha256(prefix + _encode((temperature, top_p, max_tokens, stop, turns))[1:]).digest()
 
 
-def plain_text(start: bytes, plain: PlainRequest) -> bytes:
-    """What ``plain_key`` hashes."""
-    turns, warmth, top, most, stop, _, _, _ = plain
-    return start + _encode((warmth, top, most, stop, turns))[1:]
+def plain_key_input(prefix: bytes, plain: PlainRequest) -> bytes:
+    """The bytes that ``plain_key`` hashes."""
+    turns, temperature, top_p, max_tokens, stop, _, _, _ = plain
+    return prefix + _encode((temperature, top_p, max_tokens, stop, turns))[1:]
 
 
 def exact_key(scope: Scope | CacheScope, request: ChatRequest) -> bytes:
-    """Hash what decides the answer to ``request`` into 32 bytes, the same in every process.
+    """Hash all that can change the answer to ``request`` into 32 bytes, the same in every process.
 
     Raises ``BadRequest`` for numbers that JSON here cannot carry (integers beyond 64 bits).
     """
@@ -162,16 +169,17 @@ def exact_key(scope: Scope | CacheScope, request: ChatRequest) -> bytes:
     tenant, user, model, tier, epoch = scope
     decides: Sequence[object]
     if plain is not None:
-        turns, warmth, top, most, stop, _, _, _ = plain
+        turns, temperature, top_p, max_tokens, stop, _, _, _ = plain
         decides = (
-            KEY_VERSION, tenant, user, model, tier, epoch, "", _NOTHING, warmth, top, most, stop, turns,
+            KEY_VERSION, tenant, user, model, tier, epoch, "", _NO_FIELDS,
+            temperature, top_p, max_tokens, stop, turns,
         )  # fmt: skip
     else:
         decides = (KEY_VERSION, *scope, *_content(request))
     if request.terms is not None:
         decides = (*decides, {"contract": request.terms.key})
-    if request.forward_headers and (asked := _asked(request.forward_headers)):
-        decides = (asked, *decides)
+    if request.forward_headers and (vendor := _vendor_headers(request.forward_headers)):
+        decides = (vendor, *decides)
     try:
         return sha256(_encode(decides)).digest()
     except (OverflowError, TypeError, ValueError) as exc:
@@ -181,8 +189,8 @@ def exact_key(scope: Scope | CacheScope, request: ChatRequest) -> bytes:
         raise BadRequest(message) from exc
 
 
-def _asked(headers: Sequence[tuple[bytes, bytes]]) -> list[str]:
-    """The vendor's headers that can change an answer: a beta, a version that is not ours."""
+def _vendor_headers(headers: Sequence[tuple[bytes, bytes]]) -> list[str]:
+    """Return the vendor's headers that can change an answer: a beta, a version that is not ours."""
     return sorted(
         f"{name.decode('latin-1')}: {value.decode('latin-1')}"
         for name, value in headers
@@ -192,21 +200,23 @@ def _asked(headers: Sequence[tuple[bytes, bytes]]) -> list[str]:
 
 
 def _content(request: ChatRequest) -> Sequence[object]:
-    """Bring the body to one form across dialects where that is certain, else keep it as it is, tagged."""
+    """Normalise the body across dialects where that is certain, else keep it as it is, tagged."""
     dialect, body = request.dialect, request.body
     common: dict[str, object] = {}
     own: dict[str, object] = {}
     for name, value in body.items():
-        if name in _IGNORED or name in _SPOKEN or value is None:
+        if name in _IGNORED or name in _TURN_FIELDS or value is None:
             continue
-        if name in _COMMON:
+        if name == "store" and value is False:
+            continue
+        if name in _COMMON_NAMES:
             _put_common(common, own, name, value)
         else:
             own[name] = value
     turns = _plain_turns(dialect, body)
     if turns is None:
-        own.update((name, body[name]) for name in _SPOKEN if body.get(name) is not None)
-    if not _says_the_same_in_any_form(dialect, own):
+        own.update((name, body[name]) for name in _TURN_FIELDS if body.get(name) is not None)
+    if not _is_form_independent(dialect, own):
         own["stream"] = (request.stream, request.include_usage)
     tag = dialect.value if own else ""
     sampling = (
@@ -218,23 +228,27 @@ def _content(request: ChatRequest) -> Sequence[object]:
     return (tag, own, *sampling, turns)
 
 
-def _says_the_same_in_any_form(dialect: Dialect, own: Json) -> bool:
-    """Whether an answer to what ``own`` asks may be told streamed where it came whole, and the reverse."""
+def _is_form_independent(dialect: Dialect, own: Json) -> bool:
+    """Whether an answer may be replayed streamed where it came whole, and the reverse."""
     for name, value in own.items():
-        if name in _SPOKEN:
-            if dialect is Dialect.MESSAGES and not all(map(_cites_nothing, _rows(value))):
+        if name in _TURN_FIELDS:
+            if dialect is Dialect.MESSAGES and not all(map(_is_uncited, _rows(value))):
                 return False
         elif name == "tools":
-            if not all(_is(tool, "type", _OWN_TOOLS) for tool in _rows(value)):
+            if not all(_is(tool, "type", _CLIENT_TOOLS) for tool in _rows(value)):
                 return False
-        elif name not in _IN_ANY_FORM and value is not False and not (name == "n" and value == 1):
+        elif (
+            name not in _FORM_INDEPENDENT
+            and value is not False
+            and not (name == "n" and value == 1)
+        ):
             return False
     return True
 
 
-def _cites_nothing(message: object) -> bool:
+def _is_uncited(message: object) -> bool:
     blocks = _rows(message.get("content")) if isinstance(message, dict) else ()
-    return all(_is(block, "type", _READ_BLOCKS) for block in blocks)
+    return all(_is(block, "type", _UNCITED_BLOCKS) for block in blocks)
 
 
 def _rows(value: object) -> Sequence[object]:
@@ -242,15 +256,15 @@ def _rows(value: object) -> Sequence[object]:
 
 
 def _is(value: object, name: str, known: frozenset[str | None]) -> bool:
-    """Whether the field ``name`` of ``value`` is among ``known``; no where that cannot be said."""
-    said = value.get(name) if isinstance(value, dict) else 0
-    return (said is None or isinstance(said, str)) and said in known
+    """Whether the field ``name`` of ``value`` is among ``known``; False where ``value`` is no object."""
+    field = value.get(name) if isinstance(value, dict) else 0
+    return (field is None or isinstance(field, str)) and field in known
 
 
 def _put_common(
     common: dict[str, object], own: dict[str, object], name: str, value: object
 ) -> None:
-    shared = _COMMON[name]
+    shared = _COMMON_NAMES[name]
     if shared == "stop" and isinstance(value, str):
         value = [value]
     if shared in ("temperature", "top_p") and type(value) is int:
@@ -264,7 +278,7 @@ def _put_common(
 def _plain_turns(dialect: Dialect, body: Json) -> list[_Turn] | None:
     """``[{role, content}, ...]`` when every message is plain text, else None."""
     turns: list[_Turn] = []
-    if not _add_system(turns, dialect, body):
+    if not _add_prompt(turns, dialect, body):
         return None
     if dialect is Dialect.RESPONSES:
         source = body.get("input")
@@ -278,11 +292,11 @@ def _plain_turns(dialect: Dialect, body: Json) -> list[_Turn] | None:
     return None
 
 
-def _add_system(turns: list[_Turn], dialect: Dialect, body: Json) -> bool:
-    """Append the prompt that stands beside the turns, where the dialect has one; False unless plain text."""
-    name = _BESIDE_THE_TURNS.get(dialect)
+def _add_prompt(turns: list[_Turn], dialect: Dialect, body: Json) -> bool:
+    """Append the system prompt where it is not among the turns; False unless it is plain text."""
+    name = _PROMPT_FIELD.get(dialect)
     prompt = None if name is None else body.get(name)
-    return prompt is None or _add(turns, "system", prompt)
+    return prompt is None or _add_text(turns, "system", prompt)
 
 
 def _add_message(turns: list[_Turn], message: object) -> bool:
@@ -292,7 +306,7 @@ def _add_message(turns: list[_Turn], message: object) -> bool:
     role = message.get("role")
     if not isinstance(role, str):
         return False
-    return _add(turns, "system" if role in _SYSTEM_ROLES else role, message.get("content"))
+    return _add_text(turns, "system" if role in _SYSTEM_ROLES else role, message.get("content"))
 
 
 def _only_text_message(message: dict[str, object]) -> bool:
@@ -305,11 +319,11 @@ def _only_text_message(message: dict[str, object]) -> bool:
     return True
 
 
-def _add(turns: list[_Turn], role: str, content: object) -> bool:
+def _add_text(turns: list[_Turn], role: str, content: object) -> bool:
     """Append the text of ``content``; False when it is anything but plain text.
 
     Several text blocks are kept apart (a separator that JSON text cannot hold unescaped would be a guess):
-    only a string, or a list of exactly one plain text block, is brought to the common form.
+    only a string, or a list of exactly one plain text block, is normalised.
     """
     if isinstance(content, str):
         turns.append(_Turn(role, content))

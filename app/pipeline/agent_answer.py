@@ -320,10 +320,10 @@ def _keep(key: bytes, answer: Answer, run: AgentRun, request: ChatRequest) -> No
         cost_usd=turn.cost_usd,
         upstream_s=turn.timeline.elapsed_s(),
         answer=answer,
-        judged=bool(specs),
+        gate_passed=bool(specs),
     )
     began_ns = turn.timeline.started_ns
-    if gateway.exact.barred(began_ns, key, entry.tenant, entry.model, entry.tags):
+    if gateway.exact.blocks(began_ns, key, entry.tenant, entry.model, entry.tags):
         return
     gateway.exact.put(key, entry)
     if ttl_s is not None:

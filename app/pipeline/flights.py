@@ -118,7 +118,7 @@ class LeadingFlight(Flight):
         elif stored and gateway.exact is not None:
             model = "" if turn.model is None else turn.model.name
             began_ns = turn.timeline.started_ns
-            stored = not gateway.exact.barred(began_ns, self.key, turn.tenant, model, turn.tags)
+            stored = not gateway.exact.blocks(began_ns, self.key, turn.tenant, model, turn.tags)
             if stored:
                 gateway.exact.put(self.key, self._entry())
         if stored and gateway.sharing is not None:
@@ -156,5 +156,5 @@ class LeadingFlight(Flight):
             None if builder is None else builder.answer(),
         )
         if turn.classification is not None and turn.classification.ttl_s is None:
-            entry.judged = True
+            entry.gate_passed = True
         return entry

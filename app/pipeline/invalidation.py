@@ -35,7 +35,7 @@ async def invalidate(gateway: Gateway, what: InvalidationFilter) -> int:
     exact = gateway.exact
     if exact is None:
         return removed
-    exact.bar(what)  # answers in flight, too, and nobody joins them
+    exact.block(what)  # answers in flight, too, and nobody joins them
     gateway.flights.forget(what.entry_id)
     if what.entry_id:
         return max(removed, int(exact.remove(what.entry_id)))
@@ -46,7 +46,7 @@ async def invalidate(gateway: Gateway, what: InvalidationFilter) -> int:
 def bar_in_progress(gateway: Gateway, what: InvalidationFilter) -> None:
     """Store nothing of ``what`` that is in flight in this worker, and let nobody join it."""
     if gateway.exact is not None:
-        gateway.exact.bar(what)
+        gateway.exact.block(what)
     gateway.flights.forget(what.entry_id)
     if gateway.semantic is not None:
         gateway.semantic.cache.block(what)

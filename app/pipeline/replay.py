@@ -42,9 +42,9 @@ def may_serve(
     if not _loses_nothing(entry, request):
         turn.cache_reason = "form"
         return False
-    if entry.judged or gateway.exact is None:
+    if entry.gate_passed or gateway.exact is None:
         return True
-    entry.judged = True
+    entry.gate_passed = True
     classification = gateway.classifier.classify(gateway.codecs[request.dialect].view(request.body))
     if classification.ttl_s is None or gateway.exact.shorten(key, classification.ttl_s):
         return True
@@ -56,9 +56,9 @@ def _loses_nothing(entry: CachedAnswer, request: ChatRequest) -> bool:
     """Whether the answer can be given in the client's form without loss."""
     if not entry.pieces or same_form(entry, request):
         return True
-    if entry.tells_more is None:
-        entry.tells_more = has_untranslatable_content(entry.pieces)
-    return not entry.tells_more
+    if entry.is_form_dependent is None:
+        entry.is_form_dependent = has_untranslatable_content(entry.pieces)
+    return not entry.is_form_dependent
 
 
 def _is_readable(entry: CachedAnswer, gateway: Gateway) -> bool:
@@ -93,7 +93,7 @@ async def serve_cached(
     if rendered is None:
         rendered = known[form] = _render(entry, request, gateway)
         if gateway.exact is not None and len(entry.pieces) != 1:
-            gateway.exact.grow(entry, len(rendered))
+            gateway.exact.add_bytes(entry, len(rendered))
     await emit(Frames(rendered) if request.stream else WholeBody(rendered))
 
 

@@ -423,7 +423,7 @@ class SharedAnswers:
         """Apply one invalidation to this worker's memory and to its flights."""
         self._barriers.add(what, epoch)
         self._flights.forget()
-        self._exact.bar(what)  # also answers without a flight: an agent's
+        self._exact.block(what)  # also answers without a flight: an agent's
         self.on_forget(what)
         if what.entry_id:
             return int(self._exact.remove(what.entry_id))
@@ -433,7 +433,7 @@ class SharedAnswers:
         """Invalidations were missed: drop everything stored before."""
         self._barriers.clear(floor)
         self._flights.forget()
-        self._exact.bar_all()
+        self._exact.block_all()
         self._exact.clear()
 
 

@@ -104,7 +104,7 @@ class Leases:
             call.readers[worker] = self._clock()
             call.copy_now = True
             self._start_copy(call)
-            call.flight.wake()
+            call.flight.notify_followers()
         elif kind == b"left":
             self._remove_reader(call, worker)
 
@@ -127,7 +127,7 @@ class Leases:
         given_up_s = 0.0
         try:
             while not over:
-                news = call.flight.news()
+                news = call.flight.next_event()
                 done, events = call.flight.done, call.flight.events[sent:]
                 if events or done or first or call.copy_now:
                     call.copy_now = False

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from app.cache.coalesce import Flight
 from app.cache.exact import CachedAnswer
-from app.cache.key import exact_key, leaves_something_behind, moves_a_state
+from app.cache.key import exact_key, has_vendor_side_effects, uses_vendor_state
 from app.domain.agents import PREFIX as AGENT
 from app.domain.chat import ChatRequest
 from app.domain.decisions import CacheMode, CacheOutcome, PromptView, Tier
@@ -109,10 +109,10 @@ async def answer(request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit)
 
 def _bypass_if_stateful(request: ChatRequest, turn: Turn) -> None:
     """Send a request that changes state at its vendor past lanes and cache, and only once."""
-    if not leaves_something_behind(request):
+    if not has_vendor_side_effects(request):
         return
     turn.single_attempt = True
-    if turn.cache_mode is not _ONLY and moves_a_state(request):
+    if turn.cache_mode is not _ONLY and uses_vendor_state(request):
         turn.cache_mode, turn.cache_reason = _BYPASS, "state"
 
 

@@ -178,9 +178,9 @@ class Again:
         entry = None if exact is None else exact.get(key)
         if exact is None or entry is None:
             return False
-        if entry.judged:
+        if entry.gate_passed:
             return True
-        entry.judged = True
+        entry.gate_passed = True
         return classification.ttl_s is None or exact.shorten(key, classification.ttl_s)
 
     def _hit(self, source: str) -> None:

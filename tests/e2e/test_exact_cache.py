@@ -194,6 +194,8 @@ async def test_what_must_not_be_kept_is_asked_again(http, question_of):
     ("dialect", "state"),
     [
         ("responses", {"conversation": "conv_1"}),
+        ("responses", {"store": True}),
+        ("chat", {"store": True, "metadata": {"run": "1"}}),
         ("responses", {"background": True}),
         ("messages", {"container": "c_1"}),
         ("messages", {"thread": {"type": "create"}}),
@@ -203,7 +205,9 @@ async def test_what_must_not_be_kept_is_asked_again(http, question_of):
 async def test_what_moves_a_state_at_the_vendor_reaches_the_vendor_each_time(
     http, question, dialect, state
 ):
-    """A conversation kept there would otherwise miss a turn: neither kept nor joined, and no lane's."""
+    """A conversation there would otherwise miss a turn, an answer its stored copy: neither cached nor joined,
+    and no lane's.
+    """
     model = "small2" if dialect == "messages" else "small"
     async with asyncio.TaskGroup() as group:
         asking = [
@@ -218,6 +222,13 @@ async def test_what_moves_a_state_at_the_vendor_reaches_the_vendor_each_time(
     assert outcome(lane) == "bypass"
     reply = await ask(http, dialect, question, model=model, more=state, cache="only")
     assert reply.status_code == 504
+
+
+async def test_only_what_is_to_be_stored_at_the_vendor_is_kept_from_the_cache(http, question):
+    await ask(http, "chat", question, more={"store": False})
+    assert outcome(await ask(http, "chat", question)) == "exact"
+    reply = await ask(http, "chat", question, more={"store": True}, cache="only")
+    assert reply.status_code == 504, "an answer that is not stored there is none to this"
 
 
 async def test_a_refusal_is_not_kept(http, script, question):

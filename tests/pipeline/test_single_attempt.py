@@ -7,7 +7,7 @@ import time
 import msgspec
 import pytest
 
-from app.cache.key import leaves_something_behind
+from app.cache.key import has_vendor_side_effects
 from app.domain.chat import ChatRequest, Dialect
 from app.domain.deadline import Deadline
 from app.domain.decisions import Tier
@@ -171,6 +171,6 @@ def test_a_request_that_moves_a_state_is_never_run_on_both_tiers_to_learn_from(m
 
 def test_a_request_is_known_to_leave_something_behind_by_its_fields():
     for dialect, more in ACTING:
-        assert leaves_something_behind(request_of(dialect, more)), more
+        assert has_vendor_side_effects(request_of(dialect, more)), more
     for dialect, more in INNOCENT:
-        assert not leaves_something_behind(request_of(dialect, more)), more
+        assert not has_vendor_side_effects(request_of(dialect, more)), more

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.cache.key import CacheScope, exact_key, plain_key, plain_start
+from app.cache.key import CacheScope, exact_key, plain_key, plain_key_prefix
 from app.domain.chat import KNOWN_ANTHROPIC_VERSIONS, ChatRequest, Dialect
 from app.wire.codecs import CODECS
 
@@ -49,7 +49,7 @@ def key(body, scope=SCOPE, dialect=Dialect.CHAT) -> bytes:
         keys.append(exact_key(scope, asked))
         if plain is not None:
             assert exact_key(scope, replace(asked, plain=plain)) == keys[-1]
-            assert plain_key(plain_start(scope, said), plain) == keys[-1]
+            assert plain_key(plain_key_prefix(scope, said), plain) == keys[-1]
     assert keys[0] == keys[1] != keys[2]
     return keys[0]
 

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from app.api.asked import Plan
 from app.api.known_body import KnownBody, is_text, learn
-from app.cache.key import plain_key, plain_start
+from app.cache.key import plain_key, plain_key_prefix
 from app.providers.upstream_request import model_fields, splice_plain
 from app.wire.plain import plain_chat, plain_messages
 
-START = plain_start(("tenant", "", "small", "", 0))
+START = plain_key_prefix(("tenant", "", "small", "", 0))
 READERS = {"chat": plain_chat, "messages": plain_messages}
 ROLES = st.sampled_from(["user", "assistant"])
 TEXTS = st.text(min_size=1, max_size=40)

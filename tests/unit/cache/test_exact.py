@@ -116,7 +116,7 @@ def test_what_is_rendered_beside_an_entry_is_accounted_for(cache):
     put(cache, "one")
     before = cache.size_bytes
     kept = cache.by_id(key_of("one")[:16].hex())
-    cache.grow(kept, 500)
+    cache.add_bytes(kept, 500)
     assert cache.size_bytes == before + 500
     assert cache.remove(key_of("one")[:16].hex())
     assert cache.size_bytes == 0
