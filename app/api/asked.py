@@ -32,7 +32,7 @@ from app.routing.concurrency_limiter import ConcurrencyLimiter
 from app.routing.load import Deployment
 from app.telemetry.few_spans import CacheAndUpstream
 from app.telemetry.timeline import Timeline, after_upstream
-from app.upstream import Exchange, Shape, Timeouts
+from app.upstream import Exchange, HeadShape, Timeouts
 from app.upstream.http1 import split_head
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ class Asked(LeadingFlight):
 
     # ------------------------------------------------------------------ what the exchange tells
 
-    def answered(self, shape: Shape, data: bytes, head_bytes: int) -> None:
+    def on_whole_response(self, shape: HeadShape, data: bytes, head_bytes: int) -> None:
         """The answer has come whole."""
         try:
             if not (self._handed_over or self.followers) and self._answer(shape, data, head_bytes):
@@ -149,14 +149,14 @@ class Asked(LeadingFlight):
             if self._outlet.response_complete:
                 return
         # Whoever takes over finds the answer.
-        self._exchange.whole(shape, data, head_bytes)
+        self._exchange.whole_received(shape, data, head_bytes)
         self._hand_over()
 
-    def unusual(self) -> None:
+    def on_other_event(self) -> None:
         """Something else has come."""
         self._hand_over()
 
-    def _answer(self, shape: Shape, data: bytes, head_bytes: int) -> bool:
+    def _answer(self, shape: HeadShape, data: bytes, head_bytes: int) -> bool:
         """Hand the answer on and account for it; no, and nothing done, where it is not an ordinary one."""
         exchange, plan, outlet = self._exchange, self._plan, self._outlet
         told = plan.wire.head_facts.get(shape)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from app.api.eager_task import CurrentTask, EagerTask
-from app.upstream.request_head import LENGTHS, LENGTHS_KNOWN
+from app.upstream.request_head import KNOWN_LENGTHS, LENGTH_LINES
 
 if TYPE_CHECKING:
     from uvicorn._types import HTTPScope
@@ -163,7 +163,7 @@ class NativeOutlet(RequestResponseCycle):
         if ours is not protocol.server_state.default_headers or not keep_alive:
             lines = self._server_head()
         size = len(body)
-        length = LENGTHS[size] if size < LENGTHS_KNOWN else b"content-length: %d\r\n" % size
+        length = LENGTH_LINES[size] if size < KNOWN_LENGTHS else b"content-length: %d\r\n" % size
         # One join: a format reads its template byte by byte.
         whole = b"".join((*head, length, lines, b"\r\n", body))
         rounds = protocol.rounds

@@ -22,7 +22,7 @@ from app.errors import UpstreamProtocol
 from app.providers.wire import StartedExchange, forwarded_headers
 from app.telemetry.few_spans import CacheUpstreamStream
 from app.telemetry.timeline import after_upstream
-from app.upstream import Exchange, Shape
+from app.upstream import Exchange, HeadShape
 from app.wire.passthrough import PassthroughReader
 
 if TYPE_CHECKING:
@@ -92,12 +92,12 @@ class Streamed(Asked):
 
     # ------------------------------------------------------------------ what the exchange tells
 
-    def answered(self, shape: Shape, data: bytes, head_bytes: int) -> None:
+    def on_whole_response(self, shape: HeadShape, data: bytes, head_bytes: int) -> None:
         """The answer has come whole, so it is no stream: the general way tells it as one, or why not."""
-        self._exchange.whole(shape, data, head_bytes)
+        self._exchange.whole_received(shape, data, head_bytes)
         self._hand_over()
 
-    def unusual(self) -> None:
+    def on_other_event(self) -> None:
         """The head has come, or the stream's end, or something that is not for here."""
         if self._handed_over or self._ended:
             return
@@ -107,16 +107,16 @@ class Streamed(Asked):
                 hide_usage = self._way.may_ask_for_usage and not self.usage_shown
                 reader = self._way.codec.passthrough(hide_usage=hide_usage)
                 if isinstance(reader, PassthroughReader):
-                    self._reader, exchange.taker, exchange.listener = reader, self.take, self
+                    self._reader, exchange.on_body, exchange.listener = reader, self.take, self
                     return
-        elif exchange.is_over and self._take_last(exchange):
+        elif exchange.is_complete and self._take_last(exchange):
             return
         self._hand_over()
 
     def _take_last(self, exchange: Exchange) -> bool:
         """Hand on what came with the end of the body; whether that was the end of the answer too."""
         if self.take(exchange.unread, b""):
-            exchange.at_hand()  # which that was
+            exchange.take_unread()  # which that was
         return self._ended
 
     def _is_stream(self, exchange: Exchange) -> bool:
@@ -124,13 +124,16 @@ class Streamed(Asked):
         shape = exchange.shape
         told = None if shape is None else self._plan.wire.head_facts.get(shape)
         return (
-            told is not None and not told[1] and exchange.status == OK and exchange.conn is not None
+            told is not None
+            and not told[1]
+            and exchange.status == OK
+            and exchange.connection is not None
         )
 
     def take(self, data: bytes, chunk: bytes) -> bool:
         """Hand on what has come of the body; no, and nothing done, where that is not for here.
 
-        ``chunk`` is the chunk that ``data`` came in alone; see ``Taker``.
+        ``chunk`` is the chunk that ``data`` came in alone; see ``BodyCallback``.
         """
         if self._ended:
             return True  # nothing is read behind the end of an answer
@@ -163,7 +166,7 @@ class Streamed(Asked):
         if around is not None:
             self._fold()
             self._before, self._behind = around[0], around[1] + _CHUNK_END
-            self._exchange.alike = self._take_alike
+            self._exchange.on_known_chunk = self._take_alike
 
     def _take_alike(self, chunk: bytes) -> bool:
         """Hand on a read that is a chunk as before but for its text; no, and nothing done, where it is not.
@@ -227,7 +230,7 @@ class Streamed(Asked):
         """As ``take``, of frames that tell something: a finish, usage, an error, the end."""
         if reader.has_partial_frame or not data.startswith(_FIRST_WORDS):
             return False
-        self._exchange.alike = None  # the next chunk may begin with the rest of a frame
+        self._exchange.on_known_chunk = None  # the next chunk may begin with the rest of a frame
         events = self._events_of(data, reader)
         if events is None:
             return False
@@ -291,8 +294,8 @@ class Streamed(Asked):
         outlet.end_now(last)
         self._ended_ns = ended_ns = monotonic_ns()
         way.edge.pulse.discard(self)
-        if exchange.conn is not None:
-            outlet.loop.call_soon(exchange.let_go)  # it may be calling us just now
+        if exchange.connection is not None:
+            outlet.loop.call_soon(exchange.drain)  # it may be calling us just now
         sent_ns = exchange.queued_ns
         self._give_back((self._first_ns - sent_ns) / 1e9, (ended_ns - sent_ns) / 1e9)
         self._last_ns = perf_counter_ns()
@@ -335,14 +338,14 @@ class Streamed(Asked):
             self._response.pulse(now_s)
 
     def _hand_over(self) -> None:
-        self._exchange.alike = None
+        self._exchange.on_known_chunk = None
         self._fold()
         self._way.edge.pulse.discard(self)
         super()._hand_over()
 
     def _begun(self) -> StartedExchange:
         exchange = self._exchange
-        exchange.taker = None
+        exchange.on_body = None
         return StartedExchange(exchange, self._reader, self._first_ns, self._tokens)
 
     def _prepare(self, response: TurnResponse) -> None:

@@ -29,7 +29,7 @@ from app.providers.relay import (
     untouched_answer,
 )
 from app.providers.upstream_request import UpstreamRequest, build_upstream_request
-from app.upstream import Exchange, Listener, Pool, Shape, Taker, Timeouts
+from app.upstream import BodyCallback, Exchange, HeadShape, Pool, ResponseListener, Timeouts
 from app.wire.passthrough import PassthroughReader
 
 _ERROR_FROM = 400
@@ -50,7 +50,7 @@ _IDENTITY = b"identity"
 _NO_SUCH_PATH = frozenset({404, 405, 501})
 
 
-BeginExchange = Callable[[bytes, bytes, Timeouts, bytes, Listener | None], Exchange | None]
+BeginExchange = Callable[[bytes, bytes, Timeouts, bytes, ResponseListener | None], Exchange | None]
 """``Pool.begin``, of one pool."""
 
 
@@ -106,7 +106,7 @@ class WireProvider:
         self._head: Headers = (*options.headers, _JSON)
         self._request_heads: dict[Dialect, bytes] = {}
         """How the requests begin that bring no headers of their own."""
-        self.head_facts: dict[Shape, tuple[bool, bool]] = {}
+        self.head_facts: dict[HeadShape, tuple[bool, bool]] = {}
         """By the shape of a head: whether one is to be forwarded, and whether JSON follows."""
 
     @property
@@ -143,11 +143,11 @@ class WireProvider:
             reader = begun.reader
             call.first_event_ns, call.tokens_streamed = begun.first_event_ns, begun.tokens
         else:
-            exchange = pool.begin(start, request.body, timeouts)
+            exchange = pool.try_send(start, request.body, timeouts)
         if exchange is not None:
             call.started_ns = exchange.queued_ns
-            if not exchange.told:
-                news = exchange.changed()
+            if not exchange.has_outcome:
+                news = exchange.change_future()
                 try:
                     await news
                 except BaseException:
@@ -156,7 +156,7 @@ class WireProvider:
         else:
             call.started_ns = time.monotonic_ns()
         if exchange is None or not exchange.status:
-            exchange = await pool.persist(
+            exchange = await pool.send_or_replay(
                 exchange, start, request.body, timeouts, replays=not call.single_attempt
             )
         json = self._read_head(call, exchange)
@@ -166,14 +166,14 @@ class WireProvider:
             if call.stream and not json:
                 await self._stream(call, request, exchange, emit, reader)
             else:
-                body = exchange.at_hand() or await exchange.read_all(_MAX_ANSWER_BYTES)
+                body = exchange.take_unread() or await exchange.read_all(_MAX_ANSWER_BYTES)
                 call.ended_ns = exchange.ended_ns
                 offer = offer_of(emit) if request.passthrough else None
                 if offer is None or not offer(untouched_answer(body, call, request.codec)):
                     await relay_answer(body, call, request, emit)
         finally:
-            if exchange.conn is not None:
-                (exchange.let_go if call.complete else exchange.abort)()
+            if exchange.connection is not None:
+                (exchange.drain if call.complete else exchange.abort)()
 
     def send_parameters(
         self, dialect: Dialect, said: Headers = ()
@@ -183,8 +183,8 @@ class WireProvider:
         For calls without a deadline whose callers say ``said`` to the vendor; ``stream`` goes on with the
         exchange where ``ModelCall.begun`` holds it.
         """
-        start = self._pool.start_of(self._paths[dialect], _merged(self._head, said))
-        return self._pool.begin, start, self._timeouts
+        start = self._pool.head_start(self._paths[dialect], _merged(self._head, said))
+        return self._pool.try_send, start, self._timeouts
 
     def redact_failure(self, failure: UpstreamError, events: Sequence[Event]) -> Sequence[Event]:
         """``events`` that told ``failure``, without what this upstream was sent to know us by; it as well."""
@@ -196,7 +196,7 @@ class WireProvider:
         if not suffix and not call.traceparent and (native is None or not native.forward_headers):
             start = self._request_heads.get(dialect)
             if start is None:
-                start = self._request_heads[dialect] = self._pool.start_of(
+                start = self._request_heads[dialect] = self._pool.head_start(
                     self._paths[dialect], self._head
                 )
             return start
@@ -205,7 +205,7 @@ class WireProvider:
             headers = _merged(headers, native.forward_headers)
         if call.traceparent:
             headers = (*headers, (b"traceparent", call.traceparent.encode("latin-1")))
-        return self._pool.start_of(self._paths[dialect] + suffix, headers)
+        return self._pool.head_start(self._paths[dialect] + suffix, headers)
 
     def _read_head(self, call: ModelCall, exchange: Exchange) -> bool:
         """The response's head is there: note what it tells; whether a JSON body follows."""
@@ -265,7 +265,7 @@ class WireProvider:
         if call.deadline.at_s is not None:
             timeouts = _capped_timeouts(timeouts, call.deadline.at_s)
         start = self._request_head(call, request.codec.dialect, suffix)
-        return await self._pool.persist(None, start, request.body, timeouts)
+        return await self._pool.send_or_replay(None, start, request.body, timeouts)
 
     async def _error(self, exchange: Exchange, request: UpstreamRequest) -> UpstreamStatus:
         body = await exchange.read_all(_MAX_ERROR_BYTES)
@@ -317,7 +317,7 @@ class WireProvider:
         raise_for_outcome(reader, call, request, self.name)
 
 
-def _make_taker(call: ModelCall, reader: StreamReader, emit: Emit) -> Taker | None:
+def _make_taker(call: ModelCall, reader: StreamReader, emit: Emit) -> BodyCallback | None:
     """What passes ordinary frames straight from one socket to the other while nobody has to wait.
 
     The task that reads is woken for everything else: frames that tell something, half frames, the end, and a

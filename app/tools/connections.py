@@ -15,7 +15,7 @@ from app.errors import GatewayError, ToolError, UpstreamError, UpstreamRefused, 
 from app.tools.addresses import Addresses
 from app.tools.decompression import decompressor_for
 from app.tools.egress import Origin
-from app.upstream import Exchange, Pool, PoolLimits, Timeouts, default_ssl_context, judged
+from app.upstream import Exchange, Pool, PoolLimits, Timeouts, default_ssl_context, dial_checked
 from app.upstream import Origin as PoolOrigin
 
 _CONNECTIONS = 256
@@ -122,7 +122,7 @@ class Connections:
 
     def __init__(self, addresses: Addresses) -> None:
         """Reach what ``addresses`` permits; connects nothing yet."""
-        self._dial = judged(addresses.choose)
+        self._dial = dial_checked(addresses.choose)
         self._pools: dict[tuple[Origin, str, bool], Pool] = {}
         self._ssl: ssl.SSLContext | None = None
 

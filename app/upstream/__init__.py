@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from app.upstream.dial import judged
-from app.upstream.exchange import Exchange, Listener, Taker, Timeouts, Timing
-from app.upstream.known_heads import Shape
+from app.upstream.dial import dial_checked
+from app.upstream.exchange import BodyCallback, Exchange, ResponseListener, Timeouts, Timing
+from app.upstream.head_shapes import HeadShape
 from app.upstream.origin import Origin, PoolLimits, PoolStats, default_ssl_context
 from app.upstream.pool import Pool
 
 __all__ = [
+    "BodyCallback",
     "Exchange",
-    "Listener",
+    "HeadShape",
     "Origin",
     "Pool",
     "PoolLimits",
     "PoolStats",
-    "Shape",
-    "Taker",
+    "ResponseListener",
     "Timeouts",
     "Timing",
     "default_ssl_context",
-    "judged",
+    "dial_checked",
 ]

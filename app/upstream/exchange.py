@@ -1,4 +1,4 @@
-"""One request and its response, as the caller sees it, and the limits and marks of its time."""
+"""One request and its response as the caller sees it, with its timeouts and its timing."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from app.errors import UpstreamClosed, UpstreamError, UpstreamProtocol
+from app.upstream.head_shapes import HeadShape
 from app.upstream.http1 import Header, find_header, split_head
-from app.upstream.known_heads import Shape
 
 _NS_PER_S: Final = 1_000_000_000
-LET_GO_S: Final = 1.0
-_LET_GO_NS: Final = int(LET_GO_S * _NS_PER_S)
+DRAIN_S: Final = 1.0
+_DRAIN_NS: Final = int(DRAIN_S * _NS_PER_S)
 _REPLAY_WINDOW_NS: Final = _NS_PER_S
 
 
-Taker = Callable[[bytes, bytes], bool]
-"""Shown the new bytes of a body, and the one chunk that they came in (``b""`` unless it was one, alone)."""
+BodyCallback = Callable[[bytes, bytes], bool]
+"""Gets the new bytes of a body, and the one chunk that they came in (``b""`` unless it was exactly one)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,29 +69,30 @@ class Timing:
     replayed: bool
 
 
-class Listener(Protocol):
-    """Who hears the first news of an exchange in the socket's own callback, in place of a task that waits.
+class ResponseListener(Protocol):
+    """Called with the first event of an exchange in the socket's own callback, in place of a waiting task.
 
     Must not raise.
     """
 
-    def answered(self, shape: Shape, data: bytes, head_bytes: int) -> None:
-        """The response has come whole, in one piece; ``Exchange.whole`` takes what is not dealt with here."""
+    def on_whole_response(self, shape: HeadShape, data: bytes, head_bytes: int) -> None:
+        """The response has come in one read; what is not handled here goes to ``Exchange.whole_received``."""
 
-    def unusual(self) -> None:
-        """Something else has happened first: a head alone, a failure. The connection is not done with it,
-        so whatever is to be done about it has to wait for the loop's next turn.
+    def on_other_event(self) -> None:
+        """Something else came first: a head alone, or a failure.
+
+        The connection is still processing it, so any reaction has to wait for the loop's next turn.
         """
 
 
-class Carrier(Protocol):
-    """What an exchange needs of the connection that carries it."""
+class ExchangeConnection(Protocol):
+    """What an exchange needs of its connection."""
 
     def take(self) -> bytes:
         """The body bytes that have come since the last call."""
 
-    def let_go(self) -> None:
-        """Drop what is unread, and go by the exchange's total time from now on."""
+    def drain(self) -> None:
+        """Drop the unread body; from now on only the exchange's total time bounds it."""
 
     def abort(self, error: UpstreamError | None = None) -> None:
         """Close the socket now; the exchange ends with ``error``."""
@@ -105,35 +106,33 @@ class Exchange:
     then the connection is occupied, at most for ``Timeouts.total_s``.
     """
 
-    # How every exchange begins: stands here once rather than in each.
-    conn: Carrier | None = None
-    """What carries it while it is under way."""
-    taker: Taker | None = None
-    """For the connection: who waits in ``read`` and takes what comes in the socket's own callback."""
-    alike: Callable[[bytes], bool] | None = None
-    """Shown each read of a body before ``taker`` is: takes what is one chunk, known by its bytes."""
-    shape: Shape | None = None
-    """What the head has in common with earlier ones, where that is known: what is said by the names alone
-    need not be searched for each time.
-    """
+    # Defaults of every exchange, on the class: that saves an assignment each.
+    connection: ExchangeConnection | None = None
+    """Its connection while it is in progress."""
+    on_body: BodyCallback | None = None
+    """Called by the connection with new body bytes while ``read`` waits; True if it has handled them."""
+    on_known_chunk: Callable[[bytes], bool] | None = None
+    """Called before ``on_body`` with each read; True if it was chunks known by their bytes, now handled."""
+    shape: HeadShape | None = None
+    """The shape of the head, where it is known: what follows from its names is looked up by it."""
     status = 0
     connected_ns = tls_ns = sent_ns = first_byte_ns = ended_ns = 0
-    reused = replayed = at_once = False
-    """``at_once``: sent in the moment it was made, on a connection at rest."""
+    reused = replayed = sent_immediately = False
+    """``sent_immediately``: sent when it was made, on an idle connection."""
     _error: UpstreamError | None = None
-    _rest = _cut_head = _low_head = b""
-    _one_piece = b"", 4
-    """A response that came whole, and how much of it is its head, blank line included."""
+    _unread = _cut_head = _low_head = b""
+    _whole_response = b"", 4
+    """A response that came in one read, and the size of its head, blank line included."""
     _headers: tuple[Header, ...] | None = None
     _waiter: asyncio.Future[None] | None = None
-    listener: Listener | None = None
-    """Told the first news; None once it was, or where a task waits."""
+    listener: ResponseListener | None = None
+    """Called with the first event; None after that, or where a task waits."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, timeouts: Timeouts) -> None:
         self.start(loop, timeouts)
 
     def start(self, loop: asyncio.AbstractEventLoop, timeouts: Timeouts) -> None:
-        """Start the clock of the call; the pool does the rest. All that a new one needs."""
+        """Start the clock of the call: all that a new exchange needs."""
         self._loop = loop
         self.between_ns = timeouts.between_bytes_ns
         # The first bytes of a stream do not wait for a round. (Read for every response: an attribute of the
@@ -144,7 +143,7 @@ class Exchange:
 
     @property
     def _head(self) -> bytes:
-        data, head_bytes = self._one_piece
+        data, head_bytes = self._whole_response
         return self._cut_head or data[: head_bytes - 4]
 
     @property
@@ -177,31 +176,31 @@ class Exchange:
             replayed=self.replayed,
         )
 
-    async def read(self, taker: Taker | None = None) -> bytes:
+    async def read(self, on_body: BodyCallback | None = None) -> bytes:
         """All that arrived since the last call, joined; waits for a byte; ``b""`` at the end.
 
-        While it waits, what arrives is first shown to ``taker``, in the socket's own callback: what
-        that takes (True) is done with and wakes nobody, which halves the cost of a token. The first
-        bytes that it does not take end the wait as usual; so does the end of the body. ``taker``
-        must not raise or call this exchange.
+        While it waits, what arrives is first passed to ``on_body`` in the socket's own callback: what
+        that handles (True) wakes no task, which halves the cost of a token. The first bytes that it does
+        not handle end the wait as usual; so does the end of the body. ``on_body`` must not raise or call
+        this exchange.
 
         What arrived before a failure is returned first. Raises UpstreamClosed (truncated, reset,
         aborted), UpstreamProtocol, UpstreamTimeout (``between_bytes``, ``total``). Cancelled: the
         socket is closed.
         """
         while True:
-            conn = self.conn
-            data = conn.take() if conn is not None else self._rest
+            conn = self.connection
+            data = conn.take() if conn is not None else self._unread
             if data:
                 if conn is None:
-                    self._rest = b""
+                    self._unread = b""
                 return data
             if conn is None:
                 if self._error is not None:
                     raise self._error
                 return b""
-            news = self.changed()
-            self.taker = taker
+            news = self.change_future()
+            self.on_body = on_body
             try:
                 await news
             except BaseException:
@@ -209,23 +208,23 @@ class Exchange:
                 self.abort()
                 raise
             finally:
-                self.taker = None
+                self.on_body = None
 
     @property
-    def is_over(self) -> bool:
+    def is_complete(self) -> bool:
         """The response has ended, and whole."""
-        return self.conn is None and self._error is None and self.status > 0
+        return self.connection is None and self._error is None and self.status > 0
 
     @property
     def unread(self) -> bytes:
         """What is unread of a response that is over; it stays unread."""
-        return self._rest
+        return self._unread
 
-    def at_hand(self) -> bytes:
+    def take_unread(self) -> bytes:
         """All that is unread, if the response has ended and whole; else ``b""``."""
-        if self.conn is not None or self._error is not None:
+        if self.connection is not None or self._error is not None:
             return b""
-        data, self._rest = self._rest, b""
+        data, self._unread = self._unread, b""
         return data
 
     async def read_all(self, limit_bytes: int) -> bytes:
@@ -243,22 +242,22 @@ class Exchange:
             pieces.append(data)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def let_go(self) -> None:
-        """Leave what may still come, the body's end, to the connection; it is used again after that end.
+    def drain(self) -> None:
+        """Leave the rest of the body to the connection, which is reused after its end.
 
-        Closed where the end does not come within ``LET_GO_S``. No effect after the end.
+        Closed where the end does not come within ``DRAIN_S``. No effect after the end.
         """
-        conn = self.conn
+        conn = self.connection
         if conn is not None:
-            self.total_at_ns = min(self.total_at_ns, time.monotonic_ns() + _LET_GO_NS)
-            conn.let_go()
+            self.total_at_ns = min(self.total_at_ns, time.monotonic_ns() + _DRAIN_NS)
+            conn.drain()
 
     def abort(self) -> None:
         """Close the socket now and drop what was not read; no effect after the end. Idempotent."""
-        conn = self.conn
+        conn = self.connection
         if conn is not None:
             conn.abort(UpstreamClosed("The exchange was aborted by this side", code="aborted"))
-            self._rest = b""
+            self._unread = b""
 
     @property
     def failure(self) -> UpstreamError | None:
@@ -266,13 +265,13 @@ class Exchange:
         return None if self.status else self._error
 
     @property
-    def told(self) -> bool:
-        """The response's head is there, or what came instead: nobody need wait for it."""
+    def has_outcome(self) -> bool:
+        """The response's head, or an error in its place, is there: no need to wait."""
         return bool(self.status) or self._error is not None
 
-    async def answered(self) -> None:
-        """Wait for the response's head, or for what came instead. Cancelled: the socket is closed."""
-        news = self.changed()
+    async def wait_for_head(self) -> None:
+        """Wait for the response's head or an error in its place. Cancelled: the socket is closed."""
+        news = self.change_future()
         try:
             await news
         except BaseException:
@@ -280,26 +279,26 @@ class Exchange:
             self.abort()
             raise
 
-    def changed(self) -> asyncio.Future[None]:
-        """A future for the next piece of news; whose wait for it is cancelled must ``abort``."""
+    def change_future(self) -> asyncio.Future[None]:
+        """A future for the next change; a caller whose wait is cancelled must call ``abort``."""
         if self._waiter is not None:
             raise RuntimeError("an Exchange is read by one task at a time")
         waiter = self._waiter = self._loop.create_future()
         return waiter
 
-    def take(self, pieces: list[bytes]) -> bool:
-        """For the connection: show new ``pieces`` of the body to who reads; True if they are dealt with."""
-        taker = self.taker
-        if taker is None:
+    def offer_body(self, pieces: list[bytes]) -> bool:
+        """For the connection: pass new ``pieces`` of the body to ``on_body``; True if it handled them."""
+        on_body = self.on_body
+        if on_body is None:
             return False
-        if taker(pieces[0] if len(pieces) == 1 else b"".join(pieces), b""):
+        if on_body(pieces[0] if len(pieces) == 1 else b"".join(pieces), b""):
             return True
         # The task that wakes now reads these bytes; none may overtake them.
-        self.taker = None
+        self.on_body = None
         return False
 
-    def wake(self) -> None:
-        """For the connection: there is news."""
+    def notify(self) -> None:
+        """For the connection: wake the waiting task, or call the listener."""
         waiter = self._waiter
         if waiter is not None:
             self._waiter = None
@@ -307,9 +306,9 @@ class Exchange:
                 waiter.set_result(None)
         elif self.listener is not None:
             listener, self.listener = self.listener, None
-            listener.unusual()
+            listener.on_other_event()
 
-    def met_a_stale_connection(self, error: UpstreamError) -> bool:
+    def hit_stale_connection(self, error: UpstreamError) -> bool:
         """For the pool: the replay rule of its docstring."""
         return (
             self.reused
@@ -320,32 +319,32 @@ class Exchange:
             and self.ended_ns - self.sent_ns < _REPLAY_WINDOW_NS
         )
 
-    def again(self) -> None:
+    def reset_for_replay(self) -> None:
         """For the pool: the request is about to be sent a second time."""
         self._error = None
         self.ended_ns = 0
-        self.at_once = False
+        self.sent_immediately = False
 
-    def begin(self, status: int, head: bytes, low_head: bytes) -> None:
+    def head_received(self, status: int, head: bytes, low_head: bytes) -> None:
         """For the connection: the response's head is there, as it came and in lower case."""
         self.status = status
         self._cut_head = head
         self._low_head = low_head
-        self.wake()
+        self.notify()
 
-    def whole(self, shape: Shape, data: bytes, head_bytes: int) -> None:
+    def whole_received(self, shape: HeadShape, data: bytes, head_bytes: int) -> None:
         """For the connection: the response has come in one piece, its head the first ``head_bytes``."""
         if self.listener is not None:
             listener, self.listener = self.listener, None
-            self.conn = None
+            self.connection = None
             self.ended_ns = self.first_byte_ns
-            listener.answered(shape, data, head_bytes)
+            listener.on_whole_response(shape, data, head_bytes)
             return
         self.status = shape.status
         self.shape = shape
-        self._one_piece = data, head_bytes
-        self._rest = data[head_bytes:]
-        self.conn = None
+        self._whole_response = data, head_bytes
+        self._unread = data[head_bytes:]
+        self.connection = None
         self.ended_ns = self.first_byte_ns
         waiter = self._waiter
         if waiter is not None:
@@ -355,8 +354,8 @@ class Exchange:
 
     def detach(self, rest: bytes, error: UpstreamError | None) -> None:
         """For the connection: nothing more will come; ``rest`` is the unread body."""
-        self.conn = None
-        self._rest = rest
+        self.connection = None
+        self._unread = rest
         self._error = error
         self.ended_ns = time.monotonic_ns()
-        self.wake()
+        self.notify()

@@ -22,7 +22,7 @@ kept per connection and replaced only after a HEAD, the one message it cannot be
 headers through callbacks cost 4 us, as tuples 2 us; what is needed of them is found in the head for
 0.3 us each, so they are split only for who asks.
 
-The short way. A head of a shape that was accepted before is not parsed again (``known_heads``); of a
+The short way. A head of a shape that was accepted before is not parsed again (``head_shapes``); of a
 chunked body behind it, reads that are whole chunks in their usual spelling are cut by their sizes. The
 parser is not told of any of it. With the first read that is anything else (half a chunk, an extension,
 a trailer, a byte too many) it is given the head, and that read as the body's next bytes: between two
@@ -37,7 +37,7 @@ from typing import Final
 import httptools
 
 from app.errors import UpstreamClosed, UpstreamProtocol
-from app.upstream.known_heads import KnownHeads
+from app.upstream.head_shapes import HeadShapes
 
 Header = tuple[bytes, bytes]
 
@@ -109,7 +109,7 @@ def _value_at(head: bytes, at: int, field: bytes) -> bytes | None:
 
 
 class _Callbacks:
-    """What llhttp calls: it collects and decides nothing."""
+    """llhttp's callbacks: they collect and decide nothing."""
 
     __slots__ = (
         "head_done",
@@ -157,8 +157,8 @@ class ResponseReader:
         "_calls",
         "_carry",
         "_framing",
+        "_head_shapes",
         "_interim",
-        "_known",
         "_method_is_head",
         "_overhead_bytes",
         "_plain_version",
@@ -172,13 +172,13 @@ class ResponseReader:
         "low_head",
         "pieces",
         "status",
-        "untold",
+        "unparsed_head",
     )
 
-    def __init__(self, where: str = "upstream", known: KnownHeads | None = None) -> None:
+    def __init__(self, where: str = "upstream", known: HeadShapes | None = None) -> None:
         """``where`` names the origin in error texts; ``known`` is shared by its connections."""
         self._where = where
-        self._known = known or KnownHeads()
+        self._head_shapes = known or HeadShapes()
         self._calls = _Callbacks()
         self.pieces = self._calls.pieces
         self._method_is_head = False
@@ -197,8 +197,8 @@ class ResponseReader:
         self._overhead_bytes = 0
         self._remaining_bytes = 0
         self._plain_version = False
-        self.untold: bytes | None = None
-        """The head of a chunked answer, while the parser is told of nothing: all was whole chunks."""
+        self.unparsed_head: bytes | None = None
+        """The head of a chunked answer that the parser has not seen: so far all reads were whole chunks."""
 
     def begin(self, method: bytes) -> None:
         """Expect the response to a request with ``method``; the one before must be complete."""
@@ -220,7 +220,7 @@ class ResponseReader:
         self.head_complete = True
         self._framing = _CHUNKED
         self._calls.keep_alive = True
-        self.untold = raw
+        self.unparsed_head = raw
 
     @property
     def started(self) -> bool:
@@ -332,10 +332,10 @@ class ResponseReader:
         return True
 
     def _learn(self, raw: bytes) -> None:
-        """Know heads of this shape again, where it is of the ordinary kind."""
+        """Remember the shape of this head, if it is of the ordinary kind."""
         chunked = self._framing == _CHUNKED
         if self._calls.keep_alive and (chunked or self._framing == _LENGTH) and not self.complete:
-            self._known.learn(raw, self.status, chunked=chunked)
+            self._head_shapes.learn(raw, self.status, chunked=chunked)
 
     def _skip_interim(self, status: int) -> None:
         """Forget a 100, 102 or 103 and be ready for the next head."""
@@ -403,9 +403,9 @@ class ResponseReader:
             raise self._framing_error("its length can be read in two ways")
 
     def _feed_whole_chunks(self, data: bytes) -> bool:
-        """Cut ``data`` by the sizes that it says, if it is whole chunks and nothing else; else False."""
+        """Split ``data`` into chunks by their sizes if it is whole chunks and nothing else; else False."""
         *parts, rest = data.split(b"\r\n")
-        sizes = [*map(self._known.sizes.get, parts[::2])]
+        sizes = [*map(self._head_shapes.chunk_sizes.get, parts[::2])]
         if not rest and sizes == [*map(len, parts[1::2])] and 0 not in sizes[:-1]:
             # In one go: sizes that came before, and nothing that reads as a line's end in a chunk.
             self.complete = not sizes[-1]
@@ -415,7 +415,7 @@ class ResponseReader:
         at, end = 0, len(data)
         while at < end:
             start = data.find(b"\r\n", at) + 2
-            size = self._known.size(data[at : start - 2]) if start > 1 else None
+            size = self._head_shapes.chunk_size(data[at : start - 2]) if start > 1 else None
             if size is None:
                 return False
             at = start + size
@@ -429,9 +429,9 @@ class ResponseReader:
         self.pieces += pieces
         return True
 
-    def _tell(self, head: bytes) -> None:
-        """Give the parser the head that it was not told of; it stands between two chunks then."""
-        self.untold = None
+    def _parse_skipped_head(self, head: bytes) -> None:
+        """Have the parser read the head that was skipped, which puts it between two chunks."""
+        self.unparsed_head = None
         calls = self._calls
         try:
             calls.parser.feed_data(head)
@@ -441,10 +441,10 @@ class ResponseReader:
             raise self._malformed("its head is read in two ways")
 
     def _feed_chunked(self, data: bytes) -> None:
-        if self.untold is not None:
+        if self.unparsed_head is not None:
             if self._feed_whole_chunks(data):
                 return
-            self._tell(self.untold)
+            self._parse_skipped_head(self.unparsed_head)
         before = len(self.pieces)
         tail = data[-_TAIL_BYTES:]
         self._tail = tail if len(tail) == _TAIL_BYTES else (self._tail + tail)[-_TAIL_BYTES:]

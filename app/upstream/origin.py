@@ -11,7 +11,7 @@ from typing import Final
 
 from app.errors import Overloaded, UpstreamRefused
 
-_SCARCE: Final = frozenset({errno.EMFILE, errno.ENFILE})
+_DESCRIPTORS_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE})
 _PORTS: Final = {"http": 80, "https": 443}
 _PORT_MAX: Final = 65_535
 _HOST: Final = re.compile(r"[0-9A-Za-z._:-]+")
@@ -77,7 +77,7 @@ class PoolLimits:
     """How many connections a pool may have, and for how long.
 
     ``max_connections`` bounds open and opening ones together; requests beyond them wait in order.
-    ``max_idle`` bounds those kept between requests; ``idle_ttl_s`` is how long one may rest: less
+    ``max_idle`` bounds those kept between requests; ``idle_ttl_s`` is how long one may be idle: less
     than the upstream's own keep-alive time (often 60-75 s), so that we close first. ``warm``
     connections are opened at the start and kept open. ``replays`` allows the pool's replay rule: it
     is for origins where a request may be made twice.
@@ -111,9 +111,9 @@ class PoolStats:
     warm_failures_total: int
 
 
-def unreachable(where: str, phase: str, why: Exception) -> UpstreamRefused | Overloaded:
-    """What ``why`` means: the upstream's fault, or that we have no descriptor left to reach it with."""
-    if isinstance(why, OSError) and why.errno in _SCARCE:
+def connect_error(where: str, phase: str, why: Exception) -> UpstreamRefused | Overloaded:
+    """The error for a connection that failed with ``why``: ``Overloaded`` if no descriptor is left."""
+    if isinstance(why, OSError) and why.errno in _DESCRIPTORS_EXHAUSTED:
         message = f"no descriptor is free for a connection to {where}: come back shortly"
         return Overloaded(message, retry_after_s=1)
     return UpstreamRefused(f"{where} cannot be reached ({phase}): {why}")

@@ -1,4 +1,4 @@
-"""The connections to one origin: warm, bounded, reused last-in first-out, handed on in order.
+"""The connections to one origin: warm, bounded, reused last-in first-out, given to waiters in order.
 
 Theory of operation. A *slot* is the right to have a connection, open or opening; there are
 ``max_connections``. A request takes the most recently used idle connection (O(1): warm in the peer's caches,
@@ -32,17 +32,17 @@ from typing import Final, TypeVar
 
 from app.errors import GatewayError, UpstreamRefused, UpstreamTimeout
 from app.upstream.connection import Connection
-from app.upstream.dial import Dial, straight
-from app.upstream.exchange import Exchange, Listener, Timeouts
+from app.upstream.dial import Dial, connect_by_name
+from app.upstream.exchange import Exchange, ResponseListener, Timeouts
+from app.upstream.head_shapes import HeadShapes
 from app.upstream.http1 import Header
-from app.upstream.known_heads import KnownHeads
-from app.upstream.origin import Origin, PoolLimits, PoolStats, default_ssl_context, unreachable
+from app.upstream.origin import Origin, PoolLimits, PoolStats, connect_error, default_ssl_context
 from app.upstream.request_head import RequestWriter
 from app.upstream.tls import TlsLayer
 from app.upstream.warming import WarmPause
 
 _NS_PER_S: Final = 1_000_000_000
-_LOOKS: Final = 4
+_MAX_CHECKS: Final = 4
 
 _T = TypeVar("_T")
 
@@ -60,9 +60,9 @@ class Pool:
         limits: PoolLimits,
         timeouts: Timeouts,
         ssl_context: ssl.SSLContext | None = None,
-        dial: Dial = straight,
+        dial: Dial = connect_by_name,
     ) -> None:
-        """Connect nothing yet; ``start`` warms, and a request connects when it must, by ``dial``."""
+        """Open nothing yet: ``start`` opens warm connections, and a request opens one by ``dial``."""
         self.origin = origin
         self._limits = limits
         self._timeouts = timeouts
@@ -70,20 +70,20 @@ class Pool:
         self._ssl = (ssl_context or default_ssl_context()) if origin.tls else None
         self._writer = RequestWriter(origin.host_header)
         self._where = str(origin)
-        self.known = KnownHeads()
+        self.head_shapes = HeadShapes()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._slots = 0
         self._open: set[Connection] = set()
         # A dict is a stack (popitem) from which any entry can be removed in O(1); oldest first.
         self._idle: dict[Connection, None] = {}
-        self._line: deque[asyncio.Future[Connection | None]] = deque()
-        self._most_idle = limits.max_idle
+        self._waiters: deque[asyncio.Future[Connection | None]] = deque()
+        self._max_idle = limits.max_idle
         self._idle_ttl_ns = int(limits.idle_ttl_s * _NS_PER_S)
         self._sweep: asyncio.TimerHandle | None = None
         self._warmer: asyncio.Task[None] | None = None
         self._warm_wanted = asyncio.Event()
         self._pause = WarmPause()
-        self._emptied: asyncio.Future[None] | None = None
+        self._all_closed: asyncio.Future[None] | None = None
         self._closed = False
         self._waiting = 0
         self._opened_total = 0
@@ -130,46 +130,46 @@ class Pool:
         """
         within = timeouts or self._timeouts
         start = self._writer.start(method, path, headers)
-        exchange = self.begin(start, body, within, method)
+        exchange = self.try_send(start, body, within, method)
         if exchange is not None:
-            await exchange.answered()
+            await exchange.wait_for_head()
             if exchange.status:
                 return exchange
-        return await self.persist(exchange, start, body, within, method)
+        return await self.send_or_replay(exchange, start, body, within, method)
 
-    def start_of(self, path: bytes, headers: Sequence[Header], method: bytes = b"POST") -> bytes:
-        """A request's head but for its body's length, to keep for ``begin`` and ``persist``."""
+    def head_start(self, path: bytes, headers: Sequence[Header], method: bytes = b"POST") -> bytes:
+        """Encode a request's head without the body's length, for ``try_send`` and ``send_or_replay``."""
         return self._writer.start(method, path, headers)
 
-    def begin(
+    def try_send(
         self,
         start: bytes,
         body: bytes,
         within: Timeouts,
         method: bytes = b"POST",
-        listener: Listener | None = None,
+        listener: ResponseListener | None = None,
     ) -> Exchange | None:
-        """Send on a connection that rests, without a wait; None where there is none to be had at once.
+        """Send on an idle connection without waiting; None if none is available.
 
-        The caller awaits ``answered()`` next, unless there is a ``listener``; an exchange without a status
-        after that has failed, and ``persist`` says with what, or tries again where that is safe.
+        The caller awaits ``wait_for_head()`` next, unless there is a ``listener``. An exchange without a
+        status after that has failed: ``send_or_replay`` raises why, or tries again where that is safe.
         """
         idle = self._idle
         if not idle:
             return None
         conn, _ = idle.popitem()
-        self._pause.taken = True
+        self._pause.connection_used = True
         exchange = object.__new__(Exchange)  # the call of its class costs as much as the rest
         exchange.start(self._loop or self._bind(), within)
-        if exchange.queued_ns - conn.idle_since_ns >= self._idle_ttl_ns or conn.heard(0):
-            idle[conn] = None  # persist looks closer
+        if exchange.queued_ns - conn.idle_since_ns >= self._idle_ttl_ns or conn.poll_events(0):
+            idle[conn] = None  # send_or_replay checks it thoroughly
             return None
-        exchange.reused = exchange.at_once = True
+        exchange.reused = exchange.sent_immediately = True
         exchange.listener = listener
         conn.send(exchange, start, body, method, within.first_byte_ns)
         return exchange
 
-    async def persist(
+    async def send_or_replay(
         self,
         exchange: Exchange | None,
         start: bytes,
@@ -179,22 +179,22 @@ class Pool:
         *,
         replays: bool = True,
     ) -> Exchange:
-        """The rest of ``request``, after ``begin`` failed or gave None; no replay without ``replays``."""
+        """Complete ``request`` after ``try_send`` failed or gave None; no replay without ``replays``."""
         if exchange is None:
             exchange = Exchange(self._loop or self._bind(), within)
             conn = await self._acquire(exchange, within, self._pop_idle())
             conn.send(exchange, start, body, method, within.first_byte_ns)
-            await exchange.answered()
+            await exchange.wait_for_head()
         while (error := exchange.failure) is not None:
-            if not (replays and self._limits.replays and exchange.met_a_stale_connection(error)):
+            if not (replays and self._limits.replays and exchange.hit_stale_connection(error)):
                 raise error
             exchange.replayed = True
             exchange.reused = False
             self._replayed_total += 1
             conn = await self._acquire_new(exchange, within)
-            exchange.again()
+            exchange.reset_for_replay()
             conn.send(exchange, start, body, method, within.first_byte_ns)
-            await exchange.answered()
+            await exchange.wait_for_head()
         return exchange
 
     async def aclose(self, *, drain_s: float = 0.0) -> None:
@@ -206,34 +206,34 @@ class Pool:
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None
-        for waiter in self._line:
+        for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_exception(self._refusal())
-        self._line.clear()
+        self._waiters.clear()
         for conn in list(self._idle):
             conn.abort()
         try:
             await self._stop_warming()
             if self._slots and drain_s > 0:
-                self._emptied = self._bind().create_future()
+                self._all_closed = self._bind().create_future()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(drain_s):
-                        await self._emptied
+                        await self._all_closed
         finally:
             for conn in list(self._open):
                 conn.abort()
 
-    # ------------------------------------------------------------------ what connections tell
+    # ------------------------------------------------------------------ called by connections
 
-    def released(self, connection: Connection) -> None:
-        """Hand ``connection`` to the first in line, or let it rest."""
+    def connection_released(self, connection: Connection) -> None:
+        """Give ``connection`` to the first waiter, or keep it idle."""
         if self._closed:
             connection.abort()
             return
-        if self._line and self._hand_on(connection):
+        if self._waiters and self._hand_to_waiter(connection):
             return
         idle = self._idle
-        if len(idle) >= self._most_idle:
+        if len(idle) >= self._max_idle:
             if not idle:
                 connection.abort()
                 return
@@ -242,8 +242,8 @@ class Pool:
         if self._sweep is None:
             self._sweep = self._bind().call_later(self._limits.idle_ttl_s, self._sweep_idle)
 
-    def lost(self, connection: Connection) -> None:
-        """Forget ``connection``; its slot goes on to the first in line."""
+    def connection_lost(self, connection: Connection) -> None:
+        """Forget ``connection``; its slot goes to the first waiter."""
         self._idle.pop(connection, None)
         if connection in self._open:
             self._open.remove(connection)
@@ -257,7 +257,7 @@ class Pool:
         while idle:
             conn, _ = idle.popitem()
             if time.monotonic_ns() - conn.idle_since_ns < self._idle_ttl_ns:
-                self._pause.taken = True
+                self._pause.connection_used = True
                 return conn
             conn.abort()
         return None
@@ -265,10 +265,10 @@ class Pool:
     async def _acquire(
         self, exchange: Exchange, within: Timeouts, conn: Connection | None
     ) -> Connection:
-        """A good connection: ``conn``, an idle one, a new one, or what comes to the first in line."""
+        """A usable connection: ``conn``, an idle one, a new one, or one that is waited for."""
         first = False
         while True:
-            if conn is not None and await self._good(conn):
+            if conn is not None and await self._is_usable(conn):
                 exchange.reused = True
                 return conn
             self._check_open()
@@ -277,18 +277,18 @@ class Pool:
                 self._slots += 1
                 return await self._open_for(exchange, within)
             if conn is None:
-                conn = await self._wait_in_line(exchange, within, first=first)
-                # Should it have gone bad when we get to look: back in line, where we stood.
+                conn = await self._wait_for_connection(exchange, within, first=first)
+                # If it is unusable by the time we check it, wait again, first in line.
                 first = True
                 if conn is None:
                     return await self._open_for(exchange, within)
 
-    async def _good(self, conn: Connection) -> bool:
-        """Whether ``conn``, which is nobody's, may be used; if not, it is closed."""
-        for _ in range(_LOOKS):
+    async def _is_usable(self, conn: Connection) -> bool:
+        """Whether ``conn``, which has no exchange, may be used; if not, it is closed."""
+        for _ in range(_MAX_CHECKS):
             if conn.closed:
                 return False
-            if conn.quiet():
+            if conn.is_silent():
                 return True
             if not conn.tls_ns:
                 break
@@ -297,7 +297,7 @@ class Pool:
             try:
                 await asyncio.sleep(0)
             except asyncio.CancelledError:
-                self._give_back(conn)
+                self._return_unused(conn)
                 raise
         conn.abort()
         return False
@@ -311,7 +311,7 @@ class Pool:
                 break
             old = next(iter(self._idle), None)
             if old is None:
-                old = await self._wait_in_line(exchange, within, first=True)
+                old = await self._wait_for_connection(exchange, within, first=True)
             if old is None:
                 break
             if not old.closed:
@@ -322,7 +322,7 @@ class Pool:
                 break
         return await self._open_for(exchange, within)
 
-    async def _wait_in_line(
+    async def _wait_for_connection(
         self, exchange: Exchange, within: Timeouts, *, first: bool
     ) -> Connection | None:
         """Wait for a connection, or for a slot (None), which the caller then owns."""
@@ -332,33 +332,33 @@ class Pool:
         in_queue = within.queue_s is not None and within.queue_s < left_s
         timer = loop.call_later(
             within.queue_s if in_queue and within.queue_s is not None else max(0.0, left_s),
-            self._expire,
+            self._wait_timed_out,
             turn,
             "queue" if in_queue else "total",
         )
         if first:
-            self._line.appendleft(turn)
+            self._waiters.appendleft(turn)
         else:
-            self._line.append(turn)
+            self._waiters.append(turn)
         self._waiting += 1
         try:
             return await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self._give_back(turn.result())
+                self._return_unused(turn.result())
             raise
         finally:
             self._waiting -= 1
             timer.cancel()
 
-    def _give_back(self, got: Connection | None) -> None:
-        """Undo a turn that came in the same moment as the cancellation."""
+    def _return_unused(self, got: Connection | None) -> None:
+        """Return what was received in the same moment as a cancellation."""
         if got is None:
             self._free_slot()
         elif not got.closed:
-            self.released(got)
+            self.connection_released(got)
 
-    def _expire(self, turn: asyncio.Future[Connection | None], phase: str) -> None:
+    def _wait_timed_out(self, turn: asyncio.Future[Connection | None], phase: str) -> None:
         if not turn.done():
             turn.set_exception(
                 UpstreamTimeout(
@@ -368,23 +368,23 @@ class Pool:
                 )
             )
 
-    def _hand_on(self, what: Connection | None) -> bool:
-        """Give a connection, or a slot, to the first who still waits."""
-        while self._line:
-            turn = self._line.popleft()
+    def _hand_to_waiter(self, what: Connection | None) -> bool:
+        """Give a connection, or a slot (None), to the first waiter that still waits."""
+        while self._waiters:
+            turn = self._waiters.popleft()
             if not turn.done():
                 turn.set_result(what)
                 return True
         return False
 
     def _free_slot(self) -> None:
-        if self._line and self._hand_on(None):
+        if self._waiters and self._hand_to_waiter(None):
             return
         self._slots -= 1
         if self._slots < self._limits.warm:
             self._warm_wanted.set()
-        if not self._slots and self._emptied is not None and not self._emptied.done():
-            self._emptied.set_result(None)
+        if not self._slots and self._all_closed is not None and not self._all_closed.done():
+            self._all_closed.set_result(None)
 
     # ------------------------------------------------------------------ opening
 
@@ -419,7 +419,7 @@ class Pool:
         protocol = await self._phase("tls", within.tls_s, total_at_ns, greeting)
         if conn.closed:
             raise UpstreamRefused(f"{self._where} closed the connection within the TLS handshake")
-        conn.secured(layer)
+        conn.tls_established(layer)
         if protocol not in {None, "http/1.1"}:
             raise UpstreamRefused(f"{self._where} insists on {protocol}; only HTTP/1.1 is spoken")
 
@@ -436,12 +436,12 @@ class Pool:
                 f"{self._where} did not answer in time ({phase} timeout)", phase=phase
             ) from exc
         except (OSError, UnicodeError) as exc:  # TCP and TLS; names that DNS cannot carry.
-            raise unreachable(self._where, phase, exc) from exc
+            raise connect_error(self._where, phase, exc) from exc
 
     # ------------------------------------------------------------------ upkeep
 
     def _sweep_idle(self) -> None:
-        """Close what rested too long; oldest first, so the look ends at the first young one."""
+        """Close connections that were idle too long, oldest first, up to the first young one."""
         self._sweep = None
         now = time.monotonic_ns()
         while self._idle:
@@ -460,7 +460,7 @@ class Pool:
             await asyncio.sleep(self._pause.seconds)
             if self._slots >= self._limits.warm:
                 await self._warm_wanted.wait()
-            self._pause.over()
+            self._pause.finish()
 
     async def _open_warm(self) -> None:
         while self._slots < self._limits.warm:
@@ -473,7 +473,7 @@ class Pool:
                 self._warm_failures_total += 1
                 return
             conn.idle_since_ns = time.monotonic_ns()
-            self.released(conn)
+            self.connection_released(conn)
 
     async def _stop_warming(self) -> None:
         warmer, self._warmer = self._warmer, None

@@ -36,8 +36,8 @@ _OWNED: Final = frozenset(
 )
 
 
-LENGTHS_KNOWN: Final = 4096
-LENGTHS: Final = tuple(b"content-length: %d\r\n" % size for size in range(LENGTHS_KNOWN))
+KNOWN_LENGTHS: Final = 4096
+LENGTH_LINES: Final = tuple(b"content-length: %d\r\n" % size for size in range(KNOWN_LENGTHS))
 """The line that says the length of a body: to look one up costs a sixth of printing it."""
 # Paths and header names are few and come with each call; what a caller makes up anew each time is
 # checked each time instead of remembered.

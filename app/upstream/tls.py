@@ -1,11 +1,11 @@
-"""TLS between a connection and its socket, with as few calls a read and a write as it takes.
+"""TLS between a connection and its socket, with as few calls per read and write as possible.
 
-Theory of operation. The loops' own TLS is made for any protocol: it keeps queues, sizes buffers anew, asks
-until it is told that there is no more, and schedules its writes, which cost more than the encryption of a
-token. A ``Connection`` needs less: what comes is put into OpenSSL's memory and read out at once, what goes
-is encrypted and written at once, so nothing ever waits here, and the socket's transport alone has a buffer.
+Theory of operation. The event loop's own TLS serves any protocol: it keeps queues, resizes buffers, reads
+until there is no more, and schedules its writes, which costs more than the encryption of a token. A
+``Connection`` needs less: incoming bytes go into OpenSSL's memory and are decrypted at once, outgoing ones
+are encrypted and written at once, so only the socket's transport buffers.
 
-Whoever cuts the wire cannot shorten an answer: only the peer's close_notify is an end to the connection
+Cutting the TCP connection cannot shorten an answer: only the peer's close_notify is an end to the connection
 (``eof_received``), all else is a loss. Certificates and names are verified by the context, in the handshake.
 """
 
@@ -15,35 +15,35 @@ import asyncio
 import ssl
 from typing import Protocol, cast
 
-_AT_ONCE_BYTES = 256 * 1024
-"""Encrypted in one go: an eighth of a millisecond."""
+_MAX_ENCRYPTED_BYTES = 256 * 1024
+"""Encrypted in one call: an eighth of a millisecond."""
 
 
 _LARGEST_RECORD_BYTES = 16 * 1024
-"""Of text, as the protocol has it."""
+"""Of plaintext, by the TLS specification."""
 
 
 _HEAD_BYTES = 5
-"""Of a record: its kind, the version, and how many bytes follow."""
+"""Of a record: type, version and length."""
 
 
-class Secured(Protocol):
-    """Whose plain bytes these are; as of ``asyncio.Protocol``."""
+class PlaintextReceiver(Protocol):
+    """The protocol above, which gets the plaintext; otherwise as ``asyncio.Protocol``."""
 
-    amid: bool
-    """What has come ends within a record, whose text cannot be read yet; set before the rest is handed on."""
+    mid_record: bool
+    """The last read ends within a record; set before the plaintext ahead of it is passed on."""
 
     def data_received(self, data: bytes) -> None:
-        """Plain bytes have come."""
+        """Process plaintext."""
 
-    def half_heard(self) -> bool:
-        """What has come is all handed on, but for a record that has begun and not ended.
+    def partial_record_pending(self) -> bool:
+        """Called when all plaintext was passed on and a record has begun and not ended.
 
-        Yes, if that must turn out to hold no text: a ticket in two pieces, before anything was asked.
+        Returns True if that record must hold no text: a session ticket in two pieces before any request.
         """
 
     def eof_received(self) -> bool:
-        """The peer has said that no more will come."""
+        """The peer has sent its close_notify."""
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone."""
@@ -53,35 +53,39 @@ class TlsLayer(asyncio.Protocol):
     """Protocol of the socket below, and transport of the connection above."""
 
     def __init__(
-        self, above: Secured, transport: asyncio.Transport, context: ssl.SSLContext, host: str
+        self,
+        above: PlaintextReceiver,
+        transport: asyncio.Transport,
+        context: ssl.SSLContext,
+        host: str,
     ) -> None:
         """Speak TLS over ``transport``, which is open, to ``host``, whose name is verified."""
         self._above, self._below = above, transport
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
         self._read, self._encrypt = self._tls.read, self._tls.write
-        self._greeted: asyncio.Future[None] | None = None
+        self._handshake_done: asyncio.Future[None] | None = None
         self._is_open = False
-        self._begun = b""
+        self._record_head = b""
         """The head of a record that has begun and not ended, as far as it has come, and ..."""
-        self._missing = 0
+        self._record_bytes_missing = 0
         """... how much of the record is yet to come, once its head is there."""
 
     # ------------------------------------------------------------------ the handshake
 
     async def handshake(self, loop: asyncio.AbstractEventLoop) -> str | None:
-        """Greet, and verify who answers; gives the protocol that was agreed on (ALPN).
+        """Handshake and verify the peer; returns the negotiated protocol (ALPN).
 
         Raises OSError, of which ``ssl.SSLError`` is one. Cancelled: the socket is the caller's to close.
         """
-        self._greeted = loop.create_future()
+        self._handshake_done = loop.create_future()
         self._below.set_protocol(self)
-        self._greet()
-        await self._greeted
+        self._continue_handshake()
+        await self._handshake_done
         return self._tls.selected_alpn_protocol()
 
-    def _greet(self) -> None:
-        greeted = self._greeted
+    def _continue_handshake(self) -> None:
+        greeted = self._handshake_done
         if greeted is None or greeted.done():
             return
         try:
@@ -95,8 +99,8 @@ class TlsLayer(asyncio.Protocol):
             greeted.set_result(None)
         self._flush()  # also what tells the peer why not
 
-    def _is_more_behind_the_greeting(self) -> bool:
-        self._greet()
+    def _has_data_behind_handshake(self) -> bool:
+        self._continue_handshake()
         return self._is_open and self._incoming.pending > 0
 
     def _flush(self) -> None:
@@ -108,10 +112,10 @@ class TlsLayer(asyncio.Protocol):
     def data_received(  # noqa: C901 - in one piece: it is every token's way
         self, data: bytes
     ) -> None:
-        """Decrypt what came and hand it on, all in one piece."""
+        """Decrypt ``data`` and pass the plaintext on in one piece."""
         incoming = self._incoming
         incoming.write(data)
-        if not self._is_open and not self._is_more_behind_the_greeting():
+        if not self._is_open and not self._has_data_behind_handshake():
             return
         asked = incoming.pending
         plain, more, over, halves = b"", None, False, False
@@ -129,7 +133,7 @@ class TlsLayer(asyncio.Protocol):
                 more.append(piece)
         except ssl.SSLWantReadError:
             # The rest of a record is yet to come, or none of it was for us.
-            halves = self._is_amid_a_record(data[-asked:])
+            halves = self._ends_mid_record(data[-asked:])
         except ssl.SSLError:
             self._below.abort()
             return
@@ -137,59 +141,59 @@ class TlsLayer(asyncio.Protocol):
             self._flush()
         if more is not None:
             plain = b"".join(more)
-        if self._begun and not halves:
-            self._begun, self._missing = b"", 0
-        self._above.amid = halves
+        if self._record_head and not halves:
+            self._record_head, self._record_bytes_missing = b"", 0
+        self._above.mid_record = halves
         if plain:
             self._above.data_received(plain)
-        if halves and self._above.half_heard():
-            self._below.set_protocol(_Unasked(self))
+        if halves and self._above.partial_record_pending():
+            self._below.set_protocol(_UnsolicitedRecord(self))
         if over:
             self._above.eof_received()
             self._below.abort()
 
-    def _is_amid_a_record(self, came: bytes) -> bool:
-        """Whether ``came``, which OpenSSL has taken all of, ends within a record; it keeps that to itself."""
-        at = self._missing
-        head = b"" if at else self._begun
+    def _ends_mid_record(self, came: bytes) -> bool:
+        """Whether ``came``, all of which OpenSSL has taken, ends within a record; OpenSSL does not say."""
+        at = self._record_bytes_missing
+        head = b"" if at else self._record_head
         while at < len(came) or head:
             taken = came[at : at + _HEAD_BYTES - len(head)]
             head += taken
             if len(head) < _HEAD_BYTES:
-                self._begun, self._missing = head, 0
+                self._record_head, self._record_bytes_missing = head, 0
                 return bool(head)
             at += len(taken) + int.from_bytes(head[3:], "big")
             last, head = head, b""
-            self._begun = last
-        self._missing = at - len(came)
-        return self._missing > 0
+            self._record_head = last
+        self._record_bytes_missing = at - len(came)
+        return self._record_bytes_missing > 0
 
     def read_rest(self, data: bytes) -> bytes | None:
-        """Deal with the rest of a record that may hold no text; what is behind it, None where it goes on.
+        """Read the rest of a record that may hold no text; returns what follows it, None if it goes on.
 
-        It is read by itself: OpenSSL does not say which of its records a text has come from.
+        It is read alone, because OpenSSL does not say which record a text came from.
         """
         above = self._above
-        self._above = nobody = _Nobody(above, self._below)
+        self._above = nobody = _TextRefuser(above, self._below)
         try:
-            while data and self._begun and not nobody.heard:
-                needed = self._missing or _HEAD_BYTES - len(self._begun)
+            while data and self._record_head and not nobody.text_received:
+                needed = self._record_bytes_missing or _HEAD_BYTES - len(self._record_head)
                 self.data_received(data[:needed])
                 data = data[needed:]
         finally:
-            self._above, above.amid = above, nobody.amid
-        if self._begun or nobody.heard:
+            self._above, above.mid_record = above, nobody.mid_record
+        if self._record_head or nobody.text_received:
             return None
         self._below.set_protocol(self)
         return data
 
     def eof_received(self) -> bool:
-        """The wire was cut without a word: a loss, as ``connection_lost`` will say."""
+        """TCP ended without a close_notify: a loss, which ``connection_lost`` reports."""
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone."""
-        greeted = self._greeted
+        greeted = self._handshake_done
         if greeted is not None and not greeted.done():
             greeted.set_exception(exc or ConnectionResetError("closed within the handshake"))
         self._is_open = False
@@ -199,7 +203,7 @@ class TlsLayer(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Encrypt and send; what cannot be encrypted loses the connection."""
-        if len(data) > _AT_ONCE_BYTES:
+        if len(data) > _MAX_ENCRYPTED_BYTES:
             self.writelines((data,))
             return
         try:
@@ -213,11 +217,11 @@ class TlsLayer(asyncio.Protocol):
         """As ``write``, one after the other."""
         for piece in pieces:
             view = memoryview(piece)
-            for start in range(0, len(view), _AT_ONCE_BYTES):
-                self.write(cast("bytes", view[start : start + _AT_ONCE_BYTES]))
+            for start in range(0, len(view), _MAX_ENCRYPTED_BYTES):
+                self.write(cast("bytes", view[start : start + _MAX_ENCRYPTED_BYTES]))
 
     def abort(self) -> None:
-        """Close the socket now, without a goodbye."""
+        """Close the socket now, without a close_notify."""
         self._below.abort()
 
     def get_write_buffer_size(self) -> int:
@@ -225,26 +229,26 @@ class TlsLayer(asyncio.Protocol):
         return self._below.get_write_buffer_size()
 
     def pause_reading(self) -> None:
-        """Read no more of the socket; what it has given is handed on."""
+        """Stop reading from the socket."""
         self._below.pause_reading()
 
     def resume_reading(self) -> None:
-        """Read on."""
+        """Resume reading from the socket."""
         self._below.resume_reading()
 
 
-class _Unasked(asyncio.Protocol):
-    """Protocol of the socket below while a record is under way that began before anything was asked.
+class _UnsolicitedRecord(asyncio.Protocol):
+    """Protocol of the socket below during a record that began before the first request.
 
-    Were it taken for what it looks like, an upstream could have said its answer before it heard the question.
+    If it held text, that would be an answer sent before its question.
     """
 
     def __init__(self, layer: TlsLayer) -> None:
-        """``layer`` goes on once that record has ended."""
+        """``layer`` takes over again when that record has ended."""
         self._layer = layer
 
     def data_received(self, data: bytes) -> None:
-        """Have the record's rest read alone."""
+        """Read the rest of the record alone."""
         behind = self._layer.read_rest(data)
         if behind:
             self._layer.data_received(behind)
@@ -258,26 +262,26 @@ class _Unasked(asyncio.Protocol):
         self._layer.connection_lost(exc)
 
 
-class _Nobody:
-    """In place of whose the plain bytes are, where there may be none."""
+class _TextRefuser:
+    """Stands in for the protocol above where no plaintext may come."""
 
-    def __init__(self, above: Secured, below: asyncio.Transport) -> None:
+    def __init__(self, above: PlaintextReceiver, below: asyncio.Transport) -> None:
         self._above, self._below = above, below
-        self.amid, self.heard = above.amid, False
+        self.mid_record, self.text_received = above.mid_record, False
 
     def data_received(self, _data: bytes) -> None:
-        """What nobody asked for ends the connection."""
-        self.heard = True
+        """Close the connection: unsolicited text."""
+        self.text_received = True
         self._below.abort()
 
-    def half_heard(self) -> bool:
-        """It is known."""
+    def partial_record_pending(self) -> bool:
+        """Return False: it is being handled."""
         return False
 
     def eof_received(self) -> bool:
-        """As of whom this stands for."""
+        """Forward to the protocol that this stands in for."""
         return self._above.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """As of whom this stands for."""
+        """Forward to the protocol that this stands in for."""
         self._above.connection_lost(exc)

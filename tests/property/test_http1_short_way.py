@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from app.errors import UpstreamError
 from app.upstream.connection import Connection
 from app.upstream.exchange import Exchange, Timeouts
-from app.upstream.known_heads import KnownHeads
+from app.upstream.head_shapes import HeadShapes
 
 WITHIN = Timeouts(connect_s=5, tls_s=5, first_byte_s=5, between_bytes_s=5, total_s=10)
 
@@ -67,14 +67,14 @@ class Wire:
 class Owner:
     """A pool of one connection."""
 
-    known: KnownHeads
+    head_shapes: HeadShapes
     rests: bool = False
     gone: bool = False
 
-    def released(self, _connection: Connection) -> None:
+    def connection_released(self, _connection: Connection) -> None:
         self.rests = True
 
-    def lost(self, _connection: Connection) -> None:
+    def connection_lost(self, _connection: Connection) -> None:
         self.gone = True
 
 
@@ -101,7 +101,7 @@ def on_a_loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 
 def hear(  # noqa: C901 - all that can be told of an exchange
-    known: KnownHeads, pieces: list[bytes], *, method: bytes, eof: bool, taker: bool
+    known: HeadShapes, pieces: list[bytes], *, method: bytes, eof: bool, taker: bool
 ) -> Heard:
     """What one exchange on a fresh connection makes of ``pieces``."""
     with on_a_loop() as loop, socket.socket() as ours:
@@ -119,16 +119,16 @@ def hear(  # noqa: C901 - all that can be told of an exchange
             return True
 
         for piece in pieces:
-            if exchange.status and taker and exchange.conn is not None:
-                body.append(exchange.conn.take())
-                exchange.taker = take
+            if exchange.status and taker and exchange.connection is not None:
+                body.append(exchange.connection.take())
+                exchange.on_body = take
             if not owner.gone:
                 connection.data_received(piece)
                 connection._rounds.run_all()
-            exchange.taker = None
+            exchange.on_body = None
         if eof and not owner.gone:
             connection.eof_received()
-        over = exchange.conn is None
+        over = exchange.connection is None
         error: tuple[str, str] | None = None
 
         async def rest() -> bytes:
@@ -140,8 +140,8 @@ def hear(  # noqa: C901 - all that can be told of an exchange
                     body.append(data)
             except UpstreamError as exc:
                 error = (exc.code, exc.message)
-        elif exchange.conn is not None:
-            body.append(exchange.conn.take())
+        elif exchange.connection is not None:
+            body.append(exchange.connection.take())
         heard = Heard(
             exchange.status,
             exchange.headers if exchange.status else (),
@@ -206,9 +206,9 @@ def mutated(draw: st.DrawFn) -> bytes:
 
 
 @cache
-def warm() -> KnownHeads:
+def warm() -> HeadShapes:
     """What a connection learns from ordinary answers; what it is shown later must not change that."""
-    known = KnownHeads()
+    known = HeadShapes()
     for number in (b"1", b"22"):
         hear(known, [length(number)], method=b"POST", eof=False, taker=False)
         raw = chunked(number) + b"1\r\na\r\n0\r\n\r\n"
@@ -217,19 +217,19 @@ def warm() -> KnownHeads:
     return known
 
 
-def copy_of(known: KnownHeads) -> KnownHeads:
-    new = KnownHeads()
+def copy_of(known: HeadShapes) -> HeadShapes:
+    new = HeadShapes()
     new.shapes += known.shapes
-    new.sizes |= known.sizes
+    new.chunk_sizes |= known.chunk_sizes
     return new
 
 
 def test_heads_of_a_known_shape_are_used_and_closing_ones_are_none():
     known = copy_of(warm())
-    assert known.shape(LENGTH) is not None
-    assert known.shape(length(b"another id", 77)[:-77]) is not None
-    assert known.shape(CHUNKED) is not None
-    assert known.shape(CLOSING) is None
+    assert known.match(LENGTH) is not None
+    assert known.match(length(b"another id", 77)[:-77]) is not None
+    assert known.match(CHUNKED) is not None
+    assert known.match(CLOSING) is None
     known.shapes[:] = [replace(shape, status=201) for shape in known.shapes]
     heard = hear(known, [LENGTH + b"again"], method=b"POST", eof=False, taker=False)
     assert (heard.status, heard.body, heard.rests) == (201, b"again", True)
@@ -268,7 +268,7 @@ def test_no_line_changes_what_the_strict_way_makes_of_a_head(
     lines[place : place + (0 if insert else 1)] = [line]
     raw = b"\r\n".join(lines) + (b"5\r\nhello\r\n0\r\n\r\n" if framing else b"hello")
     short = hear(copy_of(warm()), [raw], method=b"POST", eof=True, taker=True)
-    assert short == hear(KnownHeads(), [raw], method=b"POST", eof=True, taker=True)
+    assert short == hear(HeadShapes(), [raw], method=b"POST", eof=True, taker=True)
 
 
 @given(
@@ -299,7 +299,7 @@ def test_the_short_way_reads_what_the_strict_one_reads(
 ):
     pieces = split(raw, cuts)
     short = hear(copy_of(warm()), pieces, method=method, eof=eof, taker=taker)
-    strict = hear(KnownHeads(), pieces, method=method, eof=eof, taker=taker)
+    strict = hear(HeadShapes(), pieces, method=method, eof=eof, taker=taker)
     assert short == strict
 
 
@@ -316,10 +316,10 @@ def test_whole_chunks_are_cut_as_the_parser_cuts_them_at_every_split(cut: int, d
 
 
 def test_a_server_that_changes_its_ways_is_learned_again_and_shapes_stay_bounded():
-    known = KnownHeads()
+    known = HeadShapes()
     for number in range(2000):
         name = b"x-%d" % (number if number < 1000 else 0)
         head = b"HTTP/1.1 200 OK\r\n%b: a\r\ncontent-length: 5\r\n\r\n" % name
         known.learn(head, 200, chunked=False)
-    assert known.shape(b"HTTP/1.1 200 OK\r\nx-0: a\r\ncontent-length: 7\r\n\r\n") is not None
+    assert known.match(b"HTTP/1.1 200 OK\r\nx-0: a\r\ncontent-length: 7\r\n\r\n") is not None
     assert len(known.shapes) <= 16

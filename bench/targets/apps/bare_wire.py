@@ -45,12 +45,12 @@ class BareWire:
         path = str(scope["path"])
         start = self._starts.get(path)
         if start is None:
-            start = self._starts[path] = self._pool.start_of(path.encode(), _HEADERS)
-        exchange = self._pool.begin(start, body, _TIMEOUTS)
+            start = self._starts[path] = self._pool.encode_start(path.encode(), _HEADERS)
+        exchange = self._pool.try_send(start, body, _TIMEOUTS)
         if exchange is not None:
-            await exchange.answered()
+            await exchange.wait_for_head()
         if exchange is None or not exchange.status:
-            exchange = await self._pool.persist(exchange, start, body, _TIMEOUTS)
+            exchange = await self._pool.send_or_replay(exchange, start, body, _TIMEOUTS)
         await _forward(exchange, send)
 
     async def _live(self, receive: Receive, send: Send) -> None:
@@ -72,7 +72,7 @@ async def _forward(exchange: Exchange, send: Send) -> None:
             await send({"type": "http.response.body", "body": data, "more_body": True})
         await send({"type": "http.response.body"})
         return
-    body = exchange.at_hand() or await exchange.read_all(_MAX_ANSWER_BYTES)
+    body = exchange.take_unread() or await exchange.read_all(_MAX_ANSWER_BYTES)
     length = (b"content-length", b"%d" % len(body))
     await send({**head, "headers": [(b"content-type", kind), length]})
     await send({"type": "http.response.body", "body": body})

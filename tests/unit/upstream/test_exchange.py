@@ -288,7 +288,7 @@ async def test_a_connection_whose_rest_was_let_go_serves_again_after_its_end(poo
     async with raw_server(serve) as server, pool_to(server) as pool:
         first = await pool.request(path=b"/", headers=[], body=b"1")
         assert await first.read() == b"hi"
-        first.let_go()
+        first.drain()
         told.set()
         async with asyncio.timeout(PATIENCE_S):
             await given_back(pool)
@@ -306,7 +306,7 @@ async def test_one_whose_end_does_not_come_is_closed(pool_to: MakePool):
     async with raw_server(serve) as server, pool_to(server) as pool:
         exchange = await pool.request(path=b"/", headers=[], body=b"1")
         assert await exchange.read() == b"hi"
-        exchange.let_go()
+        exchange.drain()
         async with asyncio.timeout(PATIENCE_S):
             await server.peers[0].gone.wait()
         assert pool.stats.in_flight == 0

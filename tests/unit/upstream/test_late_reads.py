@@ -44,11 +44,11 @@ class Stream:
     def __init__(self, connection: Connection, exchange: Exchange) -> None:
         self.connection, self.exchange = connection, exchange
         self.taken: list[bytes] = []
-        exchange.taker, exchange.alike = self.take, self.take_alike
+        exchange.on_body, exchange.on_known_chunk = self.take, self.take_alike
 
     def take(self, data: bytes, _chunk: bytes) -> bool:
         self.taken.append(data)
-        self.exchange.alike = self.take_alike
+        self.exchange.on_known_chunk = self.take_alike
         return True
 
     def take_alike(self, chunk: bytes) -> bool:
@@ -100,7 +100,7 @@ async def test_an_end_of_the_connection_does_not_overtake_the_end_of_the_answer(
         else:
             stream.connection.connection_lost(None)
         assert stream.taken == [b"other"]
-        assert stream.exchange.is_over
+        assert stream.exchange.is_complete
 
 
 @pytest.mark.parametrize("behind", [b"", UNASKED], ids=["nothing", "something unasked"])
@@ -114,5 +114,5 @@ async def test_a_connection_rests_only_when_all_of_its_late_reads_were_processed
         stream.connection.data_received(OTHER + END)
         if behind:
             stream.connection.data_received(behind)
-        await until(lambda: stream.exchange.is_over)
+        await until(lambda: stream.exchange.is_complete)
         assert stream.connection.closed is bool(behind)

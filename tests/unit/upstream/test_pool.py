@@ -243,7 +243,7 @@ async def test_what_is_read_behind_a_whole_answer_in_one_turn_answers_nobody(poo
 
     class Asks:
         def data_received(self, data: bytes) -> None:
-            begun.append(pool.begin(b"POST / HTTP/1.1\r\n", data, LONG))
+            begun.append(pool.try_send(b"POST / HTTP/1.1\r\n", data, LONG))
 
         def receive_failed(self, error: Exception) -> None:
             raise error

@@ -402,7 +402,7 @@ async def test_what_begins_before_the_first_question_and_ends_behind_it_is_no_an
         pool = Pool(origin, limits, LONG, trusting(authority))
         await pool.start()
         async with asyncio.timeout(10):
-            while not any(conn._transport._begun for conn in pool._idle):  # noqa: ASYNC110
+            while not any(conn._transport._record_head for conn in pool._idle):  # noqa: ASYNC110
                 await asyncio.sleep(0.002)
         assert await call(pool) == b"good"
         assert pool.stats.replayed_total == 1

@@ -47,7 +47,7 @@ class Above:
     def __init__(self) -> None:
         self.came = bytearray()
         self.halves = 0
-        self.amid = False
+        self.mid_record = False
         self.was_amid: list[bool] = []
         self.is_at_end = False
         self.has_asked = True
@@ -55,9 +55,9 @@ class Above:
     def data_received(self, data: bytes) -> None:
         assert data, "nothing is no news"
         self.came += data
-        self.was_amid.append(self.amid)
+        self.was_amid.append(self.mid_record)
 
-    def half_heard(self) -> bool:
+    def partial_record_pending(self) -> bool:
         self.halves += 1
         return not self.has_asked
 

@@ -7,16 +7,16 @@ import errno
 import pytest
 
 from app.errors import Overloaded, UpstreamRefused
-from app.upstream.origin import unreachable
+from app.upstream.origin import connect_error
 
 
 @pytest.mark.parametrize("scarce", [errno.EMFILE, errno.ENFILE])
 def test_no_descriptor_left_is_overload(scarce: int) -> None:
-    told = unreachable("http://vendor", "connect", OSError(scarce, "Too many open files"))
+    told = connect_error("http://vendor", "connect", OSError(scarce, "Too many open files"))
     assert isinstance(told, Overloaded)
     assert told.retry_after_s == 1
 
 
 @pytest.mark.parametrize("why", [OSError(errno.ECONNREFUSED, "refused"), UnicodeError("label")])
 def test_anything_else_is_the_upstreams(why: Exception) -> None:
-    assert isinstance(unreachable("http://vendor", "connect", why), UpstreamRefused)
+    assert isinstance(connect_error("http://vendor", "connect", why), UpstreamRefused)

@@ -1,7 +1,7 @@
-"""The shapes of heads that the strict reader has accepted, so that the next of a shape need not be parsed.
+"""The shapes of response heads that the strict reader has accepted, so that the next need not be parsed.
 
 Theory of operation. A server's heads are all alike: the same lines in the same order, of which a few
-change (the date, a request id, what is left of a limit). A *shape* is made of heads that
+change (the date, a request id, the rest of a limit). A *shape* is made of heads that
 ``ResponseReader`` accepted as final answers, with a length or chunks, on a connection that stays open:
 the lines that were the same in all of them, which must be there byte for byte, and of the others the
 name. A head of that shape can only be read in the same way:
@@ -24,19 +24,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-_MOST_HEAD_BYTES: Final = 8192
-_MOST_SHAPES: Final = 16
-"""Each is tried; mostly the first is it."""
-_MOST_LESSONS: Final = 512
-"""Heads that are looked at for a shape; after that one in ``_SELDOM``: a server whose heads are never alike
-is not worth more, and one that has changed its ways is learned again.
+_MAX_HEAD_BYTES: Final = 8192
+_MAX_SHAPES: Final = 16
+"""Tried in turn; mostly the first matches."""
+_MAX_LEARNED_HEADS: Final = 512
+"""Heads that are learned from; after that one in ``_LEARN_INTERVAL``, so that a server whose heads never
+match costs little, and one that changes its heads is learned again.
 """
-_SELDOM: Final = 64
-_MOST_SIZES: Final = 4096
+_LEARN_INTERVAL: Final = 64
+_MAX_CHUNK_SIZES: Final = 4096
 _SIZE: Final = re.compile(rb"[1-9A-Fa-f][0-9A-Fa-f]{0,5}|0")
-"""A chunk's size as everybody writes it: no extension, no padding, below 16 MiB."""
+"""A chunk's size without extension and padding, below 16 MiB."""
 _LENGTH_NAME: Final = b"content-length"
-_STEADY: Final = frozenset(
+_FIXED_NAMES: Final = frozenset(
     {
         b"transfer-encoding",
         b"connection",
@@ -51,36 +51,36 @@ _STEADY: Final = frozenset(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Shape:
-    """What all heads of a kind have in common."""
+class HeadShape:
+    """What the heads of one shape have in common."""
 
     status: int
     chunked: bool
-    """Else the body's length stands in the first group of ``changing``."""
+    """Else the body's length is the group of ``pattern``."""
     names: tuple[bytes, ...]
     """The status line, then the names of the fields in lower case."""
     lines: tuple[bytes, ...]
-    """Of the last head that made the shape, without LF."""
-    moving: frozenset[int]
-    """The places of the lines that may change."""
+    """Those of the last head that was added, without LF."""
+    varying: frozenset[int]
+    """The indices of the lines that may differ."""
     pattern: re.Pattern[bytes]
     """The whole head, blank line included; its one group is the length."""
 
 
-class KnownHeads:
-    """What one origin's heads look like; one event loop owns it."""
+class HeadShapes:
+    """The shapes of one origin's heads; one event loop owns it."""
 
-    __slots__ = ("_lessons", "_shapes", "shapes", "sizes")
+    __slots__ = ("_heads_seen", "_shapes", "chunk_sizes", "shapes")
 
     def __init__(self) -> None:
-        """Know nothing yet."""
-        self.shapes: list[Shape] = []
-        """The one that was seen last first."""
-        self.sizes: dict[bytes, int] = {}
-        """Of chunks, by the line that says it, without its end."""
-        self._lessons = 0
+        """Begin without a shape."""
+        self.shapes: list[HeadShape] = []
+        """Most recently matched first."""
+        self.chunk_sizes: dict[bytes, int] = {}
+        """Chunk sizes in bytes, by the chunk's first line without its end."""
+        self._heads_seen = 0
 
-    def shape(self, data: bytes) -> tuple[Shape, int, int] | None:
+    def match(self, data: bytes) -> tuple[HeadShape, int, int] | None:
         """The shape of the head that ``data`` begins with, where it ends (behind its blank line), and the
         length of its body; None if it has none. The length is 0 where the shape is chunked.
         """
@@ -95,31 +95,31 @@ class KnownHeads:
 
     def learn(self, raw: bytes, status: int, *, chunked: bool) -> None:
         """Learn from a head (with its blank line) that the strict reader accepted."""
-        self._lessons += 1
-        enough = self._lessons > _MOST_LESSONS and self._lessons % _SELDOM
-        if len(raw) > _MOST_HEAD_BYTES or enough:
+        self._heads_seen += 1
+        enough = self._heads_seen > _MAX_LEARNED_HEADS and self._heads_seen % _LEARN_INTERVAL
+        if len(raw) > _MAX_HEAD_BYTES or enough:
             return
         lines = tuple(raw.split(b"\n"))
         names = _names(lines)
         if names is None or names.count(_LENGTH_NAME) != (not chunked):
             return
         for shape in self.shapes:
-            moved = _moved(shape, names, lines)
+            moved = _varying_lines(shape, names, lines)
             if moved is not None:
                 self.shapes.remove(shape)
                 self.shapes.insert(0, _shape(status, names, lines, moved))
                 return
-        del self.shapes[_MOST_SHAPES - 1 :]
+        del self.shapes[_MAX_SHAPES - 1 :]
         at_once = frozenset({names.index(_LENGTH_NAME)} if not chunked else ())
         self.shapes.insert(0, _shape(status, names, lines, at_once))
 
-    def size(self, line: bytes) -> int | None:
-        """The size that a chunk's first line says; None for what the strict reader must look at."""
-        size = self.sizes.get(line)
+    def chunk_size(self, line: bytes) -> int | None:
+        """The size in a chunk's first line; None if the strict reader has to judge it."""
+        size = self.chunk_sizes.get(line)
         if size is None and _SIZE.fullmatch(line):
             size = int(line, 16)
-            if len(self.sizes) < _MOST_SIZES:
-                self.sizes[line] = size
+            if len(self.chunk_sizes) < _MAX_CHUNK_SIZES:
+                self.chunk_sizes[line] = size
         return size
 
 
@@ -133,25 +133,25 @@ def _names(lines: Sequence[bytes]) -> tuple[bytes, ...] | None:
     return (lines[0], *(name.lower() for name, _, _ in names))
 
 
-def _moved(
-    shape: Shape, names: tuple[bytes, ...], lines: tuple[bytes, ...]
+def _varying_lines(
+    shape: HeadShape, names: tuple[bytes, ...], lines: tuple[bytes, ...]
 ) -> frozenset[int] | None:
-    """The places that may change if this head is of ``shape`` too; None if it is not."""
+    """The indices of lines that may differ if this head is of ``shape`` too; None if it is not."""
     if names != shape.names:
         return None
     pairs = zip(lines, shape.lines, strict=True)
-    moved = shape.moving.union(place for place, (now, was) in enumerate(pairs) if now != was)
-    return None if any(names[place] in _STEADY for place in moved) else moved
+    moved = shape.varying.union(place for place, (now, was) in enumerate(pairs) if now != was)
+    return None if any(names[place] in _FIXED_NAMES for place in moved) else moved
 
 
 def _shape(
     status: int, names: tuple[bytes, ...], lines: tuple[bytes, ...], moving: frozenset[int]
-) -> Shape:
+) -> HeadShape:
     pattern = [
         _line(line, names[place]) if place in moving else re.escape(line)
         for place, line in enumerate(lines)
     ]
-    return Shape(
+    return HeadShape(
         status,
         _LENGTH_NAME not in names,
         names,
@@ -162,7 +162,7 @@ def _shape(
 
 
 def _line(line: bytes, name: bytes) -> bytes:
-    """The pattern of a line that may change; its name stays as it was spelled."""
+    """The pattern of a line that may differ; its name keeps its spelling."""
     spelled = re.escape(line[: len(name)])
     if name == _LENGTH_NAME:
         return spelled + rb": ?([1-9][0-9]{0,8})\r"
