@@ -45,7 +45,7 @@ class BareWire:
         path = str(scope["path"])
         start = self._starts.get(path)
         if start is None:
-            start = self._starts[path] = self._pool.encode_start(path.encode(), _HEADERS)
+            start = self._starts[path] = self._pool.head_start(path.encode(), _HEADERS)
         exchange = self._pool.try_send(start, body, _TIMEOUTS)
         if exchange is not None:
             await exchange.wait_for_head()
