@@ -54,8 +54,8 @@ from app.operator_prompts import (
 )
 from app.operator_workflows import workflow_of
 from app.pipeline.agent_runs import LiveRun, Runs
-from app.pipeline.gated import GatedProvider
 from app.pipeline.gateway import Gateway
+from app.pipeline.limited import LimitedProvider
 from app.pipeline.router_training import RouterTrainer
 from app.pipeline.tool_use_learning import ToolUseLearner
 from app.pipeline.turn import serve
@@ -342,7 +342,7 @@ def _gated(name: str, provider: ProviderSettings, metrics: Metrics) -> Provider:
         name, limits, on_shed=lambda why: metrics.guards.shed.child(name, why).inc()
     )
     metrics.guards.follow_gate(name, lambda: (gate.limit, gate.in_use, gate.waiting))
-    return GatedProvider(_provider(name, provider), gate)
+    return LimitedProvider(_provider(name, provider), gate)
 
 
 def _provider(name: str, provider: ProviderSettings) -> Provider:

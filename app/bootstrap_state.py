@@ -11,9 +11,9 @@ import structlog
 
 from app.domain.models import AUTO
 from app.operator_access import seal_of
-from app.pipeline.gated import GatedProvider
 from app.pipeline.gateway import Gateway
 from app.pipeline.lesson_exchange import LessonExchange
+from app.pipeline.limited import LimitedProvider
 from app.pipeline.speculation import ToolStatistics
 from app.ports import Provider
 from app.providers.wire import WireProvider
@@ -47,7 +47,7 @@ def open_lessons(settings: Settings, gateway: Gateway) -> LessonExchange:
 
 def connections_of(provider: Provider) -> PoolStats | None:
     """The provider's connections; None where a vendor's package keeps them."""
-    behind = provider.inner if isinstance(provider, GatedProvider) else provider
+    behind = provider.inner if isinstance(provider, LimitedProvider) else provider
     return behind.pool.stats if isinstance(behind, WireProvider) else None
 
 

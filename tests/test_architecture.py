@@ -69,7 +69,7 @@ PLANNED = {
 }
 """The plan's modules by room."""
 ELSEWHERE = {
-    "providers/policies.py": ("pipeline/gated.py", "pipeline/hedged.py", "pipeline/converse.py"),
+    "providers/policies.py": ("pipeline/limited.py", "pipeline/hedged.py", "pipeline/converse.py"),
     "tools/planner.py": ("pipeline/plan_by_model.py",),
 }
 """Planned modules that stand under another name; decision 0019 says why."""

@@ -297,7 +297,7 @@ class Asked(LeadingFlight):
         edge.afterwards.drain()  # turns are told of in the order in which they ended
         exchange.listener = None
         turn = self._turn_now()
-        turn.begun, turn.begun_ns = self._begun(), exchange.queued_ns
+        turn.started_exchange, turn.exchange_started_ns = self._begun(), exchange.queued_ns
         self._response = response = TurnResponse(
             self._asked(),
             self._gateway,

@@ -38,8 +38,8 @@ from app.domain.decisions import CacheOutcome
 from app.domain.models import Model
 from app.domain.turn_record import DEFAULTS_AFTER_TIMES, TurnRecord
 from app.errors import GatewayError
-from app.pipeline.gated import GatedProvider
 from app.pipeline.gateway import Gateway
+from app.pipeline.limited import LimitedProvider
 from app.pipeline.turn import serve
 from app.providers.upstream_request import model_fields, splice_plain
 from app.providers.wire import WireProvider
@@ -221,9 +221,9 @@ class StraightWay:
         if any(each is not None and each.concerns(name, tenant) for each in rules):
             return None
         provider = gateway.providers[model.provider]
-        wire = provider.inner if type(provider) is GatedProvider else None
+        wire = provider.inner if type(provider) is LimitedProvider else None
         if (
-            type(provider) is not GatedProvider
+            type(provider) is not LimitedProvider
             or type(wire) is not WireProvider
             or self.dialect not in wire.dialects()
             or self.dialect is Dialect.RESPONSES  # which may turn out not to be spoken after all
@@ -236,7 +236,7 @@ class StraightWay:
             plain_key_prefix((tenant, "", name, "", 0), self.said),
             model_fields(name, model.upstream_model),
             name == model.upstream_model,
-            provider.gate,
+            provider.limiter,
             gateway.load.deployment(name),
             route_name(tenant, name),
             self._head(JSON_TYPE, model),

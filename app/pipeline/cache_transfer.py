@@ -131,7 +131,7 @@ async def _store_semantic(
     semantic = gateway.semantic
     if semantic is None:
         return False
-    judged = semantic.question_for(key, request, scope)
+    judged = semantic.query_for(key, request, scope)
     if judged is None:
         return False
     asked, ttl_s = judged

@@ -27,9 +27,9 @@ from app.errors import (
     UpstreamTimeout,
 )
 from app.pipeline.contract_enforcement import apply_contract
-from app.pipeline.gated import GatedProvider, release_slot
 from app.pipeline.gateway import Gateway, Turn
 from app.pipeline.hedged import run_hedged
+from app.pipeline.limited import LimitedProvider, release_slot
 from app.routing.rate_headers import hold_s
 from app.telemetry.timeline import OpenSpan
 
@@ -54,9 +54,10 @@ def converse(
         if request.dialect in gateway.providers[model.provider].dialects():
             call = ModelCall(model, request.stream, turn.deadline, request)
             call.request_id = turn.request_id
-            if turn.begun_ns:
-                call.started_exchange, call.exchange_started_ns = turn.begun, turn.begun_ns
-                turn.begun, turn.begun_ns = None, 0
+            if turn.exchange_started_ns:
+                call.started_exchange = turn.started_exchange
+                call.exchange_started_ns = turn.exchange_started_ns
+                turn.started_exchange, turn.exchange_started_ns = None, 0
             return ask((call,), gateway, turn, emit)
     return ask(_calls(request, gateway, turn, candidates), gateway, turn, emit)
 
@@ -67,20 +68,18 @@ async def ask(calls: Sequence[ModelCall], gateway: Gateway, turn: Turn, emit: Em
     others = list(calls[1:]) if len(calls) > 1 else []
     retries: _Retries | None = None
     while True:
-        span = failure = ok = gate = None
+        span = failure = ok = limiter = None
         try:
             if others and call.stream and gateway.hedging is not None and not turn.single_attempt:
                 await run_hedged(call, others, gateway, turn, emit, _run_racing_call)
             else:
                 span = _begin(call, gateway, turn)
                 provider = gateway.providers[call.model.provider]
-                if (
-                    type(provider) is GatedProvider
-                ):  # ``GatedProvider.stream`` inlined: one coroutine fewer
-                    if not call.exchange_started_ns and not provider.gate.try_acquire():
-                        await provider.gate.acquire(call.tenant, call.deadline)
+                if type(provider) is LimitedProvider:  # its ``stream``, inlined: a coroutine fewer
+                    if not call.exchange_started_ns and not provider.limiter.try_acquire():
+                        await provider.limiter.acquire(call.tenant, call.deadline)
                         call.admitted_ns = time.monotonic_ns()
-                    gate, provider = provider.gate, provider.inner
+                    limiter, provider = provider.limiter, provider.inner
                 await provider.stream(call, emit)
             ok = True
         except (Unsupported, Overloaded, UpstreamError) as error:
@@ -88,9 +87,9 @@ async def ask(calls: Sequence[ModelCall], gateway: Gateway, turn: Turn, emit: Em
         finally:
             if span is not None:
                 _settle(call, gateway, turn, span, ok, failure)
-            if gate is not None and span is not None:
+            if limiter is not None and span is not None:
                 entered_ns = call.admitted_ns or span.start_ns
-                release_slot(gate, call, entered_ns, span.end_ns, ok=ok is True, failure=failure)
+                release_slot(limiter, call, entered_ns, span.end_ns, ok=ok is True, failure=failure)
         if failure is None:
             return
         retries = retries or _Retries(gateway.retries.get(call.model.provider, 1))
@@ -138,7 +137,7 @@ class _Retries:
     ) -> ModelCall:
         """The next call to make; raises the failure where none can help."""
         if isinstance(failure, (Unsupported, Overloaded)):
-            # Its dialect cannot carry the request, or its gate is full: nothing was sent, and another
+            # Its dialect cannot carry the request, or its limiter is full: nothing was sent, and another
             # deployment may take it.
             if not others:
                 raise self.failure or failure from None

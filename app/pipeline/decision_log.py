@@ -17,7 +17,7 @@ class SemanticDecision:
     """One decision: its reasons in words, the question, and what the look-up found."""
 
     words: tuple[str, ...]
-    question: SemanticQuery
+    query: SemanticQuery
     lookup: Lookup
 
 

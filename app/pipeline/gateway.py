@@ -100,9 +100,9 @@ class Turn:
     upstream: CallTiming | None = None
     call: ModelCall | None = None
     """The current or last upstream call."""
-    begun: object = None
+    started_exchange: object = None
     """An exchange already started for the first call, see ``ModelCall.begun``."""
-    begun_ns: int = 0
+    exchange_started_ns: int = 0
     upstream_ns: int = 0
     attempts: int = 0
     entry_id: str = ""

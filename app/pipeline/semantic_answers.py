@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import structlog
 
@@ -46,8 +46,6 @@ from app.wire.untranslatable import has_untranslatable_content
 LearningOutcome = Literal["kept", "unfit", "crowding", "unreadable", "away", "dropped", "failed"]
 """The outcome of learning from one answer; the values of the metric's label."""
 
-SemanticLookup = tuple[SemanticQuery, Lookup]
-"""A question and what its look-up found."""
 
 _DEFAULT = CacheMode.DEFAULT  # resolved once: it costs as much as the rest of the guard
 _MAX_WAITING = 256
@@ -61,6 +59,13 @@ _PAUSE_UNDER_LOAD_S = 0.05
 _LOAD = 32
 _SAVE_AFTER = 100
 """Labels that a killed process may lose, by route."""
+
+
+class SemanticLookup(NamedTuple):
+    """A question and what its look-up found."""
+
+    query: SemanticQuery
+    result: Lookup
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +111,7 @@ class SemanticAnswers:
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self.most_per_s = _MAX_PER_S
+        self.max_per_s = _MAX_PER_S
         """The rate of answers to learn from; the rest are dropped."""
         self.decisions = DecisionLog()
         self._allowance = float(_MAX_BURST)
@@ -131,7 +136,7 @@ class SemanticAnswers:
         return tenant in self._race_for or "*" in self._race_for
 
     async def look_up(self, key: bytes, request: ChatRequest, turn: Turn) -> SemanticLookup | None:
-        """Lookup for an answer to another wording; None where the question is not admitted, or look-ups are
+        """Look for an answer to another wording; None where the question is not admitted, or look-ups are
         suspended (then the request is not even classified).
         """
         if self.cache.is_suspended():
@@ -141,28 +146,28 @@ class SemanticAnswers:
             view = self._codecs[request.dialect].view(request.body)
             if turn.classification is None:
                 turn.classification = self._classify(view, turn.tenant)
-            asked = _question_from(
+            query = _query_from(
                 (key, turn.started_unix_s, turn.user),
                 request,
                 view,
                 self._scope(request, turn),
                 turn.classification,
             )
-        if asked is None:
+        if query is None:
             return None
         with turn.timeline.stage("embed", "semantic"):
-            look = await self.cache.lookup(asked)
+            look = await self.cache.lookup(query)
         turn.cache_reason = look.outcome
         if look.query is not None and look.decision is not None:
-            route = self.cache.routes.loaded(asked.route)
+            route = self.cache.routes.loaded(query.route)
             threshold = None if route is None else route.state.threshold
             words = explain(look.query.view, look.decision, threshold)
             if look.outcome == "unshared":
                 words = (*words, "too few users had this answer yet")
             self.decisions.record(
-                turn.tenant, turn.request_id, SemanticDecision(words, asked, look)
+                turn.tenant, turn.request_id, SemanticDecision(words, query, look)
             )
-        return asked, look
+        return SemanticLookup(query, look)
 
     async def serve_hit(
         self, look: Lookup, request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit
@@ -200,8 +205,8 @@ class SemanticAnswers:
         self, tenant: str, request_id: str, entry_id: str, *, agreed: bool
     ) -> bool:
         """Take a user's verdict on a hit; a wrong one's entry is removed. Returns whether it existed."""
-        told = self.decisions.get(tenant, request_id)
-        query = None if told is None else told.lookup.query
+        decision = self.decisions.get(tenant, request_id)
+        query = None if decision is None else decision.lookup.query
         return await self.cache.feedback(entry_id, agreed=agreed, query=query)
 
     # ---------------------------------------------------------------- after the answer
@@ -252,24 +257,24 @@ class SemanticAnswers:
         """Whether questions of that route are looked up now: it is open, and look-ups are not suspended."""
         return self.route_is_open(route) and not self.cache.is_suspended()
 
-    def question_for(
+    def query_for(
         self, key: bytes, request: ChatRequest, scope: CacheScope
     ) -> tuple[SemanticQuery, float] | None:
         """The question of a request, and its answer's time to live in seconds; None where not admitted."""
         view = self._codecs[request.dialect].view(request.body)
         judged = self._classify(view, scope.tenant)
-        asked = _question_from((key, time.time(), ""), request, view, scope, judged)
+        query = _query_from((key, time.time(), ""), request, view, scope, judged)
         ttl_s = self._ttl_s if judged.ttl_s is None else min(self._ttl_s, judged.ttl_s)
-        return None if asked is None or ttl_s <= 0 else (asked, ttl_s)
+        return None if query is None or ttl_s <= 0 else (query, ttl_s)
 
     def _may_learn(self) -> bool:
         """Take one answer from the rate's allowance, if any is left."""
         now_s = time.monotonic()
-        earned = (now_s - self._allowance_at_s) * self.most_per_s
-        self._allowance = min(max(_MAX_BURST, self.most_per_s), self._allowance + earned)
+        earned = (now_s - self._allowance_at_s) * self.max_per_s
+        self._allowance = min(max(_MAX_BURST, self.max_per_s), self._allowance + earned)
         self._allowance_at_s = now_s
         if self._allowance < 1:
-            self._paused_until_s = now_s + (1 - self._allowance) / self.most_per_s
+            self._paused_until_s = now_s + (1 - self._allowance) / self.max_per_s
             return False
         self._allowance -= 1
         return True
@@ -320,20 +325,20 @@ class SemanticAnswers:
         view = self._codecs[request.dialect].view(request.body)
         judged = job.classification or self._classify(view, job.scope.tenant)
         await asyncio.sleep(0)
-        asked = (
-            job.lookup[0]
+        query = (
+            job.lookup.query
             if job.lookup is not None
-            else _question_from(
+            else _query_from(
                 (entry.key, job.asked_unix_s, job.user), request, view, job.scope, judged
             )
         )
-        answer = None if asked is None else self._answer(entry)
-        if asked is None or answer is None:
+        answer = None if query is None else self._answer(entry)
+        if query is None or answer is None:
             return "unfit"
         ttl_s = self._ttl_s if judged.ttl_s is None else min(self._ttl_s, judged.ttl_s)
         if ttl_s <= 0:
             return "unfit"
-        if self._sharing is not None and not self._sharing.admit_write(asked.tenant, job.user):
+        if self._sharing is not None and not self._sharing.admit_write(query.tenant, job.user):
             return "crowding"
         kept = KeptAnswer(
             group="",
@@ -342,13 +347,13 @@ class SemanticAnswers:
             model=answer.model,
             tier=entry.tier,
             request_id=entry.request_id,
-            route=asked.route,
+            route=query.route,
             usage=(entry.usage or answer.usage).counts,
             cost_usd=entry.cost_usd,
             upstream_s=entry.upstream_s,
         )
         fresh = FreshAnswer(kept, entry.model, entry.tags, ttl_s)
-        await self.cache.learn(asked, fresh, None if job.lookup is None else job.lookup[1])
+        await self.cache.learn(query, fresh, None if job.lookup is None else job.lookup.result)
         return "kept"
 
     def _answer(self, entry: CachedAnswer) -> Answer | None:
@@ -370,7 +375,7 @@ def _reason(look: Lookup) -> str:
     return "; ".join([first, *(note.partition(":")[0] for note in notes)])
 
 
-def _question_from(
+def _query_from(
     known: tuple[bytes, float, str],
     request: ChatRequest,
     view: PromptView,

@@ -50,7 +50,7 @@ async def race_lookup_with_model(
     assert semantic is not None  # noqa: S101 - the caller has read ``race_for`` from it
     lookup: SemanticLookup | None = None
     sides = {_LOOK: copy.copy(turn), _MODEL: copy.copy(turn)}
-    sides[_LOOK].begun, sides[_LOOK].begun_ns = None, 0
+    sides[_LOOK].started_exchange, sides[_LOOK].exchange_started_ns = None, 0
 
     def on_win(winner: object) -> None:
         vars(turn).update(vars(sides[str(winner)]))
@@ -90,6 +90,6 @@ async def _serve_from_lookup(  # noqa: PLR0917 - see above
 ) -> SemanticLookup | None:
     """Look up, and emit the hit if there is one."""
     lookup = await semantic.look_up(key, request, turn)
-    if lookup is not None and lookup[1].hit is not None:
-        await semantic.serve_hit(lookup[1], request, gateway, turn, emit)
+    if lookup is not None and lookup.result.hit is not None:
+        await semantic.serve_hit(lookup.result, request, gateway, turn, emit)
     return lookup

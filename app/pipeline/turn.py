@@ -283,8 +283,8 @@ async def _answer_from_remote_cache(
             semantic.learn_later(key, request, gateway, turn, lookup)
             return True, lookup
         lookup = await semantic.look_up(key, request, turn)
-        if lookup is not None and lookup[1].hit is not None:
-            await semantic.serve_hit(lookup[1], request, gateway, turn, emit)
+        if lookup is not None and lookup.result.hit is not None:
+            await semantic.serve_hit(lookup.result, request, gateway, turn, emit)
             return True, lookup
     if turn.cache_mode is _ONLY:
         message = (

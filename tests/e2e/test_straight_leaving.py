@@ -118,7 +118,7 @@ def ours() -> set[asyncio.Task[object]]:
 def left(gateway: Running) -> dict[str, int]:
     """What there is still of any request."""
     edge = gateway.context.edge
-    gate, load = edge.gateway.providers["local"].gate, edge.gateway.load.deployment("small")  # type: ignore[attr-defined]
+    gate, load = edge.gateway.providers["local"].limiter, edge.gateway.load.deployment("small")  # type: ignore[attr-defined]
     pool = edge.gateway.providers["local"].inner.pool.stats  # type: ignore[attr-defined]
     found = {
         "requests": edge.in_flight.now,
@@ -341,9 +341,9 @@ async def test_nor_while_a_miss_races_with_the_look_up(hangs: bool, counted: Cou
     ):
         semantic = Semantic(gateway, http, TopicModel())
         await semantic.open()
-        semantic.meaning.cache.budget_s = 4 * PATIENCE_S
-        semantic.meaning.most_per_s = 1e9
-        process = semantic.meaning.cache.store.pid
+        semantic.answers.cache.budget_s = 4 * PATIENCE_S
+        semantic.answers.max_per_s = 1e9
+        process = semantic.answers.cache.store.pid
         for name, window in WINDOWS.items():
             upstream.window = window
             (client,) = await taught(gateway)

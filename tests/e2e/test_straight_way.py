@@ -173,7 +173,7 @@ async def house(
 def at_rest(gateway: Running) -> bool:
     """Whether nothing is left of any request."""
     edge = gateway.context.edge
-    places = edge.gateway.providers["local"].gate.in_use  # type: ignore[attr-defined]
+    places = edge.gateway.providers["local"].limiter.in_use  # type: ignore[attr-defined]
     calls = edge.gateway.load.deployment("small").in_flight
     return (edge.in_flight.now, len(edge.gateway.flights), places, calls) == (0, 0, 0, 0)
 

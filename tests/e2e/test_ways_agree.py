@@ -99,7 +99,7 @@ class House:
     async def rest(self) -> None:
         """Wait until nothing of any request is left; it must come to that."""
         edge = self.gateway.context.edge
-        gate, load = edge.gateway.providers["local"].gate, edge.gateway.load.deployment("small")  # type: ignore[attr-defined]
+        gate, load = edge.gateway.providers["local"].limiter, edge.gateway.load.deployment("small")  # type: ignore[attr-defined]
         async with asyncio.timeout(PATIENCE_S):
             while (  # noqa: ASYNC110 - the end of a turn owes a test no event
                 edge.in_flight.now or len(edge.gateway.flights) or gate.in_use or load.in_flight

@@ -97,6 +97,6 @@ async def semantic() -> AsyncIterator[Semantic]:
     ):
         made = Semantic(running, http, model)
         made.answers.cache.budget_s = 10.0
-        made.answers.most_per_s = 1e9
+        made.answers.max_per_s = 1e9
         await made.open()
         yield made

@@ -47,7 +47,7 @@ async def test_a_route_earns_its_hits():
         semantic = Semantic(running, http, model)
         await semantic.there()
         semantic.answers.cache.budget_s = 10.0
-        semantic.answers.most_per_s = 1e9
+        semantic.answers.max_per_s = 1e9
         for wording in WORDINGS[:-2]:
             for topic in TOPICS:
                 reply = await semantic.ask(wording.format(topic))

@@ -50,7 +50,7 @@ async def racing(race_for):
         semantic = Semantic(running, http, model)
         await semantic.open()
         semantic.answers.cache.budget_s = PATIENCE_S
-        semantic.answers.most_per_s = 1e9
+        semantic.answers.max_per_s = 1e9
         yield semantic
 
 
@@ -139,7 +139,7 @@ async def test_an_ordinary_request_reaches_its_model_before_anything_is_looked_u
         in_flight = semantic.running.context.edge.in_flight.now
         assert in_flight == 0
         provider = semantic.running.context.edge.gateway.providers["local"]
-        assert provider.gate.in_use == 0
+        assert provider.limiter.in_use == 0
         text = (await semantic.http.get("/metrics")).text
         assert 'slipstream_semantic_races_total{winner="look"} 1.0' in text
 

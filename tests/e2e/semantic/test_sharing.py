@@ -33,7 +33,7 @@ async def sharing(*, semantic: bool = False, model: TopicModel | None = None, **
         made = Semantic(running, http, said)
         if semantic:
             made.answers.cache.budget_s = 10.0
-            made.answers.most_per_s = 1e9
+            made.answers.max_per_s = 1e9
             await made.open()
         yield made
 

@@ -30,7 +30,7 @@ def faults(made, kind: str) -> float:
 async def prepared(made) -> None:
     await made.open()
     made.answers.cache.budget_s = 10.0
-    made.answers.most_per_s = 1e9
+    made.answers.max_per_s = 1e9
 
 
 async def test_a_slow_store_is_named_until_it_answers_in_time_again(tmp_path):

@@ -56,7 +56,7 @@ async def test_a_killed_process_costs_hits_and_nothing_else_and_comes_back(tmp_p
         await semantic.open()
         memory = semantic.answers.cache.store
         semantic.answers.cache.budget_s = 10.0
-        semantic.answers.most_per_s = 1e9
+        semantic.answers.max_per_s = 1e9
         await semantic.ask(CAPITAL)
         assert outcome(await semantic.ask(REWORDED)) == "semantic"
         lost = memory._connection.lost
@@ -133,7 +133,7 @@ async def test_what_was_kept_survives_a_restart(tmp_path):
         assert route.state.labels == 1
         route.state.audit_rate = 0.0
         semantic.answers.cache.budget_s = 10.0
-        semantic.answers.most_per_s = 1e9
+        semantic.answers.max_per_s = 1e9
         assert outcome(await semantic.ask(REWORDED)) == "semantic"
 
 
@@ -145,7 +145,7 @@ async def test_damaged_files_are_put_aside_and_named(tmp_path):
     async with semantic_gateway(tmp_path) as semantic:
         await semantic.open()
         semantic.answers.cache.budget_s = 10.0
-        semantic.answers.most_per_s = 1e9
+        semantic.answers.max_per_s = 1e9
         assert store.name in semantic.answers.cache.store.moved_aside[0]
         assert store.name in (await degraded(semantic))["semantic_files"]
         assert len(list((tmp_path / "semantic").glob("questions-*.aside-*"))) == 1

@@ -1,4 +1,4 @@
-"""A provider behind its concurrency gate: each call takes a slot first and reports its outcome."""
+"""A provider behind a concurrency limiter: each call takes a slot first and reports its outcome."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _TOO_MUCH = frozenset({429, 503, 529})
 _WAITED_FOR = frozenset({"connect", "first_byte"})
 
 
-class GatedProvider:
+class LimitedProvider:
     """A ``Provider`` that waits for a slot; raises ``Overloaded`` where none will be free in time."""
 
-    def __init__(self, provider: Provider, gate: ConcurrencyLimiter) -> None:
-        """Limit ``provider`` by ``gate``."""
+    def __init__(self, provider: Provider, limiter: ConcurrencyLimiter) -> None:
+        """Limit ``provider`` by ``limiter``."""
         self.name = provider.name
-        self.gate = gate
+        self.limiter = limiter
         self.inner = provider
         self.dialects = provider.dialects
         self.count_tokens = provider.count_tokens
@@ -29,9 +29,9 @@ class GatedProvider:
 
     async def stream(self, call: ModelCall, emit: Emit) -> None:
         """Run ``call`` once it has a slot."""
-        gate = self.gate
-        if not gate.try_acquire():
-            await gate.acquire(call.tenant, call.deadline)
+        limiter = self.limiter
+        if not limiter.try_acquire():
+            await limiter.acquire(call.tenant, call.deadline)
         entered_ns = monotonic_ns()
         failure: UpstreamError | None = None
         ok = False
@@ -42,11 +42,11 @@ class GatedProvider:
             failure = error
             raise
         finally:
-            release_slot(gate, call, entered_ns, monotonic_ns(), ok=ok, failure=failure)
+            release_slot(limiter, call, entered_ns, monotonic_ns(), ok=ok, failure=failure)
 
 
 def release_slot(
-    gate: ConcurrencyLimiter,
+    limiter: ConcurrencyLimiter,
     call: ModelCall,
     entered_ns: int,
     ended_ns: int,
@@ -54,9 +54,9 @@ def release_slot(
     ok: bool,
     failure: GatewayError | None,
 ) -> None:
-    """Release the slot of ``call``, and report its outcome to the gate."""
+    """Release the slot of ``call``, and report its outcome to the limiter."""
     first_ns = call.first_event_ns
-    gate.release(
+    limiter.release(
         first_s=(first_ns - entered_ns) / 1e9 if first_ns and call.stream else None,
         took_s=(ended_ns - entered_ns) / 1e9,
         overloaded=failure is not None and _signals_overload(failure),
