@@ -10,7 +10,7 @@ import sys
 
 from app.cache.route_archive import dump, load
 from app.cache.route_state import RouteState
-from app.learn.fit_process import FitProcess, answer_once
+from app.learn.fit_process import FitProcess, serve_one_fit
 
 _TIMEOUT_S = 300.0
 
@@ -25,7 +25,7 @@ class RefitProcess:
 
     def run(self, state: RouteState, build_id: str) -> RouteState:
         """Fit ``state``, which must not change meanwhile; raises ``OSError`` or ``ValueError``."""
-        return load(self._fitting.ask(build_id, dump(state, build_id)), build_id)
+        return load(self._fitting.run(build_id, dump(state, build_id)), build_id)
 
 
 def main(build_id: str) -> None:
@@ -36,7 +36,7 @@ def main(build_id: str) -> None:
         state.refit()
         return dump(state, build_id)
 
-    answer_once(fitted)
+    serve_one_fit(fitted)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from app.cache.verifier import (
     LabelledQuestion,
     RouteVerifier,
 )
-from app.learn.archives import DAMAGED
+from app.learn.archive_errors import ARCHIVE_READ_ERRORS
 from app.learn.gbdt import Gbdt
 from app.learn.isotonic import Isotonic
 
@@ -102,7 +102,7 @@ def load(data: bytes, build_id: str) -> RouteState:
             arrays = {name: archive[name] for name in archive.files}
         head = json.loads(arrays["head"].tobytes())
         written = (head["version"], head["build"])
-    except DAMAGED as exc:
+    except ARCHIVE_READ_ERRORS as exc:
         raise ArchiveError(f"these {len(data)} bytes are no route state: {exc}") from exc
     if written != (VERSION, build_id):
         raise ArchiveError(

@@ -7,7 +7,7 @@ import io
 import numpy as np
 
 from app.classify.complexity import GainHead, LinearCalibration
-from app.learn.archives import DAMAGED
+from app.learn.archive_errors import ARCHIVE_READ_ERRORS
 from app.learn.gbdt import Gbdt
 from app.learn.hashed_linear import HashedLinear
 from app.learn.isotonic import Isotonic
@@ -50,5 +50,5 @@ def head_from_bytes(data: bytes) -> GainHead:
                 isotonic_calibration=Isotonic(archive["stated_at"], archive["stated"]),
                 linear_calibration=LinearCalibration(intercept, slope),
             )
-    except DAMAGED as exc:
+    except ARCHIVE_READ_ERRORS as exc:
         raise ValueError(f"router head: these {len(data)} bytes cannot be restored: {exc}") from exc

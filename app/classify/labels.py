@@ -10,7 +10,7 @@ import numpy as np
 
 from app.classify.complexity import GainFeatures
 from app.classify.features import DENSE_COLUMNS
-from app.learn.archives import DAMAGED
+from app.learn.archive_errors import ARCHIVE_READ_ERRORS
 from app.learn.hashed_linear import HASH_COLUMNS
 
 LABELS_VERSION = 1
@@ -53,7 +53,7 @@ def from_bytes(data: bytes, *, topics: int) -> list[SavedLabel]:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             parts = {name: archive[name] for name in archive.files}
-    except DAMAGED as exc:
+    except ARCHIVE_READ_ERRORS as exc:
         # Numpy's own words would advise to load it as a pickle.
         why = f"they are no whole archive ({type(exc).__name__})"
         raise ValueError(
@@ -61,7 +61,7 @@ def from_bytes(data: bytes, *, topics: int) -> list[SavedLabel]:
         ) from exc
     try:
         return _labels(parts, topics)
-    except DAMAGED as exc:
+    except ARCHIVE_READ_ERRORS as exc:
         raise ValueError(
             f"router labels: these {len(data)} bytes cannot be restored: {exc}"
         ) from exc

@@ -1,7 +1,7 @@
-"""A fit in a process of its own: seconds of work that no request should share.
+"""A model fit in a separate process: seconds of CPU that no request should wait for.
 
-The process is a module of ours, run with ``python -m``: it reads a job from standard input, writes what it
-made of it (``answer_once``), and ends with its work, or when nobody reads its answer.
+The process is a module of ours, run with ``python -m``: it reads a job from standard input, writes the
+result (``serve_one_fit``) and exits.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ _NICENESS = 10
 
 
 class FitProcess:
-    """One fit after another in ``module``, each given up after ``patience_s``.
+    """One fit after another in ``module``, each killed after ``patience_s``.
 
-    ``ask`` blocks, ``stop`` may be called from anywhere.
+    ``run`` blocks; ``stop`` may be called from any thread.
     """
 
     def __init__(self, module: str, patience_s: float) -> None:
@@ -26,10 +26,10 @@ class FitProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._stopped = False
 
-    def ask(self, argument: str, job: bytes) -> bytes:
-        """What the process makes of ``job``; ``argument`` is its command line's.
+    def run(self, argument: str, job: bytes) -> bytes:
+        """Fit ``job`` in the process and give its output; ``argument`` goes on its command line.
 
-        Raises ``OSError`` where the process could not be had, failed, took too long or was stopped.
+        Raises ``OSError`` where the process could not start, failed, took too long or was stopped.
         """
         with subprocess.Popen(  # noqa: S603 - our own command, no shell
             [sys.executable, "-m", self._module, argument],
@@ -56,7 +56,7 @@ class FitProcess:
             self._process.kill()
 
 
-def answer_once(fit: Callable[[bytes], bytes]) -> None:
-    """The process's side: read the job, step back behind the requests, fit, write."""
+def serve_one_fit(fit: Callable[[bytes], bytes]) -> None:
+    """In the process: read the job, lower the priority, fit, write the result."""
     os.nice(_NICENESS)
     sys.stdout.buffer.write(fit(sys.stdin.buffer.read()))

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from app.learn.archives import DAMAGED
+from app.learn.archive_errors import ARCHIVE_READ_ERRORS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -275,7 +275,7 @@ class Gbdt:
                     threshold=archive["threshold"],
                     leaf=archive["leaf"],
                 )
-        except DAMAGED as exc:
+        except ARCHIVE_READ_ERRORS as exc:
             raise ValueError(f"gbdt: these {len(data)} bytes are not a model archive") from exc
 
 

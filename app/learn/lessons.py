@@ -1,7 +1,7 @@
-"""What one run teaches about the next, as a value: so that it can be kept, and lived through again elsewhere.
+"""One agent run as training data for speculation: stored, and replayed by other workers.
 
-What was learned is not kept itself: what two workers have learned cannot be added up, but what they
-learned *from* can. A lesson is small (a few KB), and living through it gives what the run itself gave.
+Training data is stored and not the trained state, since the states of two workers cannot be merged. A
+lesson is a few KB; replaying it trains exactly as the run itself did.
 """
 
 from __future__ import annotations
@@ -13,71 +13,73 @@ import msgspec
 
 from app.domain.chat import Json
 from app.domain.speculation import Patterns
-from app.learn.next_calls import Known, NextCalls
-from app.learn.said import Made, Scene
+from app.learn.argument_sources import ConversationState, PastCall
+from app.learn.next_calls import NextCallModel, SpeculativeTool
 
-MOST_BYTES = 64 * 1024
-"""A lesson above this is not kept: it would push out too many others."""
+MAX_LESSON_BYTES = 64 * 1024
+"""Larger lessons are not stored: each would push out too many others."""
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
-    """One turn of the model: where the run stood, what could be read last, what was called."""
+class LessonTurn:
+    """One model turn: its stage, the text that arguments may come from, the calls it made."""
 
     stage: str
     text: str
-    calls: tuple[Made, ...]
+    calls: tuple[PastCall, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """One run of one agent, for one tenant."""
+    """One run of one agent of one tenant. Field names are the stored format."""
 
     lesson_id: str
     tenant: str
     agent: str
     said: str
     earlier: tuple[str, ...]
-    before: tuple[Made, ...]
-    turns: tuple[Chosen, ...]
-    tools: tuple[Known, ...]
-    """Those that may be started early."""
+    before: tuple[PastCall, ...]
+    turns: tuple[LessonTurn, ...]
+    tools: tuple[SpeculativeTool, ...]
+    """Tools that may be started early."""
     schemas: Mapping[str, Json]
-    """Of every tool that was offered."""
+    """Parameter schema of every offered tool."""
     changes: tuple[str, ...]
-    """Which of the called ones change something."""
+    """Called tools that are not read-only."""
     share: float
-    """Wasted calls allowed for each call."""
+    """Allowed wasted calls per call, 0 to 1."""
 
 
 _ENCODER = msgspec.json.Encoder()
 _DECODER = msgspec.json.Decoder(Lesson)
 
 
-def written(lesson: Lesson) -> bytes | None:
-    """A lesson as one line of JSON; None for one that is too long or holds what JSON does not know."""
+def encode_lesson(lesson: Lesson) -> bytes | None:
+    """A lesson as one line of JSON; None for one that is too large or not representable."""
     try:
         line = _ENCODER.encode(lesson)
     except (TypeError, ValueError, OverflowError, RecursionError):
         return None
-    return line if len(line) <= MOST_BYTES else None
+    return line if len(line) <= MAX_LESSON_BYTES else None
 
 
-def read(line: bytes) -> Lesson | None:
-    """The lesson of a line; None for anything else."""
+def decode_lesson(line: bytes) -> Lesson | None:
+    """The lesson of a line; None where it is not one."""
     try:
         return _DECODER.decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
 
 
-def live_through(lesson: Lesson, habits: NextCalls, patterns_of: Callable[[str], Patterns]) -> None:
-    """Learn from a run as if it had just happened; ``habits.due`` may be true afterwards."""
+def replay_lesson(
+    lesson: Lesson, habits: NextCallModel, patterns_of: Callable[[str], Patterns]
+) -> None:
+    """Train on a stored run as if it had just ended; ``habits.fit_due`` may be true afterwards."""
     calls = [call for turn in lesson.turns for call in turn.calls]
     points, done = [], 0
     for turn in lesson.turns:
-        scene = Scene(lesson.said, lesson.earlier, lesson.before, tuple(calls[:done]))
-        points.append((habits.foresee(scene, lesson.tools), calls[done:]))
+        scene = ConversationState(lesson.said, lesson.earlier, lesson.before, tuple(calls[:done]))
+        points.append((habits.predict(scene, lesson.tools), calls[done:]))
         patterns = patterns_of(turn.stage)
         predicted = patterns.predict(turn.text, lesson.schemas)
         patterns.learn(

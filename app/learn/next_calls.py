@@ -1,15 +1,14 @@
-"""Which tool calls come next in a conversation, learned from one agent's own: the words of the user
-and the calls so far say which tool, ``app.learn.copying`` says with which arguments.
+"""Predict an agent's next tool calls from its own traffic: the user's words and the calls so far give
+the tool, ``app.learn.argument_model`` its arguments.
 
 Plan. *Which tool*: ridge regression in its dual form on hashed words, pairs of words and the calls so
 far, one output a tool; the target is whether the tool is called before anything is changed or the
 turn is over, learned where such a stretch of calls begins. Each tool's own name and description
 count as one example of its use, so that the first conversations are not blind. *How likely*:
-logistic regression over a handful of figures (that score, how sure the arguments are, what was
-called before this tool), learned on every prediction that was judged, made or not: its output is the
-probability that speculation needs, and it is calibrated on live traffic before money is risked.
-*How many*: of what was lately predicted, the least probability for which the expected waste stays
-within a share of the calls.
+logistic regression over a few features (that score, the probability of the arguments, the call
+before), trained on every prediction whose outcome is known, started or not: its output is the
+probability that speculation needs, calibrated on live traffic before money is risked. *How many*:
+the lowest probability for which the expected waste of recent predictions stays within a share of the calls.
 
 Bounds: 1,024 decision points of 4,096 columns (8 MB) an agent; a refit compares only the new ones
 with all, solves n x n, and comes after every sixteenth more, in a thread (``fitting``): its CPU
@@ -30,9 +29,15 @@ import numpy as np
 
 from app.domain.chat import Json
 from app.domain.speculation import key_of
-from app.learn.copying import Copying, Guess
-from app.learn.said import Made, Places, Scene, places, words
-from app.learn.weights import Figures, Weights, chance
+from app.learn.argument_model import ArgumentModel, Guess
+from app.learn.argument_sources import (
+    ConversationState,
+    PastCall,
+    ValuesBySource,
+    values_by_source,
+    word_stems,
+)
+from app.learn.weights import Features, Weights, logistic
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,26 +48,26 @@ Rows: TypeAlias = "NDArray[np.float16]"
 _COLUMNS = 4096
 _MOST_POINTS = 1024
 _MOST_TOOLS = 256
-_REFITS = 16
-"""A refit takes in a sixteenth more than there was."""
+_REFIT_SHARE = 16
+"""A refit is due after a sixteenth more examples."""
 _PENALTY = 0.1
 _CALLS_WEIGH = 0.6
 _RATE = 0.3
 _LEAST_SCORE = 0.01
-_LEAST_P = 0.02
+_LOWEST_P = 0.02
 _MOST_LIKELY = 8
-"""Tools whose arguments are thought about: one that is less likely would not be started anyway."""
-_MOST_JUDGED = 2000
-_BEFORE = 0.5
-"""What a guess must have before there is enough traffic to say what may be wasted."""
+"""Tools whose arguments are guessed: a less likely one would not be started anyway."""
+_MAX_OUTCOMES = 2000
+_MIN_P_WITHOUT_TRAFFIC = 0.5
+"""``min_p`` until there is enough traffic to estimate waste."""
 _ENOUGH_CALLS = 30
 _FIT_AT_ONCE_POINTS = 64
 """So few take less than a millisecond; more are fitted in a thread."""
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """A tool that may be started early: what its declaration says."""
+class SpeculativeTool:
+    """The declaration of a tool that may be started early."""
 
     name: str
     description: str
@@ -70,81 +75,85 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True)
-class Foreseen:
-    """A call that may come, and what its probability was made from."""
+class PredictedCall:
+    """A call that may come next, with its probability and the features behind it."""
 
     tool: str
     arguments: Json
     p: float
-    figures: Figures
+    features: Features
 
     @property
     def key(self) -> str:
-        """Names the call: equal arguments in any order give one key."""
+        """Identity of the call: equal arguments in any order give one key."""
         return key_of(self.tool, self.arguments)
 
 
 @dataclass(slots=True)
-class Point:
-    """A moment at which the model chose: what was at hand, and what was foreseen."""
+class DecisionPoint:
+    """A moment at which the model chose its calls: the values it had, and the predictions made."""
 
-    scene: Scene
-    found: Places
-    foreseen: list[Foreseen]
+    state: ConversationState
+    values: ValuesBySource
+    predictions: list[PredictedCall]
 
 
 @dataclass(slots=True)
-class NextCalls:
-    """What was learned of one agent's conversations, for one tenant."""
+class NextCallModel:
+    """The model of one agent's next calls, for one tenant."""
 
-    copying: Copying = field(default_factory=Copying)
+    argument_model: ArgumentModel = field(default_factory=ArgumentModel)
     turns: int = 0
-    """User turns that were learned from."""
-    least_p: float = _BEFORE
-    """What a guess must have for the expected waste to stay within its share."""
+    """User turns trained on."""
+    min_p: float = _MIN_P_WITHOUT_TRAFFIC
+    """Lowest probability of a prediction to act on: keeps the expected waste within its share."""
     _tools: dict[str, int] = field(default_factory=dict)
     _rows: Rows = field(default_factory=lambda: np.zeros((0, _COLUMNS), dtype=np.float16))
     _labels: list[frozenset[str]] = field(default_factory=list)
-    _seen: dict[int, int] = field(default_factory=dict)
+    _column_counts: dict[int, int] = field(default_factory=dict)
     _weights: Floats | None = None
-    _alike: Floats | None = None
-    """How alike the points are that the last fit saw, each with each."""
+    _similarities: Floats | None = None
+    """Gram matrix of the examples of the last fit."""
     _unfitted: int = 0
-    _form: int = 0
-    """Counts how often the tools' order, and with it what a column of the weights means, has changed."""
-    _odds: Weights = field(default_factory=lambda: Weights(_RATE, _start))
-    _judged: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_MOST_JUDGED))
-    """The probabilities of guesses, and -1 with a turn's calls."""
+    _layout_version: int = 0
+    """Raised whenever the order of the tools, and so the meaning of the weights' columns, changes."""
+    _calibration: Weights = field(default_factory=lambda: Weights(_RATE, _initial_weight))
+    _outcomes: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_MAX_OUTCOMES))
+    """Probabilities of predictions, and (-1, number of calls) for each turn."""
 
-    def foresee(self, scene: Scene, tools: Sequence[Known]) -> Point:
-        """What may be called next, most probable first, each call once."""
+    def predict(self, scene: ConversationState, tools: Sequence[SpeculativeTool]) -> DecisionPoint:
+        """Predict the next calls, most probable first, each once."""
         for tool in tools:
-            self._meet(tool)
-        found, row = places(scene), self._row(scene, {tool.name for tool in tools})
-        point = Point(scene, found, [])
+            self._register_tool(tool)
+        found, row = values_by_source(scene), self._row(scene, {tool.name for tool in tools})
+        point = DecisionPoint(scene, found, [])
         if self._weights is None and len(self._labels) <= _FIT_AT_ONCE_POINTS:
             self.fit()
         if self._weights is None:
             return point
         scores = row @ self._weights
-        done = {key_of(each.tool, dict(each.arguments)) for each in scene.made}
-        best: dict[str, Foreseen] = {}
-        for place, (score, tool) in enumerate(self._likely(scores, tools)):
-            guesses = self.copying.guesses(tool.name, tool.parameters, found, scene.said)
+        done = {key_of(each.tool, dict(each.arguments)) for each in scene.calls}
+        best: dict[str, PredictedCall] = {}
+        for place, (score, tool) in enumerate(self._likely_tools(scores, tools)):
+            guesses = self.argument_model.guesses(
+                tool.name, tool.parameters, found, scene.user_text
+            )
             for rank, guess in enumerate(guesses):
                 made = key_of(tool.name, guess.arguments) in done
-                figures = _figures(scene, tool.name, (score, place), guess, rank, made=made)
-                p = chance(self._odds.total(figures))
+                figures = _features(scene, tool.name, (score, place), guess, rank, made=made)
+                p = logistic(self._calibration.score(figures))
                 # The odds are quickly sure of a tool; a second choice of arguments is sure of less.
                 p = min(p, guess.p) if rank else p
-                each = Foreseen(tool.name, guess.arguments, p, figures)
-                if p >= _LEAST_P and (each.key not in best or best[each.key].p < p):
+                each = PredictedCall(tool.name, guess.arguments, p, figures)
+                if p >= _LOWEST_P and (each.key not in best or best[each.key].p < p):
                     best[each.key] = each
-        point.foreseen = sorted(best.values(), key=lambda each: -each.p)
+        point.predictions = sorted(best.values(), key=lambda each: -each.p)
         return point
 
-    def _likely(self, scores: Floats, tools: Sequence[Known]) -> list[tuple[float, Known]]:
-        """The tools that may well be called, likeliest first, with their scores."""
+    def _likely_tools(
+        self, scores: Floats, tools: Sequence[SpeculativeTool]
+    ) -> list[tuple[float, SpeculativeTool]]:
+        """The tools worth guessing arguments for, likeliest first, with their scores."""
         found = []
         for tool in tools:
             index = self._tools.get(tool.name)
@@ -155,142 +164,152 @@ class NextCalls:
 
     def learn(
         self,
-        points: Sequence[tuple[Point, Sequence[Made]]],
+        points: Sequence[tuple[DecisionPoint, Sequence[PastCall]]],
         parameters: Mapping[str, Json],
         changes: Iterable[str],
         share: float,
-    ) -> list[tuple[Foreseen, bool]]:
-        """A user turn is over: each point with the calls that came after it, in order.
+    ) -> list[tuple[PredictedCall, bool]]:
+        """Train on a finished user turn: each decision point with the calls that came after it, in order.
 
-        ``parameters``: the schemas of the tools; ``changes``: which of them change something, so
-        that nothing foreseen before them counts after them. ``share``: wasted calls allowed for each
-        call. The guesses with whether each was right, the likeliest of those that are one draft.
+        ``parameters``: the tools' schemas; ``changes``: tools that are not read-only: a prediction
+        made before such a call does not count after it. ``share``: allowed wasted calls per call.
+        Gives each prediction and whether it was right; of equal ones the most probable.
         """
         changing = frozenset(changes)
-        outcomes: dict[tuple[int, str], tuple[Foreseen, bool]] = {}
+        outcomes: dict[tuple[int, str], tuple[PredictedCall, bool]] = {}
         for point, after in points:
-            reach = _reach(after, changing)
+            reach = _calls_before_change(after, changing)
             right = {key_of(each.tool, dict(each.arguments)) for each in after[:reach]}
             segment = len(after) - reach
-            for each in point.foreseen:
+            for each in point.predictions:
                 good = each.key in right
-                error = chance(self._odds.total(each.figures)) - good
-                self._odds.step({name: error * each.figures[name] for name in each.figures})
+                error = logistic(self._calibration.score(each.features)) - good
+                self._calibration.step(
+                    {name: error * each.features[name] for name in each.features}
+                )
                 known = outcomes.get((segment, each.key))
                 if known is None or known[0].p < each.p or good > known[1]:
                     outcomes[segment, each.key] = (each, good or (known is not None and known[1]))
-            made = point.scene.made
+            made = point.state.calls
             # Between two changes hardly anything is read: a thousand points that say so say one thing.
             if not made or (made[-1].tool in changing and reach):
-                row = self._row(point.scene, parameters.keys() - changing, learning=True)
-                self._keep(row, frozenset(each.tool for each in after[:reach]))
+                row = self._row(point.state, parameters.keys() - changing, learning=True)
+                self._add_example(row, frozenset(each.tool for each in after[:reach]))
         if points:
             self._learn_arguments(points, parameters)
             self.turns += 1
-            self._judged.append((-1.0, len(points[0][1])))
-        self._judged.extend((each.p, 0) for each, _ in outcomes.values())
-        self._pace(share)
-        if self.due and len(self._labels) <= _FIT_AT_ONCE_POINTS:
+            self._outcomes.append((-1.0, len(points[0][1])))
+        self._outcomes.extend((each.p, 0) for each, _ in outcomes.values())
+        self._adjust_min_p(share)
+        if self.fit_due and len(self._labels) <= _FIT_AT_ONCE_POINTS:
             self.fit()
         return list(outcomes.values())
 
     @property
-    def due(self) -> bool:
-        """Whether enough was learned since the last fit for another one."""
+    def fit_due(self) -> bool:
+        """Whether there are enough new examples for another fit."""
         missing = self._weights is None and bool(self._labels)
-        return missing or self._unfitted >= max(1, len(self._labels) // _REFITS)
+        return missing or self._unfitted >= max(1, len(self._labels) // _REFIT_SHARE)
 
     def fit(self) -> None:
-        """Take in what was learned, here and now; see ``fitting``."""
-        work = self.fitting()
-        self.adopt(work.form, work.solve())
+        """Fit here and now; see ``fit_job``."""
+        work = self.fit_job()
+        self.apply_fit(work.layout_version, work.solve())
 
-    def fitting(self) -> Fitting:
-        """The work of a fit, up to 50 ms of CPU, to be done in a thread beside this object's use; then
-        ``adopt`` what it gives.
+    def fit_job(self) -> FitJob:
+        """A fit, up to 50 ms of CPU, to be solved in a thread while this object stays in use; then
+        ``apply_fit`` its result.
         """
         used = len(self._labels)
         self._unfitted = 0
         # Rows are only ever added behind these, or copied elsewhere: the view stays as it is.
-        return Fitting(
-            self._form, self._rows[:used], tuple(self._labels), dict(self._tools), self._alike
+        return FitJob(
+            self._layout_version,
+            self._rows[:used],
+            tuple(self._labels),
+            dict(self._tools),
+            self._similarities,
         )
 
-    def adopt(self, form: int, solved: Solved | None) -> None:
-        """Foresee by ``solved`` from now on; of no effect where what it means has changed meanwhile."""
-        if form == self._form and solved is not None:
-            self._weights, self._alike = solved.weights, solved.alike
+    def apply_fit(self, form: int, solved: FitResult | None) -> None:
+        """Predict by ``solved`` from now on; ignored where the columns have changed meanwhile."""
+        if form == self._layout_version and solved is not None:
+            self._weights, self._similarities = solved.weights, solved.similarities
 
     def _learn_arguments(
-        self, points: Sequence[tuple[Point, Sequence[Made]]], parameters: Mapping[str, Json]
+        self,
+        points: Sequence[tuple[DecisionPoint, Sequence[PastCall]]],
+        parameters: Mapping[str, Json],
     ) -> None:
-        calls: dict[str, list[tuple[Json, Places, str]]] = {}
+        calls: dict[str, list[tuple[Json, ValuesBySource, str]]] = {}
         for at, (point, after) in enumerate(points):
             until = len(after) - (len(points[at + 1][1]) if at + 1 < len(points) else 0)
             for each in after[:until]:
-                made = (dict(each.arguments), point.found, point.scene.said)
+                made = (dict(each.arguments), point.values, point.state.user_text)
                 calls.setdefault(each.tool, []).append(made)
         for tool, made_of_tool in calls.items():
             if tool in parameters:
-                self.copying.learn(tool, parameters[tool], made_of_tool)
+                self.argument_model.learn(tool, parameters[tool], made_of_tool)
 
-    def _pace(self, share: float) -> None:
-        """The least probability for which what lately was foreseen keeps within the share."""
-        calls = sum(count for p, count in self._judged if p < 0)
+    def _adjust_min_p(self, share: float) -> None:
+        """Set the lowest probability for which recent predictions keep within the share of waste."""
+        calls = sum(count for p, count in self._outcomes if p < 0)
         if calls < _ENOUGH_CALLS:
-            self.least_p = _BEFORE
+            self.min_p = _MIN_P_WITHOUT_TRAFFIC
             return
         budget = share * calls
-        self.least_p = _LEAST_P
-        for p in sorted((each for each, _ in self._judged if each >= 0), reverse=True):
+        self.min_p = _LOWEST_P
+        for p in sorted((each for each, _ in self._outcomes if each >= 0), reverse=True):
             budget -= 1 - p
             if budget < 0:
-                self.least_p = p
+                self.min_p = p
                 return
 
-    def _meet(self, tool: Known) -> None:
+    def _register_tool(self, tool: SpeculativeTool) -> None:
         if tool.name in self._tools or len(self._tools) >= _MOST_TOOLS:
             return
         self._tools[tool.name] = len(self._tools)
         name = "".join(f" {c}" if c.isupper() else c for c in tool.name.replace("_", " "))
-        weights = {each: 1.0 for each in words(tool.description) if " " not in each}
-        weights |= {each: 2.0 for each in words(name) if " " not in each}
-        self._count(_hashed(weights))
+        weights = {each: 1.0 for each in word_stems(tool.description) if " " not in each}
+        weights |= {each: 2.0 for each in word_stems(name) if " " not in each}
+        self._count_columns(_hashed(weights))
         self._append(_unit(_hashed(weights)), frozenset({tool.name}))
         if len(self._labels) <= _FIT_AT_ONCE_POINTS:
             self._weights = None
         else:  # what the others' columns mean has not changed
             self._unfitted += len(self._labels)
 
-    def _row(self, scene: Scene, reading: Container[str], *, learning: bool = False) -> Floats:
-        """A point as float32[columns]: the words, rare ones weighing more, as one part of length
-        one, the calls so far as another; a short text is not drowned by either.
+    def _row(
+        self, scene: ConversationState, reading: Container[str], *, learning: bool = False
+    ) -> Floats:
+        """A decision point as float32[columns]: words (rare ones weigh more) and calls so far, each
+        part normalised on its own so that neither outweighs the other.
         """
         count = max(1, len(self._labels))
         said = {}
-        for word in words(scene.said):
-            seen = self._seen.get(_column(word), 0)
+        for word in word_stems(scene.user_text):
+            seen = self._column_counts.get(_column(word), 0)
             if not seen and not learning:
                 continue  # what was never seen says nothing, and must not dilute what was
             said[word] = math.log((count + 1) / (seen + 1)) + 1
-        done = [each.tool for each in scene.made if each.tool not in reading]
+        done = [each.tool for each in scene.calls if each.tool not in reading]
         calls = {"=after " + (done[-1] if done else ""): 1.5}
-        calls |= {f"=before {each.tool}": 1.0 for each in scene.before[-6:]}
+        calls |= {f"=before {each.tool}": 1.0 for each in scene.earlier_calls[-6:]}
         calls |= {f"=done {tool}": 1.0 for tool in done}
         if done:
             calls["=any"] = 1.0
-        elif scene.before:
-            calls[f"=last {scene.before[-1].tool}"] = 1.0
+        elif scene.earlier_calls:
+            calls[f"=last {scene.earlier_calls[-1].tool}"] = 1.0
         return _unit(_hashed(said)) + _CALLS_WEIGH * _unit(_hashed(calls))
 
-    def _keep(self, row: Floats, tools: frozenset[str]) -> None:
-        self._count(row)
+    def _add_example(self, row: Floats, tools: frozenset[str]) -> None:
+        self._count_columns(row)
         self._append(row, tools)
         self._unfitted += 1
 
-    def _count(self, row: Floats) -> None:
+    def _count_columns(self, row: Floats) -> None:
         for column in np.flatnonzero(row):
-            self._seen[int(column)] = self._seen.get(int(column), 0) + 1
+            self._column_counts[int(column)] = self._column_counts.get(int(column), 0) + 1
 
     def _append(self, row: Floats, tools: frozenset[str]) -> None:
         used = len(self._labels)
@@ -306,32 +325,32 @@ class NextCalls:
             self._rows = self._rows[half : used + 1].copy()
             del self._labels[:half]
             self._tools.clear()
-            self._form += 1
-            self._weights = self._alike = None
+            self._layout_version += 1
+            self._weights = self._similarities = None
 
 
 @dataclass(frozen=True, slots=True)
-class Solved:
-    """What a fit found."""
+class FitResult:
+    """Result of a fit."""
 
     weights: Floats
     """float32[columns, tools]"""
-    alike: Floats
+    similarities: Floats
     """float32[points, points]"""
 
 
 @dataclass(frozen=True, slots=True)
-class Fitting:
-    """Everything that a fit reads; nothing of it changes."""
+class FitJob:
+    """Immutable input of a fit."""
 
-    form: int
+    layout_version: int
     rows: Rows
     labels: tuple[frozenset[str], ...]
     tools: dict[str, int]
-    alike: Floats | None = None
+    similarities: Floats | None = None
 
-    def solve(self) -> Solved | None:
-        """The weights; None where there is nothing to learn from."""
+    def solve(self) -> FitResult | None:
+        """Solve for the weights; None where there are no examples."""
         used = len(self.labels)
         if not used or not self.tools:
             return None
@@ -341,25 +360,25 @@ class Fitting:
                 if tool in self.tools:
                     targets[index, self.tools[tool]] = 1
         rows = self.rows.astype(np.float32)
-        alike = self._compared(rows)
+        alike = self._compare(rows)
         gram = alike.copy()
         gram[np.diag_indices(used)] += _PENALTY
         weights: Floats = rows.T @ np.linalg.solve(gram, targets)
-        return Solved(weights, alike)
+        return FitResult(weights, alike)
 
-    def _compared(self, rows: Floats) -> Floats:
-        """How alike the rows are, each with each: what an earlier fit compared is not compared again."""
-        used, known = len(rows), 0 if self.alike is None else len(self.alike)
+    def _compare(self, rows: Floats) -> Floats:
+        """Gram matrix of the rows; the part that an earlier fit computed is reused."""
+        used, known = len(rows), 0 if self.similarities is None else len(self.similarities)
         alike = np.empty((used, used), dtype=np.float32)
-        if self.alike is not None:
-            alike[:known, :known] = self.alike
+        if self.similarities is not None:
+            alike[:known, :known] = self.similarities
         fresh = rows[known:] @ rows.T
         alike[known:] = fresh
         alike[:, known:] = fresh.T
         return alike
 
 
-_STARTS = {
+_INITIAL_WEIGHTS = {
     "always": -0.5,
     "score": 1.0,
     "arguments": 1.0,
@@ -369,37 +388,43 @@ _STARTS = {
 }
 
 
-def _start(name: str) -> float:
-    return _STARTS.get(name, 0.0)
+def _initial_weight(name: str) -> float:
+    return _INITIAL_WEIGHTS.get(name, 0.0)
 
 
-def _figures(
-    scene: Scene, tool: str, scored: tuple[float, int], guess: Guess, rank: int, *, made: bool
+def _features(
+    scene: ConversationState,
+    tool: str,
+    scored: tuple[float, int],
+    guess: Guess,
+    rank: int,
+    *,
+    made: bool,
 ) -> dict[str, float]:
-    """What a guess's probability is made from; ``scored``: the tool's score, and its place among them."""
+    """Features of a prediction's probability; ``scored``: the tool's score and its rank."""
     score, place = scored
     bounded = min(max(score, 0.01), 0.99)
-    last = (scene.made or scene.before)[-1:]
+    last = (scene.calls or scene.earlier_calls)[-1:]
     figures = {
         "always": 1.0,
         "score": math.log(bounded / (1 - bounded)) / 2,
         "arguments": math.log(max(guess.p, 1e-3)),
-        f"after {bool(scene.made)} {last[0].tool if last else ''} {tool}": 1.0,
+        f"after {bool(scene.calls)} {last[0].tool if last else ''} {tool}": 1.0,
     }
     said = {
-        "again": any(each.tool == tool for each in scene.made),
+        "again": any(each.tool == tool for each in scene.calls),
         "made": made,
         "later": rank > 0,
-        "under way": bool(scene.made),
+        "under way": bool(scene.calls),
         "not the likeliest": place > 0,
         "third or later": place > 1,
-        "nothing yet": not scene.before and not scene.made,
+        "nothing yet": not scene.earlier_calls and not scene.calls,
     }
     return figures | {name: 1.0 for name, holds in said.items() if holds}
 
 
-def _reach(after: Sequence[Made], changing: frozenset[str]) -> int:
-    """How many of the calls come before something is changed."""
+def _calls_before_change(after: Sequence[PastCall], changing: frozenset[str]) -> int:
+    """How many calls come before the first that is not read-only."""
     for index, each in enumerate(after):
         if each.tool in changing:
             return index

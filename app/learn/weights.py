@@ -1,8 +1,7 @@
-"""Weights of named figures, learned one example at a time (AdaGrad): pure, bounded.
+"""Weights of named features, learned online (AdaGrad): pure, bounded.
 
-Names are made from what is learned about (``text after from`` for the argument ``city`` of one tool, for
-any argument of that name, for any argument at all), so one example teaches the general and the special
-at once: the general ones move together, and what is special moves further only where it must.
+A feature exists at several levels (``text after from`` for the argument ``city`` of one tool, for any
+argument of that name, for any argument), so one example trains the general and the specific weights at once.
 """
 
 from __future__ import annotations
@@ -11,22 +10,22 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-Figures = Mapping[str, float]
-"""What is known of one choice: figures by name. Those that are not there are 0."""
+Features = Mapping[str, float]
+"""Feature values of one choice, by name; absent ones are 0."""
 
 _MOST = 16_384
 
 
 @dataclass(slots=True)
 class Weights:
-    """Weights by name; ``start`` gives that of a name never learned about."""
+    """Weights by name; ``start`` gives the initial one."""
 
     rate: float
     start: Callable[[str], float]
     _known: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """A weight, and the sum of its squared slopes; the one longest not learned about first."""
+    """Weight and sum of squared gradients; the least recently trained first."""
 
-    def total(self, figures: Figures) -> float:
+    def score(self, figures: Features) -> float:
         """The weighted sum."""
         known, total = self._known, 0.0
         for name, figure in figures.items():
@@ -34,8 +33,8 @@ class Weights:
             total += figure * (self.start(name) if found is None else found[0])
         return total
 
-    def step(self, slopes: Figures) -> None:
-        """One step against ``slopes``, each weight at its own pace."""
+    def step(self, slopes: Features) -> None:
+        """One gradient step; each weight has its own rate."""
         for name, slope in slopes.items():
             if not slope:
                 continue
@@ -47,14 +46,14 @@ class Weights:
             del self._known[next(iter(self._known))]
 
 
-def chances(totals: Mapping[str, float]) -> dict[str, float]:
-    """Totals of choices of which exactly one is right, as probabilities (softmax)."""
+def softmax(totals: Mapping[str, float]) -> dict[str, float]:
+    """Scores of mutually exclusive choices as probabilities."""
     most = max(totals.values())
     weighed = {name: math.exp(total - most) for name, total in totals.items()}
     whole = sum(weighed.values())
     return {name: each / whole for name, each in weighed.items()}
 
 
-def chance(total: float) -> float:
-    """A total as the probability of a yes (logistic)."""
+def logistic(total: float) -> float:
+    """A score as a probability."""
     return 1 / (1 + math.exp(-max(-30.0, min(30.0, total))))

@@ -51,7 +51,7 @@ from app.domain.run_events import (
 from app.domain.tools import ToolCaller, ToolResult
 from app.domain.usage import Usage
 from app.errors import GatewayError, ToolError
-from app.learn.said import Made, Scene
+from app.learn.argument_sources import ConversationState, PastCall
 from app.pipeline import subagents
 from app.pipeline.agent_model import candidates_of, view_of
 from app.pipeline.agent_plan import WorkflowRun
@@ -110,7 +110,7 @@ class AgentRun:
     readable: str = ""
     """What the next call's arguments may come from: the question, or the last results."""
     stage: str = ""
-    made: list[Made] = field(default_factory=list)
+    made: list[PastCall] = field(default_factory=list)
     """Calls whose tools were asked, and their results."""
     drafts: Drafts | None = None
     """Calls that were started before the model asked for them; None where there are no tools."""
@@ -210,7 +210,7 @@ class AgentRun:
         )
         return Drafts(self.gateway.speculation, policy, tools, caller, agent=agent.name)
 
-    def scene(self) -> Scene:
+    def scene(self) -> ConversationState:
         """What the model can read now."""
         return scene_of(self.messages, self.made)
 

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from app.domain.chat import Json, Message, Role, TextPart, ToolCallPart, ToolResultPart
-from app.learn.said import Made, Scene
+from app.learn.argument_sources import ConversationState, PastCall
 
 _MOST_RESULT_CHARS = 16_384
 
 
-def scene_of(messages: Sequence[Message], made: Sequence[Made]) -> Scene:
+def scene_of(messages: Sequence[Message], made: Sequence[PastCall]) -> ConversationState:
     """The conversation so far, with the calls that this run has ``made``."""
     said: list[str] = []
     calls: list[tuple[int, ToolCallPart]] = []
@@ -28,10 +28,10 @@ def scene_of(messages: Sequence[Message], made: Sequence[Made]) -> Scene:
                 found = "\n".join(each.text for each in part.parts if isinstance(each, TextPart))
                 results[part.call_id] = value_of(found)
     told = [
-        (turn, Made(part.name, arguments_of(part.arguments), results.get(part.id)))
+        (turn, PastCall(part.name, arguments_of(part.arguments), results.get(part.id)))
         for turn, part in calls
     ]
-    return Scene(
+    return ConversationState(
         said[-1] if said else "",
         tuple(said[:-1]),
         tuple(call for turn, call in told if turn < len(said)),

@@ -54,7 +54,7 @@ from app.domain.run_events import (
 from app.domain.tools import ToolCaller, ToolResult
 from app.domain.turn_record import ToolUse
 from app.errors import ToolError, UpstreamProtocol
-from app.learn.said import Made
+from app.learn.argument_sources import PastCall
 from app.pipeline import subagents
 from app.pipeline.agent_ask import Speech, ask_in_time
 from app.pipeline.agent_scene import value_of
@@ -337,7 +337,7 @@ class ModelTurn:
         )
         self._run.stage = stage_of([each.name for each in self.calls.values()])
         made = [
-            Made(each.name, each.arguments, value_of(each.ended.text))
+            PastCall(each.name, each.arguments, value_of(each.ended.text))
             for each in self.calls.values()
             if each.ended is not None and each.name in self._offered and each.made
         ]

@@ -28,9 +28,9 @@ from app.domain.plan import Node, Outcome
 from app.domain.speculation import LEAST_P, Patterns, Prediction, key_of
 from app.domain.tools import ToolCaller, ToolResult, ToolSpec
 from app.errors import ToolError
-from app.learn.lessons import Chosen, Lesson
-from app.learn.next_calls import Foreseen, Known, Point
-from app.learn.said import Made, Scene
+from app.learn.argument_sources import ConversationState, PastCall
+from app.learn.lessons import Lesson, LessonTurn
+from app.learn.next_calls import DecisionPoint, PredictedCall, SpeculativeTool
 from app.pipeline.fanout import Fanout
 from app.pipeline.speculation import Policy, Speculation, may_ever_fire
 
@@ -83,12 +83,12 @@ class Drafts:
         self._loop = asyncio.get_running_loop()
         self._drafts: dict[str, _Draft] = {}
         self._nodes: dict[str, _Draft] = {}
-        self._made: list[Made] = []
+        self._made: list[PastCall] = []
         self._changes: set[str] = set()
         self._schemas: dict[str, Json] = {}
-        self._points: list[tuple[Point, int]] = []
+        self._points: list[tuple[DecisionPoint, int]] = []
         self._stages: list[tuple[str, str]] = []
-        self._known: list[Known] = []
+        self._known: list[SpeculativeTool] = []
         self._turn: _ModelTurn | None = None
         self._fanout = Fanout(self._work, on_event=self._on_outcome)
         self._soon: asyncio.Handle | None = None
@@ -113,7 +113,7 @@ class Drafts:
         *,
         stage: str,
         text: str,
-        scene: Callable[[], Scene],
+        scene: Callable[[], ConversationState],
     ) -> None:
         """A turn of the model begins: as soon as it has been asked, start what pays.
 
@@ -127,28 +127,28 @@ class Drafts:
         offered: Mapping[str, Registered],
         stage: str,
         text: str,
-        scene: Callable[[], Scene],
+        scene: Callable[[], ConversationState],
     ) -> None:
         patterns = self._speculation.of_stage(self._caller.tenant, self._agent, stage)
         predicted = patterns.predict(text, offered)
         began_s, made = self._loop.time(), len(self._made)
         self._turn = _ModelTurn(patterns, text, began_s, made, predicted)
         known = [
-            Known(name, each.spec.description, each.spec.parameters)
+            SpeculativeTool(name, each.spec.description, each.spec.parameters)
             for name, each in offered.items()
             if may_ever_fire(each.spec)
         ]
         self._known = known
         self._stages.append((stage, text))
         self._schemas |= {name: each.spec.parameters for name, each in offered.items()}
-        point = self._habits.foresee(scene(), known)
+        point = self._habits.predict(scene(), known)
         self._points.append((point, made))
-        likely: list[Prediction | Foreseen] = [each for each in predicted if each.p >= LEAST_P]
-        likely += [each for each in point.foreseen if each.p >= self._habits.least_p]
+        likely: list[Prediction | PredictedCall] = [each for each in predicted if each.p >= LEAST_P]
+        likely += [each for each in point.predictions if each.p >= self._habits.min_p]
         for each in sorted(likely, key=lambda each: -each.p):
             self._start(offered[each.tool], each)
 
-    def _start(self, registered: Registered, foreseen: Prediction | Foreseen) -> None:
+    def _start(self, registered: Registered, foreseen: Prediction | PredictedCall) -> None:
         spec = registered.spec
         if foreseen.key in self._drafts:
             return
@@ -172,7 +172,7 @@ class Drafts:
         ``changes``: it may change what others read, so no draft outlives it.
         """
         self._too_late()
-        self._made.append(Made(tool, arguments))
+        self._made.append(PastCall(tool, arguments))
         if self._turn is not None:
             decided_s = self._loop.time() - self._turn.began_s
             known_s = self._speculation.decide_s.get(self._agent, decided_s)
@@ -234,7 +234,7 @@ class Drafts:
         self._speculation.of_tool(tool).count(took_s, cached=cached)
         self._budget.called(self._policy.max_waste_share)
 
-    def turn_over(self, made: Sequence[Made]) -> None:
+    def turn_over(self, made: Sequence[PastCall]) -> None:
         """A turn of the model is over, with its calls and their results: its templates learn."""
         self._too_late()
         turn, self._turn = self._turn, None
@@ -290,19 +290,19 @@ class Drafts:
 
     def _lesson(self) -> Lesson:
         """What this run teaches; its model's turns as far as something could be foreseen in them."""
-        scene, first = self._points[0][0].scene, self._points[0][1]
+        scene, first = self._points[0][0].state, self._points[0][1]
         ends = [*(at for _, at in self._points[1:]), len(self._made)]
         turns = [
-            Chosen(stage, text, tuple(self._made[at:end]))
+            LessonTurn(stage, text, tuple(self._made[at:end]))
             for (stage, text), (_, at), end in zip(self._stages, self._points, ends, strict=True)
         ]
         return Lesson(
             lesson_id=uuid4().hex,
             tenant=self._caller.tenant,
             agent=self._agent,
-            said=scene.said,
-            earlier=scene.earlier,
-            before=(*scene.before, *self._made[:first]),
+            said=scene.user_text,
+            earlier=scene.earlier_user_texts,
+            before=(*scene.earlier_calls, *self._made[:first]),
             turns=tuple(turns),
             tools=tuple(self._known),
             schemas=self._schemas,

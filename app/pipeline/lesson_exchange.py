@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections import deque
 
-from app.learn.lessons import Lesson, live_through, read, written
+from app.learn.lessons import Lesson, decode_lesson, encode_lesson, replay_lesson
 from app.pipeline.speculation import Speculation
 from app.stores.lesson_file import LessonFile
 
@@ -45,7 +45,9 @@ class LessonExchange:
         stay.
         """
         lines = await asyncio.to_thread(self._file.fresh)
-        known = [lesson for lesson in map(read, lines[-_MAX_RESTORED:]) if lesson is not None]
+        known = [
+            lesson for lesson in map(decode_lesson, lines[-_MAX_RESTORED:]) if lesson is not None
+        ]
         self._mark_seen(known)
         restored = await asyncio.to_thread(_replay_all, known)
         for key, habits in restored.habits.items():
@@ -60,11 +62,11 @@ class LessonExchange:
         own = list(self._waiting)
         self._waiting.clear()
         self._mark_seen(own)
-        lines = [line for line in map(written, own) if line is not None]
+        lines = [line for line in map(encode_lesson, own) if line is not None]
         if lines:
             await asyncio.to_thread(self._file.append, lines)
         found = await asyncio.to_thread(self._file.fresh)
-        others = [lesson for lesson in map(read, found) if lesson is not None]
+        others = [lesson for lesson in map(decode_lesson, found) if lesson is not None]
         fresh = [lesson for lesson in others if lesson.lesson_id not in self._seen]
         self._mark_seen(fresh)
         for lesson in fresh[-_MOST_AT_ONCE:]:
@@ -74,7 +76,7 @@ class LessonExchange:
 
     async def aclose(self) -> None:
         """Write pending lessons; call it after ``run`` was cancelled."""
-        lines = [line for line in map(written, self._waiting) if line is not None]
+        lines = [line for line in map(encode_lesson, self._waiting) if line is not None]
         self._waiting.clear()
         if lines:
             await asyncio.to_thread(self._file.append, lines)
@@ -89,7 +91,7 @@ class LessonExchange:
 def _replay_lesson(lesson: Lesson, speculation: Speculation) -> None:
     tenant, agent = lesson.tenant, lesson.agent
     habits = speculation.of_agent(tenant, agent)
-    live_through(lesson, habits, lambda stage: speculation.of_stage(tenant, agent, stage))
+    replay_lesson(lesson, habits, lambda stage: speculation.of_stage(tenant, agent, stage))
 
 
 def _replay_all(lessons: list[Lesson]) -> Speculation:
@@ -98,10 +100,10 @@ def _replay_all(lessons: list[Lesson]) -> Speculation:
     for lesson in lessons:
         _replay_lesson(lesson, learned)
         habits = learned.of_agent(lesson.tenant, lesson.agent)
-        if habits.due and habits.turns % 16 == 0:
+        if habits.fit_due and habits.turns % 16 == 0:
             habits.fit()
         time.sleep(_YIELD_S)  # release the interpreter to the event loop
     for habits in learned.habits.values():
-        if habits.due:
+        if habits.fit_due:
             habits.fit()
     return learned

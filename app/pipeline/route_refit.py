@@ -24,7 +24,7 @@ from app.classify.complexity import (
 )
 from app.classify.head_archive import head_from_bytes, head_to_bytes
 from app.classify.labels import SavedLabel, from_bytes, to_bytes
-from app.learn.fit_process import FitProcess, answer_once
+from app.learn.fit_process import FitProcess, serve_one_fit
 from app.routing.learning import Challenge, Label, RefitReport, RouterLearner
 
 _TIMEOUT_S = 120.0
@@ -55,7 +55,7 @@ class RouteRefit:
             return None
         archived = to_bytes(to_saved(labels), compressed=False)
         job = _pack(b"" if champion is None else head_to_bytes(champion), archived)
-        report, head = _unpack(self._fitting.ask(str(len(labels[0].features.topics)), job))
+        report, head = _unpack(self._fitting.run(str(len(labels[0].features.topics)), job))
         return Challenge(head_from_bytes(head), _report(report), drifts) if report else None
 
 
@@ -72,7 +72,7 @@ def main(topics: int) -> None:
         report = json.dumps(asdict(challenge.report)).encode()
         return _pack(report, head_to_bytes(challenge.head))
 
-    answer_once(fitted)
+    serve_one_fit(fitted)
 
 
 def to_saved(labels: Sequence[Label[GainFeatures]]) -> list[SavedLabel]:

@@ -18,7 +18,7 @@ from typing import TypeVar
 from app.domain.speculation import LEAST_TRIES, Patterns, Prediction, WasteBudget, pays
 from app.domain.tools import ToolSpec
 from app.learn.lessons import Lesson
-from app.learn.next_calls import Foreseen, NextCalls, Solved
+from app.learn.next_calls import FitResult, NextCallModel, PredictedCall
 
 _FORGET = 0.2
 _LEAST_COST_USD = 1e-5
@@ -92,7 +92,7 @@ class Speculation:
 
     halted: bool = False
     patterns: OrderedDict[tuple[str, str, str], Patterns] = field(default_factory=OrderedDict)
-    habits: OrderedDict[tuple[str, str], NextCalls] = field(default_factory=OrderedDict)
+    habits: OrderedDict[tuple[str, str], NextCallModel] = field(default_factory=OrderedDict)
     budgets: dict[str, WasteBudget] = field(default_factory=dict)
     """What each agent may still waste."""
     tools: dict[str, ToolStatistics] = field(default_factory=dict)
@@ -100,7 +100,7 @@ class Speculation:
     """Moving mean, by agent, of the time until the model has made a call."""
     on_lesson: Callable[[Lesson], object] | None = None
     """Takes what a run taught, to keep it; None: it is not kept."""
-    _fitting: dict[int, asyncio.Future[Solved | None]] = field(default_factory=dict)
+    _fitting: dict[int, asyncio.Future[FitResult | None]] = field(default_factory=dict)
 
     def of_tool(self, name: str) -> ToolStatistics:
         """A tool's statistics."""
@@ -110,26 +110,26 @@ class Speculation:
         """What is known of one stage of an agent, for one tenant: nobody's traffic shows in another's."""
         return _latest(self.patterns, (tenant, agent, stage), Patterns, _MOST_STAGES)
 
-    def of_agent(self, tenant: str, agent: str) -> NextCalls:
+    def of_agent(self, tenant: str, agent: str) -> NextCallModel:
         """What is known of an agent's conversations, for one tenant."""
-        return _latest(self.habits, (tenant, agent), NextCalls, _MOST_AGENTS)
+        return _latest(self.habits, (tenant, agent), NextCallModel, _MOST_AGENTS)
 
     def budget(self, agent: str) -> WasteBudget:
         """What an agent may still waste."""
         return self.budgets.setdefault(agent, WasteBudget())
 
-    def refit(self, habits: NextCalls) -> None:
+    def refit(self, habits: NextCallModel) -> None:
         """Take in what was learned, in a thread; not twice at once for the same conversations."""
-        if id(habits) in self._fitting or not habits.due:
+        if id(habits) in self._fitting or not habits.fit_due:
             return
-        work = habits.fitting()
+        work = habits.fit_job()
         done = asyncio.get_running_loop().run_in_executor(None, work.solve)
         self._fitting[id(habits)] = done
 
-        def adopt(solved: asyncio.Future[Solved | None]) -> None:
+        def adopt(solved: asyncio.Future[FitResult | None]) -> None:
             del self._fitting[id(habits)]
             if not solved.cancelled() and solved.exception() is None:
-                habits.adopt(work.form, solved.result())
+                habits.apply_fit(work.layout_version, solved.result())
 
         done.add_done_callback(adopt)
 
@@ -146,7 +146,7 @@ class Speculation:
         }
 
     def may_fire(
-        self, spec: ToolSpec, prediction: Prediction | Foreseen, policy: Policy, agent: str
+        self, spec: ToolSpec, prediction: Prediction | PredictedCall, policy: Policy, agent: str
     ) -> bool:
         """Every condition of the module's text."""
         if self.halted or not policy.enabled or not may_ever_fire(spec):

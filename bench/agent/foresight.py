@@ -33,8 +33,8 @@ from app.domain.speculation import (
     key_of,
     pays,
 )
-from app.learn.next_calls import Foreseen, Known, NextCalls
-from app.learn.said import Made, Scene
+from app.learn.argument_sources import ConversationState, PastCall
+from app.learn.next_calls import NextCallModel, PredictedCall, SpeculativeTool
 from app.pipeline.speculation import stage_of
 from bench.agent.environment import TRACED, TRACED_ALONE, python_with
 
@@ -76,7 +76,7 @@ class Dialogue:
     """One conversation: for each turn what the user wrote and the calls that were made."""
 
     offered: tuple[str, ...]
-    turns: tuple[tuple[str, tuple[Made, ...]], ...]
+    turns: tuple[tuple[str, tuple[PastCall, ...]], ...]
 
 
 @dataclass(slots=True)
@@ -110,7 +110,7 @@ class Told:
 
 
 def foresight(
-    dialogues: Sequence[Dialogue], tools: Mapping[str, Known], seeds: int = SEEDS
+    dialogues: Sequence[Dialogue], tools: Mapping[str, SpeculativeTool], seeds: int = SEEDS
 ) -> dict[str, dict[str, float]]:
     """Replay under each setting in each seeded order; medians, with the least and the most."""
     found: dict[str, dict[str, float]] = {}
@@ -128,7 +128,7 @@ def foresight(
 
 def _replayed(
     dialogues: Sequence[Dialogue],
-    tools: Mapping[str, Known],
+    tools: Mapping[str, SpeculativeTool],
     seed: int,
     decide_s: float,
     tool_s: float,
@@ -137,7 +137,7 @@ def _replayed(
     draw = random.Random(seed)
     order = list(range(len(dialogues)))
     draw.shuffle(order)
-    replay = _Replay(NextCalls(), tools, draw, decide_s, tool_s)
+    replay = _Replay(NextCallModel(), tools, draw, decide_s, tool_s)
     whole, half = Told(), Told()
     for position, index in enumerate(order):
         replay.told = [whole, half] if position >= len(order) // 2 else [whole]
@@ -165,8 +165,8 @@ class _Perfect:
 
 @dataclass(slots=True)
 class _Replay:
-    learned: NextCalls
-    tools: Mapping[str, Known]
+    learned: NextCallModel
+    tools: Mapping[str, SpeculativeTool]
     draw: random.Random
     decide_s: float
     tool_s: float
@@ -179,24 +179,31 @@ class _Replay:
         """Play one conversation, turn by turn."""
         may = [self.tools[name] for name in dialogue.offered if name in _READS & set(self.tools)]
         earlier: list[str] = []
-        before: list[Made] = []
+        before: list[PastCall] = []
         for said, calls in dialogue.turns:
-            self._turn(Scene(said, tuple(earlier), tuple(before)), calls, may)
+            self._turn(ConversationState(said, tuple(earlier), tuple(before)), calls, may)
             earlier.append(said)
             before += calls
 
-    def _turn(self, scene: Scene, calls: Sequence[Made], may: Sequence[Known]) -> None:
+    def _turn(
+        self, scene: ConversationState, calls: Sequence[PastCall], may: Sequence[SpeculativeTool]
+    ) -> None:
         clock_s = 0.0
         self.perfect = _Perfect(self.decide_s)
         drafts: dict[str, tuple[float, float]] = {}
         points = []
         for number in range(len(calls) + 1):
-            now = Scene(scene.said, scene.earlier, scene.before, tuple(calls[:number]))
-            point = self.learned.foresee(now, may)
+            now = ConversationState(
+                scene.user_text,
+                scene.earlier_user_texts,
+                scene.earlier_calls,
+                tuple(calls[:number]),
+            )
+            point = self.learned.predict(now, may)
             points.append((point, calls[number:]))
             predicted, learn = self._templates(now, may)
-            likely: list[Prediction | Foreseen] = [*predicted]
-            likely += [each for each in point.foreseen if each.p >= self.learned.least_p]
+            likely: list[Prediction | PredictedCall] = [*predicted]
+            likely += [each for each in point.predictions if each.p >= self.learned.min_p]
             for each in sorted(likely, key=lambda each: -each.p):
                 if each.key not in drafts and self._may_fire(each.p):
                     drafts[each.key] = (clock_s, each.p)
@@ -212,26 +219,28 @@ class _Replay:
             for told in self.told:
                 told.predictions += 1
                 told.squared += (foreseen.p - right) ** 2
-        if self.learned.due:
+        if self.learned.fit_due:
             self.learned.fit()
 
     def _templates(
-        self, scene: Scene, may: Sequence[Known]
-    ) -> tuple[list[Prediction], Callable[[Sequence[Made]], None]]:
+        self, scene: ConversationState, may: Sequence[SpeculativeTool]
+    ) -> tuple[list[Prediction], Callable[[Sequence[PastCall]], None]]:
         """What the templates of this stage foresee, and how they are told what was called."""
-        last = scene.made[-1:]
+        last = scene.calls[-1:]
         patterns = self.stages.setdefault(stage_of([each.tool for each in last]), Patterns())
-        text = "\n".join(json.dumps(each.result) for each in last) if last else scene.said
+        text = "\n".join(json.dumps(each.result) for each in last) if last else scene.user_text
         predicted = patterns.predict(text, [tool.name for tool in may])
 
-        def learn(called: Sequence[Made]) -> None:
+        def learn(called: Sequence[PastCall]) -> None:
             calls = [(each.tool, dict(each.arguments)) for each in called]
             patterns.learn(text, predicted, calls)
 
         tried = [each for each in predicted if each.tries >= LEAST_TRIES and each.p >= LEAST_P]
         return tried, learn
 
-    def _call(self, call: Made, asked_s: float, drafts: dict[str, tuple[float, float]]) -> float:
+    def _call(
+        self, call: PastCall, asked_s: float, drafts: dict[str, tuple[float, float]]
+    ) -> float:
         """One call of the model's, asked at ``asked_s``; when it is over."""
         took_s = self.draw.lognormvariate(math.log(self.tool_s), 0.6)
         key = key_of(call.tool, dict(call.arguments))
@@ -293,18 +302,19 @@ def dialogues(folder: str = "") -> list[Dialogue]:
     found = []
     for row in json.loads(done.stdout):
         turns = [
-            (turn["said"], tuple(Made(**call) for call in turn["calls"])) for turn in row["turns"]
+            (turn["said"], tuple(PastCall(**call) for call in turn["calls"]))
+            for turn in row["turns"]
         ]
         found.append(Dialogue(tuple(row["offered"]), tuple(turns)))
     return found
 
 
-def documented(folder: str) -> dict[str, Known]:
+def documented(folder: str) -> dict[str, SpeculativeTool]:
     """The tools as their documentation declares them, by name."""
-    found: dict[str, Known] = {}
+    found: dict[str, SpeculativeTool] = {}
     for file in sorted(Path(folder, "bfcl_multi_turn_func_doc").glob("*.json")):
         for line in file.read_text(encoding="utf-8").splitlines():
             tool = json.loads(line)
             about = tool["description"].rpartition("Tool description:")[2].strip()
-            found.setdefault(tool["name"], Known(tool["name"], about, tool["parameters"]))
+            found.setdefault(tool["name"], SpeculativeTool(tool["name"], about, tool["parameters"]))
     return found

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.domain.tools import Effects, ToolCaller, ToolSpec
-from app.learn.said import Made, Scene
+from app.learn.argument_sources import ConversationState, PastCall
 from app.pipeline.drafts import Drafts
 from app.pipeline.speculation import Policy, Speculation
 from app.tools.registry import Registered, Registry
@@ -51,7 +51,7 @@ def opened(speculation: Speculation, registry: Registry, policy: Policy | None =
 
 async def turn(drafts: Drafts, registry: Registry, text: str, made=()) -> None:
     """The model is asked, and thinks: what is foreseen starts meanwhile."""
-    scene = Scene(text, made=tuple(made))
+    scene = ConversationState(text, calls=tuple(made))
     drafts.fire(registry.tools, stage="start", text=text, scene=lambda: scene)
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -64,7 +64,7 @@ async def taught(registry: Registry, tool: Counted) -> Speculation:
         async with opened(speculation, registry) as drafts:
             await turn(drafts, registry, f"see INC-{number}")
             drafts.took("get", {"id": f"INC-{number}"}, changes=False)
-            drafts.turn_over([Made("get", {"id": f"INC-{number}"}, {})])
+            drafts.turn_over([PastCall("get", {"id": f"INC-{number}"}, {})])
     speculation.decide_s["desk"] = speculation.of_tool("get").mean_s = 2.0
     speculation.of_tool("get").calls = 100
     tool.calls.clear()
@@ -81,7 +81,7 @@ async def test_a_draft_is_thrown_away_before_anything_is_changed() -> None:
         drafts.took("close", {"id": "INC-7"}, changes=True)
         assert not drafts.foresaw("get", {"id": "INC-7"})
         assert await drafts.take("get", {"id": "INC-7"}) is None
-        drafts.turn_over([Made("close", {"id": "INC-7"}, {})])
+        drafts.turn_over([PastCall("close", {"id": "INC-7"}, {})])
         await turn(drafts, registry, "see INC-7")  # after the change it may be read early again
         assert tool.calls == ["INC-7", "INC-7"]
         found = await drafts.take("get", {"id": "INC-7"})
@@ -108,7 +108,7 @@ async def test_a_draft_waits_for_the_call_after_the_next() -> None:
     async with opened(speculation, registry) as drafts:
         await turn(drafts, registry, "see INC-7")
         drafts.took("other", {}, changes=False)
-        drafts.turn_over([Made("other", {}, {})])
+        drafts.turn_over([PastCall("other", {}, {})])
         await turn(drafts, registry, "what other gave")
         assert await drafts.take("get", {"id": "INC-7"}) is not None
         assert tool.calls == ["INC-7"]
@@ -120,7 +120,7 @@ async def test_a_model_that_has_decided_is_not_overtaken() -> None:
     registry, tool = desk()
     speculation = await taught(registry, tool)
     async with opened(speculation, registry) as drafts:
-        scene = Scene("see INC-7")
+        scene = ConversationState("see INC-7")
         drafts.fire(registry.tools, stage="start", text="see INC-7", scene=lambda: scene)
         drafts.took("close", {}, changes=True)
         await asyncio.sleep(0)

@@ -6,16 +6,16 @@ import os
 
 import pytest
 
-from app.learn.lessons import Chosen, Lesson, read, written
-from app.learn.next_calls import Known
-from app.learn.said import Made, Scene
+from app.learn.argument_sources import ConversationState, PastCall
+from app.learn.lessons import Lesson, LessonTurn, decode_lesson, encode_lesson
+from app.learn.next_calls import SpeculativeTool
 from app.pipeline.lesson_exchange import LessonExchange
 from app.pipeline.speculation import Speculation
 from app.stores.lesson_file import LessonFile
 from app.stores.seal import Sealer
 
 pytestmark = pytest.mark.anyio
-GET = Known(
+GET = SpeculativeTool(
     "get",
     "Get a ticket.",
     {"type": "object", "properties": {"id": {"type": "string"}}, "required": ["id"]},
@@ -24,9 +24,9 @@ GET = Known(
 
 def lesson(number: int, tenant: str = "t") -> Lesson:
     """A user names a ticket, which is looked up."""
-    call = Made("get", {"id": f"INC-{number}"}, {"state": "open"})
+    call = PastCall("get", {"id": f"INC-{number}"}, {"state": "open"})
     text = f"see INC-{number}"
-    turns = (Chosen("start", text, (call,)), Chosen("get", "open", ()))
+    turns = (LessonTurn("start", text, (call,)), LessonTurn("get", "open", ()))
     return Lesson(
         f"{tenant}{number}", tenant, "desk", text, (), (), turns, (GET,), {"get": GET.parameters}, (), 0.1
     )  # fmt: skip
@@ -41,7 +41,10 @@ def foreseen(speculation: Speculation, tenant: str = "t") -> list[object]:
     """The arguments that are foreseen for a ticket that nobody has named before."""
     habits = speculation.of_agent(tenant, "desk")
     templates = speculation.of_stage(tenant, "desk", "start").predict("see INC-7", ["get"])
-    found = [each.arguments for each in habits.foresee(Scene("see INC-7"), (GET,)).foreseen]
+    found = [
+        each.arguments
+        for each in habits.predict(ConversationState("see INC-7"), (GET,)).predictions
+    ]
     return [*found, *(each.arguments for each in templates if each.tries)]
 
 
@@ -55,12 +58,12 @@ async def taught(folder, seal=None, numbers=range(100, 112), **limits) -> None:
 
 
 def test_a_lesson_is_read_as_it_was_written() -> None:
-    line = written(lesson(1))
+    line = encode_lesson(lesson(1))
     assert line is not None
     assert b"\n" not in line
-    assert read(line) == lesson(1)
-    assert read(b"{}") is None
-    assert read(b"\xff") is None
+    assert decode_lesson(line) == lesson(1)
+    assert decode_lesson(b"{}") is None
+    assert decode_lesson(b"\xff") is None
 
 
 async def test_what_was_learned_is_there_again_after_a_start(tmp_path) -> None:
@@ -96,7 +99,7 @@ async def test_what_is_kept_is_sealed_and_opens_with_the_key_alone(tmp_path) -> 
     assert b"INC" not in raw
     assert b"Get a ticket" not in raw
     found = LessonFile(tmp_path, never, Sealer([key])).fresh()
-    assert [read(line) for line in found] == [lesson(number) for number in range(100, 112)]
+    assert [decode_lesson(line) for line in found] == [lesson(number) for number in range(100, 112)]
     assert LessonFile(tmp_path, never, Sealer([os.urandom(32)])).fresh() == []
 
 
@@ -104,7 +107,7 @@ async def test_the_file_stays_short_and_its_readers_go_on(tmp_path) -> None:
     reader, seen = LessonFile(tmp_path, never), set()
     for number in range(200):
         await taught(tmp_path, numbers=[number], most_bytes=20_000)
-        seen |= {read(line).lesson_id for line in reader.fresh()}
+        seen |= {decode_lesson(line).lesson_id for line in reader.fresh()}
     assert (tmp_path / "lessons.jsonl").stat().st_size <= 20_000
     assert seen == {f"t{number}" for number in range(200)}
 

@@ -8,10 +8,10 @@ from itertools import pairwise
 
 import pytest
 
-from app.learn.copying import Copying
-from app.learn.declared import options, said_of
-from app.learn.said import Scene, beside, places
-from app.learn.weights import Weights, chances
+from app.learn.argument_model import ArgumentModel
+from app.learn.argument_sources import ConversationState, values_by_neighbour, values_by_source
+from app.learn.declared_options import listed_options, mentioned_options
+from app.learn.weights import Weights, softmax
 
 TEXT = {"type": "string"}
 ROUTE = {
@@ -22,15 +22,15 @@ ROUTE = {
 
 
 def at_hand(said: str) -> tuple[dict[str, object], str]:
-    return dict(places(Scene(said))), said
+    return dict(values_by_source(ConversationState(said))), said
 
 
-def lived(copying: Copying, said: str, **arguments: object) -> None:
+def lived(copying: ArgumentModel, said: str, **arguments: object) -> None:
     copying.learn("route", ROUTE, [(arguments, *at_hand(said))])
 
 
 def test_the_word_before_a_value_says_which_argument_it_is() -> None:
-    copying = Copying()
+    copying = ArgumentModel()
     towns = ["Arlen", "Bree", "Corus", "Dale", "Elmet", "Fenn", "Gond", "Harad"]
     for start, end in pairwise(towns):
         lived(copying, f"I want to go from {start} to {end}.", start=start, end=end)
@@ -47,7 +47,7 @@ def test_what_a_text_calls_by_the_arguments_own_name_needs_no_example() -> None:
         "required": ["access_token"],
     }
     said = "Bill card 'k81' with my access token 'q7x' on Monday."
-    best = Copying().guesses("pay", parameters, *at_hand(said))[0]
+    best = ArgumentModel().guesses("pay", parameters, *at_hand(said))[0]
     assert best.arguments == {"access_token": "q7x"}
 
 
@@ -59,30 +59,36 @@ def test_what_a_declaration_lists_is_chosen_by_what_the_text_says_without_an_exa
         },
         "required": ["seat"],
     }
-    best = Copying().guesses("fare", fare, *at_hand("A seat in business class to Rome, please."))[0]
+    best = ArgumentModel().guesses(
+        "fare", fare, *at_hand("A seat in business class to Rome, please.")
+    )[0]
     assert best.arguments == {"seat": "business"}
 
 
 def test_what_the_text_says_now_wins_against_what_was_said_before() -> None:
-    copying = Copying()
+    copying = ArgumentModel()
     show = {"type": "object", "properties": {"file": TEXT}, "required": ["file"]}
     for number in range(8):
         old, new = f"old{number}.txt", f"new{number}.txt"
-        named = Scene(f"Show {new}.", (f"Write to {old}.",))
-        copying.learn("show", show, [({"file": new}, dict(places(named)), named.said)])
-        unnamed = Scene("Show it.", (f"Write to {old}.",))
-        copying.learn("show", show, [({"file": old}, dict(places(unnamed)), unnamed.said)])
-    both = Scene("Show a.md.", ("Write to b.md.",))
-    assert copying.guesses("show", show, dict(places(both)), both.said)[0].arguments == {
-        "file": "a.md"
-    }
-    only = Scene("Show it.", ("Write to b.md.",))
-    best = copying.guesses("show", show, dict(places(only)), only.said)[0]
+        named = ConversationState(f"Show {new}.", (f"Write to {old}.",))
+        copying.learn(
+            "show", show, [({"file": new}, dict(values_by_source(named)), named.user_text)]
+        )
+        unnamed = ConversationState("Show it.", (f"Write to {old}.",))
+        copying.learn(
+            "show", show, [({"file": old}, dict(values_by_source(unnamed)), unnamed.user_text)]
+        )
+    both = ConversationState("Show a.md.", ("Write to b.md.",))
+    assert copying.guesses("show", show, dict(values_by_source(both)), both.user_text)[
+        0
+    ].arguments == {"file": "a.md"}
+    only = ConversationState("Show it.", ("Write to b.md.",))
+    best = copying.guesses("show", show, dict(values_by_source(only)), only.user_text)[0]
     assert best.arguments == {"file": "b.md"}
 
 
 def test_what_a_name_means_is_used_in_other_conversations_only_after_three() -> None:
-    copying = Copying()
+    copying = ArgumentModel()
     stock = {"type": "object", "properties": {"symbol": TEXT}, "required": ["symbol"]}
     for used in range(5):
         found, said = at_hand("What is the price of Acme now?")
@@ -92,7 +98,9 @@ def test_what_a_name_means_is_used_in_other_conversations_only_after_three() -> 
 
 
 def test_a_value_is_found_by_the_words_on_both_its_sides_and_only_as_a_whole() -> None:
-    found = beside("Put 30 gallons in, then send 'see Ann on May 3 2025' to David by June 4 2025.")
+    found = values_by_neighbour(
+        "Put 30 gallons in, then send 'see Ann on May 3 2025' to David by June 4 2025."
+    )
     assert found["text before gallons"] == 30
     assert found["text after to"] == "David"
     assert found["text after send"] == "see Ann on May 3 2025"
@@ -112,30 +120,30 @@ def test_a_value_is_found_by_the_words_on_both_its_sides_and_only_as_a_whole() -
     ],
 )
 def test_the_values_that_a_declaration_lists(schema, listed) -> None:
-    assert [value for value, _ in options(schema)] == listed
+    assert [value for value, _ in listed_options(schema)] == listed
 
 
 def test_listed_values_are_told_in_the_order_of_the_text_also_in_the_plural() -> None:
     schema = {"description": "[Enum]: fuel, doors, engine"}
-    assert said_of(schema, "Is the engine off and each door shut?") == ["engine", "doors"]
+    assert mentioned_options(schema, "Is the engine off and each door shut?") == ["engine", "doors"]
 
 
 def test_no_more_is_kept_than_so_much_whatever_is_learned() -> None:
     weights = Weights(0.5, lambda _: 0.0)
     for number in range(20_000):
         weights.step({f"figure {number}": -1.0, "common": -1.0})
-    assert weights.total({"figure 0": 1.0}) == 0
-    assert weights.total({"figure 19999": 1.0}) > 0
-    assert weights.total({"common": 1.0}) > 0
+    assert weights.score({"figure 0": 1.0}) == 0
+    assert weights.score({"figure 19999": 1.0}) > 0
+    assert weights.score({"common": 1.0}) > 0
     assert len(weights._known) <= 16_384
 
 
 def test_choices_however_unlikely_add_up_to_one() -> None:
-    assert sum(chances({"a": 900.0, "b": -900.0, "c": 899.0}).values()) == pytest.approx(1)
+    assert sum(softmax({"a": 900.0, "b": -900.0, "c": 899.0}).values()) == pytest.approx(1)
 
 
 def test_texts_of_ever_other_looks_take_up_no_more_room() -> None:
-    copying = Copying()
+    copying = ArgumentModel()
     for number in range(200):
         lived(copying, "", start=" ".join("0" if number & 1 << bit else "a!" for bit in range(8)))
     assert max(len(known.shapes) for known in copying.of_name.values()) <= 64

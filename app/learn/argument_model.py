@@ -1,14 +1,13 @@
 """Where each argument of a tool comes from, learned from an agent's own conversations: pure, no I/O.
 
-Every value at hand of an argument's type is a choice, and so is leaving it out, and so is something that
-nobody could foresee; one of them is right. What speaks for a choice are the places that hold it (see
-``app.learn.said``), what the argument's declaration lists, what it was before, how its values look.
-How much each says is learned for this argument of this tool, for arguments of that name in any tool, and
-for the kind of place, all at once (see ``app.learn.weights``): a handful of conversations is enough to
-say something, and what a text says now wins against what was said earlier because it competes with it.
+Every available value of an argument's type is a choice, and so are leaving it out and "something else"; one
+of them is right. The features of a choice are the sources that hold it (``app.learn.argument_sources``), the
+options that the argument's declaration lists, earlier values, and their format. Their weights are learned
+at once for this argument of this tool, for arguments of that name in any tool, and for the kind of source
+(``app.learn.weights``), so a few conversations suffice.
 
-A text that one conversation used is offered in another only after three have used it: what somebody
-said stays theirs.
+A text that one conversation used is offered in another only after three have used it: users' words are
+not shown to other users.
 """
 
 from __future__ import annotations
@@ -23,28 +22,28 @@ from typing import TypeVar
 
 from app.domain.chat import Json
 from app.domain.speculation import plain
-from app.learn.declared import options, said_of
-from app.learn.said import Places, shape_of_value
-from app.learn.weights import Weights, chances
+from app.learn.argument_sources import ValuesBySource, value_shape
+from app.learn.declared_options import listed_options, mentioned_options
+from app.learn.weights import Weights, softmax
 
 _MOST_ARGUMENTS = 512
 _MOST_VALUES = 64
 _SHARED_AFTER = 3
-"""Conversations that must have used a text before it is offered in others."""
+"""Calls that must have used a text before it is offered in other conversations."""
 _ABSENT = "absent"
 _OTHER = "other"
-"""The choice of something that is not at hand."""
+"""The choice of a value that is not available."""
 _LONGEST_KEPT_CHARS = 40
 _GUESSES = 3
 _RATE = 0.5
 _SAME_TWICE = 0.1
-"""How likely it is that two arguments of a call are the same text, against what each alone says."""
+"""Factor on the probability where two arguments of a call would be the same text."""
 _LEAST_SLOPE = 1e-3
 _MOST_MENTIONED = 3
 _TERMS = ("text name", "text code", "text quoted")
-"""Places of what may have another name: "Apple" means AAPL."""
+"""Sources of what may be an alias: "Apple" for AAPL."""
 _WORDS = re.compile(r"[a-z]+")
-_STARTS = {
+_INITIAL_WEIGHTS = {
     "known called": 2.0,
     "named own": 1.5,
     "field own": 1.5,
@@ -54,27 +53,33 @@ _STARTS = {
     "not listed": -3.0,
     _OTHER: 1.0,
 }
-_STARTS_OF_KIND = {"known option": 2.0, "text": 0.3, "earlier": -0.3, "named": -0.3, "field": -0.3}
+_INITIAL_WEIGHTS_BY_KIND = {
+    "known option": 2.0,
+    "text": 0.3,
+    "earlier": -0.3,
+    "named": -0.3,
+    "field": -0.3,
+}
 
 
 @dataclass(slots=True)
-class _Argument:
-    """What is known of one argument (of one tool, or of any)."""
+class _ArgumentHistory:
+    """Past values of one argument (of one tool, or of any)."""
 
     shapes: OrderedDict[str, int] = field(default_factory=OrderedDict)
     values: OrderedDict[str, int] = field(default_factory=OrderedDict)
     calls: int = 0
 
-    def saw(self, value: object, text: str) -> None:
+    def record(self, value: object, text: str) -> None:
         """Count a call's value for this argument."""
         self.calls += 1
         if text != _ABSENT:
-            _count(self.shapes, shape_of_value(value))
+            _count(self.shapes, value_shape(value))
         if len(text) <= _LONGEST_KEPT_CHARS:
             _count(self.values, text)
 
-    def usable(self) -> list[str]:
-        """The values, as JSON text, that may be offered in any conversation."""
+    def shareable_values(self) -> list[str]:
+        """Values, as JSON text, that may be offered in any conversation."""
         return [
             text
             for text, count in self.values.items()
@@ -83,7 +88,7 @@ class _Argument:
 
 
 def _count(table: OrderedDict[str, int], key: str) -> None:
-    """Count one more; what was not seen for longest is forgotten."""
+    """Count one more; the least recently seen is dropped."""
     table[key] = table.pop(key, 0) + 1
     if len(table) > _MOST_VALUES:
         table.popitem(last=False)
@@ -91,7 +96,7 @@ def _count(table: OrderedDict[str, int], key: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Guess:
-    """Arguments for a call, and how likely they are if the call is made at all."""
+    """Arguments for a call, and their probability given that the call is made."""
 
     arguments: Json
     p: float
@@ -99,7 +104,7 @@ class Guess:
 
 @dataclass(slots=True)
 class _Slot:
-    """One argument to be filled, and the choices for it: figures by the value's JSON text."""
+    """One argument to be filled, and the features of each choice, by the value's JSON text."""
 
     tool: str
     name: str
@@ -117,7 +122,7 @@ class _Slot:
 
     def offer(self, place: str, value: object) -> None:
         """``value`` was found at ``place``."""
-        fitted = fit(value, self.kind)
+        fitted = coerced(value, self.kind)
         if fitted is not None:
             text = canonical(fitted)
             self.values.setdefault(text, fitted)
@@ -125,14 +130,14 @@ class _Slot:
 
 
 @dataclass(slots=True)
-class _AtHand:
-    """What is at hand, by the type that is asked for: the same for all arguments of all tools."""
+class _AvailableValues:
+    """The available values by type: the same for all arguments of all tools."""
 
-    found: Places
+    found: ValuesBySource
     slots: dict[str, _Slot] = field(default_factory=dict)
 
     def slot(self, tool: str, name: str, schema: Mapping[str, object], *, needed: bool) -> _Slot:
-        """A slot to which all of it was offered."""
+        """A slot with all values of its type."""
         slot = _Slot(tool, name, schema, needed)
         whole = self.slots.get(slot.kind)
         if whole is None:
@@ -143,109 +148,111 @@ class _AtHand:
         return slot
 
 
-def _start(name: str) -> float:
+def _initial_weight(name: str) -> float:
     if ":" in name:
         return 0.0
-    found = _STARTS.get(name)
+    found = _INITIAL_WEIGHTS.get(name)
     if found is None:
         kind = "known option" if name.startswith("known option") else name.partition(" ")[0]
-        found = _STARTS_OF_KIND.get(kind, 0.0)
+        found = _INITIAL_WEIGHTS_BY_KIND.get(kind, 0.0)
     return found
 
 
 @dataclass(slots=True)
-class Copying:
-    """What was learned of all arguments of one agent's tools."""
+class ArgumentModel:
+    """Learned sources of all arguments of one agent's tools."""
 
-    of_tool: OrderedDict[tuple[str, str], _Argument] = field(default_factory=OrderedDict)
-    of_name: OrderedDict[str, _Argument] = field(default_factory=OrderedDict)
-    weights: Weights = field(default_factory=lambda: Weights(_RATE, _start))
-    meant: OrderedDict[str, dict[str, int]] = field(default_factory=OrderedDict)
-    """By a name or code that a user wrote: the values that were used for it (Apple: AAPL)."""
-    _at_hand: _AtHand = field(default_factory=lambda: _AtHand({}))
+    of_tool: OrderedDict[tuple[str, str], _ArgumentHistory] = field(default_factory=OrderedDict)
+    of_name: OrderedDict[str, _ArgumentHistory] = field(default_factory=OrderedDict)
+    weights: Weights = field(default_factory=lambda: Weights(_RATE, _initial_weight))
+    aliases: OrderedDict[str, dict[str, int]] = field(default_factory=OrderedDict)
+    """Values used for a name or code that a user wrote (Apple: AAPL), with counts."""
+    _available: _AvailableValues = field(default_factory=lambda: _AvailableValues({}))
 
-    def guesses(self, tool: str, parameters: Json, found: Places, said: str) -> list[Guess]:
-        """The likeliest arguments first, at most three; none where a required one has no guess."""
+    def guesses(self, tool: str, parameters: Json, found: ValuesBySource, said: str) -> list[Guess]:
+        """At most three guesses, the most probable first; none where a required argument has no value."""
         beams: list[Guess] = [Guess({}, 1.0)]
         for slot in self._slots(tool, parameters, found, said):
-            likely = self._chances(slot)
+            likely = self._probabilities(slot)
             del likely[_OTHER]
             best = sorted(likely.items(), key=lambda each: -each[1])[:_GUESSES]
-            longer = [_with(beam, slot, text, p) for beam in beams for text, p in best]
+            longer = [_extended(beam, slot, text, p) for beam in beams for text, p in best]
             beams = sorted(longer, key=lambda each: -each.p)[:_GUESSES]
         return beams
 
-    def learn(self, tool: str, parameters: Json, calls: Sequence[tuple[Json, Places, str]]) -> None:
-        """Learn from the calls that one turn made of a tool: arguments, what was at hand, what was said."""
+    def learn(
+        self, tool: str, parameters: Json, calls: Sequence[tuple[Json, ValuesBySource, str]]
+    ) -> None:
+        """Train on one turn's calls of a tool: arguments, available values, the user's text."""
         for arguments, found, said in calls:
             for slot in self._slots(tool, parameters, found, said):
                 value = arguments.get(slot.name)
                 text = canonical(value) if slot.name in arguments else _ABSENT
                 self._step(slot, text)
                 for known in (self._of_tool(tool, slot.name), self._of_name(slot.name)):
-                    known.saw(value, text)
+                    known.record(value, text)
                 if isinstance(value, str) and value.lower() not in said.lower():
-                    self._associate(text, found)
+                    self._record_alias(text, found)
 
     def _step(self, slot: _Slot, text: str) -> None:
-        """Make what was right likelier, and all else less likely."""
+        """One gradient step towards the right choice."""
         right = text if text in slot.choices else _OTHER
         slopes: dict[str, float] = {}
-        for choice, p in self._chances(slot).items():
+        for choice, p in self._probabilities(slot).items():
             error = p - (choice == right)
             if abs(error) >= _LEAST_SLOPE:
                 for name, figure in slot.choices[choice].items():
                     slopes[name] = slopes.get(name, 0.0) + error * figure
         self.weights.step(slopes)
 
-    def _chances(self, slot: _Slot) -> dict[str, float]:
-        total = self.weights.total
-        return chances({text: total(figures) for text, figures in slot.choices.items()})
+    def _probabilities(self, slot: _Slot) -> dict[str, float]:
+        total = self.weights.score
+        return softmax({text: total(figures) for text, figures in slot.choices.items()})
 
-    def _slots(self, tool: str, parameters: Json, found: Places, said: str) -> list[_Slot]:
-        if self._at_hand.found is not found:
-            self._at_hand = _AtHand(found)
+    def _slots(self, tool: str, parameters: Json, found: ValuesBySource, said: str) -> list[_Slot]:
+        if self._available.found is not found:
+            self._available = _AvailableValues(found)
         required = parameters.get("required")
         needed = required if isinstance(required, list) else []
         slots = []
         for name, schema in _properties(parameters):
-            slot = self._at_hand.slot(tool, name, schema, needed=name in needed)
+            slot = self._available.slot(tool, name, schema, needed=name in needed)
             self._offer_known(slot, found, said)
-            self._weigh(slot)
+            self._add_choices(slot)
             slots.append(slot)
         return slots
 
-    def _offer_known(self, slot: _Slot, found: Places, said: str) -> None:
-        """Offer what nothing holds as it stands: meanings, listed values, earlier ones."""
+    def _offer_known(self, slot: _Slot, found: ValuesBySource, said: str) -> None:
+        """Offer values that no source holds literally: aliases, listed options, earlier values."""
         known, named = self._of_tool(slot.tool, slot.name), self._of_name(slot.name)
         for place, value in found.items():
-            if place.startswith("text ") and isinstance(value, str) and value in self.meant:
-                meaning = self._meaning(value, named)
+            if place.startswith("text ") and isinstance(value, str) and value in self.aliases:
+                meaning = self._alias_value(value, named)
                 if meaning is not None:
                     slot.offer(f"meant {place[5:]}", meaning)
-        for index, option in enumerate(said_of(slot.schema, said)[:_MOST_MENTIONED]):
+        for index, option in enumerate(mentioned_options(slot.schema, said)[:_MOST_MENTIONED]):
             slot.offer(f"known option {index}", option)
-        called = _called(slot.name, found)
+        called = _value_named_like(slot.name, found)
         if called is not None:
             slot.offer("known called", called)
-        for index, mentioned in enumerate(_mentioned(named, said)):
+        for index, mentioned in enumerate(_mentioned_values(named, said)):
             slot.offer(f"known mentioned {index}", mentioned)
-        for text in known.usable():
+        for text in known.shareable_values():
             slot.offer("usual", json.loads(text))
 
-    def _weigh(self, slot: _Slot) -> None:
-        """What speaks for each choice."""
+    def _add_choices(self, slot: _Slot) -> None:
+        """Compute the features of each choice."""
         known, named = self._of_tool(slot.tool, slot.name), self._of_name(slot.name)
         own, looks = f"{slot.tool}.{slot.name}", known.shapes or named.shapes
         seen, calls = sum(looks.values()) + 1, known.calls + 1
-        listed = {canonical(value) for value, _ in options(slot.schema)}
+        listed = {canonical(value) for value, _ in listed_options(slot.schema)}
         for text, places in slot.places.items():
-            figures = _figures(slot, places)
+            figures = _features(slot, places)
             if "usual" in places:
                 usual = math.log((known.values.get(text, 0) + 0.2) / calls) + 1.5
                 figures["usual"] = figures[f"usual:{own}"] = usual
             if looks:
-                alike = looks.get(shape_of_value(slot.values[text]), 0)
+                alike = looks.get(value_shape(slot.values[text]), 0)
                 figures["look"] = math.log((alike + 0.3) / seen)
             if listed and text.startswith('"') and text not in listed:
                 figures["not listed"] = 1.0
@@ -255,45 +262,45 @@ class Copying:
             slot.choices[_ABSENT] = {"absent": 1.0, f"absent:{own}": 1.0, "usually absent": usual}
         slot.choices[_OTHER] = {_OTHER: 1.0, f"{_OTHER}:{own}": 1.0, f"{_OTHER}:{slot.name}": 1.0}
 
-    def _meaning(self, term: str, named: _Argument) -> object | None:
-        """What arguments of this name were, where a user wrote ``term``."""
+    def _alias_value(self, term: str, named: _ArgumentHistory) -> object | None:
+        """The usual value of arguments of this name where a user wrote ``term``."""
         usable = {
             text: count / named.values[text]
-            for text, count in self.meant[term].items()
+            for text, count in self.aliases[term].items()
             if count >= _SHARED_AFTER and text in named.values
         }
         return json.loads(max(usable, key=lambda text: usable[text])) if usable else None
 
-    def _associate(self, text: str, found: Places) -> None:
+    def _record_alias(self, text: str, found: ValuesBySource) -> None:
         for place, value in found.items():
             if place.startswith(_TERMS) and isinstance(value, str):
-                meant = self.meant.setdefault(value, {})
+                meant = self.aliases.setdefault(value, {})
                 if text in meant or len(meant) < _MOST_VALUES:
                     meant[text] = meant.get(text, 0) + 1
-                self.meant.move_to_end(value)
-        while len(self.meant) > _MOST_ARGUMENTS:
-            self.meant.popitem(last=False)
+                self.aliases.move_to_end(value)
+        while len(self.aliases) > _MOST_ARGUMENTS:
+            self.aliases.popitem(last=False)
 
-    def _of_tool(self, tool: str, name: str) -> _Argument:
-        return _kept(self.of_tool, (tool, name))
+    def _of_tool(self, tool: str, name: str) -> _ArgumentHistory:
+        return _history_of(self.of_tool, (tool, name))
 
-    def _of_name(self, name: str) -> _Argument:
-        return _kept(self.of_name, name)
+    def _of_name(self, name: str) -> _ArgumentHistory:
+        return _history_of(self.of_name, name)
 
 
 _K = TypeVar("_K")
 
 
-def _kept(table: OrderedDict[_K, _Argument], key: _K) -> _Argument:
+def _history_of(table: OrderedDict[_K, _ArgumentHistory], key: _K) -> _ArgumentHistory:
     found = table.get(key)
     if found is None:
-        found = table[key] = _Argument()
+        found = table[key] = _ArgumentHistory()
         if len(table) > _MOST_ARGUMENTS:
             table.popitem(last=False)
     return found
 
 
-def _with(beam: Guess, slot: _Slot, text: str, p: float) -> Guess:
+def _extended(beam: Guess, slot: _Slot, text: str, p: float) -> Guess:
     if text == _ABSENT:
         return Guess(beam.arguments, beam.p * p)
     value = slot.values[text]
@@ -302,17 +309,17 @@ def _with(beam: Guess, slot: _Slot, text: str, p: float) -> Guess:
     return Guess({**beam.arguments, slot.name: value}, beam.p * p)
 
 
-def _figures(slot: _Slot, places: tuple[str, ...]) -> dict[str, float]:
-    """What the places say that hold a value: by their kind, for this name, for this tool."""
+def _features(slot: _Slot, places: tuple[str, ...]) -> dict[str, float]:
+    """Features of a value's sources: by kind, for this argument name, for this tool."""
     figures: dict[str, float] = {}
     for place in places:
-        figures[_kind(place, slot.name)] = 1.0
+        figures[_source_kind(place, slot.name)] = 1.0
         figures[f"{slot.name}:{place}"] = 1.0
         figures[f"{slot.tool}.{slot.name}:{place}"] = 1.0
     return figures
 
 
-def _kind(place: str, name: str) -> str:
+def _source_kind(place: str, name: str) -> str:
     first, _, rest = place.partition(" ")
     if first in {"named", "field"}:
         return f"{first} own" if rest == name else first
@@ -321,11 +328,11 @@ def _kind(place: str, name: str) -> str:
     return place
 
 
-def _mentioned(named: _Argument, said: str) -> list[str]:
-    """Values that arguments of this name had before and that the text mentions, in its order."""
+def _mentioned_values(named: _ArgumentHistory, said: str) -> list[str]:
+    """Earlier values of arguments of this name that the text mentions, in its order."""
     low = said.lower()
     found: list[tuple[int, str]] = []
-    for text in named.usable():
+    for text in named.shareable_values():
         value = json.loads(text)
         if isinstance(value, str) and len(value) > 1:
             at = low.find(value.lower())
@@ -334,7 +341,7 @@ def _mentioned(named: _Argument, said: str) -> list[str]:
     return [value for _, value in sorted(found)[:_MOST_MENTIONED]]
 
 
-def _called(name: str, found: Places) -> object | None:
+def _value_named_like(name: str, found: ValuesBySource) -> object | None:
     """The value beside most words of an argument's name: ``access_token`` is what follows "token"."""
     own = set(_WORDS.findall(re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()))
     best, most = None, 0
@@ -360,8 +367,8 @@ def canonical(value: object) -> str:
     return json.dumps(plain(value), sort_keys=True, ensure_ascii=False, default=str)
 
 
-def fit(value: object, kind: str) -> object | None:
-    """``value`` as the schema type ``kind``; None where it is not of it."""
+def coerced(value: object, kind: str) -> object | None:
+    """``value`` as the schema type ``kind``; None where it does not fit."""
     if isinstance(value, bool):
         return value if kind in {"boolean", ""} else None
     if kind == "string":

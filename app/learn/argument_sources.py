@@ -1,8 +1,8 @@
-"""What a text or a tool's result holds that a call's argument may be copied from: pure, no learning.
+"""Extract the values of a conversation that a tool argument may be copied from: pure, no learning.
 
-Every value gets the name of the place where it was found (``text quoted 0``: the first quoted span of
-what the user wrote last; ``result get_user.id 0``: that field of the latest ``get_user``). A name means
-the same thing in the next conversation, so how often it was right can be counted across them.
+Every value is named by its source (``text quoted 0``: the first quoted span of the user's last message;
+``result get_user.id 0``: that field of the latest ``get_user`` result). A source has the same meaning in
+every conversation, so how often it was right can be counted across them.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-Places = dict[str, object]
-"""What was found, by the name of its place."""
+ValuesBySource = dict[str, object]
+"""Values by the name of their source."""
 
 _MOST_SPANS = 6
 _MOST_CALLS = 12
@@ -43,20 +43,20 @@ _KINDS = {
     "id": re.compile(r"(?<![\w-])(?=[\w-]*\d)(?=[\w-]*[A-Za-z])([\w-]{2,64})(?![\w-])"),
     "email": re.compile(r"[\w.+-]+@[\w-]+\.[\w.]+\w"),
 }
-_LISTED = frozenset({"quoted", "file", "number", "code"})
-_BESIDE_CHARS = 48
-_NEAREST = re.compile(r"[A-Za-z]+")
-_PASSED_OVER = frozenset(
+_LISTED_KINDS = frozenset({"quoted", "file", "number", "code"})
+_NEIGHBOUR_CHARS = 48
+_NEIGHBOUR = re.compile(r"[A-Za-z]+")
+_SKIPPED_WORDS = frozenset(
     {
         "the", "a", "an", "my", "your", "our", "his", "her", "their", "is", "are", "was", "as", "be",
         "called", "named", "titled", "labeled", "dubbed", "being", "this", "that", "new",
     }
 )  # fmt: skip
-"""Words between a value and the word that says what it is."""
+"""Words between a value and the word that describes it."""
 _RUN = re.compile(r"\w+")
-_BEGINS = re.compile(r"(?:^|[.!?:;]\s+|\n)$")
+_SENTENCE_START = re.compile(r"(?:^|[.!?:;]\s+|\n)$")
 _WORD = re.compile(r"[A-Za-z][a-z]+|[A-Z]+(?![a-z])")
-_EMPTY_WORDS = frozenset(
+_STOP_WORDS = frozenset(
     {
         "the", "a", "an", "of", "to", "and", "or", "in", "on", "for", "with", "is",
         "are", "was", "be", "been", "it", "its", "this", "that", "these", "those", "my", "me",
@@ -72,8 +72,8 @@ _SHORTEST_STEM = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
-    """A call that was made in a conversation, and what came back (as JSON, or text)."""
+class PastCall:
+    """A tool call of a conversation and its result (JSON, or text)."""
 
     tool: str
     arguments: Mapping[str, object]
@@ -81,26 +81,26 @@ class Made:
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
-    """What the model could read when it chose its next call."""
+class ConversationState:
+    """What the model had read when it chose its next call."""
 
-    said: str
-    """What the user wrote last."""
-    earlier: tuple[str, ...] = ()
-    """What the user wrote before, oldest first."""
-    before: tuple[Made, ...] = ()
-    """Calls of earlier turns of the conversation, oldest first."""
-    made: tuple[Made, ...] = ()
-    """Calls since the user wrote last, oldest first."""
+    user_text: str
+    """The user's last message."""
+    earlier_user_texts: tuple[str, ...] = ()
+    """The messages before it, oldest first."""
+    earlier_calls: tuple[PastCall, ...] = ()
+    """Calls before the last message, oldest first."""
+    calls: tuple[PastCall, ...] = ()
+    """Calls since the last message, oldest first."""
 
 
-def words(text: str) -> list[str]:
-    """Stems of the words that say something, and pairs of neighbours; each once."""
+def word_stems(text: str) -> list[str]:
+    """Stems of a text's content words, and of pairs of neighbours; each once."""
     found: dict[str, None] = {}
     previous = ""
     for match in _WORD.finditer(text[:_MOST_TEXT_CHARS]):
         word = match[0].lower()
-        if word in _EMPTY_WORDS:
+        if word in _STOP_WORDS:
             continue
         stem = _stem(word)
         found[stem] = None
@@ -117,59 +117,59 @@ def _stem(word: str) -> str:
     return word
 
 
-def spans(text: str) -> dict[str, list[object]]:
-    """Values in a text, by kind, in their order, each once."""
+def values_by_kind(text: str) -> dict[str, list[object]]:
+    """Values of a text by kind, in order, each once."""
     found: dict[str, dict[object, None]] = {}
-    for kind, value, _, _ in _spans(text[:_MOST_TEXT_CHARS]):
+    for kind, value, _, _ in _iter_spans(text[:_MOST_TEXT_CHARS]):
         found.setdefault(kind, {})[value] = None
     return {kind: list(values)[:_MOST_SPANS] for kind, values in found.items()}
 
 
-def _spans(text: str) -> Iterator[tuple[str, object, int, int]]:
-    """Kind, value, where it begins and ends."""
+def _iter_spans(text: str) -> Iterator[tuple[str, object, int, int]]:
+    """Kind, value, start and end of each."""
     for kind, pattern in _KINDS.items():
         for match in pattern.finditer(text):
             said = next((each for each in match.groups() if each is not None), match[0])
-            if kind == "name" and " " not in said and _BEGINS.search(text[: match.start()]):
+            if kind == "name" and " " not in said and _SENTENCE_START.search(text[: match.start()]):
                 continue  # a sentence begins with a capital, whatever the word
-            yield kind, number_of(said) if kind == "number" else said, *match.span()
+            yield kind, parse_number(said) if kind == "number" else said, *match.span()
     for match in _DATE.finditer(text):
-        yield "date", _iso(match), *match.span()
+        yield "date", _iso_date(match), *match.span()
 
 
-def beside(text: str) -> Places:
+def values_by_neighbour(text: str) -> ValuesBySource:
     """Values by the words next to them: ``text after from``, ``text before gallons``.
 
-    A quoted text hides what stands within it, a date its numbers: each stretch of text is one value.
+    Spans do not overlap: a quoted text hides what is inside it, a date its numbers.
     """
     text = text[:_MOST_TEXT_CHARS]
     order = ("quoted", "email", "date", "file", "id", "number", "code", "name")
     taken: list[tuple[int, int]] = []
     kept: list[tuple[int, int, object]] = []
-    for _, value, start, end in sorted(_spans(text), key=lambda each: order.index(each[0])):
+    for _, value, start, end in sorted(_iter_spans(text), key=lambda each: order.index(each[0])):
         if all(end <= other[0] or start >= other[1] for other in taken):
             taken.append((start, end))
             kept.append((start, end, value))
-    found: Places = {}
+    found: ValuesBySource = {}
     for start, end, value in sorted(kept, key=lambda each: each[0]):
-        before = _NEAREST.findall(text[max(0, start - _BESIDE_CHARS) : start].lower())
-        near = [word for word in before if word not in _PASSED_OVER][-2:]
+        before = _NEIGHBOUR.findall(text[max(0, start - _NEIGHBOUR_CHARS) : start].lower())
+        near = [word for word in before if word not in _SKIPPED_WORDS][-2:]
         if near:
             found.setdefault(f"text after {near[-1]}", value)
             found.setdefault(f"text after {' '.join(near)}", value)
-        behind = _NEAREST.match(text[end : end + _BESIDE_CHARS].lower().lstrip(" -"))
+        behind = _NEIGHBOUR.match(text[end : end + _NEIGHBOUR_CHARS].lower().lstrip(" -"))
         if behind is not None:
             found.setdefault(f"text before {behind[0]}", value)
     return found
 
 
-def number_of(said: str) -> int | float:
-    """The number that digits with commas and a point say."""
+def parse_number(said: str) -> int | float:
+    """The number that a text of digits, commas and a point stands for."""
     value = float(said.replace(",", ""))
     return int(value) if value.is_integer() else value
 
 
-def _iso(match: re.Match[str]) -> str:
+def _iso_date(match: re.Match[str]) -> str:
     parts = match.groupdict()
     year = parts["y1"] or parts["y2"] or parts["y3"] or ""
     day = parts["d1"] or parts["d2"] or parts["d3"] or ""
@@ -178,29 +178,29 @@ def _iso(match: re.Match[str]) -> str:
     return f"{int(year):04}-{number:02}-{int(day):02}"
 
 
-def places(scene: Scene) -> Places:
-    """All values that an argument may be copied from, by the name of their place."""
-    found: Places = {}
-    for kind, values in spans(scene.said).items():
+def values_by_source(scene: ConversationState) -> ValuesBySource:
+    """All values that an argument may be copied from, by their source."""
+    found: ValuesBySource = {}
+    for kind, values in values_by_kind(scene.user_text).items():
         for index, value in enumerate(values):
             found[f"text {kind} {index}"] = value
         if len(values) > 1:
             found[f"text {kind} last"] = values[-1]
-        if kind in _LISTED:
+        if kind in _LISTED_KINDS:
             found[f"text {kind} all"] = values
-    found |= beside(scene.said)
+    found |= values_by_neighbour(scene.user_text)
     older: dict[str, dict[object, None]] = {}
-    for text in reversed(scene.earlier[-_MOST_SPANS:]):
-        for kind, values in spans(text).items():
+    for text in reversed(scene.earlier_user_texts[-_MOST_SPANS:]):
+        for kind, values in values_by_kind(text).items():
             older.setdefault(kind, {}).update(dict.fromkeys(values))
     for kind, values_of_kind in older.items():
         for index, value in enumerate(list(values_of_kind)[:_MOST_ELEMENTS]):
             found[f"earlier {kind} {index}"] = value
-    _of_calls([*scene.before, *scene.made][-_MOST_CALLS:], found)
+    _add_calls([*scene.earlier_calls, *scene.calls][-_MOST_CALLS:], found)
     return found
 
 
-def _of_calls(made: Sequence[Made], found: Places) -> None:
+def _add_calls(made: Sequence[PastCall], found: ValuesBySource) -> None:
     """Add the arguments and results of calls, the latest first."""
     seen: dict[str, int] = {}
     for call in reversed(made):
@@ -234,21 +234,21 @@ def _leaves(value: object, path: str = "") -> Iterator[tuple[str, object]]:
         yield path, value
 
 
-def shape_of_value(value: object) -> str:
-    """The kind of a value by its look: ``INC-4821`` and ``INC-7`` are alike, ``ann`` is not."""
+def value_shape(value: object) -> str:
+    """The format of a value: ``INC-4821`` and ``INC-7`` have the same, ``ann`` another."""
     if isinstance(value, bool) or value is None:
         return str(value)
     if isinstance(value, int | float):
         return "#"
     if isinstance(value, list):
-        return "[" + (shape_of_value(value[0]) if value else "")
+        return "[" + (value_shape(value[0]) if value else "")
     if not isinstance(value, str):
         return "{"
-    shape = _RUN.sub(lambda run: _look(run[0]), value)
+    shape = _RUN.sub(lambda run: _run_shape(run[0]), value)
     return re.sub(r"(?:a\W+)+a", "a a", shape) if " " in shape else shape[:12]
 
 
-def _look(run: str) -> str:
+def _run_shape(run: str) -> str:
     if run.isdigit():
         return "0"
     return "A" if run.isupper() else "a"

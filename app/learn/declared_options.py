@@ -1,6 +1,6 @@
-"""The values that a parameter's own declaration lists, and which of them a text means: pure, no learning.
+"""The options that a parameter's declaration lists, and which of them a text mentions: pure, no learning.
 
-A closed list says more than any statistic: of ``economy, business, first`` the user says one. It stands
+A closed list predicts better than statistics: of ``economy, business, first`` the user says one. It is
 in ``enum`` or, as often, only in the description: ``[Enum]: USD, EUR``, ``Options are: economy,
 business``, ``'w' for words``.
 """
@@ -23,7 +23,7 @@ _LETTERS = re.compile(r"[A-Za-z0-9]+")
 _SHORTEST_STEM = 4
 
 
-def options(schema: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
+def listed_options(schema: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
     """Each listed value with the words that mean it; empty where the declaration lists none."""
     listed = schema.get("enum")
     if isinstance(listed, list):
@@ -46,9 +46,9 @@ def _described(text: str) -> tuple[tuple[str, str], ...]:
     return tuple((each[1], each[1]) for each in items[:_MOST_OPTIONS] if each is not None)
 
 
-def said_of(schema: Mapping[str, object], text: str) -> list[str]:
-    """The listed values that ``text`` says, in its order."""
-    listed = options(schema)
+def mentioned_options(schema: Mapping[str, object], text: str) -> list[str]:
+    """The listed values that ``text`` mentions, in its order."""
+    listed = listed_options(schema)
     if not listed:
         return []
     low = " " + " ".join(_stem(each) for each in _LETTERS.findall(text[:_MOST_WORDS])) + " "
