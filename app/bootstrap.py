@@ -20,9 +20,9 @@ from app.api.agent import record_of
 from app.api.bodies import Bodies
 from app.api.context import Context, Readiness
 from app.api.inference import Edge, InFlight
-from app.api.response import Pulse
+from app.api.response import Heartbeat
 from app.api.weighing import weight_of
-from app.bootstrap_access import Beside, authenticator_of
+from app.bootstrap_access import RunInBackground, authenticator_of
 from app.bootstrap_jobs import open_jobs
 from app.bootstrap_redis import open_redis, share, share_health, share_outputs, share_runs
 from app.bootstrap_router import open_router
@@ -86,7 +86,7 @@ async def open_gateway(
     async with AsyncExitStack() as stack:
         models = {model.name: _model(model, settings) for model in settings.models}
         readiness = Readiness(simulated=simulated)
-        beside = partial(run_beside, stack, readiness)
+        beside = partial(run_in_background, stack, readiness)
         telemetry = await open_telemetry(settings, models, readiness, stack)
         providers = {
             name: _gated(name, provider, telemetry.metrics)
@@ -94,14 +94,14 @@ async def open_gateway(
         }
         for provider in providers.values():
             stack.push_async_callback(provider.aclose)
-        gateway = await _gateway_beside(settings, models, providers)
+        gateway = await _gateway_in_steps(settings, models, providers)
         redis = await open_redis(settings, telemetry.metrics, readiness.degraded, stack)
         gateway.tracing = telemetry.spans is not None
         gateway.on_failure = telemetry.metrics.upstream_failed
         await _agents(settings, gateway, stack, beside)
         if redis is not None and gateway.tools is not None:
             share_outputs(redis, gateway.tools)
-        pulse = Pulse(settings.server.sse_comment_s)
+        pulse = Heartbeat(settings.server.sse_comment_s)
         in_flight = InFlight(settings.server.max_inflight_requests)
         bodies = Bodies(settings.server.max_bodies_bytes, settings.server.max_body_bytes, weight_of)
         telemetry.metrics.follow_in_flight(lambda: in_flight.now, lambda: bodies.held_bytes)
@@ -116,11 +116,11 @@ async def open_gateway(
                 degrade=partial(degrade, readiness),
             ),
             recorder=telemetry,
-            pulse=pulse,
+            heartbeat=pulse,
             in_flight=in_flight,
             max_body_bytes=settings.server.max_body_bytes,
             bodies=bodies,
-            answering=serve,
+            answer=serve,
         )
         shadow = open_router(settings, gateway, telemetry.metrics, stack)
         if shadow is not None:
@@ -164,7 +164,7 @@ async def open_gateway(
 
 
 async def _agents(
-    settings: Settings, gateway: Gateway, stack: AsyncExitStack, beside: Beside
+    settings: Settings, gateway: Gateway, stack: AsyncExitStack, beside: RunInBackground
 ) -> None:
     """Give the gateway its agents and their tools; nothing of either is loaded where none is configured."""
     gateway.agents = {each.name: _agent(each, settings) for each in settings.agents}
@@ -209,12 +209,12 @@ def _agent(agent: AgentSettings, settings: Settings) -> Agent:
     )
 
 
-async def _breathe() -> None:
+async def _yield_to_loop() -> None:
     """Let the loop go on: at a reload an older gateway serves meanwhile."""
     await asyncio.sleep(0)
 
 
-async def run_beside(
+async def run_in_background(
     stack: AsyncExitStack, readiness: Readiness, work: Coroutine[None, None, None], name: str
 ) -> None:
     """Run ``work`` until the end; that it failed before is said at once, for nobody waits for it."""
@@ -238,17 +238,17 @@ async def run_beside(
     await asyncio.sleep(0)  # its first look sets the coarse clock
 
 
-async def _gateway_beside(
+async def _gateway_in_steps(
     settings: Settings, models: dict[str, Model], providers: dict[str, Provider]
 ) -> Gateway:
     """The same in several turns of the loop."""
-    await _breathe()
+    await _yield_to_loop()
     classifier = Classifier()
-    await _breathe()
+    await _yield_to_loop()
     classifier.classify(PromptView("warm up"))  # its first call compiles patterns: 10 ms
-    await _breathe()
+    await _yield_to_loop()
     lanes = _lanes(settings)
-    await _breathe()
+    await _yield_to_loop()
     return _gateway(settings, models, providers, (classifier, lanes))
 
 

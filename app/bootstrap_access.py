@@ -22,7 +22,7 @@ from app.telemetry.metrics import Metrics
 if TYPE_CHECKING:
     from app.stores.redis import Redis
 
-Beside = Callable[[Coroutine[None, None, None], str], Awaitable[None]]
+RunInBackground = Callable[[Coroutine[None, None, None], str], Awaitable[None]]
 """Runs work until the gateway ends."""
 
 
@@ -32,7 +32,7 @@ async def authenticator_of(
     redis: Redis | None,
     stack: AsyncExitStack,
     *,
-    beside: Beside,
+    beside: RunInBackground,
     degrade: Callable[[str, str | None], None],
 ) -> Authenticator:
     """Who may call, by the configuration's keys and the stored ones, and how much."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from app.api.admission import Sums
+from app.api.admission import SpendCounters
 from app.api.runs import state_of
 from app.domain.limits import Counters
 from app.operator_access import seal_of
@@ -110,7 +110,7 @@ def share_outputs(redis: Redis, tools: Registry) -> None:
     tools.shared = SharedOutputs(RedisKeyValue(redis, b"tool"))
 
 
-def counters_of(redis: Redis | None, spent: SpentFile) -> tuple[Counters, Sums]:
+def counters_of(redis: Redis | None, spent: SpentFile) -> tuple[Counters, SpendCounters]:
     """Rates and sums: shared where there is a Redis, and this worker's own while it is away."""
     own = MemoryCounters(clock=time.time)
     if redis is None:

@@ -35,7 +35,7 @@ def folder_of(data_dir: str) -> Path:
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's words and options."""
     words = parser.add_subparsers(title="what to do", metavar="WHAT", required=True)
-    new = _word(words, "new", "Make a key and show it, this once.", _new)
+    new = _subcommand(words, "new", "Make a key and show it, this once.", _new)
     new.add_argument("--tenant", default="default", help="whose it is (%(default)s)")
     new.add_argument("--name", default="", help="what tells it from the tenant's others")
     new.add_argument(
@@ -50,10 +50,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     new.add_argument("--concurrent-requests", type=_count, metavar="N", help="limit what is open")
     new.add_argument("--usd-per-day", type=_usd, metavar="USD", help="limit its cost a UTC day")
     new.add_argument("--usd-per-month", type=_usd, metavar="USD", help="limit its cost a UTC month")
-    _word(words, "list", "List the keys; none is shown itself.", _list)
-    revoke = _word(words, "revoke", "Refuse a key from the next request on.", _revoke)
+    _subcommand(words, "list", "List the keys; none is shown itself.", _list)
+    revoke = _subcommand(words, "revoke", "Refuse a key from the next request on.", _revoke)
     revoke.add_argument("id", help="its id, as `keys list` shows it")
-    rotate = _word(words, "rotate", "Make a key of the same rights; the old one ends.", _rotate)
+    rotate = _subcommand(
+        words, "rotate", "Make a key of the same rights; the old one ends.", _rotate
+    )
     rotate.add_argument("id", help="the old one's id, as `keys list` shows it")
     rotate.add_argument(
         "--overlap",
@@ -76,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _word(
+def _subcommand(
     words: argparse._SubParsersAction[argparse.ArgumentParser],
     name: str,
     text: str,
@@ -110,24 +112,24 @@ def _new(keys: KeyFile, options: argparse.Namespace) -> None:
             options.usd_per_month,
         ),
     )
-    _show(*keys.new(access))
+    _print_new_key(*keys.new(access))
 
 
-def _show(key: str, access: Access) -> None:
+def _print_new_key(key: str, access: Access) -> None:
     print(key)
     print(f"This is key {access.id} of tenant {access.tenant}. It is shown only now: keep it safe.")
 
 
 def _list(keys: KeyFile, _: argparse.Namespace) -> None:
     lines: list[tuple[str, ...]] = [("ID", "TENANT", "NAME", "STATE", "MADE", "ENDS", "RIGHTS")]
-    lines += [_line(key, time.time()) for key in keys.read()]
+    lines += [_table_row(key, time.time()) for key in keys.read()]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
         print("  ".join(cells).rstrip())
 
 
-def _line(key: Key, now_s: float) -> tuple[str, ...]:
+def _table_row(key: Key, now_s: float) -> tuple[str, ...]:
     access = key.access
     ends_s = access.expires_unix_s
     over = ends_s is not None and now_s >= ends_s
@@ -160,7 +162,7 @@ def _revoke(keys: KeyFile, options: argparse.Namespace) -> None:
 
 def _rotate(keys: KeyFile, options: argparse.Namespace) -> None:
     key, access = keys.rotate(options.id, options.overlap)
-    _show(key, access)
+    _print_new_key(key, access)
 
 
 def _names(text: str) -> frozenset[str]:

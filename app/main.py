@@ -1,7 +1,7 @@
 """The application: which endpoints there are and when it lives; nothing else.
 
 The inference endpoints are pure ASGI and are found by one look into a dict, before FastAPI's router;
-everything else (administration, the console, the OpenAPI document) is FastAPI's (``app.api.administration``).
+everything else (administration, the console, the OpenAPI document) is FastAPI's (``app.api.admin_routes``).
 
 Importing this module loads FastAPI and little more. The gateway itself is loaded by ``create_app``, before
 anything is served: ``app.server`` begins the encoder's process and the simulator first, so that they come
@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__
 from app.api.cross_origin import CrossOrigin
-from app.api.draining import REFUSED, last_words, told_to_end
+from app.api.draining import RELOAD_REFUSED_FILE, drain_on_sigterm, wait_for_last_responses
 from app.api.first_request import FIRST, asked_first
 from app.api.head_requests import answer_head
 from app.api.openapi import describe_inference
@@ -54,7 +54,9 @@ class SlipstreamApp(FastAPI):
                 await endpoint(scope, receive, send)
                 return
             if FIRST not in scope:
-                await self.state.context.edge.drained()  # before anybody looks at what it leads to
+                await (
+                    self.state.context.edge.finish_deferred_work()
+                )  # administrative routes read its results
             if scope["method"] == "HEAD":
                 await answer_head(super().__call__, scope, receive, send)
                 return
@@ -76,12 +78,12 @@ def create_app(
     ``encoder``: the vector process, where somebody began it before.
     """
     # The gateway: here and not above, so that an import of this module costs a third of all this.
-    from app.api.administration import administer
+    from app.api.admin_routes import add_admin_routes
     from app.api.agent import AgentEndpoint
     from app.api.count_tokens import CountTokens
     from app.api.inference import Inference
     from app.api.sibling_approvals import ForSiblings, SiblingApprovals
-    from app.api.siblings import listening
+    from app.api.siblings import serve_siblings
     from app.bootstrap import open_gateway
 
     origins = settings.server.cors_origins
@@ -110,13 +112,13 @@ def create_app(
                 if siblings is not None:
                     context.runs.siblings = SiblingApprovals(siblings)
                     served = ForSiblings(app, context.runs)
-                    await beside.enter_async_context(listening(served, siblings))
-                    context.readiness.refusal = siblings / REFUSED
-                with told_to_end(lambda: [context], lambda: settings.server.drain_s, siblings):
+                    await beside.enter_async_context(serve_siblings(served, siblings))
+                    context.readiness.reload_refused_file = siblings / RELOAD_REFUSED_FILE
+                with drain_on_sigterm(lambda: [context], lambda: settings.server.drain_s, siblings):
                     async with asked_first(app):
                         yield
                 context.readiness.draining = True
-                await last_words(context)
+                await wait_for_last_responses(context)
 
     docs = settings.server.docs_enabled
     app = SlipstreamApp(
@@ -129,7 +131,7 @@ def create_app(
         openapi_url="/openapi.json" if docs else None,
     )
     app.hot, app.native = {}, {}
-    administer(app, settings, siblings)
+    add_admin_routes(app, settings, siblings)
     app.openapi = partial(describe_inference, app, app.openapi)  # type: ignore[method-assign]
     return app
 

@@ -26,7 +26,7 @@ import structlog
 from starlette.types import Receive, Scope, Send
 
 from app.api.context import Context
-from app.api.draining import last_words, told_to_end
+from app.api.draining import drain_on_sigterm, wait_for_last_responses
 from app.api.first_request import ask_first, asked_first
 from app.api.known_head import Endpoint
 from app.errors import GatewayError
@@ -34,12 +34,12 @@ from app.main import SlipstreamApp, create_app
 from app.settings import Settings, SettingsError
 from app.stores.sidecar_start import Begun
 
-_LOOK_S = 0.05
-_RUNS = "/v1/runs/"
+_POLL_S = 0.05
+_RUNS_PREFIX = "/v1/runs/"
 
 
 @dataclass(slots=True, eq=False)
-class _Generation:
+class _Gateway:
     """One gateway, built from one configuration."""
 
     settings: Settings
@@ -49,7 +49,7 @@ class _Generation:
     task: asyncio.Task[None] | None = None
 
 
-class Generations:
+class ReloadableApp:
     """The application of a lone worker: whichever gateway was built last."""
 
     def __init__(
@@ -66,66 +66,69 @@ class Generations:
         requests go to another gateway; ``say`` tells the operator. ``encoder`` is the first gateway's.
         """
         self._settings, self._read = settings, read
-        self._simulated, self._on_swap, self._say = simulated, on_swap, say
+        self._simulated, self._on_swap, self._print = simulated, on_swap, say
         self._encoder = encoder
-        self._now: _Generation | None = None
-        self._before: list[_Generation] = []
-        self._asked = asyncio.Event()
+        self._current: _Gateway | None = None
+        self._retiring: list[_Gateway] = []
+        self._reload_requested = asyncio.Event()
         self.native: dict[str, Endpoint] = {}
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve as the newest gateway does; a run that an older one has is asked of that."""
-        if self._now is None or scope["type"] == "lifespan":
-            return self._live(receive, send)
-        if self._before and scope["type"] == "http" and scope["path"].startswith(_RUNS):
-            return self._with_the_run(scope["path"]).app(scope, receive, send)
-        return self._now.app(scope, receive, send)
+        if self._current is None or scope["type"] == "lifespan":
+            return self._lifespan(receive, send)
+        if self._retiring and scope["type"] == "http" and scope["path"].startswith(_RUNS_PREFIX):
+            return self._owner_of_run(scope["path"]).app(scope, receive, send)
+        return self._current.app(scope, receive, send)
 
-    def _with_the_run(self, path: str) -> _Generation:
-        run_id = path.removeprefix(_RUNS).partition("/")[0]
-        assert self._now is not None  # noqa: S101 - a request is served
-        for each in (self._now, *reversed(self._before)):
+    def _owner_of_run(self, path: str) -> _Gateway:
+        run_id = path.removeprefix(_RUNS_PREFIX).partition("/")[0]
+        assert self._current is not None  # noqa: S101 - a request is served
+        for each in (self._current, *reversed(self._retiring)):
             if each.context.runs.has(run_id):
                 return each
-        return self._now
+        return self._current
 
-    async def _live(self, receive: Receive, send: Send) -> None:
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
         """The server's life: begin, take new configurations, end."""
         await receive()
         try:
-            self._now = await self._begin(self._settings)
+            self._current = await self._build(self._settings)
         except BaseException as error:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             raise
-        self.native = self._now.app.native
-        reloading = asyncio.get_running_loop().create_task(self._reload(), name="reloading")
-        with told_to_end(self._contexts, self._drain_s, None), _on_hup(self._asked.set):
+        self.native = self._current.app.native
+        reloading = asyncio.get_running_loop().create_task(self._reload_forever(), name="reloading")
+        with (
+            drain_on_sigterm(self._contexts, self._drain_s, None),
+            _on_sighup(self._reload_requested.set),
+        ):
             await send({"type": "lifespan.startup.complete"})
-            async with asked_first(self._now.app):
+            async with asked_first(self._current.app):
                 await receive()
         reloading.cancel()
         with suppress(asyncio.CancelledError):
             await reloading
         for context in self._contexts():
             context.readiness.draining = True
-            await last_words(context)
-        for each in (*self._before, self._now):
+            await wait_for_last_responses(context)
+        for each in (*self._retiring, self._current):
             await _close(each)
         await send({"type": "lifespan.shutdown.complete"})
 
     def _contexts(self) -> list[Context]:
         """Of every gateway that still serves, the newest last."""
-        newest = () if self._now is None else (self._now,)
-        return [each.context for each in (*self._before, *newest)]
+        newest = () if self._current is None else (self._current,)
+        return [each.context for each in (*self._retiring, *newest)]
 
     def _drain_s(self) -> float:
-        return 0.0 if self._now is None else self._now.settings.server.drain_s
+        return 0.0 if self._current is None else self._current.settings.server.drain_s
 
-    async def _begin(self, settings: Settings) -> _Generation:
+    async def _build(self, settings: Settings) -> _Gateway:
         """Build a gateway and wait until it is ready; raises what keeps it from being so."""
         encoder, self._encoder = self._encoder, None
         make = partial(create_app, settings, simulated=self._simulated, alone=True, encoder=encoder)
-        serving = self._now is not None  # and must not be kept from it
+        serving = self._current is not None  # and must not be kept from it
         app = await asyncio.to_thread(make) if serving else make()
         loop = asyncio.get_running_loop()
         ready: asyncio.Future[None] = loop.create_future()
@@ -145,16 +148,16 @@ class Generations:
         await ready
         if serving:
             await ask_first(app)
-        return _Generation(settings, app, app.state.context, end, task)
+        return _Gateway(settings, app, app.state.context, end, task)
 
-    async def _reload(self) -> None:
+    async def _reload_forever(self) -> None:
         retiring: set[asyncio.Task[None]] = set()
         try:
             while True:
-                await self._asked.wait()
-                self._asked.clear()
-                before = self._now
-                if before is None or not await self._replaced():
+                await self._reload_requested.wait()
+                self._reload_requested.clear()
+                before = self._current
+                if before is None or not await self._replace():
                     continue
                 work = self._retire(before)
                 task = asyncio.get_running_loop().create_task(work, name="retiring")
@@ -164,15 +167,15 @@ class Generations:
             for task in retiring:
                 task.cancel()
 
-    async def _replaced(self) -> bool:
+    async def _replace(self) -> bool:
         """Put a gateway of the new configuration in the old one's place; False: nothing has changed."""
-        before = self._now
+        before = self._current
         assert before is not None  # noqa: S101 - the caller has looked
         try:
-            after = await self._begin(await asyncio.to_thread(self._read))
+            after = await self._build(await asyncio.to_thread(self._read))
         except SettingsError as error:
             for problem in error.problems:
-                self._say(str(problem))
+                self._print(str(problem))
             return self._refused(before, "the configuration is invalid (see the log)")
         except (GatewayError, OSError) as error:
             return self._refused(before, f"the gateway could not be built: {error}")
@@ -182,32 +185,32 @@ class Generations:
         after.context.edge.gateway.classifier.tools.adopt_statistics(
             before.context.edge.gateway.classifier.tools
         )
-        self._before.append(before)
-        self._now, self.native = after, after.app.native
+        self._retiring.append(before)
+        self._current, self.native = after, after.app.native
         self._on_swap()
         before.app.state.context = (
             after.context
         )  # for what looks again in mid-stream, such as a job's events
-        self._say("slipstream: the configuration was read again")
+        self._print("slipstream: the configuration was read again")
         return True
 
-    def _refused(self, before: _Generation, why: str) -> bool:
+    def _refused(self, before: _Gateway, why: str) -> bool:
         before.context.readiness.degraded["configuration"] = f"the last reload was refused: {why}"
-        self._say(f"slipstream: reload refused, nothing has changed: {why}")
+        self._print(f"slipstream: reload refused, nothing has changed: {why}")
         return False
 
-    async def _retire(self, old: _Generation) -> None:
+    async def _retire(self, old: _Gateway) -> None:
         """Close a gateway once it has nothing more to do. Its jobs go over at once, step by step."""
         if old.context.jobs is not None:
             await old.context.jobs.aclose()
         context = old.context
         while context.edge.in_flight.now or context.runs.under_way:  # noqa: ASYNC110 - once a reload
-            await asyncio.sleep(_LOOK_S)
-        self._before.remove(old)
+            await asyncio.sleep(_POLL_S)
+        self._retiring.remove(old)
         await _close(old)
 
 
-async def _close(generation: _Generation) -> None:
+async def _close(generation: _Gateway) -> None:
     generation.end.set()
     if generation.task is not None:
         await asyncio.wait({generation.task})
@@ -215,7 +218,7 @@ async def _close(generation: _Generation) -> None:
             structlog.get_logger().error("gateway_did_not_close", exc_info=error)
 
 
-class _on_hup:  # noqa: N801 - reads as what it does
+class _on_sighup:  # noqa: N801 - reads as what it does
     """Call ``ask`` on SIGHUP while the context lasts; does nothing outside the main thread."""
 
     def __init__(self, ask: Callable[[], None]) -> None:

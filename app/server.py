@@ -30,24 +30,24 @@ import uvicorn
 from uvicorn.supervisors import Multiprocess
 
 from app.api.accepting import take_all_descriptors
-from app.api.draining import REFUSED, STAYING
+from app.api.draining import RELOAD_REFUSED_FILE, RELOADING_FILE
 from app.api.protocol import GatewayProtocol
 from app.bootstrap_encoder import begin_encoder
-from app.collecting import Collecting
 from app.errors import GatewayError
+from app.garbage_collection import GarbageSchedule
 from app.settings import Settings, SettingsError, settle_for_libraries
 from app.simulator_process import simulated_upstream
 from app.stores.sidecar_start import Begun
 
 _BACKLOG = 4096
-_WORKER_UP_WITHIN_S = 30
-_LOOK_AT_FILE_S = 1.0
-_SWITCH_S = 0.001
+_WORKER_START_TIMEOUT_S = 30
+_FILE_POLL_S = 1.0
+_SWITCH_INTERVAL_S = 0.001
 """For so long a thread (a reload's, the ledger's) may keep the interpreter from the event loop, which else
 waits for 5 ms, turn by turn."""
-_SUDDENLY = 50_000
-"""So many new objects before ``app.collecting`` looks have the collector begin by itself."""
-_GATEWAY = ("app.reloading", "app.bootstrap", "app.api.administration", "app.api.agent")
+_GC_THRESHOLD = 50_000
+"""So many new objects before ``app.garbage_collection`` looks have the collector begin by itself."""
+_GATEWAY_MODULES = ("app.reloading", "app.bootstrap", "app.api.admin_routes", "app.api.agent")
 """What is loaded while the simulator comes up."""
 
 
@@ -67,17 +67,19 @@ def serve(
     settle_for_libraries()
     take_all_descriptors()
     gc.disable()  # until all is loaded: it would walk over modules, a tenth of a second in all
-    for said in apart(settings, workers):
-        _say(said)
+    for said in sharing_warnings(settings, workers):
+        _print(said)
     encoder = begin_encoder(settings) if workers == 1 else None  # of several, a worker begins it
-    loading = _loading() if workers == 1 else None
-    with simulated_upstream(settings) as simulated, _meeting_place(workers) as siblings:
+    loading = _load_gateway_in_thread() if workers == 1 else None
+    with simulated_upstream(settings) as simulated, _socket_folder(workers) as siblings:
         if loading is not None:
             loading.join()
         again, file = read
         servers: list[uvicorn.Server] = []
         several = partial(_worker_app, settings, simulated=simulated, siblings=siblings)
-        alone = partial(_lone_app, settings, again, simulated, lambda: servers[0], encoder)
+        alone = partial(
+            _single_process_app, settings, again, simulated, lambda: servers[0], encoder
+        )
         config = uvicorn.Config(
             several if siblings is not None else alone,
             factory=True,
@@ -96,18 +98,18 @@ def serve(
             proxy_headers=False,
             timeout_keep_alive=75,
             timeout_graceful_shutdown=ceil(settings.server.shutdown_grace_s),
-            timeout_worker_healthcheck=_WORKER_UP_WITHIN_S,
+            timeout_worker_healthcheck=_WORKER_START_TIMEOUT_S,
         )
         _listen(listening, host, port)
         bound = listening.getsockname()
         shown = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
         print(f"Slipstream on http://{shown}:{bound[1]}", file=sys.stderr, flush=True)
-        servers.append(Alone(config))
+        servers.append(SingleProcessServer(config))
         signal.signal(
             signal.SIGHUP, signal.SIG_IGN
         )  # until there is something that could be reloaded
         if file is not None and settings.server.reload_on_change:
-            watch(file)
+            reload_on_change(file)
         if siblings is None:
             servers[0].run(sockets=[listening])
         else:
@@ -116,14 +118,14 @@ def serve(
                 return partial(_worker_app, again(), simulated=simulated, siblings=siblings)
 
             gc.enable()
-            Workers(config, listening, siblings, anew).run()
+            Supervisor(config, listening, siblings, anew).run()
 
 
-def _loading() -> threading.Thread:
+def _load_gateway_in_thread() -> threading.Thread:
     """Load the gateway in a thread; what cannot be loaded is told where it is asked for."""
 
     def load() -> None:
-        for name in _GATEWAY:
+        for name in _GATEWAY_MODULES:
             import_module(name)
 
     thread = threading.Thread(target=load, name="loading", daemon=True)
@@ -131,7 +133,7 @@ def _loading() -> threading.Thread:
     return thread
 
 
-class Alone(uvicorn.Server):
+class SingleProcessServer(uvicorn.Server):
     """uvicorn's server, which resets no connection that the kernel has made and it has not yet taken."""
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -149,7 +151,7 @@ class Alone(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-class Workers(Multiprocess):
+class Supervisor(Multiprocess):
     """uvicorn's supervisor, whose SIGHUP also reads the configuration again, whole or not at all.
 
     Each worker's successor is ready before the worker is told to end, and what it has begun goes on for
@@ -165,8 +167,8 @@ class Workers(Multiprocess):
     ) -> None:
         """``again`` reads the configuration and returns its application's factory, or raises."""
         super().__init__(config, [listening])
-        self._folder, self._again = folder, again
-        self._up: set[int | None] = set()
+        self._socket_folder, self._reload_factory = folder, again
+        self._ready_pids: set[int | None] = set()
 
     def keep_subprocess_alive(self) -> None:
         """Replace whoever ended, as uvicorn does, and tell of it, and of each that has come up."""
@@ -174,34 +176,39 @@ class Workers(Multiprocess):
         super().keep_subprocess_alive()
         for old, new in zip(before, self.processes, strict=True):
             if old is not new:
-                _say(f"worker {old.pid} ended ({_how(old.exitcode)}); worker {new.pid} replaces it")
-        self._tell_of_those_up()
+                _print(
+                    f"worker {old.pid} ended ({_exit_reason(old.exitcode)}); worker {new.pid} replaces it"
+                )
+        self._report_ready()
 
-    def _tell_of_those_up(self) -> None:
+    def _report_ready(self) -> None:
         """Say once of each worker that it is up, and once of all that they are."""
         pids = {process.pid for process in self.processes}
-        if pids <= self._up or self.should_exit.is_set():
+        if pids <= self._ready_pids or self.should_exit.is_set():
             return
-        self._up &= pids
+        self._ready_pids &= pids
         for process in self.processes:
-            if process.pid not in self._up and process.is_ready(timeout=1):
-                self._up.add(process.pid)
-                _say(f"worker {process.pid} is up")
-        if pids <= self._up:
-            _say(f"{len(pids)} workers are up")
+            if process.pid not in self._ready_pids and process.is_ready(timeout=1):
+                self._ready_pids.add(process.pid)
+                _print(f"worker {process.pid} is up")
+        if pids <= self._ready_pids:
+            _print(f"{len(pids)} workers are up")
 
     def handle_hup(self) -> None:
         """Replace every worker by one of the new configuration, or say why not."""
-        before, refused = self.config.app, self._folder / REFUSED
+        before, refused = self.config.app, self._socket_folder / RELOAD_REFUSED_FILE
         try:
-            self.config.app = self._again()
+            self.config.app = self._reload_factory()
         except (SettingsError, OSError) as exc:
-            _say_refused(exc)
+            _print_reload_refused(exc)
             refused.write_text(
                 "the last reload was refused: the configuration is invalid (see the log)"
             )
             return
-        staying, old = self._folder / STAYING, {process.pid for process in self.processes}
+        staying, old = (
+            self._socket_folder / RELOADING_FILE,
+            {process.pid for process in self.processes},
+        )
         staying.touch()
         try:
             self.restart_all()
@@ -209,57 +216,57 @@ class Workers(Multiprocess):
             staying.unlink()
         if old.isdisjoint(process.pid for process in self.processes):
             refused.unlink(missing_ok=True)
-            _say("the configuration was read again")
+            _print("the configuration was read again")
         elif not self.should_exit.is_set():
             self.config.app = before
             said = "the last reload failed: a worker did not become ready (see the log)"
             refused.write_text(said)
-            _say(said)
+            _print(said)
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     print(f"slipstream: {text}", file=sys.stderr, flush=True)
 
 
-def _how(exitcode: int | None) -> str:
+def _exit_reason(exitcode: int | None) -> str:
     """The way a process ended, as an operator calls it."""
     if exitcode is not None and exitcode < 0:
         return signal.Signals(-exitcode).name
     return f"status {exitcode}"
 
 
-def _say_refused(why: SettingsError | OSError) -> None:
+def _print_reload_refused(why: SettingsError | OSError) -> None:
     problems = why.problems if isinstance(why, SettingsError) else [why]
     for problem in problems:
         print(problem, file=sys.stderr)
-    _say("reload refused, nothing has changed")
+    _print("reload refused, nothing has changed")
 
 
-def watch(file: Path) -> None:
+def reload_on_change(file: Path) -> None:
     """Send this process SIGHUP when ``file`` has changed and is not being written any more."""
     thread = threading.Thread(target=_watch, args=(file, os.getpid()), name="watch", daemon=True)
     thread.start()
 
 
 def _watch(file: Path, pid: int) -> None:
-    taken = seen = _content(file)
+    taken = seen = _digest(file)
     while True:
-        time.sleep(_LOOK_AT_FILE_S)
-        now = _content(file)
+        time.sleep(_FILE_POLL_S)
+        now = _digest(file)
         if now == seen != taken and now:
             taken = now
             os.kill(pid, signal.SIGHUP)
         seen = now
 
 
-def _content(file: Path) -> bytes:
+def _digest(file: Path) -> bytes:
     try:
         return blake2b(file.read_bytes()).digest()
     except OSError:
         return b""  # being replaced
 
 
-def apart(settings: Settings, workers: int) -> list[str]:
+def sharing_warnings(settings: Settings, workers: int) -> list[str]:
     """What several workers do not share, a sentence."""
     if workers == 1 or settings.state.redis_url:
         return []
@@ -271,7 +278,7 @@ def apart(settings: Settings, workers: int) -> list[str]:
 
 
 @contextmanager
-def _meeting_place(workers: int) -> Iterator[Path | None]:
+def _socket_folder(workers: int) -> Iterator[Path | None]:
     """A folder where the workers' sockets stand; None for one worker.
 
     Not in ``data_dir``: the path of a socket holds 107 bytes at most.
@@ -290,21 +297,21 @@ def _worker_app(settings: Settings, *, simulated: bool, siblings: Path | None) -
     from app.main import create_app  # the gateway: loaded while the encoder is
 
     app = create_app(settings, simulated=simulated, siblings=siblings, encoder=encoder)
-    _settle()
+    _finish_loading()
     return app
 
 
-def _settle() -> None:
+def _finish_loading() -> None:
     """Keep what start-up made from the collector, and other threads from the loop."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(_SUDDENLY, 20, 50)
+    gc.set_threshold(_GC_THRESHOLD, 20, 50)
     gc.enable()
-    Collecting(asyncio.get_running_loop()).start()
-    sys.setswitchinterval(_SWITCH_S)
+    GarbageSchedule(asyncio.get_running_loop()).start()
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
 
 
-def _lone_app(
+def _single_process_app(
     settings: Settings,
     read: Callable[[], Settings],
     simulated: bool,  # noqa: FBT001 - bound by name below
@@ -312,7 +319,7 @@ def _lone_app(
     encoder: Begun | None,
 ) -> object:
     """The application of a process without siblings."""
-    from app.reloading import Generations
+    from app.reloading import ReloadableApp
 
     def on_swap() -> None:
         for connection in server().server_state.connections:
@@ -322,10 +329,10 @@ def _lone_app(
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
-    app = Generations(
+    app = ReloadableApp(
         settings, read, simulated=simulated, on_swap=on_swap, say=say, encoder=encoder
     )
-    _settle()
+    _finish_loading()
     return app
 
 

@@ -34,9 +34,7 @@ from bench.processes import NotReadyError, free_port, running
 from bench.targets.slipstream import CONFIG, ROOT
 
 REFERENCE = "fastapi, uvicorn"
-GATEWAY = (
-    "app.main, app.server, app.reloading, app.bootstrap, app.api.administration, app.api.agent"
-)
+GATEWAY = "app.main, app.server, app.reloading, app.bootstrap, app.api.admin_routes, app.api.agent"
 IMPORT_LIMIT_S, START_LIMIT_S = 0.5, 2.0
 _NOISY_SHARE = 0.12
 _UP_WITHIN_S = 60.0

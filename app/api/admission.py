@@ -1,12 +1,11 @@
-"""What a key or a tenant may use: rates, requests at once, money; checked before a request, settled after.
+"""Rate limits, concurrency limits and budgets per key and tenant: checked before a request, settled after.
 
-Requests and tokens are GCRA buckets (``app.domain.limits``), shared by all workers where the counters
-are. A call's tokens are not known before it is over: the prompt is charged by its size when it comes,
-and the difference to what was used when it is over, which may leave a bucket below empty; then the
-next request waits. Money likewise: a request is let in while what was spent, and what those in flight
-will cost going by this caller's last ones, is below the budget.
+Requests and tokens are GCRA buckets (``app.domain.limits``), shared by all workers if the counters are. The
+prompt's tokens are estimated from its size and charged at admission; the difference to the real usage is
+charged at the end and may leave a bucket below zero, which delays the next request. Budgets: a request is
+admitted while the spend plus the expected cost of requests in flight (this caller's recent mean) is below it.
 
-Most callers are limited in nothing and have no ``Guard``: then none of this runs.
+A caller without limits has no ``Guard``, and none of this runs for it.
 """
 
 from __future__ import annotations
@@ -29,75 +28,75 @@ from app.pipeline.gateway import Turn
 
 _MINUTE_S = 60.0
 _BYTES_PER_TOKEN = 4
-"""English prose in JSON, within a fifth of what the vendors count; settled exactly afterwards."""
+"""For English prose in JSON, within a fifth of the vendors' counts; corrected by the real usage later."""
 _RECENT = 0.2
-"""Weight of the newest request in what one costs on average."""
+"""Weight of the newest request in the exponential mean of request costs."""
 _BUSY_RETRY_S = 1.0
 _log = logging.getLogger("slipstream.limits")
 
 
-class Sums(Protocol):
-    """Sums of money by key; ``Counters`` is one."""
+class SpendCounters(Protocol):
+    """Sums of money by key; ``Counters`` implements it."""
 
     async def add(self, key: bytes, amount: float, ttl_s: float) -> float:
-        """Add to a sum that is forgotten ``ttl_s`` seconds after it began; says the new sum."""
+        """Add to a sum that expires ``ttl_s`` seconds after its first entry; returns the new sum."""
         ...
 
 
-def _unheard(_limit: str) -> None:
-    """Tell nobody."""
+def _ignore_refusal(_limit: str) -> None:
+    """Do nothing."""
 
 
 @dataclass(slots=True)
 class _Subject:
-    """A key or a tenant, with its limits and what it has open."""
+    """A key or a tenant with its limits and its requests in flight."""
 
-    word: str
+    kind: str
     """``key`` or ``tenant``, for messages and metrics."""
     name: str
     limits: Limits
-    open: int = 0
+    in_flight: int = 0
     mean_usd: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Owed:
-    """What a finished request turned out to use."""
+class _Settlement:
+    """The usage of a finished request that is yet to be charged."""
 
     subjects: Sequence[_Subject]
     tokens: float
-    """Beyond what was charged for it before; negative gives back."""
+    """Beyond what was charged at admission; a negative number is refunded."""
     usd: float
 
 
 class Admission:
-    """All limits of this worker; ``run`` must be running. One event loop owns it."""
+    """The limits of this worker; ``run`` must be running. Owned by one event loop."""
 
     def __init__(
         self,
         counters: Counters,
-        sums: Sums,
+        sums: SpendCounters,
         *,
         default: Limits = UNLIMITED,
         tenants: Mapping[str, Limits] | None = None,
         wall_clock: Callable[[], float] = time.time,
-        on_refused: Callable[[str], None] = _unheard,
+        on_refused: Callable[[str], None] = _ignore_refusal,
     ) -> None:
-        """``default`` is for tenants that ``tenants`` does not name; ``wall_clock`` gives Unix seconds.
+        """``default`` applies to tenants that ``tenants`` does not name; ``wall_clock`` gives Unix seconds.
 
-        ``on_refused`` is told which limit refused a request.
+        ``on_refused`` is called with the name of the limit that refused a request.
         """
         self.counters, self._sums = counters, sums
         self._default, self._tenants = default, tenants or {}
         self.wall_clock, self.on_refused = wall_clock, on_refused
         self._subjects: dict[tuple[str, str], _Subject] = {}
-        self._owed: list[_Owed] = []
+        self._pending: list[_Settlement] = []
         self._wake = asyncio.Event()
-        self._settled: asyncio.Event | None = None
-        self._next_settled = asyncio.Event()
+        self._settling: asyncio.Event | None = None
+        self._next_batch_settled = asyncio.Event()
 
     def guard(self, tenant: str, access: Access | None) -> Guard | None:
-        """What stands before this caller; None where it may do all it likes."""
+        """The guard of this caller; None if it has no limits and no restrictions."""
         subjects = []
         limits = self._tenants.get(tenant, self._default)
         if limits.any:
@@ -118,45 +117,45 @@ class Admission:
         known.limits = limits
         return known
 
-    def owe(self, owed: _Owed) -> None:
-        """Have ``owed`` settled, soon."""
-        self._owed.append(owed)
+    def enqueue_settlement(self, settlement: _Settlement) -> None:
+        """Charge ``settlement`` soon."""
+        self._pending.append(settlement)
         self._wake.set()
 
-    async def settled(self) -> None:
-        """Wait until everything that is owed now has been settled."""
-        if self._owed:
-            await self._next_settled.wait()
-        elif self._settled is not None:
-            await self._settled.wait()
+    async def wait_settled(self) -> None:
+        """Wait until all usage reported so far is charged."""
+        if self._pending:
+            await self._next_batch_settled.wait()
+        elif self._settling is not None:
+            await self._settling.wait()
 
     async def run(self) -> None:
-        """Settle what finished requests used; runs until cancelled."""
+        """Charge the usage of finished requests; runs until cancelled."""
         while True:
             await self._wake.wait()
             self._wake.clear()
-            owed, self._owed = self._owed, []
-            done = self._settled = self._next_settled
-            self._next_settled = asyncio.Event()
+            pending, self._pending = self._pending, []
+            done = self._settling = self._next_batch_settled
+            self._next_batch_settled = asyncio.Event()
             try:
-                for one in owed:
-                    await self._settle(one)
+                for settlement in pending:
+                    await self._settle(settlement)
             except StoreError as error:
                 _log.warning("limits_not_settled", extra={"code": error.code})
             finally:
-                self._settled = None
+                self._settling = None
                 done.set()
 
-    async def _settle(self, owed: _Owed) -> None:
-        for subject in owed.subjects:
-            if subject.limits.tokens_per_minute is not None and owed.tokens:
+    async def _settle(self, settlement: _Settlement) -> None:
+        for subject in settlement.subjects:
+            if subject.limits.tokens_per_minute is not None and settlement.tokens:
                 rate = _rate(subject.limits.tokens_per_minute)
-                await self.counters.settle(Charge(_key("tokens", subject), rate, owed.tokens))
+                await self.counters.settle(Charge(_key("tokens", subject), rate, settlement.tokens))
             for key, _, ttl_s, _ in self.budgets(subject):
-                await self._sums.add(key, owed.usd, ttl_s)
+                await self._sums.add(key, settlement.usd, ttl_s)
 
     def budgets(self, subject: _Subject) -> list[tuple[bytes, float, float, float]]:
-        """Each budget: its sum's key, the USD, how long the sum is kept, when it begins anew; seconds."""
+        """Each budget as (key of its sum, USD, seconds to keep the sum, seconds until it resets)."""
         limits, found = subject.limits, []
         if limits.usd_per_day is None and limits.usd_per_month is None:
             return []
@@ -174,28 +173,28 @@ class Admission:
         return found
 
     async def spent_usd(self, key: bytes, ttl_s: float) -> float:
-        """What was spent of a budget."""
+        """The amount spent of a budget, in USD."""
         return await self._sums.add(key, 0.0, ttl_s)
 
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """What stands before one caller's requests."""
+    """Admits or refuses one caller's requests."""
 
     admission: Admission
     subjects: tuple[_Subject, ...]
     access: Access | None
 
-    def permit(self, name: str) -> None:
-        """Raise ``Forbidden`` where the key may not ask for the model or agent ``name``."""
+    def require_model(self, name: str) -> None:
+        """Raise ``Forbidden`` if the key may not use the model or agent ``name``."""
         access = self.access
-        if access is None or self.permits(name):
+        if access is None or self.may_use(name):
             return
-        message = f"the key {access.id} may not ask for {name[:80]!r}"
+        message = f"the key {access.id} may not use {name[:80]!r}"
         raise Forbidden(message, code="model_not_allowed", param="model")
 
-    def permits(self, name: str) -> bool:
-        """Say whether the key may ask for the model or agent ``name``."""
+    def may_use(self, name: str) -> bool:
+        """Whether the key may use the model or agent ``name``."""
         access = self.access
         if access is None:
             return True
@@ -204,11 +203,11 @@ class Guard:
             return agents is None or name.removeprefix(PREFIX) in agents
         return access.models is None or name in access.models
 
-    def charge(self, turn: Turn) -> None:
-        """Put down to the limits what a job's turn used; it was let in long ago."""
-        Ticket(self, 0).leave(turn)
+    def charge_job(self, turn: Turn) -> None:
+        """Charge the usage of a job's turn, which was admitted when the job was submitted."""
+        Ticket(self, 0).settle(turn)
 
-    async def enter(self, size_bytes: int) -> Ticket:
+    async def admit(self, size_bytes: int) -> Ticket:
         """Let a request of ``size_bytes`` in; raises ``RateLimited`` or ``TooLarge``.
 
         Whoever was let in leaves by ``Ticket.leave``, once.
@@ -216,14 +215,14 @@ class Guard:
         admission, subjects = self.admission, self.subjects
         if not subjects:
             return Ticket(self, 0)
-        await admission.settled()
+        await admission.wait_settled()
         for subject in subjects:
             most = subject.limits.concurrent_requests
-            if most is not None and subject.open >= most:
-                message = f"{most} requests of this {subject.word} are being answered already"
+            if most is not None and subject.in_flight >= most:
+                message = f"this {subject.kind} already has {most} requests in flight, its limit"
                 raise self._refusal("concurrent_requests", message, _BUSY_RETRY_S)
-        for subject in subjects:  # before the first await, so that nobody slips past a count
-            subject.open += 1
+        for subject in subjects:  # before the first await, so that no request slips past the check
+            subject.in_flight += 1
         tokens = size_bytes // _BYTES_PER_TOKEN
         ticket = Ticket(self, tokens)
         try:
@@ -231,7 +230,7 @@ class Guard:
             ticket.requests = await self._take("requests", 1.0)
             ticket.prompt = await self._take("tokens", float(tokens)) if size_bytes else None
         except BaseException:
-            ticket.abandon()
+            ticket.release()
             raise
         return ticket
 
@@ -239,11 +238,11 @@ class Guard:
         for subject in self.subjects:
             for key, most_usd, ttl_s, left_s in self.admission.budgets(subject):
                 spent_usd = await self.admission.spent_usd(key, ttl_s)
-                if spent_usd + (subject.open - 1) * subject.mean_usd >= most_usd:
-                    message = f"the {subject.word}'s budget of {most_usd:g} USD is spent"
+                if spent_usd + (subject.in_flight - 1) * subject.mean_usd >= most_usd:
+                    message = f"the {subject.kind}'s budget of {most_usd:g} USD is spent"
                     raise self._refusal("budget", message, left_s, code="budget_exceeded")
 
-    async def _take(self, what: str, cost: float) -> _Taken | None:
+    async def _take(self, what: str, cost: float) -> _BucketState | None:
         charges, limits = [], []
         for subject in self.subjects:
             wanted = subject.limits
@@ -253,21 +252,21 @@ class Guard:
             if cost > most:
                 message = (
                     f"the prompt is about {cost:.0f} tokens, more than the {most} a minute of"
-                    f" this {subject.word}"
+                    f" this {subject.kind}"
                 )
                 raise TooLarge(message)
             charges.append(Charge(_key(what, subject), _rate(most), cost))
-            limits.append((most, subject.word))
+            limits.append((most, subject.kind))
         if not charges:
             return None
         grant = await self.admission.counters.take(charges)
         most = min(limits)[0]
-        taken = _Taken(most, grant)
+        taken = _BucketState(most, grant)
         if not grant.allowed:
             most, word = limits[max(0, grant.refused_index)]
-            message = f"more than {most} {what} a minute with this {word}: wait, or ask for more"
+            message = f"more than {most} {what} a minute with this {word}: wait, or raise the limit"
             error = self._refusal(f"{what}_per_minute", message, grant.retry_after_s)
-            error.limited = taken.told(what, self.admission.wall_clock())
+            error.limited = taken.header_values(what, self.admission.wall_clock())
             raise error
         return taken
 
@@ -279,84 +278,86 @@ class Guard:
 
 
 @dataclass(frozen=True, slots=True)
-class _Taken:
-    """A bucket after a charge."""
+class _BucketState:
+    """The state of a bucket after a charge."""
 
-    most: int
+    limit: int
     grant: Grant
 
-    def told(self, what: str, now_s: float) -> tuple[tuple[str, int, int, float, float], ...]:
-        """What the headers say: of what, the limit, what remains, until full, and that instant."""
-        remaining = max(0, min(self.most, int(self.grant.remaining)))
-        full_s = (self.most - self.grant.remaining) * _MINUTE_S / self.most
+    def header_values(
+        self, what: str, now_s: float
+    ) -> tuple[tuple[str, int, int, float, float], ...]:
+        """The values for headers: resource, limit, remaining, seconds until full, Unix time of that."""
+        remaining = max(0, min(self.limit, int(self.grant.remaining)))
+        full_s = (self.limit - self.grant.remaining) * _MINUTE_S / self.limit
         full_s = max(0.0, full_s)
-        return ((what, self.most, remaining, full_s, now_s + full_s),)
+        return ((what, self.limit, remaining, full_s, now_s + full_s),)
 
 
 class Ticket:
-    """One request that was let in."""
+    """One admitted request."""
 
     __slots__ = ("_guard", "_left", "_tokens", "prompt", "requests")
 
     def __init__(self, guard: Guard, tokens: int) -> None:
-        """Charge ``tokens`` for the prompt until the request's own count is known."""
+        """``tokens``: the estimate charged for the prompt until the real usage is known."""
         self._guard, self._tokens = guard, tokens
-        self.requests: _Taken | None = None
-        self.prompt: _Taken | None = None
+        self.requests: _BucketState | None = None
+        self.prompt: _BucketState | None = None
         self._left = False
 
-    def head(self, dialect: Dialect) -> bytes:
-        """The vendor's header lines about its limits, as its clients read them."""
+    def limit_head(self, dialect: Dialect) -> bytes:
+        """The rate-limit header lines of the vendor whose ``dialect`` is spoken."""
         now_s = self._guard.admission.wall_clock()
         told: list[tuple[str, int, int, float, float]] = []
         for what, taken in (("requests", self.requests), ("tokens", self.prompt)):
-            told += () if taken is None else taken.told(what, now_s)
+            told += () if taken is None else taken.header_values(what, now_s)
         return limit_lines(told, dialect)
 
-    def bind(self, turn: Turn, name: str, dialect: Dialect) -> None:
-        """Tell ``turn`` of its caller; raises ``Forbidden`` where ``name`` is not for it."""
-        self._guard.permit(name)
+    def apply_to(self, turn: Turn, name: str, dialect: Dialect) -> None:
+        """Give ``turn`` the caller's restrictions; raises ``Forbidden`` if it may not use ``name``."""
+        self._guard.require_model(name)
         access = self._guard.access
         turn.tools_allowed = None if access is None else access.tools
-        turn.limit_head = self.head(dialect)
-        turn.settle_limits = self.leave
+        turn.limit_head = self.limit_head(dialect)
+        turn.settle_limits = self.settle
 
-    def leave(self, turn: Turn | None) -> None:
-        """Settle what ``turn`` used, None where it came to none. Leaving twice is leaving once."""
+    def settle(self, turn: Turn | None) -> None:
+        """Charge the usage of ``turn``; None: the request never became one. Idempotent."""
         if self._left:
             return
         self._left = True
         guard = self._guard
-        tokens, usd = (0.0, 0.0) if turn is None else _used(turn, self._tokens)
+        tokens, usd = (0.0, 0.0) if turn is None else _usage_of(turn, self._tokens)
         for subject in guard.subjects:
-            subject.open -= 1
+            subject.in_flight -= 1
             subject.mean_usd += _RECENT * (usd - subject.mean_usd)
         charged = self._tokens if self.prompt is not None else 0
         if guard.subjects and (usd or tokens != charged):
-            guard.admission.owe(_Owed(guard.subjects, tokens - charged, usd))
+            guard.admission.enqueue_settlement(_Settlement(guard.subjects, tokens - charged, usd))
 
-    def abandon(self) -> None:
-        """Undo what was opened for a request that was not let in; what a bucket took stays taken."""
+    def release(self) -> None:
+        """Undo the admission of a refused request; what a bucket was charged stays charged."""
         self._left = True
         for subject in self._guard.subjects:
-            subject.open -= 1
+            subject.in_flight -= 1
 
 
-def _used(turn: Turn, prompt_tokens: int) -> tuple[float, float]:
-    """Tokens and USD of a turn's calls; estimated where one was broken off before it told."""
+def _usage_of(turn: Turn, prompt_tokens: int) -> tuple[float, float]:
+    """Tokens and USD of a turn's calls; estimated for one that broke off before it reported usage."""
     if not turn.attempts:
         return 0.0, turn.cost_usd
     if turn.usage is not None:
         return float(turn.usage.total_tokens), turn.cost_usd
     usage = Usage(input_tokens=prompt_tokens, output_tokens=turn.tokens_streamed)
     if not turn.tokens_streamed and not turn.complete:
-        return 0.0, turn.cost_usd  # it failed, or was left before a word was said
+        return 0.0, turn.cost_usd  # it failed, or the client left before the first token
     usd = 0.0 if turn.model is None else turn.model.price.cost_usd(usage)
     return float(usage.total_tokens), turn.cost_usd + usd
 
 
 def limit_lines(told: Sequence[tuple[str, int, int, float, float]], dialect: Dialect) -> bytes:
-    """Header lines about limits, in the form of the vendor whose ``dialect`` is spoken."""
+    """Rate-limit header lines in the form of the vendor whose ``dialect`` is spoken."""
     lines = []
     for what, most, remaining, full_s, full_unix_s in told:
         if dialect is Dialect.MESSAGES:
@@ -367,18 +368,18 @@ def limit_lines(told: Sequence[tuple[str, int, int, float, float]], dialect: Dia
         else:
             lines.append(f"x-ratelimit-limit-{what}: {most}\r\n")
             lines.append(f"x-ratelimit-remaining-{what}: {remaining}\r\n")
-            lines.append(f"x-ratelimit-reset-{what}: {_span(full_s)}\r\n")
+            lines.append(f"x-ratelimit-reset-{what}: {_openai_duration(full_s)}\r\n")
     return "".join(lines).encode("ascii")
 
 
 def refusal_lines(error: GatewayError, dialect: Dialect) -> bytes:
-    """The header lines about the limit that refused a request, if one did."""
+    """The header lines of the limit that refused a request, if one did."""
     if isinstance(error, RateLimited) and error.limited:
         return limit_lines(error.limited, dialect)
     return b""
 
 
-def _span(seconds: float) -> str:
+def _openai_duration(seconds: float) -> str:
     """A time as OpenAI writes it: ``850ms``, ``6.5s``, ``1m0s``."""
     if seconds < 1:
         return f"{seconds * 1000:.0f}ms"
@@ -393,4 +394,4 @@ def _rate(per_minute: int) -> Rate:
 
 
 def _key(word: str, subject: _Subject) -> bytes:
-    return f"{word}:{subject.word}:{subject.name}".encode()
+    return f"{word}:{subject.kind}:{subject.name}".encode()

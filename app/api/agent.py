@@ -1,11 +1,11 @@
 """``POST /v1/agent``: run an agent and stream what happens, as AG-UI or as Vercel's UI message
 stream.
 
-The first frames (run started, first status) leave before anything is asked of a model: they go out
-with the head. The response is a reader of the run's log like any other, so a client that lost its
-connection reads on where it stopped (``GET /v1/runs/{id}/events``), on the same numbers. The stream
-is our own and not sse-starlette's: that one ends live streams on SIGTERM, and here the run goes on
-until the server's own grace is over (measured: 20 of 20 against 0 of 20).
+The first frames (run started, first status) are sent with the head, before a model is called. The response
+reads the run's log like any other reader, so a client that lost its connection can continue at
+``GET /v1/runs/{id}/events`` with the same event numbers. The stream is our own rather than sse-starlette's,
+which ends live streams on SIGTERM; here a run continues until the shutdown grace is over (measured: 20 of 20
+runs finished, against 0 of 20).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from app.api.inference import (
     Edge,
     read_body,
     read_headers,
-    read_wishes,
+    read_options,
     refusal_head,
 )
 from app.api.outlet import AsgiOutlet, Outlet, outlet_of
@@ -55,7 +55,7 @@ class AgentEndpoint:
     """The endpoint, as pure ASGI beside the inference endpoints."""
 
     def __init__(self, edge: Edge, runs: Runs, silence_s: float) -> None:
-        """Start runs in ``runs``; fill ``silence_s`` seconds of silence with a comment."""
+        """Start runs in ``runs``; send a comment after ``silence_s`` seconds of silence."""
         self._edge, self._runs, self._silence_s = edge, runs, silence_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -77,7 +77,7 @@ class AgentEndpoint:
             if in_flight.draining:
                 outlet.keep_alive = False
             if in_flight.now >= in_flight.most:
-                raise in_flight.full()
+                raise in_flight.overloaded()
             caller = self._edge.authenticator.caller(
                 headers.get(b"authorization"), headers.get(b"x-api-key")
             )
@@ -85,19 +85,19 @@ class AgentEndpoint:
             raw = await read_body(outlet, receive, headers, self._edge.max_body_bytes)
             given = read_input(raw)
             turn = Turn(request_id, caller.tenant, timeline, Deadline(None), time.time())
-            read_wishes(turn, headers, self._edge.clock)
-            ticket = None if caller.guard is None else await caller.guard.enter(len(raw))
+            read_options(turn, headers, self._edge.clock)
+            ticket = None if caller.guard is None else await caller.guard.admit(len(raw))
             try:
                 agent = self._agent(given)
                 if ticket is not None:
-                    ticket.bind(turn, PREFIX + agent.name, Dialect.CHAT)
+                    ticket.apply_to(turn, PREFIX + agent.name, Dialect.CHAT)
                 resumption = await self._runs.resumption(turn.tenant, given.resume, given.messages)
                 await self._runs.claim(turn.tenant, given.run_id)
                 await resumption.claim()
                 live = self._start(given, agent, turn, resumption)
             except BaseException:
                 if ticket is not None:
-                    ticket.leave(None)
+                    ticket.settle(None)
                 raise
         except ClientLeft:
             return
@@ -117,7 +117,7 @@ class AgentEndpoint:
         agent = agents.get(name)
         if agent is None:
             known = ", ".join(sorted(agents)[:12]) or "none"
-            what = f"there is no agent {name[:80]!r}" if name else "say which agent is to run"
+            what = f"there is no agent {name[:80]!r}" if name else "name the agent to run"
             message = f"{what}: forwardedProps.agent is one of {known}"
             raise NotFound(message, code="agent_not_found", param="forwardedProps.agent")
         return agent
@@ -144,7 +144,7 @@ class _Stream:
     silence_s: float
 
     async def run(self, live: LiveRun, *, detach: bool) -> None:
-        """Write until the run is over or the client has left; then cancel the run, or let it go on."""
+        """Write until the run ends or the client disconnects, which cancels the run unless ``detach``."""
 
         def on_left() -> None:
             live.left_by_client = True
@@ -170,7 +170,7 @@ class _Stream:
         while not self.outlet.gone:
             try:
                 events = self.log.after(seq)
-            except NotFound as late:  # it read so slowly that what it wants has left the log
+            except NotFound as late:  # a slow reader: the events it needs were dropped from the log
                 lost = RunFailed(late.message, late.code)
                 run_id = self.log.run_id
                 await self.outlet.write(
@@ -215,7 +215,7 @@ async def _refuse(error: GatewayError, request_id: str, outlet: Outlet) -> None:
 
 
 def record_of(live: LiveRun) -> TurnRecord:
-    """What telemetry keeps of a run."""
+    """The telemetry record of a run."""
     turn = live.turn
     turn.timeline.settle()
     model = turn.model

@@ -303,7 +303,7 @@ class Asked(LeadingFlight):
             self._gateway,
             turn,
             self._outlet,
-            edge.pulse,
+            edge.heartbeat,
             edge.recorder,
             self._rest,
         )

@@ -1,11 +1,11 @@
-"""Who calls: the gateway's own keys, from ``Authorization: Bearer`` or ``x-api-key``, and what they may.
+"""Authentication: the gateway's own keys, from ``Authorization: Bearer`` or ``x-api-key``.
 
-A key is known by its SHA-256 digest, and digests are compared in constant time, so that the time an
-answer takes says nothing about a key. What was looked up once is remembered by the key itself in a
-table whose hash is keyed anew in each process: a guess reaches a comparison of bytes only when it
-collides in all 64 bits of it. So an ordinary request is authenticated by one look into that table.
+Keys are stored as SHA-256 digests, which are compared in constant time, so that response times reveal nothing
+about a key. A key that was verified once is found in a dict by its bytes: Python's string hash is keyed per
+process, so a guess reaches a comparison of bytes only if it collides in all 64 bits. An ordinary request is
+therefore authenticated by one dict lookup.
 
-A call without a key belongs to the tenant ``default`` where keys are not required.
+If keys are not required, a call without one belongs to the tenant ``default``.
 """
 
 from __future__ import annotations
@@ -25,49 +25,49 @@ if TYPE_CHECKING:
 
 DEFAULT_TENANT = "default"
 _BEARER = b"bearer "
-_REMEMBERED = 4096
+_MAX_CALLERS = 4096
 
 
 class KeySource(Protocol):
-    """Keys that come and go while the gateway runs."""
+    """Stored keys, which may change while the gateway runs."""
 
     def moved(self) -> bool:
-        """Say whether they changed since this was last asked; asked for every request."""
+        """Whether they changed since the last call; called for every request."""
         ...
 
     def read(self) -> Sequence[Key]:
-        """All of them; raises ``StoreError``."""
+        """Read all keys; raises ``StoreError``."""
         ...
 
 
 @dataclass(slots=True)
 class Caller:
-    """Who calls."""
+    """An authenticated (or anonymous) client."""
 
     tenant: str
     access: Access | None = None
-    """None: nobody in particular, where keys are not required."""
-    ends: bool = False
-    """It was revoked, or will expire."""
+    """None: anonymous, where keys are not required."""
+    may_expire: bool = False
+    """Its key was revoked or has an expiry date, so it is checked on every call."""
     guard: Guard | None = None
-    """What limits it; None: nothing does."""
+    """Its limits; None: it has none."""
 
 
 def digest(key: str) -> bytes:
-    """The form in which keys are kept and compared."""
+    """The form in which keys are stored and compared."""
     return sha256(key.encode()).digest()
 
 
-def _unguarded(_tenant: str, _access: Access | None) -> None:
-    """Limit nobody."""
+def _no_guard(_tenant: str, _access: Access | None) -> None:
+    """No guard for anybody."""
 
 
-def _untold(_why: str | None) -> None:
-    """Tell nobody."""
+def _ignore_source_error(_why: str | None) -> None:
+    """Do nothing."""
 
 
 class Authenticator:
-    """Knows the keys; one event loop owns it."""
+    """Maps keys to callers; owned by one event loop."""
 
     def __init__(
         self,
@@ -75,62 +75,62 @@ class Authenticator:
         *,
         required: bool,
         source: KeySource | None = None,
-        guard: Callable[[str, Access | None], Guard | None] = _unguarded,
+        guard: Callable[[str, Access | None], Guard | None] = _no_guard,
         wall_clock: Callable[[], float] = time.time,
-        on_source: Callable[[str | None], None] = _untold,
+        on_source: Callable[[str | None], None] = _ignore_source_error,
     ) -> None:
-        """Accept ``keys`` and those of ``source``; with ``required`` accept nobody else.
+        """Accept ``keys`` and those of ``source``; with ``required`` nobody else.
 
-        ``guard`` gives what stands before a caller; ``wall_clock`` gives Unix seconds; ``on_source`` is
-        told why ``source`` cannot be read, and None when it can.
+        ``guard`` returns the limits of a caller; ``wall_clock`` gives Unix seconds; ``on_source`` is called
+        with the reason why ``source`` cannot be read, and with None when it can be read again.
         """
         self._required = required
         self._own = {key.digest: key for key in keys}
         self._source, self._wall_clock, self._on_source = source, wall_clock, on_source
         self._keys: dict[bytes, Key] = dict(self._own)
-        self._closed = required or bool(keys)
+        self._admin_key_needed = required or bool(keys)
         self._guard = guard
         self._anonymous = Caller(DEFAULT_TENANT, guard=guard(DEFAULT_TENANT, None))
-        self._remembered: dict[bytes, Caller] = {}
+        self._callers: dict[bytes, Caller] = {}
 
     def caller(self, authorization: bytes | None, api_key: bytes | None) -> Caller:
-        """The owner of the key in either header's value.
+        """The owner of the key in either header.
 
-        Raises ``Unauthenticated`` for an unknown key where keys are required, or for none at all
-        there, and for one that was revoked or has expired anywhere. Where keys are not required an
-        unknown one is ignored: clients of the vendors always send something.
+        Raises ``Unauthenticated`` for a missing or unknown key if keys are required, and for a revoked or
+        expired one in any case. If keys are not required, an unknown one is ignored: vendors' clients always
+        send one.
         """
         if self._source is not None and self._source.moved():
-            self._read_again()
+            self._reload()
         if not self._keys and not self._required:
             return self._anonymous
         presented = api_key or _bearer(authorization)
-        caller = self._remembered.get(presented) if presented else None
+        caller = self._callers.get(presented) if presented else None
         if caller is None:
             caller = self._look_up(presented)
-        if caller.ends and caller.access is not None:
+        if caller.may_expire and caller.access is not None:
             self._check(caller.access)
         return caller
 
     def admin(self, caller: Caller) -> Caller:
-        """``caller``, if it may do what is not its tenant's alone.
+        """``caller``, if it may use routes that concern more than its tenant.
 
-        Where a key is required or any exists that takes a key with admin rights: raises
-        ``Unauthenticated`` without a key and ``Forbidden`` without the right.
+        If keys are required, or any exists, that needs an admin key: raises ``Unauthenticated`` without a key
+        and ``Forbidden`` without admin rights.
         """
-        if not self._closed:
+        if not self._admin_key_needed:
             return caller
         if caller.access is None:
-            message = "this takes an admin key: send it as 'Authorization: Bearer KEY'"
+            message = "this route needs an admin key: send it as 'Authorization: Bearer KEY'"
             raise Unauthenticated(message, code="missing_api_key")
         if not caller.access.admin:
-            message = "this takes an admin key: `slipstream keys new --admin` makes one"
+            message = "this route needs an admin key: `slipstream keys new --admin` creates one"
             raise Forbidden(message, code="admin_key_required")
         return caller
 
     def is_admin(self, caller: Caller) -> bool:
-        """Whether ``admin`` lets ``caller`` through."""
-        return not self._closed or (caller.access is not None and caller.access.admin)
+        """Whether ``admin`` accepts ``caller``."""
+        return not self._admin_key_needed or (caller.access is not None and caller.access.admin)
 
     def _look_up(self, presented: bytes | None) -> Caller:
         if presented:
@@ -141,9 +141,9 @@ class Authenticator:
                 ends = access.revoked or access.expires_unix_s is not None
                 guard = self._guard(access.tenant, access)
                 caller = Caller(access.tenant, access, ends, guard)
-                if len(self._remembered) >= _REMEMBERED:
-                    self._remembered.clear()
-                self._remembered[presented] = caller
+                if len(self._callers) >= _MAX_CALLERS:
+                    self._callers.clear()
+                self._callers[presented] = caller
                 return caller
         if not self._required:
             return self._anonymous
@@ -162,18 +162,18 @@ class Authenticator:
         if expires_s is not None and self._wall_clock() >= expires_s:
             raise Unauthenticated(f"the key {access.id} has expired", code="expired_api_key")
 
-    def _read_again(self) -> None:
-        """Take the source's keys anew. One that cannot be read opens nothing: its keys are unknown."""
+    def _reload(self) -> None:
+        """Read the source's keys again. If that fails, none of its keys is accepted."""
         assert self._source is not None  # noqa: S101 - the caller asked it
-        self._remembered.clear()
+        self._callers.clear()
         try:
             stored = self._source.read()
         except StoreError as error:
-            self._keys, self._closed = dict(self._own), True
+            self._keys, self._admin_key_needed = dict(self._own), True
             self._on_source(error.message)
             return
         self._keys = {key.digest: key for key in stored} | self._own
-        self._closed = self._required or bool(self._keys)
+        self._admin_key_needed = self._required or bool(self._keys)
         self._on_source(None)
 
 

@@ -1,7 +1,7 @@
-"""Bodies of the administrative routes: whole, of a bounded size, and with a bounded sum of their own.
+"""Limits the request bodies of administrative routes, each and in sum.
 
-FastAPI reads a body before it asks who calls, and without a limit, so that a stranger could fill the memory,
-and could take from one common sum what clients with keys need.
+FastAPI reads a body without a limit and before authentication, so an unauthenticated client could fill the
+memory. These bodies have a sum of their own, so that they cannot use up what inference requests need.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from app.errors import GatewayError, TooLarge
 
 
 class BodyLimit:
-    """Pure ASGI: the administrative routes get bodies that are whole, of a bounded size and a bounded sum."""
+    """ASGI middleware: reads the body within the limits, then calls the application."""
 
     def __init__(self, app: ASGIApp, most_body_bytes: int, bodies: Bodies) -> None:
-        """Wrap ``app``; ``bodies`` is theirs alone."""
+        """Wrap ``app``; ``bodies`` counts the bodies of these routes alone."""
         self._app, self._most, self._bodies = app, most_body_bytes, bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Read the body, then serve; what is too large is refused before it is held."""
+        """Read the body, then serve; one that is too large is refused before it is held."""
         if scope["type"] != "http" or scope["method"] in {"GET", "HEAD", "OPTIONS"}:
             await self._app(scope, receive, send)
             return
@@ -47,15 +47,15 @@ class BodyLimit:
             await self._app(scope, replay, send)
 
     async def _read(self, scope: Scope, receive: Receive, lease: Lease) -> bytes | None:
-        """The body; None where the client left before it was whole."""
-        told = dict(scope["headers"]).get(b"content-length", b"")
+        """The body; None if the client disconnected before it was complete."""
+        declared = dict(scope["headers"]).get(b"content-length", b"")
         coding = coding_of(scope["headers"])
         if coding is not None:
             receive = decoding(receive, coding)
         pieces: list[bytes] = []
         size, more = 0, True
         while more:
-            if size > self._most or (told.isdigit() and int(told) > self._most):
+            if size > self._most or (declared.isdigit() and int(declared) > self._most):
                 raise TooLarge(
                     f"the body is larger than {self._most} bytes (server.max_body_bytes)"
                 )

@@ -1,4 +1,4 @@
-"""How administrative routes reach what ``bootstrap`` built, and who may use them."""
+"""What ``bootstrap`` built, for the administrative routes, and the authentication of their callers."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from app.upstream.origin import PoolStats
 
 @dataclass(slots=True)
 class Readiness:
-    """What ``/readyz`` says."""
+    """The state that ``/readyz`` reports."""
 
     ready: bool = False
     draining: bool = False
     simulated: bool = False
-    refusal: Path | None = None
-    """The file that says why the last reload of the configuration was refused, while there is one."""
+    reload_refused_file: Path | None = None
+    """A file with the reason why the last reload was refused; it exists only after a refusal."""
     degraded: dict[str, str] = field(default_factory=dict)
-    """What works less well than it should, and why: name to reason."""
+    """Degraded parts: name to reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +47,9 @@ class Context:
     show_text: bool = False
     """``cache.show_text``."""
     connections: Callable[[], Mapping[str, PoolStats | None]] = dict
-    """How the connections to each upstream stand; None where a vendor's package keeps them."""
+    """Connection counts per upstream; None where a vendor's package owns the connections."""
     epoch_unix_s: float = field(default_factory=lambda: time.time() - time.monotonic())
-    """When the monotonic clock was 0: one value for the process, so that an entry's time stays the same."""
+    """Unix time at which the monotonic clock was 0: computed once, so that an entry's time never changes."""
 
 
 def context_of(request: Request) -> Context:
@@ -59,17 +59,15 @@ def context_of(request: Request) -> Context:
 
 
 async def caller_of(request: Request) -> Caller:
-    """Who calls; raises ``Unauthenticated`` where a key is required and missing, ``RateLimited`` over
-    a limit.
-    """
+    """Authenticate the caller and apply its limits; raises ``Unauthenticated`` and ``RateLimited``."""
     caller = _caller(request)
     if caller.guard is not None:
-        (await caller.guard.enter(0)).leave(None)
+        (await caller.guard.admit(0)).settle(None)
     return caller
 
 
 def admin_of(request: Request) -> Caller:
-    """Who calls, with admin rights where any key exists or is required; raises as ``Authenticator.admin``."""
+    """Authenticate a caller with admin rights; raises as ``Authenticator.admin``."""
     return context_of(request).edge.authenticator.admin(_caller(request))
 
 
@@ -86,4 +84,4 @@ def _caller(request: Request) -> Caller:
 InContext = Annotated[Context, Depends(context_of)]
 AsCaller = Annotated[Caller, Depends(caller_of)]
 AsAdmin = Annotated[Caller, Depends(admin_of)]
-"""For what concerns more than one tenant: ``/metrics``, ``/v1/savings``, ``/v1/speculation``."""
+"""For routes that concern more than one tenant: ``/metrics``, ``/v1/savings``, ``/v1/speculation``."""

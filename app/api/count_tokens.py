@@ -1,4 +1,4 @@
-"""``POST /v1/messages/count_tokens``: the vendor's own count, or an honest estimate where it has none."""
+"""``POST /v1/messages/count_tokens``: the vendor's own count, or an estimate if it offers none."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _BYTES_PER_TOKEN = 4
 
 
 class CountTokens:
-    """The token count of a Messages request."""
+    """The endpoint, as pure ASGI."""
 
     def __init__(self, edge: Edge) -> None:
         """Serve with what ``edge`` holds."""
@@ -55,7 +55,7 @@ class CountTokens:
                 headers.get(b"authorization"), headers.get(b"x-api-key")
             )
             if caller.guard is not None:
-                (await caller.guard.enter(0)).leave(None)
+                (await caller.guard.admit(0)).settle(None)
             raw = await read_body(outlet, receive, headers, edge.max_body_bytes)
             body = parse(raw)
             # A count has no answer to limit: max_tokens is not among its fields.
@@ -69,7 +69,7 @@ class CountTokens:
                 forward_headers=tuple(forwarded),
             )
             if caller.guard is not None:
-                caller.guard.permit(request.model)
+                caller.guard.require_model(request.model)
             await self._count(request, request_id, outlet)
         except ClientLeft:
             return
@@ -84,11 +84,13 @@ class CountTokens:
                 continue
             call = ModelCall(model, stream=False, deadline=Deadline(None), native=request)
             try:
-                await _say(outlet, request_id, await provider.count_tokens(call), estimated=False)
+                await _respond(
+                    outlet, request_id, await provider.count_tokens(call), estimated=False
+                )
             except Unsupported:
                 continue
             return
-        await _say(outlet, request_id, estimate(request.body), estimated=True)
+        await _respond(outlet, request_id, estimate(request.body), estimated=True)
 
     def _models(self, request: ChatRequest) -> list[Model]:
         gateway = self._edge.gateway
@@ -103,12 +105,12 @@ class CountTokens:
 
 
 def estimate(body: Json) -> int:
-    """About how many tokens the prompt has: its text in bytes, over four."""
+    """Estimate the prompt's tokens as its bytes divided by four."""
     parts = [body[name] for name in ("system", "tools", "messages") if body.get(name) is not None]
     return max(1, len(msgspec.json.encode(parts)) // _BYTES_PER_TOKEN)
 
 
-async def _say(outlet: Outlet, request_id: str, tokens: int, *, estimated: bool) -> None:
+async def _respond(outlet: Outlet, request_id: str, tokens: int, *, estimated: bool) -> None:
     head = b"content-type: application/json\r\nx-request-id: %s\r\n" % request_id.encode("ascii")
     head += vendor_id_line(Dialect.MESSAGES, request_id)
     if estimated:

@@ -1,8 +1,7 @@
-"""Let pages of named origins call the gateway: CORS, paid for by browsers alone.
+"""CORS: let pages of configured origins call the gateway, at no cost to other clients.
 
-A request without an ``origin`` header comes from a program and passes untouched, on the fast way out.
-One with it is answered over plain ASGI, where Starlette's own middleware adds what a browser asks for;
-the native outlet would write past it.
+A request without an ``origin`` header does not come from a browser and passes untouched, through the native
+outlet. One with it is answered over plain ASGI, so that Starlette's middleware can add its headers.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 _METHODS = ("GET", "POST", "DELETE")
-_READABLE = (
+_EXPOSED_HEADERS = (
     "x-request-id",
     "x-slipstream-cache",
     "x-slipstream-model",
@@ -23,22 +22,22 @@ _READABLE = (
     "server-timing",
     "retry-after",
 )
-_PREFLIGHT_KEPT_S = 3600
+_PREFLIGHT_MAX_AGE_S = 3600
 
 
 class CrossOrigin:
-    """Pure ASGI around an application or a single endpoint."""
+    """ASGI middleware around an application or a single endpoint."""
 
     def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
-        """Let pages of ``origins`` call ``app``; ``*`` lets all. No cookies: keys travel in headers."""
+        """Allow pages of ``origins`` to call ``app``; ``*`` allows all. No cookies: keys are in headers."""
         self._app = app
         self._browsers = CORSMiddleware(
             app,
             allow_origins=origins,
             allow_methods=_METHODS,
             allow_headers=("*",),
-            expose_headers=_READABLE,
-            max_age=_PREFLIGHT_KEPT_S,
+            expose_headers=_EXPOSED_HEADERS,
+            max_age=_PREFLIGHT_MAX_AGE_S,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

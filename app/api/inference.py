@@ -1,8 +1,8 @@
 """The inference endpoints, as pure ASGI: wire format in, ``ChatRequest`` and ``Turn`` out,
 ``TurnResponse`` on.
 
-They stand inside the FastAPI application but below its machinery: at 40 us a request, validation by
-pydantic and a stack of middlewares would be most of the bill (measured in the decisions' ADR 0001).
+They are routes of the FastAPI application that bypass its machinery: at 40 us a request, pydantic validation
+and a stack of middlewares would be most of the cost (measured, ADR 0001).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from app.api.known_head import Head
 from app.api.native import NativeOutlet
 from app.api.outlet import Outlet, outlet_of
 from app.api.reading import parse, plain_request, request_id_of, vendor_id_line
-from app.api.response import Answering, Pulse, Recorder, TurnResponse, retry_after
+from app.api.response import AnswerFunction, Heartbeat, Recorder, TurnResponse, retry_after
 from app.api.straight import StraightWay
 from app.domain.chat import KNOWN_ANTHROPIC_VERSIONS, ChatRequest, Dialect
 from app.domain.deadline import Deadline
@@ -70,42 +70,44 @@ _FORWARDED = (
     b"tracestate",
 )
 _WANTED = dict.fromkeys(_OURS, True) | dict.fromkeys(_FORWARDED, False)
-"""The headers that mean something: to the gateway (True), or to the vendor behind it."""
+"""The headers that are read by the gateway (True) or forwarded to the vendor (False)."""
 
 
 class InFlight:
-    """How many requests this worker is answering, against how many it may."""
+    """The number of requests that this worker is answering, and its limit."""
 
     def __init__(self, most: int) -> None:
-        """Allow ``most`` at once."""
+        """Allow ``most`` concurrent requests."""
         self.now = 0
         self.most = most
         self.draining = False
-        """A shutdown has begun: every answer ends its connection, so that the next request goes elsewhere."""
+        """Shutting down: every response closes its connection, so that the client's next request goes
+        elsewhere.
+        """
 
-    def full(self) -> Overloaded:
-        """What a client is told when ``now`` has reached ``most``."""
-        message = f"{self.most} requests are being answered: come back shortly"
+    def overloaded(self) -> Overloaded:
+        """The error for a request that arrives while ``now`` is at ``most``."""
+        message = f"{self.most} requests are in flight, the limit of this worker: retry shortly"
         return Overloaded(message, retry_after_s=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """What the inference endpoints share; filled in ``bootstrap``."""
+    """What the inference endpoints share; built in ``bootstrap``."""
 
     gateway: Gateway
     authenticator: Authenticator
     recorder: Recorder
-    pulse: Pulse
+    heartbeat: Heartbeat
     in_flight: InFlight
     max_body_bytes: int
     bodies: Bodies
-    answering: Answering
+    answer: AnswerFunction
     afterwards: Afterwards = field(default_factory=Afterwards)
     clock: Callable[[], float] = time.monotonic
 
-    async def drained(self) -> None:
-        """Do what waits for a lull, and let the prompts' account follow; the loop goes on meanwhile."""
+    async def finish_deferred_work(self) -> None:
+        """Run the work that was deferred until after responses, and the prompts' accounting of it."""
         if self.afterwards.waiting:
             await self.afterwards.drained()
         if self.gateway.prompts is not None:
@@ -120,11 +122,11 @@ class Inference:
         self._dialect = dialect
         self._edge = edge
         self._codec = edge.gateway.codecs[dialect]
-        usual = _SAID_BY_ALL if dialect is Dialect.MESSAGES else ()
-        self._ways = {said: StraightWay(dialect, edge, said) for said in ((), *usual)}
+        usual = _USUAL_VERSION_HEADERS if dialect is Dialect.MESSAGES else ()
+        self._ways = {headers: StraightWay(dialect, edge, headers) for headers in ((), *usual)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; every failure is told in the dialect's own form."""
+        """Answer one request; every failure is reported in the dialect's own form."""
         outlet = outlet_of(scope, receive, send)
         if self._edge.in_flight.draining:
             outlet.keep_alive = False
@@ -132,7 +134,7 @@ class Inference:
         if scope["method"] == "POST":
             raw = outlet.whole_body()
             if raw is None or len(raw) > SMALL_BYTES or CODING in found:
-                await self._leased(outlet, receive, found, tuple(forwarded))
+                await self._answer_with_lease(outlet, receive, found, tuple(forwarded))
             else:
                 await self._answer(outlet, receive, found, tuple(forwarded), raw)
             return
@@ -141,15 +143,17 @@ class Inference:
         await self.refuse(MethodNotAllowed(message), request_id, outlet, Timeline())
 
     def knows(self, head: Head, headers: Sequence[tuple[bytes, bytes]]) -> bool:
-        """Put what the headers say into ``head``; no for a page's request, which CORS looks at."""
+        """Fill ``head`` from the headers; False for a browser's cross-origin request, which needs CORS."""
         found, forwarded = read_headers(headers)
         found.pop(b"content-length", None)
         head.found, head.forwarded = found, tuple(forwarded)
-        head.way = self._ways.get(head.forwarded) if _NO_WISHES.issuperset(found) else None
+        head.way = (
+            self._ways.get(head.forwarded) if _HEADERS_WITHOUT_OPTIONS.issuperset(found) else None
+        )
         return not any(name == b"origin" for name, _ in headers)
 
     def answer(self, outlet: NativeOutlet, head: Head) -> Coroutine[object, None, None] | None:
-        """Answer a POST with a head that is known, and a body that has come whole; None: it is under way."""
+        """Answer a POST with a known head and a complete body; None: it is being answered already."""
         if head.way is not None and head.way.take(outlet, head):
             return None
         if self._edge.in_flight.draining:
@@ -157,13 +161,13 @@ class Inference:
         receive: Receive = outlet.receive  # type: ignore[assignment]
         raw: bytes = outlet.body  # type: ignore[assignment]
         if len(raw) > SMALL_BYTES or CODING in head.found:
-            return self._leased(outlet, receive, head.found, head.forwarded)
+            return self._answer_with_lease(outlet, receive, head.found, head.forwarded)
         return self._answer(outlet, receive, head.found, head.forwarded, raw)
 
-    async def _leased(
+    async def _answer_with_lease(
         self, outlet: Outlet, receive: Receive, headers: dict[bytes, bytes], forwarded: Headers
     ) -> None:
-        """Answer a POST whose body is yet to come, or large: it counts until the request is done."""
+        """Answer a POST whose body is incomplete or large, and count its bytes until the request is done."""
         with self._edge.bodies.lease() as lease:
             came = counted(receive, headers.items(), lease, outlet)
             await self._answer(outlet, came, headers, forwarded, None)
@@ -176,31 +180,31 @@ class Inference:
         forwarded: Headers,
         raw: bytes | None,
     ) -> None:
-        """Answer a POST; ``raw`` is its body, or None if that has yet to come."""
+        """Answer a POST; ``raw`` is its body, None if it is yet to be read."""
         timeline = Timeline()
         request_id = request_id_of(headers.get(b"x-request-id"))
         edge = self._edge
-        await edge.afterwards.drained()  # what was just answered may be asked again
+        await edge.afterwards.drained()  # so that an answer that was just sent can be a hit
         in_flight = edge.in_flight
         try:
             if in_flight.now >= in_flight.most:
-                raise in_flight.full()
+                raise in_flight.overloaded()
             caller = edge.authenticator.caller(
                 headers.get(b"authorization"), headers.get(b"x-api-key")
             )
             if raw is None or len(raw) > edge.max_body_bytes:
                 raw = await read_body(outlet, receive, headers, edge.max_body_bytes)
-            ticket = None if caller.guard is None else await caller.guard.enter(len(raw))
+            ticket = None if caller.guard is None else await caller.guard.admit(len(raw))
             try:
                 request = self._request(raw, forwarded)
                 turn = Turn(request_id, caller.tenant, timeline, _NO_DEADLINE, time.time())
-                if headers and not _NO_WISHES.issuperset(headers):
-                    read_wishes(turn, headers, edge.clock)
+                if headers and not _HEADERS_WITHOUT_OPTIONS.issuperset(headers):
+                    read_options(turn, headers, edge.clock)
                 if ticket is not None:
-                    ticket.bind(turn, request.model, self._dialect)
+                    ticket.apply_to(turn, request.model, self._dialect)
             except BaseException:
                 if ticket is not None:
-                    ticket.leave(None)
+                    ticket.settle(None)
                 raise
         except ClientLeft:
             return
@@ -208,7 +212,7 @@ class Inference:
             await self.refuse(error, request_id, outlet, timeline)
             return
         response = TurnResponse(
-            request, edge.gateway, turn, outlet, edge.pulse, edge.recorder, edge.answering
+            request, edge.gateway, turn, outlet, edge.heartbeat, edge.recorder, edge.answer
         )
         in_flight.now += 1
         try:
@@ -221,7 +225,7 @@ class Inference:
     async def refuse(
         self, error: GatewayError, request_id: str, outlet: Outlet, timeline: Timeline
     ) -> None:
-        """Answer with ``error`` before any turn began; it is counted and logged like every other."""
+        """Send ``error`` before a turn began; it is counted and logged like every turn."""
         head = refusal_head(error, b"application/json", request_id, self._dialect)
         head += vendor_id_line(self._dialect, request_id)
         if isinstance(error, TooLarge):
@@ -259,20 +263,22 @@ class Inference:
         )
 
 
-_SAID_BY_ALL = tuple(((b"anthropic-version", version),) for version in KNOWN_ANTHROPIC_VERSIONS)
+_USUAL_VERSION_HEADERS = tuple(((b"anthropic-version", version),) for version in KNOWN_ANTHROPIC_VERSIONS)
 """What clients of Anthropic's say to the vendor in every request; each has a way of its own."""
 _NO_DEADLINE = Deadline(None)
-_NO_WISHES = frozenset({b"authorization", b"x-api-key", b"x-request-id", b"content-length"})
+_HEADERS_WITHOUT_OPTIONS = frozenset(
+    {b"authorization", b"x-api-key", b"x-request-id", b"content-length"}
+)
 
 
 class ClientLeft(ClientError):
-    """The client's connection ended before the request was whole: there is nobody to answer."""
+    """The client disconnected before its request was complete: there is nobody to answer."""
 
 
 def refusal_head(
     error: GatewayError, content_type: bytes, request_id: str, dialect: Dialect
 ) -> bytes:
-    """The header lines of a refusal before any turn began."""
+    """The header lines of an error that is sent before a turn began."""
     allowed = b"allow: POST\r\n" if isinstance(error, MethodNotAllowed) else b""
     more = retry_after(error) + refusal_lines(error, dialect) + allowed + coding_line(error)
     head = b"content-type: %s\r\nx-request-id: %s\r\n%s"
@@ -282,7 +288,7 @@ def refusal_head(
 def read_headers(
     headers: Sequence[tuple[bytes, bytes]],
 ) -> tuple[dict[bytes, bytes], list[tuple[bytes, bytes]]]:
-    """The headers that mean something to the gateway, and those that travel on to the vendor."""
+    """The headers that the gateway reads, and those that are forwarded to the vendor."""
     found: dict[bytes, bytes] = {}
     forwarded: list[tuple[bytes, bytes]] = []
     for header in headers:
@@ -311,7 +317,7 @@ async def read_body(
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise ClientLeft("the client left before its request was whole")
+            raise ClientLeft("the client disconnected before its request was complete")
         piece: bytes = message.get("body", b"")
         size += len(piece)
         if size > most:
@@ -327,10 +333,10 @@ def _too_large(most: int) -> TooLarge:
     )
 
 
-def read_wishes(  # noqa: C901 - one arm a header
+def read_options(  # noqa: C901 - one arm a header
     turn: Turn, headers: dict[bytes, bytes], clock: Callable[[], float]
 ) -> None:
-    """Fill in what the ``x-slipstream-*`` headers ask for."""
+    """Apply the ``x-slipstream-*`` headers to ``turn``; raises ``BadRequest`` naming the header."""
     if (value := headers.get(b"x-slipstream-cache")) is not None:
         turn.cache_mode = _choice(CacheMode, value, "x-slipstream-cache")
     if (value := headers.get(b"traceparent")) is not None:

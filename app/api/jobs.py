@@ -98,7 +98,7 @@ async def submit(
         due=now,
         created=now,
     )
-    charge = None if guard is None else guard.charge
+    charge = None if guard is None else guard.charge_job
     job, new = await jobs.submit(wanted, idempotency_key, charge, webhook or "")
     if not new and (job.body != raw or job.agent != agent):
         message = "this idempotency-key came before with another body: use a new key"

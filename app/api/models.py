@@ -33,11 +33,11 @@ async def models(  # noqa: PLR0917 - FastAPI passes by name
 
     ``limit``, ``after_id`` and ``before_id`` page through Anthropic's form; OpenAI's has no pages.
     """
-    names = [name for name in _names(context) if _may_ask(caller, name)]
+    names = [name for name in _names(context) if _may_use(caller, name)]
     if not asks_anthropic(request):
         return JSONResponse({"object": "list", "data": [_openai(context, name) for name in names]})
-    start = 0 if after_id is None else _place(names, after_id, "after_id") + 1
-    end = len(names) if before_id is None else _place(names, before_id, "before_id")
+    start = 0 if after_id is None else _index_of(names, after_id, "after_id") + 1
+    end = len(names) if before_id is None else _index_of(names, before_id, "before_id")
     found = shown = names[start:end]
     if (
         limit is not None
@@ -53,7 +53,7 @@ async def models(  # noqa: PLR0917 - FastAPI passes by name
     )
 
 
-def _place(names: list[str], model_id: str, param: str) -> int:
+def _index_of(names: list[str], model_id: str, param: str) -> int:
     if model_id not in names:
         raise BadRequest(f"'{param}' names no model of this list: {model_id[:80]!r}.", param=param)
     return names.index(model_id)
@@ -62,7 +62,7 @@ def _place(names: list[str], model_id: str, param: str) -> int:
 @router.get("/v1/models/{model_id:path}")
 async def model(context: InContext, caller: AsCaller, request: Request, model_id: str) -> Response:
     """Describe one model; an unknown name is the dialect's own 404."""
-    names = [name for name in _names(context) if _may_ask(caller, name)]
+    names = [name for name in _names(context) if _may_use(caller, name)]
     if model_id not in names:
         known = ", ".join(names[:12])
         message = f"the model {model_id[:80]!r} is not configured: there are {known}"
@@ -72,8 +72,8 @@ async def model(context: InContext, caller: AsCaller, request: Request, model_id
     )
 
 
-def _may_ask(caller: Caller, name: str) -> bool:
-    return caller.guard is None or caller.guard.permits(name)
+def _may_use(caller: Caller, name: str) -> bool:
+    return caller.guard is None or caller.guard.may_use(name)
 
 
 def _names(context: Context) -> Iterator[str]:

@@ -29,7 +29,7 @@ async def trace(context: InContext, caller: AsCaller, request_id: str) -> dict[s
     """The waterfall of one request, by its ``x-request-id``."""
     found = context.telemetry.traces.get(request_id, caller.tenant)
     if found is None:
-        message = f"no recent request {request_id[:128]!r}: only the newest are remembered"
+        message = f"no recent request {request_id[:128]!r}: only the newest are kept"
         raise NotFound(message)
     semantic, cache = context.edge.gateway.semantic, found.get("cache")
     words = () if semantic is None else semantic.decisions.reasons(caller.tenant, request_id)
@@ -46,8 +46,8 @@ async def savings(
     vendors' prompt caches did since the start, by model and for the newest conversations.
     """
     prompts = context.edge.gateway.prompts
-    told = {} if prompts is None else prompts.savings()
-    return {**context.telemetry.ledger.savings(window_s), "prompt_cache": told}
+    of_prompts = {} if prompts is None else prompts.savings()
+    return {**context.telemetry.ledger.savings(window_s), "prompt_cache": of_prompts}
 
 
 @router.get("/v1/ledger", response_class=StreamingResponse)
@@ -58,9 +58,7 @@ async def ledger(
     since_unix_s: Annotated[float | None, Query(ge=0)] = None,
     until_unix_s: Annotated[float | None, Query(ge=0)] = None,
 ) -> StreamingResponse:
-    """The ledger's rows as CSV: what each turn took, cost and saved; the last day where no time is given,
-    every tenant where none is named.
-    """
+    """The ledger's rows as CSV: what each turn took, cost and saved. Default: the last day, all tenants."""
     book = context.telemetry.book
     if book is None:
         raise NotFound("no ledger is kept: telemetry.ledger_days is 0")
@@ -79,18 +77,18 @@ async def metrics(context: InContext, _: AsAdmin) -> Response:
 
 @router.get("/livez")
 async def livez() -> Response:
-    """Say that the process runs."""
+    """Liveness: the process runs."""
     return PlainTextResponse("ok\n")
 
 
 @router.get("/readyz")
 async def readyz(context: InContext) -> Response:
-    """Say whether new requests are welcome: 503 while warming or draining."""
+    """Readiness: 503 while warming or draining, with the reasons for degraded parts."""
     readiness = context.readiness
     ready = readiness.ready and not readiness.draining
     degraded = dict(readiness.degraded)
-    if readiness.refusal is not None and readiness.refusal.exists():
-        degraded["configuration"] = readiness.refusal.read_text()
+    if readiness.reload_refused_file is not None and readiness.reload_refused_file.exists():
+        degraded["configuration"] = readiness.reload_refused_file.read_text()
     body = {
         "status": "ready" if ready else "draining" if readiness.draining else "warming",
         "simulated": readiness.simulated,

@@ -40,11 +40,11 @@ _OURS = frozenset(
 )  # fmt: skip
 """The families of endpoints below ``/v1`` that are the gateway's own; all others are a vendor's."""
 REQUEST_ID = "slipstream.request_id"
-"""Under which the request's scope holds its id."""
+"""The key of the request's id in its ASGI scope."""
 
 
 def install(app: FastAPI) -> None:
-    """Answer every failure of ``app``'s routes with problem details."""
+    """Install the exception handlers on ``app``."""
     app.add_exception_handler(GatewayError, _gateway_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
@@ -86,7 +86,7 @@ def _is_vendors(request: Request) -> bool:
 def _in_dialect(
     request: Request, error: GatewayError, headers: dict[str, str] | None = None
 ) -> Response:
-    """``error`` as the vendor's own API would say it."""
+    """``error`` in the form of the vendor's own API."""
     anthropic = asks_anthropic(request)
     codec = context_of(request).edge.gateway.codecs[Dialect.MESSAGES if anthropic else Dialect.CHAT]
     request_id = request.scope.get(REQUEST_ID, "")

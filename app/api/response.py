@@ -44,19 +44,19 @@ _log = logging.getLogger("slipstream.turn")
 _MOST_HEADS = 1024
 _HITS = frozenset({CacheOutcome.EXACT, CacheOutcome.SEMANTIC, CacheOutcome.COALESCED})
 _new = tuple.__new__
-Said = tuple[bytes, CacheOutcome, str, str, str]
-"""What the header lines say: content type, cache, model, tier, reason."""
+HeadKey = tuple[bytes, CacheOutcome, str, str, str]
+"""What the shared header lines depend on: content type, cache outcome, model, tier, reason."""
 
 
 class Recorder(Protocol):
-    """Takes the record of a finished turn; must neither block nor raise."""
+    """Receives the record of each finished turn; must neither block nor raise."""
 
     def settle(self, record: TurnRecord) -> None:
-        """Keep what is to be kept of one turn."""
+        """Record one finished turn."""
         ...
 
 
-class Answering(Protocol):
+class AnswerFunction(Protocol):
     """The pipeline: ``app.pipeline.turn.answer`` or an agent's run."""
 
     def __call__(
@@ -69,22 +69,22 @@ class Answering(Protocol):
 class TurnResponse:
     """One request being answered."""
 
-    # How every response begins: stands here once rather than in each.
+    # Initial state as class attributes, so that creating a response does not assign each.
     _writer: StreamWriter | None = None
     _builder: AnswerBuilder | None = None
     _whole: bytes | None = None
-    _began = False
+    _head_sent = False
     _responded = False
-    """All of it has been written."""
+    """The whole response has been written."""
     _left_by_client = False
     _expired = False
     _status = _OK
     _code = ""
     _first_event_ns = 0
-    _beginning: asyncio.Task[None] | None = None
+    _head_task: asyncio.Task[None] | None = None
     _joined: Joined | None = None
     last_write_s = 0.0
-    """Loop time of the last byte, for the pulse."""
+    """Loop time of the last byte, for the heartbeat."""
 
     def __init__(  # noqa: PLR0917 - the owner of a request's life meets everybody
         self,
@@ -92,56 +92,56 @@ class TurnResponse:
         gateway: Gateway,
         turn: Turn,
         outlet: Outlet,
-        pulse: Pulse,
+        heartbeat: Heartbeat,
         recorder: Recorder,
-        answering: Answering,
+        answering: AnswerFunction,
     ) -> None:
-        """Prepare; nothing runs before ``run``."""
+        """Keep the collaborators; nothing runs before ``run``."""
         self._request, self._gateway, self._turn = request, gateway, turn
-        self._outlet, self._pulse, self._recorder = outlet, pulse, recorder
+        self._outlet, self._heartbeat, self._recorder = outlet, heartbeat, recorder
         self._answering = answering
         self._codec: Codec = gateway.codecs[request.dialect]
 
-    def go_on(self, first_event_ns: int) -> None:
-        """Before ``run``: head and first event went out at that instant; 0: they have not."""
-        self._began, self._first_event_ns = first_event_ns > 0, first_event_ns
+    def mark_started(self, first_event_ns: int) -> None:
+        """Call before ``run``: head and first event were sent at ``first_event_ns``; 0: not yet."""
+        self._head_sent, self._first_event_ns = first_event_ns > 0, first_event_ns
 
     async def run(self) -> None:
-        """Answer the request to its end; returns when the response is complete or the client has left."""
+        """Answer the request; returns when the response is complete or the client has disconnected."""
         turn, outlet, request = self._turn, self._outlet, self._request
-        # The task of the native outlet is known; to ask asyncio costs ten times as much.
+        # The native outlet knows its task; asking asyncio costs ten times as much.
         task = outlet.task or asyncio.current_task()
         if task is not None:
             turn.cancel = task.cancel
-        outlet.abort = self._left
+        outlet.abort = self._on_client_left
         watcher = timer = None
         if isinstance(outlet, AsgiOutlet):
             watcher = asyncio.get_running_loop().create_task(outlet.watch())
         if turn.deadline.at_s is not None:
-            timer = asyncio.get_running_loop().call_at(turn.deadline.at_s, self._expire)
+            timer = asyncio.get_running_loop().call_at(turn.deadline.at_s, self._on_deadline)
         if request.stream:
             self.last_write_s = asyncio.get_running_loop().time()
-            self._pulse.add(self)
+            self._heartbeat.add(self)
         try:
             await self._answering(request, self._gateway, turn, self)
             if not self._responded:
                 await self._finish()
-        except BaseException as raised:  # noqa: BLE001 - those that are not ours go on from there
-            await self._end_in(raised)
+        except BaseException as raised:  # noqa: BLE001 - _end_with raises again what is not ours
+            await self._end_with(raised)
         finally:
             if request.stream:
-                self._pulse.discard(self)
+                self._heartbeat.discard(self)
             outlet.abort = None
             if timer is not None:
                 timer.cancel()
             if watcher is not None:
                 watcher.cancel()
             self._settle()
-            # Cycles broken here are memory that the collector need not find.
+            # Break reference cycles, so that the garbage collector has nothing to find.
             turn.flight, turn.cancel = None, cancel_nothing
 
-    async def _end_in(self, raised: BaseException) -> None:
-        """Tell the client of what ended the turn, as far as it is there; raises what is not ours."""
+    async def _end_with(self, raised: BaseException) -> None:
+        """Report to the client what ended the turn, if it is still connected; raise what is not ours."""
         if isinstance(raised, GatewayError):
             await self._fail(raised)
         elif isinstance(raised, asyncio.CancelledError):
@@ -153,25 +153,25 @@ class TurnResponse:
                 await self._fail(DeadlineExceeded(message))
             elif self._left_by_client:
                 _uncancel()
-            elif self._pulse.stopping:
+            elif self._heartbeat.stopping:
                 _uncancel()
-                await self._fail(ShuttingDown("this worker ends: ask again, another one answers"))
+                await self._fail(
+                    ShuttingDown("this worker is shutting down: retry, another one will answer")
+                )
             else:
                 self._code = "cancelled"
                 raise raised
         elif isinstance(raised, Exception):
-            # The process edge: a fault of ours must not reach the client as a traceback.
+            # The process edge: a bug must not reach the client as a traceback.
             _log.error("turn_failed", exc_info=raised, extra={"request_id": self._turn.request_id})
-            await self._fail(
-                GatewayError("the gateway failed; the request id finds the cause in its log")
-            )
+            await self._fail(GatewayError("the gateway failed; look up the request id in its log"))
         else:
             raise raised
 
     async def __call__(self, event: Event) -> None:
-        """Write one event; the back-pressure of a slow client unless others are waiting behind this one."""
+        """Write one event; waits for a slow client unless other requests share the flight."""
         if type(event) is WholeBody and not self._request.stream:
-            self._take(event.body)
+            self._respond_whole(event.body)
             return
         data = event.data if type(event) is Frames else self._encode(event)
         outlet = self._outlet
@@ -179,58 +179,58 @@ class TurnResponse:
             return
         if not self._first_event_ns and not isinstance(event, Progress):
             self._first_event_ns = self._turn.timeline.now_ns()
-        self.last_write_s = self._pulse.now_s
-        if not self._began:
-            self._began = True
+        self.last_write_s = self._heartbeat.now_s
+        if not self._head_sent:
+            self._head_sent = True
             await outlet.begin(_OK, self._head(STREAM_TYPE), data)
             return
-        if self._beginning is not None:
-            await self._after_beginning()
+        if self._head_task is not None:
+            await self._wait_for_head()
         if self._joined is not None and not (data := self._joined.add(data)):
             return
         flight = self._turn.flight
-        # Others hear this answer too: their pace must not be that of this client.
+        # Followers of the flight must not be slowed to the pace of this client.
         followed = flight is not None and flight.followers > 0
         if not outlet.try_write(data, followed):
             await outlet.write(data)
 
-    def _take(self, body: bytes) -> None:
-        """Write a whole answer now rather than in ``_finish``: what is kept of it, and learned, can wait."""
+    def _respond_whole(self, body: bytes) -> None:
+        """Write a whole answer now rather than in ``_finish``: caching and learning can wait."""
         self._whole = body
         outlet = self._outlet
         if not outlet.gone:
             self._first_event_ns = self._turn.timeline.now_ns()
             if outlet.try_respond(_OK, self._head(JSON_TYPE), body):
-                self._began = self._responded = True
+                self._head_sent = self._responded = True
 
     def offer(self, event: Frames | WholeBody) -> bool:
-        """Write frames of a stream that is under way, or take a whole answer, if that takes no wait."""
+        """Write frames of a started stream, or a whole answer, if that needs no waiting; False: it does."""
         if isinstance(event, WholeBody):
             if not self._request.stream:
-                self._take(event.body)
+                self._respond_whole(event.body)
             return not self._request.stream
-        if not self._began or self._beginning is not None:
+        if not self._head_sent or self._head_task is not None:
             return False
-        self.last_write_s = self._pulse.now_s
+        self.last_write_s = self._heartbeat.now_s
         flight = self._turn.flight
         return self._outlet.try_write(event.data, flight is not None and flight.followers > 0)
 
     def pipe(self) -> Pipe | None:
-        """A way for single frames that leaves them in the chunk that they came in; see ``Pipe``."""
+        """A writer for single frames that forwards the chunk they came in unchanged; see ``Pipe``."""
         direct = getattr(self._outlet, "direct", None)
-        if direct is None or not self._began or self._beginning is not None:
+        if direct is None or not self._head_sent or self._head_task is not None:
             return None
         write: Callable[[bytes], bool] = direct()
-        pulse = self._pulse
+        heartbeat = self._heartbeat
 
         def pass_on(_frame: bytes, chunk: bytes) -> bool:
-            self.last_write_s = pulse.now_s
+            self.last_write_s = heartbeat.now_s
             return write(chunk)
 
         return pass_on
 
     def _encode(self, event: Event) -> bytes:
-        """The bytes of an event in a stream; nothing in a JSON answer, which is written whole at the end."""
+        """The bytes of an event in a stream; empty for a JSON answer, which is written at the end."""
         if not self._request.stream:
             self._builder = self._builder or AnswerBuilder()
             self._builder.add(event)
@@ -248,8 +248,8 @@ class TurnResponse:
     async def _finish(self) -> None:
         if self._request.stream:
             last = held(self._joined) + (b"" if self._writer is None else self._writer.end())
-            await self._after_beginning()
-            if self._began:
+            await self._wait_for_head()
+            if self._head_sent:
                 await self._outlet.end(last)
             else:
                 await self._outlet.begin(_OK, self._head(STREAM_TYPE), b"")
@@ -259,23 +259,21 @@ class TurnResponse:
         if body is None:
             answer = None if self._builder is None else self._builder.answer()
             if answer is None:
-                message = "the answer ended before it was whole"
+                message = "the answer ended before it was complete"
                 await self._fail(GatewayError(message, code="incomplete_answer"))
                 return
             body = self._codec.write_answer(answer, self._request)
         self._first_event_ns = self._turn.timeline.now_ns()
-        self._began = True
+        self._head_sent = True
         await self._outlet.respond(_OK, self._head(JSON_TYPE), body)
 
     async def _fail(self, error: GatewayError) -> None:
-        """Say ``error`` in the dialect's own form: with its status before the first byte, in the
-        stream after.
-        """
+        """Send ``error`` in the dialect's form: with its status before the first byte, then in the stream."""
         self._status, self._code = error.status, error.code
         if self._outlet.gone or self._responded:
             return
-        if self._began:
-            await self._after_beginning()
+        if self._head_sent:
+            await self._wait_for_head()
             if isinstance(error, UpstreamError) and error.already_reported:
                 await self._outlet.end(held(self._joined))
                 return
@@ -295,12 +293,12 @@ class TurnResponse:
         await self._outlet.respond(error.status, head, body)
 
     def _head(self, content_type: bytes) -> bytes:
-        """The response's header lines; every value is ours or was checked when it came in."""
+        """The response's header lines; every value is ours or was validated when it was received."""
         turn, call = self._turn, self._turn.call
-        lines = self._pulse.lines(
+        lines = self._heartbeat.head_lines(
             content_type, turn.cache, turn.model, turn.answered_tier, turn.reason
         )
-        # A client with limits here is told of those: the vendor's are shared by all clients.
+        # A client with limits of ours gets those; the vendor's are shared by all clients.
         limits, vendors = turn.limit_head, b""
         head = b"".join(
             (
@@ -314,32 +312,32 @@ class TurnResponse:
             vendors = vendor_lines(call.response_headers, limited=bool(limits))
         return head + vendors + vendor_id_line(self._request.dialect, turn.request_id, vendors)
 
-    def pulse(self, now_s: float) -> None:
-        """Fill the silence: a comment to the client, after the head if that has not gone out yet."""
+    def send_heartbeat(self, now_s: float) -> None:
+        """Send a comment to the client, after the head if that has not been sent yet."""
         self.last_write_s = now_s
-        if self._began:
+        if self._head_sent:
             self._outlet.beat(COMMENT)
-        elif self._beginning is None:
-            self._began = True
-            self._beginning = asyncio.get_running_loop().create_task(
+        elif self._head_task is None:
+            self._head_sent = True
+            self._head_task = asyncio.get_running_loop().create_task(
                 self._outlet.begin(_OK, self._head(STREAM_TYPE), COMMENT)
             )
 
-    async def _after_beginning(self) -> None:
-        """Wait until a head that the pulse sent is out: nothing may overtake it."""
-        if self._beginning is not None:
-            await self._beginning
-            self._beginning = None
+    async def _wait_for_head(self) -> None:
+        """Wait until a head that the heartbeat sent is written: nothing may overtake it."""
+        if self._head_task is not None:
+            await self._head_task
+            self._head_task = None
 
-    def _left(self) -> None:
-        """The client's connection has ended."""
+    def _on_client_left(self) -> None:
+        """Cancel the turn, or leave its flight to the followers: the client's connection has ended."""
         self._left_by_client = True
         flight = self._turn.flight
         if flight is not None and not flight.done and flight.leader_left():
             return
         self._turn.cancel()
 
-    def _expire(self) -> None:
+    def _on_deadline(self) -> None:
         self._expired = True
         self._turn.cancel()
 
@@ -364,7 +362,7 @@ class TurnResponse:
         upstream_s = turn.upstream_ns / 1e9
         left = self._left_by_client
         # By position, as the tuple that it is: 30 keywords cost 20,000 instructions.
-        told = (
+        fields = (
             turn.request_id,
             total_s,
             turn.started_unix_s,
@@ -401,68 +399,70 @@ class TurnResponse:
             turn.threshold,
             turn.hedge,
         )
-        self._recorder.settle(_new(TurnRecord, told))
+        self._recorder.settle(_new(TurnRecord, fields))
 
 
-class Pulsed(Protocol):
-    """A stream that must not be silent for long."""
+class HeartbeatStream(Protocol):
+    """A stream that gets a comment when it is silent for too long."""
 
     last_write_s: float
     """Loop time of its last byte."""
 
-    def pulse(self, now_s: float) -> None:
-        """It has been: fill the silence."""
+    def send_heartbeat(self, now_s: float) -> None:
+        """Write a comment."""
         ...
 
 
-class Pulse:
-    """Keeps silent streams alive: one timer for all of them, not one each."""
+class Heartbeat:
+    """Keeps silent streams alive, with one timer for all of them."""
 
     def __init__(self, silence_s: float) -> None:
-        """Fill a silence of ``silence_s`` seconds; ``run`` must be running."""
+        """Send a comment after ``silence_s`` seconds of silence; ``run`` must be running."""
         self._silence_s = silence_s
-        self._streams: set[Pulsed] = set()
-        self._heads: dict[Said, bytes] = {}
-        """Header lines by what they say: most answers say the same."""
+        self._streams: set[HeartbeatStream] = set()
+        self._heads: dict[HeadKey, bytes] = {}
+        """Header lines by what they depend on: most answers have the same."""
         self.stopping = False
-        """The worker ends: a turn that is cancelled now is told to be asked again."""
+        """The worker is shutting down: clients of turns cancelled from now on are told to retry."""
         self.now_s = 0.0
-        """Loop time, coarse: as of the last look (a quarter of a second at most)."""
+        """Coarse loop time: at most a quarter of a second old."""
 
-    def lines(
+    def head_lines(
         self, content_type: bytes, cache: CacheOutcome, model: Model | None, tier: str, reason: str
     ) -> bytes:
         """The header lines that are the same for many answers, up to the request's id."""
-        said = (content_type, cache, "" if model is None else model.name, tier, reason)
-        lines = self._heads.get(said)
+        key = (content_type, cache, "" if model is None else model.name, tier, reason)
+        lines = self._heads.get(key)
         if lines is None:
             label = "" if model is None else model.label
             if len(self._heads) >= _MOST_HEADS:
                 self._heads.clear()
-            lines = self._heads[said] = _said(content_type, cache, label, tier, reason)
+            lines = self._heads[key] = _head_lines(content_type, cache, label, tier, reason)
         return lines
 
-    def add(self, stream: Pulsed) -> None:
-        """Watch over ``stream``."""
+    def add(self, stream: HeartbeatStream) -> None:
+        """Send ``stream`` heartbeats."""
         self._streams.add(stream)
 
-    def discard(self, stream: Pulsed) -> None:
-        """Stop watching over ``stream``."""
+    def discard(self, stream: HeartbeatStream) -> None:
+        """Stop sending ``stream`` heartbeats."""
         self._streams.discard(stream)
 
     async def run(self) -> None:
-        """Look at all streams four times a silence's length; runs until cancelled."""
+        """Check all streams four times per silence interval; runs until cancelled."""
         loop = asyncio.get_running_loop()
         step_s = min(0.25, self._silence_s / 4)
         while True:
             self.now_s = now_s = loop.time()
             for stream in list(self._streams):
                 if now_s - stream.last_write_s >= self._silence_s:
-                    stream.pulse(now_s)
+                    stream.send_heartbeat(now_s)
             await asyncio.sleep(step_s)
 
 
-def _said(content_type: bytes, cache: CacheOutcome, label: str, tier: str, reason: str) -> bytes:
+def _head_lines(
+    content_type: bytes, cache: CacheOutcome, label: str, tier: str, reason: str
+) -> bytes:
     """The header lines that are the same for many answers, up to the request's id."""
     label = "slipstream/lane" if cache is CacheOutcome.LANE else label
     lines = b"%sx-slipstream-cache: %s\r\n" % (content_type, cache.encode())
@@ -476,14 +476,14 @@ def _said(content_type: bytes, cache: CacheOutcome, label: str, tier: str, reaso
 
 
 def vendor_lines(headers: Headers, *, limited: bool) -> bytes:
-    """The vendor's header lines; ``limited``: but for those about its limits."""
+    """The vendor's header lines; ``limited`` leaves out those about its rate limits."""
     return b"".join(
         b"%s: %s\r\n" % header for header in headers if not limited or b"ratelimit" not in header[0]
     )
 
 
 def retry_after(error: GatewayError) -> bytes:
-    """The ``retry-after`` header line where the error says when to come back, in whole seconds."""
+    """The ``retry-after`` line in whole seconds, if the error has one; always for a 503."""
     if error.retry_after_s is None:
         return b"retry-after: 1\r\n" if error.status == 503 else b""  # noqa: PLR2004 - the contract: always on 503
     return b"retry-after: %d\r\n" % max(0, -int(-error.retry_after_s // 1))
@@ -494,7 +494,7 @@ def _one_line(text: str) -> bytes:
 
 
 def _uncancel() -> None:
-    """This task was cancelled by ourselves and lives on to say so."""
+    """Take back a cancellation that we requested ourselves, to send the last frame."""
     task = asyncio.current_task()
     if task is not None:
         task.uncancel()

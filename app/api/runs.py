@@ -1,7 +1,7 @@
-"""``/v1/runs``: look at a run, read on in its events, cancel it.
+"""``/v1/runs``: read the state of a run, its events, and cancel it.
 
-The event stream is sse-starlette's. It ends its streams when the server is told to stop, which here
-is right: a reader of a log loses nothing by it and rejoins with ``Last-Event-ID``.
+The event stream is sse-starlette's, which ends streams at shutdown. That is right here: the reader of a log
+loses nothing and reconnects with ``Last-Event-ID``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _PING_S = 10
 _MOST_DIGITS = 18
 
 
-async def _found(request: Request, tenant: str, run_id: str) -> LiveRun | RemoteRun:
+async def _find_run(request: Request, tenant: str, run_id: str) -> LiveRun | RemoteRun:
     runs = context_of(request).runs
     live = runs.find(tenant, run_id)
     if live is not None:
@@ -37,19 +37,19 @@ async def _found(request: Request, tenant: str, run_id: str) -> LiveRun | Remote
     elsewhere = None if shared is None else await from_other_workers(shared.find(tenant, run_id))
     if elsewhere is not None:
         return elsewhere
-    message = f"there is no run {run_id[:80]!r}: it never was, or it is no longer kept"
+    message = f"there is no run {run_id[:80]!r}: it never existed or is no longer kept"
     raise NotFound(message, code="run_not_found")
 
 
 @router.get("/v1/speculation")
 async def speculation(request: Request, _: AsAdmin) -> Response:
-    """Say what starting tools early has saved and cost, by tool, and how well its odds are judged."""
+    """What speculation has saved and cost, by tool, and how well its probabilities are calibrated."""
     return JSONResponse(context_of(request).edge.gateway.speculation.described())
 
 
 @router.post("/v1/speculation")
-async def switch(request: Request, _: AsAdmin, halted: Annotated[bool, Query()]) -> Response:
-    """Halt speculation at once, or let it go on: the kill switch, of every worker of the server."""
+async def set_halted(request: Request, _: AsAdmin, halted: Annotated[bool, Query()]) -> Response:
+    """Halt or resume speculation at once, on every worker of the server."""
     gateway = context_of(request).edge.gateway
     gateway.speculation.halted = halted
     return JSONResponse(gateway.speculation.described())
@@ -57,14 +57,14 @@ async def switch(request: Request, _: AsAdmin, halted: Annotated[bool, Query()])
 
 @router.get("/v1/runs/{run_id}")
 async def run(request: Request, caller: AsCaller, run_id: str) -> Response:
-    """Say how a run stands."""
-    return JSONResponse(_how(await _found(request, caller.tenant, run_id)))
+    """Return the state of a run."""
+    return JSONResponse(_state(await _find_run(request, caller.tenant, run_id)))
 
 
 @router.post("/v1/runs/{run_id}/cancel")
 async def cancel(request: Request, caller: AsCaller, run_id: str) -> Response:
-    """Stop a run: its tools and model calls at once, its events with a cancelled end. Idempotent."""
-    live = await _found(request, caller.tenant, run_id)
+    """Cancel a run with its tool and model calls; its events end as cancelled. Idempotent."""
+    live = await _find_run(request, caller.tenant, run_id)
     if not isinstance(live, LiveRun):
         if live.state.get("state") == "running":
             await from_other_workers(live.cancel())
@@ -73,7 +73,7 @@ async def cancel(request: Request, caller: AsCaller, run_id: str) -> Response:
         seq = live.log.last
         while await live.log.more(seq):
             seq = live.log.last
-    return JSONResponse(_how(live))
+    return JSONResponse(_state(live))
 
 
 @router.get("/v1/runs/{run_id}/events")
@@ -84,26 +84,26 @@ async def events(
     starting_after: Annotated[int | None, Query(ge=0)] = None,
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """Stream a run's events from the beginning, or from behind the one that is named."""
-    live = await _found(request, caller.tenant, run_id)
+    """Stream a run's events from the beginning, or after the one that is named."""
+    live = await _find_run(request, caller.tenant, run_id)
     seq = starting_after if starting_after is not None else _seq_of(last_event_id, run_id)
     log: RunLog | RemoteRun
     if isinstance(live, LiveRun):
         log = live.log
-        log.after(seq)  # tells at once, with a true status, that they are gone
+        log.after(seq)  # raises before the status is sent if they are gone
     else:
         log = live
         await from_other_workers(log.load(seq))
     return EventSourceResponse(
-        _told(log, seq), ping=_PING_S, sep="\n", headers={"cache-control": "no-cache"}
+        _event_stream(log, seq), ping=_PING_S, sep="\n", headers={"cache-control": "no-cache"}
     )
 
 
-async def _told(log: RunLog | RemoteRun, seq: int) -> AsyncIterator[ServerSentEvent]:
+async def _event_stream(log: RunLog | RemoteRun, seq: int) -> AsyncIterator[ServerSentEvent]:
     while True:
         try:
             events = log.after(seq)
-        except NotFound as late:  # it reads so slowly that what it wants has left the log
+        except NotFound as late:  # a slow reader: the events it needs were dropped from the log
             lost = RunFailed(late.message, late.code)
             yield ServerSentEvent(data=to_json(lost, log.run_id), sep="\n")
             return
@@ -126,12 +126,12 @@ def _seq_of(last_event_id: str | None, run_id: str) -> int:
     return int(seq)
 
 
-def _how(run: LiveRun | RemoteRun) -> dict[str, object]:
+def _state(run: LiveRun | RemoteRun) -> dict[str, object]:
     return state_of(run) if isinstance(run, LiveRun) else run.state
 
 
 def state_of(live: LiveRun) -> dict[str, object]:
-    """How a run stands, as ``GET /v1/runs/{id}`` says it."""
+    """The state of a run, as ``GET /v1/runs/{id}`` returns it."""
     turn = live.turn
     return {
         "id": live.wanted.run_id,

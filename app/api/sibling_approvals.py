@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.api.sibling_call import SILENT, ask_sibling
+from app.api.sibling_call import SIBLING_ERRORS, ask_sibling
 from app.domain.run_events import Interrupt
 from app.errors import Overloaded
 from app.pipeline.agent_runs import Runs
@@ -104,12 +104,12 @@ async def _ask(path: Path, target: str, tenant: str, run_id: str) -> object:
             request = _REQUEST % (target.encode(), len(body), body)
             answer = await ask_sibling(path, request)
             try:
-                return json.loads(b"".join([piece async for piece in answer.pieces()]))
+                return json.loads(b"".join([piece async for piece in answer.body_chunks()]))
             finally:
                 answer.close()
     except (FileNotFoundError, ConnectionRefusedError):
         return None
-    except SILENT:
+    except SIBLING_ERRORS:
         return _Silent()
 
 

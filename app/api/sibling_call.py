@@ -1,7 +1,7 @@
-"""A request to another worker of this server, at its own socket: the head of its answer, then what is in it.
+"""An HTTP request to another worker of this server through its unix socket.
 
-``app.api.siblings`` collects such an answer and ``app.api.sibling_streams`` passes one on while it comes.
-Both ask here, so that a worker which dies within its answer is the same to both: ``EOFError``.
+``app.api.siblings`` collects the response, ``app.api.sibling_streams`` relays it as it comes. To both, a
+worker that dies within its response raises ``EOFError``.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
-_MOST_LINE_BYTES = 64 << 10
-SILENT = (OSError, EOFError, ValueError, IndexError, asyncio.LimitOverrunError)
-"""What asking raises of a worker that is gone, too slow (within a timeout), or speaks otherwise."""
+_MAX_LINE_BYTES = 64 << 10
+SIBLING_ERRORS = (OSError, EOFError, ValueError, IndexError, asyncio.LimitOverrunError)
+"""Raised by a request to a worker that is gone, too slow (within a timeout) or answers invalid HTTP."""
 
 
 @dataclass(frozen=True, slots=True)
-class SiblingAnswer:
-    """The head of a worker's answer, and where the rest comes from; whoever has it closes it."""
+class SiblingResponse:
+    """The head of a worker's response and a reader of its body; the caller closes it."""
 
     status: int
     headers: list[tuple[bytes, bytes]]
@@ -26,24 +26,26 @@ class SiblingAnswer:
     _reader: asyncio.StreamReader
     _writer: asyncio.StreamWriter
 
-    async def pieces(self) -> AsyncIterator[bytes]:
+    async def body_chunks(self) -> AsyncIterator[bytes]:
         """What the body consists of, as it comes; raises one of ``SILENT`` where it breaks off."""
         reader = self._reader
         if (b"transfer-encoding", b"chunked") not in self.headers:
-            size = next((int(said) for name, said in self.headers if name == b"content-length"), 0)
+            size = next(
+                (int(value) for name, value in self.headers if name == b"content-length"), 0
+            )
             yield await reader.readexactly(size)
             return
         while size := int(await reader.readuntil(b"\r\n"), 16):
             yield (await reader.readexactly(size + 2))[:-2]
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._writer.close()
 
 
-async def ask_sibling(path: Path, request: bytes) -> SiblingAnswer:
+async def ask_sibling(path: Path, request: bytes) -> SiblingResponse:
     """Send ``request`` and read the head of the answer; raises one of ``SILENT``, and then has hung up."""
-    reader, writer = await asyncio.open_unix_connection(path, limit=_MOST_LINE_BYTES)
+    reader, writer = await asyncio.open_unix_connection(path, limit=_MAX_LINE_BYTES)
     try:
         writer.write(request)
         status, *lines = (await reader.readuntil(b"\r\n\r\n")).rstrip().split(b"\r\n")
@@ -51,7 +53,7 @@ async def ask_sibling(path: Path, request: bytes) -> SiblingAnswer:
             (name.strip().lower(), value.strip())
             for name, _, value in (line.partition(b":") for line in lines)
         ]
-        return SiblingAnswer(int(status.split(None, 2)[1]), headers, reader, writer)
+        return SiblingResponse(int(status.split(None, 2)[1]), headers, reader, writer)
     except BaseException:
         writer.close()
         raise

@@ -15,15 +15,18 @@ from pathlib import Path
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.sibling_call import SILENT, SiblingAnswer, ask_sibling
+from app.api.sibling_call import SIBLING_ERRORS, SiblingResponse, ask_sibling
 
 _NOT_FOUND = 404
-_WITHIN_S = 1.0
-_PASSED_ON = frozenset({b"content-type", b"cache-control", b"x-accel-buffering"})
-_LOST = b'data: {"type":"RUN_ERROR","message":"the worker that ran it was lost","code":"worker_lost"}\n\n'
+_TIMEOUT_S = 1.0
+_RELAYED_HEADERS = frozenset({b"content-type", b"cache-control", b"x-accel-buffering"})
+_LOST_EVENT = (
+    b'data: {"type":"RUN_ERROR","message":"the worker that ran it was lost",'
+    b'"code":"worker_lost"}\n\n'
+)
 
 
-async def ask_in_turn(  # noqa: PLR0917 - ASGI's three, and whom to ask what
+async def stream_from_owner(  # noqa: PLR0917 - ASGI's three, and whom to ask what
     app: ASGIApp,
     scope: Scope,
     receive: Receive,
@@ -31,32 +34,32 @@ async def ask_in_turn(  # noqa: PLR0917 - ASGI's three, and whom to ask what
     sockets: Sequence[Path],
     request: bytes,
 ) -> None:
-    """Answer by ``app`` where it knows the thing, else by the first sibling that does."""
+    """Answer with ``app``; if it says 404, relay the response of the first sibling that does not."""
     unknown: list[Message] = []
 
-    async def told(message: Message) -> None:
+    async def send_if_found(message: Message) -> None:
         if message.get("status") == _NOT_FOUND or unknown:
             unknown.append(message)
         else:
             await send(message)
 
-    await app(scope, receive, told)
+    await app(scope, receive, send_if_found)
     if not unknown:
         return
-    found = await _who_knows(sockets, request)
+    found = await _find_owner(sockets, request)
     if found is None:
         for message in unknown:
             await send(message)
         return
     try:
-        await _copied(found, receive, send)
+        await _relay(found, receive, send)
     finally:
         found.close()
 
 
-async def _who_knows(sockets: Sequence[Path], request: bytes) -> SiblingAnswer | None:
+async def _find_owner(sockets: Sequence[Path], request: bytes) -> SiblingResponse | None:
     async with asyncio.TaskGroup() as at_once:
-        asked = [at_once.create_task(_asked(path, request)) for path in sockets]
+        asked = [at_once.create_task(_ask(path, request)) for path in sockets]
     found = [answer for each in asked if (answer := each.result()) is not None]
     known = [answer for answer in found if answer.status != _NOT_FOUND]
     for answer in found:
@@ -65,36 +68,36 @@ async def _who_knows(sockets: Sequence[Path], request: bytes) -> SiblingAnswer |
     return known[0] if known else None
 
 
-async def _asked(path: Path, request: bytes) -> SiblingAnswer | None:
-    """A sibling's answer; None where it is gone, or too slow."""
-    with suppress(*SILENT):
-        async with asyncio.timeout(_WITHIN_S):
+async def _ask(path: Path, request: bytes) -> SiblingResponse | None:
+    """A sibling's response; None if the worker is gone or too slow."""
+    with suppress(*SIBLING_ERRORS):
+        async with asyncio.timeout(_TIMEOUT_S):
             return await ask_sibling(path, request)
     return None
 
 
-async def _copied(answer: SiblingAnswer, receive: Receive, send: Send) -> None:
-    """Pass the answer on until it ends or the client leaves."""
-    headers = [header for header in answer.headers if header[0] in _PASSED_ON]
+async def _relay(answer: SiblingResponse, receive: Receive, send: Send) -> None:
+    """Relay the response until it ends or the client disconnects."""
+    headers = [header for header in answer.headers if header[0] in _RELAYED_HEADERS]
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     async with asyncio.TaskGroup() as beside:
-        copying = beside.create_task(_copy(answer, send))
-        leaving = beside.create_task(_until_left(receive))
+        copying = beside.create_task(_copy_body(answer, send))
+        leaving = beside.create_task(_wait_for_disconnect(receive))
         await asyncio.wait((copying, leaving), return_when=asyncio.FIRST_COMPLETED)
         copying.cancel()
         leaving.cancel()
 
 
-async def _copy(answer: SiblingAnswer, send: Send) -> None:
+async def _copy_body(answer: SiblingResponse, send: Send) -> None:
     last = b""
     try:
-        async for data in answer.pieces():
+        async for data in answer.body_chunks():
             await send({"type": "http.response.body", "body": data, "more_body": True})
-    except SILENT:
-        last = _LOST
+    except SIBLING_ERRORS:
+        last = _LOST_EVENT
     await send({"type": "http.response.body", "body": last})
 
 
-async def _until_left(receive: Receive) -> None:
+async def _wait_for_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass

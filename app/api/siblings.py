@@ -1,12 +1,12 @@
-"""Several workers of one server, asked as one: what any of them is asked, all of them answer.
+"""Administrative requests to one of several workers, answered for all of them.
 
-Theory of operation. The kernel gives each connection to some worker, so a scrape, a trace or a verdict
-reaches the wrong one as often as not. Each worker therefore also listens on a unix socket of its own, in
-a folder that only this user may enter, and whoever is asked about more than itself asks the others there:
-it adds up what can be added (metrics, savings, statistics), merges lists, passes on what another one knows
-(a trace, the request that a verdict is about), and repeats what concerns all (an invalidation). What comes
-in by a unix socket is answered for one worker alone, so nobody asks in circles. A sibling that does not
-answer in time is left out; it never makes the asker fail. One worker has no siblings and none of this.
+Theory of operation. The kernel gives each connection to some worker, so a scrape, a trace or a verdict often
+reaches one that does not have the data. Each worker therefore also listens on a unix socket of its own, in a
+folder that only this user may enter, and the worker that received a request sends it to its siblings there:
+it sums counters (metrics, savings, statistics), merges lists, relays the response of the worker that owns a
+thing (a trace, the request that a verdict is about), and repeats commands that concern all (an invalidation).
+A request from a unix socket is answered by that worker alone, so there are no loops. A sibling that does not
+answer in time is left out and never makes the request fail. A single worker has no siblings and none of this.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.cache_entries import cursor_of
-from app.api.metrics_sum import add_up
+from app.api.merged_metrics import merge_pages
 from app.api.problems import refusal
-from app.api.sibling_call import SILENT, ask_sibling
-from app.api.sibling_streams import ask_in_turn
+from app.api.sibling_call import SIBLING_ERRORS, ask_sibling
+from app.api.sibling_streams import stream_from_owner
 from app.errors import Overloaded
 
-_WITHIN_S = 1.0
-_FORGETS_WITHIN_S = 5.0
-"""An invalidation is told to be in force on every worker, so the slow are waited for."""
+_TIMEOUT_S = 1.0
+_INVALIDATION_TIMEOUT_S = 5.0
+"""A successful invalidation must be in force on every worker, so slow ones are waited for."""
 _SILENT = 504
 _NOT_FOUND = 404
 _OK = 200
-_MOST_BODY_BYTES = 64 << 10
-_MOST_IMPORT_BYTES = 64 << 20
-_IMPORT_WITHIN_S = 10.0
-_MOST_TRACES = 1000
-_HEADERS = frozenset({b"authorization", b"x-api-key", b"content-type", b"last-event-id"})
+_MAX_BODY_BYTES = 64 << 10
+_MAX_IMPORT_BYTES = 64 << 20
+_IMPORT_TIMEOUT_S = 10.0
+_MAX_TRACES = 1000
+_FORWARDED_HEADERS = frozenset({b"authorization", b"x-api-key", b"content-type", b"last-event-id"})
 
 Json = dict[str, object]
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A whole answer of a worker."""
+    """A worker's complete response."""
 
     status: int
     body: bytes
@@ -59,28 +59,28 @@ Merge = Callable[[list[Reply], Scope], bytes]
 
 
 class Siblings:
-    """ASGI around the administrative routes of one of several workers."""
+    """ASGI middleware around the administrative routes of one of several workers."""
 
     def __init__(self, app: ASGIApp, folder: Path, *, shared: bool = False) -> None:
-        """Find the other workers' sockets in ``folder``; ``shared``: Redis tells them of invalidations."""
+        """``folder`` holds the workers' sockets; ``shared``: invalidations reach them through Redis."""
         self._app, self._folder, self._shared = app, folder, shared
         self._own = folder / f"{os.getpid()}.sock"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer for all workers where that makes a difference, else for this one."""
-        way = None if scope["type"] != "http" or _by_socket(scope) else _way(scope)
+        """Answer for all workers if the route has a strategy for that, else for this one."""
+        way = None if scope["type"] != "http" or _is_from_sibling(scope) else _strategy_for(scope)
         if way is not None and _is_stream(scope):
             request = _request(scope, b"")
-            await ask_in_turn(self._app, scope, receive, send, self._others(), request)
+            await stream_from_owner(
+                self._app, scope, receive, send, self._sibling_sockets(), request
+            )
             return
         if way is _INVALIDATION and self._shared:
-            way = (
-                None  # every worker has heard of it and said so before the answer: no second round
-            )
+            way = None  # every worker acknowledges it through Redis before the response
         if way is None:
             await self._app(scope, receive, send)
             return
-        body = await _body(receive, _MOST_IMPORT_BYTES if way is _import else _MOST_BODY_BYTES)
+        body = await _body(receive, _MAX_IMPORT_BYTES if way is _import else _MAX_BODY_BYTES)
         own = await _ask_self(self._app, scope, body)
         replies = await way(self, own, scope, body)
         headers = [header for header in replies.headers if header[0] != b"content-length"]
@@ -88,50 +88,52 @@ class Siblings:
         await send({"type": "http.response.start", "status": replies.status, "headers": headers})
         await send({"type": "http.response.body", "body": replies.body})
 
-    async def of_all(self, own: Reply, scope: Scope, body: bytes, merge: Merge) -> Reply:
-        """This worker's answer with the others' merged in; its own failure stays as it is."""
+    async def merged(self, own: Reply, scope: Scope, body: bytes, merge: Merge) -> Reply:
+        """This worker's response merged with the others'; its own failure is returned as it is."""
         if own.status != _OK:
             return own
-        others = [reply for reply in await self._ask_all(scope, body) if reply.status == _OK]
+        others = [reply for reply in await self._replies(scope, body) if reply.status == _OK]
         return Reply(own.status, merge([own, *others], scope), own.headers) if others else own
 
-    async def of_whoever_knows(self, own: Reply, scope: Scope, body: bytes) -> Reply:
-        """The answer of the first worker to which the thing is not unknown."""
+    async def from_owner(self, own: Reply, scope: Scope, body: bytes) -> Reply:
+        """The response of the first worker that does not answer 404."""
         if own.status != _NOT_FOUND:
             return own
-        others = await self._ask_all(scope, body)
+        others = await self._replies(scope, body)
         return next((reply for reply in others if reply.status != _NOT_FOUND), own)
 
-    async def of_each(self, own: Reply, scope: Scope, body: bytes) -> Reply:
-        """What every worker did, added up; 503 where one that is there did not say in time that it had."""
+    async def applied_by_all(self, own: Reply, scope: Scope, body: bytes) -> Reply:
+        """Sum what every worker did; 503 if one that runs did not confirm in time."""
         if own.status != _OK:
             return own
-        request, sockets = _request(scope, body), self._others()
+        request, sockets = _request(scope, body), self._sibling_sockets()
         async with asyncio.TaskGroup() as at_once:
-            asked = [at_once.create_task(_heard(path, request)) for path in sockets]
+            asked = [at_once.create_task(_ask_or_timeout(path, request)) for path in sockets]
         replies = [reply for task in asked if (reply := task.result()) is not None]
         silent = sum(reply.status != _OK for reply in replies)
         if silent:
             message = (
-                f"{silent} of {1 + len(sockets)} workers did not say that they forgot: ask again"
+                f"{silent} of {1 + len(sockets)} workers did not confirm the invalidation: retry"
             )
             refused = refusal(Overloaded(message, code="workers_silent", retry_after_s=1))
             return Reply(refused.status_code, bytes(refused.body), refused.raw_headers)
         done = [own, *replies]
         return Reply(_OK, _sums(done, scope), own.headers)
 
-    async def of_those_that_know(self, own: Reply, scope: Scope, body: bytes) -> Reply:
-        """What this worker and the others did, added up; those to which the thing is unknown do not count."""
-        everybody = [own, *await self._ask_all(scope, body)]
+    async def summed_where_found(self, own: Reply, scope: Scope, body: bytes) -> Reply:
+        """Sum what this worker and the others did, without those that answer 404."""
+        everybody = [own, *await self._replies(scope, body)]
         done = [reply for reply in everybody if reply.status == _OK]
         return Reply(_OK, _sums(done, scope), done[0].headers) if done else own
 
-    async def of_the_judge(self, own: Reply, scope: Scope, body: bytes) -> Reply:
-        """The verdict as whoever knows the hit took it; a wrong one's copies leave every worker's memory."""
-        reply = await self.of_whoever_knows(own, scope, body)
-        told = _read(reply) if reply.status == _OK else {}
-        if told.get("verdict") == "wrong" and not self._shared:
-            path = f"/v1/cache/entries/{told['entry_id']}"
+    async def feedback(self, own: Reply, scope: Scope, body: bytes) -> Reply:
+        """Give the verdict to the worker that knows the hit; delete a wrong entry from every worker's
+        memory.
+        """
+        reply = await self.from_owner(own, scope, body)
+        verdict = _json_of(reply) if reply.status == _OK else {}
+        if verdict.get("verdict") == "wrong" and not self._shared:
+            path = f"/v1/cache/entries/{verdict['entry_id']}"
             remove = {
                 **scope,
                 "method": "DELETE",
@@ -140,28 +142,28 @@ class Siblings:
                 "query_string": b"",
             }
             await _ask_self(self._app, remove, b"")
-            await self._ask_all(remove, b"")
+            await self._replies(remove, b"")
         return reply
 
-    def _others(self) -> list[Path]:
+    def _sibling_sockets(self) -> list[Path]:
         return [path for path in self._folder.glob("*.sock") if path != self._own]
 
-    async def _ask_all(self, scope: Scope, body: bytes) -> list[Reply]:
-        return [reply for reply in await self.ask_all(scope, body) if reply is not None]
+    async def _replies(self, scope: Scope, body: bytes) -> list[Reply]:
+        return [reply for reply in await self.ask_siblings(scope, body) if reply is not None]
 
-    async def ask_all(
-        self, scope: Scope, body: bytes, *, within_s: float = _WITHIN_S
+    async def ask_siblings(
+        self, scope: Scope, body: bytes, *, within_s: float = _TIMEOUT_S
     ) -> list[Reply | None]:
-        """Every other worker's answer to the same request with ``body``; None for one that gave none."""
-        request, sockets = _request(scope, body), self._others()
+        """Every other worker's response to the same request with ``body``; None for one that gave none."""
+        request, sockets = _request(scope, body), self._sibling_sockets()
         async with asyncio.TaskGroup() as at_once:
             asked = [at_once.create_task(_ask(path, request, within_s)) for path in sockets]
         return [each.result() for each in asked]
 
 
 @asynccontextmanager
-async def listening(app: ASGIApp, folder: Path) -> AsyncIterator[None]:
-    """Answer the siblings on this worker's own socket while the context lasts."""
+async def serve_siblings(app: ASGIApp, folder: Path) -> AsyncIterator[None]:
+    """Serve the siblings on this worker's own socket while the context lasts."""
     path = folder / f"{os.getpid()}.sock"
     config = uvicorn.Config(
         app,
@@ -172,7 +174,7 @@ async def listening(app: ASGIApp, folder: Path) -> AsyncIterator[None]:
         access_log=False,
         timeout_graceful_shutdown=1,
     )
-    server = _Quiet(config)
+    server = _ServerWithoutSignals(config)
     async with asyncio.TaskGroup() as beside:
         beside.create_task(server.serve(), name="siblings")
         try:
@@ -181,42 +183,42 @@ async def listening(app: ASGIApp, folder: Path) -> AsyncIterator[None]:
             server.should_exit = True
 
 
-class _Quiet(uvicorn.Server):
-    """A second server of a process: the signals are the first one's."""
+class _ServerWithoutSignals(uvicorn.Server):
+    """A second server in the process, which leaves signals to the first."""
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """Leave the process's signals alone."""
+        """Install no signal handlers."""
         yield
 
 
-Way = Callable[[Siblings, Reply, Scope, bytes], Awaitable[Reply]]
+Strategy = Callable[[Siblings, Reply, Scope, bytes], Awaitable[Reply]]
 
 
-def _merging(merge: Merge) -> Way:
+def _merging(merge: Merge) -> Strategy:
     async def way(siblings: Siblings, own: Reply, scope: Scope, body: bytes) -> Reply:
-        return await siblings.of_all(own, scope, body, merge)
+        return await siblings.merged(own, scope, body, merge)
 
     return way
 
 
 def _metrics(replies: list[Reply], _: Scope) -> bytes:
-    return add_up([reply.body for reply in replies])
+    return merge_pages([reply.body for reply in replies])
 
 
 def _traces(replies: list[Reply], scope: Scope) -> bytes:
-    found = [trace for reply in replies for trace in _read(reply).get("traces", ())]  # type: ignore[attr-defined]
+    found = [trace for reply in replies for trace in _json_of(reply).get("traces", ())]  # type: ignore[attr-defined]
     found.sort(key=lambda trace: cast("float", trace["started_unix_s"]), reverse=True)
     asked = parse_qs(scope["query_string"].decode("latin-1")).get("limit", ["50"])[-1]
-    return msgspec.json.encode({"traces": found[: min(int(asked), _MOST_TRACES)]})
+    return msgspec.json.encode({"traces": found[: min(int(asked), _MAX_TRACES)]})
 
 
 def _sums(replies: list[Reply], _: Scope) -> bytes:
-    return msgspec.json.encode(_sum([_read(reply) for reply in replies]))
+    return msgspec.json.encode(_sum([_json_of(reply) for reply in replies]))
 
 
 def _sum(values: list[Json]) -> Json:
-    """Add up what counts; the earliest of what began; lists one behind the other; else the first."""
+    """Sum numbers, concatenate lists, take the earliest start time, and else the first value."""
     total: Json = {}
     for key in dict.fromkeys(key for value in values for key in value):
         parts = [value[key] for value in values if value.get(key) is not None]
@@ -239,23 +241,23 @@ def _is_number(value: object) -> bool:
 
 
 def _entries(replies: list[Reply], scope: Scope) -> bytes:
-    """Pages of several memories as one: the newest of all, an entry that several have once, its hits added.
+    """One page from several workers' memories: newest first, duplicates merged and their hits added.
 
-    What is kept by meaning is one store: each worker has said the same.
+    Semantic entries are in one shared store, so every worker returns the same page of them.
     """
     asked = parse_qs(scope["query_string"].decode("latin-1"))
     if asked.get("kind") == ["semantic"]:
         return replies[0].body
     limit = int(asked.get("limit", ["50"])[-1])
-    pages = [_read(reply) for reply in replies]
+    pages = [_json_of(reply) for reply in replies]
     found: dict[object, Json] = {}
     for entry in (entry for page in pages for entry in cast("list[Json]", page["entries"])):
         known = found.setdefault(entry["id"], entry)
         if known is not entry:
             hits = cast("int", known["hits"]) + cast("int", entry["hits"])
-            newer = max((known, entry), key=_place)
+            newer = max((known, entry), key=_entry_order)
             found[entry["id"]] = {**newer, "hits": hits}
-    merged = sorted(found.values(), key=_place, reverse=True)
+    merged = sorted(found.values(), key=_entry_order, reverse=True)
     more = len(merged) > limit or any(page["next"] for page in pages)
     merged = merged[:limit]
     return msgspec.json.encode(
@@ -264,40 +266,42 @@ def _entries(replies: list[Reply], scope: Scope) -> bytes:
 
 
 def _speculation(replies: list[Reply], _: Scope) -> bytes:
-    """Counts added up; shares and scores of the sums, since a mean of ratios is none."""
-    told = _sum([_read(reply) for reply in replies])
-    for tool in cast("dict[str, Json]", told["tools"]).values():
+    """Sum the counts and compute ratios from the sums."""
+    total = _sum([_json_of(reply) for reply in replies])
+    for tool in cast("dict[str, Json]", total["tools"]).values():
         counts = cast("dict[str, float]", tool)
         tool["hit_rate"] = _share(counts["hits"], counts["fired"])
         tool["hidden_share"] = _share(counts["saved_s"], counts["tool_s"])
         tool["brier"] = _share(counts["squared_error"], counts["predictions"])
-    return msgspec.json.encode(told)
+    return msgspec.json.encode(total)
 
 
 def _share(part: float, whole: float) -> float | None:
     return part / whole if whole else None
 
 
-def _place(entry: Json) -> tuple[int, str]:
+def _entry_order(entry: Json) -> tuple[int, str]:
     return cast("int", entry["kept_unix_ms"]), cast("str", entry["id"])
 
 
-_WHOEVER: Way = Siblings.of_whoever_knows
-_INVALIDATION: Way = Siblings.of_each
+_FROM_OWNER: Strategy = Siblings.from_owner
+_INVALIDATION: Strategy = Siblings.applied_by_all
 
 
 async def _import(siblings: Siblings, own: Reply, scope: Scope, body: bytes) -> Reply:
-    """What was taken in here, repeated for the others' own memories; says how many workers have it."""
+    """Repeat an import for the other workers' memories; report how many workers have it."""
     if own.status != _OK:
         return own
     said = msgspec.json.decode(body, type=dict[str, object]) | {"repeated": True}
-    replies = await siblings.ask_all(scope, msgspec.json.encode(said), within_s=_IMPORT_WITHIN_S)
+    replies = await siblings.ask_siblings(
+        scope, msgspec.json.encode(said), within_s=_IMPORT_TIMEOUT_S
+    )
     having = 1 + sum(reply is not None and reply.status == _OK for reply in replies)
-    told = _read(own) | {"workers": having, "workers_missed": 1 + len(replies) - having}
-    return Reply(own.status, msgspec.json.encode(told), own.headers)
+    report = _json_of(own) | {"workers": having, "workers_missed": 1 + len(replies) - having}
+    return Reply(own.status, msgspec.json.encode(report), own.headers)
 
 
-_EXACT: dict[tuple[str, str], Way] = {
+_BY_PATH: dict[tuple[str, str], Strategy] = {
     ("GET", "/metrics"): _merging(_metrics),
     ("GET", "/v1/traces"): _merging(_traces),
     ("GET", "/v1/savings"): _merging(_sums),
@@ -309,34 +313,34 @@ _EXACT: dict[tuple[str, str], Way] = {
     ("POST", "/v1/speculation"): _merging(_speculation),
     ("POST", "/v1/cache/invalidate"): _INVALIDATION,
     ("POST", "/v1/cache/import"): _import,
-    ("POST", "/v1/cache/feedback"): Siblings.of_the_judge,
-    ("POST", "/v1/feedback"): _WHOEVER,
+    ("POST", "/v1/cache/feedback"): Siblings.feedback,
+    ("POST", "/v1/feedback"): _FROM_OWNER,
 }
-_BELOW: dict[tuple[str, str], Way] = {
-    ("GET", "/v1/traces/"): _WHOEVER,
-    ("GET", "/v1/cache/entries/"): _WHOEVER,
-    ("GET", "/v1/runs/"): _WHOEVER,
-    ("POST", "/v1/runs/"): _WHOEVER,
-    ("DELETE", "/v1/cache/entries/"): Siblings.of_those_that_know,
+_BY_PREFIX: dict[tuple[str, str], Strategy] = {
+    ("GET", "/v1/traces/"): _FROM_OWNER,
+    ("GET", "/v1/cache/entries/"): _FROM_OWNER,
+    ("GET", "/v1/runs/"): _FROM_OWNER,
+    ("POST", "/v1/runs/"): _FROM_OWNER,
+    ("DELETE", "/v1/cache/entries/"): Siblings.summed_where_found,
 }
 
 
-def _way(scope: Scope) -> Way | None:
+def _strategy_for(scope: Scope) -> Strategy | None:
     method, path = scope["method"], scope["path"]
-    found = _EXACT.get((method, path))
+    found = _BY_PATH.get((method, path))
     if found is None:
-        below = (way for (m, p), way in _BELOW.items() if method == m and path.startswith(p))
+        below = (way for (m, p), way in _BY_PREFIX.items() if method == m and path.startswith(p))
         found = next(below, None)
     return found
 
 
 def _is_stream(scope: Scope) -> bool:
-    """Whether the answer never ends by itself, so that it is passed on and not collected."""
+    """Whether the response is an event stream, which is relayed rather than collected."""
     path: str = scope["path"]
     return path.startswith("/v1/runs/") and path.endswith("/events")
 
 
-def _by_socket(scope: Scope) -> bool:
+def _is_from_sibling(scope: Scope) -> bool:
     server = scope.get("server")
     return server is None or server[1] is None
 
@@ -348,7 +352,7 @@ async def _body(receive: Receive, most_bytes: int) -> bytes:
         message = await receive()
         pieces.append(message.get("body", b""))
         size += len(pieces[-1])
-        # More than any of these requests holds: the route itself refuses what is cut.
+        # Larger than any valid request of these routes, which then refuse the truncated body.
         if (
             message["type"] == "http.disconnect"
             or not message.get("more_body")
@@ -381,38 +385,38 @@ def _request(scope: Scope, body: bytes) -> bytes:
         b"%s %s HTTP/1.1" % (scope["method"].encode(), target + (b"?" + query if query else b""))
     ]
     lines += [b"host: sibling", b"connection: close", b"content-length: %d" % len(body)]
-    lines += [b"%s: %s" % header for header in scope["headers"] if header[0] in _HEADERS]
+    lines += [b"%s: %s" % header for header in scope["headers"] if header[0] in _FORWARDED_HEADERS]
     return b"\r\n".join([*lines, b"", body])
 
 
-async def _heard(path: Path, request: bytes) -> Reply | None:
-    """As ``_ask``, with more patience: None only where no worker is; 504 where one is silent."""
+async def _ask_or_timeout(path: Path, request: bytes) -> Reply | None:
+    """As ``_ask`` with a longer timeout: None only if the worker is gone, 504 if it does not answer."""
     try:
-        return await _asked(path, request, _FORGETS_WITHIN_S)
+        return await _ask_or_raise(path, request, _INVALIDATION_TIMEOUT_S)
     except (FileNotFoundError, ConnectionRefusedError):
         return None
-    except SILENT:
+    except SIBLING_ERRORS:
         return Reply(_SILENT, b"")
 
 
 async def _ask(path: Path, request: bytes, within_s: float) -> Reply | None:
-    """The sibling's whole answer, or None: it was killed, is too slow, or speaks otherwise."""
-    with suppress(*SILENT):
-        return await _asked(path, request, within_s)
+    """The sibling's complete response, or None if it is gone, too slow or invalid."""
+    with suppress(*SIBLING_ERRORS):
+        return await _ask_or_raise(path, request, within_s)
     return None
 
 
-async def _asked(path: Path, request: bytes, within_s: float) -> Reply:
+async def _ask_or_raise(path: Path, request: bytes, within_s: float) -> Reply:
     """The sibling's whole answer; raises one of ``SILENT``."""
     async with asyncio.timeout(within_s):
         answer = await ask_sibling(path, request)
         try:
-            body = b"".join([piece async for piece in answer.pieces()])
+            body = b"".join([piece async for piece in answer.body_chunks()])
         finally:
             answer.close()
-    told = [header for header in answer.headers if header[0] == b"content-type"]
-    return Reply(answer.status, body, told)
+    headers = [header for header in answer.headers if header[0] == b"content-type"]
+    return Reply(answer.status, body, headers)
 
 
-def _read(reply: Reply) -> Json:
+def _json_of(reply: Reply) -> Json:
     return msgspec.json.decode(reply.body, type=dict[str, object])

@@ -215,7 +215,7 @@ class StraightWay:
     def _plan(self, name: str, tenant: str) -> Plan | None:
         gateway = self.gateway
         model = gateway.models.get(name)
-        if model is None or self.edge.answering is not serve or not _is_ordinary(gateway):
+        if model is None or self.edge.answer is not serve or not _is_ordinary(gateway):
             return None
         rules = (gateway.contracts, gateway.layouts, gateway.batching)
         if any(each is not None and each.concerns(name, tenant) for each in rules):
@@ -250,7 +250,7 @@ class StraightWay:
     def _head(self, content_type: bytes, model: Model) -> bytes:
         """How the answer to a miss begins, up to the request's id."""
         tier = model.tier.value
-        lines = self.edge.pulse.lines(content_type, CacheOutcome.MISS, model, tier, NAMED)
+        lines = self.edge.heartbeat.head_lines(content_type, CacheOutcome.MISS, model, tier, NAMED)
         return status_line(OK) + lines
 
     def _tell(
@@ -290,7 +290,9 @@ class StraightWay:
         if body is None or not entry.gate_passed or not entry.readable:
             return None
         model = self.gateway.models.get(entry.model)
-        lines = self.edge.pulse.lines(JSON_TYPE, _EXACT, model, entry.tier, _ANSWERED_BEFORE)
+        lines = self.edge.heartbeat.head_lines(
+            JSON_TYPE, _EXACT, model, entry.tier, _ANSWERED_BEFORE
+        )
         kind = (
             self.dialect, OK, "", False, plan.tenant, plan.model.name,
             "" if model is None else model.name, "" if model is None else model.provider,

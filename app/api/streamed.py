@@ -85,7 +85,7 @@ class Streamed(Asked):
         self.usage_shown = self.plain.include_usage
         edge = self._way.edge
         edge.afterwards.stirred_ns = self.instants[0]
-        pulse = edge.pulse
+        pulse = edge.heartbeat
         self.last_write_s = pulse.now_s
         if not self._handed_over:
             pulse.add(self)
@@ -157,7 +157,7 @@ class Streamed(Asked):
         if self._texts:
             self._fold()
         self._events.append(Frames(data, count))
-        self.last_write_s = self._way.edge.pulse.now_s
+        self.last_write_s = self._way.edge.heartbeat.now_s
         return True
 
     def _learn(self, frame: bytes, reader: PassthroughReader) -> None:
@@ -188,7 +188,7 @@ class Streamed(Asked):
             return self._take_several(chunk)
         outlet.transport.write(chunk)
         self._texts.append(text)
-        self.last_write_s = self._way.edge.pulse.now_s
+        self.last_write_s = self._way.edge.heartbeat.now_s
         return True
 
     def _take_several(self, chunks: bytes) -> bool:
@@ -207,7 +207,7 @@ class Streamed(Asked):
             texts.append(text)
         outlet.transport.write(chunks)
         self._texts += texts
-        self.last_write_s = self._way.edge.pulse.now_s
+        self.last_write_s = self._way.edge.heartbeat.now_s
         return True
 
     def _fold(self) -> None:
@@ -293,7 +293,7 @@ class Streamed(Asked):
         outlet.abort = None
         outlet.end_now(last)
         self._ended_ns = ended_ns = monotonic_ns()
-        way.edge.pulse.discard(self)
+        way.edge.heartbeat.discard(self)
         if exchange.connection is not None:
             outlet.loop.call_soon(exchange.drain)  # it may be calling us just now
         sent_ns = exchange.queued_ns
@@ -324,7 +324,7 @@ class Streamed(Asked):
 
     # ------------------------------------------------------------------ to the general way
 
-    def pulse(self, now_s: float) -> None:
+    def send_heartbeat(self, now_s: float) -> None:
         """Fill the silence; before the first event that is for the general way, for it fixes the status."""
         self.last_write_s = now_s
         if self._first_ns:
@@ -335,12 +335,12 @@ class Streamed(Asked):
 
     def _pulse_general(self, now_s: float) -> None:
         if self._response is not None:
-            self._response.pulse(now_s)
+            self._response.send_heartbeat(now_s)
 
     def _hand_over(self) -> None:
         self._exchange.on_known_chunk = None
         self._fold()
-        self._way.edge.pulse.discard(self)
+        self._way.edge.heartbeat.discard(self)
         super()._hand_over()
 
     def _begun(self) -> StartedExchange:
@@ -350,4 +350,4 @@ class Streamed(Asked):
 
     def _prepare(self, response: TurnResponse) -> None:
         """Tell who goes on of what went out already."""
-        response.go_on(self._first_ns)
+        response.mark_started(self._first_ns)

@@ -1,8 +1,7 @@
-"""``GET /v1/upstreams``: how each upstream and each deployment stands now.
+"""``GET /v1/upstreams``: the state of each upstream and each deployment.
 
-What the router goes by, told as it is: which model is asked, which is left alone and for how much
-longer, what is in flight, and the estimates that the choice between two is made with. Each worker has
-seen its own calls alone, so each tells its own view.
+It reports what the router decides by: breaker states and how long they last, calls in flight, and latency
+estimates. Each worker has seen only its own calls, so each reports its own view.
 """
 
 from __future__ import annotations

@@ -125,7 +125,7 @@ def left(gateway: Running) -> dict[str, int]:
         "flights": len(edge.gateway.flights),
         "places": gate.in_use + gate.waiting,
         "calls": load.in_flight,
-        "streams watched": len(edge.pulse._streams),
+        "streams watched": len(edge.heartbeat._streams),
         "tasks of the server": len(gateway.server.server_state.tasks),
         "connections upstream": pool.in_flight,
         "in line for one": pool.waiting,

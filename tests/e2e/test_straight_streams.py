@@ -363,7 +363,7 @@ async def test_a_shutdown_ends_a_stream_with_an_error_that_says_to_ask_again() -
         upstream.pause = 3
         await begin(client, "too late")
         peer = await asyncio.wait_for(upstream.paused.get(), PATIENCE_S)
-        gateway.context.edge.pulse.stopping = True
+        gateway.context.edge.heartbeat.stopping = True
         for task in gateway.server.server_state.tasks:
             task.cancel(msg="the grace is over")
         said = await body(client)

@@ -575,7 +575,7 @@ async def test_a_shutdown_ends_what_is_under_way_with_503(counted: Counted) -> N
             await client.ask(f"{number}")
         client.send("too late")
         peer = await asyncio.wait_for(asked.get(), PATIENCE_S)
-        gateway.context.edge.pulse.stopping = True
+        gateway.context.edge.heartbeat.stopping = True
         for task in gateway.server.server_state.tasks:
             task.cancel(msg="the grace is over")
         status, _, body = await client.read()

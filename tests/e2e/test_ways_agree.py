@@ -108,7 +108,7 @@ class House:
 
     async def account(self) -> object:
         """What the ledger says that is no time."""
-        await self.gateway.context.edge.drained()
+        await self.gateway.context.edge.finish_deferred_work()
         return without_times(self.gateway.context.telemetry.ledger.savings())
 
 

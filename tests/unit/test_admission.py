@@ -101,13 +101,13 @@ async def test_requests_go_through_as_a_burst_and_then_as_they_come_back():
     async with house() as it:
         guard = it.guard(Limits(requests_per_minute=60))
         for _ in range(60):
-            (await guard.enter(0)).leave(None)
-        error = await refusal(lambda: guard.enter(0))
+            (await guard.admit(0)).settle(None)
+        error = await refusal(lambda: guard.admit(0))
         assert error.retry_after_s == pytest.approx(1.0)
         assert it.refused == ["requests_per_minute"]
         it.clock.now_s += 1.0
-        (await guard.enter(0)).leave(None)
-        await refusal(lambda: guard.enter(0))
+        (await guard.admit(0)).settle(None)
+        await refusal(lambda: guard.admit(0))
 
 
 async def test_a_tenants_limit_holds_for_all_its_keys_together_and_for_no_other_tenant():
@@ -115,85 +115,85 @@ async def test_a_tenants_limit_holds_for_all_its_keys_together_and_for_no_other_
         one = it.admission.guard("acme", Access("1", "acme"))
         two = it.admission.guard("acme", Access("2", "acme"))
         other = it.admission.guard("other", Access("3", "other"))
-        await one.enter(0)
-        await two.enter(0)
-        await refusal(lambda: one.enter(0))
-        await other.enter(0)
+        await one.admit(0)
+        await two.admit(0)
+        await refusal(lambda: one.admit(0))
+        await other.admit(0)
 
 
 async def test_tokens_are_charged_by_size_and_settled_by_use():
     async with house() as it:
         guard = it.guard(Limits(tokens_per_minute=1000))
-        ticket = await guard.enter(400)  # about 100 tokens
-        ticket.leave(turn(1300))
-        error = await refusal(lambda: guard.enter(400))
+        ticket = await guard.admit(400)  # about 100 tokens
+        ticket.settle(turn(1300))
+        error = await refusal(lambda: guard.admit(400))
         assert error.retry_after_s == pytest.approx((300 + 100) * 60 / 1000)
         it.clock.now_s += error.retry_after_s
-        ticket = await guard.enter(400)
-        ticket.leave(turn(attempts=0))  # kept answer: nothing was used
-        await guard.enter(400)
+        ticket = await guard.admit(400)
+        ticket.settle(turn(attempts=0))  # kept answer: nothing was used
+        await guard.admit(400)
 
 
 async def test_a_prompt_over_a_whole_minutes_tokens_never_fits_and_is_told_so():
     async with house() as it:
         guard = it.guard(Limits(tokens_per_minute=10))
         with pytest.raises(TooLarge):
-            await guard.enter(4000)
+            await guard.admit(4000)
 
 
 async def test_a_broken_off_stream_is_charged_by_what_was_streamed():
     """A client that always leaves before the usage is told gets nothing for free."""
     async with house() as it:
         guard = it.guard(Limits(usd_per_day=0.001))
-        ticket = await guard.enter(400)
-        ticket.leave(turn(tokens_streamed=900))
-        error = await refusal(lambda: guard.enter(0))
+        ticket = await guard.admit(400)
+        ticket.settle(turn(tokens_streamed=900))
+        error = await refusal(lambda: guard.admit(0))
         assert error.code == "budget_exceeded"
 
 
 async def test_requests_at_once_are_counted_until_they_leave():
     async with house() as it:
         guard = it.guard(Limits(concurrent_requests=2))
-        first, _ = await guard.enter(0), await guard.enter(0)
-        error = await refusal(lambda: guard.enter(0))
+        first, _ = await guard.admit(0), await guard.admit(0)
+        error = await refusal(lambda: guard.admit(0))
         assert error.retry_after_s == 1
-        first.leave(None)
-        first.leave(None)  # twice is once
-        await guard.enter(0)
-        await refusal(lambda: guard.enter(0))
+        first.settle(None)
+        first.settle(None)  # twice is once
+        await guard.admit(0)
+        await refusal(lambda: guard.admit(0))
 
 
 async def test_a_refused_request_leaves_no_place_taken():
     async with house() as it:
         guard = it.guard(Limits(requests_per_minute=1, concurrent_requests=3))
-        (await guard.enter(0)).leave(None)
+        (await guard.admit(0)).settle(None)
         for _ in range(10):
-            await refusal(lambda: guard.enter(0))
-        assert [subject.open for subject in guard.subjects] == [0]
+            await refusal(lambda: guard.admit(0))
+        assert [subject.in_flight for subject in guard.subjects] == [0]
 
 
 async def test_a_budget_ends_with_its_day_or_month():
     async with house() as it:
         guard = it.guard(Limits(usd_per_day=1.0, usd_per_month=1.5))
-        (await guard.enter(0)).leave(turn(1, 1.0))
-        error = await refusal(lambda: guard.enter(0))
+        (await guard.admit(0)).settle(turn(1, 1.0))
+        error = await refusal(lambda: guard.admit(0))
         assert error.retry_after_s == pytest.approx(12 * 3600)
         it.clock.now_s += 12 * 3600
-        (await guard.enter(0)).leave(turn(1, 0.5))
-        error = await refusal(lambda: guard.enter(0))
+        (await guard.admit(0)).settle(turn(1, 0.5))
+        error = await refusal(lambda: guard.admit(0))
         assert error.retry_after_s == pytest.approx(16 * 24 * 3600)  # until the first of February
         it.clock.now_s += error.retry_after_s
-        await guard.enter(0)
+        await guard.admit(0)
 
 
 async def test_what_is_in_flight_counts_against_a_budget_by_what_the_last_ones_cost():
     async with house() as it:
         guard = it.guard(Limits(usd_per_day=10.0))
         for _ in range(6):
-            (await guard.enter(0)).leave(turn(1, 1.0))
+            (await guard.admit(0)).settle(turn(1, 1.0))
         for _ in range(6):
-            await guard.enter(0)
-        error = await refusal(lambda: guard.enter(0))  # nothing more was spent so far
+            await guard.admit(0)
+        error = await refusal(lambda: guard.admit(0))  # nothing more was spent so far
         assert error.code == "budget_exceeded"
 
 
@@ -201,11 +201,11 @@ async def test_a_key_may_ask_for_what_it_names_and_nothing_else():
     async with house() as it:
         access = Access("k", "a", models=frozenset({"small"}), agents=frozenset({"desk"}))
         guard = it.admission.guard("a", access)
-        guard.permit("small")
-        guard.permit("agent/desk")
+        guard.require_model("small")
+        guard.require_model("agent/desk")
         for name in ("large", "auto", "agent/other", "desk"):
             with pytest.raises(Forbidden):
-                guard.permit(name)
+                guard.require_model(name)
 
 
 @settings(max_examples=60, deadline=None)
@@ -221,7 +221,7 @@ async def test_in_no_window_does_more_get_through_than_the_burst_and_the_rate(as
             it.clock.now_s += wait_s
             for _ in range(count):
                 try:
-                    (await guard.enter(0)).leave(None)
+                    (await guard.admit(0)).settle(None)
                 except RateLimited:
                     break
                 let_in.append(it.clock.now_s)

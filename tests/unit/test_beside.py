@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from app.api.context import Readiness
-from app.bootstrap import run_beside
+from app.bootstrap import run_in_background
 
 pytestmark = pytest.mark.anyio
 
@@ -20,7 +20,7 @@ async def test_what_failed_beside_the_requests_is_named_on_readyz():
         raise KeyError("a secret's name")
 
     async with AsyncExitStack() as stack:
-        await run_beside(stack, readiness, fails(), "meaning")
+        await run_in_background(stack, readiness, fails(), "meaning")
         await asyncio.sleep(0)
         assert readiness.degraded == {
             "meaning": "what runs beside the requests ended: KeyError; its log line says where, and a"
@@ -38,6 +38,6 @@ async def test_what_still_runs_is_cancelled_and_gone_when_the_gateway_ends():
             ended.set()
 
     async with AsyncExitStack() as stack:
-        await run_beside(stack, readiness, runs(), "pulse")
+        await run_in_background(stack, readiness, runs(), "pulse")
     assert ended.is_set()
     assert readiness.degraded == {}

@@ -10,7 +10,7 @@ import yaml
 
 from app.classify.features import extract
 from app.domain.decisions import PromptView
-from app.reloading import Generations
+from app.reloading import ReloadableApp
 from app.settings import load
 from tests.support.gateway import configuration
 
@@ -28,7 +28,7 @@ async def test_tool_call_statistics_survive_a_reload(tmp_path):
     file = tmp_path / "gateway.yaml"
     file.write_text(yaml.safe_dump(configuration("http://127.0.0.1:9")))
     swapped = anyio.Event()
-    generations = Generations(
+    generations = ReloadableApp(
         load(str(file), {}),
         lambda: load(str(file), {}),
         simulated=False,
@@ -41,7 +41,7 @@ async def test_tool_call_statistics_survive_a_reload(tmp_path):
         to_app.put_nowait({"type": "lifespan.startup"})
         group.start_soon(generations, {"type": "lifespan"}, to_app.get, from_app.put)
         assert (await from_app.get())["type"] == "lifespan.startup.complete"
-        before = generations._now
+        before = generations._current
         unlearned = expected(before)
         tools = before.context.edge.gateway.classifier.tools
         for _ in range(40):
@@ -49,9 +49,9 @@ async def test_tool_call_statistics_survive_a_reload(tmp_path):
             tools.observe(guess, ("get_user",))
         learned = expected(before)
         assert learned["get_user"] > 0.9 > unlearned["get_user"]
-        generations._asked.set()
+        generations._reload_requested.set()
         await swapped.wait()
-        assert generations._now is not before
-        assert expected(generations._now) == learned
+        assert generations._current is not before
+        assert expected(generations._current) == learned
         to_app.put_nowait({"type": "lifespan.shutdown"})
         assert (await from_app.get())["type"] == "lifespan.shutdown.complete"

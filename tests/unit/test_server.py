@@ -19,7 +19,7 @@ import pytest
 
 from app.errors import GatewayError
 from app.providers.simulator import SimulatorSettings, running_simulator
-from app.server import apart, serve
+from app.server import serve, sharing_warnings
 from app.settings import Settings, load, loads
 from app.simulator_process import is_listening, simulated_upstream
 
@@ -118,9 +118,9 @@ class TestTheSimulatorsPort:
 
 def test_workers_that_share_nothing_are_told_of_at_start():
     shared = loads("state: {redis_url: 'redis://127.0.0.1:6379/0'}", "gateway.yaml", {})
-    [said] = apart(Settings(), 4)
+    [said] = sharing_warnings(Settings(), 4)
     assert "4 workers and no state.redis_url" in said
-    assert apart(Settings(), 1) == apart(shared, 4) == []
+    assert sharing_warnings(Settings(), 1) == sharing_warnings(shared, 4) == []
 
 
 def test_a_gateway_takes_all_the_descriptors_that_it_may_have(tmp_path):

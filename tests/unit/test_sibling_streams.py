@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.api.sibling_streams import ask_in_turn
+from app.api.sibling_streams import stream_from_owner
 from tests.support.siblings import siblings_saying
 
 pytestmark = pytest.mark.anyio
@@ -49,7 +49,7 @@ async def asked(folder: Path, *answers: bytes, app=knows_nothing) -> Client:
     request = b"GET /v1/runs/r/events HTTP/1.1\r\n\r\n"
     async with siblings_saying(folder, *answers) as there, asyncio.timeout(5):
         sockets = [*there, folder / "dead.sock"]
-        await ask_in_turn(app, {}, client.receive, client.send, sockets, request)
+        await stream_from_owner(app, {}, client.receive, client.send, sockets, request)
     return client
 
 
@@ -94,7 +94,7 @@ async def test_a_client_that_leaves_hangs_up_at_the_sibling(tmp_path) -> None:
     sockets = [tmp_path / "0.sock"]
     async with asyncio.timeout(5), asyncio.TaskGroup() as beside:
         beside.create_task(
-            ask_in_turn(knows_nothing, {}, client.receive, client.send, sockets, b"\r\n\r\n")
+            stream_from_owner(knows_nothing, {}, client.receive, client.send, sockets, b"\r\n\r\n")
         )
         await client.has.wait()
         client.gone.set()

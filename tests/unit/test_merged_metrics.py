@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.api.metrics_sum import add_up
+from app.api.merged_metrics import merge_pages
 from app.telemetry.metrics import Metrics
 
 ONE = b"""# HELP a_total A.
@@ -43,7 +43,7 @@ def samples(page: bytes) -> dict[tuple[str, str], float]:
 
 
 def test_counters_add_up_states_show_the_highest_and_starts_the_earliest() -> None:
-    assert samples(add_up([ONE, OTHER])) == {
+    assert samples(merge_pages([ONE, OTHER])) == {
         ("a_total", "1"): 2.0,
         ("a_total", "2"): 5.0,
         ("a_total", '3 " }'): 8.0,
@@ -62,7 +62,7 @@ async def _page(seconds: float) -> bytes:
 @pytest.mark.anyio
 async def test_the_page_of_one_worker_is_unchanged_and_histograms_add_up() -> None:
     fast, slow = await _page(0.1), await _page(4.0)
-    assert samples(add_up([fast])) == samples(fast)
-    both = samples(add_up([fast, slow]))
+    assert samples(merge_pages([fast])) == samples(fast)
+    both = samples(merge_pages([fast, slow]))
     assert both["slipstream_request_seconds_count", ""] == 2.0
     assert both["slipstream_request_seconds_sum", ""] == 4.1

@@ -1,14 +1,14 @@
-"""Metrics of several workers as those of one, on Prometheus' text format.
+"""Merges the metrics pages of several workers, in Prometheus' text format.
 
-Counters and the parts of histograms add up; so do gauges that count what is there. Other gauges (a state,
-a bound, a limit) show the highest, and a start time the earliest.
+Counters and histograms are summed, and so are gauges that count something. Other gauges (a state, a bound, a
+limit) take the maximum, a start time the minimum.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-_ADDED_GAUGES = frozenset(
+_SUMMED_GAUGES = frozenset(
     {
         b"slipstream_in_flight",
         b"slipstream_body_bytes",
@@ -27,26 +27,28 @@ _ADDED_GAUGES = frozenset(
 _EARLIEST = b"process_start_time_seconds"
 
 
-def add_up(pages: Sequence[bytes]) -> bytes:
-    """One page of several; families and series in the order in which they first come."""
+def merge_pages(pages: Sequence[bytes]) -> bytes:
+    """Merge pages into one; families and series keep the order of their first occurrence."""
     heads: dict[bytes, list[bytes]] = {}
     series: dict[bytes, dict[bytes, float]] = {}
     kinds: dict[bytes, bytes] = {}
     for page in pages:
-        family, told = b"", set(heads)
+        family, known = b"", set(heads)
         for line in page.splitlines():
             if line.startswith(b"#"):
                 words = line.split(None, 3)
                 family = words[2]
                 if words[1] == b"TYPE":
                     kinds[family] = words[3]
-                if family not in told:
+                if family not in known:
                     heads.setdefault(family, []).append(line)
                 continue
             name, _, number = line.rpartition(b" ")
             cells = series.setdefault(family, {})
             value = float(number)
-            cells[name] = value if name not in cells else _joined(family, kinds, cells[name], value)
+            cells[name] = (
+                value if name not in cells else _merged_value(family, kinds, cells[name], value)
+            )
     lines: list[bytes] = []
     for family, head in heads.items():
         lines += head
@@ -54,9 +56,9 @@ def add_up(pages: Sequence[bytes]) -> bytes:
     return b"\n".join([*lines, b""])
 
 
-def _joined(family: bytes, kinds: dict[bytes, bytes], one: float, other: float) -> float:
+def _merged_value(family: bytes, kinds: dict[bytes, bytes], one: float, other: float) -> float:
     if family == _EARLIEST:
         return min(one, other)
-    if kinds.get(family) == b"gauge" and family not in _ADDED_GAUGES:
+    if kinds.get(family) == b"gauge" and family not in _SUMMED_GAUGES:
         return max(one, other)
     return one + other

@@ -1,4 +1,4 @@
-"""Every route but the inference endpoints: administration, the console, and the layers around them."""
+"""The administrative routes, the console, and the middleware around them."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
     from app.settings import Settings
 
-_ADMIN_PART = 8
-"""Of the bytes that bodies may hold, one part in so many is for administrative routes."""
+_ADMIN_SHARE = 8
+"""Administrative routes get one part in so many of the bytes that request bodies may hold."""
 _CONSOLE = Path(__file__).parent.parent / "console"
 _PAGES = frozenset({"/", "/docs"})
 _CONSOLE_POLICY = (
@@ -48,8 +48,8 @@ _CONSOLE_POLICY = (
 )
 
 
-def administer(app: FastAPI, settings: Settings, siblings: Path | None) -> None:
-    """Give ``app`` its routes and their layers; ``siblings`` as for ``create_app``."""
+def add_admin_routes(app: FastAPI, settings: Settings, siblings: Path | None) -> None:
+    """Add the routes and their middleware to ``app``; ``siblings`` as for ``create_app``."""
     problems.install(app)
     parts = (
         *(models, cache_entries, cache, cache_transfer, feedback),
@@ -61,19 +61,19 @@ def administer(app: FastAPI, settings: Settings, siblings: Path | None) -> None:
     if settings.server.docs_enabled:
         app.router.routes.append(Route("/docs", _docs_page, include_in_schema=False))
     app.mount("/console", ConsoleFiles(directory=_CONSOLE), name="console")
-    app.add_middleware(Admin)
+    app.add_middleware(AdminHeaders)
     if settings.server.cors_origins:
         app.add_middleware(CrossOrigin, origins=settings.server.cors_origins)
     if siblings is not None:
         app.add_middleware(Siblings, folder=siblings, shared=bool(settings.state.redis_url))
     most = settings.server.max_body_bytes
-    together = max(most, settings.server.max_bodies_bytes // _ADMIN_PART)
+    together = max(most, settings.server.max_bodies_bytes // _ADMIN_SHARE)
     bodies = Bodies(together, most, weight_of)
     app.add_middleware(BodyLimit, most_body_bytes=most, bodies=bodies)
 
 
 class ConsoleFiles(StaticFiles):
-    """The console's static files; the package's own Python is none of them."""
+    """The console's static files, without the package's Python."""
 
     def lookup_path(self, path: str) -> tuple[str, os.stat_result | None]:
         """Find the file of ``path``."""
@@ -81,7 +81,7 @@ class ConsoleFiles(StaticFiles):
 
 
 async def _console_page() -> Response:
-    """The console: ask, watch requests and agents, look into the cache."""
+    """The console: chat, requests, agents and the cache."""
     page = (_CONSOLE / "index.html").read_bytes()
     return Response(page, media_type="text/html")
 
@@ -91,8 +91,8 @@ async def _docs_page(_: object) -> Response:
     return Response(page, media_type="text/html")
 
 
-class Admin:
-    """Pure ASGI: gives every administrative answer its request id and the console its policy."""
+class AdminHeaders:
+    """ASGI middleware: adds the request id to every response and security headers to the console's."""
 
     def __init__(self, app: ASGIApp) -> None:
         """Wrap ``app``."""
