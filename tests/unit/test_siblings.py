@@ -79,7 +79,7 @@ async def invalidated(folder: Path) -> tuple[int, dict[str, object]]:
 
 async def test_an_invalidation_is_not_told_as_done_while_a_worker_is_silent(tmp_path, monkeypatch):
     """It may be stopped for a while, and go on serving what it holds."""
-    monkeypatch.setattr("app.api.siblings._FORGETS_WITHIN_S", 0.05)
+    monkeypatch.setattr("app.api.siblings._INVALIDATION_TIMEOUT_S", 0.05)
 
     async def silent(reader, writer) -> None:
         await reader.read()
