@@ -263,7 +263,9 @@ class Inference:
         )
 
 
-_USUAL_VERSION_HEADERS = tuple(((b"anthropic-version", version),) for version in KNOWN_ANTHROPIC_VERSIONS)
+_USUAL_VERSION_HEADERS = tuple(
+    ((b"anthropic-version", version),) for version in KNOWN_ANTHROPIC_VERSIONS
+)
 """What clients of Anthropic's say to the vendor in every request; each has a way of its own."""
 _NO_DEADLINE = Deadline(None)
 _HEADERS_WITHOUT_OPTIONS = frozenset(
