@@ -580,7 +580,7 @@ async def test_a_shutdown_ends_what_is_under_way_with_503(counted: Counted) -> N
             task.cancel(msg="the grace is over")
         status, _, body = await client.read()
         assert status == 503
-        assert b"ask again" in body
+        assert b"retry" in body
         await asyncio.wait_for(peer.gone.wait(), PATIENCE_S)
         await rest(gateway)
         assert not gateway.server.server_state.tasks
