@@ -1,9 +1,9 @@
-"""AG-UI 1.0: a run's input in, its events out.
+"""AG-UI 1.0: parse a run's input, serialise its events.
 
-The input is checked with the protocol's own models; events are written as plain JSON, for a model
-object per token would cost more than all the rest (the tests hold every frame against those
-models). One event of ours is at most one of AG-UI's, so that ``id: <run>:<seq>`` names the same
-event on every worker and in every replay.
+The input is validated with the protocol's own models; events are written as plain JSON, because a model
+object per token would cost more than everything else (the tests validate every frame with those models). One
+of our events is at most one AG-UI event, so that ``id: <run>:<seq>`` identifies the same event on every
+worker and in every replay.
 """
 
 from __future__ import annotations
@@ -65,22 +65,22 @@ _APPROVAL = {
     },
     "required": ["approved"],
 }
-"""What a person answers an interrupt with, as JSON Schema."""
+"""JSON Schema of the answer to an interrupt."""
 _encode = msgspec.json.Encoder().encode
 
 
 @dataclass(frozen=True, slots=True)
 class AgentInput:
-    """A request to run an agent, read."""
+    """A parsed request to run an agent."""
 
     run_id: str
     thread_id: str
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...] = ()
-    """The client's own tools: their calls are its to answer."""
+    """The client's own tools, whose calls it executes itself."""
     agent: str = ""
     on_disconnect: str = "cancel"
-    """``cancel`` or ``detach``: what becomes of the run when its client leaves."""
+    """``cancel`` or ``detach``: what happens to the run when its client disconnects."""
     resume: tuple[Decision, ...] = ()
     """Answers to the interrupts of an earlier run."""
     model: str = ""
@@ -88,12 +88,12 @@ class AgentInput:
 
 
 def preload_models() -> None:
-    """Load the protocol's models now: the first run would wait 0.4 s for them (measured)."""
+    """Import the protocol's models now: the first run would wait 0.4 s for them (measured)."""
     read_input(b'{"threadId": "t", "runId": "r", "messages": []}')
 
 
 def read_input(raw: bytes) -> AgentInput:
-    """Read ``RunAgentInput``; raises ``BadRequest`` naming the field."""
+    """Parse ``RunAgentInput``; raises ``BadRequest`` naming the field."""
     from ag_ui.core import RunAgentInput  # generated models: 0.15 s that only agents need
     from pydantic import ValidationError
 
@@ -128,7 +128,7 @@ def read_input(raw: bytes) -> AgentInput:
 
 
 def _decision(entry: ResumeEntry) -> Decision:
-    """A person's answer: ``true``, or an object that says ``approved``."""
+    """The answer to an interrupt: a boolean, or an object with ``approved``."""
     payload = entry.payload
     given = payload if isinstance(payload, dict) else {"approved": payload}
     approved, arguments = given.get("approved"), given.get("arguments")
@@ -142,8 +142,8 @@ def _decision(entry: ResumeEntry) -> Decision:
 
 
 def _messages(given: Sequence[AgUiMessage]) -> tuple[Message, ...]:
-    """The conversation as vendors take it: results stand together, a call that has none gets one that says
-    so, a result without an open call is left out, and arguments are an object.
+    """The conversation as vendors accept it: results are adjacent, a call without a result gets a
+    placeholder, a result without an open call is dropped, and arguments are an object.
     """
     found: list[Message] = []
     open_calls: dict[str, None] = {}
@@ -176,7 +176,7 @@ def _messages(given: Sequence[AgUiMessage]) -> tuple[Message, ...]:
 
 
 def _object(arguments: str) -> str:
-    """A call's arguments; none where they are no object, as a call that broke off leaves them."""
+    """A call's arguments; ``{}`` where they are not an object, as after an aborted call."""
     return arguments if arguments and decode_arguments(arguments) is not None else "{}"
 
 
@@ -189,7 +189,7 @@ def _add_result(found: list[Message], call_id: str, text: str, is_error: bool) -
 
 
 def _close_calls(found: list[Message], open_calls: dict[str, None]) -> None:
-    """Vendors refuse a history with a call that has no result."""
+    """Add placeholder results: vendors reject a call without a result."""
     for call_id in list(open_calls):
         _add_result(found, call_id, "no result: the call was cancelled", is_error=True)
         del open_calls[call_id]
@@ -229,7 +229,7 @@ def frame(event: RunEvent, run_id: str, seq: int) -> bytes:
 
 
 def unnumbered_frame(event: RunFailed, run_id: str) -> bytes:
-    """What ends one reader's stream, not the run: a frame without an id, so that none is gone on from."""
+    """The frame that ends one reader's stream, not the run: without an id, so that nobody resumes from it."""
     return b"data: %s\n\n" % _encode(to_json_object(event, run_id))
 
 
@@ -261,14 +261,14 @@ def to_json_object(event: RunEvent, run_id: str) -> dict[str, object]:  # noqa: 
 
 
 def _subagent(event: SubagentStarted | SubagentEnded) -> dict[str, object]:
-    told: dict[str, object] = {"subagentRunId": event.id}
+    base: dict[str, object] = {"subagentRunId": event.id}
     match event:
         case SubagentStarted(name=name):
-            return {"type": "SUBAGENT_STARTED", **told, "name": name}
+            return {"type": "SUBAGENT_STARTED", **base, "name": name}
         case SubagentEnded(text=text, code=code):
             if code:
-                return {"type": "SUBAGENT_ERROR", **told, "message": text, "code": code}
-            return {"type": "SUBAGENT_FINISHED", **told, **({"result": text} if text else {})}
+                return {"type": "SUBAGENT_ERROR", **base, "message": text, "code": code}
+            return {"type": "SUBAGENT_FINISHED", **base, **({"result": text} if text else {})}
 
 
 def _of_run(event: RunStarted | RunFinished | RunFailed) -> dict[str, object]:
@@ -325,7 +325,7 @@ def _interrupt(asked: Interrupt) -> dict[str, object]:
 
 
 def usage_list(usage: Sequence[ModelUsage]) -> list[dict[str, object]]:
-    """Token counts in the protocol's accounting: totals, and parts of them."""
+    """Token counts as the protocol reports them: totals and their parts."""
     return [
         {
             "provider": each.provider,
@@ -386,13 +386,13 @@ def _call(event: CallOpened | CallArguments | CallSealed | CallEnded) -> dict[st
 
 
 def call_metadata(event: CallEnded) -> Mapping[str, object]:
-    """How a call went: outcome, milliseconds, and the error's code where there is one."""
-    told: dict[str, object] = {
+    """Outcome and duration (ms) of a call, and the error code where there is one."""
+    metadata: dict[str, object] = {
         "outcome": event.outcome,
         "durationMs": round(event.duration_s * 1000, 3),
     }
     if event.code:
-        told["code"] = event.code
+        metadata["code"] = event.code
     if event.speculative:
-        told["speculative"] = True
-    return told
+        metadata["speculative"] = True
+    return metadata

@@ -1,10 +1,9 @@
 """Change an answer of the client's own dialect where an output contract asks for it.
 
-Theory of operation. Each event is read; one in which nothing is to be changed goes on in the bytes that it
-came in, and in the others all that is not changed stays, fields that this program does not know included.
-What is taken out leaves no hole: blocks, items and events behind it are numbered as if it had never been.
-Of text only the beginning is looked at (``ReasoningStripper``), and what of it cannot be judged yet is held
-until it can. Usage is never touched: reasoning that is hidden was paid for.
+Theory of operation. Each event is parsed; one without changes is passed on in its original bytes, and in the
+others everything else is kept, unknown fields included. Removals leave no gap: later blocks, items and events
+are renumbered. Of text only the beginning is examined (``ReasoningStripper``), and is held back until it
+can be decided. Usage is never changed: hidden reasoning was paid for.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ _DONE = b"[DONE]"
 
 
 class _TextEdit:
-    """A text that comes in pieces."""
+    """Edits one streamed text."""
 
     def __init__(self, edit: AnswerEdit) -> None:
         self._reader = ReasoningStripper()
@@ -35,13 +34,13 @@ class _TextEdit:
         self._beginning = edit.prefill
 
     def begin(self) -> str:
-        """The beginning that the gateway wrote, once."""
+        """The prefill that the gateway wrote; empty after the first call."""
         beginning, self._beginning = self._beginning, ""
         return beginning
 
 
 class _Editor:
-    """What the dialects share."""
+    """Base class of the dialects' editors."""
 
     def __init__(self, edit: AnswerEdit) -> None:
         self.edit = edit
@@ -72,23 +71,23 @@ class _Editor:
             return frame
         if not isinstance(event, dict):
             return frame
-        told = self._event(event)
-        if told is None:
+        events = self._event(event)
+        if events is None:
             return frame
-        return b"".join(_encode_frame(found[0].event, each) for each in told)
+        return b"".join(_encode_frame(found[0].event, each) for each in events)
 
     def edited_text(self, text: object) -> str:
-        """A whole text as the client gets it."""
-        said = str(text)
-        return self.edit.prefill + (strip_reasoning(said) if self.edit.hides_reasoning else said)
+        """A complete text as the client receives it."""
+        whole = str(text)
+        return self.edit.prefill + (strip_reasoning(whole) if self.edit.hides_reasoning else whole)
 
     @abstractmethod
     def _answer(self, answer: Json) -> None:
-        """Change a whole answer."""
+        """Edit a complete answer in place."""
 
     @abstractmethod
     def _event(self, event: Json) -> list[Json] | None:
-        """What becomes of one event; None = it stays as it is."""
+        """The events that replace ``event``; None = it is unchanged."""
 
 
 def _encode_frame(name: str, event: Json) -> bytes:
@@ -103,7 +102,7 @@ def _objects(row: object) -> list[Json]:
 
 # ------------------------------------------------------------ Chat Completions
 class ChatEditor(_Editor):
-    """Chat Completions; several choices are told apart by their index."""
+    """Chat Completions; each choice is edited separately, by its index."""
 
     def __init__(self, edit: AnswerEdit) -> None:
         """Start before the first byte."""
@@ -117,9 +116,9 @@ class ChatEditor(_Editor):
                 continue
             self._drop_reasoning(message)
             content = message.get("content")
-            if isinstance(content, str) and (said := self.edited_text(content)) != content:
-                message["content"] = said
-                choice.pop("logprobs", None)  # they spell what was taken out
+            if isinstance(content, str) and (text := self.edited_text(content)) != content:
+                message["content"] = text
+                choice.pop("logprobs", None)  # they contain the removed text
 
     def _event(self, event: Json) -> list[Json] | None:
         choices = _objects(event.get("choices"))
@@ -138,28 +137,28 @@ class ChatEditor(_Editor):
         changed = self._drop_reasoning(delta)
         content = delta.get("content")
         given = content if isinstance(content, str) else ""
-        said = own.feed(given)
+        text = own.feed(given)
         if choice.get("finish_reason"):
-            said += own.rest()
-        if "role" in delta or said:
-            said = own.begin() + said
-        if said != given:
-            delta["content"] = said
-            if not said:
+            text += own.rest()
+        if "role" in delta or text:
+            text = own.begin() + text
+        if text != given:
+            delta["content"] = text
+            if not text:
                 del delta["content"]
             choice.pop("logprobs", None)
             changed = True
         return changed
 
     def _drop_reasoning(self, message: Json) -> bool:
-        """Take the reasoning's own fields out of a message or delta."""
+        """Remove the reasoning fields from a message or delta."""
         if not self.edit.hides_reasoning:
             return False
         found = [name for name in _REASONING if message.get(name) is not None]
         for name in found:
             del message[name]
         content = message.get("content")
-        if isinstance(content, list):  # as Mistral sends it
+        if isinstance(content, list):  # Mistral
             kept = [part for part in content if _kind(part) not in _THOUGHTS]
             if len(kept) < len(content):
                 found.append("content")
@@ -177,7 +176,7 @@ def _has_content(choice: Json) -> bool:
 
 # ------------------------------------------------------------ Messages
 class MessagesEditor(_Editor):
-    """Anthropic Messages; blocks behind one that is left out move up."""
+    """Anthropic Messages; blocks after a dropped one are renumbered."""
 
     def __init__(self, edit: AnswerEdit) -> None:
         """Start before the first byte."""
@@ -209,15 +208,15 @@ class MessagesEditor(_Editor):
             case "content_block_delta":
                 return self._delta(event)
             case "content_block_stop":
-                told = self._renumbered(event)
-                rest = self.text.rest() if told and self.text_is_open else ""
+                events = self._renumbered(event)
+                rest = self.text.rest() if events and self.text_is_open else ""
                 self.text_is_open = False
-                return [_text_delta(event["index"], rest), *told] if rest else told
+                return [_text_delta(event["index"], rest), *events] if rest else events
             case _:
                 return None
 
     text_is_open = False
-    """The block under way is text."""
+    """The open block is text."""
 
     def _start(self, event: Json) -> list[Json]:
         block, index = event.get("content_block"), event.get("index")
@@ -228,28 +227,28 @@ class MessagesEditor(_Editor):
                 return []
             if block.get("thinking"):
                 block["thinking"] = ""
-        told = self._renumbered(event)
+        events = self._renumbered(event)
         if kind == "text" and isinstance(block, dict):
             self.text_is_open = True
-            said = self.text.begin() + self.text.feed(str(block.get("text", "")))
+            text = self.text.begin() + self.text.feed(str(block.get("text", "")))
             block["text"] = ""
-            if said:
-                told.append(_text_delta(event["index"], said))
-        return told
+            if text:
+                events.append(_text_delta(event["index"], text))
+        return events
 
     def _delta(self, event: Json) -> list[Json]:
         delta = event.get("delta")
         kind = _kind(delta)
         if kind == "thinking_delta" and self.edit.hides_reasoning:
             return []
-        told = self._renumbered(event)
-        if told and kind == "text_delta" and isinstance(delta, dict):
+        events = self._renumbered(event)
+        if events and kind == "text_delta" and isinstance(delta, dict):
             delta["text"] = self.text.feed(str(delta.get("text", "")))
-            return told if delta["text"] else []
-        return told
+            return events if delta["text"] else []
+        return events
 
     def _renumbered(self, event: Json) -> list[Json]:
-        """``event`` with its block's new number; nothing where that block is left out."""
+        """``event`` with its block's new index; empty where the block is dropped."""
         index = event.get("index")
         if not isinstance(index, int):
             return [event]
@@ -266,7 +265,7 @@ def _text_delta(index: object, text: str) -> Json:
 
 # ------------------------------------------------------------ Responses
 class ResponsesEditor(_Editor):
-    """OpenAI Responses; items and events behind one that is left out move up."""
+    """OpenAI Responses; items and events after a dropped one are renumbered."""
 
     def __init__(self, edit: AnswerEdit) -> None:
         """Start before the first byte."""
@@ -274,34 +273,34 @@ class ResponsesEditor(_Editor):
         self._dropped: set[int] = set()
         self._next: int | None = None
         self._first: object = None
-        """Where the first text stands: the only one that may begin with reasoning."""
+        """Output index of the first text: the only one that may begin with reasoning."""
 
     def _answer(self, answer: Json) -> None:
         if isinstance(answer.get("output"), list):
             answer["output"] = self._items(_objects(answer["output"]))
 
     def _items(self, items: Iterable[Json]) -> list[Json]:
-        told: list[Json] = []
+        kept: list[Json] = []
         first = True
         for item in items:
             if item.get("type") == "reasoning" and self.edit.hides_reasoning:
                 if self.edit.keeps_signatures:
-                    told.append(_without_text(item))
+                    kept.append(_without_text(item))
                 continue
             if item.get("type") == "message" and first:
                 first = not self._message(item)
-            told.append(item)
-        return told
+            kept.append(item)
+        return kept
 
     def _message(self, item: Json) -> bool:
-        """Change a message's first text; whether it has one."""
+        """Edit a message's first text; returns whether it has one."""
         texts = [part for part in _objects(item.get("content")) if _kind(part) == "output_text"]
         for part in texts[:1]:
             part["text"] = self.edited_text(part.get("text", ""))
         return bool(texts)
 
     def _event(self, event: Json) -> list[Json] | None:
-        told = []
+        events = []
         for each in self._changed(event):
             number = each.get("sequence_number")
             if self._next is None and isinstance(number, int):
@@ -309,8 +308,8 @@ class ResponsesEditor(_Editor):
             if self._next is not None:
                 each["sequence_number"] = self._next
                 self._next += 1
-            told.append(each)
-        return told
+            events.append(each)
+        return events
 
     def _changed(self, event: Json) -> list[Json]:
         kind, index = str(event.get("type")), event.get("output_index")
@@ -331,7 +330,7 @@ class ResponsesEditor(_Editor):
         return self._text_events(kind, event)
 
     def _text_events(self, kind: str, event: Json) -> list[Json]:
-        """Events of text, and what holds it once more when it is over."""
+        """Text events, and the final ones that repeat the text."""
         part, item = event.get("part"), event.get("item")
         if kind == "response.content_part.added" and _kind(part) == "output_text":
             self._first = event.get("output_index") if self._first is None else self._first
@@ -339,8 +338,8 @@ class ResponsesEditor(_Editor):
             return [event]
         match kind:
             case "response.content_part.added":
-                said = self.text.begin()
-                return [event, _output_delta(event, said)] if said else [event]
+                text = self.text.begin()
+                return [event, _output_delta(event, text)] if text else [event]
             case "response.output_text.delta":
                 event["delta"] = self.text.feed(str(event.get("delta", "")))
                 return [event] if event["delta"] else []
@@ -359,7 +358,7 @@ class ResponsesEditor(_Editor):
 
 
 def _without_text(item: Json) -> Json:
-    """A reasoning item of which the vendor's own words alone are left."""
+    """A reasoning item without its text; only the vendor's encrypted content is left."""
     empty: Json = {name: [] for name in ("summary", "content") if item.get(name) is not None}
     return {**item, **empty}
 

@@ -1,9 +1,9 @@
-"""Whether a ready text is all that a request asks for, beside its question.
+"""Whether a lane's text is a complete answer to a request.
 
-A lane answers with one text, no model and no tokens. Who asks for two choices, log probabilities, speech, a
-search, another form, or for less than the text, or sends a file along, must hear a model. What a request may
-say besides is listed here; a field that is not listed, which may be one of next year's, leaves the answer to
-a model. Asked only once a lane has an answer, so that no other request pays for it.
+A lane answers with one text, without a model or tokens. Requests for several choices, log probabilities,
+speech, a search, another format, or a shorter answer, and requests with files, need a model. The fields that
+do not matter are listed here; any other field, including future ones, leaves the answer to a model. Checked
+only once a lane has an answer, so that no other request pays for it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from app.domain.chat import Json
 
-_NO_MATTER = frozenset(
+_IRRELEVANT = frozenset(
     (
         *("model", "messages", "input", "stream", "stream_options", "user", "metadata"),
         *("temperature", "top_p", "top_k", "seed", "frequency_penalty", "presence_penalty"),
@@ -28,8 +28,8 @@ _NO_MATTER = frozenset(
         *("truncation", "prompt_cache_options", "cache_control", "diagnostics"),
     )
 )
-"""What changes nothing in a text that needs no thought; a lane looks at the messages themselves."""
-_NOTHING: tuple[object, ...] = (
+"""Fields that do not change a fixed text; the lane itself examines the messages."""
+_EMPTY: tuple[object, ...] = (
     [],
     "",
     False,
@@ -49,13 +49,13 @@ _PLAIN_VALUES: Mapping[str, object] = {
 def is_answered_by_text(body: Json, text: str) -> bool:
     """Whether ``text`` answers the checked ``body``, in any dialect, in full; never raises on one."""
     return _is_one_text(body) and all(
-        name in _NO_MATTER or value in _NOTHING or _allows(name, value, text)
+        name in _IRRELEVANT or value in _EMPTY or _allows(name, value, text)
         for name, value in body.items()
     )
 
 
 def _allows(name: str, value: object, text: str) -> bool:
-    if name in _LIMITS:  # a token is a byte at least
+    if name in _LIMITS:  # a token is at least one byte
         return isinstance(value, int) and len(text.encode()) <= value
     if name in _STOPS:
         stops = [value] if isinstance(value, str) else value
@@ -63,17 +63,17 @@ def _allows(name: str, value: object, text: str) -> bool:
     if name in {"text", "output_config"} and isinstance(value, Mapping):
         form = value.get("format")
         return form is None or form == {"type": "text"}
-    return _PLAIN_VALUES.get(name, _NOTHING) == value
+    return _PLAIN_VALUES.get(name, _EMPTY) == value
 
 
 def _is_one_text(body: Json) -> bool:
-    """Whether all that is said is one message of a person, in text."""
-    said = body.get("messages", body.get("input"))
-    if isinstance(said, str):
+    """Whether the conversation is a single user message of text."""
+    messages = body.get("messages", body.get("input"))
+    if isinstance(messages, str):
         return True
-    if not isinstance(said, list) or len(said) != 1 or not isinstance(said[0], Mapping):
+    if not isinstance(messages, list) or len(messages) != 1 or not isinstance(messages[0], Mapping):
         return False
-    content = said[0].get("content")
+    content = messages[0].get("content")
     return isinstance(content, str) or (
         isinstance(content, list)
         and all(isinstance(part, Mapping) and part.get("type") in _TEXT_PARTS for part in content)

@@ -1,4 +1,4 @@
-"""Anthropic Messages: the codec, whose parts stand in the files beside it."""
+"""The Anthropic Messages codec; its parts are in the `anthropic_messages_*` modules."""
 
 from __future__ import annotations
 
@@ -32,50 +32,50 @@ class AnthropicMessagesCodec:
     path = "/messages"
 
     def plain(self, raw: bytes) -> PlainRequest | None:
-        """The reading of an ordinary request, cheaply."""
+        """See ``Codec``."""
         return plain_messages(raw)
 
     def check(self, body: Json) -> None:
-        """Refuse what no server of this dialect could take."""
+        """Raise ``BadRequest`` for a body that no server of this dialect accepts."""
         anthropic_messages_request.check(body)
 
     def check_count(self, body: Json) -> None:
-        """Refuse a body of ``count_tokens`` that no server could take."""
+        """Likewise for a body of ``count_tokens``."""
         anthropic_messages_request.check_count(body)
 
     def view(self, body: Json) -> PromptView:
-        """What the classifier may look at."""
+        """The prompt as the classifier sees it."""
         return anthropic_messages_view.view(body)
 
     def read(self, body: Json) -> Conversation:
-        """The neutral reading."""
+        """The neutral conversation."""
         return anthropic_messages_request.read(body)
 
     def write(
         self, conversation: Conversation, model: Model, *, stream: bool
     ) -> tuple[dict[str, object], tuple[str, ...]]:
-        """The request body for a server of this dialect, and what was left out."""
+        """The request body in this dialect, and the fields that were dropped."""
         return anthropic_messages_write.write(conversation, model, stream=stream)
 
     def glance(self, body: bytes) -> tuple[Usage, str]:
-        """Usage and neutral finish reason of a whole answer."""
+        """Usage and neutral finish reason of a complete answer."""
         answer = self.read_answer(body)
         return answer.usage, answer.finish
 
     def read_answer(self, body: bytes) -> Answer:
-        """A whole JSON answer."""
+        """Parse a complete JSON answer."""
         return anthropic_messages_answer.read_answer(body)
 
     def write_answer(self, answer: Answer, request: ChatRequest) -> bytes:
-        """A whole JSON answer for the client."""
+        """Serialise a complete JSON answer for the client."""
         return anthropic_messages_answer.write_answer(answer, request)
 
     def reader(self) -> MessagesReader:
-        """A reader that gives neutral events."""
+        """A stream reader that yields neutral events."""
         return MessagesReader()
 
     def passthrough(self, *, hide_usage: bool) -> MessagesPassthrough:  # noqa: ARG002 (usage is always part of the stream)
-        """A reader that gives ``Frames`` untouched."""
+        """A stream reader that yields unchanged ``Frames``."""
         return MessagesPassthrough()
 
     def editor(self, edit: AnswerEdit) -> MessagesEditor:
@@ -83,13 +83,13 @@ class AnthropicMessagesCodec:
         return MessagesEditor(edit)
 
     def writer(self, request: ChatRequest) -> MessagesWriter:
-        """A writer of the stream that the client reads."""
+        """A writer of the client's stream."""
         return MessagesWriter(request)
 
     def read_error(
         self, status: int, body: bytes, headers: Mapping[bytes, bytes]
     ) -> UpstreamStatus:
-        """An upstream's error answer."""
+        """Parse an upstream's error response."""
         return read_error_answer(status, body, headers)
 
     def write_error(self, error: GatewayError, request_id: str) -> bytes:

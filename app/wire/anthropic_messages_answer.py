@@ -1,4 +1,4 @@
-"""Whole Anthropic Messages answers, read and written, with usage and stop reasons."""
+"""Parse and serialise complete Anthropic Messages answers, with usage and stop reasons."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ _STOP_REASON = {
 
 
 class OutputDetails(msgspec.Struct):
-    """Parts of the answer's tokens."""
+    """Breakdown of the output tokens."""
 
     thinking_tokens: int | None = None
 
 
 class WireUsage(msgspec.Struct):
-    """Usage as Messages tells it: ``input_tokens`` is the uncached remainder."""
+    """Messages' usage object: ``input_tokens`` is the uncached remainder."""
 
     input_tokens: int | None = None
     output_tokens: int | None = None
@@ -61,7 +61,7 @@ class WireUsage(msgspec.Struct):
 
 
 class Block(msgspec.Struct):
-    """A content block of any type; unknown types have only their name here."""
+    """A content block of any type; of unknown types only ``type`` is kept."""
 
     type: str
     text: str | None = None
@@ -74,7 +74,7 @@ class Block(msgspec.Struct):
 
 
 class WireMessage(msgspec.Struct):
-    """A whole answer, or the beginning of a streamed one."""
+    """A complete answer, or the message of ``message_start``."""
 
     id: str | None = None
     model: str | None = None
@@ -92,7 +92,7 @@ _MESSAGE = msgspec.json.Decoder(WireMessage)
 
 
 def read_usage(usage: WireUsage, before: Usage | None = None) -> Usage:
-    """The neutral parts; what this event does not tell is taken from ``before`` (usage is cumulative)."""
+    """The neutral usage; counts missing from this event are taken from ``before`` (usage is cumulative)."""
     known = before or Usage()
     details = usage.output_tokens_details
     reasoning = details.thinking_tokens if details else None
@@ -112,7 +112,7 @@ def _count_or_before(value: int | None, before: int) -> int:
 
 
 def write_usage(usage: Usage) -> dict[str, object]:
-    """Usage as Messages tells it."""
+    """The usage object of Messages."""
     return {
         "input_tokens": usage.input_tokens,
         "cache_creation_input_tokens": usage.cache_write_tokens,
@@ -123,26 +123,26 @@ def write_usage(usage: Usage) -> dict[str, object]:
 
 
 def read_stop_reason(word: str | None) -> FinishReason:
-    """The neutral reason; a word that is not known yet counts as an ordinary end."""
+    """The neutral finish reason; an unknown stop reason counts as ``STOP``."""
     return _FINISH.get(word or "end_turn", FinishReason.STOP)
 
 
 def read_refusal_reason(details: object) -> str:
-    """Why the vendor refused, in its own words; "" where it does not say.
+    """The vendor's explanation of a refusal from ``stop_details``; "" where there is none.
 
-    Told where the model said nothing itself: words that were cut off by a refusal stay what they are.
+    Callers use it only where the model produced no text: text cut off by a refusal is kept as it is.
     """
-    told = details.get("explanation") if isinstance(details, dict) else None
-    return told if isinstance(told, str) else ""
+    explanation = details.get("explanation") if isinstance(details, dict) else None
+    return explanation if isinstance(explanation, str) else ""
 
 
 def write_stop_reason(reason: FinishReason) -> str:
-    """Messages' word."""
+    """The stop reason of Messages."""
     return _STOP_REASON[reason]
 
 
 def read_answer(body: bytes) -> Answer:
-    """A whole answer; raises ``UpstreamProtocol``, or ``UpstreamStatus`` for an error with status 200."""
+    """Parse a complete answer; raises ``UpstreamProtocol``, or ``UpstreamStatus`` for an error body."""
     try:
         message = _MESSAGE.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
@@ -177,7 +177,7 @@ def _read_block(block: Block) -> AnswerBlock | None:
         case "tool_use":
             return ToolCallBlock(block.id or "", block.name or "", arguments_of(block))
         case _:
-            # Blocks of tools on the vendor's side come only to requests that are never translated.
+            # Blocks of vendor-side tools only answer requests that are never translated.
             return None
 
 
@@ -187,7 +187,7 @@ def arguments_of(block: Block) -> str:
 
 
 def write_answer(answer: Answer, request: ChatRequest) -> bytes:
-    """A whole answer for the client."""
+    """Serialise a complete answer for the client."""
     return json_text.encode(
         {
             "id": answer_id(answer.id, ID_PREFIX),

@@ -1,7 +1,7 @@
-"""Anthropic Messages requests: check them, look at them, read them into the neutral conversation.
+"""Validate Anthropic Messages requests and translate them into the neutral conversation.
 
-One user message may hold tool results and text. The neutral form keeps tool results in messages of
-their own, so such a message is cut into runs, in order; writing joins them again.
+One user message may hold tool results and text. The neutral form keeps tool results in separate messages, so
+such a message is split into runs, in order; writing joins them again.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _SOURCES = {
 
 
 def check(body: Json) -> None:
-    """Refuse what no server of this dialect could take."""
+    """Raise ``BadRequest`` for a body that no server of this dialect accepts."""
     fields.check_envelope(body)
     messages = fields.as_list(body.get("messages"), "messages")
     if not messages:
@@ -76,7 +76,7 @@ def check(body: Json) -> None:
 
 
 def check_count(body: Json) -> None:
-    """Check a body of ``count_tokens``, which needs no ``max_tokens``."""
+    """As ``check``, for ``count_tokens``, which needs no ``max_tokens``."""
     check({"max_tokens": 1, **body})
 
 
@@ -101,7 +101,7 @@ def _check_content(content: object, path: str) -> None:
                 if block.get("content") is not None:
                     _check_content(block.get("content"), f"{where}.content")
             case _:
-                # Block types are many and grow: the vendor judges those that pass through.
+                # There are many block types, and new ones: the vendor validates those that pass through.
                 pass
 
 
@@ -118,7 +118,7 @@ def _check_tools(body: Json) -> None:
 
 
 def read(body: Json) -> Conversation:
-    """The neutral reading of a body that passed ``check``."""
+    """Translate a body that passed ``check``; raises ``Unsupported`` for fields without a neutral form."""
     refuse_unknown(body, _CARRIED | {*_HINTS}, "")
     hints = [name for name in _HINTS if body.get(name) is not None]
     speed = fields.optional_text(body, "speed", "")
@@ -259,7 +259,7 @@ def _read_messages(body: Json, hints: list[str]) -> list[Message]:
 
 
 def _runs(role: Role, parts: tuple[Part, ...], path: str) -> list[Message]:
-    """Cut a message where tool results begin or end; an empty one stays one message."""
+    """Split a message where tool results begin or end; an empty one stays one message."""
     runs: list[Message] = []
     begin = 0
     for index in range(1, len(parts) + 1):

@@ -1,7 +1,7 @@
-"""Anthropic Messages streams, inwards: forward them untouched, or read them into neutral events.
+"""Read Anthropic Messages streams: pass them through unchanged, or parse them into neutral events.
 
-A tool call is sealed at its ``content_block_stop``. Usage is cumulative: ``message_delta`` overwrites what
-``message_start`` told. Blocks and events of unknown types are skipped; ``ping`` says nothing.
+A tool call is sealed at its ``content_block_stop``. Usage is cumulative: ``message_delta`` overwrites the
+counts of ``message_start``. ``ping`` and blocks and events of unknown types are skipped.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class _Event(msgspec.Struct):
 
 
 _LINES = 3
-"""Line ends of a frame of one ``event`` and one ``data`` line."""
+"""Line ends in a frame of one ``event`` and one ``data`` line."""
 _EVENT = msgspec.json.Decoder(_Event)
 _FAILURES = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -78,7 +78,7 @@ def _decode(data: bytes) -> _Event:
 
 
 class MessagesPassthrough(PassthroughReader):
-    """Forward events untouched."""
+    """Pass events through unchanged."""
 
     __slots__ = ("_usage_frames",)
     text_mark = b'"text":"'
@@ -91,48 +91,48 @@ class MessagesPassthrough(PassthroughReader):
     def _ordinary(self, frames: bytes) -> int:
         return frames.startswith(b"event: content_block_delta\n") and frames.count(b"\n") == _LINES
 
-    def _look(self, frames: bytes) -> bytes:
-        # The rare events; a block delta, which is nearly every event, has none of these marks.
+    def _inspect(self, frames: bytes) -> bytes:
+        # Only the rare events contain these names; nearly every event is a block delta.
         if b'"message_start"' in frames:
             self._usage_frames = [frames]
         if b'"message_delta"' in frames or b'"message_stop"' in frames or b'"error"' in frames:
-            self._learn(frames)
+            self._read_rare(frames)
         return frames
 
-    def _learn(self, frames: bytes) -> None:
+    def _read_rare(self, frames: bytes) -> None:
         for event in read_events(frames):
             try:
-                told = _EVENT.decode(event.data)
+                parsed = _EVENT.decode(event.data)
             except _FAILURES:
                 continue
-            if told.type == "message_stop":
+            if parsed.type == "message_stop":
                 self.complete = self.failure is None
-            elif told.type == "message_delta":
-                if told.usage is not None:
+            elif parsed.type == "message_delta":
+                if parsed.usage is not None:
                     self._usage_frames.append(frames)
-                if told.delta is not None and told.delta.stop_reason:
-                    self.finish = read_stop_reason(told.delta.stop_reason).value
-            elif told.type == "error":
-                self.failure = read_stream_error(told.error, event.data)
+                if parsed.delta is not None and parsed.delta.stop_reason:
+                    self.finish = read_stop_reason(parsed.delta.stop_reason).value
+            elif parsed.type == "error":
+                self.failure = read_stream_error(parsed.error, event.data)
                 self.complete = False
 
     def _usage(self) -> Usage | None:
         usage: Usage | None = None
         for event in read_events(b"".join(self._usage_frames)):
             try:
-                told = _EVENT.decode(event.data)
+                parsed = _EVENT.decode(event.data)
             except _FAILURES:
                 continue
-            if told.message is not None and told.message.usage is not None:
-                usage = read_usage(told.message.usage)
-            elif told.usage is not None:
-                usage = read_usage(told.usage, usage)
+            if parsed.message is not None and parsed.message.usage is not None:
+                usage = read_usage(parsed.message.usage)
+            elif parsed.usage is not None:
+                usage = read_usage(parsed.usage, usage)
         return usage
 
 
 @dataclass(slots=True)
 class _OpenBlock:
-    """A content block under way; ``call`` is its number among the tool calls."""
+    """An open content block; ``call`` is its index among the tool calls."""
 
     kind: str
     id: str = ""
@@ -152,8 +152,8 @@ class MessagesReader(EventReader):
         self._blocks: dict[int, _OpenBlock] = {}
         self._calls = 0
         self._finished: Finished | None = None
-        self._explanation = ""
-        self._spoke = False
+        self._refusal_reason = ""
+        self._has_text = False
 
     def _event(self, data: bytes, events: list[Event]) -> None:
         event = _decode(data)
@@ -197,7 +197,7 @@ class MessagesReader(EventReader):
                 opened.initial = arguments_of(block)
                 events.append(ToolCallStarted(opened.call, opened.id, opened.name))
             case "text" if block.text:
-                self._spoke = True
+                self._has_text = True
                 events.append(TextDelta(block.text))
             case "thinking" if block.thinking:
                 events.append(ThinkingDelta(block.thinking))
@@ -210,7 +210,7 @@ class MessagesReader(EventReader):
         match delta.type:
             case "text_delta":
                 if delta.text:
-                    self._spoke = True
+                    self._has_text = True
                     events.append(TextDelta(delta.text))
             case "input_json_delta":
                 block = self._blocks.get(index)
@@ -243,16 +243,16 @@ class MessagesReader(EventReader):
         if event.delta is not None and event.delta.stop_reason:
             reason = read_stop_reason(event.delta.stop_reason)
             self._finished = Finished(reason, None, event.delta.stop_sequence)
-            self._explanation = read_refusal_reason(event.delta.stop_details)
+            self._refusal_reason = read_refusal_reason(event.delta.stop_details)
 
     def _end_answer(self, events: list[Event]) -> None:
         if self.complete:
             return
         for index in sorted(self._blocks):
             self._stop(index, events)
-        if self._explanation and not self._spoke:
-            events.append(RefusalDelta(self._explanation))
-        told = self._finished or Finished(read_stop_reason(None))
+        if self._refusal_reason and not self._has_text:
+            events.append(RefusalDelta(self._refusal_reason))
+        finished = self._finished or Finished(read_stop_reason(None))
         self.complete = True
-        self.finish = told.reason.value
-        events.append(Finished(told.reason, self.usage, told.stop_sequence))
+        self.finish = finished.reason.value
+        events.append(Finished(finished.reason, self.usage, finished.stop_sequence))

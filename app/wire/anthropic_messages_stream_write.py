@@ -1,6 +1,6 @@
-"""Anthropic Messages streams, outwards: neutral events in, Messages events out.
+"""Write Anthropic Messages streams: neutral events in, Messages events out.
 
-Blocks come one after the other with a growing ``index``; a call that begins while another is open waits in
+Blocks are strictly sequential with a growing ``index``; a call that starts while another is open is queued by
 ``BlockSequencer``.
 """
 
@@ -54,7 +54,7 @@ class MessagesWriter:
         self._arguments_sent = False
 
     def write(self, event: Event) -> bytes:
-        """The events' bytes, blocks opened and closed around them."""
+        """Serialise one event, opening and closing blocks around it."""
         if isinstance(event, Frames):
             return event.data
         if isinstance(event, Progress):
@@ -64,11 +64,11 @@ class MessagesWriter:
         return b"".join([self._write(ready) for ready in self._sequencer.order(event)])
 
     def fail(self, error: GatewayError, request_id: str) -> bytes:
-        """The error as the official client raises it; nothing follows it."""
+        """The ``error`` event that the official client raises; it ends the stream."""
         return _frame(anthropic_error(error, request_id))
 
     def end(self) -> bytes:
-        """Nothing: ``message_stop`` has ended the stream."""
+        """Empty: ``message_stop`` has already ended the stream."""
         return b""
 
     def _write(self, event: Event) -> bytes:  # noqa: C901, PLR0911 (one arm an event)
@@ -102,10 +102,12 @@ class MessagesWriter:
                 self._arguments_sent = True
                 return self._delta({"type": "input_json_delta", "partial_json": arguments})
             case ToolCallSealed(_, _, _, arguments):
-                late = b""
+                arguments_delta = b""
                 if not self._arguments_sent:
-                    late = self._delta({"type": "input_json_delta", "partial_json": arguments})
-                return late + self._close()
+                    arguments_delta = self._delta(
+                        {"type": "input_json_delta", "partial_json": arguments}
+                    )
+                return arguments_delta + self._close()
             case Finished():
                 return self._finish(event)
             case _:
@@ -126,7 +128,7 @@ class MessagesWriter:
         return _frame({"type": "message_start", "message": message})
 
     def _enter(self, kind: str, block: object) -> bytes:
-        """Open a block unless one of this kind is open."""
+        """Open a block of ``kind`` unless one is open already."""
         if self._open == kind:
             return b""
         opening = b"" if self._started else self._start(AnswerStarted("", ""))

@@ -1,4 +1,4 @@
-"""What the classifier may look at in a Messages request: text and counts."""
+"""The classifier's view of a Messages request: text and counts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from app.wire.openai_chat_view import has_images, text_of
 
 
 def view(body: Json) -> PromptView:
-    """A cheap view of a body that passed ``check``; never raises on one."""
+    """The classifier's view of a body that passed ``check``; never raises for one."""
     messages = body.get("messages")
     items = (
         [item for item in messages if isinstance(item, Mapping)]
@@ -21,17 +21,17 @@ def view(body: Json) -> PromptView:
     text, turns, total, images, after_result = "", 0, len(system), False, False
     for message in items:
         content = message.get("content")
-        said = text_of(content)
-        total += len(said)
+        message_text = text_of(content)
+        total += len(message_text)
         images = images or has_images(content)
         after_result = _has_results(content)
         role = message.get("role")
         if role == "system":
-            system = f"{system}\n\n{said}" if system else said
+            system = f"{system}\n\n{message_text}" if system else message_text
             continue
-        # A message that only brings tool results back is no turn of the person's.
-        if role == "user" and (said or not after_result):
-            text = said
+        # A message that only returns tool results is not a user turn.
+        if role == "user" and (message_text or not after_result):
+            text = message_text
             turns += 1
         elif role == "assistant":
             turns += 1

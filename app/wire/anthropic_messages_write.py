@@ -1,8 +1,8 @@
 """Write the neutral conversation as an Anthropic Messages request.
 
-System messages before the first turn become ``system``; later ones stay where they are as ``role:
-system`` messages. Tool results and the user message behind them share one user message, as the API
-demands. Reasoning of another vendor has no signature here and is left out by name.
+System messages before the first turn become ``system``; later ones stay in place as ``role: system``
+messages. Tool results and the user message after them share one user message, as the API requires. Another
+vendor's reasoning has no signature and is dropped, and reported as dropped.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ Body = dict[str, object]
 def write(
     conversation: Conversation, model: Model, *, stream: bool
 ) -> tuple[Body, tuple[str, ...]]:
-    """The request body and the names of what was left out; raises ``Unsupported``."""
+    """The request body and the names of the dropped fields; raises ``Unsupported``."""
     return _Writer(conversation, model).body(stream=stream)
 
 
 class _Writer:
-    """Holds what every part of one request needs to know."""
+    """Builds one request body."""
 
     def __init__(self, conversation: Conversation, model: Model) -> None:
         self._conversation = conversation
@@ -144,7 +144,7 @@ class _Writer:
             case ThinkingPart(text, signature):
                 if signature:
                     return {"type": "thinking", "thinking": text, "signature": signature}
-                # Another vendor's reasoning: the API takes none that it has not signed.
+                # Another vendor's reasoning: the API only accepts reasoning that it signed.
                 self._dropped["reasoning"] = None
                 return None
             case RedactedThinkingPart(data):
@@ -153,7 +153,7 @@ class _Writer:
                 raise unsupported_part(message, "content", self._target)
 
     def _text(self, text: str, mark: CacheBreakpoint | None) -> Body | None:
-        # The API refuses empty text blocks, and an empty text says nothing.
+        # The API rejects empty text blocks.
         return self._with_breakpoint({"type": "text", "text": text}, mark) if text else None
 
     def _with_breakpoint(self, block: Body, mark: CacheBreakpoint | None) -> Body:
@@ -251,7 +251,7 @@ class _Writer:
             body["stop_sequences"] = list(sampling.stop)
 
     def _refuse_openai_only(self) -> None:
-        """What only OpenAI has passes where it asks for what happens anyway."""
+        """Reject OpenAI-only parameters, unless they ask for the default."""
         sampling = self._conversation.sampling
         for name, value, usual in (
             ("seed", sampling.seed, None),
@@ -305,12 +305,12 @@ class _Writer:
         elif kind == "budget":
             body["thinking"] = {"type": "enabled", "budget_tokens": budget}
         else:
-            # These models take no budget any more: they decide themselves.
+            # These models take no budget: they decide themselves.
             body["thinking"] = {"type": "adaptive"}
             self._dropped["thinking.budget_tokens"] = None
 
     def _set_budget(self, body: Body, budget: int) -> None:
-        """Think within a limit of the answer that the caller set for itself."""
+        """Set a thinking budget within the caller's ``max_tokens``."""
         limit = self._max_tokens()
         if limit <= MIN_THINKING_BUDGET_TOKENS:
             raise unsupported_field(
@@ -344,7 +344,7 @@ class _Writer:
         written: Body = {"name": tool.name}
         if tool.description:
             written["description"] = tool.description
-        # A function without parameters: this API wants the empty object's schema said aloud.
+        # A function without parameters: this API requires an explicit empty object schema.
         written["input_schema"] = (
             {"type": "object", "properties": {}} if not tool.parameters else dict(tool.parameters)
         )
@@ -366,7 +366,7 @@ class _Writer:
             )
         schema = dict(output.schema)
         if output.description:
-            # The API has no field for it beside the schema; the schema's own is read by the model.
+            # The API has no field for it; the model reads the schema's own description.
             schema.setdefault("description", output.description)
         config = body.get("output_config")
         effort = config if isinstance(config, dict) else {}
@@ -374,7 +374,7 @@ class _Writer:
 
 
 def _plain(blocks: list[Body]) -> object:
-    """One unmarked text block as a plain string."""
+    """A single text block without a cache breakpoint as a plain string."""
     if len(blocks) == 1 and blocks[0].keys() == {"type", "text"}:
         return blocks[0]["text"]
     return blocks

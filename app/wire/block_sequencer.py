@@ -1,9 +1,8 @@
-"""Put interleaved events into an order that dialects with one open block at a time can say.
+"""Order interleaved events for dialects that allow one open block at a time.
 
-Parallel tool calls may interleave in the neutral stream. Anthropic's and the Responses dialect
-write one block after the other. While a call is open, what belongs elsewhere waits; when the call
-is sealed, what waited follows. Upstreams hardly ever interleave, so the queue is empty in practice
-and nothing is delayed.
+Parallel tool calls may interleave in the neutral stream, but Messages and Responses are written block by
+block. While a call is open, events of other blocks are queued; when it is sealed, they follow. Upstreams
+hardly ever interleave, so the queue is empty in practice and nothing is delayed.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from app.domain.events import Event, Finished, ToolCallDelta, ToolCallSealed, To
 
 
 class BlockSequencer:
-    """Let through the events of one open tool call at a time."""
+    """Emits the events of one open tool call at a time."""
 
     __slots__ = ("_open", "_waiting")
 
@@ -24,9 +23,9 @@ class BlockSequencer:
         self._waiting: deque[Event] = deque()
 
     def order(self, event: Event) -> list[Event]:
-        """The events that may be written now, in order."""
+        """The events that may be written now, in order; others are queued."""
         if self._open is None:
-            # Every text delta of a stream without open calls comes through here.
+            # The path of every text delta while no call is open.
             if isinstance(event, ToolCallStarted):
                 self._open = event.index
             return [event]
@@ -41,7 +40,7 @@ class BlockSequencer:
         return []
 
     def _drain(self, finish: Finished | None) -> list[Event]:
-        """Give what waited, up to the next call that is still open; everything when the answer ends."""
+        """Dequeue up to the next call that is still open; everything when the answer ends."""
         ready: list[Event] = []
         while self._waiting:
             held: deque[Event] = deque()

@@ -1,4 +1,4 @@
-"""The codecs by dialect: stateless objects, made once."""
+"""The codec of each dialect; stateless singletons."""
 
 from __future__ import annotations
 

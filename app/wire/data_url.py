@@ -1,4 +1,4 @@
-"""Data URLs: the way OpenAI's dialects carry inline images and files."""
+"""Data URLs, in which OpenAI's dialects carry inline images and files."""
 
 from __future__ import annotations
 

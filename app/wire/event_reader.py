@@ -1,7 +1,7 @@
-"""The dialect-free half of reading an upstream's stream into neutral events.
+"""Base class for reading an upstream's stream into neutral events.
 
-What comes behind the dialect's own ending is no part of the answer and is never read: not a terminator
-that arrived by half when the answer was already whole, and not what a broken upstream may append.
+Nothing after the dialect's own end of the answer is read: neither a truncated terminator nor what a broken
+upstream may append.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _TERMINATOR = b"[DONE]"
 
 
 class EventReader:
-    """Cut frames, hand each event's data to ``_event``, stop at a failure or at the answer's end.
+    """Split frames, pass each event's data to ``_event``, stop at a failure or at the end of the answer.
 
-    A dialect sets ``complete`` with its own ending, ``failure`` with an error told in the stream, and
-    ``usage`` and ``finish`` (the neutral reason, "" while unknown) as it learns them.
+    Subclasses set ``complete`` at the dialect's end of the answer, ``failure`` for an error event, and
+    ``usage`` and ``finish`` (the neutral reason, "" while unknown) as they become known.
     """
 
     def __init__(self) -> None:
@@ -33,12 +33,12 @@ class EventReader:
         self.failure: UpstreamError | None = None
 
     def feed(self, data: bytes) -> Sequence[Event]:
-        """Give the events that became whole. Raises ``UpstreamProtocol`` for what is no event."""
+        """The events completed by ``data``. Raises ``UpstreamProtocol`` for malformed ones."""
         frames = self._splitter.feed(data)
         return self._read(frames) if frames else ()
 
     def end(self) -> Sequence[Event]:
-        """The upstream closed: read a last event that lacks its blank line. Raises as ``feed``."""
+        """The upstream closed: parse a last event that lacks its blank line. Raises as ``feed``."""
         rest = self._splitter.flush()
         return self._read(rest) if rest.strip() else []
 
@@ -48,15 +48,15 @@ class EventReader:
             if self.complete or self.failure is not None:
                 break
             if event.data.strip() == _TERMINATOR:
-                events.extend(self._terminated())
+                events.extend(self._on_done())
             elif event.data:
                 self._event(event.data, events)
         return events
 
-    def _terminated(self) -> Sequence[Event]:
-        """``[DONE]`` came, which in most dialects tells nothing that was not told."""
+    def _on_done(self) -> Sequence[Event]:
+        """Handle ``[DONE]``, which most dialects need not."""
         return ()
 
     @abstractmethod
     def _event(self, data: bytes, events: list[Event]) -> None:
-        """Read the data of one event, never empty; append what it says to ``events``."""
+        """Parse the (non-empty) data of one event and append to ``events``."""

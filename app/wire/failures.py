@@ -1,4 +1,4 @@
-"""Errors in the two vendors' shapes: read an upstream's, write the client's.
+"""Error bodies in the two vendors' shapes: parse an upstream's, serialise the client's.
 
 The neutral kinds are those of ``UpstreamStatus``: ``invalid_request``, ``authentication``,
 ``permission``, ``not_found``, ``too_large``, ``rate_limit``, ``overloaded``, ``server``.
@@ -88,7 +88,7 @@ _SERVER_ERROR = 500
 
 
 def kind_of(error: GatewayError) -> str:
-    """The neutral kind of any failure of the gateway."""
+    """The neutral kind of any gateway error."""
     if isinstance(error, UpstreamStatus):
         return error.kind
     return _kind_by_status(error.status)
@@ -112,7 +112,7 @@ def openai_error(error: GatewayError) -> dict[str, object]:
 
 
 def anthropic_error(error: GatewayError, request_id: str) -> dict[str, object]:
-    """Anthropic's error envelope; ``param`` is a field of ours that its SDK ignores."""
+    """Anthropic's error envelope; ``param`` is our extension, which its SDK ignores."""
     inner: dict[str, object] = {
         "type": _ANTHROPIC_TYPE.get(kind_of(error), "api_error"),
         "message": error.message,
@@ -121,7 +121,7 @@ def anthropic_error(error: GatewayError, request_id: str) -> dict[str, object]:
     if error.param is not None:
         inner["param"] = error.param
     if error.param == "thread" and isinstance(error, Unsupported):
-        # What the vendor says where it cannot keep a conversation: its client then sends the whole history.
+        # The vendor's own code for a lost thread: its client then resends the whole history.
         inner["details"] = {"error_code": "thread_unsupported_request", "unsupported": ["model"]}
     return {"type": "error", "error": inner, "request_id": request_id or None}
 
@@ -129,7 +129,7 @@ def anthropic_error(error: GatewayError, request_id: str) -> dict[str, object]:
 def read_error_answer(
     status: int, body: bytes, headers: Mapping[bytes, bytes], now_s: Callable[[], float] = time.time
 ) -> UpstreamStatus:
-    """An upstream's error answer, in either vendor's shape or in none."""
+    """Parse an upstream's error response, in either vendor's shape or in none."""
     inner = _error_object(body)
     message = _message(inner) or f"The upstream answered with status {status}."
     return UpstreamStatus(
@@ -144,13 +144,13 @@ def read_error_answer(
 
 
 def read_stream_error(inner: object, data: bytes = b"") -> UpstreamStatus:
-    """An error inside a stream, ``data`` its event; its status is the one its kind would have had."""
+    """An in-stream error, ``data`` its event; the status is derived from its kind or code."""
     obj = (
         inner
         if isinstance(inner, Mapping)
         else {"message": inner if isinstance(inner, str) else ""}
     )
-    kind = _kind_by_words(obj)
+    kind = _kind_by_type_or_code(obj)
     status = _STATUS_BY_KIND[kind]
     code = obj.get("code")
     if isinstance(code, int) and not isinstance(code, bool) and 400 <= code < 600:  # noqa: PLR2004
@@ -165,9 +165,9 @@ def read_stream_error(inner: object, data: bytes = b"") -> UpstreamStatus:
 
 
 def _code(error: GatewayError) -> str:
-    """The code for the client: the vendor's own word where it has one, for clients switch on it.
+    """The code for the client: the vendor's own where there is one, because clients switch on it.
 
-    ``error.code`` itself stays ours, because it is a metric's label.
+    ``error.code`` stays ours, because it is a metric label.
     """
     if isinstance(error, UpstreamStatus):
         code = _error_object(error.body).get("code")
@@ -204,16 +204,16 @@ def _text(value: object) -> str:
 
 
 def _kind(status: int, inner: Json) -> str:
-    # The status decides, except where a vendor puts two meanings on one status.
-    words = _KIND_BY_TYPE.get(_text(inner.get("type")))
-    if status == 400 and words in {"too_large", "not_found", "authentication"}:  # noqa: PLR2004
-        return words
-    if words == "overloaded":
-        return words
+    # The status decides, except where a vendor uses one status for several kinds.
+    by_type = _KIND_BY_TYPE.get(_text(inner.get("type")))
+    if status == 400 and by_type in {"too_large", "not_found", "authentication"}:  # noqa: PLR2004
+        return by_type
+    if by_type == "overloaded":
+        return by_type
     return _kind_by_status(status)
 
 
-def _kind_by_words(inner: Json) -> str:
+def _kind_by_type_or_code(inner: Json) -> str:
     for key in ("type", "code"):
         kind = _KIND_BY_TYPE.get(_text(inner.get(key)))
         if kind is not None:

@@ -1,4 +1,4 @@
-"""How each dialect spells the neutral fields, so that a refusal names what the caller wrote."""
+"""Each dialect's names of the neutral fields, so that errors name what the caller sent."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ _RESPONSES = {
     "max_tokens": "max_output_tokens",
     "messages": "input",
 }
-_SPELLINGS = {Dialect.CHAT: _CHAT, Dialect.MESSAGES: _MESSAGES, Dialect.RESPONSES: _RESPONSES}
+_FIELD_NAMES = {Dialect.CHAT: _CHAT, Dialect.MESSAGES: _MESSAGES, Dialect.RESPONSES: _RESPONSES}
 
 
 def field_name(conversation: Conversation, name: str) -> str:
-    """The neutral field ``name`` as the caller's dialect spells it."""
+    """The caller's name of the neutral field ``name``."""
     if conversation.source is None:
         return name
-    return _SPELLINGS[conversation.source].get(name, name)
+    return _FIELD_NAMES[conversation.source].get(name, name)
 
 
 def cache_ttl_field(conversation: Conversation) -> str:
-    """How long a mark of the vendor's cache shall last, as the caller's dialect spells it."""
+    """The caller's name of the TTL of a prompt-cache breakpoint."""
     mark = "cache_control" if conversation.source is Dialect.MESSAGES else "prompt_cache_breakpoint"
     return f"{mark}.ttl"
 
@@ -44,17 +44,17 @@ def cache_ttl_field(conversation: Conversation) -> str:
 def unsupported_field(
     conversation: Conversation, name: str, target: str, why: str = ""
 ) -> Unsupported:
-    """The error for a neutral field that ``target`` cannot take."""
+    """The error for a neutral field that ``target`` does not support."""
     return untranslatable(field_name(conversation, name), target, why)
 
 
 def check_tool_choice(conversation: Conversation, target: str) -> None:
-    """Raise ``Unsupported`` where a tool must be called and there is none."""
+    """Raise ``Unsupported`` where a tool call is required and no tools are given."""
     choice = conversation.tool_choice
     if choice is not None and choice.mode in {"required", "named"}:
         raise unsupported_field(conversation, "tool_choice", target, "there are no tools")
 
 
 def unsupported_part(message: Message, field: str, target: str, why: str = "") -> Unsupported:
-    """The error for a part of ``message`` that ``target`` cannot take."""
+    """The error for a part of ``message`` that ``target`` does not support."""
     return untranslatable(f"{message.origin or 'messages'}.{field}", target, why)

@@ -1,4 +1,4 @@
-"""Look into a client's JSON body and name the field at fault as a dotted path.
+"""Typed access to a client's JSON body, with errors that name the field as a dotted path.
 
 Every function raises ``BadRequest`` with ``param``; none copies the body.
 """
@@ -47,7 +47,7 @@ def as_text(value: object, path: str) -> str:
 
 
 def text_at(obj: Json, key: str, path: str) -> str:
-    """The required string ``key`` of ``obj``, which stands at ``path``."""
+    """The required string ``key`` of ``obj``, which is at ``path``."""
     value = obj.get(key)
     if not isinstance(value, str):
         raise bad_type(join(path, key), str)
@@ -132,9 +132,9 @@ def check_envelope(body: Json) -> None:
 
 
 def refuse_unknown(obj: Json, known: Collection[str], path: str, target: str = "") -> None:
-    """Raise ``Unsupported`` for the first field outside ``known`` that says anything.
+    """Raise ``Unsupported`` for the first field outside ``known`` that has an effect.
 
-    Null, false and empty values say nothing and pass.
+    Null, false and empty values have none.
     """
     for key, value in obj.items():
         if key not in known and has_effect(value):
@@ -142,14 +142,14 @@ def refuse_unknown(obj: Json, known: Collection[str], path: str, target: str = "
 
 
 def has_effect(value: object) -> bool:
-    """Say whether a field with this value asks for anything: not null, false, or empty."""
+    """Whether a field with this value asks for anything: it is not null, false or empty."""
     if value is None or value is False:
         return False
     return not (isinstance(value, str | list | Mapping) and not value)
 
 
 def untranslatable(path: str, target: str = "", why: str = "") -> Unsupported:
-    """The error for a field that would get lost on its way to a model of another API."""
+    """The error for a field that has no counterpart in the API of the target model."""
     where = f" to {target}" if target else " to a model of another API"
     tail = f": {why}" if why else ""
     return Unsupported(

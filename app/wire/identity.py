@@ -1,4 +1,4 @@
-"""Answer ids and times: keep the upstream's where the kind matches, else derive or make one."""
+"""Ids and creation times of answers: keep the upstream's where possible, else derive or generate one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _PREFIXES = ("chatcmpl-", "msg_", "resp_")
 
 
 def answer_id(upstream_id: str, prefix: str) -> str:
-    """An id of the dialect whose ids begin with ``prefix``; the upstream's own part of it is kept."""
+    """An id of the dialect whose ids begin with ``prefix``; the upstream's suffix is kept."""
     if upstream_id.startswith(prefix):
         return upstream_id
     for other in _PREFIXES:
@@ -18,6 +18,6 @@ def answer_id(upstream_id: str, prefix: str) -> str:
     return prefix + (upstream_id or secrets.token_hex(12))
 
 
-def created_s(told_s: int) -> int:
-    """When the answer was made, Unix seconds: what the upstream told, else now."""
-    return told_s or int(time.time())
+def created_s(upstream_s: int) -> int:
+    """Creation time in Unix seconds: the upstream's, else now."""
+    return upstream_s or int(time.time())

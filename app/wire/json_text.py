@@ -1,4 +1,4 @@
-"""JSON in and out at the wire's edge: one place that says what a failure means.
+"""JSON encoding and decoding for the codecs, with failures mapped to gateway errors.
 
 msgspec decodes and encodes integers of any size, so numbers in tool arguments survive; orjson
 would refuse them.
@@ -14,11 +14,11 @@ _DECODE_FAILURES = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, Val
 _RAW = msgspec.json.Decoder(msgspec.Raw)
 
 encode = msgspec.json.encode
-"""Print a value as compact JSON, keys in their order."""
+"""Encode as compact JSON, keys in their order."""
 
 
 def encode_text(value: object) -> str:
-    """Print a value as compact JSON text; raises ``BadRequest`` for text that is not Unicode."""
+    """Encode as compact JSON text; raises ``BadRequest`` for text that is not Unicode."""
     try:
         return encode(value).decode()
     except (UnicodeError, RecursionError, ValueError) as exc:
@@ -48,7 +48,7 @@ def decode_arguments(text: str) -> dict[str, object] | None:
 
 
 def is_json_bytes(data: bytes) -> bool:
-    """As ``is_json``, at a third of the cost: nothing is made of it. Text that is not UTF-8 passes."""
+    """As ``is_json``, at a third of the cost because no values are built. Invalid UTF-8 passes."""
     try:
         _RAW.decode(data)
     except _DECODE_FAILURES:
@@ -57,7 +57,7 @@ def is_json_bytes(data: bytes) -> bool:
 
 
 def is_json(text: str) -> bool:
-    """Say whether ``text`` is one complete JSON value."""
+    """Whether ``text`` is one complete JSON value."""
     try:
         msgspec.json.decode(text)
     except (*_DECODE_FAILURES, UnicodeEncodeError):

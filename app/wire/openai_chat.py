@@ -1,4 +1,4 @@
-"""OpenAI Chat Completions: the codec, whose parts stand in the files beside it."""
+"""The OpenAI Chat Completions codec; its parts are in the `openai_chat_*` modules."""
 
 from __future__ import annotations
 
@@ -33,39 +33,39 @@ class OpenAIChatCodec:
     plain = staticmethod(plain_chat)
 
     def check(self, body: Json) -> None:
-        """Refuse what no server of this dialect could take."""
+        """Raise ``BadRequest`` for a body that no server of this dialect accepts."""
         openai_chat_request.check(body)
 
     def view(self, body: Json) -> PromptView:
-        """What the classifier may look at."""
+        """The prompt as the classifier sees it."""
         return openai_chat_view.view(body)
 
     def read(self, body: Json) -> Conversation:
-        """The neutral reading."""
+        """The neutral conversation."""
         return openai_chat_request.read(body)
 
     def write(
         self, conversation: Conversation, model: Model, *, stream: bool
     ) -> tuple[dict[str, object], tuple[str, ...]]:
-        """The request body for a server of this dialect, and what was left out."""
+        """The request body in this dialect, and the fields that were dropped."""
         return openai_chat_write.write(conversation, model, stream=stream)
 
     glance = staticmethod(openai_chat_answer.glance)
 
     def read_answer(self, body: bytes) -> Answer:
-        """A whole JSON answer."""
+        """Parse a complete JSON answer."""
         return openai_chat_answer.read_answer(body)
 
     def write_answer(self, answer: Answer, request: ChatRequest) -> bytes:
-        """A whole JSON answer for the client."""
+        """Serialise a complete JSON answer for the client."""
         return openai_chat_answer.write_answer(answer, request)
 
     def reader(self) -> ChatReader:
-        """A reader that gives neutral events."""
+        """A stream reader that yields neutral events."""
         return ChatReader()
 
     def passthrough(self, *, hide_usage: bool) -> ChatPassthrough:
-        """A reader that gives ``Frames`` untouched."""
+        """A stream reader that yields unchanged ``Frames``."""
         return ChatPassthrough(hide_usage=hide_usage)
 
     def editor(self, edit: AnswerEdit) -> ChatEditor:
@@ -73,13 +73,13 @@ class OpenAIChatCodec:
         return ChatEditor(edit)
 
     def writer(self, request: ChatRequest) -> ChatWriter:
-        """A writer of the stream that the client reads."""
+        """A writer of the client's stream."""
         return ChatWriter(request)
 
     def read_error(
         self, status: int, body: bytes, headers: Mapping[bytes, bytes]
     ) -> UpstreamStatus:
-        """An upstream's error answer."""
+        """Parse an upstream's error response."""
         return read_error_answer(status, body, headers)
 
     def write_error(self, error: GatewayError, request_id: str) -> bytes:  # noqa: ARG002 (the dialect has no place for it)

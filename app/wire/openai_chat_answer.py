@@ -1,8 +1,7 @@
-"""Whole Chat Completions answers, read and written, with usage and finish reasons.
+"""Parse and serialise complete Chat Completions answers, with usage and finish reasons.
 
-``reasoning_content`` is the field in which OpenAI-compatible servers show reasoning; official
-clients keep it as an extra field. A reasoning block's signature has no place in this dialect and
-stays behind.
+``reasoning_content`` is the field in which OpenAI-compatible servers return reasoning; official clients keep
+it as an extra field. This dialect has no field for a reasoning signature, so it is dropped.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from app.wire.identity import answer_id, created_s
 
 ID_PREFIX = "chatcmpl-"
 _FAR_FUTURE_S = 2**53
-"""A time beyond is no time: it would not survive JSON."""
+"""Larger values are not times: JSON numbers are not exact beyond 2**53."""
 
 _FINISH = {
     "stop": FinishReason.STOP,
@@ -37,7 +36,7 @@ _FINISH = {
     "tool_calls": FinishReason.TOOL_CALLS,
     "function_call": FinishReason.TOOL_CALLS,
     "content_filter": FinishReason.CONTENT_FILTER,
-    # What compatible servers say instead.
+    # Variants of compatible servers.
     "max_tokens": FinishReason.LENGTH,
     "tool_use": FinishReason.TOOL_CALLS,
     "refusal": FinishReason.REFUSAL,
@@ -54,31 +53,31 @@ _FINISH_WORD = {
     FinishReason.CONTEXT_EXCEEDED: "length",
 }
 BROKEN_FINISHES = frozenset({"error", "abort"})
-"""Words with which some servers end an answer that broke off."""
+"""Finish reasons with which some servers end an aborted answer."""
 
 
 class PromptDetails(msgspec.Struct):
-    """Parts of the prompt's tokens."""
+    """Breakdown of the prompt tokens."""
 
     cached_tokens: int | None = None
     cache_write_tokens: int | None = None
 
 
 class CompletionDetails(msgspec.Struct):
-    """Parts of the answer's tokens."""
+    """Breakdown of the output tokens."""
 
     reasoning_tokens: int | None = None
 
 
 class WireUsage(msgspec.Struct, gc=False):
-    """Usage as Chat Completions tells it: ``prompt_tokens`` includes the cached ones."""
+    """The usage object of Chat Completions: ``prompt_tokens`` includes the cached ones."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     prompt_tokens_details: PromptDetails | None = None
     completion_tokens_details: CompletionDetails | None = None
     prompt_cache_hit_tokens: int | None = None
-    """What DeepSeek calls its cached tokens."""
+    """DeepSeek's name for cached tokens."""
 
 
 class _Function(msgspec.Struct):
@@ -117,7 +116,7 @@ _COMPLETION = msgspec.json.Decoder(_Completion)
 
 
 def read_usage(usage: WireUsage) -> Usage:
-    """The neutral, disjoint parts."""
+    """The neutral usage, in disjoint parts."""
     prompt, output = token_count(usage.prompt_tokens), token_count(usage.completion_tokens)
     details = usage.prompt_tokens_details
     outputs = usage.completion_tokens_details
@@ -137,7 +136,7 @@ def read_usage(usage: WireUsage) -> Usage:
 
 
 def write_usage(usage: Usage) -> dict[str, object]:
-    """Usage as Chat Completions tells it."""
+    """The usage object of Chat Completions."""
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.output_tokens,
@@ -151,7 +150,7 @@ def write_usage(usage: Usage) -> dict[str, object]:
 
 
 def read_finish(word: str, *, called: bool, refused: bool) -> FinishReason:
-    """The neutral reason; some servers say ``stop`` after tool calls, and a refusal always says so."""
+    """The neutral finish reason; some servers send ``stop`` after tool calls, all send it for refusals."""
     if word in BROKEN_FINISHES:
         raise UpstreamClosed(f"The upstream ended its answer with finish_reason '{word}'.")
     reason = _FINISH.get(word, FinishReason.STOP)
@@ -164,7 +163,7 @@ def read_finish(word: str, *, called: bool, refused: bool) -> FinishReason:
 
 
 def write_finish(reason: FinishReason, *, refused: bool) -> str:
-    """Chat's word; a refusal told in its own field ends with ``stop``, as the vendor's do."""
+    """Chat's finish reason; a refusal in its own field ends with ``stop``, as the vendor's does."""
     if reason is FinishReason.REFUSAL and refused:
         return "stop"
     return _FINISH_WORD[reason]
@@ -201,11 +200,11 @@ _GLANCE = msgspec.json.Decoder(_Glance)
 
 
 def glance(body: bytes) -> tuple[Usage, str]:
-    """Usage and neutral finish reason of a whole answer, its text unread; raises as ``read_answer``."""
+    """Usage and neutral finish reason of a complete answer, without its text; raises as ``read_answer``."""
     try:
         seen = _GLANCE.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        answer = read_answer(body)  # says what is wrong, or reads what is unusual
+        answer = read_answer(body)  # reports what is wrong, or parses the unusual
         return answer.usage, answer.finish
     choice = seen.choices[0]
     message, finish = choice.message, _STOP
@@ -219,14 +218,14 @@ def glance(body: bytes) -> tuple[Usage, str]:
     if usage is None:
         return Usage(), finish
     prompt, output = usage.prompt_tokens, usage.completion_tokens
-    if (  # as read_usage: what most servers say, without a call
+    if (  # as read_usage, inlined for what most servers send
         prompt
         and output is not None
         and usage.prompt_tokens_details is None
         and usage.completion_tokens_details is None
         and not usage.prompt_cache_hit_tokens
     ):
-        # Its own call costs as much as the rest of this function.
+        # Calling the constructor would cost as much as the rest of this function.
         used = object.__new__(Usage)
         used.input_tokens, used.cached_tokens, used.cache_write_tokens = prompt, 0, 0
         used.output_tokens, used.reasoning_tokens = output, 0
@@ -235,7 +234,7 @@ def glance(body: bytes) -> tuple[Usage, str]:
 
 
 def read_answer(body: bytes) -> Answer:
-    """A whole answer; raises ``UpstreamProtocol``, or ``UpstreamStatus`` for an error with status 200."""
+    """Parse a complete answer; raises ``UpstreamProtocol``, or ``UpstreamStatus`` for an error body."""
     try:
         completion = _COMPLETION.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
@@ -284,7 +283,7 @@ def _read_blocks(message: _Message) -> list[AnswerBlock]:
 
 
 def read_created(value: object) -> int:
-    """Unix seconds; 0 for what is no number, which some servers send."""
+    """Unix seconds; 0 for a value that is not a number, as some servers send."""
     return int(value) if isinstance(value, int | float) and 0 <= value < _FAR_FUTURE_S else 0
 
 
@@ -296,7 +295,7 @@ def read_arguments(value: object) -> str:
 
 
 def read_content(content: object) -> list[tuple[bool, str]]:
-    """(is it reasoning, text) of content that is text or, as Mistral sends it, a list of parts."""
+    """(is reasoning, text) pairs of content that is a string or, from Mistral, a list of parts."""
     if isinstance(content, str):
         return [(False, content)] if content else []
     if not isinstance(content, list):
@@ -313,12 +312,12 @@ def read_content(content: object) -> list[tuple[bool, str]]:
 
 
 def fallback_call_id(index: int) -> str:
-    """An id for a call to which the server gave none; unique within one answer."""
+    """An id for a call without one from the server; unique within the answer."""
     return f"call_{index}"
 
 
 def write_answer(answer: Answer, request: ChatRequest) -> bytes:
-    """A whole answer for the client."""
+    """Serialise a complete answer for the client."""
     message: dict[str, object] = {"role": "assistant", "content": None, "refusal": None}
     calls: list[dict[str, object]] = []
     thinking: list[str] = []

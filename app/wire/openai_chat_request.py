@@ -1,4 +1,4 @@
-"""Chat Completions requests: check them, look at them, read them into the neutral conversation."""
+"""Validate Chat Completions requests and translate them into the neutral conversation."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ROLES = {
 EFFORTS = frozenset({"none", "minimal", "low", "medium", "high", "xhigh", "max"})
 VERBOSITIES = frozenset({"low", "medium", "high"})
 _CHECKED_PARTS = frozenset({"text", "image_url", "input_audio", "file", "refusal"})
-# What compatible servers take beside OpenAI's own; it passes through to them unlooked at.
+# Accepted by compatible servers beside OpenAI's own types; passed through unvalidated.
 _FOREIGN_PARTS = frozenset({"video_url", "audio_url", "video", "image", "document_url", "thinking"})
 _PART_TYPES = _CHECKED_PARTS | _FOREIGN_PARTS
 _FORMATS = frozenset({"text", "json_object", "json_schema"})
@@ -54,7 +54,7 @@ _MAX_STOPS = 4
 
 
 def check(body: Json) -> None:
-    """Refuse what no server of this dialect could take."""
+    """Raise ``BadRequest`` for a body that no server of this dialect accepts."""
     fields.check_envelope(body)
     messages = body.get("messages")
     if not fields.as_list(messages, "messages"):
@@ -151,7 +151,7 @@ def _check_format(form: Json) -> None:
 
 
 def read(body: Json) -> Conversation:
-    """The neutral reading of a body that passed ``check``."""
+    """Translate a body that passed ``check``; raises ``Unsupported`` for fields without a neutral form."""
     refuse_unknown(body, _CARRIED | {*_HINTS, "store"}, "")
     if body.get("n") not in (None, 1):
         raise untranslatable("n", why="one answer a request")
@@ -271,7 +271,7 @@ def _read_part(part: Json, path: str, hints: list[str]) -> Part:
 
 
 def read_stream_options(body: Json, hints: list[str]) -> None:
-    """The usage is the writer's business; padding against eavesdroppers is the vendor's, and a hint."""
+    """Validate ``stream_options``: usage is handled by the writer, and obfuscation is only a hint."""
     if body.get("stream_options") is None:
         return
     options = fields.as_object(body.get("stream_options"), "stream_options")
@@ -317,7 +317,7 @@ def _read_call(call: Json, path: str) -> ToolCallPart:
     kind = call.get("type", "function")
     if kind != "function":
         raise untranslatable(f"{path}.type", why=f"a '{kind}' tool call has no counterpart")
-    # Streamed deltas that a client joined and sends back still hold their index.
+    # Clients that join streamed deltas send their index back.
     refuse_unknown(call, {"id", "type", "function", "index"}, path)
     function = fields.as_object(call.get("function"), f"{path}.function")
     refuse_unknown(function, {"name", "arguments"}, f"{path}.function")
@@ -331,7 +331,7 @@ def _read_call(call: Json, path: str) -> ToolCallPart:
 def _read_tool_result(message: Json, path: str, hints: list[str]) -> ToolResultPart:
     refuse_unknown(message, {"role", "content", "tool_call_id", "name"}, path)
     if message.get("name"):
-        hints.append("messages[].name")  # of the tool, which the call's id names too
+        hints.append("messages[].name")  # the tool's name, which the call id implies
     parts: list[TextPart | ImagePart | DocumentPart] = []
     for part in _read_content(message.get("content"), f"{path}.content", hints):
         if not isinstance(part, TextPart | ImagePart | DocumentPart):

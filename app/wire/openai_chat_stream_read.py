@@ -1,10 +1,10 @@
-"""Chat Completions streams, inwards: forward them untouched, or read them into neutral events.
+"""Read Chat Completions streams: pass them through unchanged, or parse them into neutral events.
 
 A tool call is sealed when the next one begins (and its arguments are complete JSON) or at the
-``finish_reason``. The neutral ``Finished`` waits for usage, which comes after the ``finish_reason``: it is
-given with the usage-only chunk, with ``[DONE]``, or when the stream ends, whichever is first.
+``finish_reason``. The neutral ``Finished`` waits for usage, which follows the ``finish_reason``: it is
+emitted with the usage-only chunk, with ``[DONE]``, or at the end of the stream, whichever comes first.
 
-Tolerated, because servers in the wild do it: no ``index`` in a tool call's piece, the same index for
+Tolerated, because real servers do it: no ``index`` in a tool call's piece, the same index for
 several calls, no id, no ``[DONE]``, a ``finish_reason`` before the last delta or twice, usage in the last
 chunk with choices, ``reasoning_content`` or ``reasoning`` deltas, content in parts, unknown events and
 fields.
@@ -108,9 +108,9 @@ def _decode(data: bytes) -> _Chunk:
 
 
 class ChatPassthrough(PassthroughReader):
-    """Forward chunks untouched; with ``hide_usage``, without the chunk that only tells usage."""
+    """Pass chunks through unchanged; with ``hide_usage``, without the usage-only chunk."""
 
-    __slots__ = ("_hide_usage", "_usage_frames", "_usage_told")
+    __slots__ = ("_hide_usage", "_last_usage", "_usage_frames")
     text_mark = b'"content":"'
 
     def __init__(self, *, hide_usage: bool) -> None:
@@ -118,30 +118,30 @@ class ChatPassthrough(PassthroughReader):
         super().__init__()
         self._hide_usage = hide_usage
         self._usage_frames = b""
-        self._usage_told: WireUsage | None = None
-        """What ``_usual`` has read of it."""
+        self._last_usage: WireUsage | None = None
+        """The last usage parsed by ``_usual``."""
 
     def end(self) -> Sequence[Event]:
-        """The upstream closed: some servers leave ``[DONE]`` out, so a finish reason is an ending too."""
+        """The upstream closed: some servers omit ``[DONE]``, so a finish reason also ends the answer."""
         events = super().end()
         if self.finish and self.failure is None:
             self.complete = True
         return events
 
     def ordinary(self, data: bytes) -> int:
-        """As everywhere; the one frame of one token, which comes for every token, without a further call."""
+        """See the base class; a single-token frame, the usual case, is checked without a further call."""
         end = len(data) - 2
         if data.find(b"\n") != end or end < 0 or data[-1] != _LINE_END:
-            # Several, or none that is whole.
+            # Several frames, or no complete one.
             return 0 if self._splitter.tail or data[-2:] != b"\n\n" else self._several(data)
         if self._splitter.tail or data[:5] != b"data:" or data.find(b'"usage":{') >= 0:
             return 0
         return 1 if data.rfind(b'"finish_reason":null') >= 0 else 0
 
     def _ordinary(self, frames: bytes) -> int:
-        # Two searches of the chunk: it goes on, and tells no usage. A chunk that goes on is no error either;
-        # should a server say both, its stream lacks an ending and is not complete in any case.
-        # (``find`` rather than ``in``, which first tries the bytes for a number: three times the cost.)
+        # Two searches of the chunk: not finished, and no usage. An unfinished chunk is no error either; if a
+        # server sends both, its stream lacks an end and is incomplete in any case.
+        # (``find`` rather than ``in``, which costs three times as much for bytes.)
         if frames.find(b"\n") != len(frames) - 2:
             return self._several(frames)
         if frames[:5] != b"data:" or frames.find(b'"usage":{') >= 0:
@@ -149,10 +149,10 @@ class ChatPassthrough(PassthroughReader):
         return 1 if frames.rfind(b'"finish_reason":null') >= 0 else 0
 
     def _several(self, frames: bytes) -> int:
-        """How many frames these are, if each is one line of data that goes on, and a blank one; else 0."""
+        """The number of frames, if each is one unfinished ``data`` line and a blank one; else 0."""
         if frames[-8:] == b"[DONE]\n\n" or frames.find(b'"usage":{') >= 0:
             return 0
-        # One byte is sought, which costs a fraction of seeking more.
+        # Splitting at one byte costs a fraction of splitting at more.
         parts = frames.split(b"\n")
         lines = parts[:-1:2]
         for line in lines:
@@ -160,10 +160,10 @@ class ChatPassthrough(PassthroughReader):
                 return 0
         return 0 if any(parts[1::2]) or parts[-1] else len(lines)
 
-    def _usual(  # noqa: C901, PLR0911, PLR0912 - in one piece: it is every stream's end
+    def _usual(  # noqa: C901, PLR0911, PLR0912 - inlined: it runs at every stream's end
         self, frames: bytes
     ) -> Sequence[Event] | None:
-        """Deltas, chunks with a finish reason or usage, ``[DONE]``: each one line of data and a blank one."""
+        """Handle deltas, finish reason, usage and ``[DONE]``: each one ``data`` line and a blank one."""
         if _CARRIAGE_RETURN in frames:
             return None
         word, usage, done = "", None, False
@@ -178,15 +178,15 @@ class ChatPassthrough(PassthroughReader):
                 return None
             elif line.rfind(b'"finish_reason":null') < 0 or line.find(b'"usage":{') >= 0:
                 try:
-                    told = _CHUNK.decode(line[6:])
+                    chunk = _CHUNK.decode(line[6:])
                 except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                     return None
-                if told.error:
+                if chunk.error:
                     return None
-                usage = told.usage or usage
-                if told.choices:
-                    word = told.choices[-1].finish_reason or word
-                elif self._hide_usage and told.usage is not None:
+                usage = chunk.usage or usage
+                if chunk.choices:
+                    word = chunk.choices[-1].finish_reason or word
+                elif self._hide_usage and chunk.usage is not None:
                     continue
             shown.append(line)
         if word:
@@ -195,7 +195,7 @@ class ChatPassthrough(PassthroughReader):
                 return None
             self.finish = finish
         if usage is not None:
-            self._usage_told, self._usage_frames = usage, b""
+            self._last_usage, self._usage_frames = usage, b""
         self.complete = self.complete or (done and self.failure is None)
         if not shown:
             return ()
@@ -205,12 +205,12 @@ class ChatPassthrough(PassthroughReader):
             frames = b"\n\n".join(shown)
         return (Frames(frames, count),)
 
-    def _look(self, frames: bytes) -> bytes:
-        # Where it stands first: to try a pattern everywhere costs 20,000 instructions a chunk.
+    def _inspect(self, frames: bytes) -> bytes:
+        # Find it first: a regular expression over the whole chunk costs 20,000 instructions.
         at = frames.rfind(b'"finish_reason":"')
-        said = _FINISH_WORD.match(frames, at) if at >= 0 else None
-        if said is not None and frames.find(b'"finish_reason" ') < 0:
-            self._finished(said[1].decode())
+        match = _FINISH_WORD.match(frames, at) if at >= 0 else None
+        if match is not None and frames.find(b'"finish_reason" ') < 0:
+            self._finished(match[1].decode())
         elif frames.find(b'"finish_reason"') >= 0:
             found = _FINISH_WORD.findall(frames)
             if found:
@@ -224,18 +224,18 @@ class ChatPassthrough(PassthroughReader):
         if frames.find(b'"usage"') >= 0 and (
             frames.find(b'"usage":{') >= 0 or _USAGE_OBJECT.search(frames)
         ):
-            return self._look_at_usage(frames)
+            return self._inspect_usage(frames)
         return frames
 
-    def _look_at_usage(self, frames: bytes) -> bytes:
-        shown, told = [], []
+    def _inspect_usage(self, frames: bytes) -> bytes:
+        shown, usage_frames = [], []
         for frame in split_frames(frames):
             if frame.find(b'"usage"') >= 0:
-                told.append(frame)
+                usage_frames.append(frame)
                 if self._hide_usage and _only_usage(frame):
                     continue
             shown.append(frame)
-        self._usage_frames, self._usage_told = b"".join(told), None
+        self._usage_frames, self._last_usage = b"".join(usage_frames), None
         return b"".join(shown) if self._hide_usage else frames
 
     def _finished(self, word: str) -> None:
@@ -257,16 +257,16 @@ class ChatPassthrough(PassthroughReader):
                 self.complete = False
 
     def _usage(self) -> Usage | None:
-        if self._usage_told is not None:
-            return read_usage(self._usage_told)
+        if self._last_usage is not None:
+            return read_usage(self._last_usage)
         usage: Usage | None = None
         for event in read_events(self._usage_frames):
             try:
-                told = _CHUNK.decode(event.data).usage
+                wire_usage = _CHUNK.decode(event.data).usage
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 continue
-            if told is not None:
-                usage = read_usage(told)
+            if wire_usage is not None:
+                usage = read_usage(wire_usage)
         return usage
 
 
@@ -283,7 +283,7 @@ def _only_usage(frame: bytes) -> bool:
 
 @dataclass(slots=True)
 class _Call:
-    """A tool call under way."""
+    """An open tool call."""
 
     index: int
     id: str
@@ -311,7 +311,7 @@ class ChatReader(EventReader):
         self._by_upstream_index: dict[int, _Call] = {}
 
     def end(self) -> Sequence[Event]:
-        """The upstream closed: give what was still held back."""
+        """The upstream closed: emit what is still pending."""
         return [*super().end(), *self._finish()]
 
     def _event(self, data: bytes, events: list[Event]) -> None:
@@ -325,7 +325,7 @@ class ChatReader(EventReader):
                 AnswerStarted(chunk.id or "", chunk.model or "", read_created(chunk.created))
             )
         for choice in chunk.choices or ():
-            # Only one answer was asked for; another index would be mixed into it.
+            # Only one choice was requested; others would be mixed into it.
             if choice.index:
                 continue
             if choice.delta is not None:
@@ -412,9 +412,9 @@ class ChatReader(EventReader):
         return self._calls[-1] if self._calls else None
 
     def _seal_complete(self, events: list[Event]) -> None:
-        """The next call begins: the ones before are complete, unless their JSON says otherwise.
+        """The next call begins: seal the previous ones whose arguments are complete JSON.
 
-        A call without a piece yet may still get some, so it waits for the finish reason.
+        A call without arguments so far may still get some, so it waits for the finish reason.
         """
         events.extend(
             call.seal()
@@ -426,7 +426,7 @@ class ChatReader(EventReader):
         self._seal_thinking(events)
         events.extend(call.seal() for call in self._calls if not call.sealed)
 
-    def _terminated(self) -> Sequence[Event]:
+    def _on_done(self) -> Sequence[Event]:
         return self._finish()
 
     def _finish(self) -> list[Event]:

@@ -1,4 +1,4 @@
-"""Chat Completions streams, outwards: neutral events in, chunks out."""
+"""Write Chat Completions streams: neutral events in, chunks out."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from app.wire.sse import comment_frame, data_frame
 class ChatWriter:
     """Neutral events in, Chat Completions chunks out.
 
-    The parts of a chunk that never change are printed once, so that a token costs one short JSON string.
+    The constant parts of a chunk are encoded once, so that a token costs one short JSON string.
     """
 
     def __init__(self, request: ChatRequest) -> None:
@@ -47,12 +47,12 @@ class ChatWriter:
         self._over = False
 
     def write(self, event: Event) -> bytes:  # noqa: C901, PLR0911 (one arm an event)
-        """The chunk of one event."""
+        """Serialise one event."""
         match event:
             case TextDelta(text):
                 return self._delta(b'{"content":' + json_text.encode(text) + b"}")
             case Frames(data):
-                # The upstream's own frames bring their own ``[DONE]``.
+                # The upstream's own frames include ``[DONE]``.
                 self._over = True
                 return data
             case AnswerStarted():
@@ -80,16 +80,16 @@ class ChatWriter:
             case Progress(text):
                 return comment_frame(text)
             case _:
-                # A reasoning block's signature, or reasoning that only its vendor can read: no field for it.
+                # Reasoning signatures and redacted reasoning have no field in this dialect.
                 return b""
 
     def fail(self, error: GatewayError, request_id: str) -> bytes:  # noqa: ARG002 (the dialect has no place for it)
-        """The error as the official client raises it; nothing follows it."""
+        """The error chunk that the official client raises; it ends the stream."""
         self._over = True
         return data_frame(json_text.encode({"error": openai_error(error)}))
 
     def end(self) -> bytes:
-        """``[DONE]``, unless the stream failed or was forwarded with its own."""
+        """``[DONE]``, unless the stream failed or was passed through with its own."""
         return b"" if self._over else data_frame(b"[DONE]")
 
     def _start(self, started: AnswerStarted) -> bytes:
@@ -123,5 +123,5 @@ class ChatWriter:
         last = start + self._head + b'{},"finish_reason":"' + word + b'"}]' + usage + b"}\n\n"
         if not self._request.include_usage:
             return last
-        told = json_text.encode(write_usage(finished.usage or Usage()))
-        return last + self._usage_head + b'],"usage":' + told + b"}\n\n"
+        usage_object = json_text.encode(write_usage(finished.usage or Usage()))
+        return last + self._usage_head + b'],"usage":' + usage_object + b"}\n\n"

@@ -1,4 +1,4 @@
-"""What the classifier may look at in a Chat Completions request: text and counts."""
+"""The classifier's view of a Chat Completions request: text and counts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _IMAGE_TYPES = ("image_url", "input_image", "image")
 
 
 def view(body: Json) -> PromptView:
-    """A cheap view of a body that passed ``check``; never raises on one."""
+    """The classifier's view of a body that passed ``check``; never raises for one."""
     messages = body.get("messages")
     items = (
         [item for item in messages if isinstance(item, Mapping)]
@@ -21,17 +21,17 @@ def view(body: Json) -> PromptView:
     text, turns, total, images = "", 0, 0, False
     systems: list[str] = []
     for message in items:
-        said = text_of(message.get("content"))
-        total += len(said)
+        message_text = text_of(message.get("content"))
+        total += len(message_text)
         images = images or has_images(message.get("content"))
         role = message.get("role")
         if role == "user":
-            text = said
+            text = message_text
             turns += 1
         elif role == "assistant":
             turns += 1
         elif role in {"system", "developer"}:
-            systems.append(said)
+            systems.append(message_text)
     limit = body.get("max_completion_tokens") or body.get("max_tokens")
     form = body.get("response_format")
     return PromptView(
@@ -48,7 +48,7 @@ def view(body: Json) -> PromptView:
 
 
 def text_of(content: object) -> str:
-    """The text of a message's content, parts joined by line ends."""
+    """The text of a message's content, parts joined by newlines."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list):

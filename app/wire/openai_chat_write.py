@@ -1,11 +1,10 @@
 """Write the neutral conversation as a Chat Completions request.
 
-What gets lost is never lost silently. Content that this dialect has no word for is refused with
-the caller's own name of the field. Only what makes things faster, labels them, or is meaningless
-to another vendor (a reasoning block's signature) is left out, and its name is returned.
+Nothing is lost silently. Content without a counterpart in this dialect is refused under the caller's own
+field name. Only performance hints, labels, and what means nothing to another vendor (a reasoning signature)
+are dropped, and their names are returned.
 
-An erroneous tool result has no flag here, so its text begins with ``Error:``, which models
-understand.
+This dialect has no error flag for tool results, so the text of a failed one begins with ``Error:``.
 """
 
 from __future__ import annotations
@@ -37,8 +36,8 @@ from app.wire.field_names import (
 
 _MAX_STOPS = 4
 _BREAKPOINT_TTLS = frozenset({"30m", "12h"})
-# Anthropic's budgets in tokens, read as OpenAI's words: its documents suggest 1,024 as the least budget and
-# 16,384 for hard problems.
+# Anthropic's token budgets mapped to OpenAI's efforts: its docs suggest at least 1,024, and 16,384 for hard
+# problems.
 _LOW_BUDGET_TOKENS = 4096
 _MEDIUM_BUDGET_TOKENS = 16384
 _TIERS = {"standard_only": "default"}
@@ -49,12 +48,12 @@ Body = dict[str, object]
 def write(
     conversation: Conversation, model: Model, *, stream: bool
 ) -> tuple[Body, tuple[str, ...]]:
-    """The request body and the names of what was left out; raises ``Unsupported``."""
+    """The request body and the names of the dropped fields; raises ``Unsupported``."""
     return _Writer(conversation, model).body(stream=stream)
 
 
 class _Writer:
-    """Holds what every part of one request needs to know."""
+    """Builds one request body."""
 
     def __init__(self, conversation: Conversation, model: Model) -> None:
         self._conversation = conversation
@@ -95,7 +94,7 @@ class _Writer:
         return written
 
     def _refuse_prefill(self) -> None:
-        """Anthropic's models continue an assistant message that stands last; most others begin a new one."""
+        """Anthropic's models continue a final assistant message; most others start a new one."""
         last = self._conversation.messages[-1] if self._conversation.messages else None
         if (
             last is not None
@@ -161,7 +160,7 @@ class _Writer:
                 )
             file: Body = {"file_id": part.file_id}
         elif part.media_type == "text/plain":
-            # Plain text needs no file: the model reads it as it is, its title above it.
+            # Plain text needs no file part: it is sent as text, under its title.
             text = f"{part.title}\n\n{part.data}" if part.title else part.data
             return self._with_breakpoint({"type": "text", "text": text}, part.cache)
         else:
@@ -188,7 +187,7 @@ class _Writer:
                     if cache is not None:
                         self._dropped["cache_control"] = None
                 case ThinkingPart() | RedactedThinkingPart():
-                    # Its signature means nothing to another vendor, and this dialect takes none back.
+                    # Another vendor cannot verify its signature, and this dialect has no field for reasoning.
                     self._dropped["thinking"] = None
                 case _:
                     raise unsupported_part(message, "content", self._target)
@@ -243,7 +242,7 @@ class _Writer:
             body["reasoning_effort"] = effort
 
     def _stop_conditions(self, body: Body) -> None:
-        """Where the answer ends: after so many tokens, or at these words."""
+        """The token limit and the stop sequences."""
         conversation, sampling = self._conversation, self._conversation.sampling
         if sampling.max_tokens is not None:
             if sampling.max_tokens == 0:
@@ -339,7 +338,7 @@ class _Writer:
             raise unsupported_field(
                 self._conversation, "json_output", self._target, "the model takes no schema"
             )
-        # A format without a word on strictness comes from Anthropic, whose formats always bind.
+        # Anthropic's formats are always strict, and do not say so.
         strict = True if self._conversation.source is Dialect.MESSAGES else output.strict
         inner: Body = {"name": output.name or "answer", "schema": dict(output.schema)}
         if output.description:
@@ -350,7 +349,7 @@ class _Writer:
 
 
 def _plain(parts: list[Body]) -> object:
-    """One unmarked text part as a plain string, which every compatible server understands."""
+    """A single text part without a cache breakpoint as a plain string, which every server accepts."""
     if len(parts) == 1 and parts[0].keys() == {"type", "text"}:
         return parts[0]["text"]
     return parts

@@ -1,7 +1,7 @@
-"""OpenAI Responses: the codec, whose parts stand in the files beside it.
+"""The OpenAI Responses codec; its parts are in the `openai_responses_*` modules.
 
-Inwards it is whole. Outwards to an upstream it only passes through: a request of another dialect
-that is meant for OpenAI's models is written as Chat Completions, which serves the same models.
+Client requests are fully supported. Towards upstreams only Responses requests pass through: a request of
+another dialect for an OpenAI model is written as Chat Completions, which serves the same models.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from app.wire.plain import plain_responses
 
 
 class OpenAIResponsesCodec:
-    """Responses, inwards and passed through; stateless."""
+    """Responses for clients, and passed through to upstreams; stateless."""
 
     dialect = Dialect.RESPONSES
     path = "/responses"
 
     def plain(self, raw: bytes) -> PlainRequest | None:
-        """The reading of an ordinary request, cheaply."""
+        """See ``Codec``."""
         return plain_responses(raw)
 
     def check(self, body: Json) -> None:
-        """Refuse what no server of this dialect could take."""
+        """Raise ``BadRequest`` for a body that no server of this dialect accepts."""
         openai_responses_request.check(body)
 
     def view(self, body: Json) -> PromptView:
-        """What the classifier may look at."""
+        """The prompt as the classifier sees it."""
         return openai_responses_request.view(body)
 
     def read(self, body: Json) -> Conversation:
-        """The neutral reading."""
+        """The neutral conversation."""
         return openai_responses_request.read(body)
 
     def write(
@@ -52,7 +52,7 @@ class OpenAIResponsesCodec:
         *,
         stream: bool,  # noqa: ARG002 (the port's signature)
     ) -> tuple[dict[str, object], tuple[str, ...]]:
-        """Nothing: raises ``Unsupported``, because other dialects reach these models by Chat Completions."""
+        """Raise ``Unsupported``: other dialects reach these models by Chat Completions."""
         raise Unsupported(
             f"Model '{model.name}' is configured for the Responses API, which only takes requests of its own "
             "dialect. Ask it through /v1/responses, or configure its provider for Chat Completions.",
@@ -60,24 +60,24 @@ class OpenAIResponsesCodec:
         )
 
     def glance(self, body: bytes) -> tuple[Usage, str]:
-        """Usage and neutral finish reason of a whole answer."""
+        """Usage and neutral finish reason of a complete answer."""
         answer = self.read_answer(body)
         return answer.usage, answer.finish
 
     def read_answer(self, body: bytes) -> Answer:
-        """A whole JSON answer."""
+        """Parse a complete JSON answer."""
         return openai_responses_answer.read_answer(body)
 
     def write_answer(self, answer: Answer, request: ChatRequest) -> bytes:
-        """A whole JSON answer for the client."""
+        """Serialise a complete JSON answer for the client."""
         return openai_responses_answer.write_answer(answer, request)
 
     def reader(self) -> ResponsesReader:
-        """A reader that gives neutral events."""
+        """A stream reader that yields neutral events."""
         return ResponsesReader()
 
     def passthrough(self, *, hide_usage: bool) -> ResponsesPassthrough:  # noqa: ARG002 (usage is always in the last event)
-        """A reader that gives ``Frames`` untouched."""
+        """A stream reader that yields unchanged ``Frames``."""
         return ResponsesPassthrough()
 
     def editor(self, edit: AnswerEdit) -> ResponsesEditor:
@@ -85,13 +85,13 @@ class OpenAIResponsesCodec:
         return ResponsesEditor(edit)
 
     def writer(self, request: ChatRequest) -> ResponsesWriter:
-        """A writer of the stream that the client reads."""
+        """A writer of the client's stream."""
         return ResponsesWriter(request)
 
     def read_error(
         self, status: int, body: bytes, headers: Mapping[bytes, bytes]
     ) -> UpstreamStatus:
-        """An upstream's error answer."""
+        """Parse an upstream's error response."""
         return read_error_answer(status, body, headers)
 
     def write_error(self, error: GatewayError, request_id: str) -> bytes:  # noqa: ARG002 (the dialect has no place for it)

@@ -1,4 +1,4 @@
-"""Whole Responses answers, read and written, with usage and status."""
+"""Parse and serialise complete Responses answers, with usage and status."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class _OutputDetails(msgspec.Struct):
 
 
 class WireUsage(msgspec.Struct):
-    """Usage as Responses tells it: ``input_tokens`` includes the cached ones."""
+    """The usage object of Responses: ``input_tokens`` includes the cached ones."""
 
     input_tokens: int | None = None
     output_tokens: int | None = None
@@ -64,7 +64,7 @@ class Piece(msgspec.Struct):
 
 
 class WireItem(msgspec.Struct):
-    """An output item of any type; unknown types have only their name here."""
+    """An output item of any type; of unknown types only ``type`` is kept."""
 
     type: str | None = None
     id: str | None = None
@@ -98,7 +98,7 @@ _RESPONSE = msgspec.json.Decoder(WireResponse)
 
 
 def read_usage(usage: WireUsage) -> Usage:
-    """The neutral, disjoint parts."""
+    """The neutral usage, in disjoint parts."""
     inputs, outputs = usage.input_tokens_details, usage.output_tokens_details
     cached = token_count(inputs.cached_tokens if inputs else None)
     written = token_count(inputs.cache_write_tokens if inputs else None)
@@ -112,7 +112,7 @@ def read_usage(usage: WireUsage) -> Usage:
 
 
 def write_usage(usage: Usage) -> Item:
-    """Usage as Responses tells it."""
+    """The usage object of Responses."""
     return {
         "input_tokens": usage.prompt_tokens,
         "input_tokens_details": {
@@ -138,7 +138,7 @@ def read_status(response: WireResponse, *, called: bool, refused: bool) -> Finis
 
 
 def read_answer(body: bytes) -> Answer:
-    """A whole answer; raises ``UpstreamProtocol``, or ``UpstreamStatus`` for a failed response."""
+    """Parse a complete answer; raises ``UpstreamProtocol``, or ``UpstreamStatus`` for a failed response."""
     try:
         response = _RESPONSE.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
@@ -164,7 +164,7 @@ def read_answer(body: bytes) -> Answer:
 
 
 def read_item(item: WireItem) -> list[AnswerBlock]:
-    """The neutral blocks of an output item; none for types that requests we translate cannot ask for."""
+    """The neutral blocks of an output item; none for types that translated requests cannot ask for."""
     match item.type:
         case "message":
             blocks: list[AnswerBlock] = []
@@ -188,7 +188,7 @@ def read_item(item: WireItem) -> list[AnswerBlock]:
 
 
 def write_answer(answer: Answer, request: ChatRequest) -> bytes:
-    """A whole answer for the client."""
+    """Serialise a complete answer for the client."""
     identity = answer_id(answer.id, ID_PREFIX)
     response = begin_response(request, identity, answer.model, created_s(answer.created_s))
     response["output"] = write_items(answer.blocks, identity)
@@ -197,7 +197,7 @@ def write_answer(answer: Answer, request: ChatRequest) -> bytes:
 
 
 def begin_response(request: ChatRequest, identity: str, model: str, created: int) -> Item:
-    """The response object before its first item, with the request's own settings echoed."""
+    """The response object before its first item, with the request's settings echoed."""
     body = request.body
     response: Item = {
         "id": identity,
@@ -225,10 +225,10 @@ def _echo(body: Json, name: str, *, default: object) -> object:
 
 
 def finish_response(response: Item, finish: FinishReason, usage: Usage) -> None:
-    """Give the response object its status and usage."""
+    """Set status, incomplete reason and usage."""
     reason = _INCOMPLETE.get(finish)
     if finish is FinishReason.REFUSAL and not _holds_refusal(response["output"]):
-        # Anthropic refuses by a stop reason alone.
+        # Anthropic signals a refusal by the stop reason alone.
         reason = "content_filter"
     response["status"] = "completed" if reason is None else "incomplete"
     response["incomplete_details"] = None if reason is None else {"reason": reason}
@@ -244,7 +244,7 @@ def _holds_refusal(output: object) -> bool:
 
 
 def write_items(blocks: tuple[AnswerBlock, ...], identity: str) -> list[Item]:
-    """The output items; neighbouring texts and refusals share one message."""
+    """The output items; adjacent text and refusals share one message."""
     items: list[Item] = []
     for block in blocks:
         number = len(items)

@@ -1,7 +1,7 @@
-"""OpenAI Responses requests: check them, look at them, read them into the neutral conversation.
+"""Validate OpenAI Responses requests and translate them into the neutral conversation.
 
-A turn of the assistant is a run of items here (reasoning, a message, function calls); the neutral
-form joins such a run into one message, and a run of function outputs likewise.
+An assistant turn is a run of items (reasoning, message, function calls); the neutral form joins such a run
+into one message, and a run of function outputs likewise.
 """
 
 from __future__ import annotations
@@ -62,18 +62,18 @@ _INCLUDABLE = "reasoning.encrypted_content"
 
 
 def check(body: Json) -> None:
-    """Refuse what no server of this dialect could take."""
+    """Raise ``BadRequest`` for a body that no server of this dialect accepts."""
     fields.check_envelope(body)
-    said = body.get("input")
-    if isinstance(said, str):
-        if not said:
+    given = body.get("input")
+    if isinstance(given, str):
+        if not given:
             raise BadRequest("'input' must not be empty.", param="input")
-    elif said is not None or not (body.get("previous_response_id") or body.get("prompt")):
-        if not isinstance(said, list):
+    elif given is not None or not (body.get("previous_response_id") or body.get("prompt")):
+        if not isinstance(given, list):
             raise BadRequest("'input' must be a string or an array.", param="input")
-        if not said:
+        if not given:
             raise BadRequest("'input' must not be empty.", param="input")
-        for path, item in objects(said, "input"):
+        for path, item in objects(given, "input"):
             _check_item(item, path)
     _check_settings(body)
 
@@ -100,7 +100,7 @@ def _check_item(item: Json, path: str) -> None:
     kind = item.get("type")
     if kind is None:
         if "role" not in item and isinstance(item.get("id"), str):
-            return  # a reference to an item that the vendor keeps, whose type may be left out
+            return  # an item reference, whose type may be omitted
         kind = "message"
     if kind == "message":
         fields.one_of(item.get("role"), _ROLES, f"{path}.role")
@@ -121,23 +121,23 @@ def _check_item(item: Json, path: str) -> None:
 
 
 def view(body: Json) -> PromptView:
-    """A cheap view of a body that passed ``check``; never raises on one."""
-    said = body.get("input")
-    items = [item for item in said if isinstance(item, Mapping)] if isinstance(said, list) else []
-    text = said if isinstance(said, str) else ""
+    """The classifier's view of a body that passed ``check``; never raises for one."""
+    given = body.get("input")
+    items = [item for item in given if isinstance(item, Mapping)] if isinstance(given, list) else []
+    text = given if isinstance(given, str) else ""
     systems = [body["instructions"]] if isinstance(body.get("instructions"), str) else []
     turns, total, images = int(bool(text)), len(text) + sum(map(len, map(str, systems))), False
     for item in items:
-        spoken = text_of(item.get("content"))
-        total += len(spoken)
+        message_text = text_of(item.get("content"))
+        total += len(message_text)
         images = images or has_images(item.get("content"))
         match item.get("role"):
             case "user":
-                text, turns = spoken, turns + 1
+                text, turns = message_text, turns + 1
             case "assistant":
                 turns += 1
             case "system" | "developer":
-                systems.append(spoken)
+                systems.append(message_text)
             case _:
                 pass
     limit = body.get("max_output_tokens")
@@ -163,7 +163,7 @@ def view(body: Json) -> PromptView:
 
 
 def read(body: Json) -> Conversation:
-    """The neutral reading of a body that passed ``check``."""
+    """Translate a body that passed ``check``; raises ``Unsupported`` for fields without a neutral form."""
     refuse_unknown(body, _CARRIED | {*_HINTS}, "")
     if body.get("store"):
         raise untranslatable("store")
@@ -214,7 +214,7 @@ def _read_reasoning(body: Json, hints: list[str]) -> str | None:
         if obj.get(name) not in (None, usual):
             raise untranslatable(f"reasoning.{name}")
     if obj.get("summary") is not None or obj.get("generate_summary") is not None:
-        # Whatever reasoning the target shows is shown as the summary.
+        # Any reasoning that the target returns is returned as the summary.
         hints.append("reasoning.summary")
     effort = obj.get("effort")
     return None if effort is None else fields.one_of(effort, EFFORTS, "reasoning.effort")
@@ -290,14 +290,14 @@ def _read_messages(body: Json, hints: list[str]) -> tuple[Message, ...]:
     instructions = fields.optional_text(body, "instructions", "")
     if instructions:
         messages.append(Message(Role.SYSTEM, (TextPart(instructions),), origin="instructions"))
-    said = body.get("input")
-    if isinstance(said, str):
-        return (*messages, Message(Role.USER, (TextPart(said),), origin="input"))
+    given = body.get("input")
+    if isinstance(given, str):
+        return (*messages, Message(Role.USER, (TextPart(given),), origin="input"))
     joined = False
-    for path, item in objects(fields.as_list(said, "input"), "input"):
+    for path, item in objects(fields.as_list(given, "input"), "input"):
         role, parts = _read_item(item, path, hints)
         last = messages[-1] if messages else None
-        # Only the item forms of one turn are joined; the instructions stay by themselves.
+        # Only items of one turn are joined; the instructions stay separate.
         if (
             joined
             and last is not None
@@ -336,7 +336,7 @@ def _read_item(item: Json, path: str, hints: list[str]) -> tuple[Role, list[Part
             refuse_unknown(item, known, path)
             _refuse_program(item, path)
             if item.get("name"):
-                hints.append("input[].name")  # of the tool, which the call's id names too
+                hints.append("input[].name")  # the tool's name, which the call id implies
             return Role.TOOL, [_read_output(item, path, hints)]
         case "reasoning":
             known = {"type", "id", "status", "summary", "content", "encrypted_content"}
@@ -347,13 +347,13 @@ def _read_item(item: Json, path: str, hints: list[str]) -> tuple[Role, list[Part
 
 
 def _refuse_program(item: Json, path: str) -> None:
-    """A call of the model itself passes; one that a program on the vendor's side made belongs to that."""
+    """Refuse calls made by a program on the vendor's side; calls of the model itself pass."""
     if item.get("caller") not in (None, {"type": "direct"}):
         raise untranslatable(f"{path}.caller")
 
 
 def _read_reasoning_item(item: Json, path: str) -> list[Part]:
-    """Reasoning of ours comes back whole; another vendor's is text that the target may leave out."""
+    """Restore reasoning that we sealed; another vendor's is text, which the target may drop."""
     texts: list[str] = []
     for name in ("summary", "content"):
         for where, piece in objects(fields.optional_list(item, name, path), f"{path}.{name}"):

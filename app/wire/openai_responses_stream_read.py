@@ -1,7 +1,7 @@
-"""Responses streams, inwards: forward them untouched, or read them into neutral events.
+"""Read Responses streams: pass them through unchanged, or parse them into neutral events.
 
-A tool call is sealed at ``response.function_call_arguments.done``, or with its item where a server
-leaves that event out. Events and items of unknown types are skipped.
+A tool call is sealed at ``response.function_call_arguments.done``, or with its item where a server omits
+that event. Events and items of unknown types are skipped.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class _Event(msgspec.Struct):
 
 
 _LINES = 3
-"""Line ends of a frame of one ``event`` and one ``data`` line."""
+"""Line ends in a frame of one ``event`` and one ``data`` line."""
 _EVENT = msgspec.json.Decoder(_Event)
 _FAILURES = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _ENDINGS = frozenset({"response.completed", "response.incomplete", "response.failed"})
@@ -68,8 +68,8 @@ def _failure(event: _Event, data: bytes) -> UpstreamError:
         return read_stream_error(event.response.error, data)
     if event.error is not None:
         return read_stream_error(event.error, data)
-    told = {"message": event.message, "code": event.code, "param": event.param}
-    return read_stream_error(told, data)
+    fields = {"message": event.message, "code": event.code, "param": event.param}
+    return read_stream_error(fields, data)
 
 
 def _finish_of(response: WireResponse) -> str:
@@ -80,54 +80,56 @@ def _finish_of(response: WireResponse) -> str:
 
 
 class ResponsesPassthrough(PassthroughReader):
-    """Forward events untouched."""
+    """Pass events through unchanged."""
 
-    __slots__ = ("_usage_told",)
+    __slots__ = ("_last_usage",)
     text_mark = b'"delta":"'
 
     def __init__(self) -> None:
         """Start before the first byte."""
         super().__init__()
-        self._usage_told: Usage | None = None
+        self._last_usage: Usage | None = None
 
     def _ordinary(self, frames: bytes) -> int:
         if not frames.startswith(b"event: response.") or frames.count(b"\n") != _LINES:
             return False
         return frames.startswith(b".delta", frames.find(b"\n") - len(b".delta"))
 
-    def _look(self, frames: bytes) -> bytes:
-        # Deltas, which are nearly every event, have none of these marks.
+    def _inspect(self, frames: bytes) -> bytes:
+        # Only the rare events contain these names; nearly every event is a delta.
         if (
             b'"response.completed"' in frames
             or b'"response.incomplete"' in frames
             or b'"response.failed"' in frames
             or b'"error"' in frames
         ):
-            self._learn(frames)
+            self._read_rare(frames)
         return frames
 
-    def _learn(self, frames: bytes) -> None:
+    def _read_rare(self, frames: bytes) -> None:
         for event in read_events(frames):
             try:
-                told = _EVENT.decode(event.data)
+                parsed = _EVENT.decode(event.data)
             except _FAILURES:
                 continue
             if (
-                told.type in _ENDINGS
-                and told.response is not None
-                and told.response.usage is not None
+                parsed.type in _ENDINGS
+                and parsed.response is not None
+                and parsed.response.usage is not None
             ):
-                self._usage_told = read_usage(told.response.usage)
-            if told.type in {"error", "response.failed"} or (told.type is None and told.error):
-                self.failure = _failure(told, event.data)
+                self._last_usage = read_usage(parsed.response.usage)
+            if parsed.type in {"error", "response.failed"} or (
+                parsed.type is None and parsed.error
+            ):
+                self.failure = _failure(parsed, event.data)
                 self.complete = False
-            elif told.type in _ENDINGS:
+            elif parsed.type in _ENDINGS:
                 self.complete = self.failure is None
-                if told.response is not None:
-                    self.finish = _finish_of(told.response)
+                if parsed.response is not None:
+                    self.finish = _finish_of(parsed.response)
 
     def _usage(self) -> Usage | None:
-        return self._usage_told
+        return self._last_usage
 
 
 @dataclass(slots=True)
@@ -172,7 +174,7 @@ class ResponsesReader(EventReader):
                 self._lifecycle(event, data, events)
 
     def _lifecycle(self, event: _Event, data: bytes, events: list[Event]) -> None:
-        """The events that concern the whole answer: its beginning and its ends."""
+        """The events about the answer as a whole: its start and its ends."""
         match event.type:
             case "response.created" | "response.in_progress" | "response.queued":
                 self._start(event.response, events)
@@ -189,8 +191,8 @@ class ResponsesReader(EventReader):
         if self._started:
             return
         self._started = True
-        told = response or WireResponse()
-        events.append(AnswerStarted(told.id or "", told.model or "", int(told.created_at or 0)))
+        begun = response or WireResponse()
+        events.append(AnswerStarted(begun.id or "", begun.model or "", int(begun.created_at or 0)))
 
     def _text(self, event: _Event, events: list[Event]) -> None:
         if isinstance(event.delta, str) and event.delta:

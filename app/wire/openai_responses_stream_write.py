@@ -1,7 +1,7 @@
-"""Responses streams, outwards: neutral events in, typed events with a sequence number out.
+"""Write Responses streams: neutral events in, typed events with a sequence number out.
 
-Items follow one another as their blocks do (``BlockSequencer`` sees to it), and the last event
-holds the whole response object, put together from the same items.
+Items are strictly sequential (``BlockSequencer`` orders them), and the last event contains the complete
+response object, built from the same items.
 """
 
 from __future__ import annotations
@@ -69,10 +69,10 @@ class ResponsesWriter:
         self._item_id = ""
         self._call = ("", "")
         self._forwarded = b""
-        """The frames that were forwarded last."""
+        """The frames passed through last."""
 
     def write(self, event: Event) -> bytes:
-        """The events' bytes, items and parts opened and closed around them."""
+        """Serialise one event, opening and closing items and parts around it."""
         if isinstance(event, Frames):
             self._forwarded = event.data
             return event.data
@@ -83,18 +83,18 @@ class ResponsesWriter:
         return b"".join([self._write(ready) for ready in self._sequencer.order(event)])
 
     def fail(self, error: GatewayError, request_id: str) -> bytes:  # noqa: ARG002 (the dialect has no place for it)
-        """An ``error`` event; nothing follows it.
+        """An ``error`` event; it ends the stream.
 
-        Its fields stand at the top, as the event's type says, and again under ``error``, where the official
-        client looks when it decides to raise.
+        Its fields are at the top level, as the event's type defines, and again under ``error``, where the
+        official client looks for them.
         """
         self._sequence = max(self._sequence, _next_sequence_number(self._forwarded))
-        told = openai_error(error)
-        flat = {name: told[name] for name in ("code", "message", "param")}
-        return self._emit("error", {**flat, "error": told})
+        inner = openai_error(error)
+        flat = {name: inner[name] for name in ("code", "message", "param")}
+        return self._emit("error", {**flat, "error": inner})
 
     def end(self) -> bytes:
-        """Nothing: ``response.completed`` has ended the stream."""
+        """Empty: ``response.completed`` has already ended the stream."""
         return b""
 
     def _write(self, event: Event) -> bytes:  # noqa: C901, PLR0911 (one arm an event)
@@ -121,9 +121,9 @@ class ResponsesWriter:
                 self._pieces.append(arguments)
                 return self._arguments(arguments)
             case ToolCallSealed(_, _, _, arguments):
-                late = b"" if self._pieces else self._arguments(arguments)
+                arguments_delta = b"" if self._pieces else self._arguments(arguments)
                 self._pieces = [arguments]
-                return late + self._close()
+                return arguments_delta + self._close()
             case Finished():
                 return self._finish(event)
             case _:
@@ -143,7 +143,7 @@ class ResponsesWriter:
         )
 
     def _begin(self, kind: str) -> bytes:
-        """Close what is open and begin an item of ``kind``; its ``added`` event is the caller's."""
+        """Close the open item and begin one of ``kind``; the caller writes its ``added`` event."""
         opening = self._start(AnswerStarted("", "")) if self._response is None else b""
         opening += self._close()
         self._open = kind
@@ -291,7 +291,7 @@ class ResponsesWriter:
 
 
 def _next_sequence_number(frames: bytes) -> int:
-    """The number behind those of an upstream's own events; 0 where they have none."""
+    """The sequence number after those of an upstream's own events; 0 where they have none."""
     following = 0
     for event in read_events(frames):
         with suppress(UpstreamProtocol):

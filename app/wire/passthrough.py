@@ -1,16 +1,13 @@
-"""Forward a stream to a client of its own dialect, and learn the little that the gateway must
-know.
+"""Pass a stream through to a client of the same dialect, extracting usage, end and errors.
 
-Theory of operation: per chunk only a few byte searches run, for marks that stand in the rare
-frames (the end, usage, an error). A mark found is a suspicion, not a fact: the frames of that
-chunk are then parsed, so that text that merely looks like a mark never counts. JSON cannot hold a
-raw line end or an unescaped quote inside a string, which makes false suspicions rare. Usage is
-kept as bytes and parsed when somebody asks.
+Theory of operation: per chunk only a few byte searches run, for markers of the rare frames (the end, usage,
+an error). Where one is found, the chunk's frames are parsed, so that text that merely looks like a marker
+never counts. JSON strings cannot contain a raw line end or an unescaped quote, which makes false positives
+rare. Usage is kept as bytes and parsed on access.
 
-An error frame of the upstream is forwarded as it came, because it is the client's own dialect;
-``failure`` then says what it was, and ``complete`` stays false, so that nothing broken is ever
-cached or retried silently. A provider that has not emitted anything yet may raise ``failure``
-instead of forwarding it.
+An upstream's error frame is passed through unchanged, because it is in the client's dialect; ``failure`` is
+then set and ``complete`` stays false, so that nothing broken is cached or retried silently. A provider that
+has not emitted anything yet may raise ``failure`` instead of passing the frame on.
 """
 
 from __future__ import annotations
@@ -30,30 +27,30 @@ _TRIES = 8
 _BLANK = b"\n\n"
 _QUOTE, _LINE_END, _BACKSLASH = b'"\n\\'
 _GOES_ON = b"}", b","
-"""What may stand behind a member's value."""
+"""What may follow a member's value."""
 _FIELD = re.compile(rb"(?:\xef\xbb\xbf)?(?::|data|event|id|retry|[\r\n])")
-"""How a line of an event stream begins."""
+"""The beginning of a line of an event stream."""
 
 
 class PassthroughReader:
-    """The dialect-free half: cut frames, count them, call ``_look`` on each run of frames."""
+    """Base class: split frames, count them, call ``_inspect`` where they are not ordinary."""
 
     __slots__ = ("_splitter", "complete", "failure", "finish")
     text_mark: ClassVar[bytes]
-    """How the text of an ordinary frame begins, with its opening quote."""
+    """What precedes the text in an ordinary frame, with the opening quote."""
 
     def __init__(self) -> None:
         """Start before the first byte."""
         self._splitter = FrameSplitter()
         self.complete = False
-        """The dialect's own ending was seen."""
+        """The dialect's end of the answer was seen."""
         self.finish = ""
         """The neutral finish reason, "" while unknown."""
         self.failure: UpstreamError | None = None
-        """The upstream's in-stream error, forwarded as it came."""
+        """The upstream's in-stream error, passed through unchanged."""
 
     def feed(self, data: bytes) -> Sequence[Event]:
-        """Give the complete frames that ``data`` completes, untouched."""
+        """The frames completed by ``data``, unchanged."""
         frames = self._splitter.feed(data)
         count = self._ordinary(frames)
         if count:
@@ -63,7 +60,7 @@ class PassthroughReader:
         usual = self._usual(frames)
         if usual is not None:
             return usual
-        frames = self._look(frames)
+        frames = self._inspect(frames)
         if not frames:
             return ()
         count = count_data_lines(frames)
@@ -75,26 +72,26 @@ class PassthroughReader:
 
     @property
     def has_partial_frame(self) -> bool:
-        """A frame has begun and not ended yet."""
+        """Whether the last frame fed is incomplete."""
         return bool(self._splitter.tail)
 
     def drop_partial_frame(self) -> None:
-        """Forget the frame that has begun: its bytes will be fed again."""
+        """Discard the incomplete frame: its bytes will be fed again."""
         self._splitter.flush()
 
     def ordinary(self, data: bytes) -> int:
-        """How many frames ``data`` is, if ``feed`` would give it back as it is and learn nothing; else 0.
+        """The number of frames in ``data`` if ``feed`` would return it unchanged and extract nothing; else 0.
 
-        Changes nothing, so the same bytes may be fed after a 0.
+        Has no effect, so the same bytes may be fed after a 0.
         """
         if self._splitter.tail or data[-2:] != b"\n\n":
             return 0
         return self._ordinary(data)
 
     def split_around_text(self, frame: bytes) -> tuple[bytes, bytes] | None:
-        """What stands around the text of ``frame``, one ordinary frame; None where that is unclear.
+        """What surrounds the text of ``frame``, one ordinary frame; None where that is unclear.
 
-        Any text between them without a quote and a line's end makes an ordinary frame again.
+        Any text without quotes and line ends between the two makes an ordinary frame again.
         """
         mark = self.text_mark
         start = frame.find(mark) + len(mark)
@@ -108,43 +105,42 @@ class PassthroughReader:
         return frame[:start], frame[end:]
 
     def end(self) -> Sequence[Event]:
-        """The upstream closed: give the last bytes, which may lack their blank line, untouched.
+        """The upstream closed: the last bytes, which may lack their blank line, unchanged.
 
-        Half an event is dropped: whatever the client is told next would become its other half.
+        An incomplete event is dropped: whatever is sent next would be parsed as its rest.
         """
         rest = self._splitter.flush()
         if not _is_complete(rest):
             return ()
-        rest = self._look(rest)
+        rest = self._inspect(rest)
         return (Frames(rest, count_data_lines(rest)),) if rest else ()
 
     @property
     def usage(self) -> Usage | None:
-        """What the upstream has told of usage so far; parsed at each access."""
+        """The usage reported so far; parsed at each access."""
         return self._usage()
 
     @abstractmethod
     def _ordinary(self, frames: bytes) -> int:
-        """How many frames these are, if all are deltas that tell nothing else; cheap, 0 in doubt."""
+        """The number of frames, if all are plain deltas; cheap, 0 in doubt."""
 
-    def _usual(self, frames: bytes) -> Sequence[Event] | None:  # noqa: ARG002 - for those that know one
-        """Learn from complete frames of a usual kind, all sound; None, and nothing learned, in doubt."""
+    def _usual(self, frames: bytes) -> Sequence[Event] | None:  # noqa: ARG002 - for subclasses
+        """Handle complete, valid frames of a usual kind; None, without effect, in doubt."""
         return None
 
     @abstractmethod
-    def _look(self, frames: bytes) -> bytes:
-        """Learn from complete frames; give what is to be forwarded."""
+    def _inspect(self, frames: bytes) -> bytes:
+        """Extract usage, end and errors from complete frames; returns what to pass on."""
 
     @abstractmethod
     def _usage(self) -> Usage | None:
-        """Parse the frames that told usage."""
+        """Parse the frames that contained usage."""
 
 
 def merge_deltas(frames: bytes, reader: PassthroughReader) -> bytes:
-    """``frames`` of one stream, neighbours that differ in their text alone put together.
+    """Merge adjacent frames of one stream that differ only in their text.
 
-    Whoever reads them gets the same answer in a fraction of the steps. ``reader`` is a fresh one of
-    their dialect.
+    Readers get the same answer in a fraction of the steps. ``reader`` is a fresh one of the dialect.
     """
     parts = frames.split(_BLANK)
     middle = len(parts) // 2
@@ -165,7 +161,7 @@ def merge_deltas(frames: bytes, reader: PassthroughReader) -> bytes:
             len(text) + around_bytes == len(part)
             and _QUOTE not in text
             and _LINE_END not in text
-            and (_BACKSLASH not in text or text.find(b"\\u") < 0)  # perhaps half a character
+            and (_BACKSLASH not in text or text.find(b"\\u") < 0)  # perhaps half a surrogate pair
         ):
             texts.append(text)
             continue
@@ -177,7 +173,7 @@ def merge_deltas(frames: bytes, reader: PassthroughReader) -> bytes:
 
 
 def _is_complete(rest: bytes) -> bool:
-    """Whether bytes without an end are whole events all the same."""
+    """Whether bytes without a final blank line are complete events."""
     return bool(read_events(rest)) and _is_valid(rest)
 
 

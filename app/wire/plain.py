@@ -1,9 +1,9 @@
-"""A cheap yes for the ordinary request, so that its thorough check need not run.
+"""Fast validation of ordinary requests, in place of the codec's thorough ``check``.
 
-Most requests are plain text turns with a few sampling fields. Those shapes are written down here as
-types, and one pass of a compiled decoder (1-2 us) says whether a body is surely of them. Anything else,
-sound or not, is left to the codec's ``check``, which takes ten times as long and names the field at
-fault. A yes here is never wrong: ``tests/wire`` holds each decoder to what ``check`` accepts.
+Most requests are plain text turns with a few sampling fields. These types describe them, and one pass of a
+compiled decoder (1-2 us) accepts a body that is surely of that shape. Anything else, valid or not, is left to
+``check``, which takes ten times as long and names the invalid field. Acceptance here is never wrong:
+``tests/wire`` holds each decoder to what ``check`` accepts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from msgspec import Meta, Struct
 from app.domain.chat import PlainRequest
 
 _Model = Annotated[str, Meta(min_length=1, max_length=200)]
-_Share = Annotated[float, Meta(ge=0, le=1)]
+_UnitInterval = Annotated[float, Meta(ge=0, le=1)]
 _Tokens = Annotated[int, Meta(ge=1, le=1 << 31)]
 
 
@@ -43,7 +43,7 @@ class _Chat(Struct, forbid_unknown_fields=True, gc=False):
     stream: bool = False
     stream_options: _Options | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
-    top_p: _Share | None = None
+    top_p: _UnitInterval | None = None
     max_tokens: _Tokens | None = None
     user: str | None = None
     stop: tuple[str, ...] | None = None
@@ -55,8 +55,8 @@ class _Messages(Struct, forbid_unknown_fields=True, gc=False):
     messages: Annotated[list[_NonEmptyMessage], Meta(min_length=1)]
     system: str | None = None
     stream: bool = False
-    temperature: _Share | None = None
-    top_p: _Share | None = None
+    temperature: _UnitInterval | None = None
+    top_p: _UnitInterval | None = None
     stop_sequences: tuple[str, ...] | None = None
 
 
@@ -66,7 +66,7 @@ class _Responses(Struct, forbid_unknown_fields=True, gc=False):
     instructions: str | None = None
     stream: bool = False
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
-    top_p: _Share | None = None
+    top_p: _UnitInterval | None = None
     max_output_tokens: _Tokens | None = None
 
 
@@ -78,14 +78,14 @@ _RESPONSES = msgspec.json.Decoder(_Responses)
 
 
 def plain_chat(raw: bytes) -> PlainRequest | None:
-    """The reading of ``raw`` if it is surely a sound, plain Chat Completions request."""
+    """Parse ``raw`` if it is surely a valid, plain Chat Completions request."""
     try:
         it = _CHAT.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     usage = it.stream_options is not None and it.stream_options.include_usage
-    # Made as the tuple that it is: a NamedTuple's own constructor costs as much as the decoding.
-    told = (
+    # Built as a bare tuple: a NamedTuple's constructor costs as much as the decoding.
+    values = (
         it.messages,
         it.temperature,
         it.top_p,
@@ -95,11 +95,11 @@ def plain_chat(raw: bytes) -> PlainRequest | None:
         it.stream,
         usage,
     )
-    return _new(PlainRequest, told)
+    return _new(PlainRequest, values)
 
 
 def plain_messages(raw: bytes) -> PlainRequest | None:
-    """The reading of ``raw`` if it is surely a sound, plain Messages request."""
+    """Parse ``raw`` if it is surely a valid, plain Messages request."""
     it = _decoded(_MESSAGES, raw)
     if it is None:
         return None
@@ -117,7 +117,7 @@ def plain_messages(raw: bytes) -> PlainRequest | None:
 
 
 def plain_responses(raw: bytes) -> PlainRequest | None:
-    """The reading of ``raw`` if it is surely a sound, plain Responses request."""
+    """Parse ``raw`` if it is surely a valid, plain Responses request."""
     it = _decoded(_RESPONSES, raw)
     if it is None:
         return None

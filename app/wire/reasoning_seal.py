@@ -1,8 +1,7 @@
-"""Carry a signed reasoning block through the Responses dialect and back.
+"""Round-trip signed reasoning blocks through the Responses dialect.
 
-Anthropic demands its signed blocks back in a tool loop. A Responses client keeps
-``encrypted_content`` and sends it back unread, so the signature travels in there, behind a mark
-that tells it from OpenAI's own ciphertext.
+Anthropic requires its signed blocks back in a tool loop. Responses clients return ``encrypted_content``
+unread, so the signature is stored there, with a prefix that distinguishes it from OpenAI's ciphertext.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ def seal_signature(signature: str) -> str | None:
 
 
 def seal_redacted(data: str) -> str:
-    """``encrypted_content`` for reasoning that only its vendor can read."""
+    """``encrypted_content`` for redacted reasoning."""
     return _REDACTED + data
 
 
 def open_seal(content: object) -> tuple[str, str]:
-    """The signature and the redacted data in ``encrypted_content``; "" for what is not ours."""
+    """The signature and the redacted data in ``encrypted_content``; "" where it is not ours."""
     if not isinstance(content, str):
         return "", ""
     if content.startswith(_SIGNED):

@@ -1,17 +1,16 @@
-"""Server-sent events, sans-IO: cut a byte stream into frames, read frames, write frames.
+"""Server-sent events, sans-IO: split a byte stream into frames, parse frames, write frames.
 
-A *frame* is everything up to and including a blank line; lines end in LF, CRLF or CR, in any
-mixture.
+A *frame* is everything up to and including a blank line; lines end in LF, CRLF or CR, in any mixture.
 
-Goals, in this order: never change a byte of what is forwarded; give the same bytes however the
-stream was split; cost about a microsecond for the usual chunk, which is one token's whole frame.
+Goals, in this order: never change a byte that is passed through; return the same bytes however the stream was
+split; cost about a microsecond for the usual chunk, which is one token's complete frame.
 
-Plan: the usual chunk ends in a blank line and nothing was left over, so it is given back as the
-very same object. Otherwise only the last three bytes kept and the new bytes are searched, so a
-frame that arrives in many pieces costs linear time.
+Plan: the usual chunk ends in a blank line and nothing was left over, so it is returned as the same object.
+Otherwise only the last three buffered bytes and the new bytes are searched, so a frame that arrives in many
+pieces costs linear time.
 
-Invariants: what was given back plus what is kept is what was fed; what was given back ends at a
-frame's end; what is kept never exceeds ``MAX_FRAME_BYTES`` by more than one feed.
+Invariants: returned plus buffered bytes are the bytes fed; returned bytes end at a frame's end; the buffer
+never exceeds ``MAX_FRAME_BYTES`` by more than one feed.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from typing import NamedTuple
 from app.errors import UpstreamProtocol
 
 MAX_FRAME_BYTES = 16 * 1024 * 1024
-"""A frame larger than this is refused: the longest honest one holds a whole answer with images."""
+"""The largest frame accepted: legitimate ones hold at most a complete answer with images."""
 
 _BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n?|\n)")
 _LINE = re.compile(rb"\r\n|\n|\r")
@@ -31,14 +30,14 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class FrameSplitter:
-    """Give complete frames as they become complete; keep the rest for the next feed."""
+    """Returns frames as they become complete and buffers the rest."""
 
     __slots__ = ("_limit_bytes", "tail")
 
     def __init__(self, limit_bytes: int = MAX_FRAME_BYTES) -> None:
-        """Start at a frame's beginning."""
+        """Start at the beginning of a frame."""
         self.tail = bytearray()
-        """What is kept of an unfinished frame; empty: the next byte begins one."""
+        """The buffered part of an incomplete frame; empty between frames."""
         self._limit_bytes = limit_bytes
 
     def feed(self, data: bytes) -> bytes:
@@ -54,8 +53,8 @@ class FrameSplitter:
         tail = self.tail
         kept = len(tail)
         overlap = bytes(tail[-3:])
-        # With at most three bytes kept, the window begins where a frame does, so that a bare line end
-        # there is a blank line of its own.
+        # With at most three bytes buffered, the window begins at a frame's start, so a bare line end there is
+        # a blank line.
         end = _last_frame_end(overlap + data, at_frame_start=kept <= len(overlap))
         if end == 0:
             if kept + len(data) > self._limit_bytes:
@@ -70,14 +69,14 @@ class FrameSplitter:
         return whole
 
     def flush(self) -> bytes:
-        """What is left of an unfinished frame; the splitter is empty afterwards."""
+        """Return and clear the buffered part of an incomplete frame."""
         rest = bytes(self.tail)
         self.tail = bytearray()
         return rest
 
 
 def _last_frame_end(window: bytes, *, at_frame_start: bool) -> int:
-    """The position behind the last blank line, 0 when there is none."""
+    """The position after the last blank line, 0 when there is none."""
     end = 0
     if b"\r" not in window:
         found = window.rfind(b"\n\n")
@@ -86,7 +85,7 @@ def _last_frame_end(window: bytes, *, at_frame_start: bool) -> int:
     else:
         for match in _BLANK_LINE.finditer(window):
             end = match.end()
-        # Bare line ends right behind a frame are blank lines too.
+        # Bare line ends right after a frame are blank lines too.
         while end and end < len(window) and window[end] in _LINE_ENDS:
             end += 1
     if end == 0 and at_frame_start:
@@ -95,7 +94,7 @@ def _last_frame_end(window: bytes, *, at_frame_start: bool) -> int:
 
 
 def count_data_lines(frames: bytes) -> int:
-    """How many ``data`` lines complete ``frames`` hold; JSON holds no raw line ends, so this is exact."""
+    """The number of ``data`` lines in complete ``frames``; exact, as JSON contains no raw line ends."""
     count = frames.count(b"\ndata:") + frames.startswith(b"data:")
     if b"\r" in frames:
         count += frames.count(b"\rdata:")
@@ -103,7 +102,7 @@ def count_data_lines(frames: bytes) -> int:
 
 
 def split_frames(frames: bytes) -> list[bytes]:
-    """Cut complete frames apart; joined again they are byte for byte what came."""
+    """Split complete frames; joined, they are the same bytes."""
     if frames.find(b"\r") < 0 and frames.find(b"\n\n\n") < 0:
         whole = [frame + b"\n\n" for frame in frames.split(b"\n\n")]
         last = whole.pop()[:-2]
@@ -134,7 +133,7 @@ def read_events(frames: bytes) -> list[ServerEvent]:
     name = ""
     data: list[bytes] = []
     frames = frames.removeprefix(_BOM)
-    # A missing last blank line ends the last event all the same: the stream closed behind it.
+    # The last event counts without its blank line too: the stream was closed after it.
     lines = frames.split(b"\n") if b"\r" not in frames else _LINE.split(frames)
     for line in [*lines, b""]:
         if line.startswith(b"data:"):
@@ -151,7 +150,7 @@ def read_events(frames: bytes) -> list[ServerEvent]:
 
 
 def _only_payload(frames: bytes) -> ServerEvent | None:
-    """The event of a single frame of one ``data`` line, perhaps behind an ``event`` line: the usual one."""
+    """The event of a single frame of one ``data`` line, perhaps after an ``event`` line: the usual one."""
     end = len(frames) - 2
     first = frames.find(b"\n")
     if b"\r" in frames:
@@ -169,7 +168,7 @@ def _only_payload(frames: bytes) -> ServerEvent | None:
 
 
 def data_frame(data: bytes) -> bytes:
-    """A frame of one ``data`` line; ``data`` holds no raw line end (JSON never does)."""
+    """A frame of one ``data`` line; ``data`` contains no raw line end (JSON never does)."""
     return b"data: " + data + b"\n\n"
 
 

@@ -1,8 +1,8 @@
-"""Vercel's UI message stream (v1): the same run for front ends built on the ``ai`` package.
+"""Vercel's UI message stream (v1): a run for front ends built on the ``ai`` package.
 
-The client validates every chunk strictly, so what the protocol has no word for travels as
-``data-<name>`` parts, transient where it is only news. A call's input has to be given whole, so the
-writer keeps arguments until they are sealed.
+The client validates every chunk strictly, so what the protocol does not define is sent as ``data-<name>``
+parts, transient where it is only a status. A call's input must be sent complete, so the writer buffers
+arguments until the call is sealed.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class VercelWriter:
         self._inputs: dict[str, list[str]] = {}
 
     def write(self, event: RunEvent) -> bytes:
-        """The chunks of one event."""
+        """Serialise one event."""
         return b"".join(b"data: %s\n\n" % _encode(chunk) for chunk in self._chunks(event))
 
     def end(self) -> bytes:
@@ -87,7 +87,7 @@ class VercelWriter:
             case RunFinished(cancelled=True):
                 return [{"type": "abort", "reason": "the run was cancelled"}]
             case RunFinished():
-                told = {
+                summary = {
                     "usage": usage_list(event.usage),
                     "timings": dict(event.timings),
                     "costUsd": event.cost_usd,
@@ -101,7 +101,10 @@ class VercelWriter:
                     }
                     for each in event.interrupts
                 ]
-                return [*asked, {"type": "finish", "finishReason": reason, "messageMetadata": told}]
+                return [
+                    *asked,
+                    {"type": "finish", "finishReason": reason, "messageMetadata": summary},
+                ]
             case RunFailed(message):
                 return [{"type": "error", "errorText": message}]
 
@@ -138,7 +141,7 @@ class VercelWriter:
                 return [{"type": "tool-output-available", **ours, "output": _value(text)}]
 
     def _within(self, subagent_id: str, inner: object) -> list[dict[str, object]]:
-        """A sub-agent's news: its text and statuses, as data parts of its own."""
+        """A sub-agent's text and statuses, as data parts."""
         if isinstance(inner, Status | MessageText):
             data = {"id": subagent_id, "text": inner.text}
             return [{"type": "data-subagent-progress", "data": data, "transient": True}]
