@@ -1,4 +1,4 @@
-"""The jobs: where they are kept, what runs them by the clock, whom their ends are told to."""
+"""The part of the composition root for jobs: store, schedules and webhooks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from app.api.context import Readiness
 from app.bootstrap_telemetry import degrade
 from app.errors import ToolError
-from app.jobs.door import JobLimits, JobsDoor
+from app.jobs.lazy_engine import JobLimits, LazyJobEngine
 from app.operator_prompts import prompt_of
 from app.pipeline.agent_runs import LiveRun
 from app.pipeline.gateway import Gateway
@@ -21,8 +21,8 @@ from app.settings import Settings
 from app.telemetry.job_metrics import JobMetrics
 
 if TYPE_CHECKING:
-    from app.jobs.deliveries import Deliveries
-    from app.jobs.engine import Jobs
+    from app.jobs.deliveries import WebhookDeliveries
+    from app.jobs.engine import JobEngine
     from app.jobs.schedules import Schedule
     from app.stores.job_store import JobStore
 
@@ -35,21 +35,22 @@ async def open_jobs(
     to: tuple[OnEnd, JobMetrics, Readiness],
     priming: Priming,
     stack: AsyncExitStack,
-) -> JobsDoor | None:
-    """The way to the jobs; None where there are none. Raises ``SettingsError``."""
+) -> LazyJobEngine | None:
+    """The engine of jobs, opened lazily; None where there are no jobs. Raises ``SettingsError``."""
     wanted = settings.jobs
     if not wanted.enabled or not (settings.agents or wanted.schedules):
         return None
     folder = Path(settings.state.data_dir) / "jobs"
     schedules = _schedules(settings, gateway, priming)
-    door = JobsDoor(
+    engine = LazyJobEngine(
         partial(_engine, settings, gateway, to, schedules),
-        early=bool(wanted.schedules or wanted.postgres_url) or (folder / "jobs.sqlite").exists(),
+        start_eagerly=bool(wanted.schedules or wanted.postgres_url)
+        or (folder / "jobs.sqlite").exists(),
         webhooks={each.name: each.tenant for each in wanted.webhooks},
     )
-    stack.push_async_callback(door.aclose)
-    await door.start()
-    return door
+    stack.push_async_callback(engine.aclose)
+    await engine.start()
+    return engine
 
 
 def _engine(
@@ -57,12 +58,12 @@ def _engine(
     gateway: Gateway,
     to: tuple[OnEnd, JobMetrics, Readiness],
     schedules: Callable[[], list[Schedule]],
-) -> Jobs:
-    from app.jobs.engine import Jobs  # nothing of it before there is a job
+) -> JobEngine:
+    from app.jobs.engine import JobEngine  # nothing of it before there is a job
     from app.jobs.schedules import Schedules
 
     wanted, (on_end, metrics, readiness) = settings.jobs, to
-    return Jobs(
+    return JobEngine(
         partial(_store, settings),
         gateway,
         on_end,
@@ -85,47 +86,49 @@ def _store(settings: Settings) -> JobStore:
 
     url = settings.jobs.postgres_url
     if url is not None:
-        from app.stores.job_postgres import JobPostgres
+        from app.stores.job_postgres import PostgresJobDatabase
 
-        return JobStore(JobPostgres(url.get_secret_value()))
-    from app.stores.job_files import JobFiles
+        return JobStore(PostgresJobDatabase(url.get_secret_value()))
+    from app.stores.job_sqlite import SqliteJobDatabase
 
-    return JobStore(JobFiles(Path(settings.state.data_dir) / "jobs"))
+    return JobStore(SqliteJobDatabase(Path(settings.state.data_dir) / "jobs"))
 
 
-def _deliveries(settings: Settings, metrics: JobMetrics) -> Deliveries | None:
-    """Who tells the ends; None where nobody is to be told."""
+def _deliveries(settings: Settings, metrics: JobMetrics) -> WebhookDeliveries | None:
+    """The delivery of webhooks; None where none is configured."""
     wanted = settings.jobs
     if not wanted.webhooks:
         return None
-    from app.jobs.deliveries import Deliveries
+    from app.jobs.deliveries import WebhookDeliveries
     from app.tools.addresses import Addresses
     from app.tools.egress import origin_of
     from app.tools.webhook import Receiver, Webhooks
 
     addresses = Addresses(settings.egress.private)
     for each in wanted.webhooks:
-        with suppress(ToolError):  # told when the configuration is read
+        with suppress(ToolError):  # reported when the configuration is read
             addresses.declare(origin_of(each.url).host)
     receivers = {
         each.name: Receiver(each.url, each.secret.get_secret_value(), each.timeout_s)
         for each in wanted.webhooks
     }
     way = Webhooks(addresses, time.time)
-    return Deliveries(way, receivers, metrics, wanted.webhook_attempts, wanted.webhook_backoff_s)
+    return WebhookDeliveries(
+        way, receivers, metrics, wanted.webhook_attempts, wanted.webhook_backoff_s
+    )
 
 
 def _schedules(
     settings: Settings, gateway: Gateway, priming: Priming
 ) -> Callable[[], list[Schedule]]:
-    """Makes what is done by the clock; prompts are read now, so that a bad file ends the start."""
+    """A factory of the schedules; prompts are read now, so that a bad file ends the start."""
     prompts = {
         each.name: prompt_of(each.warm, gateway.models)
         for each in settings.jobs.schedules
         if each.warm is not None
     }
 
-    def made() -> list[Schedule]:
+    def factory() -> list[Schedule]:
         from app.domain.cron import parse
         from app.jobs.schedules import Schedule
 
@@ -136,7 +139,7 @@ def _schedules(
                 late_s=each.late_s,
                 tenant=each.tenant,
                 priority=each.priority,
-                hook=each.webhook or "",
+                webhook=each.webhook or "",
                 agent=each.agent or "",
                 input=each.input,
                 warm=None
@@ -146,4 +149,4 @@ def _schedules(
             for each in settings.jobs.schedules
         ]
 
-    return made
+    return factory

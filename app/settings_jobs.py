@@ -10,38 +10,36 @@ from app.settings_types import Name, Seconds, Section
 
 
 class ScheduleSettings(Section):
-    """Something that is done again and again, once for all workers. Exactly one of `agent` and `warm`."""
+    """Work by cron expression, once over all workers. Exactly one of `agent` and `warm`."""
 
     name: Name
-    """What it is called; when it was last served is kept under this name."""
+    """Its name, under which the last run is stored."""
     cron: Annotated[str, Field(min_length=1)]
     """When: minute, hour, day, month and weekday as in crontab, such as `*/10 8-18 * * mon-fri`; or
     `@hourly`, `@daily`, `@weekly`, `@monthly`.
     """
     timezone: str = "UTC"
-    """Whose clock `cron` means, such as `Europe/Berlin`. What that clock skips is left out."""
+    """The time zone of `cron`, such as `Europe/Berlin`. Times that it skips are left out."""
     agent: str | None = None
-    """An agent that runs as a job each time."""
+    """The agent that runs as a job each time."""
     input: str = ""
-    """What the agent is asked."""
+    """The user message for the agent."""
     warm: str | None = None
     """A file with a request as JSON, its `model` a configured name: the vendor's prompt cache is primed
     with it each time.
     """
     tenant: Name = "default"
-    """Whose job it is."""
+    """The job's tenant."""
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
     """The job's priority."""
     webhook: str | None = None
-    """A name of `webhooks` that hears of the job's end."""
+    """The name of a webhook that is told of the job's end."""
     late_s: Annotated[float, Field(ge=0, le=604_800)] = 3_600.0
-    """How late a moment that was missed, because nothing ran, is still served, in seconds; the last such
-    moment alone.
-    """
+    """How late a missed run is still made up for, in seconds; of several, only the last."""
 
 
 class WebhookSettings(Section):
-    """A receiver that hears of a job's end, signed as Standard Webhooks are."""
+    """A receiver that is told of a job's end, signed as Standard Webhooks."""
 
     name: Name
     """What requests call it by: `POST /v1/jobs?webhook=NAME`."""
@@ -50,7 +48,7 @@ class WebhookSettings(Section):
     `egress.hosts` holds too.
     """
     secret: Annotated[SecretStr, Field(min_length=24)]
-    """By which it is signed: `whsec_` and base64, or any text of 24 characters or more."""
+    """The signing secret: `whsec_` and base64, or any text of 24 characters or more."""
     tenant: Name | None = None
     """The tenant that may name it; absent: any."""
     timeout_s: Seconds = 10.0
@@ -58,7 +56,7 @@ class WebhookSettings(Section):
 
 
 class JobSettings(Section):
-    """Agents' runs in the background, that outlive the worker that began them."""
+    """Runs of agents in the background, which outlive their worker."""
 
     enabled: bool = True
     """Whether `/v1/jobs` is there. It costs nothing before the first job."""
@@ -71,18 +69,18 @@ class JobSettings(Section):
     per_tenant: Annotated[int, Field(ge=1, le=1_000)] = 4
     """Jobs of one tenant that run at once, over all workers that share the store."""
     max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
-    """How often a job is begun that fails for a cause that may pass; then it is `dead`."""
+    """How many attempts a job has that fails for a transient cause; then it is `dead`."""
     backoff_s: Annotated[float, Field(gt=0, le=3_600)] = 1.0
-    """How long after its first failure a job is begun again, in seconds; doubled each time."""
+    """Seconds from the first failure to the next attempt; doubled each time."""
     keep_days: Annotated[float, Field(gt=0, le=3_660)] = 30.0
     """Days after its end that a job, its events and its steps are kept."""
     schedules: tuple[ScheduleSettings, ...] = ()
-    """What is done by the clock."""
+    """Work by cron expression."""
     webhooks: tuple[WebhookSettings, ...] = ()
-    """Who may be told of a job's end."""
+    """Receivers that can be told of a job's end."""
     webhook_attempts: Annotated[int, Field(ge=1, le=100)] = 10
-    """How often a webhook is tried; then it has failed."""
+    """How many tries a webhook has; then it has failed."""
     webhook_backoff_s: Annotated[float, Field(gt=0, le=3_600)] = 5.0
-    """How long after its first failure a webhook is tried again, in seconds; doubled each time, up to an
-    hour. Ten tries are about 40 minutes.
+    """Seconds from a webhook's first failure to the next try; doubled each time, up to an hour. Ten tries are
+    about 40 minutes.
     """

@@ -12,7 +12,7 @@ from fastapi import Depends, Request
 
 from app.api.auth import Caller
 from app.api.inference import Edge
-from app.jobs.door import JobsDoor
+from app.jobs.lazy_engine import LazyJobEngine
 from app.pipeline.agent_runs import Runs
 from app.pipeline.priming import Priming
 from app.telemetry.telemetry import Telemetry
@@ -42,7 +42,7 @@ class Context:
     runs: Runs
     agents: tuple[str, ...] = ()
     priming: Priming | None = None
-    jobs: JobsDoor | None = None
+    jobs: LazyJobEngine | None = None
     """None where jobs are off, or there is no agent."""
     show_text: bool = False
     """``cache.show_text``."""

@@ -1,4 +1,4 @@
-"""``/v1/jobs``: an agent's run that outlives its connection and its worker."""
+"""``/v1/jobs``: runs of agents that outlive their connection and their worker."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from app.api.context import AsCaller, Context, context_of
 from app.api.runs import _PING_S, _seq_of
 from app.domain.agents import PREFIX
 from app.errors import BadRequest, Conflict, Forbidden, NotFound, TooLarge
-from app.jobs.told import state_of
+from app.jobs.job_json import job_json
 from app.stores.job_records import Job
 from app.wire.ag_ui import read_input
 
 if TYPE_CHECKING:
-    from app.jobs.engine import Jobs
+    from app.jobs.engine import JobEngine
 
 router = APIRouter(tags=["jobs"])
 _LONGEST_KEY = 255
@@ -28,14 +28,14 @@ JobState = Literal["queued", "running", "finished", "cancelled", "dead"]
 _MOST_URGENT = 100
 
 
-async def _engine(context: Context) -> Jobs:
+async def _engine(context: Context) -> JobEngine:
     if context.jobs is None:
         message = "there are no jobs here: jobs.enabled is false, or no agent is configured"
         raise NotFound(message, code="jobs_off")
-    return await context.jobs.jobs()
+    return await context.jobs.engine()
 
 
-async def _found(request: Request, tenant: str, job_id: str) -> tuple[Jobs, Job]:
+async def _found(request: Request, tenant: str, job_id: str) -> tuple[JobEngine, Job]:
     jobs = await _engine(context_of(request))
     job = await jobs.find(tenant, job_id)
     if job is None:
@@ -64,7 +64,7 @@ async def submit(
     """Keep an agent's run to be done in the background; the same key gives the same job.
 
     It is on disk when this answers. More urgent jobs, of a higher ``priority``, begin first. ``webhook``
-    names a receiver of the configuration that hears of its end.
+    names a configured receiver that is told of its end.
     """
     context = context_of(request)
     jobs = await _engine(context)
@@ -104,7 +104,7 @@ async def submit(
         message = "this idempotency-key came before with another body: use a new key"
         raise Conflict(message, code="idempotency_key_reused", param="idempotency-key")
     return JSONResponse(
-        state_of(job, await jobs.delivery(job.id)), 202, {"location": f"/v1/jobs/{job.id}"}
+        job_json(job, await jobs.delivery(job.id)), 202, {"location": f"/v1/jobs/{job.id}"}
     )
 
 
@@ -128,33 +128,33 @@ async def list_jobs(
     ``state=dead`` is what failed for good: the dead letters.
     """
     jobs = await _engine(context_of(request))
-    found = await jobs.listed(caller.tenant, state, before or time.time() + 1, limit)
-    return JSONResponse({"jobs": [state_of(each) for each in found]})
+    found = await jobs.list_jobs(caller.tenant, state, before or time.time() + 1, limit)
+    return JSONResponse({"jobs": [job_json(each) for each in found]})
 
 
 @router.post("/v1/jobs/{job_id}/retry")
 async def retry(request: Request, caller: AsCaller, job_id: str) -> Response:
-    """Begin a dead job again, from the step where it failed."""
+    """Retry a dead job from the step where it failed."""
     jobs, _ = await _found(request, caller.tenant, job_id)
     if not await jobs.revive(caller.tenant, job_id):
-        message = f"only a dead job can be begun again: see GET /v1/jobs/{job_id}"
+        message = f"only a dead job can be retried: see GET /v1/jobs/{job_id}"
         raise Conflict(message, code="job_not_dead")
-    return JSONResponse(state_of((await _found(request, caller.tenant, job_id))[1]), 202)
+    return JSONResponse(job_json((await _found(request, caller.tenant, job_id))[1]), 202)
 
 
 @router.get("/v1/jobs/{job_id}")
 async def job(request: Request, caller: AsCaller, job_id: str) -> Response:
-    """Say how a job stands."""
+    """Return a job's state."""
     jobs, found = await _found(request, caller.tenant, job_id)
-    return JSONResponse(state_of(found, await jobs.delivery(job_id)))
+    return JSONResponse(job_json(found, await jobs.delivery(job_id)))
 
 
 @router.post("/v1/jobs/{job_id}/cancel")
 async def cancel(request: Request, caller: AsCaller, job_id: str) -> Response:
-    """End a job: at once where it waits or runs in this worker, else within a second. Idempotent."""
+    """Cancel a job: at once where it is queued or runs in this worker, else within a second. Idempotent."""
     jobs, _ = await _found(request, caller.tenant, job_id)
     await jobs.cancel(caller.tenant, job_id)
-    return JSONResponse(state_of((await _found(request, caller.tenant, job_id))[1]))
+    return JSONResponse(job_json((await _found(request, caller.tenant, job_id))[1]))
 
 
 @router.get("/v1/jobs/{job_id}/events")
@@ -165,24 +165,27 @@ async def events(
     starting_after: Annotated[int | None, Query(ge=0)] = None,
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """Stream a job's events, as AG-UI, from the beginning or from behind the one that is named."""
+    """Stream a job's events, as AG-UI, from the beginning or after the named one."""
     _, found = await _found(request, caller.tenant, job_id)
     seq = starting_after if starting_after is not None else _seq_of(last_event_id, job_id)
     return EventSourceResponse(
-        _told(request, found, seq), ping=_PING_S, sep="\n", headers={"cache-control": "no-cache"}
+        _event_stream(request, found, seq),
+        ping=_PING_S,
+        sep="\n",
+        headers={"cache-control": "no-cache"},
     )
 
 
-async def _told(request: Request, job: Job, seq: int) -> AsyncIterator[ServerSentEvent]:
+async def _event_stream(request: Request, job: Job, seq: int) -> AsyncIterator[ServerSentEvent]:
     while True:
         jobs = await _engine(context_of(request))  # a reload may have put another in its place
         now = await jobs.find(job.tenant, job.id)  # before the events: its last ones are there then
-        for number, _, data in await jobs.told(job.id, seq):
+        for number, _, data in await jobs.events_after(job.id, seq):
             yield ServerSentEvent(data=data, id=f"{job.id}:{number}", sep="\n")
             seq = number
         if now is None or now.ended is not None:
             return
-        await jobs.news(job.id)
+        await jobs.wait_for_events(job.id)
 
 
 async def _body(request: Request, most: int) -> bytes:

@@ -1,9 +1,8 @@
-"""What is done by the clock, once for all workers that share the store.
+"""Schedules: jobs and prompt priming by cron expression, once over all workers that share the store.
 
-A schedule's moment becomes a job whose idempotency key is that moment, so that several workers that
-see it due make one job of it, whatever dies in between; or a prompt that is primed, by the worker
-that is first to note it. The last moment that was missed while nothing ran is served late, others
-are not.
+A due moment becomes a job whose idempotency key is that moment, so that several workers create one job of it,
+whichever dies; or a prompt is primed by the worker that marks the moment as served first. Of moments missed
+while nothing ran, only the last is served, late.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ Warm = Callable[[], Awaitable[object]]
 _log = logging.getLogger("slipstream.jobs")
 
 
-class Do(Protocol):
-    """Have the store's thread do some work."""
+class InStoreThread(Protocol):
+    """Runs a function in the store's thread."""
 
     async def __call__(self, work: Callable[..., T], *args: object) -> T:
-        """Do it and give what it gives."""
+        """Run it and return its result."""
         ...
 
 
@@ -47,11 +46,11 @@ class Schedule:
     late_s: float
     tenant: str = "default"
     priority: int = 0
-    hook: str = ""
+    webhook: str = ""
     agent: str = ""
     input: str = ""
     warm: Warm | None = None
-    """Primes a prompt; None: the agent runs."""
+    """Primes a prompt; None: the agent runs as a job."""
 
     def job(self, due_unix_s: float) -> Job:
         """The job of one moment."""
@@ -73,43 +72,43 @@ class Schedule:
             created=time.time(),
         )
 
-    def key(self, due_unix_s: float) -> str:
-        """The moment's idempotency key; no header of a request could hold it."""
+    def idempotency_key(self, due_unix_s: float) -> str:
+        """The idempotency key of a moment; no request header can hold its line ends."""
         moment = datetime.fromtimestamp(due_unix_s, UTC).isoformat()
         return f"schedule\n{self.name}\n{moment}"
 
 
 @dataclass(slots=True)
 class Schedules:
-    """All of them, and when each is due next."""
+    """All schedules, and when each is due next."""
 
     schedules: Sequence[Schedule]
     metrics: JobMetrics
     clock: Callable[[], float] = time.time
-    _next: dict[str, float] = field(default_factory=dict)
+    _next_due: dict[str, float] = field(default_factory=dict)
     _priming: set[asyncio.Task[None]] = field(default_factory=set)
 
-    async def look(self, store: JobStore, do: Do) -> None:
-        """Serve what is due."""
+    async def run_due(self, store: JobStore, do: InStoreThread) -> None:
+        """Run the schedules that are due."""
         for each in self.schedules:
             now = self.clock()
-            if each.name not in self._next:
-                last = max(await do(store.last_due, each.name, now), now - each.late_s)
+            if each.name not in self._next_due:
+                last = max(await do(store.last_served, each.name, now), now - each.late_s)
                 missed = each.cron.latest(last, now)
-                self._next[each.name] = each.cron.next(now) if missed is None else missed
-            due = self._next[each.name]
+                self._next_due[each.name] = each.cron.next(now) if missed is None else missed
+            due = self._next_due[each.name]
             if now < due:
                 continue
-            await self._serve(each, due, store, do)
-            self._next[each.name] = each.cron.next(max(due, now - each.late_s))
+            await self._run(each, due, store, do)
+            self._next_due[each.name] = each.cron.next(max(due, now - each.late_s))
 
-    async def _serve(self, each: Schedule, due: float, store: JobStore, do: Do) -> None:
+    async def _run(self, each: Schedule, due: float, store: JobStore, do: InStoreThread) -> None:
         if each.warm is None:
-            _, new = await do(store.add, each.job(due), each.key(due), each.hook)
-            await do(store.serve, each.name, due)
+            _, new = await do(store.add, each.job(due), each.idempotency_key(due), each.webhook)
+            await do(store.mark_served, each.name, due)
             if new:
                 self.metrics.scheduled.child("job").inc()
-        elif await do(store.serve, each.name, due):
+        elif await do(store.mark_served, each.name, due):
             work = self._prime(each.name, each.warm)
             task = asyncio.get_running_loop().create_task(work, name=f"schedule {each.name}")
             self._priming.add(task)

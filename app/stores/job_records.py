@@ -1,4 +1,4 @@
-"""What the store of jobs holds, as values."""
+"""Values of the store of jobs."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Self
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job as it stands. Times are Unix seconds."""
+    """A job and its state. Times are Unix seconds."""
 
     id: str
     tenant: str
     body: bytes
     agent: str
     tools: str | None
-    """Names of the tools that its caller may use, by line; None: all."""
+    """Names of the tools that the caller may use, one a line; None: all."""
     priority: int
     state: str
     """``queued``, ``running``, ``finished``, ``cancelled`` or ``dead``."""
@@ -41,7 +41,7 @@ class Job:
         tools: str | None = None,
         priority: int = 0,
     ) -> Self:
-        """A job that nobody has begun."""
+        """A new job."""
         return cls(
             id=id,
             tenant=tenant,
@@ -66,19 +66,19 @@ class AttemptEnd:
     """How an attempt at a job ended."""
 
     state: str
-    """The job's from now on: ``queued`` where it is to be begun again."""
+    """The job's new state: ``queued`` where it is tried again."""
     due: float
-    """When, in that case."""
+    """When the next attempt is due, where there is one."""
     code: str = ""
     message: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """Whom a job's end is told, and how that stands."""
+    """The webhook of a job and its state."""
 
     job: str
-    hook: str
+    webhook: str
     state: str
     """``waiting``, ``delivered`` or ``failed``."""
     tries: int
@@ -87,16 +87,16 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
-class Depth:
-    """How much there is to do, over all workers that share the store."""
+class QueueDepth:
+    """How much work there is, over all workers that share the store."""
 
     queued: int = 0
     """Due now."""
     delayed: int = 0
-    """Waiting for a later moment: to be tried again."""
+    """Queued for a later moment: waiting for a retry."""
     running: int = 0
     dead: int = 0
     lag_s: float = 0.0
-    """How long the job that waits longest has been due."""
+    """How long the oldest due job has been waiting."""
     undelivered: int = 0
-    """Webhooks of ended jobs that were not taken yet."""
+    """Webhooks of ended jobs that are not delivered yet."""

@@ -31,10 +31,10 @@ _MODEL_CALLS, _TOOL_CALLS = 3, 2
 WRITES: Final = (
     *(f"{each} {when} 1" for each in ("add", "settle") for when in ("before", "after")),
     "claim after 1",
-    *(f"begin {when} {n}" for n in (1, 2) for when in ("before", "after")),
-    *(f"finish {when} {n}" for n in range(1, 6) for when in ("before", "after")),
-    *(f"tell {when} {n}" for n in (1, 2, 3) for when in ("before", "after")),
-    *("claim_delivery after 1", "delivered before 1", "delivered after 1"),
+    *(f"begin_step {when} {n}" for n in (1, 2) for when in ("before", "after")),
+    *(f"finish_step {when} {n}" for n in range(1, 6) for when in ("before", "after")),
+    *(f"append_events {when} {n}" for n in (1, 2, 3) for when in ("before", "after")),
+    *("claim_delivery after 1", "record_delivery before 1", "record_delivery after 1"),
 )
 """Each write to the store in a job of three model calls, two calls of a tool and a webhook."""
 CALLS: Final = ("model 1", "model 2", "model 3", "tool 1", "tool 2", "hook 1")

@@ -12,9 +12,9 @@ QUICK = (
     "add after 1",
     "claim after 1",
     "model 2",
-    "begin after 1",
+    "begin_step after 1",
     "tool 1",
-    "finish before 5",
+    "finish_step before 5",
     "settle before 1",
     "settle after 1",
 )

@@ -19,8 +19,8 @@ import pytest
 
 from app.domain.cron import parse
 from app.jobs.schedules import Schedule, Schedules
-from app.stores.job_files import JobFiles
 from app.stores.job_records import AttemptEnd, Job
+from app.stores.job_sqlite import SqliteJobDatabase
 from app.stores.job_store import JobStore
 from app.telemetry.metrics import Metrics
 from tests.e2e.agent.test_agent_endpoint import body
@@ -267,9 +267,9 @@ async def page_of(client: httpx.AsyncClient) -> str:
 
 def with_last_minute(folder: Path, names: list[str]) -> None:
     """A store in which these schedules were served two minutes ago."""
-    store = JobStore(JobFiles(folder))
+    store = JobStore(SqliteJobDatabase(folder))
     for name in names:
-        store.last_due(name, time.time() - 120)
+        store.last_served(name, time.time() - 120)
     store.close()
 
 
@@ -280,15 +280,15 @@ async def test_workers_that_see_one_moment_make_one_job_of_it(tmp_path: Path) ->
         return work(*args)
 
     now = 1_790_000_000.0
-    stores = [JobStore(JobFiles(tmp_path)) for _ in range(3)]
+    stores = [JobStore(SqliteJobDatabase(tmp_path)) for _ in range(3)]
     each = Schedule("s", parse("*/10 * * * *"), late_s=3600, agent="desk", input="Go")
     workers = [(Schedules([each], Metrics().jobs, clock=lambda: now), store) for store in stores]
     made: list[int] = []
     for step in range(33):
         now = 1_790_000_000.0 + step * 75
         for worker, store in workers if step % 5 else workers[:2]:
-            await worker.look(store, do)
-        made.append(len(stores[0].listed("default", None, 2e9, 200)))
+            await worker.run_due(store, do)
+        made.append(len(stores[0].list_jobs("default", None, 2e9, 200)))
     moments = (int(now) // 600) - (1_790_000_000 // 600)
     assert made[-1] == moments
     for store in stores:
@@ -316,8 +316,8 @@ async def test_a_store_that_an_older_version_left_is_taken_over_with_its_jobs(
         INSERT INTO steps VALUES ('j', 'tool-1', NULL);"""
     )
     old.close()
-    store = JobStore(JobFiles(tmp_path))
-    assert store.adopt(50) == 1
+    store = JobStore(SqliteJobDatabase(tmp_path))
+    assert store.requeue_orphans(50) == 1
     job = store.claim(time.time(), 4)
     assert job is not None
     assert (job.id, job.body, job.attempts, job.crashes) == ("j", b"{}", 1, 1)
@@ -329,23 +329,23 @@ async def test_a_store_that_an_older_version_left_is_taken_over_with_its_jobs(
 
 def test_only_a_job_that_kills_its_workers_without_getting_on_is_given_up(tmp_path: Path) -> None:
     """Three deaths are one too many; a finished step in between begins the count anew."""
-    first = JobStore(JobFiles(tmp_path))
+    first = JobStore(SqliteJobDatabase(tmp_path))
     good, bad = (replace(a_job(), id=name) for name in ("good", "bad"))
     for each in (good, bad):
         first.add(each, None)
     for death in range(8):
-        worker = JobStore(JobFiles(tmp_path))
+        worker = JobStore(SqliteJobDatabase(tmp_path))
         taken = {job.id for _ in range(2) if (job := worker.claim(time.time(), 9)) is not None}
         assert "good" in taken
         if death % 2:
-            worker.finish("good", f"step-{death}", b"{}")
+            worker.finish_step("good", f"step-{death}", b"{}")
         worker.close()
-        first.adopt(3)
+        first.requeue_orphans(3)
     assert (first.find("t", "good").state, first.find("t", "good").crashes) == ("queued", 8)  # type: ignore[union-attr]
     assert (first.find("t", "bad").state, first.find("t", "bad").crashes) == ("dead", 3)  # type: ignore[union-attr]
-    assert [kind for _, kind, _ in first.told("bad")] == ["RUN_ERROR"]
+    assert [kind for _, kind, _ in first.events_after("bad")] == ["RUN_ERROR"]
     assert first.revive("t", "bad")
-    assert first.told("bad") == []
+    assert first.events_after("bad") == []
     first.close()
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.stores.job_files import JobFiles
 from app.stores.job_records import AttemptEnd, Job
+from app.stores.job_sqlite import SqliteJobDatabase
 from app.stores.job_store import JobStore
 from tests.e2e.agent.test_agent_endpoint import body
 from tests.e2e.agent.test_agent_loop import agent, tool
@@ -119,47 +119,47 @@ async def test_each_end_of_a_job_that_is_begun_again_is_told_under_an_id_of_its_
 
 def test_a_job_and_its_last_event_end_in_one_step(tmp_path: Path) -> None:
     """Else an attempt after a crash between the two could end otherwise than its readers were told."""
-    store = JobStore(JobFiles(tmp_path))
+    store = JobStore(SqliteJobDatabase(tmp_path))
     now = time.time()
     job = Job.queued(id="j", tenant="t", body=b"{}", agent="a", due=now, created=now)
     store.add(job, None)
     assert store.claim(now, 4) is not None
     store.settle("j", AttemptEnd("finished", now), [(1, "RUN_FINISHED", "{}")])
-    assert store.told("j") == [(1, "RUN_FINISHED", "{}")]
+    assert store.events_after("j") == [(1, "RUN_FINISHED", "{}")]
     store.settle("j", AttemptEnd("dead", now, "late"), [(2, "RUN_ERROR", "{}")])
     found = store.find("t", "j")
     assert found is not None
     assert found.state == "finished"
-    assert store.told("j") == [(1, "RUN_FINISHED", "{}")]
+    assert store.events_after("j") == [(1, "RUN_FINISHED", "{}")]
     store.close()
 
 
 def test_the_events_of_a_job_cancelled_under_a_worker_that_died_have_an_end(tmp_path: Path) -> None:
-    store, other = JobStore(JobFiles(tmp_path)), JobStore(JobFiles(tmp_path))
+    store, other = JobStore(SqliteJobDatabase(tmp_path)), JobStore(SqliteJobDatabase(tmp_path))
     now = time.time()
     store.add(Job.queued(id="j", tenant="t", body=b"{}", agent="a", due=now, created=now), None)
     assert store.claim(now, 4) is not None
-    store.tell("j", [(1, "RUN_STARTED", "{}")])
+    store.append_events("j", [(1, "RUN_STARTED", "{}")])
     store.cancel("t", "j")
     store.close()
-    assert other.adopt(50) == 1
+    assert other.requeue_orphans(50) == 1
     found = other.find("t", "j")
     assert found is not None
     assert found.state == "cancelled"
-    assert [kind for _, kind, _ in other.told("j")] == ["RUN_STARTED", "RUN_ERROR"]
+    assert [kind for _, kind, _ in other.events_after("j")] == ["RUN_STARTED", "RUN_ERROR"]
     other.close()
 
 
 def test_the_events_of_a_job_cancelled_between_two_attempts_have_an_end(tmp_path: Path) -> None:
-    store = JobStore(JobFiles(tmp_path))
+    store = JobStore(SqliteJobDatabase(tmp_path))
     now = time.time()
     for each in ("j", "never begun"):
         store.add(Job.queued(id=each, tenant="t", body=b"", agent="a", due=now, created=now), None)
     assert store.claim(now, 4) is not None
-    store.tell("j", [(1, "RUN_STARTED", "{}")])
+    store.append_events("j", [(1, "RUN_STARTED", "{}")])
     store.settle("j", AttemptEnd("queued", now + 9))
     store.cancel("t", "j")
     store.cancel("t", "never begun")
-    assert [kind for _, kind, _ in store.told("j")] == ["RUN_STARTED", "RUN_ERROR"]
-    assert store.told("never begun") == []
+    assert [kind for _, kind, _ in store.events_after("j")] == ["RUN_STARTED", "RUN_ERROR"]
+    assert store.events_after("never begun") == []
     store.close()

@@ -1,9 +1,9 @@
-"""Where jobs are kept on one host: an SQLite file that all its workers share.
+"""Jobs of one host: an SQLite file that all its workers share.
 
-A worker holds a lock on a file of its own for as long as it lives; the kernel lets go of it when the
-worker dies in any way, so the jobs of a dead worker are known at once and those of a slow one are
-never taken from it: there is no lease that could run out. Written through to the disk before a
-statement returns (``synchronous=FULL``), for a step that counts as begun must stay begun.
+Each worker locks a file of its own while it lives. The kernel releases the lock when the worker dies in any
+way, so the jobs of a dead worker are found at once and those of a slow one are never taken from it: there
+is no lease that could expire. A statement returns only once it is on disk (``synchronous=FULL``): a step
+that was marked as begun stays so.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from app.errors import StoreError
 _BUSY_S = 30.0
 
 
-class JobFiles:
-    """The file and the locks; see ``app.stores.job_store.Keeper``. One thread owns it. Raises ``StoreError``
-    where the disk fails: it is full, read-only or damaged.
+class SqliteJobDatabase:
+    """A ``JobDatabase`` in a file. One thread owns it. Raises ``StoreError`` where the disk is full,
+    read-only or damaged.
     """
 
-    blob = "BLOB"
+    blob_type = "BLOB"
 
     def __init__(self, folder: Path) -> None:
-        """Open or make it, readable by this user alone."""
+        """Open or create the file, readable by this user alone."""
         self.owner = uuid.uuid4().hex
         self._folder = folder
         with ExitStack() as opened, _disk(folder):
@@ -49,7 +49,7 @@ class JobFiles:
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=FULL")
         except BaseException:
-            db.close()  # a connection is a cycle: its files would stay open until the collector comes
+            db.close()  # it is part of a reference cycle: its files would stay open until the next collection
             raise
         return db
 
@@ -61,36 +61,36 @@ class JobFiles:
         os.close(self._lock)
 
     def close(self) -> None:
-        """Close it and let go of the lock."""
+        """Close the file and release this worker's lock."""
         with _disk(self._folder):
             self._opened.close()
 
-    def rows(self, text: str, values: Sequence[object] = ()) -> list[tuple[object, ...]]:
-        """Run one statement and give its rows."""
+    def query(self, text: str, values: Sequence[object] = ()) -> list[tuple[object, ...]]:
+        """Run one statement and return its rows."""
         with _disk(self._folder):
             return self._db.execute(text, values).fetchall()
 
-    def count(self, text: str, values: Sequence[object] = ()) -> int:
-        """Run one statement and say how many rows it changed."""
+    def execute(self, text: str, values: Sequence[object] = ()) -> int:
+        """Run one statement and return how many rows it changed."""
         with _disk(self._folder):
             return self._db.execute(text, values).rowcount
 
     @contextmanager
-    def whole(self) -> Iterator[None]:
-        """All statements within it take effect, or none; one worker at a time."""
+    def transaction(self) -> Iterator[None]:
+        """A transaction; one worker at a time has one."""
         with _disk(self._folder):
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
                 self._db.execute("COMMIT")
             except BaseException:
-                if self._db.in_transaction:  # some failures end it by themselves
+                if self._db.in_transaction:  # SQLite ends it itself on some failures
                     self._db.execute("ROLLBACK")
                 raise
 
     @contextmanager
-    def dead(self, owner: str) -> Iterator[bool]:
-        """Whether that worker is dead; while the context lasts nobody else takes its jobs."""
+    def if_dead(self, owner: str) -> Iterator[bool]:
+        """Whether worker ``owner`` is dead; until the context ends nobody else requeues its jobs."""
         path = self._lock_path(owner)
         try:
             with _disk(self._folder):
@@ -113,7 +113,7 @@ class JobFiles:
 
 @contextmanager
 def _disk(folder: Path) -> Iterator[None]:
-    """Raise what the disk or SQLite could not do as ``StoreError``."""
+    """Translate errors of the disk and of SQLite to ``StoreError``."""
     try:
         yield
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""A job as those see it who asked for it: by request and by webhook."""
+"""The JSON of a job, for API answers and webhooks."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from app.stores.job_records import Delivery, Job
 
 
-def state_of(job: Job, delivery: Delivery | None = None) -> dict[str, object]:
-    """How a job stands, as JSON values; nothing of what was asked or answered."""
-    told: dict[str, object] = {
+def job_json(job: Job, delivery: Delivery | None = None) -> dict[str, object]:
+    """A job's state as JSON values, without prompt or answer."""
+    found: dict[str, object] = {
         "id": job.id,
         "agent": job.agent,
         "state": job.state,
@@ -23,13 +23,13 @@ def state_of(job: Job, delivery: Delivery | None = None) -> dict[str, object]:
         "ended_at": None if job.ended is None else _iso(job.ended),
     }
     if delivery is not None:
-        told["webhook"] = {
-            "name": delivery.hook,
+        found["webhook"] = {
+            "name": delivery.webhook,
             "state": delivery.state,
             "tries": delivery.tries,
             "code": delivery.code or None,
         }
-    return told
+    return found
 
 
 def _iso(unix_s: float) -> str:
