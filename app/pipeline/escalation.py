@@ -11,6 +11,7 @@ that costs a fast call and corrects most of them.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Awaitable, Sequence
 
@@ -41,10 +42,6 @@ from app.pipeline.stream_hold import (
 from app.routing.escalation import ends_in_loop, is_other_language, is_refusal
 
 _ALL_BUT_CERTAIN = 0.95
-_ANSWER_FIELDS = (
-    "model", "upstream", "call", "usage", "finish", "complete", "tokens_streamed",
-    "answered_tier", "reason",
-)  # fmt: skip
 
 
 def converse_or_escalate(
@@ -149,13 +146,12 @@ async def _retry_fast(  # noqa: PLR0917 - an answer, its fault, and what every c
     if first is None:
         return answer, lack
     again = retry_request(request, first, fault)
-    kept = {name: getattr(turn, name) for name in _ANSWER_FIELDS}
+    before = copy.copy(turn)
     other: list[Event] = []
     try:
         await converse(again, gateway, turn, candidates, _collect_into(other))
     except GatewayError:  # counted where it failed
-        for name, value in kept.items():
-            setattr(turn, name, value)
+        turn.take_answer(before)
         return answer, lack
     still, _ = await _find_lack(other, request, gateway, turn)
     if still:
@@ -169,7 +165,7 @@ async def _ask_powerful(
     answer: list[Event], lack: str, request: ChatRequest, gateway: Gateway, turn: Turn
 ) -> list[Event]:
     """The powerful tier's answer, or ``answer`` where there is none."""
-    kept = {name: getattr(turn, name) for name in _ANSWER_FIELDS}
+    before = copy.copy(turn)
     turn.answered_tier = Tier.POWERFUL.value
     turn.reason = f"the fast answer was {_describe(lack)}: asked the powerful tier"
     other: list[Event] = []
@@ -178,8 +174,7 @@ async def _ask_powerful(
             request, gateway, turn, _powerful_models(request, gateway), _collect_into(other)
         )
     except GatewayError:  # counted where it failed; a poor answer is better than none
-        for name, value in kept.items():
-            setattr(turn, name, value)
+        turn.take_answer(before)
         gateway.on_escalation(lack, "failed")
         return answer
     still, _ = await _find_lack(other, request, gateway, turn)

@@ -140,6 +140,13 @@ class Turn:
         """Add an ended call of one of the gateway's own tools."""
         self.tools = (*self.tools, tool)
 
+    def take_answer(self, other: Turn) -> None:
+        """Copy what describes the answer from ``other``, a copy of this turn; not time, calls and cost."""
+        self.model, self.answered_tier, self.reason = other.model, other.answered_tier, other.reason
+        self.upstream, self.call = other.upstream, other.call
+        self.usage, self.tokens_streamed = other.usage, other.tokens_streamed
+        self.finish, self.complete = other.finish, other.complete
+
 
 class CallJournal(Protocol):
     """A job's journal, see ``app.jobs.journal``."""

@@ -197,7 +197,7 @@ async def race_grey_band(
     turns["powerful"].answered_tier = "powerful"
 
     def on_win(winner: object) -> None:
-        _copy_answer_fields(turn, turns[str(winner)])
+        _adopt(turn, turns[str(winner)])
         turn.reason += f"; grey: {winner} spoke first"
 
     race = Race(emit, on_win)
@@ -212,7 +212,7 @@ async def race_grey_band(
         winner = "powerful" if race.winner == "powerful" else "fast"
         await (second if winner == "powerful" else first)
         reason = turn.reason
-        _copy_answer_fields(turn, turns[winner])
+        _adopt(turn, turns[winner])
         turn.reason = reason
         return winner
     finally:
@@ -221,15 +221,13 @@ async def race_grey_band(
         turn.attempts += loser.attempts
 
 
-_ANSWER_FIELDS = (
-    "model", "upstream", "call", "usage", "finish", "complete", "tokens_streamed",
-    "answered_tier", "reason", "upstream_ns", "attempts", "cost_usd",
-)  # fmt: skip
-
-
-def _copy_answer_fields(turn: Turn, other: Turn) -> None:
-    for name in _ANSWER_FIELDS:
-        setattr(turn, name, getattr(other, name))
+def _adopt(turn: Turn, other: Turn) -> None:
+    turn.take_answer(other)
+    turn.upstream_ns, turn.attempts, turn.cost_usd = (
+        other.upstream_ns,
+        other.attempts,
+        other.cost_usd,
+    )
 
 
 def opening_of(request: ChatRequest, gateway: Gateway, wanted: frozenset[str]) -> AnswerOpening:
