@@ -54,7 +54,7 @@ class Labeller(ScriptedProvider):
         await super().stream(call, emit)
 
 
-class House:
+class Harness:
     """A gateway with a batched route, and callers with texts of their own."""
 
     def __init__(self, provider, abilities=None, **rule) -> None:
@@ -69,30 +69,30 @@ class House:
         self.counted = Counter()
         self.gateway.batching.on_batch = lambda _, what, tasks: self.counted.update({what: tasks})
 
-    async def ask(self, text, *, at_s=0.0, system="Say the label.", model="small", **wishes):
+    async def ask(self, text, *, at_s=0.0, system="Say the label.", model="small", **turn_fields):
         await asyncio.sleep(at_s)
-        options = wishes.pop("options", {})
+        options = turn_fields.pop("options", {})
         turns = [{"role": "system", "content": system}, {"role": "user", "content": text}]
         body = {"model": model, "messages": turns, **options}
         stream = bool(options.get("stream"))
         request = ChatRequest(Dialect.CHAT, model, stream, body, msgspec.json.encode(body))
-        deadline = wishes.pop("deadline", Deadline(None))
-        turn = Turn("req_1", wishes.pop("tenant", "acme"), Timeline(), deadline, 0.0)
-        for name, wish in wishes.items():
-            setattr(turn, name, wish)
-        said = []
+        deadline = turn_fields.pop("deadline", Deadline(None))
+        turn = Turn("req_1", turn_fields.pop("tenant", "acme"), Timeline(), deadline, 0.0)
+        for name, value in turn_fields.items():
+            setattr(turn, name, value)
+        emitted = []
 
         async def emit(event):
-            said.append(event)
+            emitted.append(event)
 
         await answer(request, self.gateway, turn, emit)
-        return turn, "".join(map(text_of, said))
+        return turn, "".join(map(text_of, emitted))
 
 
-def all_at_once(house, *asks):
+def all_at_once(harness, *asks):
     async def run():
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(house.ask(**each)) for each in asks]
+            tasks = [group.create_task(harness.ask(**each)) for each in asks]
         return [task.result() for task in tasks]
 
     return run_virtually(run())
@@ -103,21 +103,21 @@ TEXTS = [{"text": text, "at_s": at} for text, at in (("a", 0.0), ("bb", 0.001), 
 
 @pytest.mark.parametrize("structured", [True, False])
 def test_tasks_of_one_window_are_one_call_and_each_hears_its_own_answer(structured):
-    house = House(Labeller(), {"structured_output": structured})
-    told = all_at_once(house, *TEXTS)
+    harness = Harness(Labeller(), {"structured_output": structured})
+    told = all_at_once(harness, *TEXTS)
     assert [text for _, text in told] == ["label of a", "label of bb", "label of ccc"]
-    (call,) = house.provider.calls
+    (call,) = harness.provider.calls
     assert (call.conversation.json_output is not None) is structured
     assert call.conversation.messages[0].parts == (TextPart("Say the label."),)
-    assert house.provider.at_s == [1000.0 + WINDOW_S]
+    assert harness.provider.at_s == [1000.0 + WINDOW_S]
 
 
 def test_usage_and_cost_are_split_and_add_up_to_the_call_s():
-    house = House(Labeller())
-    turns = [turn for turn, _ in all_at_once(house, *TEXTS)]
+    harness = Harness(Labeller())
+    turns = [turn for turn, _ in all_at_once(harness, *TEXTS)]
     assert sum(turn.usage.input_tokens for turn in turns) == 10
     assert sum(turn.usage.output_tokens for turn in turns) == 5
-    price = house.gateway.models["small"].price
+    price = harness.gateway.models["small"].price
     assert sum(turn.cost_usd for turn in turns) == pytest.approx(price.cost_usd(Usage(10, 0, 0, 5)))
     assert [turn.attempts for turn in turns] == [1, 0, 0]
     assert {turn.reason for turn in turns} == {"answered in a batch of 3"}
@@ -135,12 +135,12 @@ def test_usage_and_cost_are_split_and_add_up_to_the_call_s():
     ],
 )
 def test_who_got_no_answer_from_the_batch_asks_alone(bend, alone):
-    house = House(Labeller(bend))
-    told = all_at_once(house, *TEXTS)
+    harness = Harness(Labeller(bend))
+    told = all_at_once(harness, *TEXTS)
     lacking = {"failed" if alone == len(TEXTS) else "unanswered": alone}
-    assert +house.counted == Counter(call=1, together=len(TEXTS) - alone, **lacking)
+    assert +harness.counted == Counter(call=1, together=len(TEXTS) - alone, **lacking)
     assert sum(text == "local" for _, text in told) == alone
-    assert len(house.provider.calls) == 1 + alone
+    assert len(harness.provider.calls) == 1 + alone
     assert all(
         text in {"local", f"label of {ask['text']}"}
         for (_, text), ask in zip(told, TEXTS, strict=True)
@@ -148,9 +148,9 @@ def test_who_got_no_answer_from_the_batch_asks_alone(bend, alone):
 
 
 def test_a_full_batch_does_not_wait_for_the_window_s_end():
-    house = House(Labeller(), most=2)
-    all_at_once(house, *TEXTS)
-    assert house.provider.at_s == [1000.001, 1000.004 + WINDOW_S]
+    harness = Harness(Labeller(), most=2)
+    all_at_once(harness, *TEXTS)
+    assert harness.provider.at_s == [1000.001, 1000.004 + WINDOW_S]
 
 
 @pytest.mark.parametrize(
@@ -171,25 +171,27 @@ def test_a_full_batch_does_not_wait_for_the_window_s_end():
     ],
 )
 def test_nothing_goes_together_that_differs_in_more_than_a_short_text(second):
-    house = House(Labeller())
-    all_at_once(house, {"text": "a"}, {"text": "b", **second})
-    assert len(house.provider.calls) == 2
-    assert not any(call.conversation for call in house.provider.calls if call.model.name == "small")
+    harness = Harness(Labeller())
+    all_at_once(harness, {"text": "a"}, {"text": "b", **second})
+    assert len(harness.provider.calls) == 2
+    assert not any(
+        call.conversation for call in harness.provider.calls if call.model.name == "small"
+    )
 
 
 def test_without_the_setting_nothing_waits():
-    house = House(Labeller(), tenant="other")
-    all_at_once(house, *TEXTS)
-    assert house.provider.at_s == [1000.0, 1000.001, 1000.004]
+    harness = Harness(Labeller(), tenant="other")
+    all_at_once(harness, *TEXTS)
+    assert harness.provider.at_s == [1000.0, 1000.001, 1000.004]
 
 
 @pytest.mark.parametrize("leaves_at_s", [0.002, 0.5])
 def test_when_the_opener_leaves_the_others_ask_alone(leaves_at_s):
-    house = House(Labeller())
+    harness = Harness(Labeller())
 
     async def run():
         async with asyncio.TaskGroup() as group:
-            first, *others = [group.create_task(house.ask(**each)) for each in TEXTS]
+            first, *others = [group.create_task(harness.ask(**each)) for each in TEXTS]
             await asyncio.sleep(leaves_at_s)
             first.cancel()
         assert first.cancelled()
@@ -199,11 +201,11 @@ def test_when_the_opener_leaves_the_others_ask_alone(leaves_at_s):
 
 
 def test_when_a_member_leaves_the_others_are_served_and_bear_its_share():
-    house = House(Labeller())
+    harness = Harness(Labeller())
 
     async def run():
         async with asyncio.TaskGroup() as group:
-            first, gone, last = [group.create_task(house.ask(**each)) for each in TEXTS]
+            first, gone, last = [group.create_task(harness.ask(**each)) for each in TEXTS]
             await asyncio.sleep(0.5)
             gone.cancel()
         return first.result(), last.result()
@@ -251,4 +253,4 @@ def test_shares_add_up_and_nobody_s_is_negative(usage, weights):
 
 def test_a_batch_for_a_model_that_is_not_configured_is_refused_at_start():
     with pytest.raises(SettingsError, match="not configured"):
-        House(Labeller(), model="nobody")
+        Harness(Labeller(), model="nobody")

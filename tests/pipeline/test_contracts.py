@@ -36,7 +36,7 @@ DOWN = UpstreamStatus("down", status=503)
 BUSY = UpstreamStatus("busy", status=429)
 
 
-class House:
+class Harness:
     """A gateway with contracts, over an OpenAI and an Anthropic upstream that are scripted."""
 
     def __init__(self, *contracts, abilities=None, **sections) -> None:
@@ -72,7 +72,7 @@ class House:
         return asyncio.run(self.asked(*arguments, **more))
 
 
-def told(events):
+def answer_of(events):
     builder = AnswerBuilder()
     for event in events:
         builder.add(event)
@@ -86,12 +86,12 @@ def test_each_candidate_gets_the_manner_of_its_own_tier_in_its_own_words():
     }
     kinds = {"local": "effort", "claude": "adaptive"}
     names = {"small": "local", "small2": "claude", "large": "local", "large2": "claude"}
-    house = House(contract, abilities={k: {"thinking": kinds[v]} for k, v in names.items()})
-    house.local.say(then=DOWN)
-    house.claude.say(then=DOWN)
+    harness = Harness(contract, abilities={k: {"thinking": kinds[v]} for k, v in names.items()})
+    harness.local.say(then=DOWN)
+    harness.claude.say(then=DOWN)
     with pytest.raises(UpstreamStatus):
-        house.ask("auto", tools=[])
-    calls = [*house.local.calls, *house.claude.calls]
+        harness.ask("auto", tools=[])
+    calls = [*harness.local.calls, *harness.claude.calls]
     assert {call.model.provider for call in calls} == {"local", "claude"}
     for call in calls:
         word = "low" if call.model.tier == "fast" else "high"
@@ -104,15 +104,15 @@ def test_each_candidate_gets_the_manner_of_its_own_tier_in_its_own_words():
 def test_a_fallback_that_does_not_go_on_from_a_beginning_gets_the_schema_and_nothing_is_put_before():
     contract = {"model": "auto", "json_schema": SCHEMA, "prefill": "{"}
     can = {"prefill": True}
-    house = House(contract, abilities={"small2": can, "large2": can})
-    for failing, other in ((house.local, house.claude), (house.claude, house.local)):
-        house.local.calls.clear()
-        house.claude.calls.clear()
+    harness = Harness(contract, abilities={"small2": can, "large2": can})
+    for failing, other in ((harness.local, harness.claude), (harness.claude, harness.local)):
+        harness.local.calls.clear()
+        harness.claude.calls.clear()
         failing.say(then=DOWN)
-        other.say(*answer_events('{"label": "x"}' if other is house.local else '"label": "x"}'))
+        other.say(*answer_events('{"label": "x"}' if other is harness.local else '"label": "x"}'))
 
-        events, _ = house.ask("auto", temperature=0.1 if other is house.local else 0.2)
-        assert told(events).text == '{"label": "x"}'
+        events, _ = harness.ask("auto", temperature=0.1 if other is harness.local else 0.2)
+        assert answer_of(events).text == '{"label": "x"}'
         answering = (other.calls or failing.calls)[-1]
         assert answering.prefill == ("{" if answering.model.provider == "claude" else "")
         if answering.native is not None:
@@ -122,8 +122,8 @@ def test_a_fallback_that_does_not_go_on_from_a_beginning_gets_the_schema_and_not
 
 
 def test_hidden_reasoning_is_not_kept_either_and_a_request_without_the_contract_sees_it():
-    house = House({"model": "small", "name": "plain", "hide_reasoning": True})
-    said = (
+    harness = Harness({"model": "small", "name": "plain", "hide_reasoning": True})
+    emitted = (
         AnswerStarted("a", "m"),
         ThinkingDelta("secret"),
         ThinkingSealed(""),
@@ -131,29 +131,29 @@ def test_hidden_reasoning_is_not_kept_either_and_a_request_without_the_contract_
         Finished(FinishReason.STOP, USAGE),
     )
     for _ in range(2):
-        house.local.say(*said)
-    events, turn = house.ask("small", contract="plain")
-    answer = told(events)
+        harness.local.say(*emitted)
+    events, turn = harness.ask("small", contract="plain")
+    answer = answer_of(events)
     assert (answer.text, answer.usage, turn.usage) == ("Yes.", USAGE, USAGE)
     assert not any(isinstance(block, ThinkingBlock) for block in answer.blocks)
-    again, turn = house.ask("small", contract="plain")
+    again, turn = harness.ask("small", contract="plain")
     assert turn.cache == "exact"
     assert "secret" not in repr(again)
-    open_, turn = house.ask("small")
+    open_, turn = harness.ask("small")
     assert turn.cache == "miss"
-    assert told(open_).text == "<think>also</think>Yes."
-    assert len(house.local.calls) == 2
+    assert answer_of(open_).text == "<think>also</think>Yes."
+    assert len(harness.local.calls) == 2
 
 
 def test_frames_and_whole_answers_of_the_clients_own_dialect_are_changed_as_they_pass():
-    house = House({"model": "small", "hide_reasoning": True})
+    harness = Harness({"model": "small", "hide_reasoning": True})
     message = {"role": "assistant", "content": "Yes.", "reasoning_content": "secret"}
     body = {
         "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
         "usage": {"x": 1},
     }
-    house.local.say(WholeBody(json.dumps(body).encode()))
-    (whole,), _ = house.ask("small")
+    harness.local.say(WholeBody(json.dumps(body).encode()))
+    (whole,), _ = harness.ask("small")
     del message["reasoning_content"]
     assert json.loads(whole.body) == body
     parts = [
@@ -162,8 +162,8 @@ def test_frames_and_whole_answers_of_the_clients_own_dialect_are_changed_as_they
         {"index": 0, "delta": {"content": "Yes."}},
     ]
     frames = [b"data: %b\n\n" % json.dumps({"choices": [part]}).encode() for part in parts]
-    house.local.say(*(Frames(frame) for frame in frames))
-    events, _ = house.ask("small", stream=True)
+    harness.local.say(*(Frames(frame) for frame in frames))
+    events, _ = harness.ask("small", stream=True)
     assert [event.data for event in events] == [frames[0], frames[2]]
 
 
@@ -176,12 +176,12 @@ def test_who_did_not_opt_in_is_asked_for_and_answered_with_the_very_same_objects
         "hide_reasoning": True,
         "verbosity": "low",
     }
-    house = House(contract)
+    harness = Harness(contract)
     whole = WholeBody(b'{"choices":[{"message":{"content":"<think>a</think>","reasoning":"b"}}]}')
-    house.local.say(whole)
-    events, _ = house.ask("small")
+    harness.local.say(whole)
+    events, _ = harness.ask("small")
     assert events[0] is whole
-    (call,) = house.local.calls
+    (call,) = harness.local.calls
     assert call.native.terms is None
     assert call.native.body == {
         "model": "small",
@@ -192,12 +192,14 @@ def test_who_did_not_opt_in_is_asked_for_and_answered_with_the_very_same_objects
 
 
 def test_a_call_that_is_made_again_is_begun_again():
-    house = House({"model": "small2", "prefill": "Yes,"}, abilities={"small2": {"prefill": True}})
-    house.claude.say(then=DOWN)
-    house.claude.say(*answer_events(" certainly."))
-    events, _ = house.ask("small2", Dialect.MESSAGES)
-    assert told(events).text == "Yes, certainly."
-    assert [call.native.body["messages"][-1] for call in house.claude.calls] == [
+    harness = Harness(
+        {"model": "small2", "prefill": "Yes,"}, abilities={"small2": {"prefill": True}}
+    )
+    harness.claude.say(then=DOWN)
+    harness.claude.say(*answer_events(" certainly."))
+    events, _ = harness.ask("small2", Dialect.MESSAGES)
+    assert answer_of(events).text == "Yes, certainly."
+    assert [call.native.body["messages"][-1] for call in harness.claude.calls] == [
         {"role": "assistant", "content": "Yes,"}
     ] * 2
 
@@ -217,4 +219,4 @@ def test_a_call_that_is_made_again_is_begun_again():
 )
 def test_a_contract_that_a_model_of_its_route_cannot_keep_is_refused_at_start(contract, says):
     with pytest.raises(SettingsError, match=says):
-        House(contract, abilities={"large2": {"structured_output": False}})
+        Harness(contract, abilities={"large2": {"structured_output": False}})

@@ -65,12 +65,14 @@ class PacedProvider(ScriptedProvider):
             raise
 
 
-def spoken(*pieces: str | float, reason: FinishReason = FinishReason.STOP) -> list[Event | float]:
+def text_events(
+    *pieces: str | float, reason: FinishReason = FinishReason.STOP
+) -> list[Event | float]:
     steps = [piece if isinstance(piece, float) else TextDelta(piece) for piece in pieces]
     return [AnswerStarted("a", "m"), *steps, Finished(reason, USAGE)]
 
 
-class House:
+class Harness:
     def __init__(self, policy: EscalationPolicy | None = None) -> None:
         values = configuration("http://127.0.0.1:1")
         values["models"] = [m for m in values["models"] if m["name"] in {"small", "large2"}]
@@ -103,37 +105,37 @@ class House:
                 score, Cacheability.UNKNOWN, None, semantic_ok=False,
                 tool_need=((needs[0]["function"]["name"], 0.99),),
             )  # fmt: skip
-        loop, said = asyncio.get_running_loop(), []
+        loop, emitted = asyncio.get_running_loop(), []
         begun_s = loop.time()
 
         async def emit(event: Event) -> None:
             if isinstance(event, TextDelta):
                 self.heard.append((round(loop.time() - begun_s, 3), event.text))
-            said.append(event)
+            emitted.append(event)
 
         await answer(request, self.gateway, turn, emit)
-        return turn, "".join(event.text for event in said if isinstance(event, TextDelta))
+        return turn, "".join(event.text for event in emitted if isinstance(event, TextDelta))
 
 
 class TestStreams:
     def test_an_ordinary_answer_is_shown_with_its_first_token(self):
         async def go() -> None:
-            house = House()
-            house.fast.paced = [spoken("It ", 1.0, "was Ada.")]
-            turn, said = await house.ask()
-            assert said == "It was Ada."
-            assert house.heard[0] == (0.0, "It ")
+            harness = Harness()
+            harness.fast.paced = [text_events("It ", 1.0, "was Ada.")]
+            turn, emitted = await harness.ask()
+            assert emitted == "It was Ada."
+            assert harness.heard[0] == (0.0, "It ")
             assert turn.answered_tier == "fast"
-            assert not house.strong.calls
+            assert not harness.strong.calls
 
         run_virtually(go())
 
     @pytest.mark.parametrize(
         "steps",
         [
-            spoken("I'm ", 0.02, "sorry, ", 0.02, "but I can't help with that."),
-            spoken(reason=FinishReason.CONTENT_FILTER),
-            spoken(""),
+            text_events("I'm ", 0.02, "sorry, ", 0.02, "but I can't help with that."),
+            text_events(reason=FinishReason.CONTENT_FILTER),
+            text_events(""),
         ],
         ids=["words", "filter", "empty"],
     )
@@ -141,92 +143,92 @@ class TestStreams:
         self, steps
     ):
         async def go() -> None:
-            house = House()
-            house.fast.paced = [steps]
-            turn, said = await house.ask()
-            assert said == GOOD
+            harness = Harness()
+            harness.fast.paced = [steps]
+            turn, emitted = await harness.ask()
+            assert emitted == GOOD
             assert turn.answered_tier == "powerful"
             assert "asked the powerful tier" in turn.reason
-            assert [outcome for _, outcome in house.counted] == ["gained"]
-            assert house.gateway.load.deployment("small").in_flight == 0
+            assert [outcome for _, outcome in harness.counted] == ["gained"]
+            assert harness.gateway.load.deployment("small").in_flight == 0
 
         run_virtually(go())
 
     def test_what_may_be_a_refusal_is_held_for_150_ms_and_then_stands(self):
         async def go() -> None:
-            house = House()
-            house.fast.paced = [spoken("I'm ", 3.0, "sorry, I can't help with that.")]
-            turn, said = await house.ask()
-            assert said == "I'm sorry, I can't help with that."
-            assert house.heard[0] == (0.15, "I'm ")
+            harness = Harness()
+            harness.fast.paced = [text_events("I'm ", 3.0, "sorry, I can't help with that.")]
+            turn, emitted = await harness.ask()
+            assert emitted == "I'm sorry, I can't help with that."
+            assert harness.heard[0] == (0.15, "I'm ")
             assert turn.answered_tier == "fast"
 
         run_virtually(go())
 
     def test_with_no_hold_streams_are_not_looked_at(self):
         async def go() -> None:
-            house = House(EscalationPolicy(hold_s=0))
-            house.fast.paced = [spoken("I'm sorry, but I can't help with that.")]
-            _, said = await house.ask()
-            assert said.startswith("I'm sorry")
+            harness = Harness(EscalationPolicy(hold_s=0))
+            harness.fast.paced = [text_events("I'm sorry, but I can't help with that.")]
+            _, emitted = await harness.ask()
+            assert emitted.startswith("I'm sorry")
 
         run_virtually(go())
 
     def test_when_the_powerful_tier_fails_too_the_fast_one_is_asked_once_more(self):
         async def go() -> None:
-            house = House()
-            refusal = spoken("I'm sorry, but I can't help with that.")
-            house.fast.paced = [refusal, refusal]
-            house.strong.down = True
-            turn, said = await house.ask()
-            assert said.startswith("I'm sorry")
+            harness = Harness()
+            refusal = text_events("I'm sorry, but I can't help with that.")
+            harness.fast.paced = [refusal, refusal]
+            harness.strong.down = True
+            turn, emitted = await harness.ask()
+            assert emitted.startswith("I'm sorry")
             assert turn.answered_tier == "fast"
-            assert house.counted == [("refused", "failed")]
+            assert harness.counted == [("refused", "failed")]
 
         run_virtually(go())
 
     def test_another_language_than_the_questions_is_noticed_before_it_is_shown(self):
         async def go() -> None:
-            house = House()
-            house.fast.paced = [spoken("这个国家的首都是巴黎，它在塞纳河上。")]
-            _, said = await house.ask(
+            harness = Harness()
+            harness.fast.paced = [text_events("这个国家的首都是巴黎，它在塞纳河上。")]
+            _, emitted = await harness.ask(
                 "What is the capital of this country and how is it that it was not?"
             )
-            assert said == GOOD
-            assert house.counted == [("language", "gained")]
+            assert emitted == GOOD
+            assert harness.counted == [("language", "gained")]
 
         run_virtually(go())
 
 
 class TestGreyBand:
-    def grey(self) -> House:
-        return House(EscalationPolicy(grey_hedge=True))
+    def grey(self) -> Harness:
+        return Harness(EscalationPolicy(grey_hedge=True))
 
     def test_the_powerful_one_answers_if_it_speaks_while_the_fast_one_is_held(self):
         async def go() -> None:
-            house = self.grey()
-            house.fast.paced = [spoken(0.1, "Fast ", 5.0, "words.")]
-            house.strong.paced = [spoken(0.2, GOOD)]
-            turn, said = await house.ask(band="grey")
+            harness = self.grey()
+            harness.fast.paced = [text_events(0.1, "Fast ", 5.0, "words.")]
+            harness.strong.paced = [text_events(0.2, GOOD)]
+            turn, emitted = await harness.ask(band="grey")
             assert turn.band == "grey"
-            assert said == GOOD
-            assert house.heard[0][0] == 0.2
+            assert emitted == GOOD
+            assert harness.heard[0][0] == 0.2
             assert turn.answered_tier == "powerful"
-            assert house.fast.cancelled == 1
-            assert house.counted == [("grey", "powerful")]
+            assert harness.fast.cancelled == 1
+            assert harness.counted == [("grey", "powerful")]
             assert turn.attempts == 2
 
         run_virtually(go())
 
     def test_the_fast_one_answers_when_its_hold_is_over_and_the_powerful_one_is_cancelled(self):
         async def go() -> None:
-            house = self.grey()
-            house.fast.paced = [spoken(0.1, "Fast ", 1.0, "words.")]
-            house.strong.paced = [[5.0, *spoken(GOOD)]]
-            turn, said = await house.ask(band="grey")
-            assert said == "Fast words."
-            assert house.heard[0] == (0.25, "Fast ")
-            assert house.strong.cancelled == 1
+            harness = self.grey()
+            harness.fast.paced = [text_events(0.1, "Fast ", 1.0, "words.")]
+            harness.strong.paced = [[5.0, *text_events(GOOD)]]
+            turn, emitted = await harness.ask(band="grey")
+            assert emitted == "Fast words."
+            assert harness.heard[0] == (0.25, "Fast ")
+            assert harness.strong.cancelled == 1
             assert turn.answered_tier == "fast"
             assert turn.model is not None
             assert turn.model.name == "small"
@@ -235,10 +237,10 @@ class TestGreyBand:
 
     def test_it_is_off_unless_asked_for(self):
         async def go() -> None:
-            house = House()
-            house.fast.paced = [spoken("Fast words.")]
-            await house.ask(band="grey")
-            assert not house.strong.calls
+            harness = Harness()
+            harness.fast.paced = [text_events("Fast words.")]
+            await harness.ask(band="grey")
+            assert not harness.strong.calls
 
         run_virtually(go())
 
@@ -252,7 +254,7 @@ TOOL = {
 }  # fmt: skip
 
 
-def called(arguments: str) -> list[Event]:
+def tool_call_events(arguments: str) -> list[Event]:
     return [
         AnswerStarted("a", "m"),
         ToolCallStarted(0, "c", "weather"),
@@ -277,20 +279,20 @@ class TestWholeAnswers:
     )
     def test_what_an_answer_lacks_is_noticed_and_counted(self, lack, events, body):
         async def go() -> None:
-            house = House()
-            house.fast.say(*events)
-            _, said = await house.ask(stream=False, **body)
-            assert said == GOOD
-            assert [one for one, _ in house.counted] == [lack]
+            harness = Harness()
+            harness.fast.say(*events)
+            _, emitted = await harness.ask(stream=False, **body)
+            assert emitted == GOOD
+            assert [one for one, _ in harness.counted] == [lack]
 
         run_virtually(go())
 
     def test_an_answer_cut_at_the_callers_own_limit_is_what_was_asked_for(self):
         async def go() -> None:
-            house = House()
-            house.fast.say(*answer_events("It was", FinishReason.LENGTH))
-            _, said = await house.ask(stream=False, max_tokens=2)
-            assert said == "It was"
+            harness = Harness()
+            harness.fast.say(*answer_events("It was", FinishReason.LENGTH))
+            _, emitted = await harness.ask(stream=False, max_tokens=2)
+            assert emitted == "It was"
 
         run_virtually(go())
 
@@ -302,19 +304,23 @@ class TestWholeAnswers:
                 answer_events('{"name": "Ada"}'),
                 {"response_format": FORM},
             ),
-            (called('{"town": "Rome"}'), called('{"city": "Rome"}'), {"tools": [TOOL]}),
+            (
+                tool_call_events('{"town": "Rome"}'),
+                tool_call_events('{"city": "Rome"}'),
+                {"tools": [TOOL]},
+            ),
         ],
         ids=["answer", "tool"],
     )
     def test_a_violated_schema_is_told_to_the_fast_model_first(self, bad, good, body):
         async def go() -> None:
-            house = House()
-            house.fast.say(*bad)
-            house.fast.say(*good)
-            turn, _ = await house.ask(stream=False, **body)
-            assert house.counted == [("invalid", "mended")]
-            assert not house.strong.calls
-            told = house.fast.calls[1].native.body["messages"][-1]
+            harness = Harness()
+            harness.fast.say(*bad)
+            harness.fast.say(*good)
+            turn, _ = await harness.ask(stream=False, **body)
+            assert harness.counted == [("invalid", "mended")]
+            assert not harness.strong.calls
+            told = harness.fast.calls[1].native.body["messages"][-1]
             assert told["role"] == "user"
             assert "required property" in told["content"]
             assert turn.answered_tier == "fast"
@@ -323,23 +329,23 @@ class TestWholeAnswers:
 
     def test_after_a_second_violation_the_powerful_tier_is_asked(self):
         async def go() -> None:
-            house = House()
-            house.fast.say(*answer_events("no JSON"))
-            house.fast.say(*answer_events("nor this"))
-            house.strong._scripts.clear()
-            house.strong.say(*answer_events('{"name": "Ada"}'))
-            _, said = await house.ask(stream=False, response_format=FORM)
-            assert said == '{"name": "Ada"}'
-            assert house.counted == [("invalid", "gained")]
+            harness = Harness()
+            harness.fast.say(*answer_events("no JSON"))
+            harness.fast.say(*answer_events("nor this"))
+            harness.strong._scripts.clear()
+            harness.strong.say(*answer_events('{"name": "Ada"}'))
+            _, emitted = await harness.ask(stream=False, response_format=FORM)
+            assert emitted == '{"name": "Ada"}'
+            assert harness.counted == [("invalid", "gained")]
 
         run_virtually(go())
 
     def test_a_lack_that_is_not_looked_for_is_none(self):
         async def go() -> None:
-            house = House(EscalationPolicy(lacks=frozenset()))
-            house.fast.say(*answer_events("I cannot help with that."))
-            _, said = await house.ask(stream=False)
-            assert said == "I cannot help with that."
+            harness = Harness(EscalationPolicy(lacks=frozenset()))
+            harness.fast.say(*answer_events("I cannot help with that."))
+            _, emitted = await harness.ask(stream=False)
+            assert emitted == "I cannot help with that."
 
         run_virtually(go())
 
@@ -353,20 +359,20 @@ class TestWholeAnswers:
 
         async def go() -> None:
             own = (OperatorCheck("hang", hang, 1.0), OperatorCheck("names", no_name, 1.0))
-            house = House(EscalationPolicy(operator_checks=own))
-            house.fast.say(*answer_events("Somebody did."))
-            house.fast.say(*answer_events("Ada did."))
-            _, said = await house.ask(stream=False)
-            assert said == "Ada did."
-            assert house.counted == [("names", "mended")]
+            harness = Harness(EscalationPolicy(operator_checks=own))
+            harness.fast.say(*answer_events("Somebody did."))
+            harness.fast.say(*answer_events("Ada did."))
+            _, emitted = await harness.ask(stream=False)
+            assert emitted == "Ada did."
+            assert harness.counted == [("names", "mended")]
 
         run_virtually(go())
 
 
 def test_a_deadline_that_the_powerful_tier_cannot_meet_goes_to_the_fast_one():
     async def go() -> None:
-        house = House()
-        load = house.gateway.load
+        harness = Harness()
+        load = harness.gateway.load
         for name, took_s in (("small", 0.5), ("large2", 5.0)):
             load.record_start(name)
             load.record_end(name, ok=True, ttft_s=took_s / 5, total_s=took_s)
@@ -381,7 +387,7 @@ def test_a_deadline_that_the_powerful_tier_cannot_meet_goes_to_the_fast_one():
             turn = Turn("r", "t", Timeline(), deadline, time.time())
             turn.cache_mode = CacheMode.BYPASS
             turn.classification = Classification(0.9, Cacheability.UNKNOWN, None, semantic_ok=False)
-            await answer(request, house.gateway, turn, emit)
+            await answer(request, harness.gateway, turn, emit)
             return turn
 
         assert (await tier_with(60.0)).answered_tier == Tier.POWERFUL

@@ -63,7 +63,7 @@ class SlowProvider(ScriptedProvider):
             raise
 
 
-class House:
+class Harness:
     def __init__(self, *, hedging: Hedging | None) -> None:
         settings = settings_of(configuration("http://127.0.0.1:1"))
         models = {model.name: _model(model, settings) for model in settings.models}
@@ -80,13 +80,13 @@ class House:
                 self.gateway.load.deployment(name).first_tokens.add(first_s)
 
     async def ask(self, text: str = "Why?") -> tuple[Turn, str, float]:
-        """The turn, what was said, and when the first word was."""
+        """The turn, the events, and the time of the first text."""
         body = {"model": "auto", "stream": True, "messages": [{"role": "user", "content": text}]}
         request = ChatRequest(Dialect.CHAT, "auto", True, body, msgspec.json.encode(body))  # noqa: FBT003
         turn = Turn("r", "t", Timeline(virtual_ns), Deadline(None), time.time())
         turn.tier = Tier.FAST
         turn.cache_mode = CacheMode.BYPASS
-        said: list[bytes] = []
+        emitted: list[bytes] = []
         loop = asyncio.get_running_loop()
         started_s, first_s = loop.time(), 0.0
 
@@ -94,10 +94,10 @@ class House:
             nonlocal first_s
             assert isinstance(event, Frames)
             first_s = first_s or loop.time() - started_s
-            said.append(event.data)
+            emitted.append(event.data)
 
         await answer(request, self.gateway, turn, emit)
-        return turn, b"".join(said).decode(), first_s
+        return turn, b"".join(emitted).decode(), first_s
 
 
 def eager(outcomes: list[str]) -> Hedging:
@@ -114,13 +114,13 @@ def outcomes() -> list[str]:
 
 def test_a_slow_first_call_is_raced_and_cancelled_when_the_second_speaks(outcomes):
     async def go() -> None:
-        house = House(hedging=eager(outcomes))
-        house.know_the_usual()
-        house.local.waits_s = [5.0]
-        turn, said, first_s = await house.ask()
-        assert said == "claude!"
+        harness = Harness(hedging=eager(outcomes))
+        harness.know_the_usual()
+        harness.local.waits_s = [5.0]
+        turn, emitted, first_s = await harness.ask()
+        assert emitted == "claude!"
         assert first_s == pytest.approx(0.03, abs=0.005)
-        assert (house.local.cancelled, house.claude.cancelled) == (1, 0)
+        assert (harness.local.cancelled, harness.claude.cancelled) == (1, 0)
         assert turn.model is not None
         assert turn.model.name == "small2"
         assert turn.complete
@@ -130,7 +130,7 @@ def test_a_slow_first_call_is_raced_and_cancelled_when_the_second_speaks(outcome
         assert turn.hedge[0] == 0
         assert turn.hedge[1] >= 0
         assert "second call after 20 ms was quicker" in turn.reason
-        assert [house.gateway.load.deployment(n).in_flight for n in ("small", "small2")] == [0, 0]
+        assert [harness.gateway.load.deployment(n).in_flight for n in ("small", "small2")] == [0, 0]
 
     run_virtually(go())
     assert outcomes == ["won"]
@@ -138,12 +138,12 @@ def test_a_slow_first_call_is_raced_and_cancelled_when_the_second_speaks(outcome
 
 def test_what_a_won_race_saved_is_what_the_slow_first_tokens_take_less_the_wait(outcomes):
     async def go() -> None:
-        house = House(hedging=eager(outcomes))
-        house.know_the_usual()
+        harness = Harness(hedging=eager(outcomes))
+        harness.know_the_usual()
         for seconds in (1.0, 3.0):
-            house.gateway.load.record_hedged_wait("small", seconds)
-        house.local.waits_s = [5.0]
-        turn, _, first_s = await house.ask()
+            harness.gateway.load.record_hedged_wait("small", seconds)
+        harness.local.waits_s = [5.0]
+        turn, _, first_s = await harness.ask()
         assert turn.hedge is not None
         # it was waited for 1 s, the slow ones' quantile: of those that are known, one took longer
         assert turn.hedge[0] == pytest.approx(3.0 - first_s, abs=0.005)
@@ -153,12 +153,12 @@ def test_what_a_won_race_saved_is_what_the_slow_first_tokens_take_less_the_wait(
 
 def test_the_first_call_may_still_win_and_then_the_second_is_cancelled(outcomes):
     async def go() -> None:
-        house = House(hedging=eager(outcomes))
-        house.know_the_usual()
-        house.local.waits_s, house.claude.waits_s = [0.05], [9.0]
-        turn, said, _ = await house.ask()
-        assert said == "local!"
-        assert house.claude.cancelled == 1
+        harness = Harness(hedging=eager(outcomes))
+        harness.know_the_usual()
+        harness.local.waits_s, harness.claude.waits_s = [0.05], [9.0]
+        turn, emitted, _ = await harness.ask()
+        assert emitted == "local!"
+        assert harness.claude.cancelled == 1
         assert turn.model is not None
         assert turn.model.name == "small"
         assert turn.complete
@@ -169,12 +169,12 @@ def test_the_first_call_may_still_win_and_then_the_second_is_cancelled(outcomes)
 
 def test_a_first_call_that_fails_while_raced_leaves_the_answer_to_the_second(outcomes):
     async def go() -> None:
-        house = House(hedging=eager(outcomes))
-        house.know_the_usual()
-        house.local.waits_s, house.claude.waits_s = [0.05], [0.5]
-        house.local.fails = True
-        _, said, _ = await house.ask()
-        assert said == "claude!"
+        harness = Harness(hedging=eager(outcomes))
+        harness.know_the_usual()
+        harness.local.waits_s, harness.claude.waits_s = [0.05], [0.5]
+        harness.local.fails = True
+        _, emitted, _ = await harness.ask()
+        assert emitted == "claude!"
 
     run_virtually(go())
     assert outcomes == ["won"]
@@ -182,13 +182,13 @@ def test_a_first_call_that_fails_while_raced_leaves_the_answer_to_the_second(out
 
 def test_when_both_fail_the_first_failure_is_told_once_and_no_call_is_left(outcomes):
     async def go() -> None:
-        house = House(hedging=eager(outcomes))
-        house.know_the_usual()
-        house.local.waits_s, house.claude.waits_s = [0.05], [0.06]
-        house.local.fails = house.claude.fails = True
-        house.gateway.retries = {"local": 0, "claude": 0}
+        harness = Harness(hedging=eager(outcomes))
+        harness.know_the_usual()
+        harness.local.waits_s, harness.claude.waits_s = [0.05], [0.06]
+        harness.local.fails = harness.claude.fails = True
+        harness.gateway.retries = {"local": 0, "claude": 0}
         with pytest.raises(UpstreamStatus):
-            await house.ask()
+            await harness.ask()
 
     run_virtually(go())
     assert outcomes == ["failed"]
@@ -196,27 +196,27 @@ def test_when_both_fail_the_first_failure_is_told_once_and_no_call_is_left(outco
 
 def test_a_client_that_leaves_during_a_race_ends_both_calls(outcomes):
     async def go() -> None:
-        house = House(hedging=eager(outcomes))
-        house.know_the_usual()
-        house.local.waits_s, house.claude.waits_s = [9.0], [9.0]
+        harness = Harness(hedging=eager(outcomes))
+        harness.know_the_usual()
+        harness.local.waits_s, harness.claude.waits_s = [9.0], [9.0]
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(house.ask(), 1.0)
-        assert (house.local.cancelled, house.claude.cancelled) == (1, 1)
+            await asyncio.wait_for(harness.ask(), 1.0)
+        assert (harness.local.cancelled, harness.claude.cancelled) == (1, 1)
 
     run_virtually(go())
 
 
 def test_an_open_breaker_is_no_second_deployment(outcomes):
     async def go() -> None:
-        house = House(hedging=eager(outcomes))
-        house.know_the_usual()
+        harness = Harness(hedging=eager(outcomes))
+        harness.know_the_usual()
         for _ in range(5):
-            house.gateway.load.deployment("small2").breaker.record_failure(time.monotonic())
-        house.local.waits_s = [0.5]
-        _, said, first_s = await house.ask()
-        assert said == "local!"
+            harness.gateway.load.deployment("small2").breaker.record_failure(time.monotonic())
+        harness.local.waits_s = [0.5]
+        _, emitted, first_s = await harness.ask()
+        assert emitted == "local!"
         assert first_s == pytest.approx(0.5)
-        assert not house.claude.calls
+        assert not harness.claude.calls
 
     run_virtually(go())
     assert not outcomes
@@ -226,17 +226,17 @@ def test_under_a_heavy_tail_it_halves_the_p99_for_three_calls_in_a_hundred():
     """2,000 requests over two deployments of which each is 20 times slower for 2 % of its calls."""
 
     async def go(share: float) -> tuple[float, float]:
-        house = House(hedging=Hedging(share, 1.0) if share else None)
+        harness = Harness(hedging=Hedging(share, 1.0) if share else None)
         random, firsts = Random(7), []
         calls = 2_000
-        for provider in (house.local, house.claude):
+        for provider in (harness.local, harness.claude):
             provider.waits_s = [
                 random.uniform(0.09, 0.11) * (20 if random.random() < 0.02 else 1)
                 for _ in range(2 * calls)
             ]
         for _ in range(calls):
-            firsts += [(await house.ask())[2]]
-        asked = len(house.local.calls) + len(house.claude.calls)
+            firsts += [(await harness.ask())[2]]
+        asked = len(harness.local.calls) + len(harness.claude.calls)
         return sorted(firsts)[int(0.99 * calls)], asked / calls - 1
 
     plain, _ = run_virtually(go(0.0))

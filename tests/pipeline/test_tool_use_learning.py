@@ -40,7 +40,7 @@ CALLED = (
 CLASSIFIER = Classifier()
 
 
-class Heard(ToolNeed):
+class RecordingToolNeed(ToolNeed):
     """Keeps what it is told."""
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class Heard(ToolNeed):
         self.calls.append((called, several_allowed))
 
 
-def judged() -> Classification:
+def classification() -> Classification:
     return CLASSIFIER.classify(PromptView("Go on.", tool_names=TOOLS))
 
 
@@ -64,7 +64,7 @@ async def answered(learning: ToolUseLearner, *events: Event, complete: bool = Tr
         Dialect.CHAT, "auto", stream=True, body=body, raw=msgspec.json.encode(body)
     )
     turn = Turn("r", "t", Timeline(), Deadline(None), time.time())
-    turn.classification = apply_tool_choice(judged(), body)
+    turn.classification = apply_tool_choice(classification(), body)
     told: list[Event] = []
 
     async def emit(event: Event) -> None:
@@ -81,9 +81,9 @@ async def answered(learning: ToolUseLearner, *events: Event, complete: bool = Tr
     assert told == list(events)
 
 
-def heard_of(*events: Event, **how) -> list[tuple[tuple[str, ...], bool]]:
+def observations_of(*events: Event, **how) -> list[tuple[tuple[str, ...], bool]]:
     """What one answer teaches."""
-    heard = Heard()
+    heard = RecordingToolNeed()
 
     async def go() -> None:
         await answered(ToolUseLearner(heard, CODECS), *events, **how)
@@ -95,7 +95,7 @@ def heard_of(*events: Event, **how) -> list[tuple[tuple[str, ...], bool]]:
 
 
 def test_an_answer_of_another_dialects_model_is_read_as_well():
-    assert heard_of(*CALLED) == [(("look",), True)]
+    assert observations_of(*CALLED) == [(("look",), True)]
 
 
 @pytest.mark.parametrize(
@@ -110,11 +110,11 @@ def test_an_answer_of_another_dialects_model_is_read_as_well():
     ids=["no end", "cut", "odd frames", "no JSON", "nothing"],
 )
 def test_what_is_not_whole_or_cannot_be_read_teaches_nothing(events):
-    assert heard_of(*events) == []
+    assert observations_of(*events) == []
 
 
 def test_an_answer_that_its_upstream_did_not_end_teaches_nothing():
-    assert heard_of(*CALLED, complete=False) == []
+    assert observations_of(*CALLED, complete=False) == []
 
 
 @pytest.mark.parametrize(
@@ -136,23 +136,23 @@ def test_an_answer_that_its_upstream_did_not_end_teaches_nothing():
     ],
 )
 def test_only_what_was_free_to_call_teaches_and_several_only_where_they_may_be(body, taught):
-    assert heard_of(*CALLED, **body) == taught
+    assert observations_of(*CALLED, **body) == taught
 
 
 @pytest.mark.parametrize("choice", ["none", {"type": "none"}])
 def test_who_forbids_calls_is_foreseen_none(choice):
-    allowed = apply_tool_choice(judged(), {"tool_choice": choice})
+    allowed = apply_tool_choice(classification(), {"tool_choice": choice})
     assert (allowed.tool_need, allowed.several_calls, allowed.tool_guess) == ((), 0.0, None)
 
 
 def test_a_request_that_is_cancelled_teaches_nothing_and_is_told_so():
-    heard = Heard()
+    heard = RecordingToolNeed()
 
     async def go() -> None:
         learning = ToolUseLearner(heard, CODECS)
         request = ChatRequest(Dialect.CHAT, "auto", stream=True, body={}, raw=b"{}")
         turn = Turn("r", "t", Timeline(), Deadline(None), time.time())
-        turn.classification, turn.complete = judged(), True
+        turn.classification, turn.complete = classification(), True
 
         async def emit(_: Event) -> None:
             pass
@@ -174,7 +174,7 @@ def test_a_request_that_is_cancelled_teaches_nothing_and_is_told_so():
 
 
 def test_of_many_at_once_some_are_read_one_at_a_time():
-    heard = Heard()
+    heard = RecordingToolNeed()
 
     async def go() -> None:
         learning = ToolUseLearner(heard, CODECS)
