@@ -1,4 +1,4 @@
-"""The shape of `lanes`: answers of exact grammar, and answers that stand ready but for a few words."""
+"""The schema of `lanes`: rules that answer without a model, and skeletons with a few words to fill in."""
 
 from __future__ import annotations
 
@@ -13,63 +13,63 @@ class LaneTest(Section):
     """An example that `slipstream check` runs against its rule."""
 
     input: str
-    """What the user says."""
+    """The user's message."""
     output: str | None = None
-    """What the lane answers; null: the rule must not match."""
+    """The answer; null: the rule must not match."""
 
 
 class LaneRule(Section):
     """One deterministic answer."""
 
     name: Name
-    """Names the rule in traces and metrics."""
+    """Name of the rule in traces and metrics."""
     pattern: Annotated[str, Field(min_length=1)]
-    """RE2 expression (linear time, no look-around) that must match the whole last user message,
-    ignoring outer white space.
+    """RE2 expression (linear time, no look-around) that must match the whole last user message, without
+    leading and trailing white space.
     """
     template: str
-    """The answer; `{name}` stands for a named group of the pattern, `{{` for a brace."""
+    """The answer; `{name}` is replaced by a named group of the pattern, `{{` is a brace."""
     ignore_case: bool = True
-    """Whether capital and small letters are the same to the pattern."""
+    """Match case-insensitively."""
     tests: Annotated[tuple[LaneTest, ...], Field(min_length=1)]
-    """Examples, run at start: a rule without any, or that fails one, is a configuration error."""
+    """Examples, run at start; a rule without one, or that fails one, is a configuration error."""
 
 
 class SkeletonSlot(Section):
     """A gap in a skeleton that the fast model fills."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$", max_length=64)]
-    """What the template calls it: `{name}`."""
+    """Its name in the template: `{name}`."""
     hint: Annotated[str, Field(min_length=1, max_length=500)]
-    """What the model is to put there."""
+    """What the model should fill in."""
     max_chars: Annotated[int, Field(ge=1, le=2_000)] = 200
-    """A longer value is not taken: the request is then answered as any other."""
+    """Longest value in characters; with a longer one the request is answered as any other."""
 
 
 class SkeletonTest(Section):
     """An example that `slipstream check` runs against its skeleton."""
 
     input: str
-    """What the user says."""
+    """The user's message."""
     values: dict[str, str] = Field(default_factory=dict)
-    """What the model says for each slot."""
+    """The model's value of each slot."""
     output: str | None = None
-    """The answer that comes of it; null: the skeleton must not match."""
+    """The resulting answer; null: the skeleton must not match."""
 
 
 class Skeleton(Section):
-    """An answer that stands ready but for a few words."""
+    """A prepared answer with a few slots that a model fills."""
 
     name: Name
-    """Names the skeleton in reasons and traces."""
+    """Name of the skeleton in reasons and traces."""
     pattern: Annotated[str, Field(min_length=1)]
-    """As that of a lane rule: RE2, and the whole last user message."""
+    """RE2 expression, as in a lane rule: must match the whole last user message."""
     template: str
-    """The answer; `{name}` stands for a named group of the pattern, or for a slot."""
+    """The answer; `{name}` is replaced by a named group of the pattern or by a slot."""
     slots: Annotated[tuple[SkeletonSlot, ...], Field(max_length=20)] = ()
-    """Filled all together by one short call of the fast tier; without any, no model is asked."""
+    """Filled by one short call of the fast tier; without slots no model is called."""
     ignore_case: bool = True
-    """Whether capital and small letters are the same to the pattern."""
+    """Match case-insensitively."""
     tests: Annotated[tuple[SkeletonTest, ...], Field(min_length=1)]
     """Examples, run at start."""
 
@@ -78,11 +78,11 @@ class LaneSettings(Section):
     """Answers without a model."""
 
     enabled: bool = True
-    """Whether the rules are tried."""
+    """Try the lanes."""
     built_in: bool = True
-    """Whether the rules that come with the gateway are tried: arithmetic, units, dates, greetings.
+    """Try the built-in rules: arithmetic, units, dates, greetings.
     """
     rules: tuple[LaneRule, ...] = ()
-    """Tried in order, before the built-in ones; the first that matches answers."""
+    """Tried in order before the built-in ones; the first match answers."""
     skeletons: tuple[Skeleton, ...] = ()
-    """Tried in order where no rule matches."""
+    """Tried in order if no rule matches."""

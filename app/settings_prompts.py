@@ -1,4 +1,4 @@
-"""The shape of what the configuration says about prompts; see `app.settings_schema`."""
+"""The schema of `prompts`; see `app.settings_schema`."""
 
 from __future__ import annotations
 
@@ -14,119 +14,123 @@ Verbosity = Literal["low", "medium", "high"]
 
 
 class MannerSettings(Section):
-    """How a tier's models answer under a contract."""
+    """Effort and verbosity of one tier under a contract."""
 
     effort: Effort | None = None
-    """How much is thought; absent: as the contract says."""
+    """Reasoning effort; absent: the contract's."""
     verbosity: Verbosity | None = None
-    """How much is said; absent: as the contract says."""
+    """Verbosity; absent: the contract's."""
 
 
 class ContractSettings(Section):
-    """What answers are to be, where the client leaves it open; nothing is changed for other requests."""
+    """An output contract: defaults for what the client leaves open. Requests without a contract are not
+    changed.
+    """
 
     model: str
     """The model that clients ask for: `auto` or a configured name."""
     tenant: str | None = None
-    """Only this tenant's requests; absent: everybody's."""
+    """Only this tenant's requests; absent: all tenants'."""
     name: str | None = None
-    """Only requests that ask for it in `x-slipstream-contract`; absent: all."""
+    """Only requests that name it in `x-slipstream-contract`; absent: all."""
     max_tokens: Count | None = None
-    """Longest answer in tokens; a client's own lower limit holds."""
+    """Longest answer in tokens; a lower limit of the client takes precedence."""
     json_schema: dict[str, object] | None = None
-    """JSON Schema of the answer, by the vendor's own structured output."""
+    """JSON Schema of the answer, requested through the vendor's structured output."""
     effort: Effort | None = None
-    """How much is thought, in the fields of the vendor that answers; nothing for models that do not."""
+    """Reasoning effort, in the vendor's own fields; ignored for models without reasoning."""
     verbosity: Verbosity | None = None
-    """How much is said, where the model takes it (`models[].abilities.verbosity`)."""
+    """Verbosity, for models that accept it (`models[].abilities.verbosity`)."""
     tiers: dict[Tier, MannerSettings] = Field(default_factory=dict)
-    """Effort and verbosity by the tier whose model answers, `fast` or `powerful`."""
+    """Effort and verbosity by tier, `fast` or `powerful`."""
     prefill: Annotated[str, Field(min_length=1)] | None = None
-    """How the answer begins: written for models that go on from there (`models[].abilities.prefill`), and
-    shown to the client with the rest. Others get `json_schema` instead, which must be given then; so do
-    requests with tools or thinking.
+    """Beginning of the answer: sent as a prefill to models that support it (`models[].abilities.prefill`),
+    and included in what the client gets. Other models, and requests with tools or thinking, get `json_schema`
+    instead, which is then required.
     """
     hide_reasoning: bool = False
-    """Whether the model's reasoning is taken out of the answer, `<think>` blocks at its beginning too. The
-    usage tells it all the same. With tools its sealed form stays, for the client has to hand it back.
+    """Remove the model's reasoning from the answer, including leading `<think>` blocks. It still counts in
+    the usage. With tools its encrypted form stays, because the client must send it back.
     """
 
 
 class LayoutSettings(Section):
-    """What may be moved in a prompt, so that what changes stands behind what does not."""
+    """What may be moved in a prompt, so that changing parts follow constant ones."""
 
     model: str
     """The model that clients ask for: `auto` or a configured name."""
     tenant: str | None = None
-    """Only this tenant's requests; absent: everybody's."""
+    """Only this tenant's requests; absent: all tenants'."""
     variables: tuple[str, ...] = ()
-    """Regular expressions: lines of the system prompt that match one as a whole (`Now: .*`) go to the end of
-    the last message, as a part of their own.
+    """Regular expressions; lines of the system prompt that match one completely (`Now: .*`) are moved to the
+    end of the last message, as a separate part.
     """
     documents: bool = True
-    """Whether documents and images of a user's message go before its text."""
+    """Move documents and images of a user message before its text."""
 
 
 class BatchSettings(Section):
-    """Small tasks for one model that come at once and go as one call; other models' wait for nothing."""
+    """Micro-batching: small concurrent tasks for one model are sent as one call. Other models are not
+    affected.
+    """
 
     model: str
-    """A configured name, as clients ask for it. Only requests that are not streamed, have no tools and no
-    deadline, and are a short text behind a system prompt go together.
+    """A configured model. Only requests that are not streamed, have no tools and no deadline, and consist of
+    a system prompt and a short text are batched.
     """
     tenant: str | None = None
-    """Only this tenant's requests; absent: everybody's, never two tenants' or two users' in one call."""
+    """Only this tenant's requests; absent: all tenants', but never two tenants or two users in one call."""
     window_ms: Annotated[float, Field(gt=0, le=1000)] = 5.0
-    """How long the first task waits for others."""
+    """Milliseconds that the first task waits for others."""
     most: Annotated[int, Field(ge=2, le=128)] = 16
-    """So many go at once, whatever is left of the window."""
+    """Tasks after which a batch is sent at once."""
     most_chars: Count = 2_000
-    """Longest task, in characters; a longer one goes alone."""
+    """Longest task in characters; a longer one is sent alone."""
 
 
 class WarmSettings(Section):
-    """A prompt that is kept warm whether traffic comes or not."""
+    """A prompt that is kept in the vendor's cache regardless of traffic."""
 
     file: str
-    """A file with the request as JSON, its `model` a configured name."""
+    """A file with the request as JSON; its `model` is a configured name."""
     every_s: Annotated[float, Field(ge=1)] = 240.0
-    """Seconds between two primings; less than the vendor's lifetime of 300 keeps it warm all the time."""
+    """Seconds between two warming requests; less than the vendor's lifetime of 300 keeps it warm all the
+    time.
+    """
 
 
 class PromptSettings(Section):
-    """The vendors' prompt caches: a long prompt that was read before is read again for a tenth."""
+    """The vendors' prompt caches, which charge a tenth for a prompt prefix that was sent before."""
 
     enabled: bool = True
-    """Whether anything is done or learned about them. Prompts below the shortest prefix that a vendor caches
-    are left alone in any case.
+    """Use and learn about them. Prompts shorter than the vendor's minimum are never changed.
     """
     breakpoints: bool = True
-    """Whether breakpoints are added where the price table and the traffic say that they pay, at most four
-    with the client's own. A model's own `breakpoints` overrides it.
+    """Add breakpoints where prices and traffic say that they pay, at most four including the client's own.
+    Overridden by `models[].breakpoints`.
     """
     lead: bool = True
-    """Whether of several requests that would write the same prefix the first goes ahead, and the others start
-    at its first byte and read it.
+    """Of several concurrent requests that would write the same prefix, send the first, and start the others
+    at its first byte, so that they read it.
     """
     affinity: bool = True
-    """Whether a routed conversation stays where its prefix is warm, unless leaving gains more than that is
-    worth.
+    """Keep a routed conversation on the model that has its prefix cached, unless another gains more than that
+    is worth.
     """
     diagnose: bool = False
-    """Whether Anthropic and OpenAI's Responses are asked in what a long prompt differs from the last of its
-    conversation, to prove or refute the cause found here. They keep a fingerprint of the request for that,
-    and their answers get a field that tells. What a client asks for itself is heard in any case.
+    """Ask Anthropic and OpenAI's Responses API how a long prompt differs from the last one of its
+    conversation, to confirm or refute the cause found here. The vendors keep a fingerprint of the request for
+    that, and their responses get an extra field. Diagnoses that a client requests itself are always used.
     """
     contracts: tuple[ContractSettings, ...] = ()
-    """Output contracts; the first that names a request's model and tenant holds."""
+    """Output contracts; the first that matches a request's model and tenant applies."""
     layouts: tuple[LayoutSettings, ...] = ()
-    """Routes on which parts of prompts may be moved; the first that names a request's model and tenant
-    holds.
+    """Layouts; the first that matches a request's model and tenant applies.
     """
     batches: tuple[BatchSettings, ...] = ()
-    """Routes whose small tasks go together; the first that names a request's model and tenant holds."""
+    """Micro-batches; the first that matches a request's model and tenant applies."""
     schedules: tuple[WarmSettings, ...] = ()
-    """Prompts that are primed at start and again and again."""
+    """Prompts that are warmed at start and periodically."""
     keep_alive_usd_per_hour: Annotated[float, Field(ge=0)] = 0.0
     """Budget for keeping silent conversations' prefixes alive, where P(return) x what a miss would cost is more
     than a ping. 0: only what `POST /v1/prompts/warm` asks for, up to a dollar an hour.

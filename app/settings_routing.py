@@ -1,4 +1,4 @@
-"""The shape of `routing`: how `auto` finds its model, and what becomes of a fast answer that is none."""
+"""The schema of `routing`: the choice of a model for `auto`, and escalation of inadequate fast answers."""
 
 from __future__ import annotations
 
@@ -11,33 +11,35 @@ from app.settings_types import Name, Seconds, Section, Share, Usd
 
 
 class HedgeSettings(Section):
-    """A second call to another deployment of the tier, when the first is slow to say its first word."""
+    """Hedging: a second call to another deployment of the tier when the first token is late."""
 
     max_share: Annotated[float, Field(ge=0, le=0.2)] = 0.03
-    """Share of the routed streams that may get one, 0 to 0.2; 0 = none ever. The delay is the learned 95 %
-    quantile of the first-token time, or that of 1 - `max_share` where it is later.
+    """Share of the routed streams that may be hedged, 0 to 0.2; 0: never. The delay is the learned 95 %
+    quantile of the time to the first token, or the quantile 1 - `max_share` if that is later.
     """
     max_usd_per_hour: Usd = 1.0
-    """What the second calls' prompts may cost in an hour, in USD; unpriced models cost nothing."""
+    """USD per hour that the prompts of second calls may cost; models without a price cost nothing."""
 
 
 class AnswerCheckSettings(Section):
-    """A check of the operator's own on a routed whole answer; exactly one of the four ways."""
+    """A custom check of routed whole answers; give exactly one of pattern, json_schema, python and url."""
 
     name: Name
-    """What it is counted under."""
+    """Its name in metrics."""
     pattern: str | None = None
-    """RE2 expression that a good answer matches somewhere (linear time, no look-around)."""
+    """RE2 expression that must match somewhere in a good answer (linear time, no look-around)."""
     json_schema: dict[str, object] | None = None
-    """JSON Schema that a good answer, read as JSON, fits."""
+    """JSON Schema that a good answer, parsed as JSON, must satisfy."""
     python: str | None = None
-    """`package.module:function`, called with the question and the answer: true, null or "" for a good
-    answer, else false or what is wrong with it. A plain function runs in a thread.
+    """`package.module:function`, called with question and answer: returns true, null or "" for a good answer,
+    else false or a message. A function that is not async runs in a thread.
     """
     url: str | None = None
-    """POSTed `{"question": ..., "answer": ...}`; says `{"ok": true}` or `{"ok": false, "message": ...}`."""
+    """Gets `POST {"question": ..., "answer": ...}`; returns `{"ok": true}` or `{"ok": false, "message":
+    ...}`.
+    """
     timeout_s: Seconds = 2.0
-    """Seconds after which the answer stands unchecked."""
+    """Time limit in seconds; after it the answer counts as good."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -48,42 +50,42 @@ class AnswerCheckSettings(Section):
 
 
 class TriggerSettings(Section):
-    """What makes a routed fast answer one that the powerful tier is asked for again."""
+    """When a routed fast answer is escalated to the powerful tier."""
 
     lacks: tuple[AnswerDefect, ...] = get_args(AnswerDefect)
-    """What is looked for: refusals; no text and no call; cut off where the request set no limit; another
-    language than the question's; loops; no tool call where one was 95 % certain; a violated schema; `unsure`,
-    by `min_mean_logprob`.
+    """Defects to look for: refusal; neither text nor tool call; cut off although the request set no limit;
+    another language than the question's; repetition; no tool call where one was expected with 95 %; schema
+    violation; `unsure` (see `min_mean_logprob`).
     """
     hold_ms: Annotated[int, Field(ge=0, le=150)] = 150
-    """Longest that a stream's first tokens are held back while they may yet be a refusal or in the wrong
-    language, in ms; others go on with their first token. 0: streams are not looked at.
+    """Longest time that a stream's first tokens are held back while they may still be a refusal or in the
+    wrong language, in milliseconds; other streams are not delayed. 0: streams are not checked.
     """
     grey_hedge: bool = False
-    """Whether a stream whose score is near the threshold is asked of both tiers at once: the fast one's first
-    tokens wait for `hold_ms`, and the powerful one answers if it speaks before. Costs a second call.
+    """Call both tiers at once for a stream whose score is near the threshold: the fast tier's first tokens
+    are held for `hold_ms`, and the powerful tier answers if it is faster. Costs a second call.
     """
     min_mean_logprob: float | None = None
-    """Mean log-probability of the answer's tokens below which it is `unsure`, such as -1.5; read where the
-    request asks the vendor for `logprobs`. Null: not looked at.
+    """An answer with a mean token log-probability below this is `unsure`, such as -1.5; known only if the
+    request asks the vendor for `logprobs`. Null: not checked.
     """
     checks: tuple[AnswerCheckSettings, ...] = ()
-    """The operator's own, on whole answers. What one finds is told to the fast model once before the powerful
-    one is asked.
+    """Custom checks of whole answers. A failure is first reported to the fast model for one correction, then
+    the powerful model is called.
     """
 
 
 class ShadowSettings(Section):
-    """Routed requests that are asked of both tiers, beside their answer, to learn from."""
+    """Shadow runs: routed requests that are sent to both tiers after their answer, for training labels."""
 
     share: Annotated[float, Field(ge=0, le=0.05)] = 0.0
-    """Share of the routed requests, 0 to 0.05; each costs two more calls, and the judge's."""
+    """Share of the routed requests, 0 to 0.05; each costs two more calls, plus the judge's."""
     judge: Literal["exact", "check", "model"] = "exact"
-    """`exact`: nothing is gained where both answers say the same; `check`: what `check` finds in both;
-    `model`: `judge_model` says which is better.
+    """`exact`: equal answers mean that the powerful tier gains nothing; `check`: the result of `check` on
+    both; `model`: `judge_model` says which is better.
     """
     judge_model: str | None = None
-    """The name of a configured model; it is shown both answers and not told which is which."""
+    """Name of a configured model, which gets both answers without knowing which tier gave which."""
     check: AnswerCheckSettings | None = None
     """The check of `judge: check`."""
 
@@ -97,36 +99,36 @@ class ShadowSettings(Section):
 
 
 class TenantRouting(Section):
-    """What holds for one tenant's `auto` requests in place of what holds for all."""
+    """Overrides for one tenant's `auto` requests."""
 
     tenant: Name
-    """Whose."""
+    """The tenant."""
     tier: Tier | None = None
-    """The tier that all of them go to, unless the request's own header names one; null: the score decides."""
+    """The tier of all of them, unless the request's header names one; null: the score decides."""
     fast_share: Share | None = None
-    """The share of them that the fast tier takes; null: as for all."""
+    """Share of them that goes to the fast tier; null: as for all."""
 
 
 class RoutingSettings(Section):
-    """How a request for `model: auto` finds its model."""
+    """How a model is chosen for requests with `model: auto`."""
 
     fast_share: Share = 0.70
-    """Share of `auto` traffic that the fast tier takes, 0 to 1: the calibration target."""
+    """Share of `auto` traffic that goes to the fast tier, 0 to 1; the threshold is calibrated to it."""
     mean_usd: Annotated[float, Field(gt=0)] | None = None
-    """What a routed request is to cost on the mean, in USD: the fast share is moved until it does, once ten
-    requests of each tier are known. Null: `fast_share` holds.
+    """Target mean cost of a routed request, in USD: the fast share is adjusted to meet it after ten requests
+    of each tier. Null: `fast_share` applies.
     """
     mean_s: Annotated[float, Field(gt=0)] | None = None
-    """Likewise how long a routed request is to take on the mean, in seconds; the stricter of both holds."""
+    """Target mean latency of a routed request, in seconds, likewise; the stricter target applies."""
     tenants: tuple[TenantRouting, ...] = ()
-    """Tenants for whom something else holds."""
+    """Overrides by tenant."""
     escalate: bool = True
-    """Whether a routed request whose fast answer is none is asked again of the powerful tier, before
-    anything is shown: whole answers, and streams by their first tokens.
+    """Send a routed request to the powerful tier if the fast answer is inadequate, before anything is shown:
+    whole answers, and streams by their first tokens.
     """
     triggers: TriggerSettings = TriggerSettings()
-    """What `escalate` looks for."""
+    """When to escalate."""
     hedge: HedgeSettings = HedgeSettings()
-    """When a second deployment is asked beside a slow first."""
+    """Second calls beside slow ones."""
     shadow: ShadowSettings = ShadowSettings()
-    """What is run on both tiers to learn from."""
+    """Shadow runs for training labels."""

@@ -1,9 +1,8 @@
-"""The shape of the configuration: every key with its default, its unit and the evidence for the
-number.
+"""The configuration's schema: every key with its default, unit, effect and the evidence for the number.
 
-These models are the documentation too: `docs/settings.md` is rendered from them and a test compares
-the two. They hold no I/O; `app.settings` reads, expands and checks, and re-exports them. All are
-frozen: a running gateway's settings are replaced whole or not at all.
+These models are also the documentation: `docs/settings.md` is generated from them and a test compares the
+two. They do no I/O; `app.settings` reads, expands, checks and re-exports them. All are frozen: the settings
+of a running gateway are replaced as a whole or not at all.
 """
 
 from __future__ import annotations
@@ -25,56 +24,57 @@ class ServerSettings(Section):
     """Where and how the gateway listens."""
 
     host: str = "127.0.0.1"
-    """Address to listen on; 0.0.0.0 for every interface. Loopback by default: nothing is exposed
-    unasked.
+    """Address to listen on; 0.0.0.0 for all interfaces. The default, loopback, exposes nothing to the
+    network.
     """
     port: Port = 8080
-    """TCP port, 0 to 65535; 0 takes a free one and prints it."""
+    """TCP port, 0 to 65535; 0 picks a free port and prints it."""
     workers: Annotated[int, Field(ge=1, le=256)] = 1
-    """Processes that share the port. Each keeps its own exact cache, limits, runs and traces."""
+    """Worker processes that share the port. Each has its own memory cache and traces; limits and runs are
+    shared only through `state.redis_url`.
+    """
     reload_on_change: bool = False
-    """Whether a changed configuration file is taken at once, as on SIGHUP; looked at every second. One that
-    is invalid is refused whole. Address, port and workers stay as they were.
+    """Reload the configuration file when it changes, as on SIGHUP; it is checked every second. An invalid
+    file is refused as a whole. Address, port and number of workers do not change until a restart.
     """
     max_body_bytes: Count = 16 * 1024 * 1024
-    """Largest request body in bytes; more is a 413. 16 MiB: above the vendors' image limits of 5 to
-    10 MB.
+    """Largest request body in bytes; a larger one gets 413. 16 MiB is above the vendors' image limits of
+    5 to 10 MB.
     """
     max_bodies_bytes: Count = 512 * 1024 * 1024
-    """Bytes of memory that the bodies of all requests in flight may take together, per worker, as they weigh
-    once they are read; beyond it 503 with retry-after. A request that alone takes over a quarter is a 413.
-    Administrative routes have an eighth of as much, apart.
+    """Memory in bytes, per worker, for the bodies of all requests in flight, measured after parsing; beyond
+    it requests get 503 with retry-after. A single request over a quarter of it gets 413. Administrative
+    routes have a separate budget of an eighth of this.
     """
     max_inflight_requests: Count = 2_000
-    """Requests in flight per worker before new ones get 503 with retry-after, so that memory stays
-    bounded.
+    """Requests in flight per worker, which bounds memory; further ones get 503 with retry-after.
     """
     sse_comment_s: Seconds = 10.0
-    """Seconds of silence after which a stream gets an SSE comment. Proxies commonly cut idle
-    streams at 15 to 60 s.
+    """Seconds without data after which a stream gets an SSE comment. Proxies commonly close idle streams
+    after 15 to 60 s.
     """
     shutdown_grace_s: Seconds = 30.0
-    """Seconds that streams in flight have to finish after SIGTERM; the usual grace of
+    """Seconds that requests in flight have to finish after SIGTERM; 30 is the usual grace period of
     orchestrators.
     """
     drain_s: Annotated[float, Field(ge=0, le=600)] = 3.0
-    """Seconds after SIGTERM in which new requests are still served while `/readyz` is 503 and every
-    answer ends its connection, so that whoever stands in front goes elsewhere first. Longer than
-    that one holds a server for dead (nginx: `fail_timeout`).
+    """Seconds after SIGTERM during which new requests are still served while `/readyz` returns 503 and every
+    response closes its connection, so that the load balancer can move its traffic. Set it longer than the
+    load balancer's failure detection (nginx: `fail_timeout`).
     """
     cors_origins: tuple[str, ...] = ()
-    """Origins whose pages may call the gateway, such as `https://app.example`; `*` for all, none by
-    default.
+    """Origins whose pages may call the gateway (CORS), such as `https://app.example`; `*` for all. Default:
+    none.
     """
     docs_enabled: bool = True
-    """Whether `/docs` and `/openapi.json` are served."""
+    """Serve `/docs` and `/openapi.json`."""
 
 
 class SdkSettings(Section):
-    """What the vendors' own packages need beyond a base URL; read only with `transport: sdk`."""
+    """Options of the vendors' packages beyond a base URL; used only with `transport: sdk`."""
 
     platform: Literal["direct", "azure", "bedrock", "vertex"] = "direct"
-    """Which client class of the vendor's package is used."""
+    """The client class of the vendor's package."""
     api_version: str | None = None
     """Azure's API version."""
     region: str | None = None
@@ -86,357 +86,353 @@ class SdkSettings(Section):
 
 
 class ProviderSettings(Section):
-    """One upstream: a vendor, or any server that speaks a vendor's dialect."""
+    """An upstream: a vendor, or any server that speaks a vendor's dialect."""
 
     kind: Literal["openai", "anthropic"]
     """The dialect that the upstream speaks."""
     base_url: str
-    """Where its API begins: with `/v1` for `openai`, without for `anthropic`, as the vendors' own
-    packages have it.
+    """Base URL of its API: with `/v1` for `openai`, without for `anthropic`, as in the vendors' packages.
     """
     api_key: SecretStr = SecretStr("none")
-    """The upstream's key; `none` for servers that need none. Write `${NAME}`, never the key itself.
+    """The upstream's API key; `none` for servers that need none. Write `${NAME}`, never the key itself.
     """
     transport: Literal["wire", "sdk"] = "wire"
-    """`wire`: our own warm pool. `sdk`: the vendor's package, for what wire does not speak, at about
-    ten times the cost a call (docs/decisions/0001).
+    """`wire`: the gateway's own connection pool. `sdk`: the vendor's package, for Azure, Bedrock, Vertex and
+    proxies, at about ten times the CPU per call (docs/decisions/0001).
     """
     responses: Literal["auto", "native", "translate"] = "auto"
-    """Responses API of an `openai` upstream: `native` forwards, `translate` uses Chat Completions,
-    `auto` tries native first.
+    """How an `openai` upstream serves the Responses API: `native` forwards the request, `translate` uses Chat
+    Completions, `auto` tries native first.
     """
     connect_timeout_s: Seconds = 5.0
-    """Seconds for TCP and, again, for TLS. The vendors' packages use 5."""
+    """Seconds for the TCP connection, and again for the TLS handshake. The vendors' packages use 5."""
     first_byte_timeout_s: Seconds = 120.0
-    """Seconds from the request's last byte to the answer's first; long, as reasoning models think
-    before they speak.
+    """Seconds from the request's last byte to the response's first byte; long, because reasoning models think
+    before they answer.
     """
     between_bytes_timeout_s: Seconds = 60.0
-    """Longest silence inside an answer, in seconds; vendors send pings every 10 to 15 s."""
+    """Seconds without data inside a response before it fails; vendors send pings every 10 to 15 s."""
     total_timeout_s: Seconds = 600.0
-    """Seconds for the whole call; the vendors' packages' own default."""
+    """Seconds for the whole call; 600 is the default of the vendors' packages."""
     max_connections: Count = 256
-    """Connections per worker, and so calls at once, as HTTP/1.1 gives each stream its own; more
+    """Connections per worker, and so concurrent calls, since HTTP/1.1 needs one connection per call; further
     calls wait.
     """
     warm_connections: Annotated[int, Field(ge=0)] = 2
-    """Connections opened at start and kept open: a cold TLS connection costs 2 to 3 round trips
-    before the first byte.
+    """Connections opened at start and kept open; a cold TLS connection costs 2 to 3 round trips.
     """
     adaptive_concurrency: bool = True
-    """Whether fewer calls than `max_connections` are made at once when the upstream says that it has too
-    much, or its first words come more than twice as late as in calm.
+    """Make fewer concurrent calls than `max_connections` when the upstream returns overload errors, or when
+    its time to the first token is more than twice that under light load.
     """
     max_queued: Annotated[int, Field(ge=0)] = 1_000
-    """Calls per worker that may wait for a place at it, tenants in turn; more get 503 with retry-after."""
+    """Calls per worker that may wait for a connection, served round-robin by tenant; more get 503 with
+    retry-after.
+    """
     queue_timeout_s: Seconds = 10.0
-    """Seconds that a call may wait for a place. One that would wait longer, by the pace of the last
-    answers, gets its 503 at once.
+    """Seconds that a call may wait for a connection. A call that is expected to wait longer, by the recent
+    throughput, gets 503 at once.
     """
     retries: Annotated[int, Field(ge=0, le=5)] = 1
-    """Further tries on connect errors, 429 and 5xx, at another model of the tier where there is one;
-    only ever before the first event.
+    """Retries after connection errors, 429 and 5xx, on another model of the tier if there is one; never after
+    the first event.
     """
     headers: dict[str, str] = Field(default_factory=dict)
-    """Headers added to every call, such as an organisation's id. Values are printed redacted."""
+    """Headers added to every call, such as an organisation id. Values are redacted when printed."""
     sdk: SdkSettings = SdkSettings()
     """Options of the vendor's package."""
 
 
 class PriceSettings(Section):
-    """USD per million tokens. All zero: the cost is unknown and counted as 0."""
+    """Prices in USD per million tokens. All zero: the cost is unknown and counted as 0."""
 
     input: Usd = 0.0
     """Prompt tokens, in USD per million."""
     output: Usd = 0.0
     """Generated tokens, in USD per million."""
     cached_input: Usd | None = None
-    """Prompt tokens read from the vendor's prompt cache, in USD per million; as `input` when
-    absent.
+    """Prompt tokens read from the vendor's prompt cache, in USD per million; default: as `input`.
     """
     cache_write: Usd | None = None
-    """Prompt tokens written to the vendor's prompt cache, in USD per million; as `input` when
-    absent.
+    """Prompt tokens written to the vendor's prompt cache, in USD per million; default: as `input`.
     """
 
 
 class AbilitySettings(Section):
-    """Corrections to what the gateway believes that a model can do. Absent: as its profile says."""
+    """Overrides of a model's capabilities. Absent: as in the built-in profile of the model."""
 
     temperature: bool | None = None
-    """Takes `temperature` and `top_p`; reasoning models often refuse them."""
+    """Accepts `temperature` and `top_p`; reasoning models often refuse them."""
     images: bool | None = None
-    """Takes images."""
+    """Accepts images."""
     documents: bool | None = None
-    """Takes documents, such as PDF."""
+    """Accepts documents, such as PDF."""
     tools: bool | None = None
-    """Takes tools."""
+    """Accepts tools."""
     structured_output: bool | None = None
-    """Takes a JSON schema for the answer."""
+    """Accepts a JSON schema for the answer."""
     prefill: bool | None = None
-    """Continues an assistant message that stands last."""
+    """Continues a final assistant message (prefill)."""
     thinking: Literal["none", "effort", "budget", "adaptive"] | None = None
-    """How thinking is asked for: not at all, by a word, by tokens, or as the model sees fit."""
+    """How reasoning is requested: not at all, by an effort word, by a token budget, or left to the model."""
     cache_breakpoints: Literal["none", "anthropic", "openai", "implicit"] | None = None
-    """How prompt caching is asked for."""
+    """How prompt caching is requested."""
     cache_minimum_tokens: Count | None = None
-    """Shortest prefix in tokens that the vendor caches."""
+    """Shortest prefix that the vendor caches, in tokens."""
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = None
-    """What the Chat dialect calls the limit of the answer."""
+    """The Chat Completions field for the limit of the answer."""
     verbosity: bool | None = None
-    """Takes OpenAI's `verbosity`: a word for how much is said."""
+    """Accepts OpenAI's `verbosity`."""
     default_max_tokens: Count | None = None
-    """Tokens to allow where a dialect demands a limit and the caller gave none."""
+    """`max_tokens` to send where a dialect requires it and the client gave none."""
 
 
 class ModelSettings(Section):
-    """A model under the name by which clients ask for it."""
+    """A model, under the name that clients use."""
 
     name: Name
-    """What clients send as `model`; `auto` and `agent/...` are the gateway's own."""
+    """The name that clients send as `model`; `auto` and `agent/...` are reserved."""
     provider: str
-    """The key of an entry of `providers`."""
+    """Name of an entry of `providers`."""
     model: Annotated[str, Field(min_length=1)]
-    """The upstream's own name for it."""
+    """The upstream's name of the model."""
     tier: Tier
-    """`fast` or `powerful`: which side of the router it is on."""
+    """The tier that the router uses it for: `fast` or `powerful`."""
     price: PriceSettings = PriceSettings()
-    """What its tokens cost."""
+    """Prices of its tokens."""
     context_tokens: Count | None = None
-    """Longest prompt and answer together, in tokens; unknown when absent, and then not checked."""
+    """Context window: prompt and answer together, in tokens. Absent: unknown and not checked."""
     abilities: AbilitySettings = AbilitySettings()
-    """Corrections to what the gateway believes that it can do."""
+    """Overrides of its capabilities."""
     breakpoints: bool | None = None
-    """Whether prompt-cache breakpoints are added for it; absent: as `prompts.breakpoints` says."""
+    """Add prompt-cache breakpoints for it; default: `prompts.breakpoints`."""
 
 
 class ExactCacheSettings(Section):
-    """Answers to requests that are the same in every part that matters."""
+    """Answers to requests that are equal in every part that affects the answer."""
 
     enabled: bool = True
-    """Whether it is read and written."""
+    """Read and write this cache."""
     ttl_s: Annotated[int, Field(ge=1)] = 3_600
-    """Seconds that an answer is kept, unless its classification says less."""
+    """Seconds that an answer is kept; fewer if the classifier gives it a shorter lifetime."""
     max_bytes: Count = 64 * 1024 * 1024
-    """Bytes kept in process, per worker: 10,000 answers of 6 KiB."""
+    """Bytes kept in memory, per worker; the default holds 10,000 answers of 6 KiB."""
 
 
 class SemanticCacheSettings(Section):
-    """Answers to questions that mean the same, served only under a proven bound of error."""
+    """Answers to questions with the same meaning, served only under an error bound that holds by evidence."""
 
     enabled: bool = True
-    """Whether it is read and written."""
+    """Read and write this cache."""
     ttl_s: Annotated[int, Field(ge=1)] = 3_600
-    """Seconds that an answer is kept, unless its classification says less."""
+    """Seconds that an answer is kept; fewer if the classifier gives it a shorter lifetime."""
     max_error_rate: Annotated[float, Field(gt=0, lt=1)] = 0.01
-    """Largest share of wrong hits that is tolerated, 0 to 1; below the evidence for it nothing is
-    served.
+    """Largest tolerated share of wrong hits, 0 to 1; nothing is served before there is evidence for it.
     """
     audit_rate: Share = 0.02
-    """Share of would-be hits that are asked of the model all the same, to keep labels flowing, 0 to
-    1.
+    """Share of hits that are sent to the model all the same, to obtain labels, 0 to 1.
     """
     budget_ms: Annotated[float, Field(gt=0, le=1_000)] = 5.0
-    """The longest that embedding and look-up may hold a request up, in milliseconds; a later answer counts
-    as a miss.
+    """Time limit of embedding and look-up, in milliseconds; beyond it the request counts as a miss.
     """
     race_for: tuple[str, ...] = ()
-    """Tenants whose requests are asked of the model while the look-up runs, `*` for all: a miss waits for
-    nothing, and a hit costs what the model had begun. Without Redis alone.
+    """Tenants whose requests go to the model while the look-up runs, `*` for all: a miss waits for nothing,
+    but a hit pays for the model call that was started. Only without Redis.
     """
     max_entries: Annotated[int, Field(ge=16, le=100_000_000)] = 1_000_000
-    """Questions kept in the embedded engine, about 3 KiB each and the answer. Beyond, those that expire
-    soonest make room.
+    """Questions kept in the embedded engine, about 3 KiB each plus the answer. When full, those that expire
+    first are evicted.
     """
 
 
 class SharingSettings(Section):
-    """What the users of a tenant share: `x-slipstream-user` names one."""
+    """What the users of a tenant share; `x-slipstream-user` names the user."""
 
     scope: Literal["user", "tenant"] = "user"
-    """`user`: a request that names its user shares with nobody else, one that names none with the tenant's
-    others of that kind. `tenant`: all users of a tenant share.
+    """`user`: answers are shared within one user only, and among requests of the tenant that name no user.
+    `tenant`: all users of a tenant share answers.
     """
     least_askers: Annotated[int, Field(ge=1, le=32)] = 1
-    """With `scope: tenant`: an answer is shown to others once so many different users had their own from a
-    model. Each worker counts for itself.
+    """With `scope: tenant`: an answer is shared after this many different users have had their own from a
+    model. Counted per worker.
     """
     most_of_one_user: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """With `scope: tenant`: largest share of the 200 answers last kept for hits by meaning (within an hour)
-    that may come from one named user, 0 to 1. What is beyond is neither kept nor learned from.
+    """With `scope: tenant`: largest share of the last 200 answers stored for semantic hits (within an hour)
+    that may come from one named user, 0 to 1. Further answers of that user are neither stored nor learned
+    from.
     """
     hit_jitter_ms: Annotated[float, Field(ge=0, le=10_000)] = 0.0
-    """A hit waits a random time up to this, in milliseconds, so that its speed says less about what others
-    have asked.
+    """A hit is delayed by a random time up to this, in milliseconds, so that its speed reveals less about
+    what others have asked.
     """
 
 
 class CacheSettings(Section):
-    """What is answered from what is already known."""
+    """Caching of answers."""
 
     exact: ExactCacheSettings = ExactCacheSettings()
-    """Equal requests."""
+    """The exact cache."""
     semantic: SemanticCacheSettings = SemanticCacheSettings()
-    """Equivalent questions."""
+    """The semantic cache."""
     sharing: SharingSettings = SharingSettings()
-    """Whose answers are shown to whom."""
+    """Sharing between users of a tenant."""
     coalesce: bool = True
-    """Whether a request joins the stream of an identical one in flight."""
+    """Let a request join the stream of an identical one in flight."""
     show_text: bool = False
-    """Whether `GET /v1/cache/entries` and the console show what was asked and answered, to admin keys alone
-    where keys exist; off: times, models, tags and sizes.
+    """Show questions and answers in `GET /v1/cache/entries` and the console (only to admin keys if keys
+    exist); off: times, models, tags and sizes.
     """
 
 
 class StateSettings(Section):
-    """Where state lives."""
+    """Where state is stored."""
 
     redis_url: str | None = None
-    """Redis for what workers share, such as `redis://host:6379/0`: kept answers, invalidations, calls in
-    flight, tool results, runs. Empty: each worker keeps its own. A Redis that is slow or gone costs no
-    request more than `redis_budget_ms`.
+    """Redis for state that workers share (cached answers, invalidations, calls in flight, tool results,
+    runs), such as `redis://host:6379/0`. Empty: each worker has its own. A slow or unreachable Redis delays a
+    request by `redis_budget_ms` at most.
     """
     redis_budget_ms: Annotated[float, Field(gt=0, le=10_000)] = 20.0
-    """The longest that one question to Redis may hold a request up, in milliseconds. After a few late
-    answers Redis is left alone until it answers in time again.
+    """Time limit of one Redis command on a request's path, in milliseconds. After a few late replies Redis is
+    bypassed until it replies in time again.
     """
     redis_prefix: Annotated[str, Field(min_length=1, max_length=64)] = "slipstream"
-    """Begins every key and channel: gateways of one prefix share their state."""
+    """Prefix of every key and channel; gateways with the same prefix share their state."""
     qdrant_url: str | None = None
     """Qdrant for semantic entries, such as `http://host:6333`; empty: embedded, under `data_dir`."""
     qdrant_api_key: SecretStr | None = None
-    """Qdrant's key, if it needs one."""
+    """Qdrant's API key, if it needs one."""
     encryption_keys: tuple[SecretStr, ...] = ()
-    """Secrets, each of at least 32 characters (`openssl rand -base64 32`), by which kept questions and
-    answers are encrypted on disk, in Redis and in Qdrant. The first encrypts, all decrypt; none: clear
-    text.
+    """Secrets of at least 32 characters each (`openssl rand -base64 32`) that encrypt stored questions and
+    answers on disk, in Redis and in Qdrant. The first encrypts, all decrypt. Default: no encryption.
     """
     data_dir: str = "./var"
     """Folder for what the gateway writes: keys, traces, embedded vectors, jobs."""
 
 
 class LimitSettings(Section):
-    """How much may be used; what is absent is unlimited. More is a 429 with `retry-after`."""
+    """Usage limits; an absent one is unlimited. Requests beyond a limit get 429 with `retry-after`."""
 
     requests_per_minute: Count | None = None
-    """Requests a minute; as many at once, and then as they come back (GCRA)."""
+    """Requests per minute; a burst may use all of them at once (GCRA)."""
     tokens_per_minute: Count | None = None
-    """Prompt and output tokens a minute of calls that reach a model. The prompt is estimated before a call
-    and settled after it.
+    """Prompt and output tokens per minute of calls that reach a model. The prompt is estimated before the
+    call and corrected afterwards.
     """
     concurrent_requests: Count | None = None
-    """Requests being answered at once, per worker; streams above all."""
+    """Requests in flight, per worker."""
     usd_per_day: Usd | None = None
-    """USD for calls in a UTC day, by the models' prices; checked before a call, settled after it."""
+    """USD per UTC day, by the models' prices; checked before a call, charged after it."""
     usd_per_month: Usd | None = None
-    """USD for calls in a UTC month, likewise."""
+    """USD per UTC month, likewise."""
 
 
 class TenantLimitSettings(Section):
-    """Limits of whole tenants, whichever key is used."""
+    """Limits per tenant, whichever key is used."""
 
     default: LimitSettings = LimitSettings()
-    """For every tenant that is not named below; callers without a key are the tenant `default`."""
+    """Limits of every tenant that is not named below; callers without a key are the tenant `default`."""
     tenants: dict[Name, LimitSettings] = Field(default_factory=dict)
-    """By tenant; these replace the default's."""
+    """Limits by tenant; they replace the default."""
 
 
 class KeySettings(LimitSettings):
     """A client's key for this gateway."""
 
     key: Annotated[SecretStr, Field(min_length=1)]
-    """The key itself. Write `${NAME}`, so that it stands in no file."""
+    """The key itself. Write `${NAME}`, so that it is in no file."""
     tenant: Name
-    """Whose it is: cached answers, limits and costs are kept apart by tenant."""
+    """Its tenant: cached answers, limits and costs are separate for each tenant."""
     name: str = ""
-    """What tells it from the tenant's other keys."""
+    """A name that distinguishes it from the tenant's other keys."""
     models: tuple[str, ...] | None = None
-    """What it may send as `model`, `auto` among them if it may be routed; absent: everything."""
+    """Models that it may use, including `auto` if it may be routed; absent: all."""
     agents: tuple[str, ...] | None = None
     """Agents that it may run; absent: all."""
     tools: tuple[str, ...] | None = None
-    """Tools that agents may call for it; absent: all that they have."""
+    """Tools that agents may call for it; absent: all."""
     admin: bool = False
-    """Whether it may use what concerns more than its tenant: `/metrics`, `/v1/savings`, `/v1/speculation`."""
+    """Allow routes that concern more than its tenant: `/metrics`, `/v1/savings`, `/v1/speculation`."""
 
 
 class AuthSettings(Section):
-    """Who may call."""
+    """Authentication."""
 
     required: bool = False
-    """True: every call needs `Authorization: Bearer <key>` or `x-api-key`."""
+    """Require a key on every call: `Authorization: Bearer <key>` or `x-api-key`."""
     keys: tuple[KeySettings, ...] = ()
-    """Keys from the configuration, beside those that `slipstream keys` keeps under `state.data_dir`."""
+    """Keys in the configuration, in addition to those that `slipstream keys` stores under `state.data_dir`.
+    """
 
 
 class TelemetrySettings(Section):
-    """What is recorded."""
+    """Logs, traces, metrics and the ledger."""
 
     trace_ring: Annotated[int, Field(ge=0, le=1_000_000)] = 1_000
-    """Waterfalls that `GET /v1/traces` remembers, per worker; about 2 KiB each."""
+    """Traces kept for `GET /v1/traces`, per worker; about 2 KiB each."""
     ledger_days: Annotated[int, Field(ge=0, le=3_660)] = 30
-    """How long `ledger.sqlite` under `state.data_dir` keeps what each turn took, cost and saved; 0: in memory
-    alone, for a day.
+    """Days that `ledger.sqlite` under `state.data_dir` keeps the latency, cost and savings of each turn; 0:
+    only in memory, for a day.
     """
     otlp_endpoint: str | None = None
-    """OTLP/HTTP collector, such as `http://host:4318`; empty: no spans are made, at no cost. Spans carry
-    the GenAI semantic conventions; a caller's `traceparent` is taken up, and calls upstream carry ours.
+    """OTLP/HTTP collector, such as `http://host:4318`; empty: no spans, at no cost. Spans follow the GenAI
+    semantic conventions; a client's `traceparent` is continued, and calls upstream carry ours.
     """
     log_format: Literal["auto", "json", "text"] = "auto"
     """`auto`: text on a terminal, JSON elsewhere."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """Least severity that is logged."""
+    """Lowest severity that is logged."""
 
 
 class SimulatorSettings(Section):
-    """The simulated upstream that the gateway starts beside itself."""
+    """The simulated provider that the gateway can start beside itself."""
 
     start: bool = False
-    """Whether to start it. It is started all the same where no key is set and every provider's `base_url` is
-    its address; one that already listens there is used as it is.
+    """Start it. It is also started if no key is set and every provider's `base_url` is its address; one that
+    already listens there is used as it is.
     """
     host: str = "127.0.0.1"
-    """Address that it listens on."""
+    """Address to listen on."""
     port: Annotated[int, Field(ge=1, le=65_535)] = 9100
-    """TCP port that it listens on, 1 to 65535."""
+    """TCP port to listen on, 1 to 65535."""
     seed: int = 0
-    """Seed of its clock: the same seed and requests give the same latencies."""
+    """Random seed: the same seed and requests give the same latencies."""
 
 
 class Settings(Section):
-    """Everything that a gateway is told."""
+    """The whole configuration."""
 
     server: ServerSettings = ServerSettings()
-    """Where and how it listens."""
+    """Listening, limits and shutdown."""
     providers: dict[Name, ProviderSettings] = Field(default_factory=dict)
     """Upstreams by name."""
     models: tuple[ModelSettings, ...] = ()
     """Models by the names that clients use."""
     routing: RoutingSettings = RoutingSettings()
-    """How `auto` is decided."""
+    """Routing of `auto` requests."""
     cache: CacheSettings = CacheSettings()
-    """What is answered from memory."""
+    """Caching of answers."""
     prompts: PromptSettings = PromptSettings()
-    """What is done for the vendors' prompt caches."""
+    """Use of the vendors' prompt caches, output contracts, layouts and batches."""
     lanes: LaneSettings = LaneSettings()
-    """What is answered without a model."""
+    """Answers without a model."""
     state: StateSettings = StateSettings()
-    """Where state lives."""
+    """Where state is stored."""
     tools: tuple[ToolSettings, ...] = ()
     """Tools for agents."""
     mcp_servers: dict[ToolName, McpServerSettings] = Field(default_factory=dict)
     """MCP servers by name."""
     egress: EgressSettings = EgressSettings()
-    """What tools may reach."""
+    """Hosts that tools may reach."""
     agents: tuple[AgentSettings, ...] = ()
     """Agents by name."""
     jobs: JobSettings = JobSettings()
-    """Runs in the background."""
+    """Background runs."""
     auth: AuthSettings = AuthSettings()
-    """Who may call."""
+    """Authentication."""
     limits: TenantLimitSettings = TenantLimitSettings()
-    """How much each tenant may use."""
+    """Limits per tenant."""
     telemetry: TelemetrySettings = TelemetrySettings()
-    """What is recorded."""
+    """Logs, traces, metrics and the ledger."""
     simulator: SimulatorSettings = SimulatorSettings()
-    """The simulated upstream."""
+    """The simulated provider."""
