@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from app.domain.decisions import Tier
 from app.domain.models import AUTO, Abilities, Model
 from app.prompts.contracts import Contract, Contracts
-from app.prompts.terms import Manner
+from app.prompts.terms import AnswerStyle
 from app.settings import Problem, Settings, SettingsError
 from app.settings_prompts import ContractSettings
 
@@ -43,7 +43,7 @@ def _contract(each: ContractSettings) -> Contract:
         each.prefill or "",
         each.hide_reasoning,
         {
-            tier: Manner(manner.effort or "", manner.verbosity or "")
+            tier: AnswerStyle(manner.effort or "", manner.verbosity or "")
             for tier, manner in each.tiers.items()
         },
     )

@@ -15,7 +15,7 @@ from app.pipeline.gateway import Gateway
 from app.pipeline.priming import Priming, ScheduledPrompt
 from app.prompts.caching import PromptCaching
 from app.prompts.layout import Layout, Layouts
-from app.prompts.lint_report import dialect_of
+from app.prompts.lint_report import detect_dialect
 from app.prompts.prefix import render
 from app.prompts.spans import UnreadableError
 from app.prompts.warm import KeepAlive
@@ -93,7 +93,7 @@ def show_prompts(prompts: PromptCaching | None, telemetry: Telemetry) -> None:
         model, word, ours or "none", verdict
     ).inc()
     telemetry.ledger.prompt_token_s = prompts.token_s
-    telemetry.traces.beside = prompts.beside
+    telemetry.traces.beside = prompts.trace_of
 
 
 def show_batching(batching: Batching | None, telemetry: Telemetry) -> None:
@@ -138,7 +138,7 @@ def prompt_of(file: str, models: Mapping[str, Model]) -> tuple[bytes, Dialect, M
     """A prompt to keep warm, its form and its model. Raises ``SettingsError``."""
     try:
         body = Path(file).read_bytes()
-        dialect = dialect_of(body)
+        dialect = detect_dialect(body)
         name = render(body, dialect).model
     except (OSError, UnreadableError, KeyError) as error:
         raise SettingsError([_problem(file, str(error))]) from error

@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 from app.domain.decisions import Tier
 from app.domain.models import Model
 from app.domain.usage import Price
-from app.prompts.learned import ModelFacts
 from app.prompts.lint import Finding, costs
-from app.prompts.lint_report import lint_all, report, requests_of
+from app.prompts.lint_report import lint_all, parse_requests, report
 from app.prompts.spans import UnreadableError
+from app.prompts.usage_statistics import ModelCacheStats
 from app.settings import load
 
 CLEAN, FOUND, WRONG = 0, 1, 2
@@ -58,11 +58,11 @@ def run_lint(options: argparse.Namespace) -> int:
     """Lint a file; see the exit codes above."""
     text = sys.stdin.buffer.read() if options.file == "-" else Path(options.file).read_bytes()
     try:
-        results = lint_all(requests_of(text), options.minimum_tokens)
+        results = lint_all(parse_requests(text), options.minimum_tokens)
     except (UnreadableError, KeyError) as error:
         print(f"{options.file}: no request that can be read: {error}", file=sys.stderr)
         return WRONG
-    models, facts = _models(options.config), ModelFacts(options.minimum_tokens)
+    models, facts = _models(options.config), ModelCacheStats(options.minimum_tokens)
     worst = False
     for number, rendered, findings in results:
         worst = worst or any(
@@ -76,8 +76,8 @@ def run_lint(options: argparse.Namespace) -> int:
         for each in findings:
             print(
                 f"{options.file}:{number}: {each.severity}: {each.rule} at {each.pointer or '/'} "
-                f"(bytes {each.at.start}-{each.at.end}): {each.why}; "
-                f"costs {_cost(each, model, facts, options.per_hour)}; {each.mend}"
+                f"(bytes {each.span.start}-{each.span.end}): {each.why}; "
+                f"costs {_cost(each, model, facts, options.per_hour)}; {each.fix}"
             )
     return FOUND if worst else CLEAN
 
@@ -98,7 +98,7 @@ def _models(config: str | None) -> dict[str, Model]:
     }
 
 
-def _cost(finding: Finding, model: Model, facts: ModelFacts, per_hour: float) -> str:
+def _cost(finding: Finding, model: Model, facts: ModelCacheStats, per_hour: float) -> str:
     """What a finding costs a request, and an hour where its traffic is known."""
     ms, usd = costs(finding, model, facts)
     told = f"{ms:.0f} ms"
@@ -132,7 +132,7 @@ def run_warm(options: argparse.Namespace) -> int:
         headers["authorization"] = f"Bearer {options.key}"
     cold = False
     try:
-        for number, body in enumerate(requests_of(Path(options.file).read_bytes())):
+        for number, body in enumerate(parse_requests(Path(options.file).read_bytes())):
             path = f"{where.path.rstrip('/')}/v1/prompts/warm?keep_s={options.keep_s}"
             connection.request("POST", path, body, headers)
             answer = connection.getresponse()

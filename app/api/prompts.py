@@ -15,11 +15,11 @@ from app.domain.usage import Usage
 from app.errors import BadRequest, NotFound
 from app.pipeline.gateway import Gateway
 from app.prompts.breakpoints import prices
-from app.prompts.learned import ModelFacts
 from app.prompts.lint import Finding, lint
-from app.prompts.lint_report import dialect_of, report
-from app.prompts.prefix import Rendered, render
+from app.prompts.lint_report import detect_dialect, report
+from app.prompts.prefix import RenderedPrompt, render
 from app.prompts.spans import Span, UnreadableError, fields, line_at, text_of, whole
+from app.prompts.usage_statistics import ModelCacheStats
 from app.prompts.warm import PING_AT, lifetime_s
 
 router = APIRouter(prefix="/v1/prompts", tags=["prompts"])
@@ -79,13 +79,13 @@ async def lint_prompt(request: Request, context: InContext, caller: AsCaller) ->
     body = await request.body()
     gateway = context.edge.gateway
     try:
-        dialect = dialect_of(body)
+        dialect = detect_dialect(body)
         model = _model(gateway, body)
         prompts = gateway.prompts
         facts = (
-            ModelFacts(model.abilities.cache_minimum_tokens)
+            ModelCacheStats(model.abilities.cache_minimum_tokens)
             if prompts is None
-            else prompts.facts(model.name)
+            else prompts.model_statistics(model.name)
         )
         rendered, findings = lint(body, dialect, facts.minimum_tokens)
     except (UnreadableError, KeyError) as error:
@@ -94,13 +94,13 @@ async def lint_prompt(request: Request, context: InContext, caller: AsCaller) ->
     live: dict[str, int] = {}
     per_hour = 0.0
     if prompts is not None:
-        per_hour = prompts.per_hour(caller.tenant, model.name)
+        per_hour = prompts.requests_per_hour(caller.tenant, model.name)
         assert context.priming is not None  # noqa: S101 - bootstrap gives one
         sent = context.priming.as_sent(body, dialect, model, caller.tenant)
         now = rendered if sent is body else render(sent, dialect, is_moved=prompts.is_moved)
         found = [
             _where_it_came_from(each, sent, body)
-            for each in prompts.beside_the_last(caller.tenant, now, model)
+            for each in prompts.lint_against_last(caller.tenant, now, model)
         ]
         findings = [*found, *findings]
         total = prompts.totals.get(model.name)
@@ -114,20 +114,20 @@ def _where_it_came_from(finding: Finding, sent: bytes, body: bytes) -> Finding:
     """``finding`` in what is sent, with its place in the client's ``body``; all of it where unsure."""
     if sent is body:
         return finding
-    start = body.find(sent[finding.at.start : finding.at.end])
-    length = finding.at.end - finding.at.start
+    start = body.find(sent[finding.span.start : finding.span.end])
+    length = finding.span.end - finding.span.start
     at = Span(start, start + length) if start >= 0 and length else Span(0, len(body))
-    return replace(finding, at=at)
+    return replace(finding, span=at)
 
 
-def _seen_to(finding: Finding, rendered: Rendered, gateway: Gateway, tenant: str) -> bool:
+def _seen_to(finding: Finding, rendered: RenderedPrompt, gateway: Gateway, tenant: str) -> bool:
     """Whether the route's own contract or layout mends it before the vendor reads the request."""
     contracts, layouts = gateway.contracts, gateway.layouts
     if finding.rule == "no_output_contract":
-        return contracts is not None and contracts.names(rendered.model, tenant)
+        return contracts is not None and contracts.constrains(rendered.model, tenant)
     if layouts is None or not finding.rule.startswith("volatile_"):
         return False
-    return layouts.moves(rendered.model, tenant, line_at(rendered.raw, finding.at))
+    return layouts.moves(rendered.model, tenant, line_at(rendered.raw, finding.span))
 
 
 def _model(gateway: Gateway, body: bytes) -> Model:
@@ -187,7 +187,7 @@ async def warm_prompt(
     priming = context.priming
     assert priming is not None  # noqa: S101 - bootstrap gives one
     try:
-        dialect = dialect_of(body)
+        dialect = detect_dialect(body)
         rendered = render(body, dialect)
         model = priming.model_named(rendered.model)
         primed = await priming.prime(body, dialect, model, caller.tenant)
@@ -237,4 +237,4 @@ async def prompt_stats(context: InContext, admin: AsAdmin) -> dict[str, object]:
     prompts = context.edge.gateway.prompts
     if prompts is None:
         return {"models": {}, "conversations": 0}
-    return {"models": prompts.figures(), "conversations": len(prompts.conversations)}
+    return {"models": prompts.statistics(), "conversations": len(prompts.conversations)}

@@ -25,7 +25,7 @@ from app.domain.usage import Usage
 from app.errors import GatewayError
 from app.pipeline.converse import INERT_HEADERS, ask, converse
 from app.pipeline.gateway import Gateway, Turn
-from app.prompts.tasks import Task, answers_of, batch_of, split, task_of
+from app.prompts.tasks import Task, batch_conversation, split_answers, split_usage, task_of
 
 
 def _uncounted(_model: str, _what: str, _tasks: int) -> None:
@@ -171,7 +171,7 @@ class Batching:
     ) -> None:
         """Make the batch call on the opener's turn, and distribute the answers."""
         tasks = [each.task for each in members]
-        conversation = batch_of(tasks, structured=model.abilities.structured_output)
+        conversation = batch_conversation(tasks, structured=model.abilities.structured_output)
         terms = members[0].terms
         if terms is not None:
             conversation, _ = terms.of_many().neutral(conversation, model)
@@ -194,7 +194,7 @@ class Batching:
         answer = builder.answer()
         if answer is not None and terms is not None and terms.hides_reasoning:
             answer = replace(answer, blocks=(TextBlock(strip_reasoning(answer.text)),))
-        texts = answers_of(answer, tasks)
+        texts = split_answers(answer, tasks)
         lacking = texts.count(None)
         kind = "unanswered" if lacking < len(texts) else "failed"
         self.on_batch(model.name, kind, lacking)
@@ -224,7 +224,7 @@ def _distribute(
     if not any(served):
         return
     usage, paid = turn.usage, turn.cost_usd
-    parts = [None] * len(members) if usage is None else split(usage, weights)
+    parts = [None] * len(members) if usage is None else split_usage(usage, weights)
     for member, text, part, weight in zip(members, texts, parts, weights, strict=True):
         if member.answer.done() or text is None:
             continue

@@ -14,7 +14,7 @@ from app.domain.decisions import PromptView, Tier
 from app.domain.models import Model
 from app.pipeline.gateway import Gateway, Turn
 from app.prompts.breakpoints import prices
-from app.prompts.conversations import Conversation, opening_of
+from app.prompts.conversations import ConversationState, opening_of
 
 _MOST_MARGIN = 0.1
 """The largest margin that the router's score must exceed to leave a warm tier."""
@@ -55,7 +55,7 @@ def warm_deployment(
 def affinity_pending(view: PromptView, request: ChatRequest, gateway: Gateway) -> bool:
     """Whether ended calls are still unread that may decide where this conversation is warm."""
     prompts = gateway.prompts
-    if prompts is None or not prompts.lags():
+    if prompts is None or not prompts.session_affinity_pending():
         return False
     return _may_be_warm(view, request, prompts.min_bytes)
 
@@ -64,7 +64,7 @@ def _may_be_warm(view: PromptView, request: ChatRequest, least_bytes: int) -> bo
     return view.turns > 1 and len(request.raw) >= least_bytes
 
 
-def _margin(model: Model, found: Conversation, usd: float) -> float:
+def _margin(model: Model, found: ConversationState, usd: float) -> float:
     """In proportion to the share of the prompt's price that leaving costs."""
     plain, _, _ = prices(model)
     whole = found.warm_tokens * plain / 1e6

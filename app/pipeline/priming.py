@@ -23,8 +23,8 @@ from app.domain.turn_record import TurnRecord
 from app.domain.usage import Usage
 from app.errors import GatewayError, NotFound
 from app.pipeline.gateway import Gateway
-from app.prompts.conversations import key_of
-from app.prompts.prefix import Rendered
+from app.prompts.conversations import conversation_key
+from app.prompts.prefix import RenderedPrompt
 from app.prompts.warm import KeepAlive, Session, priming_body
 
 _REQUEST_ID_PREFIX = "warm_"
@@ -74,7 +74,7 @@ class Priming:
         self._follow = follow
         self.keep_alive = keep_alive
         if gateway.prompts is not None:
-            gateway.prompts.on_settled = self._on_settled
+            gateway.prompts.on_learned = self._on_settled
 
     async def prime(
         self, body: bytes, dialect: Dialect, model: Model, tenant: str, why: str = "asked"
@@ -142,15 +142,23 @@ class Priming:
         return request.raw
 
     def keep_warm(
-        self, body: bytes, rendered: Rendered, model: Model, tenant: str, for_s: float
+        self, body: bytes, rendered: RenderedPrompt, model: Model, tenant: str, for_s: float
     ) -> None:
         """Keep the prompt of ``body`` warm for ``for_s`` seconds, within the budget."""
         now_s = self._gateway.clock()
         tokens = sum(block.tokens for block in rendered.blocks)
         session = Session(
-            model, tokens, body, rendered.dialect, tenant, now_s, now_s, now_s + for_s, told=True
+            model,
+            tokens,
+            body,
+            rendered.dialect,
+            tenant,
+            now_s,
+            now_s,
+            now_s + for_s,
+            requested=True,
         )
-        self.keep_alive.asked(key_of(tenant, rendered.opening), session)
+        self.keep_alive.record_request(conversation_key(tenant, rendered.opening), session)
 
     def model_named(self, name: str) -> Model:
         """The configured model ``name``; raises ``NotFound``."""
@@ -174,7 +182,7 @@ class Priming:
                 each.next_s = now_s + each.every_s
                 await self._prime_quietly(each.body, each.dialect, each.model, "", "schedule")
         for session, total in self.keep_alive.due(now_s):
-            why = f"asked for; {total}" if session.told else str(total)
+            why = f"asked for; {total}" if session.requested else str(total)
             await self._prime_quietly(
                 session.body, session.dialect, session.model, session.tenant, why
             )
@@ -188,7 +196,7 @@ class Priming:
         except (GatewayError, ValueError):
             return
 
-    def _on_settled(self, call: ModelCall, rendered: Rendered, key: bytes) -> None:
+    def _on_settled(self, call: ModelCall, rendered: RenderedPrompt, key: bytes) -> None:
         """Offer a conversation with a cached prompt to ``keep_alive``."""
         if not self._follow or call.request_id.startswith(_REQUEST_ID_PREFIX) or call.usage is None:
             return
@@ -198,7 +206,7 @@ class Priming:
             session = Session(
                 call.model, held, rendered.raw, rendered.dialect, call.tenant, now_s, now_s
             )
-            self.keep_alive.asked(key, session)
+            self.keep_alive.record_request(key, session)
 
 
 async def _discard(_: Event) -> None:

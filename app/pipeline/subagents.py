@@ -18,7 +18,7 @@ import msgspec
 from app.domain.agents import Agent
 from app.domain.chat import Json, Tool
 from app.errors import ToolError
-from app.prompts.leading import follow
+from app.prompts.prefix_leader import wait_for_leader
 
 NAME = "ask_"
 _CACHED_FROM_CHARS = 4096
@@ -68,7 +68,7 @@ class Leaders:
         """Wait for the leader's first byte, if there is a leader."""
         event = self._first_bytes.get(agent.name)
         if event is not None:
-            await follow(event, _LONGEST_LEAD_S)
+            await wait_for_leader(event, _LONGEST_LEAD_S)
 
 
 def task_of(arguments: str) -> Json:

@@ -19,12 +19,12 @@ import msgspec
 
 from app.domain.chat import Dialect
 from app.domain.models import Model
-from app.prompts.learned import Returns, Seen
-from app.prompts.prefix import Block, Rendered
+from app.prompts.prefix import Block, RenderedPrompt
 from app.prompts.spans import Span
+from app.prompts.usage_statistics import PrefixReuse, SeenPrefix
 
-MOST = 4
-LOOK_BACK = 20
+MAX_BREAKPOINTS = 4
+LOOK_BACK_BLOCKS = 20
 LIFETIME_S = {"anthropic": 300.0, "openai": 1800.0, "implicit": 600.0}
 """How long an entry lives unread, by the kind of breakpoints: 5 minutes, 30 minutes, 5 to 10 minutes."""
 _WRITE = 1.25
@@ -64,27 +64,27 @@ def worth_writing(model: Model, chance: float) -> bool:
     return chance * (plain - cached) >= write - plain
 
 
-def place_of(rendered: Rendered) -> str:
+def conversation_stage(rendered: RenderedPrompt) -> str:
     """What kind of request this is, for who comes back: the first of a conversation, or a later one."""
     later = any(block.role == "assistant" for block in rendered.blocks)
     return "later" if later else "first"
 
 
 def plan(  # noqa: PLR0917 - what the decision rests on
-    rendered: Rendered,
+    rendered: RenderedPrompt,
     model: Model,
     tenant: str,
-    seen: Mapping[bytes, Seen],
-    returns: Returns,
+    seen: Mapping[bytes, SeenPrefix],
+    returns: PrefixReuse,
     minimum_estimate: int,
 ) -> Plan:
     """Choose the positions; ``minimum_estimate``: shortest cacheable prefix in estimated tokens."""
     blocks = rendered.blocks
     lengths = _lengths(blocks)
-    known = next((i for i in range(len(blocks) - 1, -1, -1) if blocks[i].name in seen), -1)
-    own = [i for i, block in enumerate(blocks) if block.mark]
+    known = next((i for i in range(len(blocks) - 1, -1, -1) if blocks[i].prefix_hash in seen), -1)
+    own = [i for i, block in enumerate(blocks) if block.breakpoint_ttl]
     automatic = "cache_control" in rendered.fields or _explicit_only(rendered)
-    free = MOST - len(own) - automatic
+    free = MAX_BREAKPOINTS - len(own) - automatic
     if free <= 0 or not blocks or lengths[-1] < minimum_estimate:
         return Plan((), known, own[-1] if own else -1)
     last = _last(rendered, model, tenant, known, returns, seen)
@@ -92,14 +92,18 @@ def plan(  # noqa: PLR0917 - what the decision rests on
     if last >= 0:
         if not automatic and not _implicit_tail(rendered, last):
             wanted.append(last)
-        heads = [rendered.ends[part] for part in ("system", "tools") if part in rendered.ends]
-        far = last - known >= LOOK_BACK and rendered.dialect is Dialect.MESSAGES
-        branch = 0 <= known < last and not seen[blocks[known].name].written
+        heads = [
+            rendered.section_ends[part]
+            for part in ("system", "tools")
+            if part in rendered.section_ends
+        ]
+        far = last - known >= LOOK_BACK_BLOCKS and rendered.dialect is Dialect.MESSAGES
+        branch = 0 <= known < last and not seen[blocks[known].prefix_hash].written
         wanted += [known] if far else []
         wanted += heads
         wanted += [known] if branch else []
         wanted += _before_question(rendered, last)
-    after_hour = max((i for i in own if blocks[i].mark not in {"5m", "30m"}), default=-1)
+    after_hour = max((i for i in own if blocks[i].breakpoint_ttl not in {"5m", "30m"}), default=-1)
     chosen: list[int] = []
     for position in wanted:
         at = _markable(rendered, position)
@@ -110,31 +114,32 @@ def plan(  # noqa: PLR0917 - what the decision rests on
 
 
 def _last(  # noqa: PLR0917 - see plan
-    rendered: Rendered,
+    rendered: RenderedPrompt,
     model: Model,
     tenant: str,
     known: int,
-    returns: Returns,
-    seen: Mapping[bytes, Seen],
+    returns: PrefixReuse,
+    seen: Mapping[bytes, SeenPrefix],
 ) -> int:
     """The position up to which it pays to write, -1 = none."""
-    end = rendered.end
-    if worth_writing(model, returns.chance(tenant, place_of(rendered))):
+    end = rendered.last_repeated
+    if worth_writing(model, returns.probability(tenant, conversation_stage(rendered))):
         return end
-    head = rendered.ends.get("system", rendered.ends.get("tools", -1))
+    head = rendered.section_ends.get("system", rendered.section_ends.get("tools", -1))
     if known > head:
         return known
     if head >= 0 and (
-        rendered.blocks[head].name in seen or worth_writing(model, returns.chance(tenant, "head"))
+        rendered.blocks[head].prefix_hash in seen
+        or worth_writing(model, returns.probability(tenant, "head"))
     ):
         return head
     return known
 
 
-def _before_question(rendered: Rendered, last: int) -> list[int]:
+def _before_question(rendered: RenderedPrompt, last: int) -> list[int]:
     """Before the last part of the last message: behind documents that others may ask about too."""
     blocks = rendered.blocks
-    if last < 1 or last != rendered.end:
+    if last < 1 or last != rendered.last_repeated:
         return []
     message = blocks[last].pointer.rpartition("/")[0]
     return [last - 1] if blocks[last - 1].pointer.rpartition("/")[0] == message else []
@@ -149,18 +154,18 @@ def _lengths(blocks: Sequence[Block]) -> list[int]:
     return lengths
 
 
-def _explicit_only(rendered: Rendered) -> bool:
+def _explicit_only(rendered: RenderedPrompt) -> bool:
     """OpenAI: the client wants no implicit breakpoint; then it places them itself."""
     at = rendered.fields.get("prompt_cache_options")
     return at is not None and b'"explicit"' in rendered.raw[at.start : at.end]
 
 
-def _implicit_tail(rendered: Rendered, position: int) -> bool:
+def _implicit_tail(rendered: RenderedPrompt, position: int) -> bool:
     """OpenAI writes behind the latest block by itself."""
     return rendered.dialect is not Dialect.MESSAGES and position == len(rendered.blocks) - 1
 
 
-def _markable(rendered: Rendered, position: int) -> int:
+def _markable(rendered: RenderedPrompt, position: int) -> int:
     """``position`` or the nearest block before it, of its section, that takes a breakpoint; else -1."""
     blocks = rendered.blocks
     if position < 0:
@@ -168,7 +173,7 @@ def _markable(rendered: Rendered, position: int) -> int:
     section = blocks[position].section
     while position >= 0 and blocks[position].section == section:
         block = blocks[position]
-        if block.is_part and (
+        if block.accepts_breakpoint and (
             rendered.dialect is Dialect.MESSAGES
             or (block.role in _TAKE_BREAKPOINT and block.kind in {"text", "input_text"})
         ):
@@ -177,15 +182,15 @@ def _markable(rendered: Rendered, position: int) -> int:
     return -1
 
 
-def splice_marks(rendered: Rendered, positions: Sequence[int]) -> bytes:
+def splice_breakpoints(rendered: RenderedPrompt, positions: Sequence[int]) -> bytes:
     """The body with breakpoints behind the blocks at ``positions`` (ascending by place in the text)."""
     raw = rendered.raw
     mark = _CONTROL if rendered.dialect is Dialect.MESSAGES else _BREAKPOINT
     kind = b"input_text" if rendered.dialect is Dialect.RESPONSES else b"text"
     pieces: list[bytes] = []
     done = 0
-    for block in sorted((rendered.blocks[i] for i in positions), key=lambda block: block.at):
-        at = block.at
+    for block in sorted((rendered.blocks[i] for i in positions), key=lambda block: block.span):
+        at = block.span
         if block.is_string:
             pieces.append(raw[done : at.start])
             words = raw[at.start : at.end]
@@ -204,4 +209,4 @@ def with_field(raw: bytes, name: bytes, value: object) -> bytes:
     return b'%b,"%b":%b}' % (body[:-1], name, msgspec.json.encode(value))
 
 
-__all__ = ["LIFETIME_S", "Plan", "Span", "plan", "prices", "splice_marks", "worth_writing"]
+__all__ = ["LIFETIME_S", "Plan", "Span", "plan", "prices", "splice_breakpoints", "worth_writing"]

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from app.prompts.conversations import Conversation, Piece
-from app.prompts.prefix import Block, Rendered, digest
+from app.prompts.conversations import BlockSummary, ConversationState
+from app.prompts.prefix import Block, RenderedPrompt, digest
 from app.prompts.spans import Span
 
 _OPTIONS = {
@@ -44,41 +44,43 @@ VOLATILE = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Cause:
+class MissCause:
     """Why a prefix was not found again."""
 
     rule: str
     pointer: str
-    at: Span
+    span: Span
     """Bytes of the body that is at fault."""
     why: str
     lost_tokens: int = 0
     """Estimated tokens that were read before and could not be any more."""
 
 
-def order_free(rendered: Rendered, block: Block) -> bytes:
+def canonical_tool_hash(rendered: RenderedPrompt, block: Block) -> bytes:
     """A tool's hash with its keys sorted."""
-    value: object = msgspec.json.decode(rendered.raw[block.at.start : block.at.end])
+    value: object = msgspec.json.decode(rendered.raw[block.span.start : block.span.end])
     if isinstance(value, dict):
         value.pop("cache_control", None)
     return digest(msgspec.json.encode(value, order="sorted"))
 
 
-def cause_of(
-    before: Conversation,
-    now: Rendered,
+def find_cause(
+    before: ConversationState,
+    now: RenderedPrompt,
     model: str,
     loose: Mapping[bytes, bytes],
     *,
     idle_s: float = 0.0,
     lifetime_s: float = float("inf"),
-) -> Cause | None:
+) -> MissCause | None:
     """The cause of a miss; None where the new request extends the old one within the cache's lifetime."""
     whole = Span(0, len(now.raw))
     if before.model != model:
         why = f"the conversation was warm on {before.model}, and was sent to {model}"
-        return Cause("model_switch", "/model", now.fields.get("model", whole), why, _all(before))
-    pieces, blocks = before.pieces, now.blocks
+        return MissCause(
+            "model_switch", "/model", now.fields.get("model", whole), why, _all(before)
+        )
+    pieces, blocks = before.blocks, now.blocks
     tools = _tools(pieces, now, loose)
     if tools is not None:
         return tools
@@ -88,54 +90,63 @@ def cause_of(
     return _content(before, pieces, blocks, now) or _rest(before, whole, idle_s, lifetime_s)
 
 
-def _all(before: Conversation) -> int:
-    return sum(piece.tokens for piece in before.pieces)
+def _all(before: ConversationState) -> int:
+    return sum(piece.tokens for piece in before.blocks)
 
 
-def _options(before: Conversation, now: Rendered) -> Cause | None:
+def _options(before: ConversationState, now: RenderedPrompt) -> MissCause | None:
     for name, (rule, why) in _OPTIONS.items():
         if before.options.get(name) != now.options.get(name):
             at = now.fields.get(name, Span(0, len(now.raw)))
-            return Cause(rule, f"/{name}", at, why, _all(before))
+            return MissCause(rule, f"/{name}", at, why, _all(before))
     return None
 
 
-def _tools(pieces: Sequence[Piece], now: Rendered, loose: Mapping[bytes, bytes]) -> Cause | None:  # noqa: PLR0911
+def _tools(  # noqa: PLR0911
+    pieces: Sequence[BlockSummary], now: RenderedPrompt, loose: Mapping[bytes, bytes]
+) -> MissCause | None:
     old = [piece for piece in pieces if piece.section == "tools"]
     new = [block for block in now.blocks if block.section == "tools"]
-    if [piece.own for piece in old] == [block.own for block in new]:
+    if [piece.content_hash for piece in old] == [block.content_hash for block in new]:
         return None
     lost = sum(piece.tokens for piece in pieces)
     place = now.fields.get("tools", Span(0, len(now.raw)))
-    if sorted(piece.own for piece in old) == sorted(block.own for block in new):
-        at = next(i for i, (a, b) in enumerate(zip(old, new, strict=True)) if a.own != b.own)
+    if sorted(piece.content_hash for piece in old) == sorted(block.content_hash for block in new):
+        at = next(
+            i
+            for i, (a, b) in enumerate(zip(old, new, strict=True))
+            if a.content_hash != b.content_hash
+        )
         why = "the same tools in another order: sort them once, by name"
-        return Cause("tool_order", new[at].pointer, new[at].at, why, lost)
+        return MissCause("tool_order", new[at].pointer, new[at].span, why, lost)
     olds = {piece.label: piece for piece in old}
     news = {block.label: block for block in new}
     removed = [piece for piece in old if piece.label not in news]
     added = [block for block in new if block.label not in olds]
     for block in new:
         was = olds.get(block.label)
-        if was is None or was.own == block.own:
+        if was is None or was.content_hash == block.content_hash:
             continue
-        if was.loose and was.loose == loose.get(block.own):
+        if was.canonical_hash and was.canonical_hash == loose.get(block.content_hash):
             why = f"the keys of tool {block.label!r} came in another order: serialise it once"
-            return Cause("key_order", block.pointer, block.at, why, lost)
+            return MissCause("key_order", block.pointer, block.span, why, lost)
         why = f"the definition of tool {block.label!r} changed"
-        return Cause("changed_tool", block.pointer, block.at, why, lost)
+        return MissCause("changed_tool", block.pointer, block.span, why, lost)
     if added:
         why = f"tool {added[0].label!r} was added: offer all tools from the start"
-        return Cause("added_tool", added[0].pointer, added[0].at, why, lost)
+        return MissCause("added_tool", added[0].pointer, added[0].span, why, lost)
     if removed:
         why = f"tool {removed[0].label!r} was taken away: forbid it by tool_choice instead"
-        return Cause("removed_tool", "/tools", place, why, lost)
-    return Cause("changed_tool", "/tools", place, "the tools changed", lost)
+        return MissCause("removed_tool", "/tools", place, why, lost)
+    return MissCause("changed_tool", "/tools", place, "the tools changed", lost)
 
 
 def _content(  # noqa: PLR0911
-    before: Conversation, pieces: Sequence[Piece], blocks: Iterable[Block], now: Rendered
-) -> Cause | None:
+    before: ConversationState,
+    pieces: Sequence[BlockSummary],
+    blocks: Iterable[Block],
+    now: RenderedPrompt,
+) -> MissCause | None:
     old = [piece for piece in pieces if piece.section != "tools"]
     new = [block for block in blocks if block.section != "tools"]
     lost = _all(before)
@@ -143,42 +154,44 @@ def _content(  # noqa: PLR0911
         if index >= len(new):
             why = "the history is shorter than it was: something compacted or cut it"
             place = now.fields.get("messages", now.fields.get("input", Span(0, len(now.raw))))
-            return Cause("shortened_history", "/messages", place, why, lost)
+            return MissCause("shortened_history", "/messages", place, why, lost)
         block = new[index]
-        if piece.own == block.own and piece.section == block.section:
+        if piece.content_hash == block.content_hash and piece.section == block.section:
             continue
-        volatile = find_volatile(now.raw, block.at)
+        volatile = find_volatile(now.raw, block.span)
         if piece.section == "system" or block.section == "system":
             if volatile is not None:
                 why = f"a {volatile[0]} in the system prompt changed: move it behind what is stable"
-                return Cause("volatile_system", block.pointer, volatile[1], why, lost)
-            return Cause(
-                "changed_system", block.pointer, block.at, "the system prompt changed", lost
+                return MissCause("volatile_system", block.pointer, volatile[1], why, lost)
+            return MissCause(
+                "changed_system", block.pointer, block.span, "the system prompt changed", lost
             )
         if len(new) < len(old):
             why = "the history is shorter than it was: something compacted or cut it"
-            return Cause("shortened_history", block.pointer, block.at, why, lost)
+            return MissCause("shortened_history", block.pointer, block.span, why, lost)
         if volatile is not None:
             why = f"a {volatile[0]} in an earlier message changed: leave the history as it was sent"
-            return Cause("volatile_message", block.pointer, volatile[1], why, lost)
+            return MissCause("volatile_message", block.pointer, volatile[1], why, lost)
         why = "an earlier message was changed: append, and never edit what was sent"
-        return Cause("changed_history", block.pointer, block.at, why, lost)
+        return MissCause("changed_history", block.pointer, block.span, why, lost)
     return None
 
 
-def _rest(before: Conversation, whole: Span, idle_s: float, lifetime_s: float) -> Cause | None:
+def _rest(
+    before: ConversationState, whole: Span, idle_s: float, lifetime_s: float
+) -> MissCause | None:
     if idle_s >= lifetime_s:
         why = (
             f"{idle_s:.0f} s passed and an unread prefix lives {lifetime_s:.0f} s: keep it alive, or "
             "ask for a longer lifetime"
         )
-        return Cause("expired", "", whole, why, _all(before))
+        return MissCause("expired", "", whole, why, _all(before))
     if not before.marked:
         why = "the last request set no breakpoint, so nothing of it was kept"
-        return Cause("not_marked", "", whole, why, _all(before))
+        return MissCause("not_marked", "", whole, why, _all(before))
     if lifetime_s == float("inf"):
         return None
-    return Cause(
+    return MissCause(
         "evicted", "", whole, "the prefix was as before: the vendor dropped it", _all(before)
     )
 

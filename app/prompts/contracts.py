@@ -16,7 +16,7 @@ import msgspec
 from app.domain.chat import ChatRequest, Dialect
 from app.domain.decisions import Tier
 from app.errors import BadRequest
-from app.prompts.terms import Manner, Terms, inner
+from app.prompts.terms import AnswerStyle, ContractTerms, inner
 
 _NAME = "answer"
 
@@ -39,7 +39,7 @@ class Contract:
     """How the answer begins, where the model goes on from there; else ``json_schema`` alone holds."""
     hide_reasoning: bool = False
     """The answer comes without the model's reasoning."""
-    tiers: Mapping[Tier, Manner] = field(default_factory=dict)
+    tiers: Mapping[Tier, AnswerStyle] = field(default_factory=dict)
     """Effort and verbosity by the tier that answers."""
 
 
@@ -73,7 +73,7 @@ class Contracts:
             for each in self._contracts
         )
 
-    def names(self, model: str, tenant: str) -> bool:
+    def constrains(self, model: str, tenant: str) -> bool:
         """Whether every request of ``tenant`` for ``model`` is under a contract of length or form."""
         return any(
             each.model == model
@@ -111,8 +111,8 @@ def _applied(contract: Contract, request: ChatRequest, limit: str) -> ChatReques
         raws[name] = msgspec.Raw(msgspec.json.encode(value))
     own = limit in changes and request.body.get(limit) is None
     under = request.with_body(body, msgspec.json.encode(raws) if changes else request.raw)
-    under.terms = Terms(
-        Manner(contract.effort, contract.verbosity),
+    under.terms = ContractTerms(
+        AnswerStyle(contract.effort, contract.verbosity),
         contract.tiers,
         contract.prefill,
         contract.hide_reasoning,

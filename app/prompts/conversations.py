@@ -9,32 +9,32 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from app.domain.chat import ChatRequest, Dialect
-from app.prompts.prefix import IsMoved, Rendered, digest
+from app.prompts.prefix import IsMoved, RenderedPrompt, digest
 
 _MOST = 8_192
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class BlockSummary:
     """A block of an earlier request, without its words."""
 
     section: str
     pointer: str
-    own: bytes
-    name: bytes
+    content_hash: bytes
+    prefix_hash: bytes
     tokens: int
     label: str
-    loose: bytes
+    canonical_hash: bytes
     """Hash with the keys sorted, of tools alone: tells another order from another content."""
 
 
 @dataclass(slots=True)
-class Conversation:
+class ConversationState:
     """The last request of one conversation."""
 
     model: str
     dialect: Dialect
-    pieces: tuple[Piece, ...]
+    blocks: tuple[BlockSummary, ...]
     options: dict[str, bytes]
     last_s: float
     """When its answer ended."""
@@ -51,16 +51,16 @@ class Conversations:
 
     def __init__(self) -> None:
         """Know none."""
-        self._table: OrderedDict[bytes, Conversation] = OrderedDict()
+        self._table: OrderedDict[bytes, ConversationState] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._table)
 
-    def get(self, key: bytes) -> Conversation | None:
+    def get(self, key: bytes) -> ConversationState | None:
         """What is known of a conversation."""
         return self._table.get(key)
 
-    def put(self, key: bytes, conversation: Conversation) -> None:
+    def put(self, key: bytes, conversation: ConversationState) -> None:
         """Remember it; the one that was asked least recently goes."""
         self._table[key] = conversation
         self._table.move_to_end(key)
@@ -68,7 +68,7 @@ class Conversations:
             self._table.popitem(last=False)
 
 
-def key_of(tenant: str, opening: str) -> bytes:
+def conversation_key(tenant: str, opening: str) -> bytes:
     """What tells a conversation from others of its tenant."""
     return digest(tenant.encode(), opening.encode("utf-8", "surrogatepass"))
 
@@ -96,20 +96,22 @@ def opening_of(request: ChatRequest, is_moved: IsMoved | None = None) -> str:
     return ""
 
 
-def pieces_of(rendered: Rendered, loose: dict[bytes, bytes]) -> tuple[Piece, ...]:
+def summarise_blocks(
+    rendered: RenderedPrompt, loose: dict[bytes, bytes]
+) -> tuple[BlockSummary, ...]:
     """A request's blocks that its next turn repeats, without their words.
 
     ``loose`` gives the tools' order-free hashes by their own.
     """
     return tuple(
-        Piece(
+        BlockSummary(
             block.section,
             block.pointer,
-            block.own,
-            block.name,
+            block.content_hash,
+            block.prefix_hash,
             block.tokens,
             block.label,
-            loose.get(block.own, b""),
+            loose.get(block.content_hash, b""),
         )
-        for block in rendered.blocks[: rendered.end + 1]
+        for block in rendered.blocks[: rendered.last_repeated + 1]
     )

@@ -14,8 +14,8 @@ import msgspec
 from app.domain.chat import Dialect
 from app.domain.events import AnswerStarted, Event, Finished, Frames, WholeBody
 from app.prompts.breakpoints import with_field
-from app.prompts.causes import Cause
-from app.prompts.prefix import Rendered
+from app.prompts.causes import MissCause
+from app.prompts.prefix import RenderedPrompt
 
 UNCHANGED = "unchanged"
 """The vendor sees no difference."""
@@ -59,14 +59,14 @@ _WORDS: Mapping[Dialect, Mapping[str, frozenset[str]]] = {
     },
 }
 """By dialect: the vendor's words for each cause of ours; the others have none."""
-WORDS = frozenset(
+KNOWN_REASONS = frozenset(
     {"", "pending", UNCHANGED, _UNAVAILABLE, "previous_message_not_found"}
     | {word for rules in _WORDS.values() for words in rules.values() for word in words}
 )
 """All that a vendor is known to say, in one form for both."""
 
 
-def asks(rendered: Rendered) -> bool:
+def client_asks(rendered: RenderedPrompt) -> bool:
     """Whether the client itself asks the vendor for its diagnosis."""
     if rendered.dialect is Dialect.MESSAGES:
         return "diagnostics" in rendered.fields
@@ -74,7 +74,7 @@ def asks(rendered: Rendered) -> bool:
     return at is not None and b'"comparison_response_id"' in rendered.raw[at.start : at.end]
 
 
-def with_question(body: bytes, rendered: Rendered, last_id: str) -> bytes:
+def with_diagnosis_request(body: bytes, rendered: RenderedPrompt, last_id: str) -> bytes:
     """``body`` with the question how it differs from the request that ``last_id`` answered; "" = the first.
 
     No part of the prefix is changed by it.
@@ -88,19 +88,19 @@ def with_question(body: bytes, rendered: Rendered, last_id: str) -> bytes:
     return with_field(body, b"prompt_cache_options", {"comparison_response_id": last_id})
 
 
-class Heard:
+class VendorDiagnosis:
     """What an answer says of itself and of the prompt cache, picked up as it passes."""
 
-    __slots__ = ("_dialect", "answer_id", "word")
+    __slots__ = ("_dialect", "answer_id", "reason")
 
     def __init__(self, dialect: Dialect) -> None:
         """Listen to an upstream of ``dialect``."""
         self._dialect = dialect
         self.answer_id = ""
-        self.word = ""
+        self.reason = ""
         """The vendor's, one of ``WORDS`` or one that is new; "" = it said nothing."""
 
-    def take(self, event: Event) -> None:
+    def read(self, event: Event) -> None:
         """Listen to one event; never raises."""
         match event:
             case Frames(data) if any(mark in data for mark in _TELLING):
@@ -136,19 +136,19 @@ class Heard:
         if self._dialect is Dialect.MESSAGES:
             reason = told.get("cache_miss_reason") if isinstance(told, dict) else None
             if told is None:
-                self.word = UNCHANGED
+                self.reason = UNCHANGED
             else:
-                self.word = str(reason.get("type")) if isinstance(reason, dict) else "pending"
+                self.reason = str(reason.get("type")) if isinstance(reason, dict) else "pending"
         elif isinstance(told, dict):
             kind = str(told.get("type"))
-            self.word = {
+            self.reason = {
                 "cache_hit": UNCHANGED,
                 "comparison_response_not_found": "previous_message_not_found",
                 "cache_miss": str(told.get("reason")),
             }.get(kind, kind)
 
 
-def verdict(ours: Cause | None, word: str, dialect: Dialect) -> str:
+def verdict(ours: MissCause | None, word: str, dialect: Dialect) -> str:
     """``agree`` or ``differ``; ``open`` where the vendor does not say."""
     rule = "" if ours is None or ours.rule in _NO_CHANGE else ours.rule
     words = _WORDS.get(dialect, {}).get(rule, _OTHERWISE if rule else frozenset({UNCHANGED}))

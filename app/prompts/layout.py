@@ -78,7 +78,7 @@ class Layouts:
 
 
 @dataclass(slots=True)
-class _Body:
+class _LayoutPass:
     """A request while things are moved in it."""
 
     layout: Layout
@@ -115,7 +115,7 @@ class _Body:
 
 
 def _laid_out(layout: Layout, request: ChatRequest) -> ChatRequest:
-    given, body = request.body, _Body(layout, request.dialect)
+    given, body = request.body, _LayoutPass(layout, request.dialect)
     changes: dict[str, object] = {}
     field_name = "input" if request.dialect is Dialect.RESPONSES else "messages"
     history = given.get(field_name)
@@ -137,7 +137,7 @@ def _laid_out(layout: Layout, request: ChatRequest) -> ChatRequest:
     return _with(request, changes, field_name, messages)
 
 
-def _messages(history: object, body: _Body) -> _Messages | None:
+def _messages(history: object, body: _LayoutPass) -> _Messages | None:
     """The messages laid out one by one; None where they are not what can be read."""
     if not isinstance(history, list) or not history:
         return None
@@ -178,7 +178,7 @@ _PLAIN = frozenset(
 )
 
 
-def _append(messages: _Messages, body: _Body) -> bool:
+def _append(messages: _Messages, body: _LayoutPass) -> bool:
     """Put what was moved behind everything; False where an answer is to be gone on with."""
     last, _ = messages[-1]
     content, part = last.get("content"), body.last_part()

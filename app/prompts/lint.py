@@ -14,12 +14,12 @@ from typing import Literal
 
 from app.domain.chat import Dialect
 from app.domain.models import Model
-from app.prompts.breakpoints import LOOK_BACK, MOST, prices
-from app.prompts.causes import Cause, cause_of, find_volatile, order_free
-from app.prompts.conversations import Conversation, pieces_of
-from app.prompts.learned import ModelFacts
-from app.prompts.prefix import Block, Rendered, render
+from app.prompts.breakpoints import LOOK_BACK_BLOCKS, MAX_BREAKPOINTS, prices
+from app.prompts.causes import MissCause, canonical_tool_hash, find_cause, find_volatile
+from app.prompts.conversations import ConversationState, summarise_blocks
+from app.prompts.prefix import Block, RenderedPrompt, render
 from app.prompts.spans import Span, text_of
+from app.prompts.usage_statistics import ModelCacheStats
 
 Severity = Literal["error", "warning", "info"]
 _PREAMBLE_CHARS = 1_500
@@ -69,10 +69,10 @@ class Finding:
     severity: Severity
     pointer: str
     """JSON pointer (RFC 6901) to what is at fault."""
-    at: Span
+    span: Span
     """Its bytes in the body."""
     why: str
-    mend: str
+    fix: str
     lost_tokens: int = 0
     """Estimated prompt tokens that are read anew because of it."""
     more_tokens: int = 0
@@ -81,34 +81,36 @@ class Finding:
 
 def lint(
     body: bytes, dialect: Dialect, minimum_tokens: int = 1024
-) -> tuple[Rendered, list[Finding]]:
+) -> tuple[RenderedPrompt, list[Finding]]:
     """Everything that one request shows. Raises ``UnreadableError``."""
     rendered = render(body, dialect)
     rules = (_volatile, _breakpoints, _task, _thinking, _contract)
     return rendered, [each for rule in rules for each in rule(rendered, minimum_tokens)]
 
 
-def compare(before: Rendered, now: Rendered) -> Cause | None:
+def compare(before: RenderedPrompt, now: RenderedPrompt) -> MissCause | None:
     """Why ``now`` cannot read what ``before``, the request before it, left in the vendor's cache."""
     loose = {
-        block.own: order_free(each, block)
+        block.content_hash: canonical_tool_hash(each, block)
         for each in (before, now)
         for block in each.blocks
         if block.section == "tools"
     }
-    was = Conversation(
-        before.model, before.dialect, pieces_of(before, loose), dict(before.options), 0.0
+    was = ConversationState(
+        before.model, before.dialect, summarise_blocks(before, loose), dict(before.options), 0.0
     )
-    return cause_of(was, now, now.model, loose)
+    return find_cause(was, now, now.model, loose)
 
 
-def finding_of(cause: Cause) -> Finding:
+def finding_from_cause(cause: MissCause) -> Finding:
     """A cause in the linter's words."""
     mend = _MENDS.get(cause.rule, "keep the option constant within a conversation")
-    return Finding(cause.rule, "error", cause.pointer, cause.at, cause.why, mend, cause.lost_tokens)
+    return Finding(
+        cause.rule, "error", cause.pointer, cause.span, cause.why, mend, cause.lost_tokens
+    )
 
 
-def costs(finding: Finding, model: Model, facts: ModelFacts) -> tuple[float, float]:
+def costs(finding: Finding, model: Model, facts: ModelCacheStats) -> tuple[float, float]:
     """What a finding costs each request: milliseconds, USD."""
     plain, cached, _ = prices(model)
     usd = finding.lost_tokens * (plain - cached) + finding.more_tokens * model.price.output
@@ -120,15 +122,15 @@ def costs(finding: Finding, model: Model, facts: ModelFacts) -> tuple[float, flo
 
 
 # ------------------------------------------------------------------ the rules
-def _volatile(rendered: Rendered, minimum_tokens: int) -> Iterator[Finding]:
+def _volatile(rendered: RenderedPrompt, minimum_tokens: int) -> Iterator[Finding]:
     """A time or an id stands before something stable."""
     del minimum_tokens
     blocks = rendered.blocks
     total = sum(block.tokens for block in blocks)
     before = 0
     for position, block in enumerate(blocks[:-1]):
-        if block.section != "messages" or position <= rendered.ends.get("system", -1):
-            found = find_volatile(rendered.raw, block.at)
+        if block.section != "messages" or position <= rendered.section_ends.get("system", -1):
+            found = find_volatile(rendered.raw, block.span)
             if found is not None:
                 kind, at = found
                 why = (
@@ -141,16 +143,16 @@ def _volatile(rendered: Rendered, minimum_tokens: int) -> Iterator[Finding]:
         before += block.tokens
 
 
-def _breakpoints(rendered: Rendered, minimum_tokens: int) -> Iterator[Finding]:
+def _breakpoints(rendered: RenderedPrompt, minimum_tokens: int) -> Iterator[Finding]:
     """The client's own breakpoints: too many, too early, too short, too far apart."""
     blocks = rendered.blocks
-    marks = [position for position, block in enumerate(blocks) if block.mark]
+    marks = [position for position, block in enumerate(blocks) if block.breakpoint_ttl]
     automatic = "cache_control" in rendered.fields
-    if len(marks) + automatic > MOST:
+    if len(marks) + automatic > MAX_BREAKPOINTS:
         fifth = blocks[marks[-1]]
-        why = f"{len(marks) + automatic} breakpoints, where vendors take {MOST}"
+        why = f"{len(marks) + automatic} breakpoints, where vendors take {MAX_BREAKPOINTS}"
         mend = "mark the ends of tools, system and the last message"
-        yield Finding("too_many_breakpoints", "error", fifth.pointer, fifth.at, why, mend)
+        yield Finding("too_many_breakpoints", "error", fifth.pointer, fifth.span, why, mend)
     if not marks:
         return
     last, total = marks[-1], sum(block.tokens for block in blocks)
@@ -162,7 +164,7 @@ def _breakpoints(rendered: Rendered, minimum_tokens: int) -> Iterator[Finding]:
             "below_minimum",
             "warning",
             block.pointer,
-            block.at,
+            block.span,
             why,
             "move the breakpoint back, or leave it out",
         )
@@ -171,20 +173,21 @@ def _breakpoints(rendered: Rendered, minimum_tokens: int) -> Iterator[Finding]:
         lost = rendered.tokens_to(len(blocks) - 2) - reached if len(blocks) > 1 else 0
         why = f"about {total - reached} tokens of the history stand behind the last breakpoint"
         mend = "mark the end of the last message as well"
-        yield Finding("breakpoint_too_early", "warning", block.pointer, block.at, why, mend, lost)
+        yield Finding("breakpoint_too_early", "warning", block.pointer, block.span, why, mend, lost)
     for one, other in zip([-1, *marks], marks, strict=False):
-        if rendered.dialect is Dialect.MESSAGES and one >= 0 and other - one > LOOK_BACK:
+        if rendered.dialect is Dialect.MESSAGES and one >= 0 and other - one > LOOK_BACK_BLOCKS:
             block = blocks[other]
-            why = f"{other - one} blocks after the breakpoint before it, and the look-back is {LOOK_BACK}"
+            gap = f"{other - one} blocks after the breakpoint before it"
+            why = f"{gap}, and the look-back is {LOOK_BACK_BLOCKS}"
             mend = "put one between them"
-            yield Finding("look_back", "warning", block.pointer, block.at, why, mend)
+            yield Finding("look_back", "warning", block.pointer, block.span, why, mend)
 
 
 def _turns(blocks: Sequence[Block]) -> bool:
     return any(block.role == "assistant" for block in blocks)
 
 
-def _texts(rendered: Rendered, *, system: bool) -> Iterator[tuple[Block, str]]:
+def _texts(rendered: RenderedPrompt, *, system: bool) -> Iterator[tuple[Block, str]]:
     """The texts of the system prompt, or of the last user message."""
     last = rendered.blocks[-1].pointer.split("/")[2:3] if rendered.blocks else []
     for block in rendered.blocks:
@@ -194,29 +197,29 @@ def _texts(rendered: Rendered, *, system: bool) -> Iterator[tuple[Block, str]]:
         if not ours and (block.role != "user" or block.pointer.split("/")[2:3] != last):
             continue
         if ours is system:
-            raw = rendered.raw[block.at.start : block.at.end]
+            raw = rendered.raw[block.span.start : block.span.end]
             text = (
-                text_of(rendered.raw, block.at)
+                text_of(rendered.raw, block.span)
                 if block.is_string
                 else raw.decode("utf-8", "replace")
             )
             yield block, text
 
 
-def _task(rendered: Rendered, minimum_tokens: int) -> Iterator[Finding]:
+def _task(rendered: RenderedPrompt, minimum_tokens: int) -> Iterator[Finding]:
     """The system prompt says what is to be done only behind a long preamble."""
     del minimum_tokens
     for block, text in _texts(rendered, system=True):
         match = _TASK.search(text)
         if match is not None and match.start() >= _PREAMBLE_CHARS:
-            at = Span(block.at.start, block.at.start + len(text[: match.start()].encode()))
+            at = Span(block.span.start, block.span.start + len(text[: match.start()].encode()))
             why = f"{match.start()} characters come before the first word of what is to be done"
             mend = "say the task first, then the background"
             yield Finding("buried_task", "warning", block.pointer, at, why, mend)
             return
 
 
-def _thinking(rendered: Rendered, minimum_tokens: int) -> Iterator[Finding]:
+def _thinking(rendered: RenderedPrompt, minimum_tokens: int) -> Iterator[Finding]:
     """A classification is asked to think aloud: a hundred tokens for a word."""
     del minimum_tokens
     found = [*_texts(rendered, system=True), *_texts(rendered, system=False)]
@@ -226,7 +229,7 @@ def _thinking(rendered: Rendered, minimum_tokens: int) -> Iterator[Finding]:
         match = _THINK.search(text)
         if match is not None:
             shift = 1 if block.is_string else 0
-            start = block.at.start + shift + len(text[: match.start()].encode())
+            start = block.span.start + shift + len(text[: match.start()].encode())
             at = Span(start, start + len(match.group().encode()))
             why = "a classification is asked for its chain of thought: the answer is one word"
             mend = "ask for the label alone, or set the reasoning effort instead"
@@ -242,7 +245,7 @@ def _thinking(rendered: Rendered, minimum_tokens: int) -> Iterator[Finding]:
             return
 
 
-def _contract(rendered: Rendered, minimum_tokens: int) -> Iterator[Finding]:
+def _contract(rendered: RenderedPrompt, minimum_tokens: int) -> Iterator[Finding]:
     """Nothing says what form or length the answer has."""
     del minimum_tokens
     if any(n in rendered.fields for n in ("response_format", "text", "output_config", "tools")):
@@ -254,5 +257,5 @@ def _contract(rendered: Rendered, minimum_tokens: int) -> Iterator[Finding]:
     why = "nothing says what form or length the answer is to have, so it is longer than it need be"
     mend = "name the form (a schema, a list, one sentence) or a length"
     yield Finding(
-        "no_output_contract", "info", system[0].pointer, system[0].at, why, mend, more_tokens=50
+        "no_output_contract", "info", system[0].pointer, system[0].span, why, mend, more_tokens=50
     )

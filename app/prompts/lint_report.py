@@ -6,13 +6,13 @@ import msgspec
 
 from app.domain.chat import Dialect
 from app.domain.models import Model
-from app.prompts.learned import ModelFacts
-from app.prompts.lint import Finding, compare, costs, finding_of, lint
-from app.prompts.prefix import Rendered
+from app.prompts.lint import Finding, compare, costs, finding_from_cause, lint
+from app.prompts.prefix import RenderedPrompt
 from app.prompts.spans import UnreadableError, fields, whole
+from app.prompts.usage_statistics import ModelCacheStats
 
 
-def dialect_of(body: bytes) -> Dialect:
+def detect_dialect(body: bytes) -> Dialect:
     """Which dialect a body is of: ``input`` is Responses, Anthropic's own fields Messages, else Chat.
 
     Raises ``UnreadableError`` for what holds no prompt.
@@ -33,10 +33,10 @@ def dialect_of(body: bytes) -> Dialect:
 
 
 def report(
-    rendered: Rendered,
+    rendered: RenderedPrompt,
     findings: list[Finding],
     model: Model,
-    facts: ModelFacts,
+    facts: ModelCacheStats,
     per_hour: float = 0.0,
 ) -> dict[str, object]:
     """The answer of ``POST /v1/prompts/lint``; ``per_hour``: how many such requests come."""
@@ -56,7 +56,7 @@ def _json(finding: Finding, ms: float, usd: float, per_hour: float) -> dict[str,
         "rule": finding.rule,
         "severity": finding.severity,
         "pointer": finding.pointer,
-        "bytes": [finding.at.start, finding.at.end],
+        "bytes": [finding.span.start, finding.span.end],
         "why": finding.why,
         "costs": {
             "ms": round(ms, 3),
@@ -64,11 +64,11 @@ def _json(finding: Finding, ms: float, usd: float, per_hour: float) -> dict[str,
             "s_per_hour": round(ms * per_hour / 1e3, 3),
             "usd_per_hour": round(usd * per_hour, 6),
         },
-        "mend": finding.mend,
+        "mend": finding.fix,
     }
 
 
-def requests_of(text: bytes) -> list[bytes]:
+def parse_requests(text: bytes) -> list[bytes]:
     """The requests of a file: one JSON object, an array of them, or one a line."""
     head = text.lstrip()[:1]
     try:
@@ -82,19 +82,19 @@ def requests_of(text: bytes) -> list[bytes]:
 
 def lint_all(
     requests: list[bytes], minimum_tokens: int = 1024
-) -> list[tuple[int, Rendered, list[Finding]]]:
+) -> list[tuple[int, RenderedPrompt, list[Finding]]]:
     """Lint each request, and each beside the one before it that opens the same conversation.
 
     Raises ``UnreadableError``.
     """
-    last: dict[str, Rendered] = {}
-    found: list[tuple[int, Rendered, list[Finding]]] = []
+    last: dict[str, RenderedPrompt] = {}
+    found: list[tuple[int, RenderedPrompt, list[Finding]]] = []
     for number, body in enumerate(requests):
-        rendered, findings = lint(body, dialect_of(body), minimum_tokens)
+        rendered, findings = lint(body, detect_dialect(body), minimum_tokens)
         before = last.get(rendered.opening)
         cause = None if before is None else compare(before, rendered)
         if cause is not None:
-            findings.insert(0, finding_of(cause))
+            findings.insert(0, finding_from_cause(cause))
         last[rendered.opening] = rendered
         found.append((number, rendered, findings))
     return found

@@ -9,7 +9,7 @@ wrote. Breakpoints are no part of a block's content: a client that moves its bre
 change what was rendered. A string and a single text block of the same words are the same block.
 
 Lengths are estimates: a token for every four bytes, as the vendors' own rule of thumb has it, corrected by
-what the usage counters later say (``app.prompts.learned``).
+what the usage counters later say (``app.prompts.usage_statistics``).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from app.domain.chat import Dialect
 from app.prompts.spans import Span, UnreadableError, fields, items, text_of, whole
 
 Section = Literal["tools", "system", "messages"]
-MARKS = ("cache_control", "prompt_cache_breakpoint")
+BREAKPOINT_FIELDS = ("cache_control", "prompt_cache_breakpoint")
 """The fields by which clients set breakpoints, Anthropic's and OpenAI's."""
 _DIGEST_BYTES = 16
 _BYTES_PER_TOKEN = 4
@@ -59,23 +59,23 @@ class Block:
     kind: str
     pointer: str
     """JSON pointer (RFC 6901) to it in the body."""
-    at: Span
-    own: bytes
+    span: Span
+    content_hash: bytes
     """Hash of what it says, breakpoints left out."""
     tokens: int
-    name: bytes = b""
+    prefix_hash: bytes = b""
     """Hash of the scope and everything up to here."""
-    mark: str = ""
+    breakpoint_ttl: str = ""
     """The client's own breakpoint: its lifetime in the vendor's words, ``5m`` where it gave none."""
     is_string: bool = False
     """It stands as a bare string, not as an object."""
-    is_part: bool = True
+    accepts_breakpoint: bool = True
     """A breakpoint can be written into it: a tool, or a content part."""
     label: str = ""
     """A tool's name."""
 
 
-class EntryMemory:
+class MessageCache:
     """The blocks of messages that were read before, by their bytes: a conversation sends them every turn.
 
     Reading a message takes ten times as long as finding it here. One dialect's; one event loop owns it.
@@ -84,7 +84,7 @@ class EntryMemory:
     def __init__(self, most_bytes: int = 4 << 20) -> None:
         """Hold messages of ``most_bytes`` in all; the one that was asked for least recently goes."""
         self._most_bytes = most_bytes
-        self.held_bytes = 0
+        self.size_bytes = 0
         """Bytes of the messages that are held."""
         self._known: OrderedDict[bytes, tuple[str, list[Block]]] = OrderedDict()
 
@@ -98,14 +98,14 @@ class EntryMemory:
     def put(self, text: bytes, role: str, blocks: list[Block]) -> None:
         """Remember what was read of ``text``."""
         self._known[text] = (role, blocks)
-        self.held_bytes += len(text)
-        while self.held_bytes > self._most_bytes:
+        self.size_bytes += len(text)
+        while self.size_bytes > self._most_bytes:
             gone, _ = self._known.popitem(last=False)
-            self.held_bytes -= len(gone)
+            self.size_bytes -= len(gone)
 
 
 @dataclass(slots=True)
-class Rendered:
+class RenderedPrompt:
     """A request's row of blocks."""
 
     dialect: Dialect
@@ -116,9 +116,9 @@ class Rendered:
     """What, beside the blocks, a change of which loses the cache."""
     opening: str = ""
     """The first words of the first user message: what tells conversations apart."""
-    ends: dict[Section, int] = field(default_factory=dict)
+    section_ends: dict[Section, int] = field(default_factory=dict)
     """The position of each section's last block."""
-    end: int = -1
+    last_repeated: int = -1
     """The position of the last block that the next turn will repeat, -1 = none."""
 
     @property
@@ -132,7 +132,7 @@ class Rendered:
         return sum(block.tokens for block in self.blocks[: position + 1])
 
 
-Rendering = Generator[None, None, Rendered]
+RenderSteps = Generator[None, None, RenderedPrompt]
 """Gives the row of blocks at last, and stops on its way after each step: some ten microseconds of work, or
 what it takes to read one message, or one level of the whole text.
 """
@@ -144,32 +144,32 @@ def render(
     raw: bytes,
     dialect: Dialect,
     scope: Iterable[str] = (),
-    memory: EntryMemory | None = None,
+    memory: MessageCache | None = None,
     is_moved: IsMoved | None = None,
-) -> Rendered:
+) -> RenderedPrompt:
     """Read ``raw`` into blocks, named within ``scope``. Raises ``UnreadableError``.
 
     ``memory`` is looked in for what was read before; it must have been used with ``dialect`` alone.
     """
-    steps = rendering(raw, dialect, scope, memory, is_moved)
+    steps = render_steps(raw, dialect, scope, memory, is_moved)
     while True:
         try:
             next(steps)
         except StopIteration as done:
-            rendered: Rendered = done.value
+            rendered: RenderedPrompt = done.value
             return rendered
 
 
-def rendering(
+def render_steps(
     raw: bytes,
     dialect: Dialect,
     scope: Iterable[str] = (),
-    memory: EntryMemory | None = None,
+    memory: MessageCache | None = None,
     is_moved: IsMoved | None = None,
-) -> Rendering:
+) -> RenderSteps:
     """As ``render``, a step at a time: somebody else may have the processor between two of them."""
     found = fields(raw, whole(raw))
-    rendered = Rendered(dialect, raw, found)
+    rendered = RenderedPrompt(dialect, raw, found)
     for name in (*_EVERYTHING[dialect], *_AFTER_TOOLS, *_AFTER_SYSTEM):
         at = found.get(name)
         if at is not None:
@@ -181,7 +181,7 @@ def rendering(
     yield
     yield from _READERS[dialect](reader, found)
     yield from _name(rendered, scope)
-    rendered.end = reader.end()
+    rendered.last_repeated = reader.end()
     return rendered
 
 
@@ -198,7 +198,7 @@ def digest(*parts: bytes) -> bytes:
     return running.digest()
 
 
-def _name(rendered: Rendered, scope: Iterable[str]) -> Iterator[None]:
+def _name(rendered: RenderedPrompt, scope: Iterable[str]) -> Iterator[None]:
     """Chain the blocks' hashes from the scope on."""
     options = rendered.options
     salt = [options.get(name, b"") for name in _EVERYTHING[rendered.dialect]]
@@ -211,8 +211,10 @@ def _name(rendered: Rendered, scope: Iterable[str]) -> Iterator[None]:
                 names = (*_AFTER_TOOLS, *names)
             name = digest(name, *(options.get(each, b"") for each in names))
             section = block.section
-        name = block.name = blake2b(name + block.own, digest_size=_DIGEST_BYTES).digest()
-        rendered.ends[section] = position
+        name = block.prefix_hash = blake2b(
+            name + block.content_hash, digest_size=_DIGEST_BYTES
+        ).digest()
+        rendered.section_ends[section] = position
         if not position % _NAMED_AT_ONCE:
             yield
 
@@ -221,7 +223,7 @@ class _Reader:
     """Appends the blocks of one body."""
 
     def __init__(
-        self, rendered: Rendered, memory: EntryMemory | None, is_moved: IsMoved | None = None
+        self, rendered: RenderedPrompt, memory: MessageCache | None, is_moved: IsMoved | None = None
     ) -> None:
         self._is_moved = is_moved
         self.rendered = rendered
@@ -251,7 +253,7 @@ class _Reader:
         label = text_of(self.raw, inner["name"]) if "name" in inner else ""
         block = Block("tools", "", "tool", pointer, at, self._own(found), _tokens(at), label=label)
         self._add(block, found)
-        block.is_part = self.rendered.dialect is Dialect.MESSAGES
+        block.accepts_breakpoint = self.rendered.dialect is Dialect.MESSAGES
 
     def content(self, section: Section, role: str, at: Span, pointer: str) -> None:
         """A message's content: a string, or a row of parts."""
@@ -267,7 +269,7 @@ class _Reader:
         found = fields(self.raw, at)
         kind = text_of(self.raw, found["type"]) if "type" in found else ""
         if kind in _TEXTS and "text" in found:
-            rest = [key for key in found if key not in {"type", "text", *MARKS}]
+            rest = [key for key in found if key not in {"type", "text", *BREAKPOINT_FIELDS}]
             if not rest:
                 self._add(self._text(section, role, at, found["text"], pointer), found)
                 return
@@ -277,7 +279,9 @@ class _Reader:
     def item(self, role: str, kind: str, at: Span, pointer: str) -> None:
         """A call, a result or another piece that stands for itself and takes no breakpoint."""
         own = self._own(fields(self.raw, at), role)
-        block = Block("messages", role, kind, pointer, at, own, _tokens(at), is_part=False)
+        block = Block(
+            "messages", role, kind, pointer, at, own, _tokens(at), accepts_breakpoint=False
+        )
         self.rendered.blocks.append(block)
 
     def open(self, role: str) -> None:
@@ -310,7 +314,7 @@ class _Reader:
         return position
 
     def _words(self, block: Block) -> str:
-        at = block.at
+        at = block.span
         if not block.is_string:
             at = fields(self.raw, at)["text"]
         return text_of(self.raw, at)
@@ -332,51 +336,53 @@ class _Reader:
         """Hash an object without its breakpoint, in its own order, white space aside."""
         parts = [role.encode()]
         for key, at in found.items():
-            if key not in MARKS:
+            if key not in BREAKPOINT_FIELDS:
                 parts.append(key.encode())
                 parts.append(msgspec.json.format(self.raw[at.start : at.end], indent=-1))
         return digest(*parts)
 
     def _add(self, block: Block, found: Mapping[str, Span]) -> None:
-        for key in MARKS:
+        for key in BREAKPOINT_FIELDS:
             at = found.get(key)
             if at is None:
                 continue
             if self.raw[at.start : at.end] == b"null":
-                block.is_part = (
+                block.accepts_breakpoint = (
                     False  # a second field of the name would be no JSON that anyone reads alike
                 )
             else:
                 control = fields(self.raw, at)
-                block.mark = text_of(self.raw, control["ttl"]) if "ttl" in control else "5m"
-        if block.kind in _UNMARKABLE or _tokens(block.at) <= 0:
-            block.is_part = False
-        if block.is_string and block.at.end - block.at.start <= len('""'):
-            block.is_part = False
+                block.breakpoint_ttl = (
+                    text_of(self.raw, control["ttl"]) if "ttl" in control else "5m"
+                )
+        if block.kind in _UNMARKABLE or _tokens(block.span) <= 0:
+            block.accepts_breakpoint = False
+        if block.is_string and block.span.end - block.span.start <= len('""'):
+            block.accepts_breakpoint = False
         self.rendered.blocks.append(block)
 
 
 def _lifted(block: Block, start: int, pointer_chars: int) -> Block:
     """``block`` with its place and pointer from the beginning of its message, which is at ``start``."""
-    at = Span(block.at.start - start, block.at.end - start)
-    return replace(block, at=at, pointer=block.pointer[pointer_chars:])
+    at = Span(block.span.start - start, block.span.end - start)
+    return replace(block, span=at, pointer=block.pointer[pointer_chars:])
 
 
 def _placed(block: Block, start: int, pointer: str) -> Block:
     """The reverse of ``_lifted``, without the detour through field names: it runs for every message."""
-    at = block.at
+    at = block.span
     return Block(
         block.section,
         block.role,
         block.kind,
         pointer + block.pointer,
         Span(at.start + start, at.end + start),
-        block.own,
+        block.content_hash,
         block.tokens,
         b"",
-        block.mark,
+        block.breakpoint_ttl,
         block.is_string,
-        block.is_part,
+        block.accepts_breakpoint,
         block.label,
     )
 
@@ -421,11 +427,11 @@ def _responses(reader: _Reader, found: Mapping[str, Span]) -> Iterator[None]:
     if "instructions" in found:
         reader.content("system", "system", found["instructions"], "/instructions")
         if reader.rendered.blocks and reader.rendered.blocks[-1].pointer == "/instructions":
-            reader.rendered.blocks[-1].is_part = False
+            reader.rendered.blocks[-1].accepts_breakpoint = False
     given = found.get("input", Span(0, 0))
     if raw[given.start : given.start + 1] == b'"':
         reader.content("messages", "user", given, "/input")
-        reader.rendered.blocks[-1].is_part = False
+        reader.rendered.blocks[-1].accepts_breakpoint = False
         reader.open("user")
         return
     yield from _row(reader, _list(raw, given), "/input", leading=True)
@@ -478,11 +484,11 @@ _ENTRIES: Mapping[Dialect, Callable[[_Reader, Span, str], str]] = {
 
 __all__ = [
     "Block",
-    "EntryMemory",
-    "Rendered",
+    "MessageCache",
+    "RenderedPrompt",
     "Section",
     "UnreadableError",
     "digest",
     "render",
-    "rendering",
+    "render_steps",
 ]

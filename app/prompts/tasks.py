@@ -80,7 +80,7 @@ def task_of(conversation: Conversation, most_chars: int) -> Task | None:
     return Task("\n".join(texts), replace(conversation, messages=tuple(before)))
 
 
-def batch_of(tasks: Sequence[Task], *, structured: bool) -> Conversation:
+def batch_conversation(tasks: Sequence[Task], *, structured: bool) -> Conversation:
     """One conversation that asks all of ``tasks``, which go together.
 
     ``structured``: the model takes a JSON schema for its answer; else it is asked for an array in words.
@@ -119,7 +119,7 @@ def _object(properties: dict[str, object]) -> dict[str, object]:
     }
 
 
-def answers_of(answer: Answer | None, tasks: Sequence[Task]) -> list[str | None]:
+def split_answers(answer: Answer | None, tasks: Sequence[Task]) -> list[str | None]:
     """Each task's answer; None where the batch's answer does not hold it exactly once and in its form."""
     missing: list[str | None] = [None] * len(tasks)
     if answer is None or answer.finish is not FinishReason.STOP or answer.tool_calls:
@@ -150,7 +150,7 @@ def _text(value: object, task: Task) -> str | None:
     return None if text is None or (most and len(text) > most * _CHARS_PER_TOKEN) else text
 
 
-def split(usage: Usage, weights: Sequence[int]) -> list[Usage]:
+def split_usage(usage: Usage, weights: Sequence[int]) -> list[Usage]:
     """``usage`` by ``weights``; the parts add up to it exactly."""
     columns = [
         _shares(tokens, weights)

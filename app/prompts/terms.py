@@ -24,7 +24,7 @@ _LOWEST = {"minimal": "low"}
 
 
 @dataclass(frozen=True, slots=True)
-class Manner:
+class AnswerStyle:
     """How hard a model thinks, and how much it says; "" = as it would."""
 
     effort: str = ""
@@ -32,17 +32,17 @@ class Manner:
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class ContractTerms:
     """What a contract asks of whichever model answers; see ``app.domain.chat.AnswerTerms``."""
 
-    manner: Manner
-    tiers: Mapping[Tier, Manner] = field(default_factory=dict)
+    manner: AnswerStyle
+    tiers: Mapping[Tier, AnswerStyle] = field(default_factory=dict)
     """What replaces it in a tier."""
     prefill: str = ""
     hides_reasoning: bool = False
     limit_field: str = ""
     """The Chat field that the contract's longest answer was written in; "" = the client named its own."""
-    formed: bool = False
+    has_contract_schema: bool = False
     """The answer's schema is the contract's, not the client's."""
 
     @property
@@ -50,13 +50,13 @@ class Terms:
         """See the protocol. What stands in the request's body is not repeated."""
         return repr((self.manner, sorted(self.tiers.items()), self.prefill, self.hides_reasoning))
 
-    def of_many(self) -> Terms:
+    def of_many(self) -> ContractTerms:
         """See the protocol: their form is the call's own."""
-        return replace(self, prefill="", formed=False)
+        return replace(self, prefill="", has_contract_schema=False)
 
-    def _of(self, model: Model) -> Manner:
+    def _of(self, model: Model) -> AnswerStyle:
         own = self.tiers.get(model.tier, self.manner)
-        return Manner(own.effort or self.manner.effort, own.verbosity or self.manner.verbosity)
+        return AnswerStyle(own.effort or self.manner.effort, own.verbosity or self.manner.verbosity)
 
     # ------------------------------------------------------------ in the client's own dialect
     def native(self, request: ChatRequest, model: Model) -> tuple[ChatRequest, str]:
@@ -69,7 +69,7 @@ class Terms:
             turns = [{"role": "user", "content": turns}] if isinstance(turns, str) else turns
             assert isinstance(turns, list)  # noqa: S101 - see _may_begin
             body[name] = [*turns, {"role": "assistant", "content": begun}]
-        if self.formed and (begun or not model.abilities.structured_output):
+        if self.has_contract_schema and (begun or not model.abilities.structured_output):
             _FORMLESS[dialect](body)
         wanted = model.abilities.max_tokens_field
         if dialect is Dialect.CHAT and self.limit_field not in {"", wanted}:
@@ -95,7 +95,7 @@ class Terms:
         turns = body.get("input" if request.dialect is Dialect.RESPONSES else "messages")
         last = turns[-1] if isinstance(turns, list) and turns else {"role": "user"}
         asks = isinstance(last, Mapping) and last.get("role") == "user" and bool(turns)
-        return asks and (self.formed or not _has_form(request.dialect, body))
+        return asks and (self.has_contract_schema or not _has_form(request.dialect, body))
 
     # ------------------------------------------------------------ on the way to another dialect
     def neutral(self, conversation: Conversation, model: Model) -> tuple[Conversation, str]:
@@ -105,10 +105,12 @@ class Terms:
         last = conversation.messages[-1] if conversation.messages else None
         begun = ""
         if can.prefill and not thinks and not conversation.tools and last is not None:
-            fits = last.role is Role.USER and (self.formed or conversation.json_output is None)
+            fits = last.role is Role.USER and (
+                self.has_contract_schema or conversation.json_output is None
+            )
             begun = self.prefill if fits else ""
         form = conversation.json_output
-        if self.formed and (begun or not can.structured_output):
+        if self.has_contract_schema and (begun or not can.structured_output):
             form = None
         effort = sampling.effort
         if effort is None and not thinks and sampling.thinking_budget_tokens is None:

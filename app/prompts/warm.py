@@ -21,7 +21,7 @@ import msgspec
 from app.domain.chat import Dialect
 from app.domain.models import Model
 from app.prompts.breakpoints import LIFETIME_S, prices
-from app.prompts.prefix import Rendered, render
+from app.prompts.prefix import RenderedPrompt, render
 from app.prompts.spans import Span
 
 PING_AT = 0.9
@@ -58,11 +58,11 @@ def priming_body(raw: bytes, dialect: Dialect) -> bytes:
     return b'%b,"%b":1}' % (_with(_without(rendered, {**drop, **limits})), name)
 
 
-def _at(rendered: Rendered, name: str) -> dict[str, Span]:
+def _at(rendered: RenderedPrompt, name: str) -> dict[str, Span]:
     return {name: rendered.fields[name]} if name in rendered.fields else {}
 
 
-def _prewarm(rendered: Rendered) -> bytes:
+def _prewarm(rendered: RenderedPrompt) -> bytes:
     """The client's own cache options with ``prewarm`` added."""
     at = rendered.fields.get("prompt_cache_options")
     options: dict[str, object] = {}
@@ -71,7 +71,7 @@ def _prewarm(rendered: Rendered) -> bytes:
     return msgspec.json.encode({**options, "prewarm": True})
 
 
-def _takes_zero(rendered: Rendered) -> bool:
+def _takes_zero(rendered: RenderedPrompt) -> bool:
     raw = rendered.raw
     thinking = rendered.options.get("thinking", b"")
     choice = rendered.options.get("tool_choice", b"")
@@ -81,7 +81,7 @@ def _takes_zero(rendered: Rendered) -> bool:
     return not formed and not forced and (not thinking or b'"disabled"' in thinking)
 
 
-def _least(rendered: Rendered) -> int:
+def _least(rendered: RenderedPrompt) -> int:
     """The shortest answer that goes with the request's thinking: one more than its budget."""
     thinking = rendered.options.get("thinking")
     if thinking is None:
@@ -90,7 +90,7 @@ def _least(rendered: Rendered) -> int:
     return int(budget) + 1 if isinstance(budget, int) else 1
 
 
-def _without(rendered: Rendered, drop: dict[str, Span]) -> bytes:
+def _without(rendered: RenderedPrompt, drop: dict[str, Span]) -> bytes:
     """The body without top-level fields, every other byte of the values as it was."""
     raw = rendered.raw
     kept = [
@@ -107,14 +107,14 @@ def _with(body: bytes) -> bytes:
 
 
 @dataclass(slots=True)
-class Gaps:
+class SilenceStatistics:
     """How long conversations are silent before they go on, in windows of one ping's reach."""
 
     window_s: float
     at_risk: list[float] = field(default_factory=lambda: [0.0] * _WINDOWS)
     went_on: list[float] = field(default_factory=lambda: [0.0] * _WINDOWS)
 
-    def reach(self, gap_s: float, counted: int) -> int:
+    def enter_windows(self, gap_s: float, counted: int) -> int:
         """A conversation is silent for ``gap_s`` and was ``counted`` in so many windows: in how many it is now.
 
         It counts as at risk from the moment that it enters a window, so that those still silent weigh on the
@@ -127,11 +127,11 @@ class Gaps:
             self.at_risk[each] += 1
         return max(counted, window + 1)
 
-    def end(self, counted: int) -> None:
+    def record_return(self, counted: int) -> None:
         """It went on in the last of the windows in which it was ``counted``."""
         self.went_on[counted - 1] += 1
 
-    def chance(self, window: int) -> float:
+    def return_probability(self, window: int) -> float:
         """P(it goes on in ``window`` | it had not before), three standard errors low; 0 where little is known."""  # noqa: E501
         if window >= _WINDOWS or self.at_risk[window] < _LEAST_EVIDENCE:
             return 0.0
@@ -141,7 +141,7 @@ class Gaps:
 
 
 @dataclass(frozen=True, slots=True)
-class Sum:
+class PingValue:
     """The arithmetic of one ping."""
 
     chance: float
@@ -179,7 +179,7 @@ class Session:
     """Kept only so long."""
     counted: int = 0
     """In how many windows of silence it was counted."""
-    told: bool = False
+    requested: bool = False
     """A caller has asked to keep it: no arithmetic until ``until_s``."""
 
 
@@ -192,38 +192,38 @@ class KeepAlive:
         self._left_usd = budget_usd_per_hour
         self._at_s = 0.0
         self._sessions: OrderedDict[bytes, Session] = OrderedDict()
-        self._gaps: OrderedDict[tuple[str, str], Gaps] = OrderedDict()
+        self._gaps: OrderedDict[tuple[str, str], SilenceStatistics] = OrderedDict()
         self.spent_usd = 0.0
         self.decisions: deque[str] = deque(maxlen=256)
 
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def asked(self, key: bytes, session: Session) -> None:
+    def record_request(self, key: bytes, session: Session) -> None:
         """A conversation's request was answered; ``session.asked_s`` is now."""
         before = self._sessions.pop(key, None)
         gaps = self._gaps_of(session)
         if before is not None:
-            gaps.end(gaps.reach(session.asked_s - before.asked_s, before.counted))
-            if before.told and before.until_s > session.asked_s:
-                session.told, session.until_s = True, before.until_s
+            gaps.record_return(gaps.enter_windows(session.asked_s - before.asked_s, before.counted))
+            if before.requested and before.until_s > session.asked_s:
+                session.requested, session.until_s = True, before.until_s
         self._sessions[key] = session
         while len(self._sessions) > _MOST_SESSIONS:
             self._sessions.popitem(last=False)
 
-    def due(self, now_s: float) -> list[tuple[Session, Sum]]:
+    def due(self, now_s: float) -> list[tuple[Session, PingValue]]:
         """The sessions to ping now, each with its arithmetic; those past saving are let go."""
         self._refill(now_s)
-        found: list[tuple[Session, Sum]] = []
+        found: list[tuple[Session, PingValue]] = []
         for key, session in list(self._sessions.items()):
             life_s = lifetime_s(session.model)
             gaps, silent_s = self._gaps_of(session), now_s - session.asked_s
-            session.counted = gaps.reach(silent_s, session.counted)
+            session.counted = gaps.enter_windows(silent_s, session.counted)
             if silent_s > _WINDOWS * gaps.window_s:
                 del self._sessions[key]
             if not PING_AT * life_s <= now_s - session.read_s < life_s:
                 continue
-            total = self._sum(session, gaps, silent_s, now_s)
+            total = self._ping_value(session, gaps, silent_s, now_s)
             if total.pays and total.ping_usd <= self._left_usd:
                 self._left_usd -= total.ping_usd
                 self.spent_usd += total.ping_usd
@@ -232,21 +232,23 @@ class KeepAlive:
             self.decisions.append(str(total))
         return found
 
-    def _sum(self, session: Session, gaps: Gaps, silent_s: float, now_s: float) -> Sum:
+    def _ping_value(
+        self, session: Session, gaps: SilenceStatistics, silent_s: float, now_s: float
+    ) -> PingValue:
         plain, cached, write = prices(session.model)
         miss = session.tokens * (max(plain, write) - cached) / 1e6
         ping = session.tokens * cached / 1e6 + session.model.price.output / 1e6
         # The ping buys the time from the end of this lifetime on: the next window.
-        chance = gaps.chance(int(silent_s / gaps.window_s))
-        if session.told:
+        chance = gaps.return_probability(int(silent_s / gaps.window_s))
+        if session.requested:
             chance = 1.0 if now_s < session.until_s else 0.0
-        return Sum(chance, miss, ping)
+        return PingValue(chance, miss, ping)
 
-    def _gaps_of(self, session: Session) -> Gaps:
+    def _gaps_of(self, session: Session) -> SilenceStatistics:
         key = (session.tenant, session.model.name)
         gaps = self._gaps.get(key)
         if gaps is None:
-            gaps = self._gaps[key] = Gaps(PING_AT * lifetime_s(session.model))
+            gaps = self._gaps[key] = SilenceStatistics(PING_AT * lifetime_s(session.model))
             if len(self._gaps) > _MOST_SESSIONS:
                 self._gaps.popitem(last=False)
         self._gaps.move_to_end(key)

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from app.domain.chat import Dialect
 from app.domain.events import WholeBody
-from app.prompts.diagnosis import Heard, verdict
+from app.prompts.diagnosis import VendorDiagnosis, verdict
 from app.prompts.lint import compare
 from app.prompts.prefix import render
 from app.providers.simulator.diagnosis import Fingerprints
@@ -227,7 +227,7 @@ def _of_the_vendor(before: Body, now: Body) -> str:
     vendor = Fingerprints()
     vendor.of_messages("msg_1", {**before, "diagnostics": {"previous_message_id": None}})
     asked = {**now, "diagnostics": {"previous_message_id": "msg_1"}}
-    heard = Heard(Dialect.MESSAGES)
+    heard = VendorDiagnosis(Dialect.MESSAGES)
     told = {"id": "msg_2", "diagnostics": vendor.of_messages("msg_2", asked)}
-    heard.take(WholeBody(json.dumps(told).encode()))
-    return heard.word
+    heard.read(WholeBody(json.dumps(told).encode()))
+    return heard.reason

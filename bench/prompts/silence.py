@@ -64,7 +64,7 @@ def keep_alive(
                     spent.saved += 1
                     spent.saved_usd += miss
             live[key] = (now, now)
-            keep.asked(key, Session(CLAUDE, tokens, key, Dialect.MESSAGES, "t", now, now))
+            keep.record_request(key, Session(CLAUDE, tokens, key, Dialect.MESSAGES, "t", now, now))
         for session, _ in keep.due(at_s):
             spent.pings += 1
             spent.ping_usd += ping + CLAUDE.price.output / 1e6

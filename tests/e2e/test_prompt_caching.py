@@ -80,7 +80,7 @@ async def test_a_conversation_reads_what_its_last_turn_wrote_without_the_clients
         for before, now in itertools.pairwise(used):
             held = before.cache_read_input_tokens + before.cache_creation_input_tokens
             assert now.cache_read_input_tokens == held
-        figures = running.context.edge.gateway.prompts.figures()["large2"]
+        figures = running.context.edge.gateway.prompts.statistics()["large2"]
         assert figures["cached_tokens"] == sum(u.cache_read_input_tokens for u in used)
         assert figures["saved_usd"] > 0
         assert figures["causes"] == {}
@@ -163,7 +163,10 @@ async def test_the_prefix_survives_translation_and_a_failed_try():
             answer = await gpt.chat.completions.create(model="large2", messages=history)
             history.append({"role": "assistant", "content": answer.choices[0].message.content})
         rows = [
-            [block.own for block in render(json.dumps(body).encode(), Dialect.MESSAGES).blocks]
+            [
+                block.content_hash
+                for block in render(json.dumps(body).encode(), Dialect.MESSAGES).blocks
+            ]
             for body in await bodies(upstream)
         ]
         assert len(rows) == 5
@@ -239,7 +242,7 @@ async def test_a_live_miss_gets_its_cause():
                 system=system,
                 messages=[{"role": "user", "content": "What is rule one?"}],
             )
-        figures = running.context.edge.gateway.prompts.figures()["large2"]
+        figures = running.context.edge.gateway.prompts.statistics()["large2"]
         assert figures["causes"] == {"changed_system": 1}
 
 
@@ -419,7 +422,7 @@ async def test_a_routed_conversation_lets_the_loop_go_on_while_long_prompts_are_
     async with serving(prompts={"affinity": True}) as (_, running, claude, _gpt):
         prompts = running.context.edge.gateway.prompts
         learned_at: list[int] = []
-        learn = prompts._settling._learn
+        learn = prompts._learning_queue._learn
 
         def learning(call, rendered) -> None:
             learned_at.append(turns.taken)
@@ -439,14 +442,14 @@ async def test_a_routed_conversation_lets_the_loop_go_on_while_long_prompts_are_
 
         async with turns_of_others() as turns:
             await ask_all()
-            prompts._settling.drain()
-            prompts._settling._learn = learning
-            prompts._settling._look_in = lambda _: (
+            prompts._learning_queue.drain()
+            prompts._learning_queue._learn = learning
+            prompts._learning_queue._look_in = lambda _: (
                 None
             )  # nobody but the next request learns of them
             await ask_all()
             before = len(learned_at)
-            assert len(prompts._settling) > 1
+            assert len(prompts._learning_queue) > 1
             await ask(9, "auto")
             heard = learned_at[before:]
         assert len(heard) >= 2

@@ -19,7 +19,7 @@ from app.domain.usage import Usage
 from app.errors import UpstreamStatus
 from app.pipeline.gateway import Turn
 from app.pipeline.turn import answer
-from app.prompts.tasks import Task, answers_of, batch_of, split, task_of
+from app.prompts.tasks import Task, batch_conversation, split_answers, split_usage, task_of
 from app.settings import SettingsError
 from app.telemetry.timeline import Timeline
 from tests.pipeline.test_answer import text_of
@@ -223,18 +223,18 @@ def conversation(text, **more):
 @given(st.lists(st.text(min_size=1, max_size=50), min_size=2, max_size=9))
 def test_every_text_survives_the_way_into_the_batch_and_back(texts):
     tasks = [task_of(conversation(text), 100) for text in texts]
-    asked = json.loads(batch_of(tasks, structured=True).messages[-1].parts[0].text)
+    asked = json.loads(batch_conversation(tasks, structured=True).messages[-1].parts[0].text)
     assert [each["task"] for each in asked] == texts
     told = [{"id": each["id"], "answer": each["task"]} for each in reversed(asked)]
     block = TextBlock(msgspec.json.encode({"answers": told}).decode())
     whole = Answer("i", "m", (block,), FinishReason.STOP)
-    assert answers_of(whole, tasks) == texts
+    assert split_answers(whole, tasks) == texts
 
 
 @given(st.text(max_size=60), st.integers(1, 4))
 def test_no_answer_of_a_model_raises(text, size):
     tasks = [Task("t", conversation("x"))] * size
-    found = answers_of(Answer("i", "m", (TextBlock(text),), FinishReason.STOP), tasks)
+    found = split_answers(Answer("i", "m", (TextBlock(text),), FinishReason.STOP), tasks)
     assert len(found) == size
 
 
@@ -243,7 +243,7 @@ def test_no_answer_of_a_model_raises(text, size):
     st.lists(st.integers(0, 500), min_size=1, max_size=20).filter(any),
 )
 def test_shares_add_up_and_nobody_s_is_negative(usage, weights):
-    parts = split(usage, weights)
+    parts = split_usage(usage, weights)
     total = Usage()
     for part in parts:
         total = total.plus(part)

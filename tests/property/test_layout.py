@@ -96,7 +96,10 @@ def test_what_a_variable_says_changes_nothing_but_the_last_block(request, time):
     after = LAYOUTS.apply(of(request.dialect, body), "t")
     if "Now: 12:30" in json.dumps(said) or "Rules." not in request.raw.decode():
         return  # the clock is in the conversation itself, or all that the system prompt says
-    names = [[each.name for each in render(one.raw, one.dialect).blocks] for one in (before, after)]
+    names = [
+        [each.prefix_hash for each in render(one.raw, one.dialect).blocks]
+        for one in (before, after)
+    ]
     assert names[0][:-1] == names[1][:-1]
 
 
@@ -114,7 +117,7 @@ def test_the_next_turn_finds_the_whole_prefix_of_the_last(dialect):
             Dialect.RESPONSES: {"instructions": system.format(time), "input": history},
         }[dialect]
         laid = LAYOUTS.apply(of(dialect, {"model": "m", **body}), "t")
-        rendered.append([each.name for each in render(laid.raw, dialect).blocks])
+        rendered.append([each.prefix_hash for each in render(laid.raw, dialect).blocks])
     before, after = rendered
     assert before[:-1] == after[: len(before) - 1]  # all but the clock
     assert len(before) == 3

@@ -131,9 +131,11 @@ def sent(caching, model, body, spoken, upstream):
     out = build_upstream_request(call, CODECS, CODECS[upstream])
     rendered = render(out.body, upstream)
     if call.prompt_shape is not None:
-        for name in call.prompt_shape.leads:
+        for name in call.prompt_shape.leads_prefixes:
             caching._seen[name].written = True
-    return [(block.section, block.role, block.kind, block.own) for block in rendered.blocks]
+    return [
+        (block.section, block.role, block.kind, block.content_hash) for block in rendered.blocks
+    ]
 
 
 @pytest.mark.parametrize("upstream", list(Dialect))

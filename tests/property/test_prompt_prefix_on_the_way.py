@@ -105,8 +105,8 @@ async def _nobody(_):
 
 def extends(before, now):
     """Whether ``now`` begins with all of ``before`` that the next turn repeats: not the clock at its end."""
-    known = [block.own for block in before.blocks[: before.end + 1]]
-    return [block.own for block in now.blocks[: len(known)]] == known
+    known = [block.content_hash for block in before.blocks[: before.last_repeated + 1]]
+    return [block.content_hash for block in now.blocks[: len(known)]] == known
 
 
 @pytest.mark.parametrize("bent", [False, True])

@@ -60,7 +60,7 @@ class Desk:
         call = ModelCall(self.model, stream=False, deadline=Deadline(None))
         call.tenant = tenant
         sent = self.caching.shape(call, dialect, raw)
-        if call.prompt_shape.leads:
+        if call.prompt_shape.leads_prefixes:
             self.caching._written(call.prompt_shape)
         call.usage = usage or Usage(input_tokens=10, cache_write_tokens=len(raw) // 4)
 
@@ -81,7 +81,7 @@ def messages(*texts, system=LONG, **more):
 def marked(body):
     """JSON pointers of the blocks that carry a breakpoint."""
     found = render(json.dumps(body).encode(), Dialect.MESSAGES)
-    return [block.pointer for block in found.blocks if block.mark]
+    return [block.pointer for block in found.blocks if block.breakpoint_ttl]
 
 
 def bare(body):
@@ -180,7 +180,7 @@ class TestWhetherItPays:
     def test_the_minimum_is_learned_from_the_counters(self):
         desk = Desk()
         desk.ask(messages("q"), usage=Usage(input_tokens=2000))
-        assert desk.caching.facts("claude").minimum_tokens > 1024
+        assert desk.caching.model_statistics("claude").minimum_tokens > 1024
         assert marked(desk.ask(messages("q"))) == []
 
 

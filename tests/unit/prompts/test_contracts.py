@@ -16,7 +16,7 @@ from app.domain.decisions import Tier
 from app.domain.models import Abilities, Model
 from app.errors import BadRequest
 from app.prompts.contracts import Contract, Contracts
-from app.prompts.terms import Manner
+from app.prompts.terms import AnswerStyle
 from app.wire.codecs import CODECS
 
 SCHEMA = {"type": "object", "properties": {"label": {"type": "string"}}}
@@ -162,7 +162,7 @@ def test_effort_is_told_in_each_vendors_words_and_only_to_models_that_reason():
 
 @pytest.mark.parametrize("dialect", list(Dialect))
 def test_each_tier_has_its_own_manner(dialect):
-    tiers = {Tier.FAST: Manner("low"), Tier.POWERFUL: Manner("high", "high")}
+    tiers = {Tier.FAST: AnswerStyle("low"), Tier.POWERFUL: AnswerStyle("high", "high")}
     contract = Contract("m", effort="medium", verbosity="low", tiers=tiers)
     kind = KINDS[dialect]
     for tier, word, much in ((Tier.FAST, "low", "low"), (Tier.POWERFUL, "high", "high")):
@@ -237,7 +237,7 @@ def test_answers_under_other_terms_are_never_shared():
         Contract("m", effort="low"),
         Contract("m", hide_reasoning=True),
         Contract("m", prefill="{"),
-        Contract("m", tiers={Tier.FAST: Manner("low")}),
+        Contract("m", tiers={Tier.FAST: AnswerStyle("low")}),
     ]
     plain = request(Dialect.CHAT)
     keys = [exact_key(scope, Contracts([each], {}).apply(plain, "t")) for each in contracts]

@@ -14,8 +14,14 @@ from app.domain.model_call import ModelCall
 from app.domain.models import Abilities
 from app.domain.usage import Usage
 from app.prompts.caching import PromptCaching
-from app.prompts.causes import Cause
-from app.prompts.diagnosis import UNCHANGED, Heard, asks, verdict, with_question
+from app.prompts.causes import MissCause
+from app.prompts.diagnosis import (
+    UNCHANGED,
+    VendorDiagnosis,
+    client_asks,
+    verdict,
+    with_diagnosis_request,
+)
 from app.prompts.prefix import render
 from app.prompts.spans import Span
 from app.wire.codecs import CODECS
@@ -36,7 +42,7 @@ def rendered(dialect, **more):
 
 def asked(dialect, last, **more):
     found = rendered(dialect, **more)
-    return json.loads(with_question(found.raw, found, last))
+    return json.loads(with_diagnosis_request(found.raw, found, last))
 
 
 def test_each_vendor_is_asked_in_its_own_field_and_told_the_last_answer_s_id():
@@ -51,10 +57,10 @@ def test_each_vendor_is_asked_in_its_own_field_and_told_the_last_answer_s_id():
 
 
 def test_a_client_that_asks_for_itself_is_known():
-    assert asks(rendered(MESSAGES, diagnostics={"previous_message_id": None}))
-    assert asks(rendered(RESPONSES, prompt_cache_options={"comparison_response_id": "r"}))
-    assert not asks(rendered(MESSAGES))
-    assert not asks(rendered(RESPONSES, prompt_cache_options={"mode": "explicit"}))
+    assert client_asks(rendered(MESSAGES, diagnostics={"previous_message_id": None}))
+    assert client_asks(rendered(RESPONSES, prompt_cache_options={"comparison_response_id": "r"}))
+    assert not client_asks(rendered(MESSAGES))
+    assert not client_asks(rendered(RESPONSES, prompt_cache_options={"mode": "explicit"}))
 
 
 def forms(dialect, told):
@@ -98,19 +104,19 @@ def forms(dialect, told):
     ],
 )
 def test_what_the_vendor_says_is_heard_in_every_form_of_the_answer(dialect, told, word, form):
-    heard, builder = Heard(dialect), AnswerBuilder()
+    heard, builder = VendorDiagnosis(dialect), AnswerBuilder()
     for event in forms(dialect, told)[form]:
-        heard.take(event)
+        heard.read(event)
         builder.add(event)
-    assert (heard.word, heard.answer_id) == (word, "a_1")
+    assert (heard.reason, heard.answer_id) == (word, "a_1")
 
 
 def test_a_broken_answer_says_nothing_and_breaks_nothing():
-    heard = Heard(MESSAGES)
+    heard = VendorDiagnosis(MESSAGES)
     for data in (b'data: {"message_start"\n\n', b'data: "message_start"\n\n', b"\xff", b"[]"):
-        heard.take(Frames(data))
-        heard.take(WholeBody(data))
-    assert (heard.word, heard.answer_id) == ("", "")
+        heard.read(Frames(data))
+        heard.read(WholeBody(data))
+    assert (heard.reason, heard.answer_id) == ("", "")
 
 
 @pytest.mark.parametrize(
@@ -136,7 +142,7 @@ def test_a_broken_answer_says_nothing_and_breaks_nothing():
     ],
 )
 def test_agreement_is_only_claimed_where_the_vendor_has_said_something(rule, word, dialect, found):
-    ours = Cause(rule, "", Span(0, 1), "") if rule else None
+    ours = MissCause(rule, "", Span(0, 1), "") if rule else None
     assert verdict(ours, word, dialect) == found
 
 
@@ -160,6 +166,6 @@ async def test_calls_that_wait_to_be_read_hold_up_no_request_and_it_is_sent_unas
     caching.settle(waiting)
     _, sent = call(CLAUDE)
     assert "diagnostics" not in sent
-    assert len(caching._settling) == 1
+    assert len(caching._learning_queue) == 1
     caching.drain()
     assert "diagnostics" in call(CLAUDE)[1]

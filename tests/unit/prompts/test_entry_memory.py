@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain.chat import Dialect
-from app.prompts.prefix import EntryMemory, Rendered, render
+from app.prompts.prefix import MessageCache, RenderedPrompt, render
 
 words = st.text(max_size=200)
 mark = st.sampled_from([{}, {"cache_control": {"type": "ephemeral"}}, {"cache_control": None}])
@@ -49,7 +49,7 @@ BODIES = {
 }
 
 
-def facts(rendered: Rendered) -> list[dict[str, object]]:
+def facts(rendered: RenderedPrompt) -> list[dict[str, object]]:
     return [dataclasses.asdict(block) for block in rendered.blocks]
 
 
@@ -58,7 +58,7 @@ def test_a_prompt_reads_the_same_with_what_was_read_before(data, dialect, indent
     """Turn by turn, with entries that come again elsewhere, and whatever was forgotten meanwhile."""
     field, kind = BODIES[dialect]
     pool = data.draw(st.lists(kind, min_size=1, max_size=4))
-    memory = EntryMemory(most_bytes=data.draw(st.sampled_from([0, 300, 1 << 20])))
+    memory = MessageCache(most_bytes=data.draw(st.sampled_from([0, 300, 1 << 20])))
     for chosen in data.draw(st.lists(st.lists(st.sampled_from(pool), max_size=5), max_size=4)):
         body = {"model": "m", "system": "You help.", field: chosen}
         raw = json.dumps(body, indent=indent or None).encode()
@@ -66,12 +66,12 @@ def test_a_prompt_reads_the_same_with_what_was_read_before(data, dialect, indent
         remembered = render(raw, dialect, ("t",), memory)
         assert facts(remembered) == facts(alone)
         assert remembered.opening == alone.opening
-        assert remembered.ends == alone.ends
+        assert remembered.section_ends == alone.section_ends
 
 
 def test_memory_holds_no_more_than_it_may():
-    memory = EntryMemory(most_bytes=1_000)
+    memory = MessageCache(most_bytes=1_000)
     for number in range(50):
         body = {"messages": [{"role": "user", "content": f"{number:090}"}]}
         render(json.dumps(body).encode(), Dialect.CHAT, (), memory)
-    assert 0 < memory.held_bytes <= 1_000
+    assert 0 < memory.size_bytes <= 1_000

@@ -10,10 +10,10 @@ import pytest
 from app.cli import main
 from app.domain.chat import Dialect
 from app.prompts.diagnosis import verdict
-from app.prompts.learned import Rate
 from app.prompts.lint import compare, lint
-from app.prompts.lint_report import dialect_of, lint_all, requests_of
+from app.prompts.lint_report import detect_dialect, lint_all, parse_requests
 from app.prompts.prefix import render
+from app.prompts.usage_statistics import RequestRate
 
 LONG = "Measure every piece of work against the same short list of plain rules. " * 120
 CLEAN = {
@@ -38,8 +38,8 @@ def changed(**fields):
 
 def found(body):
     raw = json.dumps(body, ensure_ascii=False).encode()
-    _, findings = lint(raw, dialect_of(raw))
-    return {each.rule: raw[each.at.start : each.at.end].decode() for each in findings}
+    _, findings = lint(raw, detect_dialect(raw))
+    return {each.rule: raw[each.span.start : each.span.end].decode() for each in findings}
 
 
 def mark(text):
@@ -128,10 +128,10 @@ def test_a_moved_breakpoint_is_no_change():
 def test_files_may_hold_one_request_an_array_or_one_a_line(tmp_path, capsys):
     one = json.dumps(CLEAN)
     two = json.dumps(changed(system="Another. Answer briefly. " + LONG))
-    assert len(requests_of(f"[{one},{two}]".encode())) == 2
+    assert len(parse_requests(f"[{one},{two}]".encode())) == 2
     for text in (f"[{one},{two}]", f"{one}\n{two}\n"):
         rules = [
-            [f.rule for f in findings] for _, _, findings in lint_all(requests_of(text.encode()))
+            [f.rule for f in findings] for _, _, findings in lint_all(parse_requests(text.encode()))
         ]
         assert rules == [[], ["changed_system"]]
     path = tmp_path / "requests.jsonl"
@@ -166,12 +166,12 @@ def test_the_command_says_what_a_finding_costs_at_these_prices_and_this_traffic(
 
 
 def test_the_rate_is_that_of_the_last_hours():
-    rate = Rate()
+    rate = RequestRate()
     assert rate.per_hour(5.0) == 0
     for number in range(6000):
-        rate.came(60.0 * number)
+        rate.record(60.0 * number)
     assert rate.per_hour(60.0 * 6000) == pytest.approx(60, rel=0.05)
     assert rate.per_hour(60.0 * 6000 + 10 * 3600) < 1
-    once = Rate()
-    once.came(7.0)
+    once = RequestRate()
+    once.record(7.0)
     assert once.per_hour(7.0) == pytest.approx(60, rel=0.05)

@@ -13,8 +13,8 @@ from app.domain.decisions import Tier
 from app.domain.model_call import ModelCall
 from app.domain.models import Model
 from app.domain.usage import Price
-from app.prompts.prefix import Rendered, Rendering, render, rendering
-from app.prompts.settling import MOST, SLICE_NS, Settling
+from app.prompts.learning_queue import MAX_WAITING, SLICE_NS, LearningQueue
+from app.prompts.prefix import RenderedPrompt, RenderSteps, render, render_steps
 from tests.support.turns import turns_of_others
 
 pytestmark = pytest.mark.anyio
@@ -39,7 +39,7 @@ class Learner:
     def __init__(self) -> None:
         self.bodies: dict[str, bytes] = {}
         self.learned: list[tuple[str, int]] = []
-        self.settling = Settling(self.read, self.learn, Clock())
+        self.settling = LearningQueue(self.read, self.learn, Clock())
 
     def call(self, name: str, *, body: bytes | None = None) -> ModelCall:
         call = ModelCall(MODEL, stream=False, deadline=Deadline(None))
@@ -48,12 +48,12 @@ class Learner:
         self.bodies[name] = json.dumps({"messages": turns}).encode() if body is None else body
         return call
 
-    def read(self, call: ModelCall) -> Rendered | Rendering:
+    def read(self, call: ModelCall) -> RenderedPrompt | RenderSteps:
         if call.request_id.startswith("read"):
             return render(self.bodies[call.request_id], Dialect.CHAT)
-        return rendering(self.bodies[call.request_id], Dialect.CHAT)
+        return render_steps(self.bodies[call.request_id], Dialect.CHAT)
 
-    def learn(self, call: ModelCall, rendered: Rendered) -> None:
+    def learn(self, call: ModelCall, rendered: RenderedPrompt) -> None:
         self.learned.append((call.request_id, len(rendered.blocks)))
 
 
@@ -63,7 +63,7 @@ async def test_several_long_prompts_are_read_over_many_turns_of_the_loop_in_thei
     for name in "abc":
         learner.settling.add(learner.call(name))
     looks = 0
-    while learner.settling.some():
+    while learner.settling.run_slice():
         looks += 1
     assert learner.learned == [("a", MESSAGES), ("b", MESSAGES), ("c", MESSAGES)]
     assert looks >= 3 * MESSAGES / 10
@@ -93,7 +93,7 @@ async def test_nobody_waits_for_what_came_after_they_began_to_wait() -> None:
 
 async def test_it_goes_on_by_itself_until_all_is_learned() -> None:
     learner, over = Learner(), asyncio.Event()
-    settling = learner.settling = Settling(learner.read, lambda *_: over.set())
+    settling = learner.settling = LearningQueue(learner.read, lambda *_: over.set())
     settling.add(learner.call("a"))
     await asyncio.wait_for(over.wait(), 30)
     assert len(settling) == 0
@@ -103,7 +103,7 @@ async def test_draining_finishes_the_reading_that_is_under_way_and_all_that_wait
     learner = Learner()
     for name in "ab":
         learner.settling.add(learner.call(name))
-    assert learner.settling.some()
+    assert learner.settling.run_slice()
     learner.settling.drain()
     assert learner.learned == [("a", MESSAGES), ("b", MESSAGES)]
 
@@ -112,7 +112,7 @@ async def test_what_is_read_already_is_learned_at_once_but_never_past_what_is_no
     learner = Learner()
     for name in ("read 1", "read 2", "c", "read 4"):
         learner.settling.add(learner.call(name))
-    learner.settling.drain_read()
+    learner.settling.drain_rendered()
     assert [name for name, _ in learner.learned] == ["read 1", "read 2"]
     learner.settling.drain()
     assert [name for name, _ in learner.learned] == ["read 1", "read 2", "c", "read 4"]
@@ -129,7 +129,7 @@ async def test_a_prompt_that_cannot_be_read_is_passed_over() -> None:
 
 async def test_no_more_than_so_many_wait() -> None:
     learner = Learner()
-    for number in range(MOST + 3):
+    for number in range(MAX_WAITING + 3):
         learner.settling.add(learner.call(str(number)))
     assert [name for name, _ in learner.learned] == ["0", "1", "2"]
     learner.settling.drain()
@@ -139,11 +139,11 @@ async def test_who_learns_may_ask_for_all_of_it() -> None:
     """Whoever is told of a call may look at figures, which has everything learned first."""
     learner = Learner()
 
-    def learn(call: ModelCall, rendered: Rendered) -> None:
+    def learn(call: ModelCall, rendered: RenderedPrompt) -> None:
         learner.settling.drain()
         learner.learn(call, rendered)
 
-    learner.settling = Settling(learner.read, learn, Clock())
+    learner.settling = LearningQueue(learner.read, learn, Clock())
     for name in "abc":
         learner.settling.add(learner.call(name))
     learner.settling.drain()

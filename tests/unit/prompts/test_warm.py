@@ -12,7 +12,7 @@ from app.domain.decisions import Tier
 from app.domain.models import Abilities, Model
 from app.domain.usage import Price
 from app.prompts.prefix import render
-from app.prompts.warm import Gaps, KeepAlive, Session, priming_body
+from app.prompts.warm import KeepAlive, Session, SilenceStatistics, priming_body
 
 CLAUDE = Model(
     "c", "c", "up", Tier.FAST, Price(3.0, 15.0, 0.3, 3.75), Abilities(cache_breakpoints="anthropic")
@@ -43,7 +43,9 @@ def test_only_what_asks_for_an_answer_is_changed(dialect, more, expected):
     primed = priming_body(raw, dialect)
     assert json.loads(primed) == {**prompt, **expected}
     before, after = render(raw, dialect), render(primed, dialect)
-    assert [block.name for block in before.blocks] == [block.name for block in after.blocks]
+    assert [block.prefix_hash for block in before.blocks] == [
+        block.prefix_hash for block in after.blocks
+    ]
 
 
 def test_responses_are_prewarmed_with_the_clients_own_options():
@@ -58,7 +60,7 @@ def session(now_s, tokens=10_000, **more):
 
 def test_nothing_is_spent_before_there_is_evidence():
     keep = KeepAlive(10.0)
-    keep.asked(b"a", session(0.0))
+    keep.record_request(b"a", session(0.0))
     assert keep.due(280.0) == []
 
 
@@ -66,11 +68,11 @@ def test_a_ping_goes_out_where_conversations_come_back_late_and_none_where_they_
     keep = KeepAlive(10.0)
     for number in range(80):
         at = number * 1000.0
-        keep.asked(b"%d" % number, session(at))
-        keep.asked(b"%d" % number, session(at + 400.0))  # always back after 400 s
+        keep.record_request(b"%d" % number, session(at))
+        keep.record_request(b"%d" % number, session(at + 400.0))  # always back after 400 s
     now = 100_000.0
     keep._sessions.clear()
-    keep.asked(b"new", session(now))
+    keep.record_request(b"new", session(now))
     ((_, total),) = keep.due(now + 275.0)
     assert total.pays
     assert total.chance * total.miss_usd > total.ping_usd
@@ -81,23 +83,23 @@ def test_a_ping_goes_out_where_conversations_come_back_late_and_none_where_they_
 def test_the_budget_is_never_exceeded():
     keep = KeepAlive(0.004)
     for number in range(5):
-        keep.asked(b"%d" % number, session(0.0, until_s=10_000.0, told=True))
+        keep.record_request(b"%d" % number, session(0.0, until_s=10_000.0, requested=True))
     assert len(keep.due(275.0)) == 1  # 0.003 USD each
     assert keep.spent_usd <= 0.004
 
 
 def test_a_chance_is_taken_low_and_counts_those_who_are_still_silent():
-    gaps = Gaps(270.0)
+    gaps = SilenceStatistics(270.0)
     for _ in range(30):
-        gaps.end(gaps.reach(400.0, 0))
-    assert gaps.chance(1) == 0.0  # too little is known
+        gaps.record_return(gaps.enter_windows(400.0, 0))
+    assert gaps.return_probability(1) == 0.0  # too little is known
     for _ in range(30):
-        gaps.reach(400.0, 0)
-    assert 0.3 < gaps.chance(1) < 0.5
+        gaps.enter_windows(400.0, 0)
+    assert 0.3 < gaps.return_probability(1) < 0.5
 
 
 def test_what_is_known_of_tenants_that_are_gone_takes_up_no_more_room():
     keep = KeepAlive(1.0)
     for number in range(3_000):
-        keep.asked(b"%d" % number, replace(session(0.0), tenant=f"tenant-{number}"))
+        keep.record_request(b"%d" % number, replace(session(0.0), tenant=f"tenant-{number}"))
     assert len(keep._gaps) == len(keep) < 3_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 
-async def follow(first_byte: asyncio.Event, longest_s: float) -> None:
+async def wait_for_leader(first_byte: asyncio.Event, longest_s: float) -> None:
     """Wait until the leader's answer begins; one silent for ``longest_s`` holds nobody back any more."""
     try:
         async with asyncio.timeout(longest_s):

@@ -22,14 +22,14 @@ _LEAST_SPREAD_TOKENS = 256.0
 
 
 @dataclass(slots=True)
-class Rate:
+class RequestRate:
     """How many requests an hour come: those of the last hours, newer ones weighing more."""
 
     _weight: float = 0.0
     _first_s: float = 0.0
     _at_s: float = 0.0
 
-    def came(self, now_s: float) -> None:
+    def record(self, now_s: float) -> None:
         """One more."""
         if not self._weight:
             self._first_s = now_s
@@ -45,12 +45,12 @@ class Rate:
 
 
 @dataclass(slots=True)
-class ModelFacts:
+class ModelCacheStats:
     """What one deployment's counters have shown; one event loop owns it."""
 
     minimum_tokens: int
     """The shortest prefix that is cached: from the profile, corrected by what was seen."""
-    per_estimate: float = 1.0
+    tokens_per_estimate: float = 1.0
     """True tokens per estimated one."""
     read_share: float = 1.0
     """How much of what should have been read was, forgetting."""
@@ -62,13 +62,13 @@ class ModelFacts:
 
     def tokens(self, estimate: int) -> int:
         """Tokens for an estimate."""
-        return round(estimate * self.per_estimate)
+        return round(estimate * self.tokens_per_estimate)
 
     def learn_length(self, estimate: int, usage: Usage) -> None:
         """Correct the estimates by what the vendor counted."""
         if estimate > 0 and usage.prompt_tokens > 0:
             ratio = min(4.0, max(0.25, usage.prompt_tokens / estimate))
-            self.per_estimate += 0.1 * (ratio - self.per_estimate)
+            self.tokens_per_estimate += 0.1 * (ratio - self.tokens_per_estimate)
 
     def learn_minimum(self, marked_tokens: int, usage: Usage) -> None:
         """Learn from a request whose longest marked prefix had ``marked_tokens``."""
@@ -105,7 +105,7 @@ class ModelFacts:
 
 
 @dataclass(slots=True)
-class Share:
+class ReuseRate:
     """How often something came true, of the last hundred or so: Laplace's rule, forgetting."""
 
     yes: float = 0.0
@@ -123,56 +123,56 @@ class Share:
 
 
 @dataclass(slots=True)
-class Seen:
+class SeenPrefix:
     """A prefix that was sent before."""
 
     times: int
     last_s: float
     written: bool = False
     """The vendor was asked to keep it, and answered."""
-    waits_for: tuple[str, str] | None = None
+    reuse_key: tuple[str, str] | None = None
     """Whose return it counts for, until that is settled: tenant and place."""
 
 
 @dataclass(slots=True)
-class Returns:
+class PrefixReuse:
     """By tenant and place: whether what ended there was read again within the cache's lifetime."""
 
-    shares: dict[tuple[str, str], Share] = field(default_factory=dict)
-    _due: deque[tuple[float, Seen]] = field(default_factory=deque)
+    shares: dict[tuple[str, str], ReuseRate] = field(default_factory=dict)
+    _due: deque[tuple[float, SeenPrefix]] = field(default_factory=deque)
 
-    def chance(self, tenant: str, place: str) -> float:
+    def probability(self, tenant: str, place: str) -> float:
         """P(read again in time) of what ends at ``place``."""
         share = self.shares.get((tenant, place))
         return 0.5 if share is None else share.value
 
-    def wait(self, seen: Seen, tenant: str, place: str, until_s: float) -> None:
+    def expect(self, seen: SeenPrefix, tenant: str, place: str, until_s: float) -> None:
         """See whether ``seen`` is sent again before ``until_s``."""
-        if seen.waits_for is None:
-            seen.waits_for = (tenant, place)
+        if seen.reuse_key is None:
+            seen.reuse_key = (tenant, place)
             self._due.append((until_s, seen))
 
-    def came(self, seen: Seen) -> None:
+    def record_reuse(self, seen: SeenPrefix) -> None:
         """It was sent again."""
-        if seen.waits_for is not None:
-            self._of(seen.waits_for).add(came=True)
-            seen.waits_for = None
+        if seen.reuse_key is not None:
+            self._of(seen.reuse_key).add(came=True)
+            seen.reuse_key = None
 
     def expire(self, now_s: float) -> None:
         """Give up on those whose time is over."""
         due = self._due
         while due and due[0][0] <= now_s:
             _, seen = due.popleft()
-            if seen.waits_for is not None:
-                self._of(seen.waits_for).add(came=False)
-                seen.waits_for = None
+            if seen.reuse_key is not None:
+                self._of(seen.reuse_key).add(came=False)
+                seen.reuse_key = None
 
-    def _of(self, key: tuple[str, str]) -> Share:
+    def _of(self, key: tuple[str, str]) -> ReuseRate:
         share = self.shares.get(key)
         if share is None:
             if len(self.shares) >= _MOST_SHARES:
                 self.shares.clear()
-            share = self.shares[key] = Share()
+            share = self.shares[key] = ReuseRate()
         return share
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from app.domain.usage import Usage
-from app.prompts.learned import Rate
+from app.prompts.usage_statistics import RequestRate
 
 MOST_CONVERSATIONS = 256
 _ID_CHARS = 16
@@ -21,7 +21,7 @@ _MOST_RATES = 4_096
 
 
 @dataclass(slots=True)
-class Sums:
+class CacheSavings:
     """Tokens of prompts, and what the vendor's cache saved of them."""
 
     cached_tokens: int = 0
@@ -42,14 +42,14 @@ class Sums:
 
 
 @dataclass(slots=True)
-class Totals(Sums):
+class ModelSavings(CacheSavings):
     """Running sums of one model."""
 
     causes: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
-class Talk(Sums):
+class ConversationSavings(CacheSavings):
     """One conversation."""
 
     tenant: str = ""
@@ -60,7 +60,7 @@ class Talk(Sums):
 
 
 @dataclass(slots=True)
-class Told(Sums):
+class RequestSavings(CacheSavings):
     """One request; all its calls together."""
 
     tenant: str = ""
@@ -74,69 +74,71 @@ class Told(Sums):
     """Whether that is the difference that was found here; None = the vendor does not say."""
 
 
-class Shown:
+class CacheReport:
     """The two tables; one event loop owns them."""
 
     def __init__(self, most_requests: int) -> None:
         """Remember so many requests."""
         self._most = most_requests
-        self._told: OrderedDict[str, Told] = OrderedDict()
-        self._talks: OrderedDict[bytes, Talk] = OrderedDict()
-        self._rates: OrderedDict[tuple[str, str], Rate] = OrderedDict()
+        self._told: OrderedDict[str, RequestSavings] = OrderedDict()
+        self._talks: OrderedDict[bytes, ConversationSavings] = OrderedDict()
+        self._rates: OrderedDict[tuple[str, str], RequestRate] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._told)
 
-    def request(self, request_id: str, tenant: str) -> Told:
+    def request(self, request_id: str, tenant: str) -> RequestSavings:
         """The account of a request, a new one where there is none."""
         told = self._told.get(request_id)
         if told is None:
-            told = self._told[request_id] = Told(tenant=tenant)
+            told = self._told[request_id] = RequestSavings(tenant=tenant)
             if len(self._told) > self._most:
                 self._told.popitem(last=False)
         return told
 
-    def conversation(self, key: bytes, tenant: str) -> Talk:
+    def conversation(self, key: bytes, tenant: str) -> ConversationSavings:
         """The account of a conversation, a new one where there is none."""
         talk = self._talks.get(key)
         if talk is None:
-            talk = self._talks[key] = Talk(tenant=tenant)
+            talk = self._talks[key] = ConversationSavings(tenant=tenant)
             if len(self._talks) > MOST_CONVERSATIONS:
                 self._talks.popitem(last=False)
         self._talks.move_to_end(key)
         return talk
 
-    def came(self, tenant: str, model: str, now_s: float) -> None:
+    def count_request(self, tenant: str, model: str, now_s: float) -> None:
         """A request of ``tenant`` for ``model`` was answered."""
         rate = self._rates.get((tenant, model))
         if rate is None:
-            rate = self._rates[tenant, model] = Rate()
+            rate = self._rates[tenant, model] = RequestRate()
             if len(self._rates) > _MOST_RATES:
                 self._rates.popitem(last=False)
-        rate.came(now_s)
+        rate.record(now_s)
 
     def per_hour(self, tenant: str, model: str, now_s: float) -> float:
         """How many come in an hour, at the pace of the last ones."""
         rate = self._rates.get((tenant, model))
         return 0.0 if rate is None else rate.per_hour(now_s)
 
-    def beside(self, request_id: str, tenant: str) -> Mapping[str, object] | None:
+    def trace_of(self, request_id: str, tenant: str) -> Mapping[str, object] | None:
         """What a trace says of a request's prompt; None for a short one, and for who is forgotten."""
         told = self._told.get(request_id)
         if told is None or told.tenant != tenant:
             return None
         return {name: value for name, value in _json(told) if name != "tenant"}
 
-    def talks(self) -> dict[str, object]:
+    def conversations(self) -> dict[str, object]:
         """The newest conversations by their id, newest first."""
-        return {name_of(key): dict(_json(talk)) for key, talk in reversed(self._talks.items())}
+        return {
+            conversation_id(key): dict(_json(talk)) for key, talk in reversed(self._talks.items())
+        }
 
 
-def _json(value: Sums) -> Iterator[tuple[str, object]]:
+def _json(value: CacheSavings) -> Iterator[tuple[str, object]]:
     told: dict[str, object] = msgspec.to_builtins(value)
     return iter(told.items())
 
 
-def name_of(key: bytes) -> str:
+def conversation_id(key: bytes) -> str:
     """How a conversation is named outside: the beginning of its hash."""
     return key.hex()[:_ID_CHARS]

@@ -18,19 +18,19 @@ from time import perf_counter_ns
 from typing import Final
 
 from app.domain.model_call import ModelCall
-from app.prompts.prefix import Rendered, Rendering, UnreadableError
+from app.prompts.prefix import RenderedPrompt, RenderSteps, UnreadableError
 
-SETTLE_AFTER_S: Final = 0.01
-NEXT_S: Final = 0.001
+FIRST_SLICE_AFTER_S: Final = 0.01
+NEXT_SLICE_AFTER_S: Final = 0.001
 SLICE_NS: Final = 300_000
-MOST: Final = 64
+MAX_WAITING: Final = 64
 
-Read = Callable[[ModelCall], "Rendered | Rendering"]
+Read = Callable[[ModelCall], "RenderedPrompt | RenderSteps"]
 """The blocks of a call's prompt, or the reading that gives them."""
-Learn = Callable[[ModelCall, Rendered], None]
+Learn = Callable[[ModelCall, RenderedPrompt], None]
 
 
-class Settling:
+class LearningQueue:
     """What waits, and the reading that is under way."""
 
     def __init__(
@@ -39,7 +39,7 @@ class Settling:
         """``learn`` is told of each call that can be read; ``clock`` gives nanoseconds."""
         self._read, self._learn, self._clock = read, learn, clock
         self._waiting: deque[ModelCall] = deque()
-        self._reading: Rendering | None = None
+        self._reading: RenderSteps | None = None
         """Of the first that waits."""
         self._timer: asyncio.TimerHandle | None = None
         self.done = 0
@@ -52,8 +52,8 @@ class Settling:
         """Have ``call`` learned from. Call it inside the running loop."""
         self._waiting.append(call)
         if self._timer is None:
-            self._look_in(SETTLE_AFTER_S)
-        if len(self._waiting) > MOST:
+            self._look_in(FIRST_SLICE_AFTER_S)
+        if len(self._waiting) > MAX_WAITING:
             self._next()
 
     def drain(self) -> None:
@@ -67,15 +67,15 @@ class Settling:
     async def drained(self) -> None:
         """Learn from every call that waits now, and let others have the loop meanwhile."""
         last = self.done + len(self)
-        while self.done < last and self.some():  # noqa: ASYNC110 - nothing to wait for: others go first
+        while self.done < last and self.run_slice():  # noqa: ASYNC110 - nothing to wait for: others go first
             await asyncio.sleep(0)
 
-    def drain_read(self) -> None:
+    def drain_rendered(self) -> None:
         """Learn from the calls at the head whose prompts are read already: that takes little."""
-        while self._waiting and isinstance(self._read(self._waiting[0]), Rendered):
+        while self._waiting and isinstance(self._read(self._waiting[0]), RenderedPrompt):
             self._next()
 
-    def some(self) -> bool:
+    def run_slice(self) -> bool:
         """Learn for a fraction of a millisecond; whether there is more."""
         until_ns = self._clock() + SLICE_NS
         while self._waiting:
@@ -95,7 +95,7 @@ class Settling:
         try:
             if reading is None:
                 found = self._read(call)
-                if not isinstance(found, Rendered):
+                if not isinstance(found, RenderedPrompt):
                     self._reading = found
                     return
             else:
@@ -121,5 +121,5 @@ class Settling:
 
     def _look(self) -> None:
         self._timer = None
-        if self.some() and self._timer is None:
-            self._look_in(NEXT_S)
+        if self.run_slice() and self._timer is None:
+            self._look_in(NEXT_SLICE_AFTER_S)
