@@ -1,4 +1,4 @@
-"""Who a caller is and what it may do: the value behind a gateway key, without the key itself."""
+"""The identity and permissions behind a gateway key, without the key itself."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much a key or a tenant may use; None: as much as it likes."""
+    """Usage limits of a key or a tenant; None: unlimited."""
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
-    """Prompt and output tokens of calls that reached a model; kept answers cost none."""
+    """Prompt and output tokens of calls that reached a model; cached answers cost none."""
     concurrent_requests: int | None = None
-    """Requests being answered at once, streams above all."""
+    """Requests in flight at once, streams included."""
     usd_per_day: float | None = None
-    """Money for calls within one UTC day."""
+    """Cost of upstream calls within one UTC day."""
     usd_per_month: float | None = None
-    """Money for calls within one UTC month."""
+    """Cost of upstream calls within one UTC month."""
 
     @property
     def any(self) -> bool:
-        """Say whether anything is limited."""
+        """Whether anything is limited."""
         return any(
             limit is not None
             for limit in (
@@ -39,35 +39,35 @@ UNLIMITED = Limits()
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What a key stands for. ``None`` for a set of names means all of them."""
+    """What a key grants. ``None`` for a set of names means all of them."""
 
     id: str
-    """Public: it stands in the key, in lists and in logs."""
+    """Public: part of the key, shown in lists and logs."""
     tenant: str
     name: str = ""
     family: str = ""
-    """The first key of a chain of rotations: limits are counted for the chain, not for each link."""
+    """Id of the first key in a chain of rotations: limits are counted for the chain."""
     models: frozenset[str] | None = None
-    """Names that it may send as ``model``, ``auto`` among them if it may be routed."""
+    """Values allowed as ``model``; ``auto`` must be included to allow routing."""
     tools: frozenset[str] | None = None
-    """Tools of the gateway's that agents may call for it."""
+    """Gateway tools that agents may call for it."""
     agents: frozenset[str] | None = None
     """Agents that it may run."""
     admin: bool = False
-    """It may see and change what is not its tenant's alone."""
+    """May read and change data beyond its own tenant."""
     expires_unix_s: float | None = None
     revoked: bool = False
     limits: Limits = UNLIMITED
 
     @property
     def usage_key(self) -> str:
-        """Under what name its use is counted."""
+        """The id under which its usage is counted."""
         return self.family or self.id
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key as it is known: its SHA-256 and what it stands for."""
+    """A stored key: its SHA-256 and what it grants."""
 
     digest: bytes
     access: Access

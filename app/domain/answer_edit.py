@@ -1,4 +1,4 @@
-"""What is changed in an answer on its way to the client, because an output contract says so."""
+"""Edits of an answer on its way to the client, required by an output contract."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from typing import NamedTuple, Protocol
 
 
 class AnswerEdit(NamedTuple):
-    """The changes; usage is never among them."""
+    """The edits; usage is never changed."""
 
     hides_reasoning: bool = False
     keeps_signatures: bool = False
-    """Hidden reasoning leaves its block and the vendor's signature behind, empty, because the client has to
-    hand them back: a turn that called tools cannot go on without.
+    """Keep the emptied blocks of hidden reasoning with their signatures: the client must send them back to
+    continue a turn with tool calls.
     """
     prefill: str = ""
-    """The beginning of the answer that the gateway wrote for the model, which gave the rest."""
+    """The start of the answer, written by the gateway and continued by the model."""
 
 
 class AnswerEditor(Protocol):
-    """Makes the changes in an answer of the client's own dialect; all else keeps its bytes."""
+    """Applies the edits to an answer in the client's own dialect; all other bytes are kept."""
 
     def edit_frames(self, data: bytes) -> bytes:
-        """Complete frames of a stream, changed; empty where nothing of them is left."""
+        """Edit complete frames of a stream; empty where nothing is left of them."""
         ...
 
     def edit_answer(self, body: bytes) -> bytes:
-        """A whole answer, changed."""
+        """Edit a complete JSON answer."""
         ...

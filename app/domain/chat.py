@@ -1,9 +1,9 @@
-"""What a caller asked: the request as it came, and its neutral reading.
+"""A client's request: the original body, and its neutral form.
 
-``ChatRequest`` keeps the body exactly as the client sent it. On the way to an upstream of the same dialect
-the body travels on as it came, with single top-level fields spliced: a gateway that prints a prompt anew
-destroys the vendor's prompt cache. ``Conversation`` is the neutral reading, made only where it is needed:
-another dialect's upstream, an agent, a cached answer's key.
+``ChatRequest`` keeps the body exactly as the client sent it. An upstream of the same dialect receives those
+bytes with single top-level fields spliced, because a re-serialised prompt misses the vendor's prompt cache.
+``Conversation`` is the neutral form, built only where it is needed: for another dialect's upstream, an agent,
+or a cache key.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ Json = Mapping[str, object]
 
 
 DEFAULT_ANTHROPIC_VERSION = b"2023-06-01"
-"""The ``anthropic-version`` that the gateway itself asks for: whoever says it, or none, says nothing."""
+"""The ``anthropic-version`` that the gateway sends by default; clients that send it, or none, are equal."""
 KNOWN_ANTHROPIC_VERSIONS = (DEFAULT_ANTHROPIC_VERSION, b"2026-10-21")
-"""Those that Anthropic's clients say, the older and the newer ones. What the versions change nobody here
-knows, so an answer for one is never told to a client of the other.
+"""The versions that Anthropic's clients send. Their differences are unknown here, so answers are never shared
+between them.
 """
 
 
@@ -35,7 +35,7 @@ class Dialect(StrEnum):
     RESPONSES = "openai_responses"
     MESSAGES = "anthropic_messages"
 
-    # As the text that it is: the enumeration's own is a call of Python at each look into a dict.
+    # The string's own hash: the enumeration's is a Python call at each dict look-up.
     __hash__ = str.__hash__
 
 
@@ -50,7 +50,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CacheBreakpoint:
-    """The client's own prompt-cache breakpoint after a block; ``ttl`` in vendor's words or ""."""
+    """The client's prompt-cache breakpoint after a block; ``ttl`` as the vendor writes it, or ""."""
 
     ttl: str = ""
 
@@ -142,13 +142,13 @@ Part = (
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message; order of parts as it came."""
+    """One message; parts in the client's order."""
 
     role: Role
     parts: tuple[Part, ...]
     name: str = ""
     origin: str = field(default="", compare=False, repr=False)
-    """Where it stands in the caller's body (``messages[2]``), so that a refusal can name the field."""
+    """Its path in the caller's body (``messages[2]``), so that errors can name the field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,12 +178,12 @@ class JsonOutput:
     name: str = ""
     strict: bool | None = None
     description: str = ""
-    """What the answer is for, told to the model."""
+    """A description of the answer for the model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to draw the answer; None = the vendor's default."""
+    """Sampling parameters; None = the vendor's default."""
 
     temperature: float | None = None
     top_p: float | None = None
@@ -204,10 +204,10 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """The neutral reading of a request."""
+    """The neutral form of a request."""
 
     messages: tuple[Message, ...]
-    """In order, system messages included where they stand."""
+    """In order, system messages included in place."""
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
@@ -218,10 +218,10 @@ class Conversation:
     metadata: Json | None = None
     service_tier: str = ""
     hints: tuple[str, ...] = ()
-    """Fields that only speed things up or label them (``prompt_cache_key`` ...): dropped where the target
+    """Fields that are only performance hints or labels (``prompt_cache_key`` ...): dropped where the target
     has no counterpart, and named in ``x-slipstream-dropped``."""
     source: Dialect | None = field(default=None, compare=False)
-    """The dialect it was read from, so that a refusal names a field as the caller spelled it."""
+    """The dialect it was read from, so that errors use the caller's field names."""
 
 
 class PlainRequest(NamedTuple):
@@ -240,24 +240,24 @@ class PlainRequest(NamedTuple):
 
 @dataclass(slots=True)
 class ChatRequest:
-    """A caller's request for one answer. Nobody changes one (not ``frozen``: one is made per request)."""
+    """A client's request for one answer. Treated as immutable (not ``frozen``: one is made per request)."""
 
     dialect: Dialect
     model: str
-    """As the caller named it: ``auto``, a configured name, or ``agent/<name>``."""
+    """As requested: ``auto``, a configured name, or ``agent/<name>``."""
     stream: bool
     body: Json
     """The parsed body, keys in the client's order; never changed."""
     raw: bytes
-    """The body as it came."""
+    """The body as received."""
     include_usage: bool = False
     """Chat dialect: the caller asked for the usage chunk (``stream_options.include_usage``)."""
     forward_headers: tuple[tuple[bytes, bytes], ...] = ()
-    """Vendor headers that travel on to an upstream of the same dialect (``anthropic-beta`` ...)."""
+    """Vendor headers forwarded to an upstream of the same dialect (``anthropic-beta`` ...)."""
     plain: PlainRequest | None = None
-    """Its reading where it is surely plain; None where nobody has looked, too."""
+    """The parsed request where it is surely plain; None also where that was not checked."""
     terms: AnswerTerms | None = None
-    """What an output contract asks of the model that will be chosen; None where none holds."""
+    """What an output contract requires of the chosen model; None where none applies."""
 
     def with_body(self, body: Json, raw: bytes) -> ChatRequest:
         """The same caller's request with another body; ``raw`` are its bytes."""
@@ -279,7 +279,7 @@ class AnswerTerms(Protocol):
 
     @property
     def key(self) -> str:
-        """What tells these terms from others: answers given under different ones are never shared."""
+        """Identifies these terms: answers under different terms are never shared."""
         ...
 
     @property
@@ -288,11 +288,11 @@ class AnswerTerms(Protocol):
         ...
 
     def of_many(self) -> AnswerTerms:
-        """What of them holds for a call that asks for several answers at once."""
+        """The terms that apply to a call for several answers at once."""
         ...
 
     def native(self, request: ChatRequest, model: Model) -> tuple[ChatRequest, str]:
-        """``request`` for ``model`` in the client's own dialect, and how the answer was begun for it ("")."""
+        """``request`` for ``model`` in the client's own dialect, and the prefill ("" = none)."""
         ...
 
     def neutral(self, conversation: Conversation, model: Model) -> tuple[Conversation, str]:

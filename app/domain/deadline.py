@@ -1,4 +1,4 @@
-"""A point in time by which something must be whole, on a monotonic clock that the caller owns."""
+"""A point in time by which work must be complete, on the caller's monotonic clock."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """An absolute instant in seconds of the clock that made it; ``None`` never passes."""
+    """An absolute time in seconds of the clock it was made with; ``None`` never passes."""
 
     at_s: float | None = None
 
     @classmethod
     def after(cls, now_s: float, seconds: float | None) -> Deadline:
-        """Make the deadline ``seconds`` from ``now_s``; None makes one that never passes."""
+        """The deadline ``seconds`` from ``now_s``; None: one that never passes."""
         return cls(None if seconds is None else now_s + seconds)
 
     def left_s(self, now_s: float) -> float | None:
@@ -21,7 +21,7 @@ class Deadline:
         return None if self.at_s is None else max(0.0, self.at_s - now_s)
 
     def passed(self, now_s: float) -> bool:
-        """Say whether the instant is behind ``now_s``."""
+        """Whether the deadline has passed at ``now_s``."""
         return self.at_s is not None and now_s >= self.at_s
 
     def sooner(self, now_s: float, seconds: float | None) -> float | None:

@@ -1,6 +1,6 @@
-"""What the lanes, the classifier, the cache and the router decide, as plain values.
+"""The decisions of lanes, classifier, cache and router, as plain values.
 
-They are shared by rooms that must not import each other, so they live here.
+They are shared by packages that must not import each other.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ class Tier(StrEnum):
     FAST = "fast"
     POWERFUL = "powerful"
 
-    # As the text that it is: the enumeration's own is a call of Python at each look into a dict.
+    # The string's own hash: the enumeration's is a Python call at each dict look-up.
     __hash__ = str.__hash__
 
 
 AnswerDefect = Literal[
     "refused", "empty", "cut_off", "language", "repetition", "no_tool_call", "invalid", "unsure"
 ]
-"""What a fast answer may lack for which the powerful tier is asked; an operator's own checks come beside."""
+"""Defects of a fast answer that escalate to the powerful tier, beside an operator's own checks."""
 
 
 class Cacheability(StrEnum):
-    """Whether, and how long, an answer may be kept."""
+    """Whether, and how long, an answer may be cached."""
 
     STABLE = "stable"
     SLOW = "slow"
@@ -51,7 +51,7 @@ class CacheOutcome(StrEnum):
 
 
 class CacheMode(StrEnum):
-    """What the caller asked of the cache through the ``x-slipstream-cache`` request header."""
+    """The cache mode requested by the ``x-slipstream-cache`` request header."""
 
     DEFAULT = "default"
     BYPASS = "bypass"
@@ -63,7 +63,7 @@ class CacheMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PromptView:
-    """What the classifier and the router may look at: text and counts, never a wire format."""
+    """The request as seen by classifier and router: text and counts, no wire format."""
 
     text: str
     """The last user turn's text; empty when there is none."""
@@ -77,11 +77,11 @@ class PromptView:
     wants_json: bool = False
     max_tokens: int | None = None
     after_tool_result: bool = False
-    """The request continues a tool loop: its last message is a tool's result."""
+    """The request continues a tool loop: its last message is a tool result."""
 
     @property
     def is_plain_question(self) -> bool:
-        """One user turn, and nothing that would bend the answer's form: what a lane may answer."""
+        """One user turn, and nothing that changes the answer's format: what a lane may answer."""
         return (
             self.turns == 1
             and not self.system

@@ -1,4 +1,4 @@
-"""The neutral stream of one answer: what every dialect can be read into and written from.
+"""The neutral event stream of one answer, which every dialect can be parsed into and written from.
 
 An answer is a sequence of events in this grammar (``Frames`` may stand for any part of it)::
 
@@ -6,8 +6,8 @@ An answer is a sequence of events in this grammar (``Frames`` may stand for any 
                     | ToolCallStarted ToolCallDelta* ToolCallSealed)*   Finished
 
 ``Frames`` is the fast path: complete SSE frames of the client's own dialect, exactly as the upstream sent
-them. The encoder forwards them untouched, so nothing is parsed and printed per token, and no field that
-this program does not know gets lost. ``Whole`` is the same for an answer that is not streamed.
+them. They are passed through unchanged, so nothing is re-serialised per token and no unknown field is lost.
+``WholeBody`` is the same for an answer that is not streamed.
 
 Tool calls may interleave (parallel calls); ``index`` tells them apart and counts from 0 per answer.
 A call is *sealed* when its arguments are complete: that is the moment a tool can start.
@@ -23,7 +23,7 @@ from app.domain.usage import Usage
 
 
 class FinishReason(StrEnum):
-    """Why an answer ended, in words that every dialect can say."""
+    """Why an answer ended."""
 
     STOP = "stop"
     STOP_SEQUENCE = "stop_sequence"
@@ -34,36 +34,36 @@ class FinishReason(StrEnum):
     PAUSE = "pause"
     CONTEXT_EXCEEDED = "context_exceeded"
 
-    __hash__ = str.__hash__  # the enumeration's own is a call of Python
+    __hash__ = str.__hash__  # the enumeration's own is a Python call
 
     @property
     def complete(self) -> bool:
-        """Say whether the answer is whole: neither cut short, filtered nor refused."""
+        """Whether the answer is complete: neither cut short, filtered nor refused."""
         return self in COMPLETE_FINISHES
 
 
 COMPLETE_FINISHES = frozenset(
     {FinishReason.STOP, FinishReason.STOP_SEQUENCE, FinishReason.TOOL_CALLS}
 )
-"""The endings of whole answers; as strings they compare equal to their words."""
+"""The finish reasons of complete answers; they compare equal to their strings."""
 
 
 REFUSED_FINISHES = frozenset({FinishReason.REFUSAL, FinishReason.CONTENT_FILTER})
-"""The endings of answers that the model or its vendor declined to give."""
+"""The finish reasons of refusals by the model or its vendor."""
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerStarted:
-    """The first event: who answers. ``id`` is the upstream's own, ``model`` its own name for itself."""
+    """The first event. ``id`` and ``model`` are the upstream's own."""
 
     id: str
     model: str
     created_s: int = 0
-    """Unix time in seconds; 0 when the dialect does not say."""
+    """Unix time in seconds; 0 when unknown."""
     usage: Usage | None = None
-    """Prompt usage when the dialect tells it at the start (Anthropic)."""
+    """Prompt usage, where the dialect reports it at the start (Anthropic)."""
     diagnostics: object = None
-    """What the vendor says of its prompt cache, in its own form, where it was asked."""
+    """The vendor's prompt-cache diagnostics, in its own form, where requested."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class ThinkingSealed:
 
 @dataclass(frozen=True, slots=True)
 class RedactedThinking:
-    """Reasoning that only its vendor can read; passed back to it as it came."""
+    """Reasoning that only its vendor can read; sent back unchanged."""
 
     data: str
 
@@ -136,31 +136,31 @@ class Finished:
     usage: Usage | None = None
     stop_sequence: str | None = None
     diagnostics: object = None
-    """As ``AnswerStarted``'s, of vendors that say it at the end."""
+    """As in ``AnswerStarted``, for vendors that send it at the end."""
 
 
 @dataclass(slots=True)
 class Frames:
-    """Complete SSE frames of the client's dialect, untouched, blank lines included.
+    """Complete SSE frames of the client's dialect, unchanged, blank lines included.
 
-    Nobody changes one. It is not ``frozen`` because one is made for every token, and that triples its cost.
+    Treated as immutable; not ``frozen``, because one is made per token and freezing triples the cost.
     """
 
     data: bytes
     count: int = 1
-    """How many ``data:`` frames are inside; a close measure of tokens."""
+    """Number of ``data:`` frames; approximates the number of tokens."""
 
 
 @dataclass(slots=True)
 class WholeBody:
-    """A complete JSON answer of the client's dialect, untouched. Nobody changes one (see ``Frames``)."""
+    """A complete JSON answer of the client's dialect, unchanged. Treated as immutable (see ``Frames``)."""
 
     body: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A note for the person who waits; written as an SSE comment on the vendors' dialects."""
+    """A status note for the user; an SSE comment in the vendors' dialects."""
 
     text: str
 
@@ -182,24 +182,24 @@ Event = (
 )
 
 Emit = Callable[[Event], Awaitable[None]]
-"""Hand one event on; awaiting it is the back-pressure. Raises when the receiver is gone."""
+"""Emit one event; awaiting it applies back-pressure. Raises when the receiver is gone."""
 
 Offer = Callable[[Frames | WholeBody], bool]
-"""An ``Emit`` that never waits: takes the event whole at once, or says no and has changed nothing."""
+"""A non-blocking ``Emit``: accepts the event at once, or returns False without effect."""
 
 
 Pipe = Callable[[bytes, bytes], bool]
-"""An ``Offer`` of one ordinary frame, given twice: its bytes, and the HTTP/1.1 chunk that it came in."""
+"""An ``Offer`` of one ordinary frame, passed as its bytes and as the HTTP/1.1 chunk that contained it."""
 
 
 def pipe_of(emit: Emit) -> Pipe | None:
-    """A ``Pipe`` to where ``emit`` leads, for a stream under way; None where there is none (any more)."""
+    """The ``Pipe`` of ``emit``'s receiver while a stream is open; None where there is none (any more)."""
     open_pipe: Callable[[], Pipe | None] | None = getattr(emit, "pipe", None)
     return None if open_pipe is None else open_pipe()
 
 
 def offer_of(emit: Emit) -> Offer | None:
-    """The ``Offer`` that stands beside an ``Emit``, for those that have one."""
+    """The ``Offer`` of ``emit``'s receiver, where it has one."""
     return getattr(emit, "offer", None)
 
 
@@ -246,7 +246,7 @@ AnswerBlock = TextBlock | ThinkingBlock | RedactedThinkingBlock | RefusalBlock |
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer, in no vendor's form: what the cache keeps and what a JSON response is written from."""
+    """A complete answer in neutral form: stored by the cache, and the source of JSON responses."""
 
     id: str
     model: str
@@ -271,7 +271,7 @@ class Answer:
 
 @dataclass(slots=True)
 class AnswerBuilder:
-    """Fold events into an ``Answer``; mutable by nature, owned by one turn."""
+    """Folds events into an ``Answer``; mutable, owned by one turn."""
 
     started: AnswerStarted | None = None
     finished: Finished | None = None
@@ -279,7 +279,7 @@ class AnswerBuilder:
     _calls: dict[int, list[object]] = field(default_factory=dict)
 
     def add(self, event: Event) -> None:  # noqa: C901 - one arm an event
-        """Take one event in; ``Frames``, ``Whole`` and ``Progress`` are not content and are ignored."""
+        """Add one event; ``Frames``, ``WholeBody`` and ``Progress`` are ignored."""
         match event:
             case AnswerStarted():
                 self.started = event
@@ -320,7 +320,7 @@ class AnswerBuilder:
             self._parts.append(["sealed", "", signature])
 
     def answer(self) -> Answer | None:
-        """The whole answer, or None while the stream has not finished."""
+        """The answer, or None while the stream has not finished."""
         if self.started is None or self.finished is None:
             return None
         usage = self.finished.usage or self.started.usage or Usage()

@@ -1,4 +1,4 @@
-"""What is to be forgotten: one word for it in the cache, the log of invalidations and on the wire."""
+"""Which cache entries to invalidate: shared by the caches, the invalidation log and its wire format."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class InvalidationFilter:
-    """Entries that match all that is given; ``entry_id`` names one entry and then stands alone."""
+    """Entries that match all that is given; ``entry_id`` selects one entry and is then the only criterion."""
 
     tenant: str
     model: str = ""

@@ -1,7 +1,7 @@
-"""Which language, or which script, a text is in: by its letters, or by its commonest words. Pure functions.
+"""Detect the language or script of a text, by its letters or its most common words. Pure functions.
 
-Scripts are told apart by their letters; languages of the Latin script by the words that are commonest in
-each, and only where there are enough of them: what is not clear is None.
+Scripts are recognised by their letters; languages of the Latin script by their most common words, and only
+where there are enough of them: an unclear result is None.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _ENOUGH_WORDS = 5
 _CLEARLY = 2.0
 MAX_READ_CHARS = 2_000
 LANGUAGES = tuple(_COMMON)
-"""The languages that are known by their words."""
+"""The languages that are recognised by their words."""
 LANGUAGE_INDEXES_OF_WORD = {
     word.encode(): tuple(map(LANGUAGES.index, names))
     for word, names in _LANGUAGE_OF.items()
     if word.isascii()
 }
-"""Of each common word in ASCII, as UTF-8: the places in ``LANGUAGES`` that it speaks for."""
+"""For each common ASCII word, as UTF-8: the indexes in ``LANGUAGES`` that it votes for."""
 
 
 def detect_language(text: str) -> str | None:
@@ -54,16 +54,14 @@ def detect_language(text: str) -> str | None:
 
 
 def seems_other_than_english(text: str) -> bool:
-    """Whether more words of a short text speak for one other language than for English, two at least."""
+    """Whether more words (two at least) of a short text vote for another language than for English."""
     found = [_LANGUAGE_OF[word] for word in _WORD.findall(text.lower()) if word in _LANGUAGE_OF]
     english, *others = _votes(found)
     return max(others) > max(1, english)
 
 
 def language_by_votes(words: int, votes: Sequence[int]) -> str | None:
-    """As ``language`` says of a text: ``words`` of it are in ``PLACES_OF_WORD``, and speak for each of
-    ``LANGUAGES`` so often.
-    """
+    """As ``detect_language``, for a text with ``words`` common words and these votes for ``LANGUAGES``."""
     if words < _ENOUGH_WORDS:
         return None
     most, second = sorted(votes)[:-3:-1]
@@ -73,7 +71,7 @@ def language_by_votes(words: int, votes: Sequence[int]) -> str | None:
 
 
 def _most(found: Sequence[Sequence[str]]) -> str | None:
-    """The language that the words found speak for, each for one or more."""
+    """The language that the words vote for, each for one or more."""
     return language_by_votes(len(found), _votes(found))
 
 

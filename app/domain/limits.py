@@ -1,8 +1,8 @@
-"""Rates and sums that are counted for a key, and the port of what counts them.
+"""Rate limits and sums per key, and the port of their counters.
 
-A rate is a bucket of ``burst`` units that fills with ``amount`` units every ``period_s`` seconds
-(GCRA: one number a key, no timer). A charge takes units out of it; one that does not fit takes
-nothing and says when it would.
+A rate is a token bucket of ``burst`` units that refills with ``amount`` units every ``period_s`` seconds
+(GCRA: one number per key, no timer). A charge takes units; one that does not fit takes nothing and returns
+when it would.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ class Rate:
 
     @property
     def unit_s(self) -> float:
-        """Seconds in which one unit comes back."""
+        """Seconds in which one unit is refilled."""
         return self.period_s / self.amount
 
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """``cost`` units of ``rate`` for ``key``. A negative cost gives back what was not needed."""
+    """``cost`` units of ``rate`` for ``key``. A negative cost returns unused units."""
 
     key: bytes
     rate: Rate
@@ -37,21 +37,21 @@ class Charge:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What became of some charges: all were taken, or none."""
+    """The result of some charges: all were taken, or none."""
 
     allowed: bool
     remaining: float
-    """Units that the fullest of the buckets asked about still has, the least of them first."""
+    """Units left in the bucket that has the fewest."""
     retry_after_s: float = 0.0
-    """When all of them would fit; infinite where one is larger than its bucket. 0 when allowed."""
+    """When all of them would fit; infinite where one exceeds its bucket. 0 when allowed."""
     refused_index: int = -1
-    """The index of the charge that has to wait longest; -1 when allowed."""
+    """The index of the charge with the longest wait; -1 when allowed."""
 
 
 class Counters(Protocol):
     """Buckets and sums by key, each operation atomic. Failures raise ``StoreError``.
 
-    Keys of one call belong to one tenant. Nothing here waits for a limit: it says when to come back.
+    Keys of one call belong to one tenant. Nothing here waits for a limit.
     """
 
     async def take(self, charges: Sequence[Charge]) -> Grant:
@@ -59,16 +59,16 @@ class Counters(Protocol):
         ...
 
     async def settle(self, charge: Charge) -> None:
-        """Take a charge whatever it does to the bucket: what a call cost is known when it is over.
+        """Take a charge unconditionally: the cost of a call is only known when it is over.
 
-        A bucket may so go below empty, and refuses until it has filled again.
+        A bucket may become negative, and then refuses until it is refilled.
         """
         ...
 
     async def add(self, key: bytes, amount: float, ttl_s: float) -> float:
-        """Add to a sum, which begins at 0 and is forgotten ``ttl_s`` after its first addition.
+        """Add to a sum, which starts at 0 and expires ``ttl_s`` after its first addition.
 
-        Says the new sum; with ``amount`` 0 only that.
+        Returns the new sum.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""One call of one model: what the pipeline asks of a provider, and what that reports."""
+"""One upstream model call: the pipeline's request to a provider, and the provider's report."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Headers = tuple[tuple[bytes, bytes], ...]
 
 
 class CallTiming:
-    """What happened when, in nanoseconds of the monotonic clock; 0 = did not happen (yet)."""
+    """Timestamps in nanoseconds of the monotonic clock; 0 = did not happen (yet)."""
 
     started_ns = 0
     admitted_ns = 0
-    """When it got a place at a busy upstream; 0 where it had not to wait for one."""
+    """When a busy upstream admitted it; 0 where it did not wait."""
     headers_ns = 0
     first_event_ns = 0
     ended_ns = 0
@@ -27,44 +27,43 @@ class CallTiming:
 class ModelCall(CallTiming):
     """One call of one model: filled in by the pipeline, reported on by the provider.
 
-    ``native`` is the request to pass through untouched when the provider speaks its dialect; otherwise the
-    provider writes ``conversation`` in a dialect that it does speak. ``want`` names the dialect in which the
-    caller reads the answer: a provider that answers in that dialect emits ``Frames``/``Whole``, one that does
-    not emits neutral events. ``neutral`` asks for neutral events in any case (agents, escalation checks).
+    ``native`` is the request to pass through unchanged where the provider speaks its dialect: it then emits
+    ``Frames`` or ``WholeBody``. Otherwise the provider writes ``conversation`` in a dialect that it speaks,
+    and emits neutral events. ``neutral`` asks for neutral events in any case (agents, escalation checks).
 
-    What nobody has told yet stands in the class: one is made for every request.
+    Defaults are class attributes, because an instance is made for every request.
     """
 
     usage: Usage | None = None
-    """Set by the provider when the upstream told it, before its ``stream`` returns."""
+    """Set by the provider where the upstream reports it, before ``stream`` returns."""
     tokens_streamed = 0
     """Content frames or deltas seen; set while streaming."""
     complete = False
-    """True once the upstream ended the answer in its dialect's own way."""
+    """The upstream ended the answer as its dialect requires."""
     finish = ""
-    """The neutral finish reason where it is known ("" = not)."""
+    """The neutral finish reason; "" = unknown."""
     dropped: tuple[str, ...] = ()
-    """Hints of the caller that the target's dialect could not carry."""
+    """The caller's hints that the target dialect cannot express."""
     upstream_status = 0
     single_attempt = False
-    """It must not be sent a second time where the vendor may have heard it."""
+    """Never resend it once the vendor may have received it."""
     tenant = ""
-    """Whose it is: places at a busy upstream go to tenants in turn."""
+    """A busy upstream admits tenants in turn."""
     traceparent = ""
-    """The W3C header that the call carries; empty = none."""
+    """The W3C header to send; empty = none."""
     response_headers: Headers = ()
     """The vendor's rate-limit, request-id and similar headers."""
     prompts: PromptShaper | None = None
-    """What may be done to a long prompt on its way out; None = nothing."""
+    """Prompt-cache handling of long prompts; None = none."""
     started_exchange: object = None
-    """An exchange of the provider's own, under way already: to be gone on with in place of a new one."""
+    """The provider's own exchange that is already in progress: continue it instead of starting one."""
     exchange_started_ns = 0
-    """When that began; it has its place at the upstream, and is counted among the calls."""
+    """When that started; it is already admitted, and counted among the calls."""
     prefill = ""
-    """How the answer was begun for the model by an output contract: it goes on from there."""
-    prompt_shape: object = None  # what ``prompts`` found out about this call; its own affair
+    """The start of the answer, written by an output contract: the model continues it."""
+    prompt_shape: object = None  # private state of ``prompts`` for this call
 
-    def __init__(  # noqa: PLR0917 - made by position once a request; keywords cost as much again
+    def __init__(  # noqa: PLR0917 - called by position once a request; keywords would double the cost
         self,
         model: Model,
         stream: bool,  # noqa: FBT001
@@ -74,7 +73,7 @@ class ModelCall(CallTiming):
         neutral: bool = False,  # noqa: FBT001, FBT002
         request_id: str = "",
     ) -> None:
-        """Nothing is asked yet."""
+        """Describe a call that has not been made yet."""
         self.model = model
         self.stream = stream
         self.deadline = deadline
@@ -85,11 +84,11 @@ class ModelCall(CallTiming):
 
     @property
     def timing(self) -> CallTiming:
-        """The marks of this call."""
+        """The timestamps of this call."""
         return self
 
     def copy_for_retry(self) -> ModelCall:
-        """The same call, not made yet."""
+        """A copy of the call that has not been made yet."""
         same = ModelCall(
             self.model,
             self.stream,
@@ -104,15 +103,15 @@ class ModelCall(CallTiming):
 
 
 class PromptShaper(Protocol):
-    """What makes the vendor's prompt cache work. Bodies below ``min_bytes`` are none of its business."""
+    """Optimises calls for the vendor's prompt cache. Skip it for bodies below ``min_bytes``."""
 
     min_bytes: int
 
     def shape(self, call: ModelCall, dialect: Dialect, body: bytes) -> bytes:
-        """The body to send instead of ``body``: the same prompt, with breakpoints where they pay."""
+        """``body`` with cache breakpoints added where they pay."""
 
     async def gate(self, call: ModelCall, emit: Emit) -> Emit:
-        """Wait for who writes the same prefix right now; gives the ``emit`` to use. Bounded in time."""
+        """Wait while another call writes the same prefix; returns the ``emit`` to use. Bounded in time."""
 
     def settle(self, call: ModelCall) -> None:
-        """The call is over, however it ended; never waits."""
+        """Account for the call, however it ended; never waits."""

@@ -1,4 +1,4 @@
-"""A configured model: where it runs, what it costs, what it can do: as data, never ``if vendor``."""
+"""A configured model: provider, price and abilities, as data instead of ``if vendor``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ THINKING_BUDGET_TOKENS = {
     "xhigh": 32768,
     "max": 49152,
 }
-"""OpenAI's words of effort for models that take a budget; Anthropic's least is 1,024."""
+"""OpenAI's efforts for models that take a budget; Anthropic's minimum is 1,024."""
 MIN_THINKING_BUDGET_TOKENS = 1024
 
 
@@ -33,7 +33,7 @@ class Abilities:
     structured_output: bool = True
     """Takes a JSON schema for the answer."""
     prefill: bool = False
-    """Continues an assistant message that stands last."""
+    """Continues a final assistant message."""
     thinking: str = "none"
     """``none``, ``effort`` (an effort word), ``budget`` (tokens) or ``adaptive``."""
     cache_breakpoints: str = "none"
@@ -42,14 +42,14 @@ class Abilities:
     max_tokens_field: str = "max_tokens"
     """Chat dialect: ``max_tokens`` or ``max_completion_tokens``."""
     verbosity: bool = False
-    """Takes a word for how much is said (OpenAI's ``verbosity``)."""
+    """Accepts OpenAI's ``verbosity``."""
     default_max_tokens: int = 4096
-    """What to send where the dialect demands a limit and the caller gave none."""
+    """Sent where the dialect requires a limit and the caller set none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One deployment that can answer: a name of ours for a model of a provider."""
+    """One deployment: our name for a provider's model."""
 
     name: str
     provider: str

@@ -1,8 +1,7 @@
-"""Reasoning that a model writes into its answer's text, taken out of it.
+"""Strip reasoning that a model writes into its answer's text.
 
-Open models say ``<think> ... </think>`` before they answer, and servers without a parser for it hand that on
-as text. Only blocks at the very beginning of an answer are taken for such: further on the tag is a word like
-any other.
+Open models write ``<think> ... </think>`` before they answer, and servers without a parser for it pass that
+on as text. Only blocks at the very beginning of an answer are stripped: elsewhere the tag is ordinary text.
 """
 
 from __future__ import annotations
@@ -11,21 +10,21 @@ _TAGS = {"<think>": "</think>", "<thinking>": "</thinking>"}
 
 
 class ReasoningStripper:
-    """Takes an answer's text in, piece by piece; gives it without its reasoning."""
+    """Strips the reasoning from an answer's text, piece by piece."""
 
     __slots__ = ("_closing", "_held", "_taken", "answer_begun")
 
     def __init__(self) -> None:
-        """Stand before the first word."""
+        """Start before the first piece."""
         self._held = ""
         self._closing = ""
-        """The tag that ends the block that is open; "" = none is."""
+        """The closing tag of the open block; "" = none."""
         self._taken = False
         self.answer_begun = False
-        """The answer itself has begun: whatever comes passes as it is."""
+        """The answer itself has begun: all further text passes unchanged."""
 
     def feed(self, text: str) -> str:
-        """Take a piece; give what is surely answer."""
+        """Add a piece; returns what is certainly part of the answer."""
         if self.answer_begun:
             return text
         held = self._held + text
@@ -48,7 +47,7 @@ class ReasoningStripper:
             return begun if self._taken else held
 
     def flush(self) -> str:
-        """The answer has ended: what was held back and is no reasoning."""
+        """The answer has ended: returns held-back text that is not reasoning."""
         held, self._held, self.answer_begun = self._held, "", True
         if self._closing:
             return ""
@@ -56,6 +55,6 @@ class ReasoningStripper:
 
 
 def strip_reasoning(text: str) -> str:
-    """A whole answer's text without the reasoning at its beginning."""
+    """The text of a complete answer without the reasoning at its beginning."""
     reader = ReasoningStripper()
     return reader.feed(text) + reader.flush()

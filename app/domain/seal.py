@@ -1,4 +1,4 @@
-"""The port of encryption at rest; ``app.stores.seal`` is what stands behind it."""
+"""The port of encryption at rest; ``app.stores.seal`` implements it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Protocol
 
 
 class Seal(Protocol):
-    """Encryption of what is kept outside this process."""
+    """Authenticated encryption of data stored outside this process."""
 
     def seal(self, data: bytes, about: bytes) -> bytes:
-        """``data`` sealed, and tied to what it is ``about``."""
+        """Encrypt ``data`` with ``about`` as associated data."""
         ...
 
     def open(self, data: bytes, about: bytes) -> bytes:
-        """What was sealed; raises ``StoreError`` where it was not, was changed or is about something else."""
+        """Decrypt; raises ``StoreError`` for data that is not sealed, altered, or about something else."""
         ...

@@ -1,9 +1,9 @@
 """W3C trace context without a tracer: the ids of a turn's spans are functions of the turn itself.
 
-A tracer makes up a random id when a span begins and carries it along. Here nothing is carried: the trace
-id (where the caller brought none) and every span id are hashes of the request's id and moment, so the
-``traceparent`` that goes upstream and the span that is exported after the turn agree without a word
-between them, and a turn that nobody traces costs nothing.
+A tracer generates a random id when a span starts and passes it along. Here nothing is passed: the trace id
+(where the caller sent none) and every span id are hashes of the request's id and start time, so the
+``traceparent`` sent upstream and the span exported after the turn agree without shared state, and an untraced
+turn costs nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _NO_TRACE, _NO_SPAN = "0" * 32, "0" * 16
 
 
 class TraceParent(NamedTuple):
-    """What a ``traceparent`` header says; ids in lower-case hexadecimal."""
+    """A parsed ``traceparent`` header; ids in lower-case hexadecimal."""
 
     trace_id: str
     span_id: str
@@ -26,7 +26,7 @@ class TraceParent(NamedTuple):
 
 
 def read_traceparent(header: str) -> TraceParent | None:
-    """The header's meaning, or None where it breaks the form (and is then to be ignored).
+    """Parse the header; None where it is malformed (and must be ignored).
 
     Source: W3C Trace Context, section 3.2: a higher version is read as far as version 00 goes.
     """
@@ -47,18 +47,18 @@ class TurnTrace:
     __slots__ = ("_seed", "parent", "trace_id")
 
     def __init__(self, request_id: str, started_unix_s: float, traceparent: str = "") -> None:
-        """``traceparent`` is the caller's header; one that is malformed begins a trace of our own."""
+        """``traceparent`` is the caller's header; a malformed one starts a new trace."""
         self._seed = f"{request_id}\0{started_unix_s!r}\0".encode()
         self.parent = read_traceparent(traceparent) if traceparent else None
         self.trace_id = self._id("trace", 32) if self.parent is None else self.parent.trace_id
 
     @property
     def sampled(self) -> bool:
-        """Whether the trace is kept: ours always is, a caller's as the caller says."""
+        """Whether the trace is sampled: always for our own, else as the caller says."""
         return self.parent is None or self.parent.sampled
 
     def span_id(self, name: str, number: int = 0) -> str:
-        """The id of the turn's span ``name``, 16 hexadecimal digits; ``number`` counts its like from 0."""
+        """The id of the turn's span ``name``, 16 hexadecimal digits; ``number`` counts from 0 per name."""
         return self._id(f"{name}/{number}", 16)
 
     def traceparent(self, attempt: int) -> str:

@@ -1,8 +1,8 @@
-"""What is known of one turn when it is over: the single value from which all telemetry is made.
+"""The record of one finished turn, from which all telemetry is derived.
 
-The pipeline fills one ``TurnRecord`` at settle time; metrics, the trace ring, the ledger and the
-log line read it and nothing else. It holds times, counts, names and reasons, and never a prompt, an
-answer, a tool's arguments or a key, so that whatever is made from it may be shown to an operator.
+The pipeline fills one ``TurnRecord`` at settle time; metrics, the trace ring, the ledger and the log line
+read it and nothing else. It contains times, counts, names and reasons, but never a prompt, an answer, tool
+arguments or a key, so that everything derived from it may be shown to an operator.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ a JSON answer was made. Empty = it stayed.
 
 
 class Span(NamedTuple):
-    """One piece of a turn's time. Immutable; a tuple because a turn makes ten of them on the hot
+    """One interval of a turn. Immutable; a tuple because a turn makes ten of them on the hot
     path.
     """
 
@@ -75,8 +75,8 @@ class ToolUse(NamedTuple):
 
 
 class Times(Protocol):
-    """The spans of a settled turn. A timeline is kept as it is and read when somebody looks: making
-    the tuples of a waterfall on every request would cost more than timing it.
+    """The spans of a settled turn. The timeline is kept and converted on access: building
+    the tuples of a waterfall for every request would cost more than timing it.
     """
 
     def spans(self) -> tuple[Span, ...]:
@@ -93,9 +93,9 @@ class Times(Protocol):
 class TurnRecord(NamedTuple):
     """One finished turn. Times in seconds, money in USD; ``None`` = it did not come to that.
 
-    A tuple, because one is made for every request: written down in one piece it costs a fifth of an object
-    with thirty fields. From ``dialect`` to ``attempts`` stands what turns have in common: ``kind`` is that
-    piece, by which telemetry counts many turns at once. The hot path fills a record by position.
+    A tuple, because one is made for every request: it costs a fifth of an object with thirty fields. The
+    fields from ``dialect`` to ``attempts`` are often equal between turns: ``kind`` is that slice, by which
+    telemetry aggregates turns. The hot path fills a record by position.
     """
 
     request_id: str
@@ -149,28 +149,28 @@ class TurnRecord(NamedTuple):
     cost_usd: float = 0.0
     """What this turn was charged: 0 for a hit."""
     avoided_cost_usd: float | None = None
-    """What the kept answer had cost when it was made; None = price its ``usage`` anew."""
+    """What the cached answer cost originally; None = compute it from ``usage``."""
     discarded_tokens: int = 0
-    """Tokens of speculated or hedged work that was thrown away."""
+    """Tokens of speculated or hedged work that was discarded."""
     tools: tuple[ToolUse, ...] = ()
     times: Times | None = None
     """The turn's settled timeline."""
     traceparent: str = ""
     """The caller's W3C ``traceparent``; empty = none, or spans are not exported."""
     threshold: float | None = None
-    """What ``complexity`` was held against; None where nothing was routed."""
+    """The threshold for ``complexity``; None where nothing was routed."""
     hedge: tuple[float, float] | None = None
-    """A second call was made beside a slow first: seconds reckoned as saved, USD that the loser cost."""
+    """Of a hedged call: estimated seconds saved, USD that the losing call cost."""
 
     def kind(self) -> tuple[object, ...]:
-        """What many turns have in common, as a key."""
+        """The fields that turns often share, as a key."""
         return tuple.__getitem__(self, SHARED_FIELDS)
 
 
 SHARED_FIELDS = slice(TurnRecord._fields.index("dialect"), TurnRecord._fields.index("attempts") + 1)
-"""The piece of a record that ``kind`` is."""
+"""The slice of a record that ``kind`` returns."""
 DEFAULTS_AFTER_TIMES = tuple(
     TurnRecord._field_defaults[name]
     for name in TurnRecord._fields[TurnRecord._fields.index("times") + 1 :]
 )
-"""What stands behind ``times`` where there is nothing to say, for who makes a record by position."""
+"""The default values of the fields after ``times``, for records built by position."""

@@ -1,8 +1,8 @@
-"""Tokens and money: what an answer used, and what that cost.
+"""Token usage and cost of an answer.
 
 Vendors count prompts differently: OpenAI's ``prompt_tokens`` includes the cached ones, Anthropic's
-``input_tokens`` is the uncached remainder. ``Usage`` keeps the three disjoint parts, so that neither
-reading is lost, and a total is always a sum.
+``input_tokens`` is the uncached remainder. ``Usage`` keeps the three disjoint parts, from which both
+are derived.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def token_count(count: int | None) -> int:
 class Usage:
     """Tokens of one answer, in disjoint parts.
 
-    Nobody changes one. It is not ``frozen`` because one is made for every answer, and that triples its cost.
+    Treated as immutable; not ``frozen``, because one is made per answer and freezing triples the cost.
     """
 
     input_tokens: int = 0
@@ -50,7 +50,7 @@ class Usage:
 
     @property
     def counts(self) -> tuple[int, int, int, int, int]:
-        """The fields in their order, for what travels: ``Usage(*counts)`` is the same usage."""
+        """The fields in order, for serialisation: ``Usage(*counts)`` is the same usage."""
         return (
             self.input_tokens,
             self.cached_tokens,
@@ -60,7 +60,7 @@ class Usage:
         )
 
     def plus(self, other: Usage) -> Usage:
-        """Add up the usage of several calls."""
+        """The sum with another usage."""
         return Usage(*map(add, self.counts, other.counts))
 
 

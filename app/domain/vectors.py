@@ -1,7 +1,7 @@
-"""What a store of questions by meaning keeps and gives: plain values, shared by the cache and the stores.
+"""Values and ports of the vector store of questions, shared by the cache and the stores.
 
-A vector travels as bytes (float32, little-endian, of unit length): it crosses a socket more often
-than it is computed with.
+A vector is bytes (float32, little-endian, unit length), because it crosses a socket more often than it is
+computed with.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ class StoredQuestion:
     """One answered question."""
 
     id: str
-    """32 hexadecimal digits; keeping another under the same id replaces it."""
+    """32 hexadecimal digits; storing another under the same id replaces it."""
     partition: str
-    """Only questions of the same partition may meet."""
+    """Only questions of the same partition are compared."""
     tenant: str
     model: str
     """The configured model's name that answered."""
@@ -26,12 +26,12 @@ class StoredQuestion:
     expires_unix_s: float
     text: str
     body: str
-    """The answer and whatever belongs to it; its meaning is the keeper's own."""
+    """The answer and its metadata, opaque to the store."""
 
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """A kept question near another, `cosine` in [-1, 1]."""
+    """A stored question near another, `cosine` in [-1, 1]."""
 
     question: StoredQuestion
     cosine: float
@@ -39,7 +39,7 @@ class Neighbour:
 
 @dataclass(frozen=True, slots=True)
 class VectorSearchResult:
-    """A text's vector and the kept questions nearest to it, nearest first."""
+    """A text's vector and the stored questions nearest to it, nearest first."""
 
     vector: bytes
     near: tuple[Neighbour, ...]
@@ -47,21 +47,21 @@ class VectorSearchResult:
 
 @dataclass(frozen=True, slots=True)
 class TextTooLong:
-    """A text over the encoder's window: it has no vector, and must not be matched by one."""
+    """A text that exceeds the encoder's window: it has no vector."""
 
     tokens: int
 
 
 @dataclass(frozen=True, slots=True)
 class QuestionFilter:
-    """Kept questions that match every field that is given; nothing given matches all."""
+    """Selects stored questions that match every given field; an empty filter matches all."""
 
     tenant: str = ""
     model: str = ""
     tags: tuple[str, ...] = ()
 
     def matches(self, question: StoredQuestion) -> bool:
-        """Whether ``question`` is one of these."""
+        """Whether ``question`` matches."""
         return (
             (not self.tenant or question.tenant == self.tenant)
             and (not self.model or question.model == self.model)
@@ -70,18 +70,18 @@ class QuestionFilter:
 
 
 class Embedder(Protocol):
-    """Texts to vectors. Failures raise ``StoreError``; callers go on without."""
+    """Embeds texts. Failures raise ``StoreError``; callers continue without."""
 
     async def embed(self, text: str) -> bytes | TextTooLong:
-        """The vector of ``text``, or that it is too long to be read whole."""
+        """The vector of ``text``, or ``TextTooLong``."""
         ...
 
 
 class VectorStore(Protocol):
-    """Kept questions by meaning. Failures raise ``StoreError``; callers go on without.
+    """A vector store of questions. Failures raise ``StoreError``; callers continue without.
 
-    What was kept is found by the next ``nearest``; what was removed is not. A cancelled call may or
-    may not have had its effect, and each may be repeated.
+    Writes are visible to the next ``nearest``. A cancelled call may or may not have had its effect, and every
+    call may be repeated.
     """
 
     async def nearest(self, vector: bytes, partition: str, k: int) -> tuple[Neighbour, ...]:
@@ -89,7 +89,7 @@ class VectorStore(Protocol):
         ...
 
     async def keep(self, question: StoredQuestion, vector: bytes) -> None:
-        """Keep ``question``, in place of an older one of its id."""
+        """Store ``question``, replacing one of the same id."""
         ...
 
     async def fetch(self, entry_id: str) -> StoredQuestion | None:
@@ -100,18 +100,18 @@ class VectorStore(Protocol):
         self, tenant: str, after: str, limit: int
     ) -> tuple[tuple[StoredQuestion, ...], str]:
         """At most ``limit`` live questions of ``tenant`` in the order of their ids, and where the next page
-        begins ("" at the end). ``after``: what the page before said, "" for the first.
+        begins ("" at the end). ``after``: the value returned with the previous page, "" for the first.
         """
         ...
 
     async def remove(self, ids: tuple[str, ...]) -> int:
-        """Remove these; says how many were there."""
+        """Remove these; returns how many existed."""
         ...
 
     async def remove_where(self, which: QuestionFilter) -> int:
-        """Remove those that match; says how many were there."""
+        """Remove those that match; returns how many existed."""
         ...
 
     async def count(self) -> int:
-        """How many are kept, expired ones that were not yet removed included."""
+        """The number stored, including expired ones that were not yet removed."""
         ...

@@ -1,8 +1,7 @@
-"""What each model can do, as data: by kind of upstream, then by the model's own name, then the
-operator's word.
+"""Model abilities as data: by kind of upstream, then by model name, then by the operator's configuration.
 
-Sources: the vendors' model pages and SDK types of November 2026. A name that is not known gets its kind's
-defaults; ``models[].abilities`` in the configuration corrects any of it.
+Sources: the vendors' model pages and SDK types of November 2026. An unknown name gets the defaults of its
+kind; ``models[].abilities`` in the configuration overrides any of them.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ _PROFILES: tuple[tuple[str, re.Pattern[str], Mapping[str, object]], ...] = (
 def abilities(kind: str, upstream_model: str, corrections: Mapping[str, object]) -> Abilities:
     """The abilities of ``upstream_model`` at an upstream of ``kind`` (``openai`` or ``anthropic``)."""
     found = _ANTHROPIC if kind == "anthropic" else _OPENAI
-    if kind == "anthropic":  # clouds put regions and vendors before the name
+    if kind == "anthropic":  # clouds prefix the name with regions and vendors
         upstream_model = upstream_model[max(0, upstream_model.find("claude-")) :]
     for profile_kind, pattern, values in _PROFILES:
         if profile_kind == kind and pattern.match(upstream_model):

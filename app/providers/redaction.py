@@ -1,4 +1,4 @@
-"""Take our own secrets out of what an upstream says in an error: careless ones tell the key back."""
+"""Redact our secrets from upstream errors: some upstreams echo the key."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from app.errors import UpstreamError, UpstreamStatus
 _HARMLESS = frozenset({b"user-agent", b"anthropic-version", b"anthropic-beta", b"openai-beta"})
 _BEARER = b"Bearer "
 _SHORTEST = 8
-"""A shorter value is no secret, and would be found in ordinary words."""
+"""Shorter values are not secrets, and would match ordinary words."""
 _SHOWN = b"[redacted]"
 
 
 def redact(body: bytes, headers: Headers) -> bytes:
-    """``body`` without the values of ``headers`` that the upstream was sent."""
+    """``body`` with the secret values of ``headers`` that were sent upstream replaced."""
     for name, value in headers:
         secret = value.removeprefix(_BEARER)
         if name not in _HARMLESS and len(secret) >= _SHORTEST:
-            # JSON may spell a slash with a backslash before it.
+            # JSON may escape a slash with a backslash.
             body = body.replace(secret, _SHOWN).replace(secret.replace(b"/", b"\\/"), _SHOWN)
     return body
 
@@ -28,7 +28,7 @@ def redact(body: bytes, headers: Headers) -> bytes:
 def redact_failure(
     failure: UpstreamError, events: Sequence[Event], headers: Headers
 ) -> list[Event]:
-    """``events`` that told ``failure`` in a stream, and ``failure`` itself, without those values."""
+    """Redact ``failure`` in place; returns the ``events`` that reported it, redacted."""
     failure.message = redact(failure.message.encode(), headers).decode("utf-8", "replace")
     failure.args = (failure.message,)
     if isinstance(failure, UpstreamStatus):

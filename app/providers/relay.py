@@ -1,4 +1,4 @@
-"""An answer handed on, whole or as it comes: what both ways to a model do alike."""
+"""Relay an upstream's answer, complete or streamed: shared by both kinds of provider."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from app.providers.upstream_request import UpstreamRequest
 
 
 async def relay_answer(body: bytes, call: ModelCall, request: UpstreamRequest, emit: Emit) -> None:
-    """Account for the answer in ``body`` and emit it: untouched to its own dialect, else as events.
+    """Record the answer in ``body`` on ``call`` and emit it: unchanged in its own dialect, else as events.
 
-    Raises ``UpstreamProtocol`` for a body that is no answer, before anything is emitted.
+    Raises ``UpstreamProtocol`` for a body that is not an answer, before anything is emitted.
     """
     if request.passthrough:
         await emit(untouched_answer(body, call, request.codec))
@@ -30,7 +30,7 @@ async def relay_answer(body: bytes, call: ModelCall, request: UpstreamRequest, e
 
 
 def untouched_answer(body: bytes, call: ModelCall, codec: Codec) -> WholeBody:
-    """Account for an answer that goes through untouched. Raises as ``hand_on_whole``."""
+    """Record an answer that is passed through unchanged. Raises as ``relay_answer``."""
     call.usage, call.finish = usage, _ = codec.glance(body)
     call.complete = True
     call.tokens_streamed = usage.output_tokens
@@ -39,7 +39,7 @@ def untouched_answer(body: bytes, call: ModelCall, codec: Codec) -> WholeBody:
 
 
 def make_reader(request: UpstreamRequest) -> StreamReader:
-    """What reads the upstream's stream: frames for a client of its own dialect, else neutral events."""
+    """The stream reader: frames for a client of the same dialect, else neutral events."""
     if request.passthrough:
         return request.codec.passthrough(hide_usage=request.hide_usage)
     return request.codec.reader()
@@ -48,9 +48,9 @@ def make_reader(request: UpstreamRequest) -> StreamReader:
 async def relay_chunk(
     data: bytes, reader: StreamReader, call: ModelCall, emit: Emit, sent: Headers
 ) -> None:
-    """Emit what ``data`` completes. Raises the upstream's in-stream error if nothing went out before it.
+    """Emit what ``data`` completes. Raises the upstream's in-stream error if nothing was emitted before it.
 
-    ``sent`` are the headers with our secrets, which an error might tell back.
+    ``sent`` are the request headers, whose secrets are redacted from errors.
     """
     events = reader.feed(data)
     if reader.failure is not None:
@@ -65,7 +65,7 @@ async def relay_chunk(
 
 
 async def relay_end(reader: StreamReader, call: ModelCall, emit: Emit, sent: Headers) -> None:
-    """The upstream closed: emit what its last bytes still hold; ``sent`` as above."""
+    """The upstream closed: emit what is left in its last bytes; ``sent`` as above."""
     events = reader.end()
     if reader.failure is not None:
         events = redact_failure(reader.failure, events, sent)
@@ -75,7 +75,7 @@ async def relay_end(reader: StreamReader, call: ModelCall, emit: Emit, sent: Hea
 
 
 def record_outcome(reader: StreamReader, call: ModelCall) -> None:
-    """Account for what was read, however the reading ended."""
+    """Record usage, finish reason and completeness on ``call``, however the stream ended."""
     call.usage, call.finish = reader.usage, reader.finish
     call.complete = reader.complete and reader.failure is None
 
@@ -83,10 +83,10 @@ def record_outcome(reader: StreamReader, call: ModelCall) -> None:
 def raise_for_outcome(
     reader: StreamReader, call: ModelCall, request: UpstreamRequest, name: str
 ) -> None:
-    """Raise what the upstream said went wrong, or ``UpstreamClosed`` for a stream that was cut."""
+    """Raise the upstream's in-stream error, or ``UpstreamClosed`` for a truncated stream."""
     if reader.failure is not None:
         if request.passthrough and call.first_event_ns:
-            reader.failure.already_reported = True  # its own frame went through to the client
+            reader.failure.already_reported = True  # its own frame was passed through to the client
         raise reader.failure
     if not reader.complete:
         message = f"{name} ended the stream before the answer was whole"

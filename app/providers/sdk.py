@@ -1,10 +1,9 @@
-"""The vendors' own packages as a way to a model: Azure, Bedrock, Vertex, HTTP proxies, what ``wire``
-does not speak.
+"""A provider over the vendors' own packages, for Azure, Bedrock, Vertex, HTTP proxies, and whatever else
+``wire`` does not support.
 
-The package signs, addresses and connects; its typed objects are never made: the raw bytes of the
-response go through the same sans-IO codecs as on the wire, so both ways promise the same
-(``tests/contract`` runs one suite over both). Its own retries are off: retries are the pipeline's, and
-happen only before the first event.
+The package signs, addresses and connects, but its typed objects are never built: the raw bytes of the
+response go through the same sans-IO codecs as in ``wire``, so both providers behave alike (``tests/contract``
+runs one suite over both). Its own retries are off: the pipeline retries, and only before the first event.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ from app.providers.upstream_request import UpstreamRequest, build_upstream_reque
 from app.settings import ProviderSettings
 
 _DRAIN_S = 0.1
-"""How long the end of a whole answer's body is waited for."""
+"""How long to wait for the end of the body after a complete answer."""
 
 _STATUS_ERRORS = (openai.APIStatusError, anthropic.APIStatusError)
 _TIMEOUTS = (openai.APITimeoutError, anthropic.APITimeoutError, httpx2.TimeoutException)
@@ -53,7 +52,7 @@ _CONNECTION_ERRORS = (openai.APIConnectionError, anthropic.APIConnectionError)
 
 
 class RawResponse(Protocol):
-    """What both packages give for ``with_streaming_response``."""
+    """What both packages return for ``with_streaming_response``."""
 
     @property
     def status_code(self) -> int:
@@ -80,7 +79,7 @@ class SdkProvider:
     def __init__(
         self, name: str, settings: ProviderSettings, codecs: Mapping[Dialect, Codec]
     ) -> None:
-        """Make the package's client; nothing connects before the first call."""
+        """Create the package's client; it connects on the first call."""
         self.name = name
         self._codecs = dict(codecs)
         self._settings = settings
@@ -90,7 +89,7 @@ class SdkProvider:
         self._secret_headers = tuple(
             (name.lower().encode(), value.encode()) for name, value in sent.items()
         )
-        """What an upstream must not tell back."""
+        """Redacted from upstream errors."""
         self._openai: openai.AsyncOpenAI | None = None
         self._anthropic: (
             anthropic.AsyncAnthropic
@@ -111,7 +110,7 @@ class SdkProvider:
             self._native, self._fallback = frozenset(native), Dialect.CHAT
 
     def dialects(self) -> frozenset[Dialect]:
-        """The dialects that pass through untouched."""
+        """The dialects that are passed through unchanged."""
         return self._native
 
     async def start(self) -> None:
@@ -139,7 +138,7 @@ class SdkProvider:
             call.timing.ended_ns = time.monotonic_ns()
 
     async def count_tokens(self, call: ModelCall) -> int:
-        """Ask the vendor to count; raises ``Unsupported`` where its package offers no count."""
+        """Ask the vendor to count; raises ``Unsupported`` where its package cannot."""
         if (
             self._anthropic is None
             or call.native is None
@@ -197,7 +196,7 @@ class SdkProvider:
     async def _stream(
         self, call: ModelCall, request: UpstreamRequest, response: RawResponse, emit: Emit
     ) -> None:
-        """Hand events on until the dialect's own end, as ``wire`` does."""
+        """Relay events until the dialect's end of the answer, as ``wire`` does."""
         reader = make_reader(request)
         chunks = response.iter_bytes()
         try:
@@ -210,8 +209,8 @@ class SdkProvider:
         finally:
             record_outcome(reader, call)
         raise_for_outcome(reader, call, request, self.name)
-        # The package keeps a connection only if the body was read to its end, which is nearly always here
-        # already. An upstream that keeps its side open holds nobody up: leaving closes the connection.
+        # The package reuses a connection only if the body was read to its end, which has nearly always
+        # arrived already. If the upstream keeps its side open, leaving closes the connection.
         with suppress(TimeoutError, httpx2.HTTPError):
             async with asyncio.timeout(_DRAIN_S):
                 async for _ in chunks:
@@ -224,7 +223,7 @@ class SdkProvider:
 
     @asynccontextmanager
     async def _translate_errors(self, request: UpstreamRequest) -> AsyncIterator[None]:
-        """Turn the packages' errors into ours; the client's own leaving is no error of the upstream's."""
+        """Translate the packages' errors into ours; a client's disconnect is not an upstream error."""
         try:
             yield
         except _STATUS_ERRORS as error:

@@ -1,9 +1,9 @@
-"""The request as it leaves for the upstream, for both ways to a model.
+"""Build the upstream request, for both kinds of provider.
 
 A request of the upstream's own dialect keeps its bytes: only the top-level fields that must change are
-spliced (``model``; ``stream_options`` where the gateway itself needs the usage), in their place, so
-every nested value, every space inside it and the order of keys stay as the client sent them. The
-vendor's prompt cache depends on it.
+spliced (``model``; ``stream_options`` where the gateway itself needs the usage) in place, so every nested
+value, its whitespace and the order of keys stay as the client sent them. The vendor's prompt cache depends on
+it.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ _USAGE_WANTED = msgspec.Raw(b'{"include_usage":true}')
 
 @dataclass(slots=True)
 class UpstreamRequest:
-    """One request to an upstream. Nobody changes one (not ``frozen``: one is made per call)."""
+    """One request to an upstream. Treated as immutable (not ``frozen``: one is made per call)."""
 
     codec: Codec
     body: bytes
     hide_usage: bool
-    """The usage chunk is for the gateway alone: the client did not ask for it."""
+    """The usage chunk was requested by the gateway, not by the client."""
     passthrough: bool
-    """The client reads this dialect: frames are forwarded as they come."""
+    """The client speaks this dialect: frames are passed through."""
 
 
 def build_upstream_request(
     call: ModelCall, codecs: dict[Dialect, Codec], fallback: Codec
 ) -> UpstreamRequest:
-    """Write ``call`` for an upstream: in its own dialect untouched, else in ``fallback``'s.
+    """Build the request of ``call``: unchanged in its own dialect, else translated to ``fallback``'s.
 
-    Raises ``Unsupported`` for what the dialect cannot carry.
+    Raises ``Unsupported`` for what the dialect cannot express.
     """
     if call.native is not None:
         codec = codecs[call.native.dialect]
@@ -61,7 +61,7 @@ def build_upstream_request(
 
 
 def splice(request: ChatRequest, upstream_model: str) -> tuple[bytes, bool]:
-    """The client's body with its ``model`` replaced; whether the usage chunk is our own wish."""
+    """The client's body with ``model`` replaced, and whether the gateway requested the usage chunk."""
     want_usage = request.stream and not request.include_usage and request.dialect is _CHAT
     if not want_usage and request.model == upstream_model:
         return request.raw, False
@@ -82,18 +82,18 @@ def splice(request: ChatRequest, upstream_model: str) -> tuple[bytes, bool]:
 
 
 def splice_plain(raw: bytes, fields: tuple[bytes, bytes], want_usage: bool) -> bytes | None:  # noqa: FBT001 - once a request
-    """As ``splice`` for a plain body, without reading it again; None where that might err.
+    """As ``splice`` for a plain body, without parsing it; None where that is not certain to be right.
 
-    ``fields`` are ``model_fields``. A plain body holds no other keys than the dialect's own, so
-    ``"model"``, its colon and its value stand in it only where they are the field: inside a text a
-    quote is escaped, and behind a text's last quote no word can follow. Without an escaped code point
-    no key is spelled in another way, so one ``"model"`` is the only one.
+    ``fields`` are ``model_fields``. A plain body has no other keys than the dialect's own, so ``"model"``,
+    its colon and its value occur in it only as the field: inside a string a quote is escaped, and no word can
+    follow a string's closing quote. Without escaped code points no key has another spelling, so one
+    ``"model"`` is the only one.
     """
-    # One byte is found at a tenth of the cost.
+    # Searching for one byte costs a tenth.
     if raw.find(b"\\") >= 0 and raw.find(b"\\u") >= 0:
         return None
     was, now = fields
-    if raw.startswith(was, 1):  # the first field: what stands before it is the brace
+    if raw.startswith(was, 1):  # the first field, after the brace
         before, after = b"{", raw[1 + len(was) :]
     else:
         before, found, after = raw.partition(was)
@@ -110,7 +110,7 @@ def splice_plain(raw: bytes, fields: tuple[bytes, bytes], want_usage: bool) -> b
 
 @lru_cache(maxsize=1024)
 def model_fields(model: str, upstream_model: str) -> tuple[bytes, bytes]:
-    """The field as compact JSON writes it, for the name asked for and for the upstream's."""
+    """The field in compact JSON, with the requested name and with the upstream's."""
     encode = msgspec.json.encode
     return b'"model":' + encode(model), b'"model":' + encode(upstream_model)
 

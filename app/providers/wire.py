@@ -1,7 +1,7 @@
-"""The fast way to a model: our own connections, the vendor's bytes.
+"""The fast provider: our own connection pool, the vendor's bytes.
 
-One ``WireProvider`` speaks to one upstream over one pool. Frames of the client's own dialect go through
-untouched; for other clients the sans-IO codecs read them into neutral events. Nothing is retried here.
+One ``WireProvider`` serves one upstream over one pool. Frames of the client's own dialect are passed through
+unchanged; for other clients the sans-IO codecs parse them into neutral events. Nothing is retried here.
 """
 
 from __future__ import annotations
@@ -44,40 +44,40 @@ _FORWARDED_PREFIXES = (
 )
 _FORWARDED = frozenset({b"retry-after-ms", b"request-id"})
 _HAS_FORWARDED = re.compile(rb"\n(?:x-ratelimit-|anthropic-|openai-|retry-after-ms|request-id)")
-"""Whether a head in lower case may hold a header that is forwarded: most local servers' hold none."""
+"""Matches a lower-case head with a header to forward: those of most local servers have none."""
 _MAX_SHAPES = 256
 _IDENTITY = b"identity"
 _NO_SUCH_PATH = frozenset({404, 405, 501})
 
 
 BeginExchange = Callable[[bytes, bytes, Timeouts, bytes, ResponseListener | None], Exchange | None]
-"""``Pool.begin``, of one pool."""
+"""The ``begin`` method of a pool."""
 
 
 @dataclass(frozen=True, slots=True)
 class WireOptions:
-    """How one upstream is spoken to."""
+    """How to talk to one upstream."""
 
     name: str
     dialects: frozenset[Dialect]
-    """What passes through untouched."""
+    """Passed through unchanged."""
     fallback: Dialect
-    """What every other request is written in."""
+    """What all other requests are translated to."""
     base_path: bytes
     """The path before each codec's own, e.g. ``/v1``."""
     headers: Headers
-    """Sent with every call: authentication, version, the operator's own."""
+    """Sent with every call: authentication, version, the operator's headers."""
     responses_optional: bool = False
-    """The upstream may not know the Responses API: on its first 404 there, Chat Completions serve."""
+    """The upstream may lack the Responses API: after its first 404, use Chat Completions instead."""
 
 
 @dataclass(slots=True)
 class StartedExchange:
-    """A call that was begun by ``send``, for ``ModelCall.begun``."""
+    """A call that is already in progress, for ``ModelCall.started_exchange``."""
 
     exchange: Exchange
     reader: StreamReader | None = None
-    """What has read the beginning of a stream."""
+    """The reader of the stream so far."""
     first_event_ns: int = 0
     tokens: int = 0
 
@@ -92,7 +92,7 @@ class WireProvider:
         timeouts: Timeouts,
         codecs: Mapping[Dialect, Codec],
     ) -> None:
-        """Speak to ``pool``'s origin; ``start`` warms it."""
+        """Serve calls over ``pool``; ``start`` warms it."""
         self.name = options.name
         self._options = options
         self._pool = pool
@@ -105,17 +105,17 @@ class WireProvider:
         }
         self._head: Headers = (*options.headers, _JSON)
         self._request_heads: dict[Dialect, bytes] = {}
-        """How the requests begin that bring no headers of their own."""
+        """Request heads by dialect, for requests without headers of their own."""
         self.head_facts: dict[HeadShape, tuple[bool, bool]] = {}
-        """By the shape of a head: whether one is to be forwarded, and whether JSON follows."""
+        """By the shape of a response head: whether it has headers to forward, and whether JSON follows."""
 
     @property
     def pool(self) -> Pool:
-        """The connections, for their statistics."""
+        """The connection pool, for its statistics."""
         return self._pool
 
     def dialects(self) -> frozenset[Dialect]:
-        """The dialects that pass through untouched."""
+        """The dialects that are passed through unchanged."""
         return self._dialects
 
     async def start(self) -> None:
@@ -126,7 +126,7 @@ class WireProvider:
         """Close every connection; idempotent."""
         await self._pool.aclose()
 
-    async def stream(self, call: ModelCall, emit: Emit) -> None:  # noqa: C901, PLR0912 - no coroutine for a part of it
+    async def stream(self, call: ModelCall, emit: Emit) -> None:  # noqa: C901, PLR0912 - inlined: no coroutine for a part of it
         """Run ``call`` and hand its events to ``emit``; see ``app.ports.Provider``."""
         request = build_upstream_request(call, self._codecs, self._fallback)
         if call.prompt_shape is not None and call.prompts is not None:
@@ -135,7 +135,7 @@ class WireProvider:
         start = self._request_head(call, request.codec.dialect)
         if call.deadline.at_s is not None:
             timeouts = _capped_timeouts(timeouts, call.deadline.at_s)
-        # As in Pool.request, without a coroutine of its own for the way that most calls take.
+        # As in Pool.request, inlined for the path that most calls take.
         begun, call.started_exchange = call.started_exchange, None
         reader = None
         if isinstance(begun, StartedExchange):
@@ -178,20 +178,20 @@ class WireProvider:
     def send_parameters(
         self, dialect: Dialect, said: Headers = ()
     ) -> tuple[BeginExchange, bytes, Timeouts]:
-        """How a body that is as this upstream reads it is sent where that takes no wait, see ``Pool.begin``.
+        """What the straight path needs to send a body without waiting: the pool's method and its arguments.
 
-        For calls without a deadline whose callers say ``said`` to the vendor; ``stream`` goes on with the
-        exchange where ``ModelCall.begun`` holds it.
+        For calls without a deadline and with the vendor headers ``said``; ``stream`` continues the exchange
+        that ``ModelCall.started_exchange`` holds.
         """
         start = self._pool.head_start(self._paths[dialect], _merged(self._head, said))
         return self._pool.try_send, start, self._timeouts
 
     def redact_failure(self, failure: UpstreamError, events: Sequence[Event]) -> Sequence[Event]:
-        """``events`` that told ``failure``, without what this upstream was sent to know us by; it as well."""
+        """Redact ``failure`` and the ``events`` that reported it."""
         return redact_failure(failure, events, self._options.headers)
 
     def _request_head(self, call: ModelCall, dialect: Dialect, suffix: bytes = b"") -> bytes:
-        """The request's head but for its body's length."""
+        """The request's head without the body's length."""
         native = call.native
         if not suffix and not call.traceparent and (native is None or not native.forward_headers):
             start = self._request_heads.get(dialect)
@@ -208,7 +208,7 @@ class WireProvider:
         return self._pool.head_start(self._paths[dialect] + suffix, headers)
 
     def _read_head(self, call: ModelCall, exchange: Exchange) -> bool:
-        """The response's head is there: note what it tells; whether a JSON body follows."""
+        """Record the response's head on ``call``; returns whether a JSON body follows."""
         call.headers_ns = exchange.first_byte_ns
         call.upstream_status = exchange.status
         shape = exchange.shape
@@ -227,7 +227,7 @@ class WireProvider:
     async def _retry_translated(
         self, call: ModelCall, request: UpstreamRequest, exchange: Exchange
     ) -> tuple[UpstreamRequest, Exchange, bool]:
-        """Raise what the upstream answered, or ask again in a dialect that it may know."""
+        """Raise the upstream's error, or retry in a dialect that it may support."""
         error = await self._error(exchange, request)
         if not self._lacks_responses_api(call, error):
             raise error
@@ -270,13 +270,13 @@ class WireProvider:
     async def _error(self, exchange: Exchange, request: UpstreamRequest) -> UpstreamStatus:
         body = await exchange.read_all(_MAX_ERROR_BYTES)
         if (exchange.header(b"content-encoding") or _IDENTITY).lower() != _IDENTITY:
-            body = b""  # nobody asked for that, the client would not know, and our key may be in it
+            body = b""  # not requested, unknown to the client, and it may contain our key
         return request.codec.read_error(
             exchange.status, redact(body, self._options.headers), dict(exchange.headers)
         )
 
     def _lacks_responses_api(self, call: ModelCall, error: UpstreamStatus) -> bool:
-        """Whether this upstream has just shown that it knows no Responses API (and not: no such model)."""
+        """Whether the error shows that this upstream lacks the Responses API (and not just the model)."""
         return (
             self._options.responses_optional
             and call.native is not None
@@ -293,9 +293,9 @@ class WireProvider:
         emit: Emit,
         reader: StreamReader | None = None,
     ) -> None:
-        """Hand events on until the dialect's own end: whoever has that may leave, so no more is awaited.
+        """Relay events until the dialect's end of the answer; nothing after it is awaited.
 
-        ``reader`` is one that has read the beginning.
+        ``reader`` has read the stream so far, if any.
         """
         if reader is None:
             reader = make_reader(request)
@@ -318,11 +318,11 @@ class WireProvider:
 
 
 def _make_taker(call: ModelCall, reader: StreamReader, emit: Emit) -> BodyCallback | None:
-    """What passes ordinary frames straight from one socket to the other while nobody has to wait.
+    """A callback that passes ordinary frames from one socket to the other without waking the reading task.
 
-    The task that reads is woken for everything else: frames that tell something, half frames, the end, and a
-    client that reads too slowly. A frame that came in a chunk of its own goes on in that chunk. None where
-    ``emit`` or ``reader`` has no such way.
+    The task is woken for everything else: other frames, partial frames, the end, and a client that reads too
+    slowly. A frame that arrived in a chunk of its own is sent in that chunk. None where ``emit`` or
+    ``reader`` does not support it.
     """
     offer = offer_of(emit)
     if offer is None or not isinstance(reader, PassthroughReader):
@@ -347,13 +347,13 @@ class _TokenCount(msgspec.Struct):
 
 
 def _capped_timeouts(timeouts: Timeouts, deadline_s: float) -> Timeouts:
-    """No longer than until ``deadline_s``."""
+    """``timeouts``, capped by ``deadline_s``."""
     left_s = max(0.001, deadline_s - time.monotonic())
     return replace(timeouts, total_s=min(timeouts.total_s, left_s))
 
 
 def forwarded_headers(headers: Sequence[tuple[bytes, bytes]]) -> Headers:
-    """The vendor's headers that its own clients read: limits, request ids."""
+    """The vendor's headers that its clients read: rate limits, request ids."""
     return tuple(
         (name, value)
         for name, value in headers
