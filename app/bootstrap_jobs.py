@@ -16,7 +16,7 @@ from app.jobs.lazy_engine import JobLimits, LazyJobEngine
 from app.operator_prompts import prompt_of
 from app.pipeline.agent_runs import LiveRun
 from app.pipeline.gateway import Gateway
-from app.pipeline.priming import Priming
+from app.pipeline.prompt_priming import PromptPriming
 from app.settings import Settings
 from app.telemetry.job_metrics import JobMetrics
 
@@ -33,7 +33,7 @@ async def open_jobs(
     settings: Settings,
     gateway: Gateway,
     to: tuple[OnEnd, JobMetrics, Readiness],
-    priming: Priming,
+    priming: PromptPriming,
     stack: AsyncExitStack,
 ) -> LazyJobEngine | None:
     """The engine of jobs, opened lazily; None where there are no jobs. Raises ``SettingsError``."""
@@ -119,7 +119,7 @@ def _deliveries(settings: Settings, metrics: JobMetrics) -> WebhookDeliveries | 
 
 
 def _schedules(
-    settings: Settings, gateway: Gateway, priming: Priming
+    settings: Settings, gateway: Gateway, priming: PromptPriming
 ) -> Callable[[], list[Schedule]]:
     """A factory of the schedules; prompts are read now, so that a bad file ends the start."""
     prompts = {

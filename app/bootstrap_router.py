@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from app.operator_checks import escalation_of, own_check
-from app.pipeline.label_files import LabelFiles
+from app.pipeline.router_label_files import LabelFiles
 from app.router_command import label_folder
 from app.routing.hedge import Hedging
 from app.settings import Problem, SettingsError

@@ -12,7 +12,7 @@ from app.domain.turn_record import TurnRecord
 from app.domain.usage import Usage
 from app.pipeline.batching import Batching, BatchRule
 from app.pipeline.gateway import Gateway
-from app.pipeline.priming import Priming, ScheduledPrompt
+from app.pipeline.prompt_priming import PromptPriming, ScheduledPrompt
 from app.prompts.caching import PromptCaching
 from app.prompts.layout import Layout, Layouts
 from app.prompts.lint_report import detect_dialect
@@ -113,11 +113,11 @@ def show_batching(batching: Batching | None, telemetry: Telemetry) -> None:
 
 def priming_of(
     settings: Settings, gateway: Gateway, trace: Callable[[TurnRecord], None]
-) -> Priming:
+) -> PromptPriming:
     """What primes prompts and keeps them alive. Raises ``SettingsError`` for a file that holds no request."""
     wanted = settings.prompts
     budget = wanted.keep_alive_usd_per_hour
-    return Priming(
+    return PromptPriming(
         gateway,
         KeepAlive(budget or _TOLD_USD_PER_HOUR),
         trace,

@@ -37,7 +37,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the report of all labels that can be read; 1 where a file cannot be, each said on stderr."""
     from app.classify.topics import Topics  # numpy: other commands do without
-    from app.pipeline.label_files import read_all
+    from app.pipeline.router_label_files import read_all
 
     folder = label_folder(load(options.config))
     labels, faults = read_all(folder, len(Topics.shipped().names))

@@ -14,7 +14,7 @@ from app.api.auth import Caller
 from app.api.inference import Edge
 from app.jobs.lazy_engine import LazyJobEngine
 from app.pipeline.agent_runs import Runs
-from app.pipeline.priming import Priming
+from app.pipeline.prompt_priming import PromptPriming
 from app.telemetry.telemetry import Telemetry
 from app.upstream.origin import PoolStats
 
@@ -41,7 +41,7 @@ class Context:
     readiness: Readiness
     runs: Runs
     agents: tuple[str, ...] = ()
-    priming: Priming | None = None
+    priming: PromptPriming | None = None
     jobs: LazyJobEngine | None = None
     """None where jobs are off, or there is no agent."""
     show_text: bool = False

@@ -87,15 +87,15 @@ async def _escalate_stream(
     request: ChatRequest, gateway: Gateway, turn: Turn, candidates: Sequence[Model], emit: Emit
 ) -> None:
     """Stream the fast answer with its first tokens held; the powerful one where they are inadequate."""
-    wanted = gateway.escalation
-    if not wanted.hold_s:
+    policy = gateway.escalation
+    if not policy.hold_s:
         await converse(request, gateway, turn, candidates, emit)
         return
-    grey = wanted.grey_hedge and turn.band == "grey"
+    grey = policy.grey_hedge and turn.band == "grey"
 
     def holding(to: Emit) -> HoldingEmit:
-        beginning = opening_of(request, gateway, wanted.lacks)
-        return HoldingEmit(to, beginning, wanted.hold_s, always=grey)
+        beginning = opening_of(request, gateway, policy.lacks)
+        return HoldingEmit(to, beginning, policy.hold_s, always=grey)
 
     async def fast(of: Turn, to: Emit) -> None:
         await converse(request, gateway, of, candidates, to)
@@ -187,22 +187,22 @@ async def _find_lack(
     events: Sequence[Event], request: ChatRequest, gateway: Gateway, turn: Turn
 ) -> tuple[str, str]:
     """What an answer lacks, and the fault to give the fast model ("": a retry would not help)."""
-    wanted = gateway.escalation
-    if turn.finish in REFUSED_FINISHES and "refused" in wanted.lacks:
+    policy = gateway.escalation
+    if turn.finish in REFUSED_FINISHES and "refused" in policy.lacks:
         return "refused", ""
     answer = answer_from_events(events, gateway.codecs[request.dialect])
     if answer is None:
         return "", ""  # an unreadable answer passes unchanged
     view = gateway.codecs[request.dialect].view(request.body)
     lack = _visible_lack(answer, view.text, turn, limited=view.max_tokens is not None)
-    if not lack and wanted.min_mean_logprob is not None:
+    if not lack and policy.min_mean_logprob is not None:
         mean = _mean_logprob(events)
-        lack = "unsure" if mean is not None and mean < wanted.min_mean_logprob else ""
-    if lack in wanted.lacks:
+        lack = "unsure" if mean is not None and mean < policy.min_mean_logprob else ""
+    if lack in policy.lacks:
         return lack, ""
-    if "invalid" in wanted.lacks and (fault := schema_fault(request, answer, gateway)):
+    if "invalid" in policy.lacks and (fault := schema_fault(request, answer, gateway)):
         return "invalid", fault
-    return await operator_check_fault(wanted.operator_checks, view.text, answer.text)
+    return await operator_check_fault(policy.operator_checks, view.text, answer.text)
 
 
 def _visible_lack(answer: Answer, question: str, turn: Turn, *, limited: bool) -> str:

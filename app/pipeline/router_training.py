@@ -9,9 +9,9 @@ tier that answered. A later verdict (``POST /v1/feedback``) becomes a label of t
 * the powerful answer was good: no label, as it says nothing of the fast one.
 
 Shadow runs (``app.pipeline.shadow``) add labels with the propensity of their sampling. The learner decides
-when a refit is due; it runs in a process of its own (``app.pipeline.route_refit``), one at a time, on this
+when a refit is due; it runs in a process of its own (``app.pipeline.router_refit``), one at a time, on this
 worker's labels and those that the host's other workers have saved; a head that ranks newer labels worse
-than the serving one is not adopted. Labels outlive the process (``app.pipeline.label_files``). Not
+than the serving one is not adopted. Labels outlive the process (``app.pipeline.router_label_files``). Not
 thread-safe: one event loop owns it.
 """
 
@@ -24,8 +24,8 @@ from collections import OrderedDict
 from app.classify.classifier import Classifier
 from app.classify.complexity import GainFeatures, GainHead
 from app.domain.decisions import PromptView, Tier
-from app.pipeline.label_files import LabelFiles
-from app.pipeline.route_refit import RouteRefit, from_saved, new_learner, to_saved
+from app.pipeline.router_label_files import LabelFiles
+from app.pipeline.router_refit import RouterRefit, from_saved, new_learner, to_saved
 from app.routing.learning import MAX_LABELS, Challenge, Label, RouterLearner
 
 MAX_ROUTED = 1_000
@@ -44,7 +44,7 @@ class RouterTrainer:
         self._refit_task: asyncio.Task[None] | None = None
         self._due = False
         self._unsaved = 0
-        self._refit = RouteRefit()
+        self._refit = RouterRefit()
         self.files: LabelFiles | None = None
         """Where labels are saved; None: in memory only."""
         self.learner: RouterLearner[GainFeatures, GainHead] = new_learner()

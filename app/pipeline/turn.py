@@ -23,7 +23,6 @@ from app.domain.replay import answer_of_text, replay
 from app.errors import BadRequest, CacheOnlyMiss, NotFound
 from app.lanes.rules import LaneAnswer
 from app.pipeline.agent_answer import answer_as_agent
-from app.pipeline.choose import choose_deployments
 from app.pipeline.conversation_affinity import (
     affinity_hint,
     affinity_pending,
@@ -31,6 +30,7 @@ from app.pipeline.conversation_affinity import (
     warm_deployment,
 )
 from app.pipeline.converse import converse
+from app.pipeline.deployment_choice import choose_deployments
 from app.pipeline.escalation import converse_or_escalate
 from app.pipeline.flights import LeadingFlight, join_flight, joinable
 from app.pipeline.gateway import Ask, Gateway, Turn

@@ -13,7 +13,7 @@ from app.classify.calibration import apgr, apgr_interval, expected_calibration_e
 from app.classify.complexity import Complexity, GainFeatures, GainHead, fit_head, score
 from app.classify.features import extract
 from app.learn.hashed_linear import HashedLinear, HashedRows, fit_hashed
-from app.pipeline.route_refit import new_learner
+from app.pipeline.router_refit import new_learner
 from app.routing.learning import Label, RouterLearner, ShadowSampler
 from bench.router.data import Pair, view
 from bench.router.embed import minilm

@@ -15,7 +15,7 @@ import numpy as np
 from app.classify.classifier import Classifier
 from app.classify.complexity import Complexity, GainFeatures, GainHead, fit_head
 from app.domain.decisions import PromptView
-from app.pipeline.route_refit import RouteRefit
+from app.pipeline.router_refit import RouterRefit
 from app.routing.learning import MAX_LABELS, Label
 from app.routing.score import RoutePolicy, route
 from app.routing.threshold import FastShareTracker
@@ -113,7 +113,7 @@ async def _refit_beside_a_loop(
     began = time.perf_counter()
     async with asyncio.TaskGroup() as group:
         ticking = group.create_task(ticks(done))
-        await asyncio.to_thread(RouteRefit().run, labels, None, 0)
+        await asyncio.to_thread(RouterRefit().run, labels, None, 0)
         wall = time.perf_counter() - began
         done.set()
     now = resource.getrusage(resource.RUSAGE_CHILDREN)

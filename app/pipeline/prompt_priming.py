@@ -55,7 +55,7 @@ class ScheduledPrompt:
     next_s: float = 0.0
 
 
-class Priming:
+class PromptPriming:
     """Primes prompts on request, by schedule and to keep them warm; one event loop owns it."""
 
     def __init__(

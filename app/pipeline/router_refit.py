@@ -1,6 +1,6 @@
 """Fit the router's next head, and compare it with the serving one, in a process of its own.
 
-``python -m app.pipeline.route_refit TOPICS`` reads a job from standard input (the serving head, then the
+``python -m app.pipeline.router_refit TOPICS`` reads a job from standard input (the serving head, then the
 labels), and writes the challenger and the report of the comparison. It ends with its work, or when its output
 is closed. In a thread the same work held the interpreter for up to 140 ms at a time.
 """
@@ -36,12 +36,12 @@ def new_learner() -> RouterLearner[GainFeatures, GainHead]:
     return RouterLearner(_fit, score, _judge, _fit_like)
 
 
-class RouteRefit:
+class RouterRefit:
     """Runs one fit at a time; ``run`` blocks, ``stop`` is thread-safe."""
 
     def __init__(self) -> None:
         """Start no process yet."""
-        self._fitting = FitProcess("app.pipeline.route_refit", _TIMEOUT_S)
+        self._fitting = FitProcess("app.pipeline.router_refit", _TIMEOUT_S)
         self.stop = self._fitting.stop
 
     def run(

@@ -10,7 +10,7 @@ from app.classify.classifier import Classifier
 from app.classify.complexity import Complexity, GainFeatures
 from app.classify.features import extract
 from app.domain.decisions import PromptView
-from app.pipeline.route_refit import RouteRefit, new_learner
+from app.pipeline.router_refit import RouterRefit, new_learner
 from app.pipeline.router_training import RouterTrainer
 from app.routing.learning import Label
 
@@ -30,7 +30,7 @@ def labels(count: int) -> tuple[Label[GainFeatures], ...]:
 
 def test_the_process_comes_to_the_head_that_the_learner_comes_to():
     known = labels(120)
-    here, there = new_learner().challenge(known), RouteRefit().run(known, None, 3)
+    here, there = new_learner().challenge(known), RouterRefit().run(known, None, 3)
     assert here is not None
     assert there is not None
     assert there.drifts == 3
@@ -44,20 +44,20 @@ def test_the_process_comes_to_the_head_that_the_learner_comes_to():
 
 def test_the_serving_head_is_a_party_of_the_contest():
     known = labels(120)
-    first = RouteRefit().run(known, None, 0)
+    first = RouterRefit().run(known, None, 0)
     assert first is not None
-    again = RouteRefit().run(known, first.head, 0)
+    again = RouterRefit().run(known, first.head, 0)
     assert again is not None
     assert again.report.champion > first.report.champion
 
 
 def test_nothing_to_learn_is_no_challenge():
-    assert RouteRefit().run((), None, 0) is None
-    assert RouteRefit().run(labels(10), None, 0) is None
+    assert RouterRefit().run((), None, 0) is None
+    assert RouterRefit().run(labels(10), None, 0) is None
 
 
 def test_a_stopped_refit_ends_at_once():
-    refit = RouteRefit()
+    refit = RouterRefit()
     refit.stop()
     with pytest.raises(OSError, match="ended with status"):
         refit.run(labels(60), None, 0)

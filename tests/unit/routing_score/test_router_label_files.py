@@ -14,7 +14,7 @@ import yaml
 from app.classify.classifier import Classifier
 from app.classify.labels import SavedLabel, to_bytes
 from app.domain.decisions import PromptView, Tier
-from app.pipeline.label_files import LabelFiles, read_all
+from app.pipeline.router_label_files import LabelFiles, read_all
 from app.pipeline.router_training import RouterTrainer, _sample
 from app.router_command import label_folder, report, run
 from app.routing.learning import MAX_LABELS
