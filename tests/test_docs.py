@@ -27,6 +27,10 @@ PAGES = sorted(
         *(ROOT / "deploy").rglob("*.md"),
     )
 )
+NAMING_ABSENT = {"CHANGELOG.md", "0019-where-the-house-differs.md"}
+"""Pages that name modules which are gone, or were only planned."""
+OF_OTHERS = {"example/src/burstgpt/config.py"}
+"""Files of other projects that a page quotes."""
 PROMISED_TARGETS = {
     *("install", "run", "test", "check", "bench", "bench-cache", "bench-router"),
     *("bench-agent", "bench-prompts", "bench-scale", "chaos", "fuzz", "soak"),
@@ -134,6 +138,27 @@ def test_every_link_within_the_repository_leads_somewhere(path: Path) -> None:
     targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text)
     local = [target for target in targets if not re.match(r"[a-z]+:", target)]
     assert [target for target in local if not (path.parent / target).exists()] == []
+
+
+def spelled_out(name: str) -> list[str]:
+    """``a/{b,c}.py`` as its two paths."""
+    braces = re.search(r"\{([^{}]*)\}", name)
+    if braces is None:
+        return [name]
+    start, end = name[: braces.start()], name[braces.end() :]
+    return [each for part in braces[1].split(",") for each in spelled_out(start + part + end)]
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in PAGES if path.name not in NAMING_ABSENT], ids=lambda path: path.name
+)
+def test_every_module_that_a_page_names_exists(path: Path) -> None:
+    named = re.findall(
+        r"`([\w{},*/]+/[\w{},*]+\.py)(?:::[\w.]+)?`", path.read_text(encoding="utf-8")
+    )
+    modules = {each for name in named for each in spelled_out(name)} - OF_OTHERS
+    rooms = (ROOT, ROOT / "app")
+    assert [name for name in modules if not any(list(each.glob(name)) for each in rooms)] == []
 
 
 @pytest.mark.parametrize(

@@ -134,10 +134,10 @@ async def _store_semantic(
     judged = semantic.query_for(key, request, scope)
     if judged is None:
         return False
-    asked, ttl_s = judged
+    query, ttl_s = judged
     if given.partition:
-        asked = SemanticQuery(
-            given.id, given.partition, asked.route, asked.text, asked.tenant, asked.asked_unix_s
+        query = SemanticQuery(
+            given.id, given.partition, query.route, query.text, query.tenant, query.asked_unix_s
         )
     kept = KeptAnswer(
         group="",
@@ -146,11 +146,11 @@ async def _store_semantic(
         model=request.model,
         tier="",
         request_id=IMPORTED,
-        route=asked.route,
+        route=query.route,
         askers=(EVERYBODY,),
     )
     model = "" if request.model == AUTO else request.model
-    return await semantic.cache.import_answer(asked, FreshAnswer(kept, model, given.tags, ttl_s))
+    return await semantic.cache.import_answer(query, FreshAnswer(kept, model, given.tags, ttl_s))
 
 
 async def export_page(

@@ -181,11 +181,11 @@ def _calls(
 def _read(request: ChatRequest, gateway: Gateway) -> Conversation:
     """The neutral reading, for a model of another dialect; forwarded headers become dropped hints."""
     conversation = gateway.codecs[request.dialect].read(request.body)
-    asked = [name for name, _ in request.forward_headers if name not in INERT_HEADERS]
-    if not asked:
+    dropped = [name for name, _ in request.forward_headers if name not in INERT_HEADERS]
+    if not dropped:
         return conversation
     return replace(
-        conversation, hints=(*conversation.hints, *(name.decode("latin-1") for name in asked))
+        conversation, hints=(*conversation.hints, *(name.decode("latin-1") for name in dropped))
     )
 
 

@@ -220,8 +220,8 @@ def _visible_lack(answer: Answer, question: str, turn: Turn, *, limited: bool) -
         return "cut_off"
     if ends_in_loop(text):
         return "repetition"
-    asked = None if turn.classification is None else turn.classification.language
-    return "language" if is_other_language(question, text, asked) else ""
+    expected = None if turn.classification is None else turn.classification.language
+    return "language" if is_other_language(question, text, expected) else ""
 
 
 def _mean_logprob(events: Sequence[Event]) -> float | None:

@@ -101,7 +101,7 @@ class Turn:
     call: ModelCall | None = None
     """The current or last upstream call."""
     started_exchange: object = None
-    """An exchange already started for the first call, see ``ModelCall.begun``."""
+    """An exchange already started for the first call, see ``ModelCall.started_exchange``."""
     exchange_started_ns: int = 0
     upstream_ns: int = 0
     attempts: int = 0
