@@ -35,7 +35,7 @@ from app.domain.deadline import Deadline
 from app.domain.run_events import RunFailed
 from app.domain.turn_record import TurnRecord
 from app.errors import BadRequest, GatewayError, MethodNotAllowed, NotFound
-from app.pipeline.agent_runs import LiveRun, Runs, Wanted
+from app.pipeline.agent_runs import LiveRun, RunRequest, Runs
 from app.pipeline.approvals import Resumption
 from app.pipeline.gateway import Turn
 from app.stores.event_log import RunLog
@@ -92,7 +92,7 @@ class AgentEndpoint:
                 if ticket is not None:
                     ticket.apply_to(turn, PREFIX + agent.name, Dialect.CHAT)
                 resumption = await self._runs.resumption(turn.tenant, given.resume, given.messages)
-                await self._runs.claim(turn.tenant, given.run_id)
+                await self._runs.claim_run_id(turn.tenant, given.run_id)
                 await resumption.claim()
                 live = self._start(given, agent, turn, resumption)
             except BaseException:
@@ -129,7 +129,7 @@ class AgentEndpoint:
         turn.deadline = Deadline.after(now_s, turn.deadline.sooner(now_s, agent.deadline_s))
         messages, tools, answers = given.messages, given.tools, resumption.answers
         return self._runs.start(
-            Wanted(agent, given.run_id, given.thread_id, messages, tools, answers), turn
+            RunRequest(agent, given.run_id, given.thread_id, messages, tools, answers), turn
         )
 
 
@@ -147,7 +147,7 @@ class _Stream:
         """Write until the run ends or the client disconnects, which cancels the run unless ``detach``."""
 
         def on_left() -> None:
-            live.left_by_client = True
+            live.client_left = True
             if not detach:
                 live.cancel()
             self.log.wake()
@@ -229,7 +229,7 @@ def record_of(live: LiveRun) -> TurnRecord:
         started_unix_s=turn.started_unix_s,
         stream=True,
         tenant=turn.tenant,
-        requested_model=f"agent/{live.wanted.agent.name}",
+        requested_model=f"agent/{live.request.agent.name}",
         model=model.name if model is not None else "",
         provider=model.provider if model is not None else "",
         tier=turn.answered_tier,
@@ -246,7 +246,7 @@ def record_of(live: LiveRun) -> TurnRecord:
         usage=turn.usage,
         output_tokens_seen=turn.tokens_streamed,
         cost_usd=turn.cost_usd,
-        disconnect="mid_stream" if live.left_by_client and live.state == "cancelled" else "",
+        disconnect="mid_stream" if live.client_left and live.state == "cancelled" else "",
         attempts=turn.attempts,
         tools=tuple(turn.tools),
         times=turn.timeline,

@@ -44,7 +44,7 @@ async def _find_run(request: Request, tenant: str, run_id: str) -> LiveRun | Rem
 @router.get("/v1/speculation")
 async def speculation(request: Request, _: AsAdmin) -> Response:
     """What speculation has saved and cost, by tool, and how well its probabilities are calibrated."""
-    return JSONResponse(context_of(request).edge.gateway.speculation.described())
+    return JSONResponse(context_of(request).edge.gateway.speculation.to_json())
 
 
 @router.post("/v1/speculation")
@@ -52,7 +52,7 @@ async def set_halted(request: Request, _: AsAdmin, halted: Annotated[bool, Query
     """Halt or resume speculation at once, on every worker of the server."""
     gateway = context_of(request).edge.gateway
     gateway.speculation.halted = halted
-    return JSONResponse(gateway.speculation.described())
+    return JSONResponse(gateway.speculation.to_json())
 
 
 @router.get("/v1/runs/{run_id}")
@@ -134,9 +134,9 @@ def state_of(live: LiveRun) -> dict[str, object]:
     """The state of a run, as ``GET /v1/runs/{id}`` returns it."""
     turn = live.turn
     return {
-        "id": live.wanted.run_id,
-        "thread_id": live.wanted.thread_id,
-        "agent": live.wanted.agent.name,
+        "id": live.request.run_id,
+        "thread_id": live.request.thread_id,
+        "agent": live.request.agent.name,
         "state": live.state,
         "code": live.code or None,
         "started_at": turn.started_unix_s,

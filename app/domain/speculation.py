@@ -1,8 +1,7 @@
-"""Which tool calls are likely to come next, learned from this agent's own traffic: pure, no I/O, no
-clock.
+"""Predict the next tool calls from templates of this agent's own traffic: pure, no I/O, no clock.
 
 A *template* says where a call's arguments came from: text of a certain shape in what the model
-could read (``INC-4821`` is an ``INC-`` with digits), or the same constant as always. Every template
+could read (``INC-4821`` is an ``INC-`` with digits), or a constant. Every template
 that fits what is at hand is a prediction, fired or not, and is right or wrong once the model has
 called: so each one's probability is counted on live traffic, and is known before any money is
 risked.
@@ -25,12 +24,12 @@ _MOST_MATCHES = 4
 _EMAIL = r"[\w.+-]+@[\w-]+\.[\w.]+"
 _FILE = re.compile(r"[\w-]+\.([A-Za-z]{1,5})")
 _SHORTEST_CHARS = 2
-LEAST_TRIES = 2
+MIN_OUTCOMES = 2
 """Fewer outcomes than this are no evidence: of those that one alone stood behind, one in seven was right
 (200 multi-turn dialogues of BFCL, five orders, 2026-11-21).
 """
 _MOST_SAVED_CALLS = 5.0
-LEAST_P = 0.5
+MIN_PROBABILITY = 0.5
 """A template that is wrong more often than right spends on waste what better guesses could."""
 
 
@@ -49,7 +48,7 @@ Template = tuple[str, tuple[Source, ...]]
 
 
 @dataclass(slots=True)
-class Record:
+class TemplateRecord:
     """How often a template's predictions were right."""
 
     right: int = 0
@@ -74,24 +73,24 @@ class Prediction:
 
     @property
     def key(self) -> str:
-        """Names the call: equal arguments in any order give one key."""
-        return key_of(self.tool, self.arguments)
+        """Identity of the call: equal arguments in any order give one key."""
+        return call_identity(self.tool, self.arguments)
 
 
-def key_of(tool: str, arguments: Json) -> str:
-    """Name a call within a run."""
-    said = json.dumps(plain(arguments), sort_keys=True, ensure_ascii=False, default=str)
+def call_identity(tool: str, arguments: Json) -> str:
+    """Identify a call within a run, whatever the order or spelling of its arguments."""
+    said = json.dumps(normalised(arguments), sort_keys=True, ensure_ascii=False, default=str)
     return f"{tool} {said}"
 
 
-def plain(value: object) -> object:
+def normalised(value: object) -> object:
     """``value`` with one spelling for each number: JSON has no other 980 than 980.0."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, Mapping):
-        return {name: plain(each) for name, each in value.items()}
+        return {name: normalised(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
+        return [normalised(each) for each in value]
     return value
 
 
@@ -99,7 +98,7 @@ def plain(value: object) -> object:
 class Patterns:
     """The templates of one stage of one agent: what it calls first, or after which tools."""
 
-    records: OrderedDict[Template, Record] = field(default_factory=OrderedDict)
+    records: OrderedDict[Template, TemplateRecord] = field(default_factory=OrderedDict)
 
     def predict(self, text: str, offered: Iterable[str]) -> list[Prediction]:
         """The calls that known templates give for ``text``, most probable first, each call once."""
@@ -117,8 +116,8 @@ class Patterns:
     def learn(
         self, text: str, predicted: Sequence[Prediction], calls: Sequence[tuple[str, Json]]
     ) -> None:
-        """Count what was right, and take in the templates of calls that nothing predicted."""
-        made = {key_of(tool, arguments) for tool, arguments in calls}
+        """Count the outcomes, and add the templates of calls that nothing predicted."""
+        made = {call_identity(tool, arguments) for tool, arguments in calls}
         for prediction in predicted:
             record = self.records.get(prediction.template)
             if record is not None:
@@ -129,7 +128,7 @@ class Patterns:
             if template is None:
                 continue
             if template not in self.records:
-                self.records[template] = Record()  # that it was seen once is no success yet
+                self.records[template] = TemplateRecord()  # that it was seen once is no success yet
                 if len(self.records) > _MOST_TEMPLATES:
                     self.records.popitem(last=False)
             self.records.move_to_end(template)
@@ -140,7 +139,7 @@ def template_of(tool: str, arguments: Json, text: str) -> Template | None:
     sources: list[Source] = []
     for name, value in sorted(arguments.items()):
         said = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
-        shape = shape_of(said)
+        shape = text_pattern(said)
         if shape and re.search(rf"(?<!\w){re.escape(said)}(?!\w)", text):
             sources.append(Source(name, shape=shape, number=isinstance(value, int)))
         elif isinstance(value, str):
@@ -150,7 +149,7 @@ def template_of(tool: str, arguments: Json, text: str) -> Template | None:
     return tool, tuple(sources)
 
 
-def shape_of(said: str) -> str:
+def text_pattern(said: str) -> str:
     """A pattern that finds texts of the same kind; empty for what has no kind of its own."""
     if re.fullmatch(_EMAIL, said):
         return _EMAIL
@@ -183,7 +182,7 @@ def _instances(sources: Sequence[Source], text: str) -> list[dict[str, object]]:
     return [{**base, varied[0]: value} for value in varied[1]]
 
 
-def pays(p: float, cost_usd: float, value_usd_per_s: float, saved_s: float) -> bool:
+def is_worth_starting(p: float, cost_usd: float, value_usd_per_s: float, saved_s: float) -> bool:
     """Whether starting early is worth it: ``p > c / (c + v * saved)``."""
     if saved_s <= 0 or value_usd_per_s <= 0:
         return False
@@ -192,7 +191,7 @@ def pays(p: float, cost_usd: float, value_usd_per_s: float, saved_s: float) -> b
 
 @dataclass(slots=True)
 class WasteBudget:
-    """What may still be wasted, in calls: a share of each call that is made, and no hoard from good times.
+    """The calls that may still be wasted: each call adds a share of one, up to a small cap.
 
     A draft takes the waste that its probability expects when it starts, and what it came to when it
     ends: many at once cannot overspend, and what was thrifty yesterday cannot be spent in one hour.
@@ -201,33 +200,18 @@ class WasteBudget:
     left: float = 2.0
     """At first as much as it takes to learn anything at all."""
 
-    def called(self, share: float) -> None:
-        """A call was made, of which ``share`` (0 to 1) may be wasted."""
+    def add_call(self, share: float) -> None:
+        """Add ``share`` (0 to 1) of a call."""
         self.left = min(_MOST_SAVED_CALLS, self.left + share)
 
     def allows(self, p: float) -> bool:
         """Whether there is room for a draft that is right with probability ``p``."""
         return self.left >= 1 - p
 
-    def fired(self, p: float) -> None:
-        """A draft has started."""
+    def reserve(self, p: float) -> None:
+        """Take the expected waste of a draft that starts."""
         self.left -= 1 - p
 
-    def ended(self, p: float, *, right: bool) -> None:
-        """A draft that started with ``p`` was taken, or was not."""
+    def settle(self, p: float, *, right: bool) -> None:
+        """Replace the expected waste of a draft by its outcome."""
         self.left += 1 - p - (not right)
-
-
-def flat_text(values: Iterable[object]) -> str:
-    """All text in JSON values, one leaf a line: what a next call's arguments may come from."""
-    lines: list[str] = []
-    stack = list(values)[::-1]
-    while stack:
-        value = stack.pop()
-        if isinstance(value, Mapping):
-            stack.extend(reversed(list(value.values())))
-        elif isinstance(value, list | tuple):
-            stack.extend(reversed(value))
-        elif value is not None:
-            lines.append(str(value))
-    return "\n".join(lines)

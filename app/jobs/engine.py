@@ -31,7 +31,7 @@ from app.jobs.deliveries import WebhookDeliveries
 from app.jobs.journal import Journal, journalled
 from app.jobs.lazy_engine import JobLimits
 from app.jobs.schedules import Schedules
-from app.pipeline.agent_runs import LiveRun, Runs, Wanted
+from app.pipeline.agent_runs import LiveRun, RunRequest, Runs
 from app.pipeline.gateway import Gateway, Turn
 from app.stores.event_log import EventLog
 from app.stores.job_records import AttemptEnd, Delivery, Job
@@ -321,7 +321,7 @@ class JobEngine:
         turn.tools_allowed = None if job.tools is None else frozenset(job.tools.split("\n"))
         turn.settle_limits = self._charges.get(job.id)
         runs = Runs(gateway, EventLog(), self.on_end)
-        live = runs.start(Wanted(agent, job.id, given.thread_id, given.messages), turn)
+        live = runs.start(RunRequest(agent, job.id, given.thread_id, given.messages), turn)
         await asyncio.sleep(
             0
         )  # a task that is cancelled before its first step appends no final event

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from app.domain.chat import Json
-from app.domain.speculation import plain
+from app.domain.speculation import normalised
 from app.learn.argument_sources import ValuesBySource, value_shape
 from app.learn.declared_options import listed_options, mentioned_options
 from app.learn.weights import Weights, softmax
@@ -364,7 +364,7 @@ def _properties(parameters: Json) -> list[tuple[str, Mapping[str, object]]]:
 
 def canonical(value: object) -> str:
     """A value as JSON text that equal values share."""
-    return json.dumps(plain(value), sort_keys=True, ensure_ascii=False, default=str)
+    return json.dumps(normalised(value), sort_keys=True, ensure_ascii=False, default=str)
 
 
 def coerced(value: object, kind: str) -> object | None:

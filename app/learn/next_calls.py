@@ -28,7 +28,7 @@ from zlib import crc32
 import numpy as np
 
 from app.domain.chat import Json
-from app.domain.speculation import key_of
+from app.domain.speculation import call_identity
 from app.learn.argument_model import ArgumentModel, Guess
 from app.learn.argument_sources import (
     ConversationState,
@@ -86,7 +86,7 @@ class PredictedCall:
     @property
     def key(self) -> str:
         """Identity of the call: equal arguments in any order give one key."""
-        return key_of(self.tool, self.arguments)
+        return call_identity(self.tool, self.arguments)
 
 
 @dataclass(slots=True)
@@ -132,14 +132,14 @@ class NextCallModel:
         if self._weights is None:
             return point
         scores = row @ self._weights
-        done = {key_of(each.tool, dict(each.arguments)) for each in scene.calls}
+        done = {call_identity(each.tool, dict(each.arguments)) for each in scene.calls}
         best: dict[str, PredictedCall] = {}
         for place, (score, tool) in enumerate(self._likely_tools(scores, tools)):
             guesses = self.argument_model.guesses(
                 tool.name, tool.parameters, found, scene.user_text
             )
             for rank, guess in enumerate(guesses):
-                made = key_of(tool.name, guess.arguments) in done
+                made = call_identity(tool.name, guess.arguments) in done
                 figures = _features(scene, tool.name, (score, place), guess, rank, made=made)
                 p = logistic(self._calibration.score(figures))
                 # The odds are quickly sure of a tool; a second choice of arguments is sure of less.
@@ -179,7 +179,7 @@ class NextCallModel:
         outcomes: dict[tuple[int, str], tuple[PredictedCall, bool]] = {}
         for point, after in points:
             reach = _calls_before_change(after, changing)
-            right = {key_of(each.tool, dict(each.arguments)) for each in after[:reach]}
+            right = {call_identity(each.tool, dict(each.arguments)) for each in after[:reach]}
             segment = len(after) - reach
             for each in point.predictions:
                 good = each.key in right

@@ -1,19 +1,17 @@
-"""The loop of an agent: model, tools, model, with every call under way before the model has written
-the next one.
+"""The loop of an agent: model, tools, model; each call starts before the model has written the next one.
 
-Plan: one ``Fanout`` lives as long as one model call. The moment a call's arguments are sealed
-inside the stream, they are checked and the tool is started beside the stream; results come in any
-order and are told as they come; the transcript keeps the order in which the model called. When the
-stream ends, only the slowest call is still to be waited for.
+Plan: one ``Fanout`` lives as long as one model call. As soon as a call's arguments are complete in
+the stream, they are validated and the tool is started beside the stream; results are emitted in the
+order in which they come; the transcript keeps the order of the model's calls. When the stream ends,
+only the slowest call is left to wait for.
 
 Invariants:
 
-* Every call that was opened is sealed and ended, also when the run is cancelled or fails: a history
-  without a result for each call is refused by every vendor, for ever.
-* Nothing outlives ``run``: cancelled at any await it stops the model's stream and every tool, then
-  leaves.
-* Limits end a run with an answer: when turns, calls, tokens or money are used up, the model is
-  asked once more with no tools to choose from.
+* Every opened call is sealed and ended, also when the run is cancelled or fails: every vendor refuses a
+  history in which a call has no result.
+* Nothing outlives ``run``: cancelled at any await, it stops the model's stream and every tool first.
+* Limits end a run with an answer: when turns, calls, tokens or money are used up, the model is called
+  once more without tools.
 """
 
 from __future__ import annotations
@@ -53,16 +51,16 @@ from app.domain.usage import Usage
 from app.errors import GatewayError, ToolError
 from app.learn.argument_sources import ConversationState, PastCall
 from app.pipeline import subagents
-from app.pipeline.agent_model import candidates_of, view_of
-from app.pipeline.agent_plan import WorkflowRun
-from app.pipeline.agent_scene import scene_of
+from app.pipeline.agent_conversation import conversation_state
+from app.pipeline.agent_model_choice import choose_models, prompt_view
 from app.pipeline.agent_time import TimePlan
 from app.pipeline.agent_turn import ModelTurn
-from app.pipeline.approvals import Decided, settled
+from app.pipeline.agent_workflow import WorkflowRun
+from app.pipeline.approvals import AnsweredInterrupt, run_approved_calls
 from app.pipeline.drafts import Drafts
 from app.pipeline.gateway import Gateway, Turn
 from app.pipeline.plan_by_model import Planned, PlanTurn
-from app.pipeline.speculation import Policy, stage_of
+from app.pipeline.speculation import SpeculationPolicy, stage_of
 from app.pipeline.subagents import Leaders
 from app.pipeline.synthesis import assembler
 from app.pipeline.tool_use_learning import tool_guess_of_run
@@ -70,11 +68,11 @@ from app.pipeline.tool_use_learning import tool_guess_of_run
 if TYPE_CHECKING:
     from app.tools.registry import Registered
 
-Say = Callable[[RunEvent], None]
-"""Take one event of the run; must neither block nor raise."""
+EmitRunEvent = Callable[[RunEvent], None]
+"""Receive one event of the run; must neither block nor raise."""
 
-_MENDS = 2
-"""How often the model may mend arguments that do not fit, in one run."""
+_MAX_INVALID_CALLS = 2
+"""Invalid calls that the model may correct in one run."""
 
 
 @dataclass(slots=True)
@@ -85,12 +83,12 @@ class AgentRun:
     messages: tuple[Message, ...]
     gateway: Gateway
     turn: Turn
-    say: Say
+    emit: EmitRunEvent
     client_tools: tuple[Tool, ...] = ()
     sampling: Sampling = field(default_factory=Sampling)
 
-    answers: tuple[Decided, ...] = ()
-    """What a person decided about the calls that an earlier run ended with."""
+    approvals: tuple[AnsweredInterrupt, ...] = ()
+    """A person's decisions on the calls that the interrupted run asked about."""
     run_id: str = ""
     interactive: bool = False
     """A person can be asked to approve calls."""
@@ -103,35 +101,35 @@ class AgentRun:
     usages: dict[str, ModelUsage] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
     pending: list[str] = field(default_factory=list)
-    used: dict[str, Registered] = field(default_factory=dict)
-    """Tools that were called."""
+    called_tools: dict[str, Registered] = field(default_factory=dict)
+    """Tools called so far, by name."""
     question: str = ""
-    """What the user asked last."""
-    readable: str = ""
-    """What the next call's arguments may come from: the question, or the last results."""
+    """The user's last message."""
+    argument_text: str = ""
+    """Text that the next call's arguments may come from: the question, or the last results."""
     stage: str = ""
-    made: list[PastCall] = field(default_factory=list)
-    """Calls whose tools were asked, and their results."""
+    past_calls: list[PastCall] = field(default_factory=list)
+    """Calls that were made, with their results."""
     drafts: Drafts | None = None
-    """Calls that were started before the model asked for them; None where there are no tools."""
+    """The run's speculative calls; None where there are no tools."""
     calls_made: int = 0
-    invalid: int = 0
+    invalid_calls: int = 0
     depth: int = 0
     """0 for a run that a client asked for, 1 for its sub-agents, and so on."""
     label: str = ""
-    """Begins the ids of its messages; empty = the request's id."""
+    """Prefix of its message ids; empty = the request's id."""
     first_byte: asyncio.Event | None = None
-    """Set when a model begins to answer: others wait for that, see ``app.pipeline.subagents``."""
-    failed: bool = False
-    """A call of a tool ended with an error."""
+    """Set at a model's first event, for which siblings wait: see ``app.pipeline.subagents``."""
+    any_call_failed: bool = False
+    """A tool call ended with an error."""
     delegated: bool = False
-    """It handed a task to another agent."""
-    others: dict[str, Agent] = field(default_factory=dict)
+    """It called a sub-agent."""
+    subagents: dict[str, Agent] = field(default_factory=dict)
     leaders: Leaders = field(default_factory=Leaders)
     _ids: set[str] = field(default_factory=set)
     _guess: ToolGuess | None = None
-    """What its first model call teaches about."""
-    messages_said: int = 0
+    """The classifier's guess of its first tool calls, to be trained on."""
+    message_count: int = 0
 
     async def run(self) -> None:
         """Run to the answer; raises ``GatewayError`` where there is none."""
@@ -142,23 +140,23 @@ class AgentRun:
         if allowed is not None:
             offered = {name: tool for name, tool in offered.items() if name in allowed}
         self.label = self.label or self.turn.request_id
-        self.question = view_of(self.messages, ()).text
-        self.others = subagents.offered(agent, gateway.agents, self.depth)
-        candidates = candidates_of(agent, self.messages, tuple(offered), gateway, self.turn)
-        self._guess = None if self.answers else tool_guess_of_run(agent, self.messages, self.turn)
+        self.question = prompt_view(self.messages, ()).text
+        self.subagents = subagents.offered(agent, gateway.agents, self.depth)
+        candidates = choose_models(agent, self.messages, tuple(offered), gateway, self.turn)
+        self._guess = None if self.approvals else tool_guess_of_run(agent, self.messages, self.turn)
         time = TimePlan.of(self.turn.deadline, gateway, candidates)
         transcript = list(self.messages)
-        if self.answers:
-            transcript = await settled(self, self.answers, offered, time)
+        if self.approvals:
+            transcript = await run_approved_calls(self, self.approvals, offered, time)
         if agent.workflow:
             workflow = WorkflowRun(self, self.question, time.tools_by_s)
             await workflow.execute()
             if workflow.answer:
-                self.answer_with(workflow.answer)
+                self.emit_answer(workflow.answer)
                 return
-            transcript.append(workflow.told())
-        self.readable, self.stage = self.question, stage_of(())
-        async with self._drafting(offered) as self.drafts:
+            transcript.append(workflow.results_message())
+        self.argument_text, self.stage = self.question, stage_of(())
+        async with self._open_drafts(offered) as self.drafts:
             await self._loop(offered, candidates, transcript, time)
 
     async def _loop(
@@ -170,70 +168,70 @@ class AgentRun:
     ) -> None:
         """Model, tools, model, until there is an answer."""
         agent = self.agent
-        plans = agent.plans and not self.client_tools and bool(offered or self.others)
+        plans = agent.plans and not self.client_tools and bool(offered or self.subagents)
         planned = Planned(self.question)
         for number in range(1, agent.max_turns + 1):
-            last = not offered and not self.client_tools and not self.others
-            last = last or number == agent.max_turns or self._is_spent() or time.must_answer()
+            last = not offered and not self.client_tools and not self.subagents
+            last = last or number == agent.max_turns or self._limits_reached() or time.must_answer()
             model_turn = (
                 PlanTurn(self, offered, time, number, planned, final=last)
                 if plans
                 else ModelTurn(self, offered, time, number, final=last)
             )
-            writers = self._writers(candidates) if number > 1 else candidates
+            writers = self._answer_models(candidates) if number > 1 else candidates
             transcript += await model_turn.run(writers, tuple(transcript))
             self.text = model_turn.text
             self.finish = model_turn.finish
             if number == 1 and not last and isinstance(model_turn, ModelTurn):
-                self._teach(model_turn)
+                self._record_first_calls(model_turn)
             waits = self.pending or self.interrupts
             if last or not model_turn.calls or waits or model_turn.time_is_up:
                 return
 
-    def _teach(self, first: ModelTurn) -> None:
-        """Let what the first model call called be learned from, where it was whole."""
+    def _record_first_calls(self, first: ModelTurn) -> None:
+        """Train the tool classifier on the first model call, if it was complete."""
         learning, whole = self.gateway.tool_use_learner, first.finish in COMPLETE_FINISHES
         if learning is not None and self._guess is not None and whole and not first.time_is_up:
             called = tuple(call.name for call in first.calls.values())
             learning.tools.observe(self._guess, called)
 
-    def _drafting(
+    def _open_drafts(
         self, offered: dict[str, Registered]
     ) -> Drafts | AbstractAsyncContextManager[None]:
-        """The run's speculation, where there are tools to speculate on."""
+        """The run's drafts, where there are tools to speculate on."""
         tools, agent = self.gateway.tools, self.agent
         if tools is None or not offered or not agent.speculate:
             return nullcontext()
         caller = ToolCaller(self.turn.tenant, self.turn.user)
-        policy = Policy(
+        policy = SpeculationPolicy(
             agent.speculate, agent.value_usd_per_s, agent.max_waste_share, agent.remember
         )
         return Drafts(self.gateway.speculation, policy, tools, caller, agent=agent.name)
 
-    def scene(self) -> ConversationState:
+    def conversation_state(self) -> ConversationState:
         """What the model can read now."""
-        return scene_of(self.messages, self.made)
+        return conversation_state(self.messages, self.past_calls)
 
-    def _writers(self, candidates: list[Model]) -> list[Model]:
-        """Who reads the tools' results: the agent's model for answers, while all results came."""
+    def _answer_models(self, candidates: list[Model]) -> list[Model]:
+        """Models for the call that reads tool results: ``answer_model`` while no result is missing."""
         wanted = self.agent.answer_model
-        if not wanted or self.left_out or self.invalid or self.turn.tier is not None:
+        if not wanted or self.left_out or self.invalid_calls or self.turn.tier is not None:
             return candidates
         model = assembler(self) if wanted == AUTO else self.gateway.models.get(wanted)
         if model is None:
             return candidates
         return [model, *(each for each in candidates if each is not model)]
 
-    def _is_spent(self) -> bool:
+    def _limits_reached(self) -> bool:
         tokens = sum(each.usage.total_tokens for each in self.usages.values())
         return (
             self.calls_made >= self.agent.max_calls
             or tokens >= self.agent.max_tokens
             or self.turn.cost_usd >= self.agent.max_cost_usd
-            or self.invalid > _MENDS
+            or self.invalid_calls > _MAX_INVALID_CALLS
         )
 
-    def account(self, model: Model, usage: Usage | None) -> None:
+    def add_usage(self, model: Model, usage: Usage | None) -> None:
         """Add a model call's tokens to the run's."""
         if usage is None:
             return
@@ -245,22 +243,22 @@ class AgentRun:
             whole = whole.plus(each.usage)
         self.turn.usage = whole
 
-    def answer_with(self, text: str) -> None:
-        """Say an answer that no model wrote."""
+    def emit_answer(self, text: str) -> None:
+        """Emit an answer that no model wrote."""
         message_id = f"{self.label}-message-answer"
-        self.say(MessageStarted(message_id))
-        self.say(MessageText(message_id, text))
-        self.say(MessageEnded(message_id))
+        self.emit(MessageStarted(message_id))
+        self.emit(MessageText(message_id, text))
+        self.emit(MessageEnded(message_id))
         self.text, self.finish = text, FinishReason.STOP.value
 
-    async def one_answer(self, model: str, prompt: str) -> str:
-        """One model's answer to one prompt, without tools; part of this run's usage, and not told."""
+    async def ask_once(self, model: str, prompt: str) -> str:
+        """One model's answer to one prompt, without tools or events; counted in this run's usage."""
         child = AgentRun(
             agent=Agent(self.agent.name, model=model),
             messages=(Message(Role.USER, (TextPart(prompt),)),),
             gateway=self.gateway,
             turn=self.turn,
-            say=lambda _: None,
+            emit=lambda _: None,
             usages=self.usages,
             depth=self.depth + 1,
         )
@@ -268,8 +266,8 @@ class AgentRun:
         return child.text
 
     async def delegate(self, call_id: str, other: Agent, task: str) -> ToolResult:
-        """Have another agent do ``task``; raises ``ToolError`` where it fails. Its events are told
-        as its own.
+        """Run ``task`` on another agent; raises ``ToolError`` where it fails. Its events are emitted
+        under its own id.
         """
         self.delegated = True
         tools = self.gateway.tools
@@ -280,9 +278,9 @@ class AgentRun:
 
         def say(event: RunEvent) -> None:
             if isinstance(event, Inner) and not isinstance(event, Status):
-                self.say(Within(call_id, event))
+                self.emit(Within(call_id, event))
             elif isinstance(event, Status | Within | SubagentStarted | SubagentEnded):
-                self.say(event)
+                self.emit(event)
 
         question = Message(Role.USER, (TextPart(task),))
         system = (Message(Role.SYSTEM, (TextPart(other.system),)),) if other.system else ()
@@ -291,35 +289,35 @@ class AgentRun:
             messages=(*system, question),
             gateway=self.gateway,
             turn=self.turn,
-            say=say,
+            emit=say,
             usages=self.usages,
             depth=self.depth + 1,
             label=f"{self.label}-{call_id}",
             first_byte=lead,
             _ids=self._ids,
         )
-        self.say(SubagentStarted(call_id, other.name, task))
+        self.emit(SubagentStarted(call_id, other.name, task))
         try:
             await child.run()
         except GatewayError as error:
-            self.say(SubagentEnded(call_id, error.message, error.code))
+            self.emit(SubagentEnded(call_id, error.message, error.code))
             raise ToolError(f"failed: {error.message}", code="subagent_failed") from error
         except asyncio.CancelledError:
-            self.say(SubagentEnded(call_id, "cancelled", "cancelled"))
+            self.emit(SubagentEnded(call_id, "cancelled", "cancelled"))
             raise
         finally:
             if lead is not None:
                 lead.set()
         self.left_out += child.left_out
-        self.say(SubagentEnded(call_id, child.text))
+        self.emit(SubagentEnded(call_id, child.text))
         return ToolResult(child.text)
 
-    def planned_id(self) -> str:
-        """An id for a call that no model gave one."""
-        return self.own_id(f"plan_{len(self._ids) + 1}_{self.turn.request_id[-8:]}")
+    def new_call_id(self) -> str:
+        """An id for a call that no model made."""
+        return self.unique_call_id(f"plan_{len(self._ids) + 1}_{self.turn.request_id[-8:]}")
 
-    def own_id(self, call_id: str) -> str:
-        """The model's id for a call where it is new in this run, else one of ours."""
+    def unique_call_id(self, call_id: str) -> str:
+        """The model's id for a call if it is unique in this run, else a new one."""
         found = call_id
         while not found or found in self._ids:
             found = f"call_{self.turn.request_id[-8:]}_{len(self._ids)}"

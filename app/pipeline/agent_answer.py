@@ -1,9 +1,9 @@
-"""``agent/<name>`` as a model: the same run, told in the dialect that was asked, tools hidden.
+"""``agent/<name>`` as a model: the same run, answered in the requested dialect, without its tool calls.
 
-Only the final answer is text. What the model says before it calls a tool ("Let me look that up") is
-progress, so the beginning of each message is held back until it is too long to be such a remark;
-statuses and remarks go out as comments of the stream. Before the first tool starts nothing goes out
-at all: a failure keeps its true status.
+Only the final answer is text. What the model writes before it calls a tool ("Let me look that up") is
+progress: the beginning of each message is held back until it is too long to be such a remark; statuses
+and remarks are sent as comments of the stream. Nothing is sent before the first tool starts, so a
+failure keeps its status.
 
 Identical requests in flight share one run where nothing that it may call changes anything, and no
 request brings a deadline of its own, which would shape the answer: a call that changes something
@@ -60,7 +60,7 @@ _REMARK_CHARS = 96
 """About twenty tokens: as long as a remark before a tool call gets, and a tenth of a second of a
 fast model.
 """
-_KEEP_S = 0.0
+_UNCACHED_TTL_S = 0.0
 
 
 async def answer_as_agent(request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit) -> None:
@@ -90,32 +90,32 @@ async def answer_as_agent(request: ChatRequest, gateway: Gateway, turn: Turn, em
     now_s = asyncio.get_running_loop().time()
     turn.deadline = Deadline.after(now_s, turn.deadline.sooner(now_s, agent.deadline_s))
     with _leading(key if shared else None, request, gateway, turn) as led:
-        teller = _Teller(request.model, turn, emit if led is None else led.recording(emit))
+        teller = _AnswerStream(request.model, turn, emit if led is None else led.recording(emit))
         run = _run(agent, conversation, gateway, turn, teller)
-        answer = await teller.tell(run)
+        answer = await teller.stream_answer(run)
     if key is not None:
-        _keep(key, answer, run, request)
+        _store(key, answer, run, request)
 
 
 def _run(
-    agent: Agent, conversation: Conversation, gateway: Gateway, turn: Turn, teller: _Teller
+    agent: Agent, conversation: Conversation, gateway: Gateway, turn: Turn, teller: _AnswerStream
 ) -> AgentRun:
     return AgentRun(
         agent=agent,
         messages=with_system(agent, conversation.messages),
         gateway=gateway,
         turn=turn,
-        say=teller.hear,
+        emit=teller.enqueue,
         sampling=conversation.sampling,
     )
 
 
 def _may_share(agent: Agent, gateway: Gateway, turn: Turn) -> bool:
     default = turn.cache_mode is CacheMode.DEFAULT and turn.deadline.at_s is None
-    return gateway.coalesce and default and _changes_nothing(agent, gateway, set())
+    return gateway.coalesce and default and _is_read_only(agent, gateway, set())
 
 
-def _changes_nothing(agent: Agent, gateway: Gateway, seen: set[str]) -> bool:
+def _is_read_only(agent: Agent, gateway: Gateway, seen: set[str]) -> bool:
     """Say whether all that a run of ``agent`` may call is declared read-only."""
     seen.add(agent.name)
     tools = gateway.tools
@@ -123,7 +123,7 @@ def _changes_nothing(agent: Agent, gateway: Gateway, seen: set[str]) -> bool:
     if tools is not None and not all(map(tools.reads_only, (*agent.tools, *planned))):
         return False
     others = [gateway.agents[name] for name in agent.agents if name in gateway.agents]
-    return all(each.name in seen or _changes_nothing(each, gateway, seen) for each in others)
+    return all(each.name in seen or _is_read_only(each, gateway, seen) for each in others)
 
 
 @contextmanager
@@ -153,25 +153,25 @@ def with_system(agent: Agent, messages: tuple[Message, ...]) -> tuple[Message, .
     return (Message(Role.SYSTEM, (TextPart(agent.system),)), *messages)
 
 
-class _Teller:
-    """Takes a run's events in, gives the final answer's events out, in one task at the client's pace."""
+class _AnswerStream:
+    """Turns a run's events into the events of its final answer, at the client's pace."""
 
     def __init__(self, model: str, turn: Turn, emit: Emit) -> None:
         self._model, self._turn, self._emit = model, turn, emit
-        self._heard: asyncio.Queue[RunEvent | None] = asyncio.Queue()
+        self._events: asyncio.Queue[RunEvent | None] = asyncio.Queue()
         self._held: list[str] = []
         self._held_chars = 0
-        self._told: list[str] = []
-        self._ended: list[CallEnded] = []
-        self._message_told = False
+        self._texts: list[str] = []
+        self._ended_calls: list[CallEnded] = []
+        self._message_shown = False
 
     @property
-    def hear(self) -> Callable[[RunEvent], None]:
-        """Where the run puts its events."""
-        return self._heard.put_nowait
+    def enqueue(self) -> Callable[[RunEvent], None]:
+        """Receives the run's events."""
+        return self._events.put_nowait
 
-    async def tell(self, run: AgentRun) -> Answer:
-        """Run, tell, and give the whole answer; raises what the run raised."""
+    async def stream_answer(self, run: AgentRun) -> Answer:
+        """Run, stream, and give the whole answer; raises what the run raised."""
         failure: list[GatewayError] = []
 
         async def work() -> None:
@@ -180,39 +180,39 @@ class _Teller:
             except GatewayError as error:
                 failure.append(error)
             finally:
-                self._heard.put_nowait(None)
+                self._events.put_nowait(None)
 
         async with asyncio.TaskGroup() as group:
             group.create_task(work())
             while (event := await self._next()) is not None:
-                await self._hear(event)
+                await self._handle(event)
         if failure:
             raise failure[0]
         return await self._finish(run)
 
     async def _next(self) -> RunEvent | None:
-        """The next event of the run. What the run itself has to do next goes first: a write to the
-        client costs more than the start of a tool or of a model call.
+        """The next event of the run. Yields to the run first: a write to the client costs more than the
+        start of a tool or of a model call.
         """
-        if not self._heard.empty():
-            return self._heard.get_nowait()
-        event = await self._heard.get()
+        if not self._events.empty():
+            return self._events.get_nowait()
+        event = await self._events.get()
         await asyncio.sleep(0)
         return event
 
-    async def _hear(self, event: RunEvent) -> None:
+    async def _handle(self, event: RunEvent) -> None:
         match event:
             case Status(text):
                 await self._emit(Progress(text))
             case CallEnded():
-                self._ended.append(event)
+                self._ended_calls.append(event)
             case MessageStarted(reasoning=False):
-                self._message_told = False
+                self._message_shown = False
             case MessageText(_, text, reasoning=False):
                 self._held.append(text)
                 self._held_chars += len(text)
-                if self._message_told or self._held_chars > _REMARK_CHARS:
-                    await self._say_held()
+                if self._message_shown or self._held_chars > _REMARK_CHARS:
+                    await self._flush_held()
             case CallOpened() if self._held:
                 await self._emit(Progress("".join(self._held).strip()))
                 self._held, self._held_chars = [], 0
@@ -221,29 +221,29 @@ class _Teller:
             case _:
                 pass
 
-    async def _say_held(self) -> None:
+    async def _flush_held(self) -> None:
         if self._held:
             text = "".join(self._held)
             self._held, self._held_chars = [], 0
-            if self._told and not self._message_told:
+            if self._texts and not self._message_shown:
                 text = "\n\n" + text  # an earlier message turned out longer than a remark
-            self._message_told = True
-            await self._say(text)
+            self._message_shown = True
+            await self._emit_text(text)
 
-    async def _say(self, text: str) -> None:
-        if not self._told:
+    async def _emit_text(self, text: str) -> None:
+        if not self._texts:
             turn = self._turn
             await self._emit(AnswerStarted(turn.request_id, self._model, int(turn.started_unix_s)))
-        self._told.append(text)
+        self._texts.append(text)
         await self._emit(TextDelta(text))
 
     async def _finish(self, run: AgentRun) -> Answer:
-        await self._say_held()
-        if not self._told:
-            await self._say(run.text or partial_answer(self._ended))
+        await self._flush_held()
+        if not self._texts:
+            await self._emit_text(run.text or partial_answer(self._ended_calls))
         note = missing_parts(run.left_out)
         if note:
-            await self._say(note)
+            await self._emit_text(note)
         turn = self._turn
         finish = FinishReason(run.finish) if run.finish else FinishReason.STOP
         if finish is FinishReason.TOOL_CALLS:
@@ -254,7 +254,7 @@ class _Teller:
         return Answer(
             id=turn.request_id,
             model=self._model,
-            blocks=(TextBlock("".join(self._told)),),
+            blocks=(TextBlock("".join(self._texts)),),
             finish=finish,
             usage=usage,
             created_s=int(turn.started_unix_s),
@@ -292,14 +292,14 @@ def _look_up(
     return entry if may_serve(entry, key, request, gateway, turn) else None
 
 
-def _keep(key: bytes, answer: Answer, run: AgentRun, request: ChatRequest) -> None:
-    """Keep a whole answer as long as every tool result in it may be kept."""
+def _store(key: bytes, answer: Answer, run: AgentRun, request: ChatRequest) -> None:
+    """Cache a complete answer for the shortest TTL of the tools that it used."""
     gateway, turn = run.gateway, run.turn
-    specs = [each.spec for each in run.used.values()]
+    specs = [each.spec for each in run.called_tools.values()]
     ttl_s = min((spec.cache_ttl_s for spec in specs), default=None)
-    lacks = run.left_out or run.invalid or run.failed or run.delegated
+    lacks = run.left_out or run.invalid_calls or run.any_call_failed or run.delegated
     whole = answer.finish.complete and not lacks
-    if not whole or ttl_s == _KEEP_S or gateway.exact is None:
+    if not whole or ttl_s == _UNCACHED_TTL_S or gateway.exact is None:
         return
     if not all(spec.effects.read_only for spec in specs):
         return

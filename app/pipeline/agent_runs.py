@@ -1,9 +1,7 @@
-"""Runs that live on their own: begun by one request, watched by any number of clients, cancelled by
-any of them.
+"""Runs that outlive the request that started them: any number of clients may watch or cancel one.
 
-A run is a task of this registry, not of the connection that began it: a client may leave and come
-back. What it has said is in the event log; a run that ends in any way ends its log with a last
-event.
+A run is a task of this registry and not of the connection that started it: a client may leave and come
+back. Its events are in the event log, which every run ends with a last event, however it ends.
 """
 
 from __future__ import annotations
@@ -35,11 +33,11 @@ from app.errors import Conflict, GatewayError, Overloaded, StoreError
 from app.pipeline.agent import AgentRun
 from app.pipeline.agent_answer import with_system
 from app.pipeline.approvals import (
-    Decided,
+    AnsweredInterrupt,
     InterruptedRun,
     Resumption,
     SiblingRuns,
-    decided,
+    match_decisions,
 )
 from app.pipeline.gateway import Gateway, Turn, cancel_nothing
 from app.pipeline.synthesis import missing_parts, partial_answer
@@ -54,29 +52,29 @@ _CLIENT_CANCELLED = 499
 
 
 @dataclass(slots=True)
-class Wanted:
-    """What a client asks to be run."""
+class RunRequest:
+    """What a client asks to run."""
 
     agent: Agent
     run_id: str
     thread_id: str
     messages: tuple[Message, ...]
     client_tools: tuple[Tool, ...] = ()
-    answers: tuple[Decided, ...] = ()
+    approvals: tuple[AnsweredInterrupt, ...] = ()
 
 
 @dataclass(slots=True)
 class LiveRun:
-    """One run, under way or over."""
+    """One run, running or ended."""
 
-    wanted: Wanted
+    request: RunRequest
     turn: Turn
     log: RunLog
     state: str = "running"
     """``running``, ``finished``, ``cancelled`` or ``failed``."""
     status: int = 200
     code: str = ""
-    left_by_client: bool = False
+    client_left: bool = False
     ended_unix_s: float | None = None
     finish: str = ""
     """The reason with which the last model call ended."""
@@ -101,11 +99,11 @@ class LiveRun:
             self.finish, self.usages = self.run.finish, self.usages_so_far()
         self.run = self.task = None
         self.turn.cancel = cancel_nothing  # a cancelled task holds the frames it was cancelled in
-        self.wanted = replace(self.wanted, messages=(), client_tools=(), answers=())
+        self.request = replace(self.request, messages=(), client_tools=(), approvals=())
 
 
-def _undescribed(_: LiveRun) -> dict[str, object]:
-    """Say nothing: a registry whose runs no other worker sees."""
+def _no_description(_: LiveRun) -> dict[str, object]:
+    """No state: for a registry whose runs no other worker sees."""
     return {}
 
 
@@ -116,11 +114,11 @@ class Runs:
     gateway: Gateway
     events: EventLog
     on_end: Callable[[LiveRun], None]
-    """Told every run that is over, for its record."""
+    """Called with every ended run, for its record."""
     shared: SharedRuns | None = None
     """Where other workers read the runs of this one, and this one theirs; None without Redis."""
-    describe: Callable[[LiveRun], dict[str, object]] = _undescribed
-    """How a run stands, for those that ask another worker."""
+    describe: Callable[[LiveRun], dict[str, object]] = _no_description
+    """A run's state as JSON, for requests that reach another worker."""
     siblings: SiblingRuns | None = None
     """Finds interrupted runs of this server's other workers; None for a lone worker. Unused with Redis."""
     _runs: dict[tuple[str, str], LiveRun] = field(default_factory=dict)
@@ -132,8 +130,8 @@ class Runs:
         """Forget a run when its log is forgotten."""
         self.events.on_forget = self._forget
 
-    def start(self, wanted: Wanted, turn: Turn) -> LiveRun:
-        """Begin a run; its first two events are in the log when this returns. Raises ``Conflict``."""
+    def start(self, wanted: RunRequest, turn: Turn) -> LiveRun:
+        """Start a run; its first two events are in the log when this returns. Raises ``Conflict``."""
         log = self.events.open(turn.tenant, wanted.run_id)
         if log is None:
             raise _run_exists(wanted.run_id)
@@ -152,7 +150,7 @@ class Runs:
             )
         return live
 
-    async def claim(self, tenant: str, run_id: str) -> None:
+    async def claim_run_id(self, tenant: str, run_id: str) -> None:
         """Raise ``Conflict`` where this worker, or through Redis another one, has a run of that id."""
         if self.events.find(tenant, run_id) is not None:
             raise _run_exists(run_id)
@@ -165,7 +163,7 @@ class Runs:
 
     @property
     def under_way(self) -> int:
-        """Runs that are not over."""
+        """Number of running runs."""
         return len(self._live)
 
     def find(self, tenant: str, run_id: str) -> LiveRun | None:
@@ -183,7 +181,7 @@ class Runs:
             return Resumption()
         run_ids = {each.interrupt_id.rpartition(":")[0] for each in decisions}
         run = await self._interrupted(tenant, min(run_ids)) if len(run_ids) == 1 else None
-        return Resumption(decided(decisions, run.interrupts if run else (), messages), run)
+        return Resumption(match_decisions(decisions, run.interrupts if run else (), messages), run)
 
     def interrupted_here(self, tenant: str, run_id: str) -> InterruptedRun | None:
         """A run of this worker that ended with calls to approve."""
@@ -229,7 +227,7 @@ class Runs:
         self._answered.discard((tenant, run_id))
 
     async def _run(self, live: LiveRun) -> None:
-        wanted, turn, log = live.wanted, live.turn, live.log
+        wanted, turn, log = live.request, live.turn, live.log
         ended: list[CallEnded] = []
 
         def say(event: RunEvent) -> None:
@@ -242,16 +240,16 @@ class Runs:
             messages=with_system(wanted.agent, wanted.messages),
             gateway=self.gateway,
             turn=turn,
-            say=say,
+            emit=say,
             client_tools=wanted.client_tools,
-            answers=wanted.answers,
+            approvals=wanted.approvals,
             run_id=wanted.run_id,
             interactive=True,
         )
         try:
             async with asyncio.timeout_at(turn.deadline.at_s):
                 await run.run()
-            _close(run, ended)
+            _emit_closing_message(run, ended)
             self._end(live, "finished", cancelled=False)
         except asyncio.CancelledError:
             live.status, live.code = _CLIENT_CANCELLED, "cancelled"
@@ -281,8 +279,8 @@ class Runs:
         live.state = state
         live.log.append(
             RunFinished(
-                live.wanted.run_id,
-                live.wanted.thread_id,
+                live.request.run_id,
+                live.request.thread_id,
                 cancelled=cancelled,
                 usage=live.usages_so_far(),
                 timings={stage: round(ms, 3) for stage, ms in timings.items()},
@@ -297,7 +295,7 @@ class Runs:
     def _settle(self, live: LiveRun) -> None:
         live.ended_unix_s = time.time()
         live.release()
-        self.events.close(live.turn.tenant, live.wanted.run_id)
+        self.events.close(live.turn.tenant, live.request.run_id)
         self.on_end(live)
 
 
@@ -319,8 +317,8 @@ def _interrupts(last: RunEvent | None) -> tuple[Interrupt, ...]:
     return last.interrupts if isinstance(last, RunFinished) else ()
 
 
-def _close(run: AgentRun, ended: Sequence[CallEnded]) -> None:
-    """Say what the model did not: the results where it had no time for an answer, and what is missing."""
+def _emit_closing_message(run: AgentRun, ended: Sequence[CallEnded]) -> None:
+    """Emit what the model did not write: the results where it had no time, and what is missing."""
     if run.pending or run.interrupts:
         return
     text = "" if run.text else partial_answer(ended)
@@ -332,4 +330,4 @@ def _close(run: AgentRun, ended: Sequence[CallEnded]) -> None:
             MessageText(message_id, text),
             MessageEnded(message_id),
         ):
-            run.say(event)
+            run.emit(event)

@@ -43,7 +43,7 @@ class TimePlan:
         answer_by_s = deadline.at_s - margin_s
         return cls(deadline, answer_by_s - answer_s, answer_by_s)
 
-    def for_tools_s(self) -> float | None:
+    def tool_time_left_s(self) -> float | None:
         """Seconds that a tool started now may take; None = no limit from here."""
         if self.tools_by_s is None:
             return None
@@ -51,4 +51,4 @@ class TimePlan:
 
     def must_answer(self) -> bool:
         """Say whether the time for tools is over: the next model call has to answer."""
-        return self.for_tools_s() == 0.0
+        return self.tool_time_left_s() == 0.0

@@ -31,8 +31,8 @@ _STEP = "approved calls"
 
 
 @dataclass(frozen=True, slots=True)
-class Decided:
-    """An interrupt with its answer."""
+class AnsweredInterrupt:
+    """An interrupt with the person's decision."""
 
     interrupt: Interrupt
     decision: Decision
@@ -59,7 +59,7 @@ class SiblingRuns(Protocol):
 class Resumption:
     """A person's answers to an interrupted run, checked; none where a run does not resume another."""
 
-    answers: tuple[Decided, ...] = ()
+    answers: tuple[AnsweredInterrupt, ...] = ()
     run: InterruptedRun | None = None
 
     async def claim(self) -> None:
@@ -72,12 +72,12 @@ class Resumption:
             raise Conflict(message, code="interrupt_answered", param="resume")
 
 
-def decided(
+def match_decisions(
     decisions: Sequence[Decision], interrupts: Sequence[Interrupt], messages: Sequence[Message]
-) -> tuple[Decided, ...]:
-    """Join answers to what was asked; raises ``NotFound`` and ``BadRequest`` where they do not fit."""
+) -> tuple[AnsweredInterrupt, ...]:
+    """Match decisions to interrupts; raises ``NotFound`` and ``BadRequest`` where they do not fit."""
     asked = {each.id: each for each in interrupts}
-    found: list[Decided] = []
+    found: list[AnsweredInterrupt] = []
     calls = {part.id for each in messages for part in each.parts if isinstance(part, ToolCallPart)}
     for decision in decisions:
         interrupt = asked.pop(decision.interrupt_id, None)
@@ -90,20 +90,20 @@ def decided(
         if interrupt.call_id not in calls:
             message = f"messages do not hold the call {interrupt.call_id!r} that is to be resumed"
             raise BadRequest(message, param="messages")
-        found.append(Decided(interrupt, decision))
+        found.append(AnsweredInterrupt(interrupt, decision))
     if asked:
         message = f"resume must answer every interrupt of the run: {', '.join(asked)} is missing"
         raise BadRequest(message, param="resume")
     return tuple(found)
 
 
-async def settled(
+async def run_approved_calls(
     run: AgentRun,
-    answers: Sequence[Decided],
+    answers: Sequence[AnsweredInterrupt],
     offered: Mapping[str, Registered],
     time: TimePlan,
 ) -> list[Message]:
-    """Make what was approved, all at once, and give the run's messages with the results in place."""
+    """Make the approved calls, in parallel, and give the run's messages with the results in place."""
     texts: dict[str, tuple[str, bool]] = {}
     by_id = {each.interrupt.call_id: each for each in answers}
 
@@ -126,29 +126,29 @@ async def settled(
             run.left_out.append(name)
             texts[outcome.id] = f"{name} did not finish", True
 
-    run.say(StepStarted(_STEP))
+    run.emit(StepStarted(_STEP))
     try:
         async with Fanout(work, limit=run.agent.max_parallel_tools, on_event=on_outcome) as fanout:
             for call_id, each in by_id.items():
                 if each.decision.approved:
-                    fanout.add(Node(call_id, deadline_s=time.for_tools_s()))
+                    fanout.add(Node(call_id, deadline_s=time.tool_time_left_s()))
                 else:
-                    texts[call_id] = _declined(run, each), True
+                    texts[call_id] = _decline_call(run, each), True
             await fanout.finished()
     finally:
-        run.say(StepFinished(_STEP))
-    return [_with(message, texts) for message in run.messages]
+        run.emit(StepFinished(_STEP))
+    return [_with_results(message, texts) for message in run.messages]
 
 
-def _declined(run: AgentRun, each: Decided) -> str:
+def _decline_call(run: AgentRun, each: AnsweredInterrupt) -> str:
     reason = f": {each.decision.reason}" if each.decision.reason else ""
     text = f"the person declined this call{reason}; it was not made"
-    run.say(CallEnded(each.interrupt.call_id, each.interrupt.name, text, "declined", "declined"))
+    run.emit(CallEnded(each.interrupt.call_id, each.interrupt.name, text, "declined", "declined"))
     return text
 
 
-def _with(message: Message, texts: Mapping[str, tuple[str, bool]]) -> Message:
-    """A message with the results that are now there in the places that were kept for them."""
+def _with_results(message: Message, texts: Mapping[str, tuple[str, bool]]) -> Message:
+    """A message with its placeholders replaced by the results."""
     parts = tuple(
         ToolResultPart(part.call_id, (TextPart(texts[part.call_id][0]),), texts[part.call_id][1])
         if isinstance(part, ToolResultPart) and part.call_id in texts

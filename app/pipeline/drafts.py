@@ -1,6 +1,6 @@
 """Start the tool calls that the model will most likely make, before it has made them.
 
-A draft is started if and only if all of this holds: speculation is on for the agent; the tool is
+A draft is started if and only if all of these hold: speculation is on for the agent; the tool is
 read-only and repeatable, and disclosable unless it stays on the operator's own hosts; ``p > c / (c
 + v * saved)``; and the waste budget has room. Two learners foresee calls: templates, which know where
 the arguments of one stage's calls come from (``app.domain.speculation``), and habits, which read the
@@ -25,14 +25,14 @@ from uuid import uuid4
 
 from app.domain.chat import Json
 from app.domain.plan import Node, Outcome
-from app.domain.speculation import LEAST_P, Patterns, Prediction, key_of
+from app.domain.speculation import MIN_PROBABILITY, Patterns, Prediction, call_identity
 from app.domain.tools import ToolCaller, ToolResult, ToolSpec
 from app.errors import ToolError
 from app.learn.argument_sources import ConversationState, PastCall
 from app.learn.lessons import Lesson, LessonTurn
 from app.learn.next_calls import DecisionPoint, PredictedCall, SpeculativeTool
 from app.pipeline.fanout import Fanout
-from app.pipeline.speculation import Policy, Speculation, may_ever_fire
+from app.pipeline.speculation import Speculation, SpeculationPolicy, is_eligible
 
 if TYPE_CHECKING:
     from app.tools.registry import Registered, Registry
@@ -53,7 +53,7 @@ class _Draft:
 
 
 @dataclass(slots=True)
-class _ModelTurn:
+class _TemplateTurn:
     """One turn of the model, as the templates of its stage see it."""
 
     patterns: Patterns
@@ -69,7 +69,7 @@ class Drafts:
     def __init__(
         self,
         speculation: Speculation,
-        policy: Policy,
+        policy: SpeculationPolicy,
         registry: Registry,
         caller: ToolCaller,
         *,
@@ -78,20 +78,20 @@ class Drafts:
         """Nothing starts before ``fire``."""
         self._speculation, self._policy = speculation, policy
         self._registry, self._caller, self._agent = registry, caller, agent
-        self._habits = speculation.of_agent(caller.tenant, agent)
+        self._habits = speculation.next_call_model(caller.tenant, agent)
         self._budget = speculation.budget(agent)
         self._loop = asyncio.get_running_loop()
         self._drafts: dict[str, _Draft] = {}
         self._nodes: dict[str, _Draft] = {}
-        self._made: list[PastCall] = []
-        self._changes: set[str] = set()
+        self._calls: list[PastCall] = []
+        self._changing_tools: set[str] = set()
         self._schemas: dict[str, Json] = {}
         self._points: list[tuple[DecisionPoint, int]] = []
         self._stages: list[tuple[str, str]] = []
-        self._known: list[SpeculativeTool] = []
-        self._turn: _ModelTurn | None = None
+        self._eligible_tools: list[SpeculativeTool] = []
+        self._turn: _TemplateTurn | None = None
         self._fanout = Fanout(self._work, on_event=self._on_outcome)
-        self._soon: asyncio.Handle | None = None
+        self._scheduled: asyncio.Handle | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -102,12 +102,12 @@ class Drafts:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._too_late()
+        self._cancel_scheduled()
         await self._fanout.__aexit__(kind, error, trace)
         if error is None:
             self._settle()
 
-    def fire(
+    def start_turn(
         self,
         offered: Mapping[str, Registered],
         *,
@@ -115,35 +115,37 @@ class Drafts:
         text: str,
         scene: Callable[[], ConversationState],
     ) -> None:
-        """A turn of the model begins: as soon as it has been asked, start what pays.
+        """A model turn begins: once the model is called, start the drafts that are worth it.
 
-        Every prediction is remembered, for its outcome is counted either way.
+        Every prediction is recorded, since its outcome counts whether or not it was started.
         """
         self._turn = None
-        self._soon = self._loop.call_soon(self._begin, offered, stage, text, scene)
+        self._scheduled = self._loop.call_soon(self._start_drafts, offered, stage, text, scene)
 
-    def _begin(
+    def _start_drafts(
         self,
         offered: Mapping[str, Registered],
         stage: str,
         text: str,
         scene: Callable[[], ConversationState],
     ) -> None:
-        patterns = self._speculation.of_stage(self._caller.tenant, self._agent, stage)
+        patterns = self._speculation.stage_patterns(self._caller.tenant, self._agent, stage)
         predicted = patterns.predict(text, offered)
-        began_s, made = self._loop.time(), len(self._made)
-        self._turn = _ModelTurn(patterns, text, began_s, made, predicted)
+        began_s, made = self._loop.time(), len(self._calls)
+        self._turn = _TemplateTurn(patterns, text, began_s, made, predicted)
         known = [
             SpeculativeTool(name, each.spec.description, each.spec.parameters)
             for name, each in offered.items()
-            if may_ever_fire(each.spec)
+            if is_eligible(each.spec)
         ]
-        self._known = known
+        self._eligible_tools = known
         self._stages.append((stage, text))
         self._schemas |= {name: each.spec.parameters for name, each in offered.items()}
         point = self._habits.predict(scene(), known)
         self._points.append((point, made))
-        likely: list[Prediction | PredictedCall] = [each for each in predicted if each.p >= LEAST_P]
+        likely: list[Prediction | PredictedCall] = [
+            each for each in predicted if each.p >= MIN_PROBABILITY
+        ]
         likely += [each for each in point.predictions if each.p >= self._habits.min_p]
         for each in sorted(likely, key=lambda each: -each.p):
             self._start(offered[each.tool], each)
@@ -152,7 +154,7 @@ class Drafts:
         spec = registered.spec
         if foreseen.key in self._drafts:
             return
-        if not self._speculation.may_fire(spec, foreseen, self._policy, self._agent):
+        if not self._speculation.may_start(spec, foreseen, self._policy, self._agent):
             return
         try:
             registered.check(foreseen.arguments)
@@ -162,52 +164,52 @@ class Drafts:
         done: asyncio.Future[Outcome] = self._loop.create_future()
         draft = _Draft(foreseen.tool, foreseen.arguments, spec, done, node_id, foreseen.p)
         self._drafts[foreseen.key] = self._nodes[node_id] = draft
-        self._speculation.of_tool(foreseen.tool).fired += 1
-        self._budget.fired(foreseen.p)
+        self._speculation.tool_statistics(foreseen.tool).fired += 1
+        self._budget.reserve(foreseen.p)
         self._fanout.add(Node(node_id))
 
-    def took(self, tool: str, arguments: Json, *, changes: bool) -> None:
-        """The model has made a call, which has not started: put it down for learning.
+    def record_call(self, tool: str, arguments: Json, *, changes: bool) -> None:
+        """Record a call of the model's, before it starts, for training.
 
-        ``changes``: it may change what others read, so no draft outlives it.
+        ``changes``: it is not read-only, so no draft outlives it.
         """
-        self._too_late()
-        self._made.append(PastCall(tool, arguments))
+        self._cancel_scheduled()
+        self._calls.append(PastCall(tool, arguments))
         if self._turn is not None:
             decided_s = self._loop.time() - self._turn.began_s
-            known_s = self._speculation.decide_s.get(self._agent, decided_s)
-            self._speculation.decide_s[self._agent] = known_s + _FORGET * (decided_s - known_s)
+            known_s = self._speculation.decision_times_s.get(self._agent, decided_s)
+            self._speculation.decision_times_s[self._agent] = known_s + _FORGET * (
+                decided_s - known_s
+            )
         if changes:
-            self._changes.add(tool)
-            self.void()
+            self._changing_tools.add(tool)
+            self.discard_untaken()
 
-    def void(self) -> None:
-        """Throw away every draft that is not taken."""
-        self._too_late()
+    def discard_untaken(self) -> None:
+        """Cancel every draft that is not taken."""
+        self._cancel_scheduled()
         for key, draft in list(self._drafts.items()):
             if not draft.taken:
                 del self._drafts[key]
-                self._waste(draft)
+                self._record_waste(draft)
                 self._fanout.cancel(draft.node_id)
 
-    def _too_late(self) -> None:
-        """The model has decided before anything could be foreseen: what starts now reads another
-        state than the model's.
+    def _cancel_scheduled(self) -> None:
+        """Start no drafts for this turn: the model has already decided, and a draft that starts now
+        could read another state than the model did.
         """
-        if self._soon is not None:
-            self._soon.cancel()
-            self._soon = None
+        if self._scheduled is not None:
+            self._scheduled.cancel()
+            self._scheduled = None
 
-    def foresaw(self, tool: str, arguments: Json) -> bool:
-        """Say whether a draft of this call is there to be taken."""
-        draft = self._drafts.get(key_of(tool, arguments))
+    def has_draft(self, tool: str, arguments: Json) -> bool:
+        """Whether there is an untaken draft of this call."""
+        draft = self._drafts.get(call_identity(tool, arguments))
         return draft is not None and not draft.taken
 
     async def take(self, tool: str, arguments: Json) -> ToolResult | None:
-        """The result of the draft of this call, awaited if need be; None where there is none, or it
-        failed.
-        """
-        key = key_of(tool, arguments)
+        """Await and take the draft of this call; None where there is none, or it failed."""
+        key = call_identity(tool, arguments)
         draft = self._drafts.get(key)
         if draft is None or draft.taken:
             return None
@@ -218,35 +220,35 @@ class Drafts:
         finally:
             self._drafts.pop(key, None)  # asked again, it is called again
         if not isinstance(outcome.value, ToolResult):
-            self._waste(draft)
+            self._record_waste(draft)
             return None  # repeatable by its flag: the real call is made
-        self._budget.ended(draft.p, right=True)
-        self._budget.called(self._policy.max_waste_share)
-        statistics = self._speculation.of_tool(tool)
+        self._budget.settle(draft.p, right=True)
+        self._budget.add_call(self._policy.max_waste_share)
+        statistics = self._speculation.tool_statistics(tool)
         statistics.hits += 1
         took_s = outcome.ended_s - outcome.started_s
         statistics.saved_s += min(took_s, max(0.0, asked_s - outcome.started_s))
-        statistics.count(took_s, cached=outcome.value.cached)
+        statistics.record_call(took_s, cached=outcome.value.cached)
         return outcome.value
 
-    def timed(self, tool: str, took_s: float, *, cached: bool) -> None:
-        """A call of the model's, made when it asked, has taken this long in all."""
-        self._speculation.of_tool(tool).count(took_s, cached=cached)
-        self._budget.called(self._policy.max_waste_share)
+    def record_duration(self, tool: str, took_s: float, *, cached: bool) -> None:
+        """Record how long a call without a draft took."""
+        self._speculation.tool_statistics(tool).record_call(took_s, cached=cached)
+        self._budget.add_call(self._policy.max_waste_share)
 
-    def turn_over(self, made: Sequence[PastCall]) -> None:
-        """A turn of the model is over, with its calls and their results: its templates learn."""
-        self._too_late()
+    def end_turn(self, made: Sequence[PastCall]) -> None:
+        """A model turn is over: train its templates on its calls and their results."""
+        self._cancel_scheduled()
         turn, self._turn = self._turn, None
         if turn is None:
             return
-        calls = [(each.tool, each.arguments) for each in self._made[turn.first_call :]]
-        keys = {key_of(*call) for call in calls}
+        calls = [(each.tool, each.arguments) for each in self._calls[turn.first_call :]]
+        keys = {call_identity(*call) for call in calls}
         for prediction in turn.predicted:
-            self._judge(prediction.tool, prediction.p, right=prediction.key in keys)
+            self._score_prediction(prediction.tool, prediction.p, right=prediction.key in keys)
         turn.patterns.learn(turn.text, turn.predicted, calls)
         if len(made) == len(calls):
-            self._made[turn.first_call :] = made
+            self._calls[turn.first_call :] = made
 
     async def _work(self, node: Node, _: Mapping[str, object]) -> ToolResult:
         draft = self._nodes[node.id]
@@ -257,43 +259,43 @@ class Drafts:
         if not draft.done.done():
             draft.done.set_result(outcome)
 
-    def _waste(self, draft: _Draft) -> None:
-        statistics = self._speculation.of_tool(draft.tool)
+    def _record_waste(self, draft: _Draft) -> None:
+        statistics = self._speculation.tool_statistics(draft.tool)
         statistics.wasted += 1
         statistics.wasted_usd += draft.spec.cost_usd
-        self._budget.ended(draft.p, right=False)
+        self._budget.settle(draft.p, right=False)
 
-    def _judge(self, tool: str, p: float, *, right: bool) -> None:
-        statistics = self._speculation.of_tool(tool)
+    def _score_prediction(self, tool: str, p: float, *, right: bool) -> None:
+        statistics = self._speculation.tool_statistics(tool)
         statistics.predictions += 1
         statistics.squared_error += (p - right) ** 2
 
     def _settle(self) -> None:
-        """The run is over: count the waste, learn from all that was called."""
+        """The run is over: count the waste and train on all calls."""
         for draft in self._drafts.values():
             if not draft.taken:
-                self._waste(draft)
+                self._record_waste(draft)
         if self._points:  # learning can wait until the client has its answer
             self._loop.call_later(_LEARN_AFTER_S, self._learn)
 
     def _learn(self) -> None:
-        points = [(point, self._made[first:]) for point, first in self._points]
+        points = [(point, self._calls[first:]) for point, first in self._points]
         judged = self._habits.learn(
-            points, self._schemas, self._changes, self._policy.max_waste_share
+            points, self._schemas, self._changing_tools, self._policy.max_waste_share
         )
         for foreseen, right in judged:
-            self._judge(foreseen.tool, foreseen.p, right=right)
+            self._score_prediction(foreseen.tool, foreseen.p, right=right)
         self._speculation.refit(self._habits)
         keep = self._speculation.on_lesson
         if keep is not None and self._policy.remember:
             keep(self._lesson())
 
     def _lesson(self) -> Lesson:
-        """What this run teaches; its model's turns as far as something could be foreseen in them."""
+        """This run as a lesson: its model turns in which calls could be predicted."""
         scene, first = self._points[0][0].state, self._points[0][1]
-        ends = [*(at for _, at in self._points[1:]), len(self._made)]
+        ends = [*(at for _, at in self._points[1:]), len(self._calls)]
         turns = [
-            LessonTurn(stage, text, tuple(self._made[at:end]))
+            LessonTurn(stage, text, tuple(self._calls[at:end]))
             for (stage, text), (_, at), end in zip(self._stages, self._points, ends, strict=True)
         ]
         return Lesson(
@@ -302,10 +304,10 @@ class Drafts:
             agent=self._agent,
             said=scene.user_text,
             earlier=scene.earlier_user_texts,
-            before=(*scene.earlier_calls, *self._made[:first]),
+            before=(*scene.earlier_calls, *self._calls[:first]),
             turns=tuple(turns),
-            tools=tuple(self._known),
+            tools=tuple(self._eligible_tools),
             schemas=self._schemas,
-            changes=tuple(sorted(self._changes)),
+            changes=tuple(sorted(self._changing_tools)),
             share=self._policy.max_waste_share,
         )

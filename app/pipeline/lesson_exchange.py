@@ -50,10 +50,10 @@ class LessonExchange:
         ]
         self._mark_seen(known)
         restored = await asyncio.to_thread(_replay_all, known)
-        for key, habits in restored.habits.items():
-            present = self._speculation.habits.get(key)
+        for key, habits in restored.next_call_models.items():
+            present = self._speculation.next_call_models.get(key)
             if present is None or present.turns < habits.turns:
-                self._speculation.habits[key] = habits
+                self._speculation.next_call_models[key] = habits
                 stages = {at: each for at, each in restored.patterns.items() if at[:2] == key}
                 self._speculation.patterns.update(stages)
 
@@ -71,7 +71,7 @@ class LessonExchange:
         self._mark_seen(fresh)
         for lesson in fresh[-_MOST_AT_ONCE:]:
             _replay_lesson(lesson, self._speculation)
-            self._speculation.refit(self._speculation.of_agent(lesson.tenant, lesson.agent))
+            self._speculation.refit(self._speculation.next_call_model(lesson.tenant, lesson.agent))
             await asyncio.sleep(0)  # each takes a few milliseconds: let requests run in between
 
     async def aclose(self) -> None:
@@ -90,8 +90,8 @@ class LessonExchange:
 
 def _replay_lesson(lesson: Lesson, speculation: Speculation) -> None:
     tenant, agent = lesson.tenant, lesson.agent
-    habits = speculation.of_agent(tenant, agent)
-    replay_lesson(lesson, habits, lambda stage: speculation.of_stage(tenant, agent, stage))
+    habits = speculation.next_call_model(tenant, agent)
+    replay_lesson(lesson, habits, lambda stage: speculation.stage_patterns(tenant, agent, stage))
 
 
 def _replay_all(lessons: list[Lesson]) -> Speculation:
@@ -99,11 +99,11 @@ def _replay_all(lessons: list[Lesson]) -> Speculation:
     learned = Speculation()
     for lesson in lessons:
         _replay_lesson(lesson, learned)
-        habits = learned.of_agent(lesson.tenant, lesson.agent)
+        habits = learned.next_call_model(lesson.tenant, lesson.agent)
         if habits.fit_due and habits.turns % 16 == 0:
             habits.fit()
         time.sleep(_YIELD_S)  # release the interpreter to the event loop
-    for habits in learned.habits.values():
+    for habits in learned.next_call_models.values():
         if habits.fit_due:
             habits.fit()
     return learned

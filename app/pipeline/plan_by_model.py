@@ -40,7 +40,7 @@ from app.domain.plan_lines import PlanLine, PlanReader
 from app.domain.run_events import StepFinished, StepStarted
 from app.domain.tools import ToolResult
 from app.errors import GatewayError, ToolError, UpstreamProtocol
-from app.pipeline.agent_ask import Speech, ask_in_time
+from app.pipeline.agent_model_call import MessageWriter, ask_within_time
 from app.pipeline.agent_time import TimePlan
 from app.pipeline.fanout import Fanout
 from app.pipeline.planned_call import each_of, planned_call, refused_call, told
@@ -90,7 +90,7 @@ class PlanTurn:
         self._number, self._planned, self._final = number, planned, final
         self._builder = AnswerBuilder()
         self._reader = PlanReader()
-        self._speech = Speech(run, f"{run.label}-turn-{number}")
+        self._speech = MessageWriter(run, f"{run.label}-turn-{number}")
         self._known: dict[str, Node] = {}
         """The plan's nodes that were taken in, by id."""
         self._held: dict[str, Node] = {}
@@ -112,7 +112,7 @@ class PlanTurn:
     ) -> list[Message]:
         """Ask, run what is planned, and give the messages that this adds to the transcript."""
         run, step = self._run, f"{'answer' if self._final else 'plan'} {self._number}"
-        run.say(StepStarted(step))
+        run.emit(StepStarted(step))
         try:
             limit = run.agent.max_parallel_tools
             async with Fanout(self._work, limit=limit) as self._fanout:
@@ -121,32 +121,32 @@ class PlanTurn:
                 agent = run.agent
                 outcomes = await self._fanout.enough(agent.quorum, agent.patience_s, self._spare)
         finally:
-            self._speech.hush()
-            run.say(StepFinished(step))
+            self._speech.close()
+            run.emit(StepFinished(step))
         if self._faults:
-            run.invalid += 1
+            run.invalid_calls += 1
         return self._added(outcomes)
 
     async def _ask(self, candidates: Sequence[Model], transcript: tuple[Message, ...]) -> None:
         run = self._run
         conversation = Conversation(messages=self._instructed(transcript), sampling=run.sampling)
-        in_time = await ask_in_time(run, conversation, candidates, self._time, self._emit)
+        in_time = await ask_within_time(run, conversation, candidates, self._time, self._emit)
         if not in_time:
             self.time_is_up = True
-            self.text, self.finish = self._speech.said, "length"
+            self.text, self.finish = self._speech.text, "length"
             return
         self._take(self._reader.end())
         answer = self._builder.answer()
         if answer is None:
             raise UpstreamProtocol("the model's answer ended before it was whole")
-        self.text, self.finish = self._speech.said, answer.finish.value
+        self.text, self.finish = self._speech.text, answer.finish.value
 
     def _instructed(self, transcript: tuple[Message, ...]) -> tuple[Message, ...]:
         """The transcript with how to plan behind the system's messages: the same prefix in each turn."""
         tools = [each.spec.offered() for each in self._offered.values()]
         lines = [
             json.dumps({"tool": t.name, "description": t.description, "arguments": t.parameters})
-            for t in (*tools, *described(self._run.others))
+            for t in (*tools, *described(self._run.subagents))
         ]
         how = Message(Role.SYSTEM, (TextPart("\n".join([_HOW, *lines])),))
         at = next((n for n, each in enumerate(transcript) if each.role is not Role.SYSTEM), 0)
@@ -162,19 +162,19 @@ class PlanTurn:
             case TextDelta(text):
                 self._take(self._reader.feed(text))
             case RefusalDelta(text):
-                self._speech.say(text)
+                self._speech.write(text)
             case ThinkingDelta(text):
-                self._speech.say(text, reasoning=True)
+                self._speech.write(text, reasoning=True)
             case _:
                 pass
 
     def _take(self, pieces: Iterator[str | PlanLine]) -> None:
         for piece in pieces:
             if isinstance(piece, PlanLine):
-                self._speech.hush()
+                self._speech.close()
                 self._take_line(piece)
             elif not self.calls:  # behind a plan it is commentary on results that are not there yet
-                self._speech.say(piece)
+                self._speech.write(piece)
 
     def _take_line(self, line: PlanLine) -> None:
         """A line is complete: start it now, hold it until what it refers to is there, or refuse it."""
@@ -189,7 +189,7 @@ class PlanTurn:
         if node.kind is not NodeKind.MAP:  # whose calls are counted when it is known how many
             self._run.calls_made += 1
         needs = tuple(each for each in node.needs if each not in self._planned.results)
-        self._held[node.id] = replace(node, needs=needs, deadline_s=self._time.for_tools_s())
+        self._held[node.id] = replace(node, needs=needs, deadline_s=self._time.tool_time_left_s())
         self._release()
 
     def _fault(self, node: Node) -> tuple[str, str]:
@@ -202,8 +202,8 @@ class PlanTurn:
         if node.id in self._known or node.id in self._held:
             return f"the plan names {node.id!r} twice: give each call its own id", "invalid_plan"
         registered = self._offered.get(node.name)
-        if registered is None and node.name not in run.others:
-            known = ", ".join([*self._offered, *run.others]) or "none"
+        if registered is None and node.name not in run.subagents:
+            known = ", ".join([*self._offered, *run.subagents]) or "none"
             return f"there is no tool {node.name[:64]!r}; there are: {known}", "tool_unknown"
         plain = node.kind is NodeKind.TOOL and not references(node.arguments)
         if registered is not None and plain and isinstance(node.arguments, dict):

@@ -56,7 +56,7 @@ async def made_call(
     tool asks for that.
     """
     if not approved and (refusal := _unapproved(name, offered)):
-        run.say(CallEnded(call_id, name, f"{name} {refusal.message}", "error", refusal.code))
+        run.emit(CallEnded(call_id, name, f"{name} {refusal.message}", "error", refusal.code))
         raise refusal
     span = run.turn.timeline.stage("tools", name)
     ended = CallEnded(call_id, name, f"{name} failed", "error", "tool_failed")
@@ -75,12 +75,12 @@ async def made_call(
     except GatewayError as error:
         kind = "timeout" if error.code == "tool_timeout" else "error"
         ended = CallEnded(call_id, name, f"{name} {error.message}", kind, error.code)
-        run.failed = True
+        run.any_call_failed = True
         raise
     finally:
         span.end()
         took_ns = span.end_ns - span.start_ns
-        run.say(
+        run.emit(
             CallEnded(call_id, name, ended.text, ended.outcome, ended.code, max(0, took_ns) / 1e9)
         )
         outcome = ended.outcome if ended.outcome in _FINE else "error"
@@ -92,7 +92,7 @@ async def made_call(
 def refused_call(run: AgentRun, name: str, arguments: Json, message: str, code: str) -> None:
     """Tell a call of a plan that cannot be made: nothing of it has run."""
     call_id = _opened(run, name, arguments)
-    run.say(CallEnded(call_id, name, message, "invalid", code))
+    run.emit(CallEnded(call_id, name, message, "invalid", code))
 
 
 def _unapproved(name: str, offered: Mapping[str, Registered]) -> ToolError | None:
@@ -103,26 +103,26 @@ def _unapproved(name: str, offered: Mapping[str, Registered]) -> ToolError | Non
 
 
 def _opened(run: AgentRun, name: str, arguments: Json) -> str:
-    call_id = run.planned_id()
-    run.say(CallOpened(call_id, name))
-    run.say(CallArguments(call_id, msgspec.json.encode(arguments).decode()))
-    run.say(CallSealed(call_id))
+    call_id = run.new_call_id()
+    run.emit(CallOpened(call_id, name))
+    run.emit(CallArguments(call_id, msgspec.json.encode(arguments).decode()))
+    run.emit(CallSealed(call_id))
     return call_id
 
 
 async def _result(
     run: AgentRun, call_id: str, name: str, arguments: Json, offered: Mapping[str, Registered]
 ) -> ToolResult:
-    if name in run.others:
+    if name in run.subagents:
         task = arguments.get("task")
         if not isinstance(task, str) or not task:
             raise ToolError("the arguments must hold a task, as text", code="tool_arguments")
-        return await run.delegate(call_id, run.others[name], task)
+        return await run.delegate(call_id, run.subagents[name], task)
     tools, registered = run.gateway.tools, offered.get(name)
     if tools is None or registered is None:
         raise ToolError(f"there is no tool {name[:64]!r}", code="tool_unknown")
-    run.used[name] = registered
-    run.say(Status(registered.spec.status_of(arguments)))
+    run.called_tools[name] = registered
+    run.emit(Status(registered.spec.status_of(arguments)))
     return await tools.call(name, arguments, ToolCaller(run.turn.tenant, run.turn.user))
 
 

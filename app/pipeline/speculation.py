@@ -1,11 +1,4 @@
-"""What speculation may do, and what it has learned and done: the policy, without the drafts.
-
-A draft is started if and only if all of this holds: speculation is on for the agent; the tool is
-read-only and repeatable, and disclosable unless it stays on the operator's own hosts; ``p > c / (c
-+ v * saved)``; and the waste budget has room. A call of the model that a draft has foreseen takes
-the draft's result, however far it has come; what the model does not call is cancelled and dropped
-when its turn is over, and counted. Nothing of a wrong draft reaches model or client.
-"""
+"""Speculation's policy, models and statistics; ``app.pipeline.drafts`` has the rules and starts the calls."""
 
 from __future__ import annotations
 
@@ -15,14 +8,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from app.domain.speculation import LEAST_TRIES, Patterns, Prediction, WasteBudget, pays
+from app.domain.speculation import (
+    MIN_OUTCOMES,
+    Patterns,
+    Prediction,
+    WasteBudget,
+    is_worth_starting,
+)
 from app.domain.tools import ToolSpec
 from app.learn.lessons import Lesson
 from app.learn.next_calls import FitResult, NextCallModel, PredictedCall
 
 _FORGET = 0.2
 _LEAST_COST_USD = 1e-5
-"""What a wasted call costs at least: some quota and some work of somebody's server."""
+"""Least cost of a wasted call: some quota and some work of a server."""
 _MOST_STAGES = 1024
 _MOST_AGENTS = 64
 
@@ -46,9 +45,9 @@ class ToolStatistics:
     mean_s: float = 0.0
     """Moving mean of how long a call takes that is really made."""
 
-    def count(self, took_s: float, *, cached: bool) -> None:
-        """Count a call of the model's. A kept result says nothing of what a call would take: frequent
-        ones would make the next real call look like nothing to save.
+    def record_call(self, took_s: float, *, cached: bool) -> None:
+        """Count a call of the model's. A cached one does not enter the mean: it says nothing of the time
+        that a real call takes.
         """
         self.calls += 1
         self.tool_s += took_s
@@ -56,8 +55,8 @@ class ToolStatistics:
             known_s = self.mean_s or took_s
             self.mean_s = known_s + _FORGET * (took_s - known_s)
 
-    def described(self) -> dict[str, object]:
-        """As JSON: with the hit rate and the Brier score of all predictions, fired or not."""
+    def to_json(self) -> dict[str, object]:
+        """As JSON: with the hit rate and the Brier score of all predictions, started or not."""
         return {
             "calls": self.calls,
             "fired": self.fired,
@@ -75,7 +74,7 @@ class ToolStatistics:
 
 
 @dataclass(slots=True)
-class Policy:
+class SpeculationPolicy:
     """What an operator allows; see the settings of the same names."""
 
     enabled: bool = True
@@ -83,43 +82,45 @@ class Policy:
     max_waste_share: float = 0.1
     """Wasted calls per call that was made, 0 to 1."""
     remember: bool = True
-    """What runs teach may be kept beyond this process."""
+    """Runs may be stored as training data beyond this process."""
 
 
 @dataclass(slots=True)
 class Speculation:
-    """All that was learned, of all agents; one event loop owns it. ``halted`` is the kill switch."""
+    """Models and statistics of all agents; one event loop owns it. ``halted`` is the kill switch."""
 
     halted: bool = False
     patterns: OrderedDict[tuple[str, str, str], Patterns] = field(default_factory=OrderedDict)
-    habits: OrderedDict[tuple[str, str], NextCallModel] = field(default_factory=OrderedDict)
+    next_call_models: OrderedDict[tuple[str, str], NextCallModel] = field(
+        default_factory=OrderedDict
+    )
     budgets: dict[str, WasteBudget] = field(default_factory=dict)
     """What each agent may still waste."""
     tools: dict[str, ToolStatistics] = field(default_factory=dict)
-    decide_s: dict[str, float] = field(default_factory=dict)
+    decision_times_s: dict[str, float] = field(default_factory=dict)
     """Moving mean, by agent, of the time until the model has made a call."""
     on_lesson: Callable[[Lesson], object] | None = None
-    """Takes what a run taught, to keep it; None: it is not kept."""
+    """Called with each run's lesson, to store it; None: it is not stored."""
     _fitting: dict[int, asyncio.Future[FitResult | None]] = field(default_factory=dict)
 
-    def of_tool(self, name: str) -> ToolStatistics:
+    def tool_statistics(self, name: str) -> ToolStatistics:
         """A tool's statistics."""
         return self.tools.setdefault(name, ToolStatistics())
 
-    def of_stage(self, tenant: str, agent: str, stage: str) -> Patterns:
-        """What is known of one stage of an agent, for one tenant: nobody's traffic shows in another's."""
+    def stage_patterns(self, tenant: str, agent: str, stage: str) -> Patterns:
+        """The templates of one stage of an agent; never shared between tenants."""
         return _latest(self.patterns, (tenant, agent, stage), Patterns, _MOST_STAGES)
 
-    def of_agent(self, tenant: str, agent: str) -> NextCallModel:
-        """What is known of an agent's conversations, for one tenant."""
-        return _latest(self.habits, (tenant, agent), NextCallModel, _MOST_AGENTS)
+    def next_call_model(self, tenant: str, agent: str) -> NextCallModel:
+        """The next-call model of an agent; never shared between tenants."""
+        return _latest(self.next_call_models, (tenant, agent), NextCallModel, _MOST_AGENTS)
 
     def budget(self, agent: str) -> WasteBudget:
         """What an agent may still waste."""
         return self.budgets.setdefault(agent, WasteBudget())
 
     def refit(self, habits: NextCallModel) -> None:
-        """Take in what was learned, in a thread; not twice at once for the same conversations."""
+        """Fit a model in a thread, if a fit is due and none of it runs."""
         if id(habits) in self._fitting or not habits.fit_due:
             return
         work = habits.fit_job()
@@ -134,33 +135,37 @@ class Speculation:
         done.add_done_callback(adopt)
 
     async def aclose(self) -> None:
-        """Wait for what is being fitted: a thread cannot be stopped."""
+        """Wait for running fits: a thread cannot be stopped."""
         if self._fitting:
             await asyncio.wait(set(self._fitting.values()))
 
-    def described(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, object]:
         """Statistics as JSON."""
         return {
             "halted": self.halted,
-            "tools": {name: each.described() for name, each in sorted(self.tools.items())},
+            "tools": {name: each.to_json() for name, each in sorted(self.tools.items())},
         }
 
-    def may_fire(
-        self, spec: ToolSpec, prediction: Prediction | PredictedCall, policy: Policy, agent: str
+    def may_start(
+        self,
+        spec: ToolSpec,
+        prediction: Prediction | PredictedCall,
+        policy: SpeculationPolicy,
+        agent: str,
     ) -> bool:
-        """Every condition of the module's text."""
-        if self.halted or not policy.enabled or not may_ever_fire(spec):
+        """Whether every condition of ``app.pipeline.drafts`` holds."""
+        if self.halted or not policy.enabled or not is_eligible(spec):
             return False
-        if isinstance(prediction, Prediction) and prediction.tries < LEAST_TRIES:
+        if isinstance(prediction, Prediction) and prediction.tries < MIN_OUTCOMES:
             return False
         if not self.budget(agent).allows(prediction.p):
             return False
-        saved_s = min(self.decide_s.get(agent, 0.0), self.of_tool(spec.name).mean_s)
+        saved_s = min(self.decision_times_s.get(agent, 0.0), self.tool_statistics(spec.name).mean_s)
         cost_usd = max(spec.cost_usd, _LEAST_COST_USD)
-        return pays(prediction.p, cost_usd, policy.value_usd_per_s, saved_s)
+        return is_worth_starting(prediction.p, cost_usd, policy.value_usd_per_s, saved_s)
 
 
-def may_ever_fire(spec: ToolSpec) -> bool:
+def is_eligible(spec: ToolSpec) -> bool:
     """Whether a tool's declaration lets its calls be started before the model has asked."""
     effects = spec.effects
     if spec.approval or not (effects.read_only and effects.repeatable):
@@ -175,7 +180,7 @@ _Learned = TypeVar("_Learned")
 def _latest(
     table: OrderedDict[_Key, _Learned], key: _Key, make: Callable[[], _Learned], most: int
 ) -> _Learned:
-    """What is known under ``key``, made if it is new; what was not used for longest is forgotten."""
+    """The entry of ``key``, made if it is new; the least recently used is dropped over ``most``."""
     found = table.get(key)
     if found is None:
         found = table[key] = make()
@@ -186,5 +191,5 @@ def _latest(
 
 
 def stage_of(tools: Sequence[str]) -> str:
-    """Names where in a run a model turn stands: at its start, or after which tools."""
+    """The stage of a model turn: ``start``, or the tools called before it."""
     return "+".join(sorted(set(tools))) or "start"

@@ -73,7 +73,7 @@ async def shortened(
     if models:
         try:
             async with asyncio.timeout_at(until_s):
-                text = await run.one_answer(models[0].name, _prompt(run, name, result.text))
+                text = await run.ask_once(models[0].name, _prompt(run, name, result.text))
         except (GatewayError, TimeoutError):
             text = ""
         if text and len(text) < size:

@@ -25,13 +25,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from app.domain.speculation import (
-    LEAST_P,
-    LEAST_TRIES,
+    MIN_OUTCOMES,
+    MIN_PROBABILITY,
     Patterns,
     Prediction,
     WasteBudget,
-    key_of,
-    pays,
+    call_identity,
+    is_worth_starting,
 )
 from app.learn.argument_sources import ConversationState, PastCall
 from app.learn.next_calls import NextCallModel, PredictedCall, SpeculativeTool
@@ -207,7 +207,7 @@ class _Replay:
             for each in sorted(likely, key=lambda each: -each.p):
                 if each.key not in drafts and self._may_fire(each.p):
                     drafts[each.key] = (clock_s, each.p)
-                    self.budget.fired(each.p)
+                    self.budget.reserve(each.p)
                     self._count("fired")
             learn(calls[number : number + 1])
             if number < len(calls):
@@ -235,7 +235,9 @@ class _Replay:
             calls = [(each.tool, dict(each.arguments)) for each in called]
             patterns.learn(text, predicted, calls)
 
-        tried = [each for each in predicted if each.tries >= LEAST_TRIES and each.p >= LEAST_P]
+        tried = [
+            each for each in predicted if each.tries >= MIN_OUTCOMES and each.p >= MIN_PROBABILITY
+        ]
         return tried, learn
 
     def _call(
@@ -243,14 +245,14 @@ class _Replay:
     ) -> float:
         """One call of the model's, asked at ``asked_s``; when it is over."""
         took_s = self.draw.lognormvariate(math.log(self.tool_s), 0.6)
-        key = key_of(call.tool, dict(call.arguments))
+        key = call_identity(call.tool, dict(call.arguments))
         hidden_s = 0.0
         if key in drafts:
             began_s, p = drafts.pop(key)
             hidden_s = min(took_s, asked_s - began_s)
-            self.budget.ended(p, right=True)
+            self.budget.settle(p, right=True)
             self._count("hits")
-        self.budget.called(MAX_WASTE)
+        self.budget.add_call(MAX_WASTE)
         reads = call.tool in _READS
         could_s = self.perfect.hides(took_s, reads=reads)
         for told in self.told:
@@ -264,7 +266,7 @@ class _Replay:
         return asked_s + took_s - hidden_s
 
     def _may_fire(self, p: float) -> bool:
-        return self.budget.allows(p) and pays(
+        return self.budget.allows(p) and is_worth_starting(
             p, COST_USD, VALUE_USD_PER_S, min(self.decide_s, self.tool_s)
         )
 
@@ -272,7 +274,7 @@ class _Replay:
         """What was not called is thrown away."""
         self._count("wasted", len(drafts))
         for _, p in drafts.values():
-            self.budget.ended(p, right=False)
+            self.budget.settle(p, right=False)
         drafts.clear()
 
     def _count(self, what: str, count: int = 1) -> None:

@@ -100,8 +100,8 @@ async def test_without_the_flags_nothing_is_ever_started_early() -> None:
     ):
         for number in range(8):
             await chat(gateway.url, f"INC-{number}")
-        assert gateway.context.edge.gateway.speculation.of_tool("get").fired == 0
-        assert gateway.context.edge.gateway.speculation.of_tool("get").predictions > 0
+        assert gateway.context.edge.gateway.speculation.tool_statistics("get").fired == 0
+        assert gateway.context.edge.gateway.speculation.tool_statistics("get").predictions > 0
 
 
 @pytest.mark.parametrize("remember", [True, False])
@@ -136,7 +136,7 @@ async def test_what_was_learned_outlives_the_gateway_unless_it_may_not_be_kept(
             for number in range(6):
                 await chat(gateway.url, f"what of INC-{number}")
             async with asyncio.timeout(PATIENCE_S):
-                while sum(each.turns for each in learned.habits.values()) < 6:  # noqa: ASYNC110 - learned behind the answer
+                while sum(each.turns for each in learned.next_call_models.values()) < 6:  # noqa: ASYNC110 - learned behind the answer
                     await asyncio.sleep(0.01)
         file = tmp_path / "speculation" / "lessons.jsonl"
         assert file.exists() is remember
@@ -146,7 +146,7 @@ async def test_what_was_learned_outlives_the_gateway_unless_it_may_not_be_kept(
         async with running_gateway(values) as gateway:
             learned = gateway.context.edge.gateway.speculation
             async with asyncio.timeout(PATIENCE_S):
-                while not learned.habits:  # noqa: ASYNC110 - restored beside the first requests
+                while not learned.next_call_models:  # noqa: ASYNC110 - restored beside the first requests
                     await asyncio.sleep(0.01)
             stages = learned.patterns.values()
             known = [found for each in stages for found in each.predict("and INC-77?", ["get"])]

@@ -159,7 +159,7 @@ class House:
             messages=(Message(Role.USER, (TextPart("Do it."),)),),
             gateway=self.gateway,
             turn=Turn("r", "t", Timeline(), Deadline(None), time.time()),
-            say=self.told.append,
+            emit=self.told.append,
             client_tools=(Tool("clients_own", "", {"type": "object"}),),
         )
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from app.domain.tools import Effects, ToolCaller, ToolSpec
 from app.learn.argument_sources import ConversationState, PastCall
 from app.pipeline.drafts import Drafts
-from app.pipeline.speculation import Policy, Speculation
+from app.pipeline.speculation import Speculation, SpeculationPolicy
 from app.tools.registry import Registered, Registry
 
 pytestmark = pytest.mark.anyio
@@ -45,14 +45,18 @@ def desk(effects: Effects = READS, **more) -> tuple[Registry, Counted]:
     return Registry({"get": Registered(spec, tool)}), tool
 
 
-def opened(speculation: Speculation, registry: Registry, policy: Policy | None = None) -> Drafts:
-    return Drafts(speculation, policy or Policy(), registry, ToolCaller("t"), agent="desk")
+def opened(
+    speculation: Speculation, registry: Registry, policy: SpeculationPolicy | None = None
+) -> Drafts:
+    return Drafts(
+        speculation, policy or SpeculationPolicy(), registry, ToolCaller("t"), agent="desk"
+    )
 
 
 async def turn(drafts: Drafts, registry: Registry, text: str, made=()) -> None:
     """The model is asked, and thinks: what is foreseen starts meanwhile."""
     scene = ConversationState(text, calls=tuple(made))
-    drafts.fire(registry.tools, stage="start", text=text, scene=lambda: scene)
+    drafts.start_turn(registry.tools, stage="start", text=text, scene=lambda: scene)
     await asyncio.sleep(0)
     await asyncio.sleep(0)
 
@@ -63,10 +67,10 @@ async def taught(registry: Registry, tool: Counted) -> Speculation:
     for number in range(100, 108):
         async with opened(speculation, registry) as drafts:
             await turn(drafts, registry, f"see INC-{number}")
-            drafts.took("get", {"id": f"INC-{number}"}, changes=False)
-            drafts.turn_over([PastCall("get", {"id": f"INC-{number}"}, {})])
-    speculation.decide_s["desk"] = speculation.of_tool("get").mean_s = 2.0
-    speculation.of_tool("get").calls = 100
+            drafts.record_call("get", {"id": f"INC-{number}"}, changes=False)
+            drafts.end_turn([PastCall("get", {"id": f"INC-{number}"}, {})])
+    speculation.decision_times_s["desk"] = speculation.tool_statistics("get").mean_s = 2.0
+    speculation.tool_statistics("get").calls = 100
     tool.calls.clear()
     return speculation
 
@@ -77,17 +81,17 @@ async def test_a_draft_is_thrown_away_before_anything_is_changed() -> None:
     async with opened(speculation, registry) as drafts:
         await turn(drafts, registry, "see INC-7")
         assert tool.calls == ["INC-7"]
-        assert drafts.foresaw("get", {"id": "INC-7"})
-        drafts.took("close", {"id": "INC-7"}, changes=True)
-        assert not drafts.foresaw("get", {"id": "INC-7"})
+        assert drafts.has_draft("get", {"id": "INC-7"})
+        drafts.record_call("close", {"id": "INC-7"}, changes=True)
+        assert not drafts.has_draft("get", {"id": "INC-7"})
         assert await drafts.take("get", {"id": "INC-7"}) is None
-        drafts.turn_over([PastCall("close", {"id": "INC-7"}, {})])
+        drafts.end_turn([PastCall("close", {"id": "INC-7"}, {})])
         await turn(drafts, registry, "see INC-7")  # after the change it may be read early again
         assert tool.calls == ["INC-7", "INC-7"]
         found = await drafts.take("get", {"id": "INC-7"})
         assert found is not None
         assert found.value == {"got": "INC-7", "call": 2}
-    assert speculation.of_tool("get").wasted == 1
+    assert speculation.tool_statistics("get").wasted == 1
 
 
 async def test_a_change_stops_the_early_call_that_still_runs() -> None:
@@ -96,7 +100,7 @@ async def test_a_change_stops_the_early_call_that_still_runs() -> None:
     tool.go.clear()
     async with opened(speculation, registry) as drafts:
         await turn(drafts, registry, "see INC-7")
-        drafts.took("close", {}, changes=True)
+        drafts.record_call("close", {}, changes=True)
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert tool.stopped == 1
@@ -107,8 +111,8 @@ async def test_a_draft_waits_for_the_call_after_the_next() -> None:
     speculation = await taught(registry, tool)
     async with opened(speculation, registry) as drafts:
         await turn(drafts, registry, "see INC-7")
-        drafts.took("other", {}, changes=False)
-        drafts.turn_over([PastCall("other", {}, {})])
+        drafts.record_call("other", {}, changes=False)
+        drafts.end_turn([PastCall("other", {}, {})])
         await turn(drafts, registry, "what other gave")
         assert await drafts.take("get", {"id": "INC-7"}) is not None
         assert tool.calls == ["INC-7"]
@@ -121,8 +125,8 @@ async def test_a_model_that_has_decided_is_not_overtaken() -> None:
     speculation = await taught(registry, tool)
     async with opened(speculation, registry) as drafts:
         scene = ConversationState("see INC-7")
-        drafts.fire(registry.tools, stage="start", text="see INC-7", scene=lambda: scene)
-        drafts.took("close", {}, changes=True)
+        drafts.start_turn(registry.tools, stage="start", text="see INC-7", scene=lambda: scene)
+        drafts.record_call("close", {}, changes=True)
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert tool.calls == []
@@ -153,10 +157,10 @@ async def _played(flags, turns) -> None:
             call = {"id": f"INC-{number}"}
             await turn(drafts, registry, f"see INC-{number}")
             if takes:
-                drafts.took("get", call, changes=not read_only)
+                drafts.record_call("get", call, changes=not read_only)
                 await drafts.take("get", call)
             if changes:
-                drafts.took("close", {}, changes=True)
-                assert not drafts.foresaw("get", call)
-            drafts.turn_over([])
+                drafts.record_call("close", {}, changes=True)
+                assert not drafts.has_draft("get", call)
+            drafts.end_turn([])
     assert allowed or not tool.calls

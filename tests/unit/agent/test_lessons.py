@@ -39,8 +39,8 @@ def never(why: str) -> None:
 
 def foreseen(speculation: Speculation, tenant: str = "t") -> list[object]:
     """The arguments that are foreseen for a ticket that nobody has named before."""
-    habits = speculation.of_agent(tenant, "desk")
-    templates = speculation.of_stage(tenant, "desk", "start").predict("see INC-7", ["get"])
+    habits = speculation.next_call_model(tenant, "desk")
+    templates = speculation.stage_patterns(tenant, "desk", "start").predict("see INC-7", ["get"])
     found = [
         each.arguments
         for each in habits.predict(ConversationState("see INC-7"), (GET,)).predictions
@@ -72,7 +72,7 @@ async def test_what_was_learned_is_there_again_after_a_start(tmp_path) -> None:
     assert foreseen(speculation) == []
     await LessonExchange(speculation, LessonFile(tmp_path, never)).restore()
     assert {"id": "INC-7"} in foreseen(speculation)
-    assert speculation.of_agent("t", "desk").turns == 12
+    assert speculation.next_call_model("t", "desk").turns == 12
     assert foreseen(speculation, "somebody else") == []
 
 
@@ -88,8 +88,8 @@ async def test_workers_learn_from_each_other_and_nothing_twice(tmp_path) -> None
         await of_one.exchange()
     await two.aclose()
     assert {"id": "INC-7"} in foreseen(two)
-    assert two.of_agent("t", "desk").turns == 12
-    assert one.of_agent("t", "desk").turns == 0  # its own runs taught it when they were over
+    assert two.next_call_model("t", "desk").turns == 12
+    assert one.next_call_model("t", "desk").turns == 0  # its own runs taught it when they were over
 
 
 async def test_what_is_kept_is_sealed_and_opens_with_the_key_alone(tmp_path) -> None:
@@ -118,7 +118,7 @@ async def test_damage_and_a_folder_that_cannot_be_written_cost_nothing_else(tmp_
         file.write(b"\x00\xff broken\n" + b'{"half": ')
     speculation = Speculation()
     await LessonExchange(speculation, LessonFile(tmp_path, never)).restore()
-    assert speculation.of_agent("t", "desk").turns == 12
+    assert speculation.next_call_model("t", "desk").turns == 12
     (tmp_path / "file").write_text("")
     told: list[str] = []
     LessonFile(tmp_path / "file", told.append).append([b"x"])

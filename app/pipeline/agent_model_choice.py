@@ -12,7 +12,7 @@ from app.errors import NotFound
 from app.pipeline.gateway import Gateway, Turn
 
 
-def candidates_of(
+def choose_models(
     agent: Agent,
     messages: Sequence[Message],
     tool_names: tuple[str, ...],
@@ -31,7 +31,7 @@ def candidates_of(
             raise NotFound(message, code="model_not_found")
         turn.answered_tier, turn.reason = model.tier.value, "model named by the agent"
         return [model]
-    view = view_of(messages, tool_names)
+    view = prompt_view(messages, tool_names)
     with turn.timeline.stage("classifier"):
         turn.classification = gateway.classifier.classify(view, turn.tenant)
     with turn.timeline.stage("router"):
@@ -44,7 +44,7 @@ def candidates_of(
         return gateway.load.rank(models, lambda _: True)
 
 
-def view_of(messages: Sequence[Message], tool_names: tuple[str, ...]) -> PromptView:
+def prompt_view(messages: Sequence[Message], tool_names: tuple[str, ...]) -> PromptView:
     """What the classifier and the router look at."""
     texts = [(message.role, _text(message)) for message in messages]
     users = [text for role, text in texts if role is Role.USER]

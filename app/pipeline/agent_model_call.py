@@ -1,4 +1,4 @@
-"""Ask a model on a run's behalf, in the run's time and on its account, and tell what it says as messages."""
+"""A run's model call, within the run's time and counted in its usage; its text as message events."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from app.pipeline.agent import AgentRun
 
 
-async def ask_in_time(
+async def ask_within_time(
     run: AgentRun,
     conversation: Conversation,
     candidates: Sequence[Model],
@@ -27,7 +27,7 @@ async def ask_in_time(
 ) -> bool:
     """Stream the first answering candidate's events to ``emit``; False where the time was up first.
 
-    Tokens are put down to the run whatever happens. Raises what ``ask`` raises.
+    The tokens are counted in the run's usage in any case. Raises what ``ask`` raises.
     """
     turn = run.turn
     calls = [
@@ -52,50 +52,50 @@ async def ask_in_time(
         retried = last is not None and last.conversation is conversation and last not in calls
         for call in [*calls, last] if retried else calls:
             if call is not None:
-                run.account(call.model, call.usage)
+                run.add_usage(call.model, call.usage)
     return True
 
 
-class Speech:
-    """What a model says in one turn, told as messages: opened by the first words, closed by ``hush``."""
+class MessageWriter:
+    """Emits the text of one model turn as messages: opened by the first text, closed by ``close``."""
 
-    __slots__ = ("_message", "_reasoning", "_run", "_texts", "parent")
+    __slots__ = ("_message", "_reasoning", "_run", "_texts", "parent_message_id")
 
     def __init__(self, run: AgentRun, parent: str) -> None:
-        """Say nothing yet. ``parent``: what calls belong to while there is no message."""
+        """Emit nothing yet. ``parent``: the message id that calls get before there is a message."""
         self._run = run
         self._message = ""
         self._reasoning = False
         self._texts: list[str] = []
-        self.parent = parent
+        self.parent_message_id = parent
         """The message that this turn's calls belong to, so that a client keeps them together."""
 
     @property
-    def said(self) -> str:
+    def text(self) -> str:
         """All text so far, without reasoning."""
         return "".join(self._texts)
 
-    def say(self, text: str, *, reasoning: bool = False) -> None:
-        """More of the message, or of the reasoning, that is open; or the beginning of one."""
+    def write(self, text: str, *, reasoning: bool = False) -> None:
+        """Add text to the open message, or to the open reasoning; opens one where none is."""
         if not text:
             return
         if not reasoning:
             self._texts.append(text)
         run = self._run
         if self._message and self._reasoning != reasoning:
-            self.hush()
+            self.close()
         if not self._message:
             kind = "thought" if reasoning else "message"
-            run.messages_said += 1
-            self._message = f"{run.label}-{kind}-{run.messages_said}"
+            run.message_count += 1
+            self._message = f"{run.label}-{kind}-{run.message_count}"
             self._reasoning = reasoning
             if not reasoning:
-                self.parent = self._message
-            run.say(MessageStarted(self._message, reasoning))
-        run.say(MessageText(self._message, text, reasoning))
+                self.parent_message_id = self._message
+            run.emit(MessageStarted(self._message, reasoning))
+        run.emit(MessageText(self._message, text, reasoning))
 
-    def hush(self) -> None:
-        """Close the message that is open, if one is."""
+    def close(self) -> None:
+        """Close the open message, if any; idempotent."""
         if self._message:
-            self._run.say(MessageEnded(self._message, self._reasoning))
+            self._run.emit(MessageEnded(self._message, self._reasoning))
             self._message = ""

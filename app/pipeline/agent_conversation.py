@@ -1,4 +1,4 @@
-"""What a run's model could read when it chose its next call, as speculation learns from it."""
+"""The conversation as its model has read it, in the form that speculation is trained on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from app.learn.argument_sources import ConversationState, PastCall
 _MOST_RESULT_CHARS = 16_384
 
 
-def scene_of(messages: Sequence[Message], made: Sequence[PastCall]) -> ConversationState:
+def conversation_state(messages: Sequence[Message], made: Sequence[PastCall]) -> ConversationState:
     """The conversation so far, with the calls that this run has ``made``."""
     said: list[str] = []
     calls: list[tuple[int, ToolCallPart]] = []
@@ -26,9 +26,9 @@ def scene_of(messages: Sequence[Message], made: Sequence[PastCall]) -> Conversat
                 calls.append((len(said), part))
             elif isinstance(part, ToolResultPart):
                 found = "\n".join(each.text for each in part.parts if isinstance(each, TextPart))
-                results[part.call_id] = value_of(found)
+                results[part.call_id] = parse_result(found)
     told = [
-        (turn, PastCall(part.name, arguments_of(part.arguments), results.get(part.id)))
+        (turn, PastCall(part.name, parse_arguments(part.arguments), results.get(part.id)))
         for turn, part in calls
     ]
     return ConversationState(
@@ -39,7 +39,7 @@ def scene_of(messages: Sequence[Message], made: Sequence[PastCall]) -> Conversat
     )
 
 
-def value_of(text: str) -> object:
+def parse_result(text: str) -> object:
     """A result as JSON where it is, else as text."""
     if len(text) > _MOST_RESULT_CHARS:
         return None
@@ -50,7 +50,7 @@ def value_of(text: str) -> object:
     return found
 
 
-def arguments_of(text: str) -> Json:
+def parse_arguments(text: str) -> Json:
     """A call's arguments; none where they are no JSON object."""
-    found = value_of(text) if text else None
+    found = parse_result(text) if text else None
     return found if isinstance(found, Mapping) else {}

@@ -1,9 +1,8 @@
 """Run an agent's declared workflow: its tools, models, templates and maps, each as soon as its
 inputs are there.
 
-The results become part of what the model reads before it answers; a part that failed or was not in
-time is named there, and in the answer. A node called ``answer`` is the answer itself, and no model
-is asked.
+The results are part of what the model reads before it answers; one that failed or was late is named
+there, and in the answer. A node called ``answer`` is the answer itself, without a model call.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ class WorkflowRun:
                 fanout.add(node)
             try:
                 async with asyncio.timeout_at(self.until_s):
-                    await fanout.enough(run.agent.quorum, run.agent.patience_s, self._spare)
+                    await fanout.enough(run.agent.quorum, run.agent.patience_s, self._may_leave_out)
             except TimeoutError:
                 fanout.expire()
         self.outcomes = fanout.outcomes
@@ -60,10 +59,10 @@ class WorkflowRun:
         outcome = self.outcomes.get(ANSWER)
         return _text(outcome.value) if outcome is not None and outcome.ok else ""
 
-    def told(self) -> Message:
-        """What the model reads: each part's result, or why it is missing."""
+    def results_message(self) -> Message:
+        """The message for the model: each node's result, or why it is missing."""
         lines = [
-            f"{each.id}: {self._text_of(each) if each.ok else f'missing ({_why(each)})'}"
+            f"{each.id}: {self._text_of(each) if each.ok else f'missing ({_failure_reason(each)})'}"
             for each in self.outcomes.values()
         ]
         text = "\n".join(["Results that were looked up for this question:", *lines])
@@ -78,36 +77,36 @@ class WorkflowRun:
             case NodeKind.TEMPLATE:
                 return filled(node.arguments, values)
             case NodeKind.MODEL:
-                return await self.run.one_answer(node.name, _text(filled(node.arguments, values)))
+                return await self.run.ask_once(node.name, _text(filled(node.arguments, values)))
             case NodeKind.TOOL:
-                self._count(node, 1)
+                self._count_calls(node, 1)
                 one = await self._call(node.name, filled(node.arguments, values))
-                return self._keep(node, told(one))
+                return self._record_text(node, told(one))
             case NodeKind.MAP:
                 agent = self.run.agent
                 limit, most = agent.max_parallel_tools, agent.max_calls - self.run.calls_made
-                each = await each_of(node, values, self._one, limit=limit, most=most)
-                return self._keep(node, told(each))
+                each = await each_of(node, values, self._map_element, limit=limit, most=most)
+                return self._record_text(node, told(each))
 
-    def _count(self, node: Node, calls: int) -> None:
-        """Put calls down to the run; raises ``ToolError`` where that would be more than it may make."""
+    def _count_calls(self, node: Node, calls: int) -> None:
+        """Count calls in the run's limit; raises ``ToolError`` over it."""
         run = self.run
         if run.calls_made + calls > run.agent.max_calls:
             message = f"{node.id} would be more than the run's {run.agent.max_calls} calls"
             raise ToolError(message, code="tool_limit")
         run.calls_made += calls
 
-    async def _one(self, name: str, arguments: object) -> ToolResult:
+    async def _map_element(self, name: str, arguments: object) -> ToolResult:
         """One of a map's calls."""
         self.run.calls_made += 1
         return await self._call(name, arguments)
 
-    def _keep(self, node: Node, given: Told) -> object:
+    def _record_text(self, node: Node, given: Told) -> object:
         self._texts[node.id] = given.text
         return given.value
 
-    def _spare(self, node: Node) -> bool:
-        """Say whether giving up on a node leaves nothing half done, and is no loss of the answer."""
+    def _may_leave_out(self, node: Node) -> bool:
+        """Whether a node may be abandoned: only read-only calls, whose loss leaves nothing half done."""
         tools = self.run.gateway.tools
         registered = None if tools is None else tools.tools.get(node.name)
         is_call = node.kind in {NodeKind.TOOL, NodeKind.MAP}
@@ -124,8 +123,8 @@ class WorkflowRun:
         return await planned_call(run, name, given, known, self.until_s)
 
 
-def _why(outcome: Outcome) -> str:
-    """Why a part is missing: the model may say so, and a person can mend it."""
+def _failure_reason(outcome: Outcome) -> str:
+    """Why a result is missing, for the model to say and a person to fix."""
     if isinstance(outcome.error, GatewayError):
         return f"{outcome.ending.value}: {outcome.error.message[:_LONGEST_REASON_CHARS]}"
     return outcome.ending.value
