@@ -104,7 +104,7 @@ class Codec(Protocol):
     path: str
     """The path below the provider's base URL: ``/chat/completions``, ``/responses``, ``/messages``."""
 
-    def plain(self, raw: bytes) -> PlainRequest | None:
+    def read_plain(self, raw: bytes) -> PlainRequest | None:
         """A fast reading of ``raw`` if it is surely plain and would pass ``check``; None: ask ``check``."""
         ...
 
@@ -126,7 +126,7 @@ class Codec(Protocol):
         """The body for an upstream of this dialect and the dropped hints; raises ``Unsupported``."""
         ...
 
-    def glance(self, body: bytes) -> tuple[Usage, str]:
+    def read_outcome(self, body: bytes) -> tuple[Usage, str]:
         """Usage and neutral finish of a whole answer passed through; raises ``UpstreamProtocol``."""
         ...
 

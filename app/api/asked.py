@@ -164,7 +164,7 @@ class Asked(LeadingFlight):
             return False
         body = data[head_bytes:]
         try:
-            usage, finish = self._way.codec.glance(body)
+            usage, finish = self._way.codec.read_outcome(body)
         except GatewayError:
             return False
         started_ns, cache_ns, looked_ns = self.instants
@@ -333,7 +333,7 @@ class Asked(LeadingFlight):
     def plain(self) -> PlainRequest:
         """The request's reading; the body is read for it if it was not."""
         if self.reading is None:
-            self.reading = self._way.codec.plain(self._outlet.body)  # type: ignore[arg-type]
+            self.reading = self._way.codec.read_plain(self._outlet.body)  # type: ignore[arg-type]
         return self.reading  # type: ignore[return-value]  # the same as the body that was learned from
 
     def _turn_now(self) -> Turn:

@@ -245,7 +245,7 @@ class Inference:
 
     def _request(self, raw: bytes, forward: Headers) -> ChatRequest:
         """Read the body; raises ``BadRequest`` naming the field."""
-        plain = self._codec.plain(raw)
+        plain = self._codec.read_plain(raw)
         if plain is not None:
             return plain_request(self._dialect, plain, raw, forward)
         body = parse(raw)

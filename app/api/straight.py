@@ -72,7 +72,7 @@ class StraightWay:
         self.dialect, self.edge, self.said = dialect, edge, said
         self.gateway = edge.gateway
         self.codec = edge.gateway.codecs[dialect]
-        self._read = self.codec.plain
+        self._read = self.codec.read_plain
         self.may_ask_for_usage = dialect is Dialect.CHAT
         self._most_bytes = min(SMALL_BYTES, edge.max_body_bytes)
         self._plans: dict[tuple[str, str], Plan] = {}

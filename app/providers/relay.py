@@ -31,7 +31,7 @@ async def relay_answer(body: bytes, call: ModelCall, request: UpstreamRequest, e
 
 def untouched_answer(body: bytes, call: ModelCall, codec: Codec) -> WholeBody:
     """Record an answer that is passed through unchanged. Raises as ``relay_answer``."""
-    call.usage, call.finish = usage, _ = codec.glance(body)
+    call.usage, call.finish = usage, _ = codec.read_outcome(body)
     call.complete = True
     call.tokens_streamed = usage.output_tokens
     call.first_event_ns = call.ended_ns = call.ended_ns or time.monotonic_ns()

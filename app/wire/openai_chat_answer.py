@@ -169,13 +169,13 @@ def write_finish(reason: FinishReason, *, refused: bool) -> str:
     return _FINISH_WORD[reason]
 
 
-class _GlanceMessage(msgspec.Struct, gc=False):
+class _OutcomeMessage(msgspec.Struct, gc=False):
     refusal: str | None = None
     tool_calls: list[object] | None = None
 
 
-class _GlanceChoice(msgspec.Struct, gc=False):
-    message: _GlanceMessage
+class _OutcomeChoice(msgspec.Struct, gc=False):
+    message: _OutcomeMessage
     finish_reason: str | None = None
 
 
@@ -189,20 +189,20 @@ class _PlausibleUsage(WireUsage, gc=False):
     completion_tokens: _Tokens | None = None
 
 
-class _Glance(msgspec.Struct, gc=False):
-    choices: Annotated[list[_GlanceChoice], msgspec.Meta(min_length=1)]
+class _Outcome(msgspec.Struct, gc=False):
+    choices: Annotated[list[_OutcomeChoice], msgspec.Meta(min_length=1)]
     usage: _PlausibleUsage | None = None
     error: None = None
 
 
 _STOP = FinishReason.STOP
-_GLANCE = msgspec.json.Decoder(_Glance)
+_OUTCOME = msgspec.json.Decoder(_Outcome)
 
 
-def glance(body: bytes) -> tuple[Usage, str]:
+def read_outcome(body: bytes) -> tuple[Usage, str]:
     """Usage and neutral finish reason of a complete answer, without its text; raises as ``read_answer``."""
     try:
-        seen = _GLANCE.decode(body)
+        seen = _OUTCOME.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         answer = read_answer(body)  # reports what is wrong, or parses the unusual
         return answer.usage, answer.finish

@@ -227,7 +227,7 @@ def _answer_of(dialect: Dialect) -> Callable[[bytes, Mutator], bool]:
     def holds(data: bytes, mutator: Mutator) -> bool:
         codec = CODECS[dialect]
         with suppress(UpstreamError):
-            codec.glance(data)
+            codec.read_outcome(data)
         try:
             answer = codec.read_answer(data)
         except UpstreamError:
@@ -251,7 +251,7 @@ def _answer_of(dialect: Dialect) -> Callable[[bytes, Mutator], bool]:
 def _request_of(dialect: Dialect) -> Callable[[bytes, Mutator], bool]:
     def holds(data: bytes, mutator: Mutator) -> bool:
         codec = CODECS[dialect]
-        plain = codec.plain(data)
+        plain = codec.read_plain(data)
         try:
             body = parse(data)
             codec.check(body)

@@ -42,7 +42,7 @@ def key(body, scope=SCOPE, dialect=Dialect.CHAT) -> bytes:
     """The key of the body as a client would send it; the quick reading and the thorough one must agree."""
     raw = json.dumps(body).encode()
     request = ChatRequest(dialect, scope.model, False, json.loads(raw), raw)  # noqa: FBT003
-    plain = CODECS[dialect].plain(raw)
+    plain = CODECS[dialect].read_plain(raw)
     keys = []
     for said in SAID:
         asked = replace(request, forward_headers=said)

@@ -96,7 +96,7 @@ def bodies(draw: st.DrawFn, dialect: Dialect) -> dict[str, object]:
 def agrees(dialect: Dialect, raw: bytes) -> PlainRequest | None:
     """Hold the quick reading of ``raw``, if there is one, to all the others."""
     codec = CODECS[dialect]
-    plain = codec.plain(raw)
+    plain = codec.read_plain(raw)
     if plain is None:
         return None
     body = msgspec.json.decode(raw)

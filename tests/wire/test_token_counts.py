@@ -69,7 +69,7 @@ def _readings(dialect: Dialect, usage: str) -> list[Usage]:
     """``usage`` as every reader of the dialect understands it."""
     codec = CODECS[dialect]
     whole, stream = (WHOLE[dialect] % usage).encode(), (STREAM[dialect] % usage).encode()
-    found = [codec.glance(whole)[0], codec.read_answer(whole).usage]
+    found = [codec.read_outcome(whole)[0], codec.read_answer(whole).usage]
     for reader in (codec.reader(), codec.passthrough(hide_usage=False)):
         reader.feed(stream)
         reader.end()
