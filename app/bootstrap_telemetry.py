@@ -1,4 +1,4 @@
-"""The composition root's part for telemetry: the only other file that names its classes."""
+"""The part of the composition root that builds telemetry."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from app.api.context import Readiness
 from app.domain.models import Model
 from app.settings import Settings
 from app.telemetry.ledger import TECHNIQUES, Ledger
-from app.telemetry.ledger_book import LedgerBook
+from app.telemetry.ledger_file import LedgerFile
 from app.telemetry.log import LogWriter, configure
 from app.telemetry.metrics import Metrics
 from app.telemetry.telemetry import Telemetry
@@ -26,7 +26,7 @@ from app.telemetry.traces import TraceRing
 async def open_telemetry(
     settings: Settings, models: Mapping[str, Model], readiness: Readiness, stack: AsyncExitStack
 ) -> Telemetry:
-    """Metrics, traces, ledger, log and spans, as the settings ask for; closed with ``stack``."""
+    """Build metrics, traces, ledger, log and spans from the settings; closed with ``stack``."""
     wanted = settings.telemetry
     human = {"auto": None, "json": False, "text": True}[wanted.log_format]
     log = LogWriter(sys.stderr, human=human)
@@ -40,7 +40,7 @@ async def open_telemetry(
         traces=TraceRing(max(1, wanted.trace_ring)),
         ledger=Ledger(models.values(), metrics),
         log=log,
-        least_level=level,
+        min_level=level,
     )
     if wanted.otlp_endpoint:
         from app.telemetry.tracing import SpanSender  # OpenTelemetry's packages take half a second
@@ -56,22 +56,22 @@ async def open_telemetry(
 async def _keep_ledger(
     settings: Settings, telemetry: Telemetry, readiness: Readiness, stack: AsyncExitStack
 ) -> None:
-    """Write the ledger to ``data_dir``, and go on from what it holds.
+    """Write the ledger to ``data_dir`` and continue from what it holds.
 
     Read in a thread: a day has millions of turns, and at a reload the gateway before serves meanwhile.
     """
     days = settings.telemetry.ledger_days
     if not days:
         return
-    telemetry.book = book = LedgerBook(
+    telemetry.ledger_file = file = LedgerFile(
         Path(settings.state.data_dir) / "ledger.sqlite",
         TECHNIQUES,
         keep_days=days,
         on_lost=telemetry.metrics.ledger_lost.child().inc,
         on_fault=partial(degrade, readiness, "ledger"),
     )
-    telemetry.ledger.keep_in(book, await asyncio.to_thread(book.start))
-    stack.callback(book.close)
+    telemetry.ledger.write_to(file, await asyncio.to_thread(file.start))
+    stack.callback(file.close)
 
 
 def degrade(readiness: Readiness, what: str, why: str | None) -> None:

@@ -30,7 +30,7 @@ from app.pipeline.turn import resume_answer, resume_with_race
 from app.providers.wire import BeginExchange, StartedExchange, WireProvider, forwarded_headers
 from app.routing.concurrency_limiter import ConcurrencyLimiter
 from app.routing.load import Deployment
-from app.telemetry.few_spans import CacheAndUpstream
+from app.telemetry.fixed_timelines import CacheUpstreamTimes
 from app.telemetry.timeline import Timeline, after_upstream
 from app.upstream import Exchange, HeadShape, Timeouts
 from app.upstream.http1 import split_head
@@ -179,7 +179,7 @@ class Asked(LeadingFlight):
         outlet.abort = None
         outlet.send_whole((plan.head, self._request_id.encode(), *passed, theirs), body)
         times = new(
-            CacheAndUpstream,
+            CacheUpstreamTimes,
             (started_ns, cache_ns, cache_took_ns, sent_ns, took_ns, plan.model.label),
         )
         upstream_s = took_ns / 1e9

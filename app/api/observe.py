@@ -59,12 +59,12 @@ async def ledger(
     until_unix_s: Annotated[float | None, Query(ge=0)] = None,
 ) -> StreamingResponse:
     """The ledger's rows as CSV: what each turn took, cost and saved. Default: the last day, all tenants."""
-    book = context.telemetry.book
-    if book is None:
+    file = context.telemetry.ledger_file
+    if file is None:
         raise NotFound("no ledger is kept: telemetry.ledger_days is 0")
     until = time.time() if until_unix_s is None else until_unix_s
     since = until - _DAY_S if since_unix_s is None else since_unix_s
-    rows = book.as_csv(since, until, tenant)
+    rows = file.as_csv(since, until, tenant)
     headers = {"content-disposition": 'attachment; filename="slipstream-ledger.csv"'}
     return StreamingResponse(rows, media_type="text/csv; charset=utf-8", headers=headers)
 

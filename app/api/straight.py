@@ -43,7 +43,7 @@ from app.pipeline.limited import LimitedProvider
 from app.pipeline.turn import serve
 from app.providers.upstream_request import model_fields, splice_plain
 from app.providers.wire import WireProvider
-from app.telemetry.few_spans import CacheAlone
+from app.telemetry.fixed_timelines import CacheOnlyTimes
 from app.telemetry.timeline import after_cache
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class StraightWay:
         if entry is not None:
             if stream:
                 return False
-            times = new(CacheAlone, (started_ns, cache_ns, looked_ns - cache_ns))
+            times = new(CacheOnlyTimes, (started_ns, cache_ns, looked_ns - cache_ns))
             return self._tell(entry, plan, outlet, request_id, times) and self._mark(raw, plan, key)
         semantic = gateway.semantic
         looks = semantic is not None and semantic.looks_up(plan.route)
@@ -200,7 +200,7 @@ class StraightWay:
         if entry is None:
             del self._repeated[raw]
             return False
-        times = new(CacheAlone, (started_ns, cache_ns, perf_counter_ns() - cache_ns))
+        times = new(CacheOnlyTimes, (started_ns, cache_ns, perf_counter_ns() - cache_ns))
         return self._tell(entry, plan, outlet, request_id_of(headers.get(b"x-request-id")), times)
 
     def _planned(self, name: str, tenant: str) -> Plan | None:
@@ -259,7 +259,7 @@ class StraightWay:
         plan: Plan,
         outlet: NativeOutlet,
         request_id: str,
-        times: CacheAlone,
+        times: CacheOnlyTimes,
     ) -> bool:
         """Tell a kept answer as ``remember.tell`` does; no where it was never told before in this form."""
         ready = entry.ready

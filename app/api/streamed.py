@@ -20,7 +20,7 @@ from app.domain.chat import Dialect
 from app.domain.events import Event, Frames
 from app.errors import UpstreamProtocol
 from app.providers.wire import StartedExchange, forwarded_headers
-from app.telemetry.few_spans import CacheUpstreamStream
+from app.telemetry.fixed_timelines import CacheUpstreamStreamTimes
 from app.telemetry.timeline import after_upstream
 from app.upstream import Exchange, HeadShape
 from app.wire.passthrough import PassthroughReader
@@ -313,7 +313,7 @@ class Streamed(Asked):
         cost_usd = self._keep(said, usage, finish, upstream_s)
         started_ns, cache_ns, looked_ns = self.instants
         times = new(
-            CacheUpstreamStream,
+            CacheUpstreamStreamTimes,
             (
                 started_ns, cache_ns, looked_ns - cache_ns, sent_ns, ended_ns - sent_ns,
                 first_ns, last_ns - first_ns, plan.model.label,

@@ -1,6 +1,4 @@
-"""The metrics of what turns requests away: limits of keys and tenants, busy upstreams;
-and of second calls to slow ones.
-"""
+"""Metrics of limits, load shedding, hedging, shadow runs, prompt caches and batches."""
 
 from __future__ import annotations
 
@@ -9,8 +7,8 @@ from typing import Protocol
 
 from app.telemetry.series import Counter, Gauge
 
-Places = Callable[[], tuple[float, int, int]]
-"""Says of a gate: its limit, the places in use, the calls that wait."""
+GateState = Callable[[], tuple[float, int, int]]
+"""Returns a gate's limit, the places in use and the calls that wait."""
 
 
 class _Declares(Protocol):
@@ -26,13 +24,13 @@ class _DeclaresGauge(Protocol):
 
 
 class GuardMetrics:
-    """Counted by whoever turns a request away, or asks another."""
+    """Counters and gauges of these; counted where the decision is made."""
 
     def __init__(self, counter: _Declares, gauge: _DeclaresGauge) -> None:
         """Declare them."""
         self.shed = counter(
             "slipstream_shed_total",
-            "Calls turned away before a busy upstream, by why.",
+            "Calls shed before a busy upstream, by reason.",
             ("provider", "why"),
         )
         self.limited = counter(
@@ -42,47 +40,47 @@ class GuardMetrics:
         )
         self.places = gauge(
             "slipstream_upstream_places",
-            "Places at an upstream: the limit that was found, those in use, calls that wait for one.",
+            "Concurrency at an upstream: the current limit, calls in use, calls that wait.",
             ("provider", "which"),
         )
         self.shadows = counter(
             "slipstream_shadow_runs_total",
-            "Requests run on both tiers to learn from: judged, unjudged, failed or dropped.",
+            "Shadow runs on both tiers: judged, unjudged, failed or dropped.",
             ("outcome",),
         )
         self.shadow_cost = counter(
             "slipstream_shadow_cost_usd_total",
-            "What shadow runs cost, in USD, without the judge.",
+            "Cost of shadow runs in USD, without the judge.",
             (),
         )
         self.prompt_misses = counter(
             "slipstream_prompt_cache_misses_total",
-            "Conversations that did not read what their last request had left, by cause.",
+            "Requests that missed the prompt cache of their conversation's last request, by cause.",
             ("model", "cause"),
         )
         self.prompt_diagnoses = counter(
             "slipstream_prompt_cache_diagnoses_total",
-            "Vendors' own diagnoses of a changed prompt, held against the cause found here.",
+            "Vendors' diagnoses of a prompt-cache miss, compared with the cause found here.",
             ("model", "vendor", "ours", "verdict"),
         )
         self.prompt_saved_seconds = counter(
             "slipstream_prompt_cache_saved_seconds_total",
-            "Time to first token that the vendor's prompt cache saved, in seconds, as measured.",
+            "Seconds of time to first token saved by the vendor's prompt cache, as measured.",
             ("model",),
         )
         self.prompt_saved_cost = counter(
             "slipstream_prompt_cache_saved_usd_total",
-            "What reading the vendor's prompt cache saved, in USD.",
+            "USD saved by reading from the vendor's prompt cache.",
             ("model",),
         )
         self.batch_calls = counter(
             "slipstream_batch_calls_total",
-            "Calls that asked for several small tasks at once.",
+            "Micro-batches: calls with several small tasks.",
             ("model",),
         )
         self.batched_tasks = counter(
             "slipstream_batched_tasks_total",
-            "Tasks of such calls: together, or asked alone after all (failed, unanswered).",
+            "Tasks of micro-batches: together, or sent alone after all (failed, unanswered).",
             ("model", "outcome"),
         )
         self.hedges = counter(
@@ -92,13 +90,13 @@ class GuardMetrics:
         )
         self.hedge_cost = counter(
             "slipstream_hedge_cost_usd_total",
-            "About what the losers of hedges cost, in USD: the prompt that was read twice.",
+            "Estimated cost of the losing calls of hedges in USD: the prompt was processed twice.",
             (),
         )
-        self.gates: dict[str, Places] = {}
+        self.gates: dict[str, GateState] = {}
 
-    def follow_gate(self, provider: str, now: Places) -> None:
-        """Read ``slipstream_upstream_places`` from a gate; asked at each scrape."""
+    def follow_gate(self, provider: str, now: GateState) -> None:
+        """Read ``slipstream_upstream_places`` from a gate at each scrape."""
         self.gates[provider] = now
 
     def refresh(self) -> None:

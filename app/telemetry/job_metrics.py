@@ -1,4 +1,4 @@
-"""The metrics of jobs: how much waits and for how long, what ended, who was told."""
+"""Metrics of jobs: queue depth and lag, attempts, durations, webhooks and schedules."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _DeclaresHistogram(Protocol):
 
 
 class JobMetrics:
-    """Counted by the engine of jobs. Gauges are of the store that all its workers share."""
+    """Counted by the job engine. Gauges describe the store that all workers share."""
 
     def __init__(
         self, counter: _Declares, gauge: _DeclaresGauge, histogram: _DeclaresHistogram
@@ -38,38 +38,38 @@ class JobMetrics:
         """Declare them."""
         self.jobs = gauge(
             "slipstream_jobs",
-            "Jobs by state: queued (due), delayed (to be tried again), running, dead; and the webhooks"
-            " that were not taken yet (undelivered).",
+            "Jobs by state: queued (due), delayed (to be retried), running, dead; and webhooks that are"
+            " not delivered yet (undelivered).",
             ("state",),
         )
         self.lag = gauge(
             "slipstream_job_lag_seconds",
-            "How long the job that waits longest has been due.",
+            "Seconds for which the oldest due job has been waiting.",
             (),
         )
         self.ended = counter(
             "slipstream_job_attempts_total",
-            "Attempts at jobs that are over: finished, cancelled, dead, retried, or adopted from a"
-            " worker that died.",
+            "Finished attempts of jobs: finished, cancelled, dead, retried, or adopted from a worker"
+            " that died.",
             ("outcome",),
         )
         self.waited = histogram(
             "slipstream_job_wait_seconds",
-            "From a job's being due to its being begun.",
+            "Time from a job's due time to its start.",
             bounds=_WAIT_BOUNDS_S,
         )
         self.took = histogram(
             "slipstream_job_seconds",
-            "From a job's being asked for to its end.",
+            "Time from a job's submission to its end.",
             bounds=_RUN_BOUNDS_S,
         )
         self.webhooks = counter(
             "slipstream_webhooks_total",
-            "Tries to tell a job's end: delivered, retried (to be tried again) or failed for good.",
+            "Webhook attempts: delivered, retried (to be tried again) or failed for good.",
             ("outcome",),
         )
         self.scheduled = counter(
             "slipstream_schedules_total",
-            "Moments of schedules that were served: job, warmed or failed.",
+            "Scheduled runs: job, warmed or failed.",
             ("outcome",),
         )

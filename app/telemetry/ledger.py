@@ -1,11 +1,9 @@
-"""What was spent and what each technique saved, by rules that stand in docs/metrics.md ("The
-ledger").
+"""The ledger: what was spent and what each technique saved, by the rules in docs/metrics.md ("The ledger").
 
-Theory of operation. A saving is a difference between what happened and what would have: the
-counterfactual. It is taken from this gateway's own recent traffic, never from a constant: the mean
-upstream time of a model, the recorded cost of a kept answer, the powerful tier's configured price.
-Each technique is credited alone, by the same rule for every turn; where nothing is known yet (no
-call of that model so far), nothing is claimed.
+Theory of operation. A saving is the difference between what happened and the counterfactual, which is
+estimated from this gateway's own recent traffic, never from a constant: the mean upstream time of a model,
+the recorded cost of a cached answer, the powerful tier's configured price. Each technique is credited alone,
+by the same rule for every turn; if nothing is known yet (no call of that model so far), nothing is claimed.
 
 Totals are kept per minute for a day and since the start; memory is bounded by minutes times
 techniques.
@@ -26,9 +24,9 @@ from typing import Literal
 from app.domain.models import Model
 from app.domain.turn_record import TurnRecord
 from app.domain.usage import Usage
-from app.telemetry.alike import Alike, alike
-from app.telemetry.ledger_book import LedgerBook, MinuteSums, Saving
+from app.telemetry.ledger_file import LedgerFile, MinuteSums, Saving
 from app.telemetry.metrics import Metrics
+from app.telemetry.turn_batch import TurnBatch, batch_of
 
 Technique = Literal[
     "lane", "exact", "semantic", "coalesced", "routing", "prompt_cache", "parallel_tools", "hedging"
@@ -54,7 +52,7 @@ _HITS: Mapping[str, Technique] = {
 _OK = HTTPStatus.OK.value
 _PLAIN_CALLS = 50
 _WEIGHT = 1 / _PLAIN_CALLS
-"""Of the newest call in a mean: about the last fifty calls count."""
+"""Weight of the newest call in a mean: about the last fifty calls count."""
 
 
 @dataclass(slots=True)
@@ -91,14 +89,14 @@ class _Period:
 
 @dataclass(slots=True)
 class _Mean:
-    """A mean that forgets: plain over the first calls, then exponentially weighted."""
+    """An exponentially weighted mean, which is a plain one over the first calls."""
 
     calls: int = 0
     seconds: float = 0.0
     usd: float = 0.0
 
     def add_all(self, seconds: Sequence[float], usd: Sequence[float]) -> None:
-        """Take in calls: the seconds and the USD of each, oldest first."""
+        """Add calls: the seconds and the USD of each, oldest first."""
         many = len(seconds)
         if self.calls >= _PLAIN_CALLS:
             left, weights = _weights(many)
@@ -114,7 +112,7 @@ class _Mean:
 
 @lru_cache(maxsize=512)
 def _weights(calls: int) -> tuple[float, tuple[float, ...]]:
-    """What is left of a mean after so many calls, and the weight of each of them, oldest first."""
+    """The remaining weight of a mean after so many calls, and the weight of each, oldest first."""
     kept = 1.0 - _WEIGHT
     return kept**calls, tuple(_WEIGHT * kept**later for later in reversed(range(calls)))
 
@@ -149,7 +147,7 @@ class Ledger:
         self._powerful_call = _Mean()
         self.prompt_token_s: Callable[[str], float] = _unmeasured
         """Seconds that a prompt token read anew costs a model's first token, as measured."""
-        self._book_of: LedgerBook | None = None
+        self._file: LedgerFile | None = None
         self._savings: list[Saving] = []
         """Of the batch at hand, for the book."""
         self._counters = {
@@ -158,7 +156,7 @@ class Ledger:
             if metrics is not None
         }
 
-    def keep_in(self, book: LedgerBook, last_day: Iterable[MinuteSums]) -> None:
+    def write_to(self, book: LedgerFile, last_day: Iterable[MinuteSums]) -> None:
         """Write every turn to ``book`` from now on; go on from the last day, as its ``start`` gave it."""
         for held in last_day:
             period = _Period(held.minute, held.turns, held.seconds, held.usd)
@@ -168,7 +166,7 @@ class Ledger:
             self._minutes.append(period)
             self._before.merge(period)
             self._started_unix_s = min(self._started_unix_s, held.minute * 60.0)
-        self._book_of = book
+        self._file = book
 
     def record(self, turn: TurnRecord) -> None:
         """Book a finished turn; one that failed or was left claims no saving."""
@@ -176,13 +174,13 @@ class Ledger:
 
     def record_all(self, turns: Sequence[TurnRecord]) -> None:
         """Book finished turns of one ``kind``, in the order in which they ended."""
-        batch = alike(turns)
+        batch = batch_of(turns)
         self._record_all(batch)
-        if self._book_of is not None:
+        if self._file is not None:
             savings, self._savings = self._savings, []
-            self._book_of.add(batch, savings)
+            self._file.add(batch, savings)
 
-    def _record_all(self, turns: Alike) -> None:
+    def _record_all(self, turns: TurnBatch) -> None:
         first, period, of = turns[0], self._period(), turns.columns
         period.turns += len(turns)
         period.seconds += sum(of.total_s)
@@ -243,7 +241,7 @@ class Ledger:
             },
         }
 
-    def _book_hits(self, period: _Period, technique: Technique, turns: Alike) -> None:
+    def _book_hits(self, period: _Period, technique: Technique, turns: TurnBatch) -> None:
         """Kept or joined answers: against a call of the model that had made them; lanes against a
         mean call.
         """
@@ -266,8 +264,8 @@ class Ledger:
         seconds = [0.0 if usual_s is None else usual_s - total_s for total_s in of.total_s]
         self._credit(period, technique, Saving(technique, range(len(turns)), seconds, usd))
 
-    def _book_calls(self, period: _Period, turns: Alike) -> None:
-        """Real calls: they teach the means, and may have been cheaper by the router or the vendor's cache."""
+    def _book_calls(self, period: _Period, turns: TurnBatch) -> None:
+        """Update the means from upstream calls, and credit routing and prompt-cache savings."""
         first = turns[0]
         mean = self._calls.get(first.model)
         if mean is None:
@@ -303,9 +301,7 @@ class Ledger:
             self._book(period, place, "prompt_cache", seconds, saved_usd)
 
     def _book_tools(self, period: _Period, place: int, turn: TurnRecord) -> None:
-        """Tool calls that ran beside each other: their sum against the time in which any of them
-        ran.
-        """
+        """Credit parallel tool calls: the sum of their times minus the time in which any of them ran."""
         busy_ns = end_ns = 0
         used = sorted(turn.tools, key=lambda use: use.start_ns)
         kept = [use for use in used if use.outcome not in {"discarded", "cached"}]
@@ -324,8 +320,8 @@ class Ledger:
         self._credit(period, technique, Saving(technique, (place,), (seconds,), (usd,)))
 
     def _credit(self, period: _Period, technique: Technique, saving: Saving) -> None:
-        """Credit a technique. A negative difference is booked too: what costs must show it."""
-        if self._book_of is not None:
+        """Credit a technique; a negative saving is recorded too, so that a net cost shows."""
+        if self._file is not None:
             self._savings.append(saving)
         part = period.saved.get(technique)
         if part is None:
@@ -340,7 +336,7 @@ class Ledger:
             saved_usd.value += sum([usd for usd in saving.usd if usd > 0])
 
     def _period(self) -> _Period:
-        """The current minute's totals; a clock that jumps back goes on in the newest minute."""
+        """The current minute's totals; after a clock step backwards, the newest minute's."""
         now_s = self._clock()
         if now_s >= self._next_minute_s:
             minute = int(now_s // 60)

@@ -16,7 +16,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from app.telemetry.alike import Alike, Columns
+from app.telemetry.turn_batch import Columns, TurnBatch
 
 _Numbers = NDArray[np.int64]
 _Texts = NDArray[np.void]
@@ -40,7 +40,7 @@ class LineBlock:
         self._thousandths = _rows([b".%03d" % each for each in range(1000)])
         self._layouts: dict[tuple[int, ...], np.dtype[np.void]] = {}
 
-    def text(self, turns: Alike, common: str) -> str | None:
+    def text(self, turns: TurnBatch, common: str) -> str | None:
         """The lines of ``turns``, which are of one kind, know the same things and used no tools.
 
         ``common`` is what they have in common, as it is printed. None: some number is not for here.

@@ -30,7 +30,7 @@ import orjson
 import structlog
 
 from app.domain.turn_record import TurnRecord
-from app.telemetry.alike import Alike
+from app.telemetry.turn_batch import TurnBatch
 from app.telemetry.turn_line import TurnLines
 
 Line = MutableMapping[str, object]
@@ -110,7 +110,7 @@ class LogWriter:
         room = self._capacity - len(self._queue) - self._turns_put + self._turns_written
         if room < len(turns):
             self.dropped += len(turns) - max(0, room)
-            turns = Alike(turns[: max(0, room)])
+            turns = TurnBatch(turns[: max(0, room)])
         if turns:
             self._turns_put += len(turns)
             self._queue.append(turns)

@@ -24,7 +24,7 @@ _log = logging.getLogger("slipstream.telemetry")
 
 
 class LoopWatch:
-    """Watches one event loop from a thread of its own."""
+    """Detects a blocked event loop from a thread of its own."""
 
     def __init__(
         self,
@@ -40,21 +40,21 @@ class LoopWatch:
         self._told_s = 0.0
 
     def start(self) -> None:
-        """Begin to watch the loop that runs in the calling thread."""
+        """Start watching the loop that runs in the calling thread."""
         self._loop_thread = threading.get_ident()
         self._stopping.clear()
         self._thread = threading.Thread(target=self._run, name="slipstream-loop-watch", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """End; idempotent."""
+        """Stop; idempotent."""
         self._stopping.set()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
 
-    def look(self) -> None:
-        """Look once."""
+    def check(self) -> None:
+        """Check once."""
         ran_s = self._lag.ran_s
         late_s = self._clock() - ran_s - LoopLag.INTERVAL_S
         if ran_s == self._told_s or late_s < STALLED_S:
@@ -68,7 +68,7 @@ class LoopWatch:
 
     def _run(self) -> None:
         while not self._stopping.wait(_LOOK_EVERY_S):
-            self.look()
+            self.check()
 
 
 def where(thread: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""Every metric, named once: what ``GET /metrics`` says and what ``record`` puts into it.
+"""Every metric, declared once: the page of ``GET /metrics`` and how a turn is counted.
 
 Goals: the whole account of a turn costs a few microseconds; label sets are bounded whatever clients
 send; a scrape yields to the event loop between families. Plan: the label sets of a turn repeat, so
@@ -20,12 +20,12 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from app.domain.turn_record import STAGES, StageName, TurnRecord
-from app.telemetry.alike import Alike, alike
 from app.telemetry.genai_names import GENAI_NAMES, under_genai_name, with_genai_name
 from app.telemetry.guard_metrics import GuardMetrics
 from app.telemetry.job_metrics import JobMetrics
 from app.telemetry.series import OTHER, Cell, Counter, Family, Gauge, Histogram, HistogramCell
 from app.telemetry.state_metrics import StateMetrics
+from app.telemetry.turn_batch import TurnBatch, batch_of
 
 STAGE_BOUNDS_S = (
     2e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025,
@@ -73,7 +73,7 @@ class Metrics:
     def __init__(  # noqa: PLR0915 - a statement a family
         self, models: Iterable[str] = (), tools: Iterable[str] = ()
     ) -> None:
-        """Take the configured names: any other model or tool is counted as ``other``."""
+        """``models`` and ``tools`` are the configured names; any other is counted as ``other``."""
         self.registry = CollectorRegistry(auto_describe=False)
         self._families: list[Family[Cell] | Family[HistogramCell]] = []
         self._models = {name: name for name in models} | {"": "none"}
@@ -90,19 +90,19 @@ class Metrics:
         )
         self.request_seconds = self.histogram(
             "slipstream_request_seconds",
-            "From a request's arrival to the end of its answer.",
+            "Time from a request's arrival to the end of its response.",
             ("cache",),
             bounds=WAIT_BOUNDS_S,
         )
         self.stage_seconds = self.histogram(
             "slipstream_stage_seconds",
-            "Time that passed in a stage of one turn; parallel spans of a stage count once.",
+            "Time spent in a stage of one turn; parallel spans of a stage count once.",
             ("stage",),
             bounds=STAGE_BOUNDS_S,
         )
         self.time_to_first_token = self.histogram(
             "slipstream_time_to_first_token_seconds",
-            "From a request's arrival to the first token given to the client; streams only.",
+            "Time from a request's arrival to the first token sent to the client; streams only.",
             ("model",),
             bounds=WAIT_BOUNDS_S,
         )
@@ -114,89 +114,90 @@ class Metrics:
         )
         self.gateway_overhead = self.histogram(
             "slipstream_gateway_overhead_seconds",
-            "Total minus the time in which an upstream worked for the turn.",
+            "Total time of a turn minus the time in which an upstream worked for it.",
             bounds=OVERHEAD_BOUNDS_S,
         )
         self.tokens = self.counter(
             "slipstream_tokens_total",
-            "Tokens bought from upstreams; cached and cache_write are the vendor's prompt cache.",
+            "Tokens of upstream calls by kind; cached and cache_write refer to the vendor's prompt cache.",
             ("model", "kind"),
         )
         self.cost = self.counter(
-            "slipstream_cost_usd_total", "What upstream calls cost, in USD.", ("model",)
+            "slipstream_cost_usd_total", "Cost of upstream calls in USD.", ("model",)
         )
         self.cache_lookups = self.counter(
             "slipstream_cache_lookups_total",
-            "What the lanes and the cache said to a turn, and why.",
+            "Results of lanes and cache per turn, with the reason.",
             ("outcome", "reason"),
         )
         self.route_decisions = self.counter(
             "slipstream_route_decisions_total",
-            "The router's decisions by tier and distance from the threshold (or forced).",
+            "Routing decisions by tier and distance from the threshold (or forced).",
             ("tier", "band"),
         )
         self.errors = self.counter(
             "slipstream_errors_total",
-            "Turns that ended in an error, by its stable code.",
+            "Turns that ended in an error, by error code.",
             ("code",),
         )
         self.upstream_errors = self.counter(
             "slipstream_upstream_errors_total",
-            "Upstream calls that failed, those that another try mended included.",
+            "Failed upstream calls, including those that a retry recovered.",
             ("provider", "code"),
         )
         self.semantic_looks = self.counter(
             "slipstream_semantic_looks_total",
-            "Look-ups by meaning on a request's path, by what became of them.",
+            "Semantic cache look-ups on a request's path, by outcome.",
             ("outcome",),
         )
         self.semantic_races = self.counter(
             "slipstream_semantic_races_total",
-            "Requests asked of the model while the look-up by meaning ran, by who was first.",
+            "Requests sent to the model while the semantic look-up ran, by which finished first.",
             ("winner",),
         )
         self.semantic_answers = self.counter(
             "slipstream_semantic_answers_total",
-            "Fresh answers that might have been learned from, by what became of them.",
+            "Fresh answers offered to the semantic cache, by outcome.",
             ("outcome",),
         )
         self.semantic_faults = self.counter(
             "slipstream_semantic_faults_total",
-            "Faults of what is kept for hits by meaning, as /readyz names them.",
+            "Faults of the semantic cache's store, as named on /readyz.",
             ("kind",),
         )
         self.semantic_moved = self.counter(
             "slipstream_semantic_moved_total",
-            "Questions kept under another encoder that were brought over to the one in force.",
+            "Stored questions that were embedded again after a change of the embedding model.",
         )
         self.vector_losses = self.counter(
             "slipstream_vector_process_losses_total",
-            "Times that the vector process was lost or could not be started.",
+            "Times that the vector process died or could not be started.",
         )
         self.spans_lost = self.counter(
             "slipstream_spans_lost_total",
-            "Turns whose spans the collector did not take, or for which there was no room.",
+            "Turns whose spans were lost: refused by the collector, or the queue was full.",
         )
         self.ledger_lost = self.counter(
-            "slipstream_ledger_turns_lost_total", "Turns that the ledger's file did not take."
+            "slipstream_ledger_turns_lost_total",
+            "Turns that could not be written to the ledger's file.",
         )
         self.shared_looks = self.counter(
             "slipstream_shared_answers_total",
-            "What Redis was asked and told of kept answers and running calls, by what became of it.",
+            "Redis operations for cached answers and calls in flight, by outcome.",
             ("outcome",),
         )
         self.redis_losses = self.counter(
             "slipstream_redis_losses_total",
-            "Times that Redis was found gone, slow or refusing and was left alone.",
+            "Times that Redis was unreachable, slow or refusing and was bypassed.",
         )
         self.gauge(
             "slipstream_redis_in_use",
-            "1 while Redis is asked; 0 while it is left alone, or where none is configured.",
+            "1 while Redis is used; 0 while it is bypassed or not configured.",
             read=lambda: float(self._redis_in_use()),
         )
         self.escalations = self.counter(
             "slipstream_escalations_total",
-            "Fast answers asked again of the powerful tier: what they lacked, and what it brought.",
+            "Fast answers escalated to the powerful tier, by defect and outcome.",
             ("lack", "outcome"),
         )
         self.guards = GuardMetrics(self.counter, self.gauge)
@@ -204,31 +205,32 @@ class Metrics:
         self.state = StateMetrics(self.counter, self.gauge)
         self.disconnects = self.counter(
             "slipstream_client_disconnects_total",
-            "Clients that left, by when: before_headers, before_first_token, mid_stream, json.",
+            "Client disconnects by phase: before_headers, before_first_token, mid_stream, json.",
             ("window",),
         )
         self.discarded_tokens = self.counter(
-            "slipstream_discarded_tokens_total", "Tokens of hedged or speculated work thrown away."
+            "slipstream_discarded_tokens_total",
+            "Tokens of hedged or speculative work that were discarded.",
         )
         self.tool_calls = self.counter(
-            "slipstream_tool_calls_total", "Calls of the gateway's tools.", ("tool", "outcome")
+            "slipstream_tool_calls_total", "Tool calls made by the gateway.", ("tool", "outcome")
         )
         self.tool_seconds = self.histogram(
-            "slipstream_tool_seconds", "Time of one tool call.", ("tool",), bounds=WAIT_BOUNDS_S
+            "slipstream_tool_seconds", "Duration of a tool call.", ("tool",), bounds=WAIT_BOUNDS_S
         )
         self.saved_seconds = self.counter(
             "slipstream_saved_seconds_total",
-            "Seconds saved against the same turn without the technique (docs/metrics.md).",
+            "Seconds saved compared to the same turn without the technique (docs/metrics.md).",
             ("technique",),
         )
         self.saved_cost = self.counter(
             "slipstream_saved_cost_usd_total",
-            "USD saved against the same turn without the technique (docs/metrics.md).",
+            "USD saved compared to the same turn without the technique (docs/metrics.md).",
             ("technique",),
         )
         self.loop_lag = self.histogram(
             "slipstream_event_loop_lag_seconds",
-            "How late the event loop ran a timer.",
+            "Delay of a timer on the event loop.",
             bounds=LAG_BOUNDS_S,
         )
         self._of_the_process()
@@ -246,19 +248,17 @@ class Metrics:
     def _of_the_process(self) -> None:
         self.loop_stalls = self.counter(
             "slipstream_event_loop_stalls_total",
-            "Times that the event loop did not run for over a second (docs/runbook.md).",
+            "Times that the event loop was blocked for over a second (docs/runbook.md).",
         )
-        self.gauge(
-            "slipstream_in_flight", "Turns being answered now.", read=lambda: float(self._running())
-        )
+        self.gauge("slipstream_in_flight", "Turns in flight.", read=lambda: float(self._running()))
         self.gauge(
             "slipstream_body_bytes",
-            "Bytes that the larger bodies of requests in flight hold of server.max_bodies_bytes.",
+            "Bytes of server.max_bodies_bytes in use by large request bodies in flight.",
             read=lambda: float(self._body_bytes()),
         )
         self.gauge(
             "slipstream_event_loop_tasks",
-            "Tasks of the event loop that have not ended.",
+            "Unfinished tasks of the event loop.",
             read=_tasks,
         )
         self.gauge(
@@ -280,7 +280,7 @@ class Metrics:
         labels: tuple[str, ...] = (),
         read: Callable[[], float] | None = None,
     ) -> Gauge:
-        """Add a gauge; ``read`` is asked at each scrape (no labels then) and must not block."""
+        """Add a gauge; ``read`` is called at each scrape (no labels then) and must not block."""
         made = Gauge(name, documentation, labels, read=read)
         self._families.append(made)
         return made
@@ -299,7 +299,7 @@ class Metrics:
         return made
 
     def names(self) -> tuple[str, ...]:
-        """Every name of ours, in order of the page."""
+        """The names of all our metrics, in the order of the page."""
         own = tuple(family.name for family in self._families)
         return (*own, *(GENAI_NAMES[name] for name in own if name in GENAI_NAMES))
 
@@ -310,19 +310,19 @@ class Metrics:
         return self._models.get(model, OTHER)
 
     def follow_in_flight(self, now: Callable[[], int], body_bytes: Callable[[], int]) -> None:
-        """Read what is in flight, and what its bodies hold, from who admits turns; asked at each scrape."""
+        """Set the readers of the number of turns in flight and of their bodies' bytes."""
         self._running, self._body_bytes = now, body_bytes
 
     def follow_redis(self, in_use: Callable[[], int]) -> None:
-        """Read ``slipstream_redis_in_use`` from the way to Redis; asked at each scrape."""
+        """Set the reader of ``slipstream_redis_in_use``."""
         self._redis_in_use = in_use
 
     def upstream_failed(self, provider: str, code: str) -> None:
-        """Count one failed upstream call, also one that a retry mended."""
+        """Count one failed upstream call, including one that a retry recovered."""
         self.upstream_errors.child(provider, code).value += 1
 
     def escalated(self, lack: str, outcome: str) -> None:
-        """Count one answer that the powerful tier was asked for after the fast one."""
+        """Count one escalation."""
         self.escalations.child(lack, outcome).value += 1
 
     def shadowed(self, outcome: str, usd: float) -> None:
@@ -342,7 +342,7 @@ class Metrics:
 
     def record_all(self, turns: Sequence[TurnRecord]) -> None:
         """Count finished turns of one ``kind``, once each: their labels are looked up once for all."""
-        batch = alike(turns)
+        batch = batch_of(turns)
         first, of = batch[0], batch.columns
         key = (
             first.dialect, first.status, first.code, first.cache, first.cache_reason, first.tier,
@@ -369,7 +369,7 @@ class Metrics:
             for turn in batch:
                 self._count_tools(turn)
 
-    def _count_calls(self, turns: Alike, bound: _Bound) -> None:
+    def _count_calls(self, turns: TurnBatch, bound: _Bound) -> None:
         """Tokens and money are counted where they were spent: a hit buys none."""
         of = turns.columns
         bound.cost.value += sum(of.cost_usd)

@@ -1,11 +1,9 @@
-"""All telemetry of one process behind one call: what the pipeline has to know of metrics, traces,
-ledger and log.
+"""The process's telemetry behind one call: metrics, traces, ledger, spans and log.
 
-Theory of operation. Nobody waits for a turn's account, so ``settle`` only appends the record. Many are
-then counted at once, by kind, which costs a fifth of counting them one by one: every ``WITHIN_S``, when
-``MOST_PENDING`` have come (a fifth of a millisecond of work), and before anybody reads: ``metrics``,
-``traces`` and ``ledger`` bring the account up to date before they give it. Outside of ``start`` and
-``stop`` each record is counted at once.
+Theory of operation. Nothing waits for a turn's accounting, so ``settle`` only appends the record. Records are
+counted in batches by kind, which costs a fifth of counting each: every ``FLUSH_INTERVAL_S``, whenever
+``MAX_PENDING`` are pending (a fifth of a millisecond of work), and before every read: ``metrics``, ``traces``
+and ``ledger`` flush first. Outside of ``start`` and ``stop`` each record is counted at once.
 """
 
 from __future__ import annotations
@@ -17,34 +15,32 @@ from http import HTTPStatus
 from typing import Protocol
 
 from app.domain.turn_record import TurnRecord
-from app.telemetry.alike import by_kind
 from app.telemetry.ledger import Ledger
-from app.telemetry.ledger_book import LedgerBook
+from app.telemetry.ledger_file import LedgerFile
 from app.telemetry.log import LogWriter
 from app.telemetry.loop_watch import LoopWatch
 from app.telemetry.metrics import LoopLag, Metrics
 from app.telemetry.traces import TraceRing
+from app.telemetry.turn_batch import by_kind
 
-MOST_PENDING = 128
-WITHIN_S = 0.1
+MAX_PENDING = 128
+FLUSH_INTERVAL_S = 0.1
 
 
 def _nothing() -> None:
-    """Owe nothing."""
+    """Settle nothing."""
 
 
 class Spans(Protocol):
-    """Who makes spans of finished turns."""
+    """Exports finished turns as spans."""
 
     def extend(self, records: Sequence[TurnRecord]) -> None:
-        """Take them; never waits."""
+        """Queue the records; never waits."""
         ...
 
 
 class Telemetry:
-    """Made in ``bootstrap``; ``settle`` is called exactly once for each turn, also for one that
-    failed. One event loop owns it.
-    """
+    """Records finished turns; ``settle`` is called exactly once per turn. Owned by one event loop."""
 
     def __init__(
         self,
@@ -53,23 +49,23 @@ class Telemetry:
         ledger: Ledger,
         log: LogWriter | None = None,
         *,
-        least_level: int = logging.INFO,
+        min_level: int = logging.INFO,
     ) -> None:
-        """``log`` None: no turn lines (tests). ``least_level`` is the severity below which nothing is
-        logged: a turn that went well is INFO, one that failed WARNING.
+        """``log`` None: no turn lines. ``min_level``: lowest severity logged; a failed turn is a WARNING,
+        others INFO.
         """
         self._metrics, self._traces, self._ledger = metrics, traces, ledger
         self.log = log
-        self._least_level = least_level
-        self._owed: Callable[[], None] = _nothing
+        self._least_level = min_level
+        self._settle_deferred: Callable[[], None] = _nothing
         self.spans: Spans | None = None
-        """Where finished turns are exported as spans; None: nowhere."""
-        self.book: LedgerBook | None = None
-        """Where the ledger is kept; None: in memory alone."""
+        """The exporter of spans; None: none."""
+        self.ledger_file: LedgerFile | None = None
+        """The ledger's file; None: the ledger is in memory alone."""
         self._lag = LoopLag(metrics)
         self._watch = LoopWatch(self._lag, metrics.loop_stalls.child().inc)
         self._pending: list[TurnRecord] = []
-        self._most = 1
+        self._batch_size = 1
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -91,19 +87,19 @@ class Telemetry:
         return self._ledger
 
     def settle(self, record: TurnRecord) -> None:
-        """Take a finished turn, to be counted, kept, booked and logged shortly; never waits."""
+        """Queue a finished turn for metrics, traces, ledger and log; never waits."""
         pending = self._pending
         pending.append(record)
-        if len(pending) >= self._most:
+        if len(pending) >= self._batch_size:
             self.flush()
 
     def bring_up_to_date(self) -> None:
-        """Have turns settled that wait for it, and count all."""
-        self._owed()
+        """Settle deferred turns and flush."""
+        self._settle_deferred()
         self.flush()
 
     def flush(self) -> None:
-        """Count every turn that is settled."""
+        """Record every queued turn."""
         pending = self._pending
         if not pending:
             return
@@ -122,31 +118,31 @@ class Telemetry:
         failed = record.status >= HTTPStatus.INTERNAL_SERVER_ERROR or bool(record.code)
         return logging.WARNING if failed else logging.INFO
 
-    def start(self, owed: Callable[[], None] = _nothing) -> None:
-        """Begin to sample the loop's lag, and to count many turns at once; call inside the running loop.
+    def start(self, settle_deferred: Callable[[], None] = _nothing) -> None:
+        """Start sampling the loop's lag and batching turns; call inside the running loop.
 
-        ``owed`` settles the turns that are over and wait for a lull.
+        ``settle_deferred`` settles turns whose accounting was deferred until after their response.
         """
-        self._owed = owed
+        self._settle_deferred = settle_deferred
         loop = asyncio.get_running_loop()
         self._lag.start(loop)
         self._watch.start()
-        self._most = MOST_PENDING
-        self._again(loop)
+        self._batch_size = MAX_PENDING
+        self._schedule(loop)
 
     def stop(self) -> None:
-        """Count what is pending and end; the log's thread is closed by its owner, after everything else."""
+        """Flush and stop; the log's thread is closed by its owner, last."""
         self._watch.stop()
         self._lag.stop()
-        self._most = 1
+        self._batch_size = 1
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         self.bring_up_to_date()
 
-    def _again(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._timer = loop.call_later(WITHIN_S, self._tick, loop)
+    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = loop.call_later(FLUSH_INTERVAL_S, self._tick, loop)
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._again(loop)
+        self._schedule(loop)
         self.flush()

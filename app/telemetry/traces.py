@@ -1,8 +1,7 @@
-"""The last turns, for ``GET /v1/traces``: kept as they are, made into JSON only when somebody
-looks.
+"""The newest turns for ``GET /v1/traces``, converted to JSON only on request.
 
-A trace says where the time went and why, and never what was said: a ``TurnRecord`` holds no prompt
-and no answer, so there is nothing to redact here. ``docs/metrics.md`` describes the JSON.
+A trace says where the time went and why, never what was said: a ``TurnRecord`` holds no prompt and no answer,
+so there is nothing to redact. ``docs/metrics.md`` describes the JSON.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ KEPT_TRACES = 1000
 
 
 def _nothing(_request_id: str, _tenant: str) -> None:
-    """Nothing is known beside a turn's own record."""
+    """No further information."""
 
 
 class TraceRing:

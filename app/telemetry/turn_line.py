@@ -17,8 +17,8 @@ from itertools import repeat
 import orjson
 
 from app.domain.turn_record import TurnRecord
-from app.telemetry.alike import Alike, Columns, alike
 from app.telemetry.line_block import LineBlock
+from app.telemetry.turn_batch import Columns, TurnBatch, batch_of
 
 _KEPT = 2048
 _FEW = 12
@@ -49,21 +49,21 @@ class TurnLines:
 
     def lines(self, turns: Sequence[TurnRecord]) -> str:
         """The lines of ``turns``, which are of one kind, line ends included."""
-        batch = alike(turns)
+        batch = batch_of(turns)
         of = batch.columns
         if of.same_stages and not of.mixed():
             return self._lines(batch)
-        shapes: dict[tuple[object, ...], Alike] = {}
+        shapes: dict[tuple[object, ...], TurnBatch] = {}
         for turn in batch:
             times = turn.times
             shape = (
                 turn.ttft_s is None, turn.overhead_s is None, turn.usage is None,
                 None if times is None else tuple(times.stage_times_ns()),
             )  # fmt: skip
-            shapes.setdefault(shape, Alike()).append(turn)
+            shapes.setdefault(shape, TurnBatch()).append(turn)
         return "".join([self._lines(each) for each in shapes.values()])
 
-    def _lines(self, turns: Alike) -> str:
+    def _lines(self, turns: TurnBatch) -> str:
         """The lines of turns of one kind that know the same things."""
         first, of = turns[0], turns.columns
         kind = first.kind()
@@ -107,7 +107,7 @@ class TurnLines:
         return common
 
 
-def _times(turns: Alike) -> list[Iterable[str]]:
+def _times(turns: TurnBatch) -> list[Iterable[str]]:
     """The durations, in milliseconds to the microsecond, and the line's end."""
     first, of = turns[0], turns.columns
     names = ["total_ms", "upstream_ms"]

@@ -366,9 +366,9 @@ class TestLedgerDays:
         telemetry = {"ledger_days": days, "log_level": "error"}
         async with gateway_over(answer, telemetry=telemetry) as (client, _, running):
             request_id = (await client.post(CHAT, json=question())).headers["x-request-id"]
-            if running.context.telemetry.book is not None:
+            if running.context.telemetry.ledger_file is not None:
                 running.context.telemetry.flush()
-                running.context.telemetry.book.close()
+                running.context.telemetry.ledger_file.close()
             fetched = await client.get("/v1/ledger")
             assert fetched.status_code == status
             assert (request_id in fetched.text) == (status == 200)

@@ -16,21 +16,21 @@ def test_a_stall_is_counted_and_logged_once(caplog: pytest.LogCaptureFixture) ->
     lag, now = LoopLag(metrics), [100.0]
     stalls = metrics.loop_stalls.child()
     watch = LoopWatch(lag, stalls.inc, clock=lambda: now[0])
-    watch.look()
+    watch.check()
     assert stalls.value == 0, "nothing runs yet"
     lag.ran_s = 100.0
     now[0] = 100.0 + LoopLag.INTERVAL_S + STALLED_S - 0.01
-    watch.look()
+    watch.check()
     assert stalls.value == 0
     with caplog.at_level(logging.WARNING, "slipstream.telemetry"):
         for late_s in (0.1, 1.0, 3600.0):
             now[0] = 100.0 + LoopLag.INTERVAL_S + STALLED_S + late_s
-            watch.look()
+            watch.check()
     assert stalls.value == 1
     assert [record.message for record in caplog.records] == ["event_loop_blocked"]
     lag.ran_s = now[0]
     now[0] += LoopLag.INTERVAL_S + STALLED_S + 1
-    watch.look()
+    watch.check()
     assert stalls.value == 2, "the next stall is another"
 
 

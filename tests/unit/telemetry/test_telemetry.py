@@ -25,7 +25,7 @@ def test_turns_below_the_least_level_are_kept_but_not_logged(level: int, logged:
     """A turn that went well is INFO, one that failed WARNING."""
     sink = io.StringIO()
     telemetry = Telemetry(
-        Metrics(), TraceRing(), Ledger([]), LogWriter(sink, human=False), least_level=level
+        Metrics(), TraceRing(), Ledger([]), LogWriter(sink, human=False), min_level=level
     )
     telemetry.settle(a_turn(request_id="fine"))
     telemetry.settle(a_turn(request_id="failed", status=502, code="upstream_error"))

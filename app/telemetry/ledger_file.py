@@ -1,11 +1,10 @@
-"""The ledger's book: what each turn took, cost and saved, in SQLite, written by a thread.
+"""The ledger's SQLite file: latency, cost and savings of each turn, written by a thread.
 
-Theory of operation. The event loop hands over finished turns in batches (two appends a batch); a thread
-writes them once a second in one transaction. A busy gateway finishes more turns than anybody wants rows:
-above ``MOST_ROWS_PER_S`` the turns of a batch, which are alike in everything but their figures, become
-one row with their sums and their number, so every total stays exact. The queue is bounded; a disk that is
-full or slow loses rows, which are counted, and never holds up a turn. Several workers write to one file;
-the one that gets the lock at start brings back the last day for ``GET /v1/savings``.
+Theory of operation. The event loop queues finished turns in batches (two appends each); a thread writes them
+once a second in one transaction. Above ``MAX_ROWS_PER_S`` the turns of a batch, which differ only in their
+figures, become one row with their sums and their number, so every total stays exact. The queue is bounded; a
+full or slow disk loses rows, which are counted, and never delays a turn. Several workers write to one file;
+the one that gets the lock at start restores the last day for ``GET /v1/savings``.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ from time import monotonic, time
 from typing import IO, NamedTuple, cast
 
 from app.domain.turn_record import TurnRecord
-from app.telemetry.alike import alike
+from app.telemetry.turn_batch import batch_of
 
-MOST_ROWS_PER_S = 500
+MAX_ROWS_PER_S = 500
 _QUEUE_BATCHES = 4_096
 _INTERVAL_S = 1.0
 _BUSY_TIMEOUT_S = 5.0
@@ -66,7 +65,7 @@ class Saving(NamedTuple):
 
 
 class MinuteSums(NamedTuple):
-    """A minute of the book."""
+    """The totals of one minute."""
 
     minute: int
     turns: int
@@ -76,8 +75,8 @@ class MinuteSums(NamedTuple):
     """By technique: turns, seconds, USD."""
 
 
-class LedgerBook:
-    """The book of one data folder; ``add`` never waits and never raises."""
+class LedgerFile:
+    """The ledger file of one data folder; ``add`` never waits and never raises."""
 
     def __init__(
         self,
@@ -89,8 +88,9 @@ class LedgerBook:
         on_fault: Callable[[str | None], None],
         clock: Callable[[], float] = time,
     ) -> None:
-        """``techniques`` are those that can save, each an identifier. ``on_lost`` is told the number of turns
-        without a row, ``on_fault`` why, and None once rows can be written again, in the writer's thread.
+        """``techniques`` are the names of the techniques, each an identifier. ``on_lost`` is called with the
+        number of turns that got no row, ``on_fault`` with the reason, and with None once rows can be written
+        again; both in the writer's thread.
         """
         self._path, self._keep_days, self._clock = path, keep_days, clock
         self._on_lost, self._on_fault = on_lost, on_fault
@@ -103,18 +103,18 @@ class LedgerBook:
         self._stopping = threading.Event()
         self._lock: IO[str] | None = None
         self._thread = threading.Thread(target=self._run, name="slipstream-ledger", daemon=True)
-        self._allowance, self._allowed_at_s = float(MOST_ROWS_PER_S), monotonic()
+        self._allowance, self._allowed_at_s = float(MAX_ROWS_PER_S), monotonic()
 
     def start(self) -> list[MinuteSums]:
-        """Open the book, begin to write, and give the last day's minutes to the first of its writers.
+        """Open the file, start writing, and return the last day's minutes if this is the file's first writer.
 
-        A file that is no book of this version is put aside, and said so; a folder that cannot be written
-        to means rows lost, not a gateway that does not start.
+        A file of another version or format is moved aside, and that is reported; a folder that is not
+        writable loses rows and does not keep the gateway from starting.
         """
         minutes: list[MinuteSums] = []
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._set_aside_what_is_no_book()
+            self._set_aside_invalid_file()
             with closing(self._connect()) as connection:
                 self._make(connection)
                 connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
@@ -127,7 +127,7 @@ class LedgerBook:
         return minutes
 
     def add(self, turns: Sequence[TurnRecord], savings: list[Saving]) -> None:
-        """Queue finished turns of one kind with what they saved."""
+        """Queue finished turns of one kind with their savings."""
         if len(self._queue) >= _QUEUE_BATCHES:
             self._on_lost(len(turns))
             return
@@ -229,7 +229,7 @@ class LedgerBook:
             saved[at] += len(saving.places)
             saved[at + 1] += sum(saving.seconds)
             saved[at + 2] += sum(saving.usd)
-        first, of = turns[0], alike(turns).columns
+        first, of = turns[0], batch_of(turns).columns
         return (
             *_plain(first)[:1], None, len(turns), *_plain(first)[3 : _COLUMNS.index("attempts")],
             first.attempts * len(turns),
@@ -248,8 +248,8 @@ class LedgerBook:
     def _may_write(self, rows: int) -> bool:
         """Whether each of ``rows`` turns may have a row of its own: a token bucket of one second."""
         now_s = monotonic()
-        grown = self._allowance + (now_s - self._allowed_at_s) * MOST_ROWS_PER_S
-        self._allowance, self._allowed_at_s = min(float(MOST_ROWS_PER_S), grown), now_s
+        grown = self._allowance + (now_s - self._allowed_at_s) * MAX_ROWS_PER_S
+        self._allowance, self._allowed_at_s = min(float(MAX_ROWS_PER_S), grown), now_s
         if self._allowance < rows:
             return False
         self._allowance -= rows
@@ -266,7 +266,7 @@ class LedgerBook:
             raise
         return connection
 
-    def _set_aside_what_is_no_book(self) -> None:
+    def _set_aside_invalid_file(self) -> None:
         if not self._path.exists():
             return
         try:

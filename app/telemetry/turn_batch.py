@@ -1,8 +1,8 @@
-"""Finished turns of one kind, and what differs between them as columns.
+"""A batch of finished turns of one kind, with the fields that differ as columns.
 
-Telemetry takes turns many at a time. To walk over them once for each figure costs Python a hundred steps
-a turn; ``zip`` turns the whole batch on its side in one, and from there sums, histograms and log lines
-work on columns. A batch is turned once for all who read it.
+Iterating over the turns once for each figure would cost a hundred interpreter steps a turn; ``zip``
+transposes the whole batch in one, and sums, histograms and log lines are computed from columns. A batch is
+transposed once for all its readers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from app.domain.turn_record import SHARED_FIELDS, StageName, ToolUse, TurnRecord
 from app.domain.usage import Usage
-from app.telemetry.few_spans import BY_COLUMN
+from app.telemetry.fixed_timelines import FIXED_TIMELINES
 
 _kind = itemgetter(SHARED_FIELDS)
 _AT = {name: place for place, name in enumerate(TurnRecord._fields)}
@@ -22,7 +22,7 @@ _UNKNOWN = type(None)
 
 
 class Tokens(NamedTuple):
-    """The tokens of each turn that tells them, by what they were."""
+    """The token counts of each turn that has a usage."""
 
     fresh: list[int]
     cached: list[int]
@@ -38,7 +38,7 @@ class Tokens(NamedTuple):
 
 
 class Columns:
-    """One tuple a field, in the order of the turns."""
+    """One tuple per field, in the order of the turns."""
 
     __slots__ = (
         "_tokens", "avoided_cost_usd", "cost_usd", "discarded_tokens", "overhead_s", "reason",
@@ -59,14 +59,14 @@ class Columns:
     discarded_tokens: Sequence[int]
     tools: Sequence[tuple[ToolUse, ...]]
     stages: dict[StageName, Sequence[int]]
-    """The times of each stage that has run in any of the turns, in nanoseconds."""
+    """Nanoseconds of each stage that ran in any of the turns."""
     same_stages: bool
-    """Every turn went through these stages, in this order."""
+    """Whether every turn went through the same stages in the same order."""
     timed: bool
-    """Some turn has a timeline."""
+    """Whether any turn has a timeline."""
 
     def __init__(self, turns: Iterable[TurnRecord]) -> None:
-        """Turn ``turns`` on their side."""
+        """Transpose ``turns``."""
         self._tokens: Tokens | None = None
         columns = tuple(zip(*turns, strict=True))
         self.request_id, self.total_s = columns[_AT["request_id"]], columns[_AT["total_s"]]
@@ -77,7 +77,7 @@ class Columns:
         self.avoided_cost_usd = columns[_AT["avoided_cost_usd"]]
         self.discarded_tokens = columns[_AT["discarded_tokens"]]
         times = columns[_AT["times"]]
-        for few in BY_COLUMN:
+        for few in FIXED_TIMELINES:
             if type(times[0]) is few and [*map(type, times)].count(few) == len(times):
                 self.stages, self.same_stages, self.timed = few.by_stage(times), True, True
                 return
@@ -89,7 +89,7 @@ class Columns:
 
     @property
     def tokens(self) -> Tokens:
-        """What is known of usage."""
+        """The token columns."""
         found = self._tokens
         if found is None:
             used = [usage for usage in self.usage if usage is not None]
@@ -102,12 +102,12 @@ class Columns:
         return found
 
     def mixed(self) -> bool:
-        """Whether some turns know what others do not."""
+        """Whether a field is known for some turns only."""
         return any(_mixed(column) for column in (self.ttft_s, self.overhead_s, self.usage))
 
     @staticmethod
     def known(column: Sequence[float | None]) -> Sequence[float]:
-        """What is known of a column; it is itself where all is."""
+        """The values of a column that are not None; the column itself if none is."""
         if _UNKNOWN not in {
             *map(type, column)
         }:  # to ask each whether it is None costs twice as much
@@ -121,7 +121,7 @@ def _mixed(column: Sequence[object]) -> bool:
 
 
 def _by_stage(turns: list[dict[StageName, int]]) -> tuple[dict[StageName, Sequence[int]], bool]:
-    """The times of each stage, and whether all of ``turns`` went through the same."""
+    """The times of each stage, and whether all ``turns`` went through the same stages."""
     if not turns:
         return {}, True
     first = tuple(turns[0])
@@ -135,30 +135,30 @@ def _by_stage(turns: list[dict[StageName, int]]) -> tuple[dict[StageName, Sequen
     return {**found}, False
 
 
-class Alike(list[TurnRecord]):
-    """A batch; nobody changes it once its columns were read."""
+class TurnBatch(list[TurnRecord]):
+    """Turns of one kind; must not be changed once ``columns`` was read."""
 
     @cached_property
     def columns(self) -> Columns:
-        """What differs between the turns."""
+        """The fields that differ between the turns."""
         return Columns(self)
 
 
-def alike(turns: Iterable[TurnRecord]) -> Alike:
-    """The batch of ``turns``, which are of one kind."""
-    return turns if isinstance(turns, Alike) else Alike(turns)
+def batch_of(turns: Iterable[TurnRecord]) -> TurnBatch:
+    """``turns``, which must be of one kind, as a batch."""
+    return turns if isinstance(turns, TurnBatch) else TurnBatch(turns)
 
 
-def by_kind(turns: Sequence[TurnRecord]) -> list[Alike]:
-    """Batches of one kind each, turns in their order."""
+def by_kind(turns: Sequence[TurnRecord]) -> list[TurnBatch]:
+    """Group ``turns`` into batches of one kind each, in order."""
     kinds = [*map(_kind, turns)]
     if kinds.count(kinds[0]) == len(kinds):
-        return [Alike(turns)]
-    found: dict[object, Alike] = {}
+        return [TurnBatch(turns)]
+    found: dict[object, TurnBatch] = {}
     for kind, turn in zip(kinds, turns, strict=True):
         batch = found.get(kind)
         if batch is None:
-            found[kind] = Alike((turn,))
+            found[kind] = TurnBatch((turn,))
         else:
             batch.append(turn)
     return [*found.values()]

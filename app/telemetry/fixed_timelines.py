@@ -1,7 +1,7 @@
-"""The times of a turn that took the straight way: known in number and order, so kept as one tuple.
+"""Timelines of ordinary turns, whose stages are known in advance, as plain tuples.
 
-A ``Timeline`` is made for whatever may come: spans that nest, overlap and repeat. A turn of which it is
-certain what it did needs none of that; this says the same to whoever reads, and many at once by column.
+A ``Timeline`` allows spans that nest, overlap and repeat. A turn with a fixed sequence of stages needs none
+of that: these tuples offer the same reading interface, and the stage times of many at once by column.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from app.domain.turn_record import Span, StageName
 from app.telemetry.timeline import DETAIL_CHARS
 
 
-class CacheAndUpstream(NamedTuple):
-    """A look into the cache, then one call upstream; instants in nanoseconds of the timeline's clock.
+class CacheUpstreamTimes(NamedTuple):
+    """A cache look-up, then one upstream call; instants in nanoseconds of the timeline's clock.
 
-    How long each took stands here rather than when it ended: whoever makes one has just reckoned it, and to
-    reckon it again for every turn of a batch costs as much as to count the turn.
+    It holds durations rather than end times: the caller has just computed them, and computing them again for
+    every turn of a batch would cost as much as counting the turn.
     """
 
     started_ns: int
@@ -26,7 +26,7 @@ class CacheAndUpstream(NamedTuple):
     sent_ns: int
     upstream_took_ns: int
     label: str
-    """Of the model that was asked."""
+    """The label of the model that was called."""
 
     def spans(self) -> tuple[Span, ...]:
         """Every span, by start."""
@@ -52,8 +52,8 @@ class CacheAndUpstream(NamedTuple):
         return {"cache": cache_took_ns, "upstream": upstream_took_ns}
 
 
-class CacheUpstreamStream(NamedTuple):
-    """A look into the cache, a call upstream, and its answer streamed from its first word on."""
+class CacheUpstreamStreamTimes(NamedTuple):
+    """A cache look-up, an upstream call, and the stream of its answer."""
 
     started_ns: int
     cache_ns: int
@@ -63,7 +63,7 @@ class CacheUpstreamStream(NamedTuple):
     first_ns: int
     stream_took_ns: int
     label: str
-    """Of the model that was asked."""
+    """The label of the model that was called."""
 
     def spans(self) -> tuple[Span, ...]:
         """Every span, by start."""
@@ -90,8 +90,8 @@ class CacheUpstreamStream(NamedTuple):
         return {"cache": cache_took_ns, "upstream": upstream_took_ns, "stream": stream_took_ns}
 
 
-class CacheAlone(NamedTuple):
-    """A look into the cache that found the answer."""
+class CacheOnlyTimes(NamedTuple):
+    """A cache look-up that was a hit."""
 
     started_ns: int
     cache_ns: int
@@ -102,15 +102,15 @@ class CacheAlone(NamedTuple):
         return (Span("cache", self.cache_ns - self.started_ns, self.cache_took_ns),)
 
     def stage_times_ns(self) -> dict[StageName, int]:
-        """The time that the look took."""
+        """The duration of the look-up."""
         return {"cache": self.cache_took_ns}
 
     @staticmethod
     def by_stage(times: Sequence[tuple[int, ...]]) -> dict[StageName, Sequence[int]]:
-        """The time that each look took, in the order of ``times``."""
+        """The duration of each look-up, in the order of ``times``."""
         _, _, cache_took_ns = zip(*times, strict=True)
         return {"cache": cache_took_ns}
 
 
-BY_COLUMN = (CacheAndUpstream, CacheUpstreamStream, CacheAlone)
-"""Those that say the times of many of their kind."""
+FIXED_TIMELINES = (CacheUpstreamTimes, CacheUpstreamStreamTimes, CacheOnlyTimes)
+"""The types with a ``by_stage`` for many of them."""

@@ -14,7 +14,7 @@ import pytest
 
 from app.domain.usage import Usage
 from app.telemetry.ledger import TECHNIQUES, Ledger
-from app.telemetry.ledger_book import MOST_ROWS_PER_S, LedgerBook
+from app.telemetry.ledger_file import MAX_ROWS_PER_S, LedgerFile
 from tests.unit.telemetry.records import a_hit, a_turn
 from tests.unit.telemetry.test_ledger import LARGE, SMALL
 
@@ -28,7 +28,7 @@ class Book:
     def __init__(self, path: Path, now_s: float = NOW_S, keep_days: int = 30) -> None:
         self.lost: list[int] = []
         self.faults: list[str] = []
-        self.book = LedgerBook(
+        self.book = LedgerFile(
             path,
             TECHNIQUES,
             keep_days=keep_days,
@@ -37,7 +37,7 @@ class Book:
             clock=lambda: now_s,
         )
         self.ledger = Ledger([SMALL, LARGE], clock=lambda: now_s)
-        self.ledger.keep_in(self.book, self.book.start())
+        self.ledger.write_to(self.book, self.book.start())
 
     def rows(self) -> list[dict[str, str]]:
         """What the CSV says of all time."""
@@ -85,7 +85,7 @@ def test_what_was_saved_is_still_known_after_a_restart(path: Path, book: Book) -
 def test_of_many_turns_at_once_every_total_stays_exact(book: Book) -> None:
     many = [
         a_turn(request_id=str(n), started_unix_s=NOW_S, cost_usd=0.01, routed=False)
-        for n in range(2 * MOST_ROWS_PER_S)
+        for n in range(2 * MAX_ROWS_PER_S)
     ]
     for at in range(0, len(many), 50):
         book.ledger.record_all(many[at : at + 50])
@@ -135,7 +135,7 @@ def test_a_file_that_is_no_ledger_is_put_aside_and_named(path: Path, damage: byt
 
 
 def test_a_book_of_before_a_technique_existed_gets_its_columns(path: Path) -> None:
-    old = LedgerBook(
+    old = LedgerFile(
         path,
         TECHNIQUES[:2],
         keep_days=30,
