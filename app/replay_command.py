@@ -78,22 +78,22 @@ def run(options: argparse.Namespace) -> int:
     candidates = _candidates(options)
     # numpy and the classifier's tables: other commands do without.
     from app.whatif.compare import Comparison
-    from app.whatif.evidence import Evidence
-    from app.whatif.page import page
-    from app.whatif.read import read
-    from app.whatif.told import table, values
+    from app.whatif.recorded_calls import RecordedCalls
+    from app.whatif.report_html import report_page
+    from app.whatif.report_text import report_table, report_values
+    from app.whatif.trace_reader import read_trace
     from app.whatif.traffic import TraceError
 
     progress = _bar(sys.stderr)
     try:
-        traffic = read(Path(options.trace))
+        traffic = read_trace(Path(options.trace))
         sources = [traffic.arrivals]
         if options.calls:
-            sources.append(read(Path(options.calls)).arrivals)
+            sources.append(read_trace(Path(options.calls)).arrivals)
         comparison = Comparison(
             traffic,
             candidates,
-            Evidence(*sources),
+            RecordedCalls(*sources),
             resamples=options.resamples,
             seed=options.seed,
             progress=progress,
@@ -105,11 +105,13 @@ def run(options: argparse.Namespace) -> int:
     except OSError as exc:
         sys.stderr.write(f"{exc.filename}: cannot be read: {exc.strerror}\n")
         return _WRONG
-    sys.stdout.write(table(report))
+    sys.stdout.write(report_table(report))
     if options.json:
-        Path(options.json).write_text(json.dumps(values(report), indent=1) + "\n", encoding="utf-8")
+        Path(options.json).write_text(
+            json.dumps(report_values(report), indent=1) + "\n", encoding="utf-8"
+        )
     if options.html:
-        Path(options.html).write_text(page(report), encoding="utf-8")
+        Path(options.html).write_text(report_page(report), encoding="utf-8")
     return 0
 
 

@@ -99,18 +99,20 @@ async def lint_prompt(request: Request, context: InContext, caller: AsCaller) ->
         sent = context.priming.as_sent(body, dialect, model, caller.tenant)
         now = rendered if sent is body else render(sent, dialect, is_moved=prompts.is_moved)
         found = [
-            _where_it_came_from(each, sent, body)
+            _locate_in_sent_body(each, sent, body)
             for each in prompts.lint_against_last(caller.tenant, now, model)
         ]
         findings = [*found, *findings]
         total = prompts.totals.get(model.name)
         live = dict(total.causes) if total is not None else {}
-    findings = [each for each in findings if not _seen_to(each, rendered, gateway, caller.tenant)]
+    findings = [
+        each for each in findings if not _is_fixed_by_layout(each, rendered, gateway, caller.tenant)
+    ]
     told = report(rendered, findings, model, facts, per_hour)
     return LintReport.model_validate({**told, "live": live})
 
 
-def _where_it_came_from(finding: Finding, sent: bytes, body: bytes) -> Finding:
+def _locate_in_sent_body(finding: Finding, sent: bytes, body: bytes) -> Finding:
     """``finding`` in what is sent, with its place in the client's ``body``; all of it where unsure."""
     if sent is body:
         return finding
@@ -120,7 +122,9 @@ def _where_it_came_from(finding: Finding, sent: bytes, body: bytes) -> Finding:
     return replace(finding, span=at)
 
 
-def _seen_to(finding: Finding, rendered: RenderedPrompt, gateway: Gateway, tenant: str) -> bool:
+def _is_fixed_by_layout(
+    finding: Finding, rendered: RenderedPrompt, gateway: Gateway, tenant: str
+) -> bool:
     """Whether the route's own contract or layout mends it before the vendor reads the request."""
     contracts, layouts = gateway.contracts, gateway.layouts
     if finding.rule == "no_output_contract":

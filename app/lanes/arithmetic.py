@@ -67,7 +67,7 @@ def evaluate(expression: str) -> int | Fraction | None:
     return value if parser.done else None
 
 
-def shown(value: int | Fraction) -> tuple[str, bool]:
+def format_value(value: int | Fraction) -> tuple[str, bool]:
     """A value as decimal text, and whether that text is exact (else rounded to 10 digits)."""
     if value.denominator == 1:
         return str(value.numerator), True
@@ -185,7 +185,7 @@ def _bounded(value: _Value) -> _Value:
 
 def _answer(groups: Groups) -> str | None:
     expression = " ".join(groups["expression"].split())
-    if _reads_otherwise(expression, groups) or _OPERATION.search(expression) is None:
+    if _is_ambiguous(expression, groups) or _OPERATION.search(expression) is None:
         return None
     try:
         value = evaluate(expression)
@@ -193,23 +193,23 @@ def _answer(groups: Groups) -> str | None:
         return f"{expression} is undefined: it divides by zero."
     if value is None:
         return None
-    text, exact = shown(value)
+    text, exact = format_value(value)
     return f"{expression} {'=' if exact else '≈'} {text}"
 
 
-def _reads_otherwise(expression: str, groups: Groups) -> bool:
+def _is_ambiguous(expression: str, groups: Groups) -> bool:
     """Whether it may be a name, a telephone number, a date, or a number in another notation."""
     if "order" not in groups and "equals" not in groups:
         if _LOOKS_LIKE_A_NAME.fullmatch(expression.translate(_AROUND_A_NAME)):
             return True
         if "ask" not in groups and not any(mark in expression for mark in "+*×÷^("):
             return True
-    if "ask" not in groups and either_way(expression):
+    if "ask" not in groups and has_ambiguous_separator(expression):
         return True
     return _A_DATE.search(expression) is not None or _HEXADECIMAL.search(expression) is not None
 
 
-def either_way(text: str) -> bool:
+def has_ambiguous_separator(text: str) -> bool:
     """Whether a number in it means one thing in English and another where a point parts thousands."""
     return _PARTS_THOUSANDS_OR_DECIMALS.search(text) is not None
 
@@ -219,7 +219,7 @@ def _percent(groups: Groups) -> str | None:
         share, whole = _number(groups["share"]), _number(groups["whole"])
     except _NoValueError:
         return None
-    text, exact = shown(Fraction(share * whole) / 100)
+    text, exact = format_value(Fraction(share * whole) / 100)
     return f"{groups['share']}% of {groups['whole']} {'=' if exact else '≈'} {text}"
 
 
@@ -230,7 +230,7 @@ def _root(groups: Groups) -> str | None:
         return None
     top, bottom = math.isqrt(value.numerator), math.isqrt(value.denominator)
     if top * top == value.numerator and bottom * bottom == value.denominator:
-        text, exact = shown(Fraction(top, bottom))
+        text, exact = format_value(Fraction(top, bottom))
     else:
         text, exact = f"{math.sqrt(value):.10g}", False
     return f"√{groups['radicand']} {'=' if exact else '≈'} {text}"

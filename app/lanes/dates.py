@@ -45,18 +45,18 @@ def parse_date(text: str) -> dt.date | None:
         return None
 
 
-def _told_date(text: str) -> dt.date | None:
+def _parse_written_date(text: str) -> dt.date | None:
     date = parse_date(text)
     return None if date is None or date < _REFORMED else date
 
 
 def _weekday(groups: Groups) -> str | None:
-    date = _told_date(groups["date"])
+    date = _parse_written_date(groups["date"])
     return None if date is None else f"{date:%Y-%m-%d} is a {date:%A}."
 
 
 def _between(groups: Groups) -> str | None:
-    first, second = _told_date(groups["first"]), _told_date(groups["second"])
+    first, second = _parse_written_date(groups["first"]), _parse_written_date(groups["second"])
     if first is None or second is None:
         return None
     days = abs((second - first).days)
@@ -64,7 +64,7 @@ def _between(groups: Groups) -> str | None:
 
 
 def _shifted(groups: Groups) -> str | None:
-    date = _told_date(groups["date"])
+    date = _parse_written_date(groups["date"])
     days = int(groups["count"]) * (7 if groups["unit"].lower().startswith("week") else 1)
     if date is None or days > _MAX_DAYS:
         return None

@@ -104,7 +104,7 @@ class Lanes:
                 raise LaneRuleError(f"lanes: two rules are named {name!r}; rename one")
         self._rules = tuple(rules)
         self._patterns = tuple(map(_group_reader, rules))
-        self._all = _automaton(tuple(map(_scoped, rules))) if rules else None
+        self._all = _compile_pattern_set(tuple(map(_scoped, rules))) if rules else None
         for rule, pattern in zip(self._rules, self._patterns, strict=True):
             _check(rule, pattern)
 
@@ -248,7 +248,7 @@ def _group_reader(rule: Rule) -> Pattern:
 
 
 @lru_cache(maxsize=2)
-def _automaton(patterns: tuple[str, ...]) -> Callable[[str], list[int] | None]:
+def _compile_pattern_set(patterns: tuple[str, ...]) -> Callable[[str], list[int] | None]:
     """All patterns as one automaton; returns the indices of those that match the whole text.
 
     Remembered: a reload that compiled the same rules anew held its loop for 3 ms.

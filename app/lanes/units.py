@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 
-from app.lanes.arithmetic import either_way
+from app.lanes.arithmetic import has_ambiguous_separator
 from app.lanes.rules import Case, Groups, Rule
 
 _MAX_DIGITS = 15
@@ -146,7 +146,7 @@ def _shown(value: Fraction) -> tuple[str, bool]:
 
 
 def _answer(groups: Groups) -> str | None:
-    if "ask" not in groups and "count" not in groups and either_way(groups["amount"]):
+    if "ask" not in groups and "count" not in groups and has_ambiguous_separator(groups["amount"]):
         return None
     return convert(groups["amount"], groups["source"], groups["target"])
 

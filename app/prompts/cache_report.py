@@ -1,7 +1,6 @@
-"""What the vendors' prompt caches did, by request and by conversation, for traces and savings.
+"""Prompt-cache usage by request and by conversation, for traces and savings.
 
-Bounded: the newest requests and conversations are remembered, the oldest go. It holds counts, rules and
-hashes, never a word of a prompt.
+Bounded to the newest requests and conversations. It holds counts, rules and hashes, never prompt text.
 """
 
 from __future__ import annotations
@@ -75,10 +74,10 @@ class RequestSavings(CacheSavings):
 
 
 class CacheReport:
-    """The two tables; one event loop owns them."""
+    """The tables of requests and conversations; owned by one event loop."""
 
     def __init__(self, most_requests: int) -> None:
-        """Remember so many requests."""
+        """Keep ``most_requests`` requests."""
         self._most = most_requests
         self._told: OrderedDict[str, RequestSavings] = OrderedDict()
         self._talks: OrderedDict[bytes, ConversationSavings] = OrderedDict()
@@ -116,12 +115,12 @@ class CacheReport:
         rate.record(now_s)
 
     def per_hour(self, tenant: str, model: str, now_s: float) -> float:
-        """How many come in an hour, at the pace of the last ones."""
+        """Requests per hour at the recent rate."""
         rate = self._rates.get((tenant, model))
         return 0.0 if rate is None else rate.per_hour(now_s)
 
     def trace_of(self, request_id: str, tenant: str) -> Mapping[str, object] | None:
-        """What a trace says of a request's prompt; None for a short one, and for who is forgotten."""
+        """The prompt part of a request's trace; None for a short or forgotten one."""
         told = self._told.get(request_id)
         if told is None or told.tenant != tenant:
             return None
@@ -140,5 +139,5 @@ def _json(value: CacheSavings) -> Iterator[tuple[str, object]]:
 
 
 def conversation_id(key: bytes) -> str:
-    """How a conversation is named outside: the beginning of its hash."""
+    """The public id of a conversation: a prefix of its hash."""
     return key.hex()[:_ID_CHARS]

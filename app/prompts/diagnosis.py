@@ -1,8 +1,8 @@
-"""The vendor's own word for a miss of its prompt cache: asked for, read, and held against ours.
+"""The vendor's diagnosis of a prompt-cache miss: requested, parsed, and compared with our own cause.
 
-Anthropic compares a request with the one whose answer it is told the id of, and says where the two part; so
-does OpenAI's Responses API. Both compare the requests themselves, whether or not the cache was hit, and both
-may not know. What they say proves or refutes the cause that this gateway found by itself; it changes nothing.
+Anthropic compares a request with the one whose answer id it is given, and says where they differ; so does
+OpenAI's Responses API. Both compare the requests themselves, whether or not the cache was hit, and both may
+not know. The diagnosis only verifies the cause that this gateway found.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from app.prompts.prefix import RenderedPrompt
 UNCHANGED = "unchanged"
 """The vendor sees no difference."""
 _OPEN = frozenset({"", "pending", "previous_message_not_found"})
-"""What says nothing about the requests: not asked, not compared yet, nothing to compare with."""
+"""Reasons without a verdict: not asked, not compared yet, nothing to compare with."""
 _UNAVAILABLE = "unavailable"
-_TELLING = (b'"message_start"', b'"response.completed"', b'"response.incomplete"')
-"""The events that hold an answer's id and the vendor's word."""
+_DIAGNOSIS_EVENTS = (b'"message_start"', b'"response.completed"', b'"response.incomplete"')
+"""The events that hold an answer's id and the diagnosis."""
 _NO_CHANGE = frozenset({"expired", "not_marked", "evicted"})
 """Causes of ours that are no difference between requests."""
 _TOOLS = frozenset({"tools_changed"})
 _OTHERWISE = frozenset({_UNAVAILABLE})
 _TOOL_RULES = ("tool_order", "key_order", "changed_tool", "added_tool", "removed_tool")
-_WORDS: Mapping[Dialect, Mapping[str, frozenset[str]]] = {
+_REASONS: Mapping[Dialect, Mapping[str, frozenset[str]]] = {
     Dialect.MESSAGES: {
         "model_switch": frozenset({"model_changed"}),
         "speed_changed": frozenset({"model_changed"}),
@@ -58,16 +58,16 @@ _WORDS: Mapping[Dialect, Mapping[str, frozenset[str]]] = {
         "shortened_history": frozenset({"context_compacted", "input_changed"}),
     },
 }
-"""By dialect: the vendor's words for each cause of ours; the others have none."""
+"""By dialect: the vendor's reasons for each of our causes; the others have none."""
 KNOWN_REASONS = frozenset(
     {"", "pending", UNCHANGED, _UNAVAILABLE, "previous_message_not_found"}
-    | {word for rules in _WORDS.values() for words in rules.values() for word in words}
+    | {word for rules in _REASONS.values() for words in rules.values() for word in words}
 )
-"""All that a vendor is known to say, in one form for both."""
+"""All known vendor reasons, normalised."""
 
 
 def client_asks(rendered: RenderedPrompt) -> bool:
-    """Whether the client itself asks the vendor for its diagnosis."""
+    """Whether the client itself requests a diagnosis."""
     if rendered.dialect is Dialect.MESSAGES:
         return "diagnostics" in rendered.fields
     at = rendered.fields.get("prompt_cache_options")
@@ -75,9 +75,8 @@ def client_asks(rendered: RenderedPrompt) -> bool:
 
 
 def with_diagnosis_request(body: bytes, rendered: RenderedPrompt, last_id: str) -> bytes:
-    """``body`` with the question how it differs from the request that ``last_id`` answered; "" = the first.
-
-    No part of the prefix is changed by it.
+    """``body`` with a request for a diagnosis against the answer ``last_id``; "" = the first. The prefix is
+    unchanged.
     """
     if rendered.dialect is Dialect.MESSAGES:
         return with_field(body, b"diagnostics", {"previous_message_id": last_id or None})
@@ -89,21 +88,21 @@ def with_diagnosis_request(body: bytes, rendered: RenderedPrompt, last_id: str) 
 
 
 class VendorDiagnosis:
-    """What an answer says of itself and of the prompt cache, picked up as it passes."""
+    """An answer's id and diagnosis, read from its events."""
 
     __slots__ = ("_dialect", "answer_id", "reason")
 
     def __init__(self, dialect: Dialect) -> None:
-        """Listen to an upstream of ``dialect``."""
+        """Read events of an upstream of ``dialect``."""
         self._dialect = dialect
         self.answer_id = ""
         self.reason = ""
-        """The vendor's, one of ``WORDS`` or one that is new; "" = it said nothing."""
+        """The vendor's reason, one of ``KNOWN_REASONS`` or a new one; "" = none."""
 
     def read(self, event: Event) -> None:
-        """Listen to one event; never raises."""
+        """Read one event; never raises."""
         match event:
-            case Frames(data) if any(mark in data for mark in _TELLING):
+            case Frames(data) if any(mark in data for mark in _DIAGNOSIS_EVENTS):
                 for line in data.splitlines():
                     if line.startswith(b"data:"):
                         self._document(line[5:], nested=True)
@@ -111,9 +110,9 @@ class VendorDiagnosis:
                 self._document(body, nested=False)
             case AnswerStarted():
                 self.answer_id = event.id
-                self._said(event.diagnostics)
+                self._read_diagnosis(event.diagnostics)
             case Finished() if event.diagnostics is not None:
-                self._said(event.diagnostics)
+                self._read_diagnosis(event.diagnostics)
             case _:
                 pass
 
@@ -129,10 +128,10 @@ class VendorDiagnosis:
         self.answer_id = str(told.get("id") or self.answer_id)
         own = "diagnostics" if self._dialect is Dialect.MESSAGES else "prompt_cache_diagnostics"
         if own in told:
-            self._said(told[own])
+            self._read_diagnosis(told[own])
 
-    def _said(self, told: object) -> None:
-        """The vendor's object; None: it has no difference to tell of."""
+    def _read_diagnosis(self, told: object) -> None:
+        """Read the vendor's object; None means that it found no difference."""
         if self._dialect is Dialect.MESSAGES:
             reason = told.get("cache_miss_reason") if isinstance(told, dict) else None
             if told is None:
@@ -151,7 +150,7 @@ class VendorDiagnosis:
 def verdict(ours: MissCause | None, word: str, dialect: Dialect) -> str:
     """``agree`` or ``differ``; ``open`` where the vendor does not say."""
     rule = "" if ours is None or ours.rule in _NO_CHANGE else ours.rule
-    words = _WORDS.get(dialect, {}).get(rule, _OTHERWISE if rule else frozenset({UNCHANGED}))
+    words = _REASONS.get(dialect, {}).get(rule, _OTHERWISE if rule else frozenset({UNCHANGED}))
     if word in words:
         return "agree"
     return "open" if word in _OPEN or word == _UNAVAILABLE else "differ"

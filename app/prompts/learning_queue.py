@@ -1,12 +1,13 @@
-"""Calls that are over and not yet learned from: learned in the order in which they ended, a little at a time.
+"""A queue of finished calls to learn from, in the order in which they ended, in short slices of time.
 
-Theory of operation. To learn from a call its prompt is read into blocks, unless that was done on its way out:
-over a millisecond for 200 KB, and the answers of several such prompts end together. Who comes next must not
-wait for all of that, so a timer reads for a fraction of a millisecond, a message at a time, and lets the
-loop go on between. Who needs to know at once what was learned (``drain``) has all of it done. What waits is
-bounded in number: beyond, each newcomer has the oldest done at once.
+Theory of operation. To learn from a call its prompt is parsed into blocks, unless that was done when it was
+sent: over a millisecond for 200 KB, and several such calls end together. Other requests must not wait for all
+of that, so a timer works for a fraction of a millisecond, a message at a time, and yields to the loop in
+between.
+``drain`` learns everything at once. The queue is bounded: beyond the bound each new call has the oldest
+learned at once.
 
-One event loop owns it.
+Owned by one event loop.
 """
 
 from __future__ import annotations
@@ -26,30 +27,30 @@ SLICE_NS: Final = 300_000
 MAX_WAITING: Final = 64
 
 Read = Callable[[ModelCall], "RenderedPrompt | RenderSteps"]
-"""The blocks of a call's prompt, or the reading that gives them."""
+"""The blocks of a call's prompt, or the steps that parse it."""
 Learn = Callable[[ModelCall, RenderedPrompt], None]
 
 
 class LearningQueue:
-    """What waits, and the reading that is under way."""
+    """The waiting calls, and the parse in progress."""
 
     def __init__(
         self, read: Read, learn: Learn, clock: Callable[[], int] = perf_counter_ns
     ) -> None:
-        """``learn`` is told of each call that can be read; ``clock`` gives nanoseconds."""
+        """``learn`` is called with each call that can be parsed; ``clock`` gives nanoseconds."""
         self._read, self._learn, self._clock = read, learn, clock
         self._waiting: deque[ModelCall] = deque()
         self._reading: RenderSteps | None = None
-        """Of the first that waits."""
+        """Of the first waiting call."""
         self._timer: asyncio.TimerHandle | None = None
         self.done = 0
-        """How many calls were learned from, or could not be."""
+        """Calls learned from, or found unreadable."""
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def add(self, call: ModelCall) -> None:
-        """Have ``call`` learned from. Call it inside the running loop."""
+        """Queue ``call``. Call it inside the running loop."""
         self._waiting.append(call)
         if self._timer is None:
             self._look_in(FIRST_SLICE_AFTER_S)
@@ -57,7 +58,7 @@ class LearningQueue:
             self._next()
 
     def drain(self) -> None:
-        """Learn from every call that waits, now."""
+        """Learn from every waiting call, now."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -65,18 +66,18 @@ class LearningQueue:
             self._next()
 
     async def drained(self) -> None:
-        """Learn from every call that waits now, and let others have the loop meanwhile."""
+        """Learn from every call waiting now, yielding to the loop between slices."""
         last = self.done + len(self)
         while self.done < last and self.run_slice():  # noqa: ASYNC110 - nothing to wait for: others go first
             await asyncio.sleep(0)
 
     def drain_rendered(self) -> None:
-        """Learn from the calls at the head whose prompts are read already: that takes little."""
+        """Learn from the calls at the head whose prompts are parsed already, which is cheap."""
         while self._waiting and isinstance(self._read(self._waiting[0]), RenderedPrompt):
             self._next()
 
     def run_slice(self) -> bool:
-        """Learn for a fraction of a millisecond; whether there is more."""
+        """Learn for 0.3 ms; whether more calls wait."""
         until_ns = self._clock() + SLICE_NS
         while self._waiting:
             self._step()
@@ -90,7 +91,7 @@ class LearningQueue:
             self._step()
 
     def _step(self) -> None:
-        """A step of the first call's reading, or what is learned when it is read."""
+        """One parse step of the first call, or its learning once it is parsed."""
         reading, call = self._reading, self._waiting[0]
         try:
             if reading is None:
@@ -111,7 +112,7 @@ class LearningQueue:
         return
 
     def _forget(self) -> None:
-        """The first call is dealt with. Before it is learned from: whoever hears of that may drain."""
+        """Remove the first call. Before learning from it, as a callback may drain."""
         self._reading = None
         self._waiting.popleft()
         self.done += 1

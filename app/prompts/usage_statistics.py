@@ -1,7 +1,7 @@
-"""What the usage counters say that no page of a vendor does: lengths, minimums, and who comes back.
+"""Statistics learned from usage counters: token lengths, cache minimums, and prefix reuse.
 
-Where the vendors' own sources conflict (the minimum length of a cacheable prefix is given three ways for
-some models), the counters decide: a marked prefix that was neither read nor written was too short.
+Where the vendors' documents conflict (the minimum length of a cacheable prefix is given three ways for some
+models), the counters decide: a marked prefix that was neither read nor written was too short.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ _LEAST_SPREAD_TOKENS = 256.0
 
 @dataclass(slots=True)
 class RequestRate:
-    """How many requests an hour come: those of the last hours, newer ones weighing more."""
+    """Requests per hour, exponentially weighted."""
 
     _weight: float = 0.0
     _first_s: float = 0.0
     _at_s: float = 0.0
 
     def record(self, now_s: float) -> None:
-        """One more."""
+        """Count a request."""
         if not self._weight:
             self._first_s = now_s
         self._weight = self._weight * math.exp((self._at_s - now_s) / _HOUR_S) + 1.0
         self._at_s = now_s
 
     def per_hour(self, now_s: float) -> float:
-        """At this pace; over less than a minute as if that were one."""
+        """The current rate; less than a minute of data counts as a minute."""
         if not self._weight:
             return 0.0
         seen = 1.0 - math.exp(-max(60.0, now_s - self._first_s) / _HOUR_S)
@@ -46,14 +46,14 @@ class RequestRate:
 
 @dataclass(slots=True)
 class ModelCacheStats:
-    """What one deployment's counters have shown; one event loop owns it."""
+    """What one deployment's counters have shown; owned by one event loop."""
 
     minimum_tokens: int
     """The shortest prefix that is cached: from the profile, corrected by what was seen."""
     tokens_per_estimate: float = 1.0
     """True tokens per estimated one."""
     read_share: float = 1.0
-    """How much of what should have been read was, forgetting."""
+    """Moving average of the share of expected cached tokens that were read."""
     _n: float = 0.0
     _x: float = 0.0
     _y: float = 0.0
@@ -79,13 +79,13 @@ class ModelCacheStats:
             self.minimum_tokens = marked_tokens + 1
 
     def learn_read(self, expected_tokens: int, read_tokens: int) -> None:
-        """Learn how far a prefix that should be warm is."""
+        """Learn how much of a prefix that should be warm is read."""
         if expected_tokens > 0:
             share = min(1.0, read_tokens / expected_tokens)
             self.read_share += 0.1 * (share - self.read_share)
 
     def learn_first_token(self, uncached_tokens: int, ttft_s: float) -> None:
-        """Learn how long the first token takes, by how much had to be read anew."""
+        """Update the regression of time to first token on uncached tokens."""
         x, y = float(uncached_tokens), ttft_s
         self._n, self._x, self._y = (
             self._n * _FORGET + 1,
@@ -96,7 +96,7 @@ class ModelCacheStats:
 
     @property
     def token_s(self) -> float:
-        """Seconds to the first token that one token read anew costs: the slope of what was seen."""
+        """Seconds to the first token per uncached token: the slope of the regression."""
         spread = self._n * self._xx - self._x * self._x
         if self._n < 4 or spread < (self._n * _LEAST_SPREAD_TOKENS) ** 2:  # noqa: PLR2004 - too few to fit
             return _TTFT_PRIOR_S
@@ -106,7 +106,7 @@ class ModelCacheStats:
 
 @dataclass(slots=True)
 class ReuseRate:
-    """How often something came true, of the last hundred or so: Laplace's rule, forgetting."""
+    """A share with Laplace smoothing, decaying over about a hundred observations."""
 
     yes: float = 0.0
     all: float = 0.0
@@ -131,12 +131,12 @@ class SeenPrefix:
     written: bool = False
     """The vendor was asked to keep it, and answered."""
     reuse_key: tuple[str, str] | None = None
-    """Whose return it counts for, until that is settled: tenant and place."""
+    """Tenant and place for which its reuse is counted, until that is decided."""
 
 
 @dataclass(slots=True)
 class PrefixReuse:
-    """By tenant and place: whether what ended there was read again within the cache's lifetime."""
+    """By tenant and place: the share of prefixes that are read again within the cache's lifetime."""
 
     shares: dict[tuple[str, str], ReuseRate] = field(default_factory=dict)
     _due: deque[tuple[float, SeenPrefix]] = field(default_factory=deque)
@@ -147,19 +147,19 @@ class PrefixReuse:
         return 0.5 if share is None else share.value
 
     def expect(self, seen: SeenPrefix, tenant: str, place: str, until_s: float) -> None:
-        """See whether ``seen`` is sent again before ``until_s``."""
+        """Expect ``seen`` to be sent again before ``until_s``."""
         if seen.reuse_key is None:
             seen.reuse_key = (tenant, place)
             self._due.append((until_s, seen))
 
     def record_reuse(self, seen: SeenPrefix) -> None:
-        """It was sent again."""
+        """Record that it was sent again."""
         if seen.reuse_key is not None:
             self._of(seen.reuse_key).add(came=True)
             seen.reuse_key = None
 
     def expire(self, now_s: float) -> None:
-        """Give up on those whose time is over."""
+        """Count expired expectations as not reused."""
         due = self._due
         while due and due[0][0] <= now_s:
             _, seen = due.popleft()

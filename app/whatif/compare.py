@@ -1,9 +1,9 @@
-"""Several configurations over one trace, side by side, and the cheapest that holds the promise.
+"""Compare configurations over one trace, and propose the cheapest that meets the latency objective.
 
-The proposal walks a grid of ``fast_share`` (and, where prompts are there, of the exact cache's time to live)
-around the first configuration. More fast traffic is almost always cheaper and sooner, and what it does to
-the quality of the answers is nowhere in a trace; so the grid ends at the largest ``fast_share`` that the
-operator has named himself, or gave with ``--most-fast``.
+The proposal walks a grid of ``fast_share`` (and, with prompts, of the exact cache's TTL)
+around the first configuration. More fast traffic is almost always cheaper and faster, and a trace says
+nothing of its effect on answer quality; so the grid ends at the largest ``fast_share`` that the operator
+configured, or gave with ``--most-fast``.
 """
 
 # ruff: noqa: ISC004 - lists of sentences that are longer than a line
@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from app.whatif.again import Again, judged
-from app.whatif.estimate import Estimate, figures
-from app.whatif.evidence import HIT_S, Evidence
-from app.whatif.moved import Moved
+from app.whatif.decision_replay import DecisionReplay, classify_arrivals
+from app.whatif.estimate import Estimate, estimate_figures
+from app.whatif.recorded_calls import DEFAULT_HIT_S, RecordedCalls
+from app.whatif.tier_shift import TierShiftReplay
 from app.whatif.traffic import TraceError
 
 if TYPE_CHECKING:
@@ -33,12 +33,12 @@ _SHARES = tuple(step / 10 for step in range(11))
 _TTLS_S = (60, 600, 3_600, 86_400)
 _FEW_CALLS = 30
 _PER_HIT = 5.0
-"""A hit by meaning is wrong at most this multiple of ``max_error_rate``: the bound's own promise."""
+"""The bound per semantic hit, as a multiple of ``max_error_rate``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A configuration to judge."""
+    """A configuration to evaluate."""
 
     name: str
     settings: Settings
@@ -47,7 +47,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The answer to "what if", ready to be shown."""
+    """The result of a comparison."""
 
     file: str
     kind: str
@@ -58,22 +58,22 @@ class Report:
     seed: int
     estimates: tuple[Estimate, ...]
     proposal: Estimate | None
-    """None: nothing in the grid holds."""
+    """None: nothing in the grid meets the objective."""
     least_fast: Estimate | None
-    """What holds with the smallest fast share: the most quality that the promise leaves room for."""
+    """The candidate with the smallest fast share that meets the objective: the best for quality."""
     most_fast: float
     tried: int
     assumptions: tuple[str, ...]
 
 
 class Comparison:
-    """A trace, what it teaches of calls, and a seed."""
+    """Evaluates candidates over one trace, with one seed."""
 
     def __init__(
         self,
         traffic: Traffic,
         candidates: Sequence[Candidate],
-        evidence: Evidence,
+        evidence: RecordedCalls,
         *,
         resamples: int,
         seed: int,
@@ -85,10 +85,12 @@ class Comparison:
         self._known = None
         if traffic.has_prompts:
             total = len(traffic.arrivals)
-            self._known = judged(traffic.arrivals, lambda at: progress(at, total, "classifying"))
+            self._known = classify_arrivals(
+                traffic.arrivals, lambda at: progress(at, total, "classifying")
+            )
 
     def report(self, most_fast: float | None = None) -> Report:
-        """Judge every candidate, and look for a proposal. Raises ``TraceError``."""
+        """Evaluate every candidate and the grid. Raises ``TraceError``."""
         bound = most_fast
         if bound is None:
             bound = max(each.settings.routing.fast_share for each in self._candidates)
@@ -100,7 +102,7 @@ class Comparison:
             found.append(self.estimate(each))
         for at, each in enumerate(grid, len(found)):
             self._progress(at, total, each.name)
-            with suppress(TraceError):  # it asks a tier of which no call is known: no proposal
+            with suppress(TraceError):  # it calls a tier without recorded calls: no proposal
                 found.append(self.estimate(each))
         self._progress(total, total, "done")
         given, tried = found[: len(self._candidates)], found
@@ -136,10 +138,14 @@ class Comparison:
         arrivals = self._traffic.arrivals
         outcomes: Outcomes
         if self._known is not None:
-            outcomes = Again(settings, pools, candidate.lanes, rng).run(arrivals, self._known)
+            outcomes = DecisionReplay(settings, pools, candidate.lanes, rng).run(
+                arrivals, self._known
+            )
         else:
-            outcomes = Moved(settings, self._candidates[0].settings, pools, rng).run(arrivals)
-        numbers, curve = figures(outcomes, pools.all, self._resamples, self._seed)
+            outcomes = TierShiftReplay(settings, self._candidates[0].settings, pools, rng).run(
+                arrivals
+            )
+        numbers, curve = estimate_figures(outcomes, pools.all, self._resamples, self._seed)
         return Estimate(
             candidate.name,
             len(arrivals),
@@ -152,7 +158,9 @@ class Comparison:
         )
 
     def _error_bound(self, settings: Settings, outcomes: Outcomes) -> float:
-        """The share of requests with a wrong hit: promised per request, and per hit where hits are known."""
+        """Upper bound of the share of requests with a wrong hit: per request, and per hit where hits are
+        known.
+        """
         semantic = settings.cache.semantic
         if not (semantic.enabled and settings.cache.exact.enabled):
             return 0.0
@@ -174,8 +182,8 @@ class Comparison:
             for ttl_s in ttls
         ]
 
-    def _acted(self) -> Sequence[str]:
-        """The beginnings of the settings that a replay of this trace acts on."""
+    def _replayed_settings(self) -> Sequence[str]:
+        """Prefixes of the settings that a replay of this trace takes into account."""
         always = (
             "routing.fast_share",
             "cache.exact.enabled",
@@ -195,7 +203,7 @@ class Comparison:
             for model in sorted(evidence.models)
         }
         counts = ", ".join(f"{model} {count:,}" for model, count in calls.items()) or "none"
-        said = [
+        notes = [
             f"Calls that were never made take what recorded ones took, drawn whole ({counts}). These had the"
             " prompts that went to their tier then; more load does not make them slower.",
             "Retries, hedges, escalations and errors happen as often as in the recorded calls; failed"
@@ -204,21 +212,21 @@ class Comparison:
             "Intervals are 95 %, by a bootstrap over blocks of requests and over the recorded calls; which"
             " requests hit, and which tier is asked, are those of one run.",
         ]
-        said += _left_alone(self._candidates, self._acted())
+        notes += _ignored_settings(self._candidates, self._replayed_settings())
         few = [model for model, count in calls.items() if count < _FEW_CALLS]
         if few:
-            said.append(
+            notes.append(
                 f"Fewer than {_FEW_CALLS} calls: {', '.join(few)}. Their times are a guess."
             )
         if not evidence.hits_known:
-            said.append(f"No hit is recorded: one takes {HIT_S * 1e3:.0f} ms.")
-        return said + (_of_prompts() if traffic.has_prompts else _without_prompts(traffic))
+            notes.append(f"No hit is recorded: one takes {DEFAULT_HIT_S * 1e3:.0f} ms.")
+        return notes + (_of_prompts() if traffic.has_prompts else _without_prompts(traffic))
 
 
-def _left_alone(candidates: Sequence[Candidate], acted: Sequence[str]) -> list[str]:
-    """Say of each configuration which of its differences from the first the replay does not act on."""
+def _ignored_settings(candidates: Sequence[Candidate], acted: Sequence[str]) -> list[str]:
+    """For each configuration, the differences from the first that the replay ignores."""
     base = _flat(candidates[0].settings.model_dump(mode="json"))
-    said = []
+    notes = []
     for each in candidates[1:]:
         mine = _flat(each.settings.model_dump(mode="json"))
         names = sorted(
@@ -227,8 +235,8 @@ def _left_alone(candidates: Sequence[Candidate], acted: Sequence[str]) -> list[s
             if base.get(key) != mine.get(key) and not key.startswith(tuple(acted))
         )
         if names:
-            said.append(f"Not acted on, of {each.name}: {', '.join(names[:10])}.")
-    return said
+            notes.append(f"Not acted on, of {each.name}: {', '.join(names[:10])}.")
+    return notes
 
 
 def _flat(values: Mapping[str, object], before: str = "") -> dict[str, object]:
@@ -259,18 +267,18 @@ def _without_prompts(traffic: Traffic) -> list[str]:
         if any(row.recorded and row.recorded.score is not None for row in traffic.arrivals)
         else "at random, as no scores are recorded"
     )
-    said = [
+    notes = [
         "The trace was recorded under the first settings: with those it stays as it is.",
         f"No prompts are recorded: another fast_share moves calls between the tiers {how}.",
         "Without prompts another time to live or error rate cannot be judged: recorded hits stay, unless"
         " their cache is switched off.",
     ]
     if traffic.summed:
-        said.append(
+        notes.append(
             f"{traffic.summed:,} requests stand in summed rows of the ledger and have their mean's time:"
             " the spread is understated."
         )
-    return said
+    return notes
 
 
 def _named(share: float, ttl_s: int, ttls: Sequence[int]) -> str:

@@ -1,9 +1,9 @@
-"""From one replay to figures with their intervals: a bootstrap over blocks of requests and over calls.
+"""Estimates with confidence intervals from one replay: a block bootstrap over requests and over calls.
 
-Two things are uncertain: which traffic came, and what calls that were never made would have taken. So each
-of the resamples draws blocks of consecutive requests (they are alike: about the cube root of all together)
-and draws its own set of recorded calls before it draws from that. Intervals are the middle 95 %. Every
-configuration is resampled with the same seed, so that their differences are less noisy than they are.
+Two things are uncertain: the traffic, and the duration of calls that were never made. So each resample draws
+blocks of consecutive requests (which are correlated; block length is about the cube root of the count) and
+its own set of recorded calls to draw from. Intervals are the middle 95 %. All configurations are resampled
+with the same seed (common random numbers), so that their differences are less noisy than the values.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from app.whatif.evidence import Pool
     from app.whatif.outcome import Columns, Outcomes
+    from app.whatif.recorded_calls import Pool
 
     Floats = NDArray[np.float64]
 
@@ -40,7 +40,7 @@ class Figure:
 
 
 class Figures(NamedTuple):
-    """What is estimated of a configuration."""
+    """The estimated metrics of a configuration."""
 
     p50_s: Figure
     p80_s: Figure
@@ -53,7 +53,7 @@ class Figures(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a configuration would have given."""
+    """The estimate of one configuration."""
 
     name: str
     requests: int
@@ -79,10 +79,10 @@ class Estimate:
         return "misses"
 
 
-def figures(
+def estimate_figures(
     outcomes: Outcomes, pools: Sequence[Pool], resamples: int, seed: int
 ) -> tuple[Figures, tuple[float, ...]]:
-    """P50, p80, p95, the shares under 3 and 5 s, cost and hit ratio; and the curve of times."""
+    """p50, p80, p95, the shares under 3 and 5 s, cost and hit ratio; and the percentile curve of times."""
     columns = outcomes.columns()
     values = _statistics(columns.total_s, columns.cost_usd, columns.hit)
     rng = np.random.default_rng(seed)
@@ -99,7 +99,7 @@ def figures(
 
 
 def _statistics(total_s: Floats, cost_usd: Floats, hit: Floats) -> Floats:
-    # A percentile is a time that a request took, not one between two of them.
+    # A percentile is a time that a request really took: no interpolation.
     times = np.quantile(total_s, PERCENTILES, method="inverted_cdf")
     shares = [float(np.mean(total_s < limit)) for limit, _ in SLO]
     return np.array([*times, *shares, float(np.sum(cost_usd)), float(np.mean(hit))])

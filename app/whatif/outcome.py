@@ -1,4 +1,4 @@
-"""What became of each request under some settings, as columns: what is certain, and what is drawn."""
+"""The outcome of each replayed request, as columns: what is fixed, and what is drawn."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FIXED: Final = -1
 
 @dataclass(slots=True)
 class Outcomes:
-    """A replay being written; one entry a request, in the order of arrival."""
+    """Outcomes in order of arrival, one entry a request."""
 
     total_s: list[float] = field(default_factory=list)
     """Of a drawn request: as drawn in this one run."""
@@ -42,7 +42,7 @@ class Outcomes:
         prompt_tokens: float = np.nan,
         fixed_usd: float = np.nan,
     ) -> None:
-        """Write one request down."""
+        """Append one request."""
         self.total_s.append(total_s)
         self.cost_usd.append(cost_usd)
         self.pool.append(pool)
@@ -52,7 +52,7 @@ class Outcomes:
         self.hit.append(source in {"exact", "coalesced", "lane", "semantic"})
 
     def columns(self) -> Columns:
-        """The finished replay."""
+        """The outcomes as arrays."""
         return Columns(
             np.array(self.total_s),
             np.array(self.cost_usd),

@@ -1,4 +1,4 @@
-"""Recorded traffic as plain values: who asked when, and what became of it."""
+"""Recorded traffic: arrivals and their recorded outcomes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TraceError(GatewayError):
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What became of a request when it was recorded. Times in seconds, money in USD."""
+    """The recorded outcome of a request. Times in seconds, money in USD."""
 
     model: str
     """Configured name; empty for a lane."""
@@ -40,11 +40,11 @@ class Recorded:
     score: float | None = None
     """The router's score, where the record has it."""
     may_move: bool = True
-    """The router chose its tier, as far as the record can tell."""
+    """Whether the router chose its tier, as far as the record shows."""
 
     @property
     def called(self) -> bool:
-        """Whether a model was asked for it."""
+        """Whether a model was called."""
         return self.cache not in HITS and bool(self.model)
 
 
@@ -53,9 +53,9 @@ class Arrival:
     """One request of the trace."""
 
     at_s: float
-    """Seconds on any scale."""
+    """Seconds, from any origin."""
     place: str
-    """``file:line``, for problems."""
+    """``file:line``, for error messages."""
     requested: str = AUTO
     tenant: str = "default"
     user: str = ""
@@ -76,9 +76,9 @@ class Traffic:
     failed: int = 0
     """Requests that were not answered; they are not replayed."""
     summed: int = 0
-    """Requests that share a row of the ledger with others, and so its mean."""
+    """Requests in aggregated ledger rows, which have the row's mean time."""
 
     @property
     def has_prompts(self) -> bool:
-        """Whether the gateway's decisions can be taken again."""
+        """Whether the gateway's decisions can be replayed."""
         return self.kind == "prompts"

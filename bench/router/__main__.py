@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from app.classify.complexity import Complexity
-from bench.router import called, control, quality, speed, text
+from bench.router import control, quality, speed, text, tool_calls
 from bench.router.data import SHARED, DataError, in_build_half, read_pairs
 from bench.router.report import Report
 
@@ -30,7 +30,11 @@ def main() -> int:
         everything = read_pairs(pairs)
         used = _trained_on()
         rows = [row for row in everything if row.prompt not in used]
-        text_figures = text.cacheability(tools), text.tool_need(tools), called.learned(tools)
+        text_figures = (
+            text.cacheability(tools),
+            text.tool_need(tools),
+            tool_calls.tool_call_learning(tools),
+        )
     except DataError as exc:
         print(f"bench-router: {exc}", file=sys.stderr)
         return 2

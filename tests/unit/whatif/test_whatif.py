@@ -13,8 +13,8 @@ import yaml
 from app.cli import main
 from app.settings import load
 from app.whatif.compare import Candidate, Comparison
-from app.whatif.evidence import Evidence
-from app.whatif.read import read
+from app.whatif.recorded_calls import RecordedCalls
+from app.whatif.trace_reader import read_trace
 from app.whatif.traffic import TraceError
 from tests.support.gateway import configuration
 
@@ -57,10 +57,10 @@ def lines(tmp_path: Path, *rows: dict[str, object]) -> Path:
 
 def judged(trace: Path, config: str, *, most_fast=None, lanes=None, calls=None, **named):
     """The report of the recorded settings and of those that are named."""
-    traffic = read(trace)
+    traffic = read_trace(trace)
     found = [Candidate("recorded", load(config, {}), lanes)]
     found += [Candidate(name, load(config, {}, over), lanes) for name, over in named.items()]
-    evidence = Evidence(traffic.arrivals, *([read(calls).arrivals] if calls else []))
+    evidence = RecordedCalls(traffic.arrivals, *([read_trace(calls).arrivals] if calls else []))
     comparison = Comparison(
         traffic, found, evidence, resamples=50, seed=1, progress=lambda *_: None
     )

@@ -1,7 +1,7 @@
-"""What agents' own answers teach about their tools: BFCL's multi-turn conversations as a stream of requests.
+"""Online learning of tool calls: BFCL's multi-turn conversations as a stream of requests.
 
-Each request is judged, then its right calls are told. Beside what the gateway does stand the words alone, and
-the shares of calls that it mixed in before: (calls + 8 guess) / (requests + 8).
+Each request is predicted, then its true calls are observed (prequential evaluation). Baselines: the words
+alone, and call shares with the guess as a prior of eight requests: (calls + 8 guess) / (requests + 8).
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _SEEDS, _PRIOR_CALLS = 3, 8.0
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """A request, and what its words alone say."""
+class JudgedTurn:
+    """A request, its features, and the guess from its words alone."""
 
     turn: AgentTurn
     guess: ToolGuess
@@ -34,34 +34,34 @@ class Judged:
     asked: PromptView
 
 
-class _Way(Protocol):
-    def judge(self, one: Judged) -> tuple[Floats, float]:
+class _Predictor(Protocol):
+    def predict(self, one: JudgedTurn) -> tuple[Floats, float]:
         """P(called) of each tool in the order offered, P(several)."""
         ...
 
-    def hear(self, guess: ToolGuess, called: tuple[str, ...]) -> None: ...
+    def observe(self, guess: ToolGuess, called: tuple[str, ...]) -> None: ...
 
 
 class _Words:
     """No statistics."""
 
-    def judge(self, one: Judged) -> tuple[Floats, float]:
+    def predict(self, one: JudgedTurn) -> tuple[Floats, float]:
         guess = one.guess
         return np.array(guess.calls), several_calls_probability(
             guess.conjunctions, guess.calls, 1.0
         )
 
-    def hear(self, guess: ToolGuess, called: tuple[str, ...]) -> None:
+    def observe(self, guess: ToolGuess, called: tuple[str, ...]) -> None:
         """Nothing is learned."""
 
 
 class _Shares:
-    """The guess counts as eight earlier requests."""
+    """Call shares; the guess counts as eight earlier requests."""
 
     def __init__(self) -> None:
         self.seen: dict[int, tuple[float, float, Floats]] = {}
 
-    def judge(self, one: Judged) -> tuple[Floats, float]:
+    def predict(self, one: JudgedTurn) -> tuple[Floats, float]:
         guess = one.guess
         nothing = 0.0, 0.0, np.zeros(len(guess.names))
         requests, several, calls = self.seen.get(guess.agent, nothing)
@@ -69,7 +69,7 @@ class _Shares:
         own = several_calls_probability(guess.conjunctions, shares.tolist(), 1.0)
         return shares, (several + own * _PRIOR_CALLS) / (requests + _PRIOR_CALLS)
 
-    def hear(self, guess: ToolGuess, called: tuple[str, ...]) -> None:
+    def observe(self, guess: ToolGuess, called: tuple[str, ...]) -> None:
         nothing = 0.0, 0.0, np.zeros(len(guess.names))
         requests, several, calls = self.seen.get(guess.agent, nothing)
         came = np.array([float(name in called) for name in guess.names])
@@ -77,21 +77,21 @@ class _Shares:
 
 
 class _Offsets:
-    """The gateway's."""
+    """What the gateway does."""
 
     def __init__(self) -> None:
         self.need = ToolNeed()
 
-    def judge(self, one: Judged) -> tuple[Floats, float]:
+    def predict(self, one: JudgedTurn) -> tuple[Floats, float]:
         shares, several, _ = self.need.estimate(one.features, one.asked)
         known = dict(shares)
         return np.array([known[name] for name in one.guess.names]), several
 
-    def hear(self, guess: ToolGuess, called: tuple[str, ...]) -> None:
+    def observe(self, guess: ToolGuess, called: tuple[str, ...]) -> None:
         self.need.observe(guess, called)
 
 
-_WAYS: dict[str, Callable[[], _Way]] = {
+_PREDICTORS: dict[str, Callable[[], _Predictor]] = {
     "words alone": _Words,
     "shares mixed in": _Shares,
     "offsets": _Offsets,
@@ -103,11 +103,11 @@ _MEASURES = tuple(
 )
 
 
-def learned(tools: Path) -> list[Figure]:
-    """How well calls are foreseen, each judged before it is told; the bar is the better of the other ways.
+def tool_call_learning(tools: Path) -> list[Figure]:
+    """How well calls are predicted; the bar is the better of the two baselines.
 
     Over the turns as they are, where all call something; and with as many questions of EverGreenQA between,
-    for which none of the tools is called. Once: 14 turns an agent; and with all turns three times.
+    for which no tool is called. One pass: 14 turns an agent; and all turns three times.
     """
     folder = tools.parent / "orchestration"
     turns = read_agent_turns(folder if folder.exists() else SHARED / "orchestration")
@@ -123,10 +123,10 @@ def learned(tools: Path) -> list[Figure]:
         streams = [_stream(turns, between, seed, passes) for seed in range(_SEEDS)]
         scores = {
             way: np.mean([_replay(made(), one) for one in streams], axis=0)
-            for way, made in _WAYS.items()
+            for way, made in _PREDICTORS.items()
         }
         for at, what in enumerate(_MEASURES):
-            words, shares, own = (float(scores[way][at]) for way in _WAYS)
+            words, shares, own = (float(scores[way][at]) for way in _PREDICTORS)
             note = f"words {words:.4f}, shares {shares:.4f}; n={len(streams[0])}"
             bar = max(words, shares) if "AUROC" in what else min(words, shares)
             sense: Sense = ">=" if "AUROC" in what else "<="
@@ -134,10 +134,10 @@ def learned(tools: Path) -> list[Figure]:
     return figures
 
 
-def _stream(turns: list[AgentTurn], between: list[str], seed: int, passes: int) -> list[Judged]:
-    """The turns in any order, each pass anew, judged by their words alone already."""
+def _stream(turns: list[AgentTurn], between: list[str], seed: int, passes: int) -> list[JudgedTurn]:
+    """The turns, shuffled in each pass, with their guesses."""
     rng, need = np.random.default_rng(seed), ToolNeed()
-    stream: list[Judged] = []
+    stream: list[JudgedTurn] = []
     for _ in range(passes):
         for at in rng.permutation(len(turns)):
             turn = turns[at]
@@ -148,21 +148,21 @@ def _stream(turns: list[AgentTurn], between: list[str], seed: int, passes: int) 
     return stream
 
 
-def _judged(turn: AgentTurn, need: ToolNeed) -> Judged:
+def _judged(turn: AgentTurn, need: ToolNeed) -> JudgedTurn:
     asked = PromptView(text=turn.text, total_chars=len(turn.text), tool_names=turn.tools)
     features = extract(asked)
     guess = need.estimate(features, asked)[2]
     assert guess is not None
-    return Judged(turn, guess, features, asked)
+    return JudgedTurn(turn, guess, features, asked)
 
 
-def _replay(way: _Way, stream: Sequence[Judged]) -> tuple[float, ...]:
+def _replay(way: _Predictor, stream: Sequence[JudgedTurn]) -> tuple[float, ...]:
     """Each measure of ``_MEASURES`` over the stream."""
     shares, came, several, more = [], [], [], []
     for one in stream:
         turn = one.turn
-        calls, both = way.judge(one)
-        way.hear(one.guess, turn.called)
+        calls, both = way.predict(one)
+        way.observe(one.guess, turn.called)
         shares.append(calls)
         came.append([name in turn.called for name in turn.tools])
         several.append(both)
@@ -173,7 +173,7 @@ def _replay(way: _Way, stream: Sequence[Judged]) -> tuple[float, ...]:
     )
 
 
-def _scores(said: Floats, was: Bools) -> tuple[float, float, float]:
-    clear = np.clip(said, 1e-6, 1 - 1e-6)
-    loss = -float(np.mean(np.where(was, np.log(clear), np.log(1 - clear))))
-    return loss, float(np.mean((said - was) ** 2)), auroc(said, was)
+def _scores(predicted: Floats, actual: Bools) -> tuple[float, float, float]:
+    clear = np.clip(predicted, 1e-6, 1 - 1e-6)
+    loss = -float(np.mean(np.where(actual, np.log(clear), np.log(1 - clear))))
+    return loss, float(np.mean((predicted - actual) ** 2)), auroc(predicted, actual)

@@ -45,7 +45,7 @@ class _WrongError(Exception):
     """What is wrong with one row."""
 
 
-def read(path: Path) -> Traffic:
+def read_trace(path: Path) -> Traffic:
     """The trace in ``path``. Raises ``TraceError`` with all that is wrong, and ``OSError``."""
     with path.open("rb") as file:
         head = file.read(4096)

@@ -1,8 +1,7 @@
-"""What calls took and used, as recorded: the pools from which a call that was never made is drawn.
+"""Durations and tokens of recorded calls: the pools from which calls that were never made are drawn.
 
-A pool holds whole calls (their time and their tokens stay together). A model that has no recorded call
-stands in for nothing and nothing is invented for it: its tier's other models are drawn, and where the
-tier has none either, the settings cannot be judged.
+A pool holds whole calls (time and tokens stay together). For a model without recorded calls those of its
+tier's other models are drawn; where the tier has none either, the settings cannot be evaluated.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-HIT_S = 0.002
-"""Seconds of a hit where none was recorded; said in the report."""
+DEFAULT_HIT_S = 0.002
+"""Duration of a hit where none was recorded; the report says so."""
 _PER_MILLION = 1e6
 
 
@@ -43,15 +42,15 @@ class Pool:
     prompt_tokens: Floats
 
 
-class Evidence:
-    """Everything that was recorded of calls and of hits."""
+class RecordedCalls:
+    """All recorded calls and hits."""
 
     def __init__(self, *sources: Iterable[Arrival]) -> None:
         known = [each.recorded for source in sources for each in source if each.recorded]
         self.calls: tuple[Recorded, ...] = tuple(each for each in known if each.called)
         self.models = frozenset(call.model for call in self.calls)
         hits = [each.total_s for each in known if each.cache in {"exact", "lane", "semantic"}]
-        self.hit_s = np.array(hits or [HIT_S])
+        self.hit_s = np.array(hits or [DEFAULT_HIT_S])
         self.hits_known = bool(hits)
 
     def pools(self, settings: Settings) -> Pools:
@@ -62,7 +61,7 @@ class Evidence:
 class Pools:
     """The pools of one configuration, by what is asked for; numbered in the order of first use."""
 
-    def __init__(self, evidence: Evidence, settings: Settings) -> None:
+    def __init__(self, evidence: RecordedCalls, settings: Settings) -> None:
         self._evidence = evidence
         self.prices = {
             each.name: Price(

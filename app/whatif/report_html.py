@@ -6,7 +6,7 @@ import math
 from html import escape
 from typing import TYPE_CHECKING
 
-from app.whatif.told import cells, proposal
+from app.whatif.report_text import cells, proposal_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +36,7 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def page(report: Report) -> str:
+def report_page(report: Report) -> str:
     """The whole document."""
     shown = list(report.estimates)
     if report.proposal is not None and report.proposal not in shown:
@@ -55,7 +55,7 @@ def page(report: Report) -> str:
 <thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>
 <p>The promise: 80 % under 3 s, 95 % under 5 s. In brackets: 95 % intervals. It <em>holds</em> where the
 intervals do, is <em>close</em> where only the values do.</p>
-<pre>{escape(proposal(report))}</pre>
+<pre>{escape(proposal_text(report))}</pre>
 <h2>Share of the requests that are done by then</h2>
 {_curves(shown)}
 <h2>Cost against the share under 3 s</h2>

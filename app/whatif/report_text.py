@@ -13,7 +13,7 @@ _HEAD = (
 )  # fmt: skip
 
 
-def table(report: Report) -> str:
+def report_table(report: Report) -> str:
     """The report in plain text, lines of at most some 120 characters."""
     rows = [_HEAD, *(_row(each) for each in report.estimates)]
     if report.proposal is not None:
@@ -27,7 +27,7 @@ def table(report: Report) -> str:
         "",
         *("  ".join(_placed(row, widths)).rstrip() for row in rows),
         "",
-        proposal(report),
+        proposal_text(report),
         "",
         "Assumed:",
         *(f"- {each}" for each in report.assumptions),
@@ -35,7 +35,7 @@ def table(report: Report) -> str:
     return "\n".join(lines) + "\n"
 
 
-def proposal(report: Report) -> str:
+def proposal_text(report: Report) -> str:
     """What is proposed, in words."""
     best, careful = report.proposal, report.least_fast
     if best is None:
@@ -53,7 +53,7 @@ def proposal(report: Report) -> str:
     return said
 
 
-def values(report: Report) -> dict[str, object]:
+def report_values(report: Report) -> dict[str, object]:
     """The report as JSON values; times in seconds, money in USD, shares 0 to 1."""
     return {
         "trace": {

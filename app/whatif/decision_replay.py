@@ -1,10 +1,11 @@
-"""Decide each request of a trace again: with the gateway's own code where the prompts are there.
+"""Replay a trace with prompts: every request is decided again by the gateway's own code.
 
-Theory of operation. Time is virtual: it stands at each arrival in turn. A request meets the lanes, the exact
-cache under its real key, flights that are still in the air, the classifier, and the router with its moving
-threshold, as in ``pipeline/turn.py``. An answer enters the cache when its call would have ended. A call
-takes what it took when it was recorded, if the same tier was asked then; else a recorded call of that tier
-is drawn. What does not depend on the settings (classification) is done once for all of them.
+Theory of operation. Time is virtual and advances from arrival to arrival. A request passes the lanes, the
+exact cache under its real key, calls in flight, the classifier, and the router with its moving threshold, as
+in
+``pipeline/turn.py``. An answer enters the cache when its call would have ended. A call takes as long as
+recorded if the same tier was asked then; else a recorded call of that tier is drawn. Classification does not
+depend on the settings and is done once for all of them.
 """
 
 from __future__ import annotations
@@ -34,23 +35,25 @@ if TYPE_CHECKING:
     from app.domain.chat import ChatRequest
     from app.routing.router import Router
     from app.settings import ModelSettings, Settings
-    from app.whatif.evidence import Pools
+    from app.whatif.recorded_calls import Pools
 
 _CHARS_PER_TOKEN = 4.0
-_JUDGED_AT_ONCE = 100
+_PROGRESS_EVERY = 100
 
 
-def judged(
+def classify_arrivals(
     arrivals: Sequence[Arrival], progress: Callable[[int], None]
 ) -> list[tuple[Classification, PromptView, ChatRequest]]:
-    """The classifier's word on each arrival with a prompt; ``progress`` is told how many are done."""
+    """Classify each arrival; ``progress`` is called with the number done. Raises ``TraceError`` without a
+    prompt.
+    """
     classifier = Classifier()
     found = []
     for at, arrival in enumerate(arrivals):
         if arrival.view is None or arrival.request is None:
             raise TraceError([f"{arrival.place}: holds no prompt"])
         found.append((classifier.classify(arrival.view), arrival.view, arrival.request))
-        if not at % _JUDGED_AT_ONCE:
+        if not at % _PROGRESS_EVERY:
             progress(at)
     return found
 
@@ -71,8 +74,8 @@ def _sees_images(model: ModelSettings, settings: Settings) -> bool:
 
 
 @dataclass(slots=True)
-class _Kept:
-    """An answer on its way into the cache."""
+class _PendingEntry:
+    """A cache entry whose call has not ended yet."""
 
     key: bytes
     tenant: str
@@ -80,7 +83,7 @@ class _Kept:
     tier: str
 
 
-class Again:
+class DecisionReplay:
     """One run of a trace under one configuration."""
 
     def __init__(
@@ -97,9 +100,9 @@ class Again:
         )
         self._router = _router(settings)
         self._by_user = settings.cache.sharing.scope == "user"
-        self._flying: dict[bytes, float] = {}
-        self._landing: list[tuple[float, int, _Kept]] = []
-        self._ending: list[tuple[float, int, Tier, float, float]] = []
+        self._in_flight: dict[bytes, float] = {}
+        self._pending_entries: list[tuple[float, int, _PendingEntry]] = []
+        self._pending_outcomes: list[tuple[float, int, Tier, float, float]] = []
         self.outcomes = Outcomes()
 
     def run(
@@ -107,26 +110,26 @@ class Again:
         arrivals: Sequence[Arrival],
         known: Sequence[tuple[Classification, PromptView, ChatRequest]],
     ) -> Outcomes:
-        """Replay ``arrivals``, of which ``known`` holds what ``judged`` gave."""
+        """Replay ``arrivals``; ``known`` is what ``classify_arrivals`` returned for them."""
         for arrival, (classification, view, request) in zip(arrivals, known, strict=True):
-            self._land(arrival.at_s)
-            self._one(arrival, classification, view, request)
+            self._advance_to(arrival.at_s)
+            self._replay(arrival, classification, view, request)
         return self.outcomes
 
-    def _land(self, until_s: float) -> None:
-        """Keep what was answered up to ``until_s``, each at its own time, and go there."""
-        while self._landing and self._landing[0][0] <= until_s:
-            self._now_s, _, kept = heapq.heappop(self._landing)
-            if self._flying.get(kept.key) == self._now_s:
-                del self._flying[kept.key]
+    def _advance_to(self, until_s: float) -> None:
+        """Advance the clock to ``until_s``, storing each answer at the time its call ends."""
+        while self._pending_entries and self._pending_entries[0][0] <= until_s:
+            self._now_s, _, pending = heapq.heappop(self._pending_entries)
+            if self._in_flight.get(pending.key) == self._now_s:
+                del self._in_flight[pending.key]
             if self._exact is not None:
-                self._exact.put(kept.key, _entry(kept))
-        while self._ending and self._ending[0][0] <= until_s:
-            _, _, tier, usd, took_s = heapq.heappop(self._ending)
+                self._exact.put(pending.key, _entry(pending))
+        while self._pending_outcomes and self._pending_outcomes[0][0] <= until_s:
+            _, _, tier, usd, took_s = heapq.heappop(self._pending_outcomes)
             self._router.record_outcome(tier, usd, took_s)
         self._now_s = until_s
 
-    def _one(
+    def _replay(
         self,
         arrival: Arrival,
         classification: Classification,
@@ -145,9 +148,9 @@ class Again:
         if key is not None and self._serves(key, classification):
             self._hit("exact")
             return
-        lands_s = None if key is None else self._flying.get(key)
-        if lands_s is not None and self._settings.cache.coalesce:
-            self.outcomes.add("coalesced", lands_s - arrival.at_s, 0.0)
+        ends_s = None if key is None else self._in_flight.get(key)
+        if ends_s is not None and self._settings.cache.coalesce:
+            self.outcomes.add("coalesced", ends_s - arrival.at_s, 0.0)
             return
         decided = None
         if named:
@@ -160,11 +163,11 @@ class Again:
         if decided is not None and not decided.forced and self._router.has_mean_target:
             number = len(self.outcomes.pool)
             end = (arrival.at_s + took_s, number, decided.tier, usd, took_s)
-            heapq.heappush(self._ending, end)
+            heapq.heappush(self._pending_outcomes, end)
         if key is not None:
-            self._flying[key] = lands_s = arrival.at_s + took_s
-            kept = _Kept(key, arrival.tenant, named, tier)
-            heapq.heappush(self._landing, (lands_s, len(self.outcomes.pool), kept))
+            self._in_flight[key] = ends_s = arrival.at_s + took_s
+            pending = _PendingEntry(key, arrival.tenant, named, tier)
+            heapq.heappush(self._pending_entries, (ends_s, len(self.outcomes.pool), pending))
 
     def _key(self, arrival: Arrival, request: ChatRequest) -> bytes | None:
         if self._exact is None:
@@ -173,7 +176,9 @@ class Again:
         return exact_key((arrival.tenant, user, request.model, "", 0), request)
 
     def _serves(self, key: bytes, classification: Classification) -> bool:
-        """As ``pipeline/replay.py`` has it: the question's class may shorten an entry's life."""
+        """Whether the cache answers, as in ``pipeline/replay.py``: the question's class may shorten an
+        entry's TTL.
+        """
         exact = self._exact
         entry = None if exact is None else exact.get(key)
         if exact is None or entry is None:
@@ -193,7 +198,7 @@ class Again:
     def _call(
         self, arrival: Arrival, tier: str, named: str, pool: int, view: PromptView
     ) -> tuple[float, float]:
-        """Write a call down, and what it took and cost: as recorded where the same was asked, else drawn."""
+        """Record a call; its duration and cost: as recorded where the same model was called, else drawn."""
         own = arrival.recorded
         if (
             own is not None
@@ -214,16 +219,16 @@ class Again:
         return took_s, usd
 
 
-def _entry(kept: _Kept) -> CachedAnswer:
+def _entry(pending: _PendingEntry) -> CachedAnswer:
     return CachedAnswer(
-        key=kept.key,
+        key=pending.key,
         dialect=Dialect.CHAT,
         streamed=False,
         usage_shown=False,
         pieces=(),
-        model=kept.model,
-        tier=kept.tier,
-        tenant=kept.tenant,
+        model=pending.model,
+        tier=pending.tier,
+        tenant=pending.tenant,
         stored_at_s=0.0,
         expires_at_s=0.0,
         request_id="",

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from app.settings import Settings
-    from app.whatif.evidence import Pools
+    from app.whatif.recorded_calls import Pools
     from app.whatif.traffic import Arrival, Recorded
 
 _FAST, _POWERFUL = Tier.FAST.value, Tier.POWERFUL.value
 
 
-class Moved:
+class TierShiftReplay:
     """One run of a trace without prompts; ``base``: the settings that it was recorded under."""
 
     def __init__(
