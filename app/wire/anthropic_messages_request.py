@@ -28,7 +28,7 @@ from app.domain.chat import (
 )
 from app.errors import BadRequest
 from app.wire import fields, json_text
-from app.wire.fields import objects, refuse_unknown, untranslatable
+from app.wire.fields import objects, refuse_unknown, result_parts, untranslatable
 
 _ROLES = {"user": Role.USER, "assistant": Role.ASSISTANT, "system": Role.SYSTEM}
 _CHOICES = {"auto": "auto", "any": "required", "none": "none", "tool": "named"}
@@ -386,12 +386,8 @@ def _read_result(
 ) -> ToolResultPart:
     refuse_unknown(block, {"type", "tool_use_id", "content", "is_error", "cache_control"}, path)
     content = block.get("content")
-    parts: list[TextPart | ImagePart | DocumentPart] = []
-    if content is not None:
-        for part in _read_content(content, f"{path}.content", hints):
-            if not isinstance(part, TextPart | ImagePart | DocumentPart):
-                raise untranslatable(f"{path}.content")
-            parts.append(part)
+    inner = [] if content is None else _read_content(content, f"{path}.content", hints)
+    parts = result_parts(inner, f"{path}.content")
     call_id = fields.text_at(block, "tool_use_id", path)
     is_error = fields.optional_bool(block, "is_error", path) or False
-    return ToolResultPart(call_id, tuple(parts), is_error, mark)
+    return ToolResultPart(call_id, parts, is_error, mark)

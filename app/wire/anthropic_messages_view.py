@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from app.domain.chat import Json
 from app.domain.decisions import PromptView
-from app.wire.openai_chat_view import has_images, text_of
+from app.wire.openai_chat_view import has_images, text_of, tool_names
 
 
 def view(body: Json) -> PromptView:
@@ -42,7 +42,7 @@ def view(body: Json) -> PromptView:
         system=system,
         turns=max(turns, 1),
         total_chars=total,
-        tool_names=_tool_names(body.get("tools")),
+        tool_names=tool_names(body.get("tools")),
         has_images=images,
         wants_json=isinstance(config, Mapping) and config.get("format") is not None,
         max_tokens=limit if isinstance(limit, int) else None,
@@ -54,10 +54,3 @@ def _has_results(content: object) -> bool:
     return isinstance(content, list) and any(
         isinstance(block, Mapping) and block.get("type") == "tool_result" for block in content
     )
-
-
-def _tool_names(tools: object) -> tuple[str, ...]:
-    if not isinstance(tools, list):
-        return ()
-    names = (tool.get("name", tool.get("type")) for tool in tools if isinstance(tool, Mapping))
-    return tuple(name for name in names if isinstance(name, str))

@@ -5,9 +5,9 @@ Every function raises ``BadRequest`` with ``param``; none copies the body.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
-from app.domain.chat import Json
+from app.domain.chat import DocumentPart, ImagePart, Json, Part, TextPart
 from app.errors import BadRequest, Unsupported
 
 _KINDS = {
@@ -156,6 +156,18 @@ def untranslatable(path: str, target: str = "", why: str = "") -> Unsupported:
         f"'{path}' cannot be carried{where}{tail}. Remove it, or choose a model that speaks this API.",
         param=path,
     )
+
+
+def result_parts(
+    parts: Iterable[Part], path: str
+) -> tuple[TextPart | ImagePart | DocumentPart, ...]:
+    """``parts`` as a tool result's content; raises ``Unsupported`` for parts that a result cannot have."""
+    found: list[TextPart | ImagePart | DocumentPart] = []
+    for part in parts:
+        if not isinstance(part, TextPart | ImagePart | DocumentPart):
+            raise untranslatable(path)
+        found.append(part)
+    return tuple(found)
 
 
 def join(path: str, key: str) -> str:

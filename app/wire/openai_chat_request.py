@@ -25,7 +25,7 @@ from app.domain.chat import (
 from app.errors import BadRequest
 from app.wire import fields
 from app.wire.data_url import read_data_url
-from app.wire.fields import objects, refuse_unknown, untranslatable
+from app.wire.fields import objects, refuse_unknown, result_parts, untranslatable
 
 ROLES = {
     "system": Role.SYSTEM,
@@ -332,12 +332,9 @@ def _read_tool_result(message: Json, path: str, hints: list[str]) -> ToolResultP
     refuse_unknown(message, {"role", "content", "tool_call_id", "name"}, path)
     if message.get("name"):
         hints.append("messages[].name")  # the tool's name, which the call id implies
-    parts: list[TextPart | ImagePart | DocumentPart] = []
-    for part in _read_content(message.get("content"), f"{path}.content", hints):
-        if not isinstance(part, TextPart | ImagePart | DocumentPart):
-            raise untranslatable(f"{path}.content")
-        parts.append(part)
-    return ToolResultPart(fields.text_at(message, "tool_call_id", path), tuple(parts))
+    content = _read_content(message.get("content"), f"{path}.content", hints)
+    parts = result_parts(content, f"{path}.content")
+    return ToolResultPart(fields.text_at(message, "tool_call_id", path), parts)
 
 
 def _read_tools(body: Json) -> list[Tool]:

@@ -39,7 +39,7 @@ def view(body: Json) -> PromptView:
         system="\n\n".join(systems),
         turns=max(turns, 1),
         total_chars=total,
-        tool_names=_tool_names(body.get("tools")) + _tool_names(body.get("functions")),
+        tool_names=tool_names(body.get("tools")) + tool_names(body.get("functions")),
         has_images=images,
         wants_json=isinstance(form, Mapping) and form.get("type") in ("json_object", "json_schema"),
         max_tokens=limit if isinstance(limit, int) else None,
@@ -64,7 +64,8 @@ def has_images(content: object) -> bool:
     )
 
 
-def _tool_names(tools: object) -> tuple[str, ...]:
+def tool_names(tools: object) -> tuple[str, ...]:
+    """The names of a request's tools, in any dialect; a built-in tool's type where it has no name."""
     if not isinstance(tools, list):
         return ()
     names: list[str] = []

@@ -12,7 +12,6 @@ from app.domain.chat import (
     Conversation,
     Dialect,
     DocumentPart,
-    ImagePart,
     Json,
     JsonOutput,
     Message,
@@ -32,7 +31,7 @@ from app.domain.decisions import PromptView
 from app.errors import BadRequest
 from app.wire import fields
 from app.wire.data_url import read_data_url
-from app.wire.fields import objects, refuse_unknown, untranslatable
+from app.wire.fields import objects, refuse_unknown, result_parts, untranslatable
 from app.wire.openai_chat_request import (
     EFFORTS,
     VERBOSITIES,
@@ -40,7 +39,7 @@ from app.wire.openai_chat_request import (
     read_image,
     read_stream_options,
 )
-from app.wire.openai_chat_view import has_images, text_of
+from app.wire.openai_chat_view import has_images, text_of, tool_names
 from app.wire.reasoning_seal import open_seal
 
 _ROLES = {
@@ -143,18 +142,12 @@ def view(body: Json) -> PromptView:
     limit = body.get("max_output_tokens")
     config = body.get("text")
     form = config.get("format") if isinstance(config, Mapping) else None
-    tools = body.get("tools")
-    names = (
-        [tool.get("name", tool.get("type")) for tool in tools if isinstance(tool, Mapping)]
-        if isinstance(tools, list)
-        else []
-    )
     return PromptView(
         text=text,
         system="\n\n".join(str(system) for system in systems),
         turns=max(turns, 1),
         total_chars=total,
-        tool_names=tuple(name for name in names if isinstance(name, str)),
+        tool_names=tool_names(body.get("tools")),
         has_images=images,
         wants_json=isinstance(form, Mapping) and form.get("type") in ("json_object", "json_schema"),
         max_tokens=limit if isinstance(limit, int) else None,
@@ -367,12 +360,10 @@ def _read_reasoning_item(item: Json, path: str) -> list[Part]:
 
 def _read_output(item: Json, path: str, hints: list[str]) -> ToolResultPart:
     call_id = fields.text_at(item, "call_id", path)
-    parts: list[TextPart | ImagePart | DocumentPart] = []
-    for part in _read_content(item.get("output"), f"{path}.output", hints):
-        if not isinstance(part, TextPart | ImagePart | DocumentPart):
-            raise untranslatable(f"{path}.output")
-        parts.append(part)
-    return ToolResultPart(call_id, tuple(parts))
+    parts = result_parts(
+        _read_content(item.get("output"), f"{path}.output", hints), f"{path}.output"
+    )
+    return ToolResultPart(call_id, parts)
 
 
 def _read_content(content: object, path: str, hints: list[str]) -> list[Part]:

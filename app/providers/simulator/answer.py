@@ -114,7 +114,7 @@ _BUILT_IN = {profile.name: profile for profile in (SIM_FAST, SIM_POWERFUL)}
 
 
 def _prose(profile: ModelProfile, question: str, digest: bytes, results: Sequence[Entry]) -> str:
-    """The answer's text: name, digest, question, what the tools said, and filler."""
+    """The answer's text: name, digest, question, tool results, and filler."""
     sentences = [f'[{profile.name} {digest[:4].hex()}] You asked: "{_quoted(question)}".']
     for result in results:
         said = normalised(result.text)[:_RESULT_CHARACTERS]
@@ -135,7 +135,7 @@ def _quoted(question: str) -> str:
 
 
 def _filler(seed: bytes) -> Iterator[str]:
-    """Sentences without end, chosen by the seed: its bytes as a number walk through all of them."""
+    """An endless sequence of sentences, determined by the seed."""
     state = int.from_bytes(seed[:8], "big") | 1
     while True:
         # Knuth's MMIX generator: a few integer operations, where `random` costs ten times more.
@@ -148,7 +148,7 @@ def _filler(seed: bytes) -> Iterator[str]:
 
 
 def _reasoning(question: Question, digest: bytes) -> tuple[str, ...]:
-    """Exactly as many tokens of thinking as were asked for."""
+    """Exactly as many reasoning tokens as requested."""
     if question.reasoning_tokens == 0:
         return ()
     found = pieces(f'The question is "{_quoted(question.text)}".')
@@ -176,7 +176,7 @@ def _cut(reasoning: tuple[str, ...], text: str, limits: Limits) -> Reply:
 
 
 def _cut_calls(reasoning: tuple[str, ...], calls: tuple[ToolCall, ...], limits: Limits) -> Reply:
-    """Drop the calls that do not fit: a call is whole or not made at all."""
+    """Drop the calls that exceed the limits: a call is complete or absent."""
     if limits.max_tokens is None:
         return Reply(reasoning, (), calls, "tool_calls")
     reasoning = reasoning[: limits.max_tokens]

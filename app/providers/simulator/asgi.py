@@ -1,4 +1,4 @@
-"""The ASGI words that the simulator uses, and the one extension that its own server adds."""
+"""The ASGI types that the simulator uses, and the one extension that its own server adds."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ CONNECTION_EXTENSION = "slipstream.connection"
 
 
 class Connection(Protocol):
-    """The transport beneath a request, for faults that HTTP has no word for."""
+    """The transport of a request, for faults below HTTP."""
 
     def reset(self) -> None:
         """End the connection by a TCP reset, so that the peer reads ECONNRESET."""
         ...
 
     def close(self) -> None:
-        """Send what was written, then end the connection in order, whatever HTTP still owes."""
+        """Flush, then close the connection in order, even in the middle of an HTTP body."""
         ...

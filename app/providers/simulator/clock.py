@@ -1,4 +1,4 @@
-"""The simulator's script of time: how long each request takes, drawn from one seed.
+"""The simulator's timing: how long each request takes, drawn from one seed.
 
 Every request draws the same number of times from the simulator's generator, in the order in which
 requests arrive, so that a run can be repeated, and so that the second copy of a hedged request has
@@ -32,12 +32,12 @@ class Pace:
 
     @property
     def is_instant(self) -> bool:
-        """Whether nothing is ever waited for."""
+        """Whether all waits are zero."""
         return self.first_token_s == 0 and self.token_s == 0
 
 
 class Script:
-    """Draws the pace and the luck of every request, from `seed`."""
+    """Draws the pace and the random faults of every request from `seed`."""
 
     def __init__(self, seed: int, time_scale: float) -> None:
         self._rng = Random(seed)  # noqa: S311  # a script, not a secret

@@ -1,4 +1,4 @@
-"""Putting an answer on the wire at its pace, and the faults that strike on the way.
+"""Send an answer at its pace, and inject faults on the way.
 
 Waiting is listening: while nothing is due, the request's `receive` is awaited, so a peer that hangs
 up is noticed at once and no task is needed for it. What is due at the same moment goes out in one
@@ -26,7 +26,7 @@ from app.providers.simulator.errors import PeerLeftError
 from app.providers.simulator.faults import Fault, FaultKind
 
 _SHORTEST_WAIT_S = 0.0005
-"""Gaps below this are gathered: an event loop cannot keep them apart."""
+"""Shorter gaps are merged: an event loop cannot keep them apart."""
 _SETTLE_S = 0.02
 """Before a reset: what was written gets this long to reach the peer, which a reset may discard."""
 _GARBAGE = b"<html>\x00\xff this is neither JSON nor an event stream"
@@ -51,7 +51,7 @@ class Progress:
 
 
 class Delivery:
-    """One response on its way. Every method raises `PeerLeftError` once the peer has left."""
+    """One response being sent. Every method raises `PeerLeftError` once the peer has left."""
 
     def __init__(
         self, scope: Scope, receive: Receive, send: Send, fault: Fault | None, drip_gap_s: float
@@ -157,7 +157,7 @@ class Delivery:
                 raise PeerLeftError
 
     async def _strike_before_headers(self, headers: Headers, content_type: bytes) -> None:
-        """Carry out the faults that leave no room for an answer; those that answer end here."""
+        """Inject the faults that replace the answer; those that answer end here."""
         kind = self._fault.kind if self._fault is not None else None
         if kind is FaultKind.HANG:
             await self._until_peer_leaves()
@@ -228,7 +228,7 @@ class Delivery:
 
 
 class FaultStruckError(Exception):
-    """A fault has ended the response in its own way; there is nothing left to send."""
+    """A fault has ended the response; there is nothing left to send."""
 
 
 class _Writer:
@@ -265,13 +265,13 @@ class _Writer:
             self._on_first()
 
     def add(self, data: bytes) -> None:
-        """Put one event's bytes into what goes out next."""
+        """Queue one event's bytes for the next write."""
         if data:
             self._buffer += data
             self._delivery.progress.events += 1
 
     async def flush(self) -> None:
-        """Send what has been gathered, with the headers before it the first time."""
+        """Write what is queued, preceded by the headers the first time."""
         if not self._buffer:
             return
         await self._delivery.begin(self._headers)

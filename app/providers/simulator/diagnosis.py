@@ -1,4 +1,4 @@
-"""Why a prompt cache missed, as the vendors' own APIs tell: two requests compared by their fingerprints.
+"""Why a prompt cache missed, as the vendors' APIs report it: two requests compared by their fingerprints.
 
 Anthropic keeps a fingerprint of each request that holds ``diagnostics``, by its answer's id, and names the
 first of model, tools, system and messages that differs; other parameters it calls ``unavailable``. OpenAI's
@@ -25,7 +25,7 @@ _OTHERS = ("thinking", "tool_choice", "output_config", "context_management")
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What of a request is compared: hashes by part in the order of comparison, and its turns."""
+    """The compared parts of a request: hashes in the order of comparison, and its turns."""
 
     parts: Mapping[str, bytes]
     turns: tuple[bytes, ...]

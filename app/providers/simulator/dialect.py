@@ -1,4 +1,4 @@
-"""What the three dialects have in common: a call read, an answer to write, frames of a stream.
+"""What the three dialects share: a parsed call, an answer to write, frames of a stream.
 
 A dialect is pure: it reads a JSON body into a `Call` and writes an `Answer` as bytes. Time, faults
 and sockets are the business of `server` and `delivery`.
@@ -36,7 +36,7 @@ class Frame(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request understood: the question, and what the dialect needs to answer in its form."""
+    """A parsed request: the question, and what the dialect needs to write the answer."""
 
     choice: ModelChoice
     question: Question
@@ -45,7 +45,7 @@ class Call:
     blocks: Sequence[PromptBlock]
     rules: CacheRules
     cache_scope: str
-    """What keeps prompt-cache entries apart beside the model and the key: options, cache key."""
+    """What separates prompt-cache entries beside model and key: options, cache key."""
     answers: int = 1
     is_warm_up: bool = False
     """Read the prompt into the cache and generate nothing."""
@@ -55,7 +55,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What goes out: one reply for each choice asked for, and how the prompt was billed."""
+    """The answer: one reply per requested choice, and how the prompt was billed."""
 
     call: Call
     replies: Sequence[Reply]

@@ -1,4 +1,4 @@
-"""What a simulated vendor can refuse, before it is put into a dialect's own words."""
+"""Errors of the simulated vendor, before they are written in a dialect."""
 
 from __future__ import annotations
 
@@ -28,4 +28,4 @@ class RefusedError(Exception):
 
 
 class PeerLeftError(Exception):
-    """The client hung up while the simulator was still working for it."""
+    """The client disconnected while its request was in progress."""

@@ -1,4 +1,4 @@
-"""What can be made to go wrong, and how it is asked for.
+"""Injectable faults, and how they are requested.
 
 A fault is a word, some with a number: `429`, `429:2`, `500`, `529`, `reset`, `reset-mid-stream:3`,
 `cut:3`, `stall:3`, `hang`, `malformed-frame:3`, `garbage`, `drip`, `truncated:3`, `empty`,
@@ -22,7 +22,7 @@ _DEFAULT_RETRY_S = 1
 
 
 class FaultKind(StrEnum):
-    """Every fault by the word that asks for it."""
+    """Every fault by its spec word."""
 
     RATE_LIMITED = "429"
     SERVER_ERROR = "500"
