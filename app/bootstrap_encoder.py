@@ -1,4 +1,4 @@
-"""The part of the composition root that can begin before the rest is loaded: the vector process."""
+"""The part of the composition root that starts the vector process, before the rest is loaded."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def begin_encoder(settings: Settings) -> Begun | None:
 
 
 def semantic_folder(settings: Settings) -> Path:
-    """Where what is kept for hits by meaning lies."""
+    """The folder of the semantic cache."""
     return Path(settings.state.data_dir) / "semantic"
 
 

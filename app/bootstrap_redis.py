@@ -1,4 +1,4 @@
-"""The part of the composition root that is about Redis; nothing of it is loaded where none is configured."""
+"""The part of the composition root for Redis; loaded only where Redis is configured."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def open_redis(
     degraded: dict[str, str],
     stack: AsyncExitStack,
 ) -> Redis | None:
-    """The way to Redis, where one is configured; its state is told on ``/readyz``."""
+    """The Redis client, where one is configured; ``/readyz`` shows its state."""
     url = settings.state.redis_url
     if not url:
         return None
@@ -51,7 +51,7 @@ async def open_redis(
     redis = Redis(
         url, budget_s=state.redis_budget_ms / 1000, prefix=state.redis_prefix, on_state=redis_is
     )
-    metrics.follow_redis(lambda: int(redis.away is None))
+    metrics.follow_redis(lambda: int(redis.unavailable is None))
     stack.push_async_callback(redis.aclose)
     await redis.start()
     return redis
@@ -60,7 +60,7 @@ async def open_redis(
 async def share(
     redis: Redis, settings: Settings, gateway: Gateway, metrics: Metrics, stack: AsyncExitStack
 ) -> None:
-    """Give the gateway what all workers keep and do."""
+    """Share cached answers and calls in flight with the other workers."""
     if gateway.exact is None:
         return
     from app.pipeline.invalidation import SemanticInvalidation
@@ -86,7 +86,7 @@ async def share(
 
 
 def share_health(redis: Redis, gateway: Gateway) -> SharedHealth:
-    """What has the workers tell each other which upstreams to leave alone."""
+    """The exchange of upstreams' health between workers."""
     from app.pipeline.shared_health import SharedHealth
     from app.stores.redis_health import RedisHealth
 
@@ -94,7 +94,7 @@ def share_health(redis: Redis, gateway: Gateway) -> SharedHealth:
 
 
 async def share_runs(redis: Redis, runs: Runs, stack: AsyncExitStack) -> None:
-    """Let other workers read the runs of this one, and this one theirs."""
+    """Share runs with the other workers, both ways."""
     from app.stores.redis_runs import SharedRuns
 
     runs.shared, runs.describe = SharedRuns(redis), state_of
@@ -103,7 +103,7 @@ async def share_runs(redis: Redis, runs: Runs, stack: AsyncExitStack) -> None:
 
 
 def share_outputs(redis: Redis, tools: Registry) -> None:
-    """Let workers use the tool results that others have kept."""
+    """Share cached tool results with the other workers."""
     from app.stores.redis import RedisKeyValue
     from app.tools.shared_outputs import SharedOutputs
 
@@ -111,11 +111,11 @@ def share_outputs(redis: Redis, tools: Registry) -> None:
 
 
 def counters_of(redis: Redis | None, spent: SpentFile) -> tuple[Counters, SpendCounters]:
-    """Rates and sums: shared where there is a Redis, and this worker's own while it is away."""
+    """Counters and sums: shared through Redis, and local without it or while it is unavailable."""
     own = MemoryCounters(clock=time.time)
     if redis is None:
         return own, spent
-    from app.stores.redis_counters import CountersWithFallback, RedisCounters, SumsInBoth
+    from app.stores.redis_counters import CountersWithFallback, RedisCounters, SumsWithLocalCopy
 
     shared = RedisCounters(redis)
-    return CountersWithFallback(shared, own), SumsInBoth(shared, spent)
+    return CountersWithFallback(shared, own), SumsWithLocalCopy(shared, spent)

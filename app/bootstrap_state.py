@@ -1,6 +1,4 @@
-"""The part of the composition root that shows how things stand: what a scrape reads, and nobody pays for
-between scrapes; and that keeps what agents learned.
-"""
+"""The part of the composition root for state metrics, read at scrapes only, and for agents' lessons."""
 
 from __future__ import annotations
 
@@ -29,10 +27,10 @@ if TYPE_CHECKING:
 
 def show_state(gateway: Gateway, metrics: StateMetrics) -> None:
     """Let each scrape read deployments, connections, tools and the routes of hits by meaning."""
-    metrics.follow(lambda told: _deployments(gateway, told))
-    metrics.follow(lambda told: _connections(gateway, told))
-    metrics.follow(lambda told: _routes(gateway, told))
-    metrics.follow(lambda told: _tools(gateway, told))
+    metrics.follow(lambda found: _deployments(gateway, found))
+    metrics.follow(lambda found: _connections(gateway, found))
+    metrics.follow(lambda found: _routes(gateway, found))
+    metrics.follow(lambda found: _tools(gateway, found))
 
 
 def open_lessons(settings: Settings, gateway: Gateway) -> LessonExchange:
@@ -56,16 +54,16 @@ def connections_of_all(gateway: Gateway) -> dict[str, PoolStats | None]:
     return {name: connections_of(provider) for name, provider in gateway.providers.items()}
 
 
-def _deployments(gateway: Gateway, told: StateMetrics) -> None:
+def _deployments(gateway: Gateway, metrics: StateMetrics) -> None:
     now_s = gateway.load.now_s()
     for name in gateway.models:
         known = gateway.load.deployment(name)
-        told.in_flight.child(name).value = float(known.in_flight)
-        told.state.child(name).value = float(STATES.index(known.breaker.state(now_s)))
-        told.first_token.child(name).value = known.ttft_s
+        metrics.in_flight.child(name).value = float(known.in_flight)
+        metrics.state.child(name).value = float(STATES.index(known.breaker.state(now_s)))
+        metrics.first_token.child(name).value = known.ttft_s
 
 
-def _connections(gateway: Gateway, told: StateMetrics) -> None:
+def _connections(gateway: Gateway, metrics: StateMetrics) -> None:
     for name, provider in gateway.providers.items():
         stats = connections_of(provider)
         if stats is None:
@@ -75,26 +73,26 @@ def _connections(gateway: Gateway, told: StateMetrics) -> None:
             ("idle", stats.idle),
             ("waiting", stats.waiting),
         ):
-            told.connections.child(name, which).value = float(value)
-        told.opened.child(name).value = float(stats.opened_total)
+            metrics.connections.child(name, which).value = float(value)
+        metrics.opened.child(name).value = float(stats.opened_total)
 
 
-def _tools(gateway: Gateway, told: StateMetrics) -> None:
+def _tools(gateway: Gateway, metrics: StateMetrics) -> None:
     configured = {} if gateway.tools is None else gateway.tools.tools
     for name, registered in configured.items():
-        told.tool_waiting.child(name).value = float(registered.waiting)
-        told.tool_waited.child(name).value = registered.waited_s
+        metrics.tool_waiting.child(name).value = float(registered.waiting)
+        metrics.tool_waited.child(name).value = registered.waited_s
     known = gateway.speculation.tools
     for name in dict.fromkeys((*configured, *known)):
         each = known.get(name) or ToolStatistics()
-        told.speculated.child(name, "hit").value = float(each.hits)
-        told.speculated.child(name, "wasted").value = float(each.wasted)
-        told.speculation_saved.child(name).value = each.saved_s
-        told.speculation_wasted.child(name).value = each.wasted_usd
+        metrics.speculated.child(name, "hit").value = float(each.hits)
+        metrics.speculated.child(name, "wasted").value = float(each.wasted)
+        metrics.speculation_saved.child(name).value = each.saved_s
+        metrics.speculation_wasted.child(name).value = each.wasted_usd
 
 
-def _routes(gateway: Gateway, told: StateMetrics) -> None:
-    """By model: tenants are not labels, so the worst bound and the sums of their routes are told."""
+def _routes(gateway: Gateway, metrics: StateMetrics) -> None:
+    """By model: tenants are not labels, so the worst bound and the sums of their routes are metrics."""
     if gateway.semantic is None:
         return
     routes = gateway.semantic.cache.routes
@@ -105,8 +103,8 @@ def _routes(gateway: Gateway, told: StateMetrics) -> None:
         states = [route.state for route in those]
         proven = [state.threshold.upper_per_hit for state in states if state.threshold is not None]
         wrong = sum(state.audited_wrong for state in states)
-        told.bound.child(model).value = max(proven, default=0.0)
-        told.limit.child(model).value = routes.limits.per_hit
-        told.audited.child(model, "wrong").value = float(wrong)
-        told.audited.child(model, "agreed").value = float(sum(s.audited for s in states) - wrong)
-        told.alarms.child(model).value = float(sum(state.alarms for state in states))
+        metrics.bound.child(model).value = max(proven, default=0.0)
+        metrics.limit.child(model).value = routes.limits.per_hit
+        metrics.audited.child(model, "wrong").value = float(wrong)
+        metrics.audited.child(model, "agreed").value = float(sum(s.audited for s in states) - wrong)
+        metrics.alarms.child(model).value = float(sum(state.alarms for state in states))

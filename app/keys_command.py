@@ -112,7 +112,7 @@ def _new(keys: KeyFile, options: argparse.Namespace) -> None:
             options.usd_per_month,
         ),
     )
-    _print_new_key(*keys.new(access))
+    _print_new_key(*keys.create(access))
 
 
 def _print_new_key(key: str, access: Access) -> None:

@@ -193,7 +193,7 @@ class _Stream:
                 return
             try:
                 async with asyncio.timeout(self.silence_s):
-                    await self.log.news()
+                    await self.log.wait_for_append()
                 await asyncio.sleep(0)  # tools and model calls that start now go before our write
             except TimeoutError:
                 await self.outlet.write(_COMMENT)

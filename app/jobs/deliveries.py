@@ -1,8 +1,8 @@
 """Delivery of webhooks at the end of jobs, with retries.
 
-The receiver's name is stored with the job before it is accepted, so any worker finds an undelivered webhook
-after any crash. A try is counted before it is made; one whose worker dies is made again a minute later. So
-delivery is at least once within the configured tries, and each try has the same ``webhook-id``.
+The receiver's name is stored with the job before it is accepted, so any worker finds an undelivered
+webhook after any crash. A try is counted before it is made; one whose worker dies is made again a minute
+later. So delivery is at least once within the configured tries, and each try has the same ``webhook-id``.
 """
 
 from __future__ import annotations

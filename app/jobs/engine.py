@@ -1,13 +1,13 @@
 """Durable runs of agents: stored before they are accepted, run by any worker with room, continued by another
 where their worker dies.
 
-One task polls the store: at once when a job is submitted here, else each second, since other workers accept
-jobs, die, or cancel too. It also runs the schedules and starts webhooks. A job is an ordinary run of an agent
-over a gateway whose models and tools write a journal (``app.jobs.journal``). Events are on disk before a
-reader sees them; those that an earlier attempt stored already are left out.
+One task polls the store: at once when a job is submitted here, else each second, since other workers
+accept jobs, die, or cancel too. It also runs the schedules and starts webhooks. A job is an ordinary run
+of an agent over a gateway whose models and tools write a journal (``app.jobs.journal``). Events are on
+disk before a reader sees them; those that an earlier attempt stored already are left out.
 
-All access to the store is in one thread, so that no ordinary request waits for it. Where the store fails, its
-jobs are released and it is opened again.
+All access to the store is in one thread, so that no ordinary request waits for it. Where the store fails,
+its jobs are released and it is opened again.
 """
 
 from __future__ import annotations

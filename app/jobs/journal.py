@@ -1,13 +1,13 @@
 """The journal of a job: each model answer and tool result is on disk, and replayed instead of run again.
 
-A step is identified by its input (a model call's conversation, a tool's arguments) and by how many steps had
-the same input before. In a job a model's answer is complete and on disk before anything acts on it, so
-a continued run makes the same calls again. Unlike engines that number their steps, this needs no fixed order
-of parallel steps.
+A step is identified by its input (a model call's conversation, a tool's arguments) and by how many steps
+had the same input before. In a job a model's answer is complete and on disk before anything acts on it,
+so a continued run makes the same calls again. Unlike engines that number their steps, this needs no fixed
+order of parallel steps.
 
-A tool that is neither read-only nor repeatable is marked as begun before it is called. If it is found begun
-and not finished, it is not called again: the model is told that the outcome is unknown. Each call carries its
-step's name as ``Idempotency-Key``, the same one in each attempt.
+A tool that is neither read-only nor repeatable is marked as begun before it is called. If it is found
+begun and not finished, it is not called again: the model is told that the outcome is unknown. Each call
+carries its step's name as ``Idempotency-Key``, the same one in each attempt.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Schedules: jobs and prompt priming by cron expression, once over all workers that share the store.
 
-A due moment becomes a job whose idempotency key is that moment, so that several workers create one job of it,
-whichever dies; or a prompt is primed by the worker that marks the moment as served first. Of moments missed
-while nothing ran, only the last is served, late.
+A due moment becomes a job whose idempotency key is that moment, so that several workers create one job of
+it, whichever dies; or a prompt is primed by the worker that marks the moment as served first. Of moments
+missed while nothing ran, only the last is served, late.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class LessonExchange:
         """Relearn what was learned before this worker started; habits learned meanwhile from more turns
         stay.
         """
-        lines = await asyncio.to_thread(self._file.fresh)
+        lines = await asyncio.to_thread(self._file.read_new)
         known = [
             lesson for lesson in map(decode_lesson, lines[-_MAX_RESTORED:]) if lesson is not None
         ]
@@ -65,7 +65,7 @@ class LessonExchange:
         lines = [line for line in map(encode_lesson, own) if line is not None]
         if lines:
             await asyncio.to_thread(self._file.append, lines)
-        found = await asyncio.to_thread(self._file.fresh)
+        found = await asyncio.to_thread(self._file.read_new)
         others = [lesson for lesson in map(decode_lesson, found) if lesson is not None]
         fresh = [lesson for lesson in others if lesson.lesson_id not in self._seen]
         self._mark_seen(fresh)

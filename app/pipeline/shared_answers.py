@@ -39,8 +39,15 @@ from app.pipeline.shared_stream import RemoteProgress, RemoteStream, StreamForm,
 from app.ports import Codec
 from app.stores.event_bytes import events_from_bytes
 from app.stores.redis import Redis
-from app.stores.shared_flights import Kept, Led, Nothing, Place, Running, SharedFlights
-from app.stores.workers import Workers
+from app.stores.shared_flights import (
+    Absent,
+    LeaseTaken,
+    RemoteFlight,
+    SharedFlights,
+    StoredEntry,
+    StoreEpoch,
+)
+from app.stores.worker_group import WorkerGroup
 
 _MAX_QUEUED: Final = 1_000
 _MAX_ENTRY_BYTES: Final = 1 << 20
@@ -78,8 +85,11 @@ class SharedAnswers:
         self._barriers = Barriers()
         self.on_forget: Callable[[InvalidationFilter], None] = _ignore
         """Called with each invalidation, for the worker's other stores of answers."""
-        self.workers = Workers(
-            redis, on_forget=self._forget, on_lost=self._reset, on_note=self._on_message
+        self.workers = WorkerGroup(
+            redis,
+            on_invalidate=self._forget,
+            drop_before=self._reset,
+            on_message=self._on_message,
         )
         self.trusted = self.workers.trusted
         """Whether an entry of the near cache may be served now."""
@@ -102,7 +112,7 @@ class SharedAnswers:
     async def aclose(self) -> None:
         """Write what is queued, for half a second at most, and leave the other workers."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(_WRITE_AT_END_S if self._redis.away is None else 0):
+            async with asyncio.timeout(_WRITE_AT_END_S if self._redis.unavailable is None else 0):
                 await self._idle.wait()
         for task in list(self._tasks):
             task.cancel()
@@ -121,24 +131,24 @@ class SharedAnswers:
 
     def register(self, key: bytes, flight: Flight) -> None:
         """Register a flight that starts here; its answer belongs to the current invalidation epoch."""
-        place = Place(self.workers.incarnation, self.workers.epoch)
+        place = StoreEpoch(self.workers.incarnation, self.workers.epoch)
         self._open_calls[flight] = LeasedCall(key, flight, place)
 
     async def look_up(self, key: bytes) -> CachedAnswer | None:
         """The stored answer of ``key``, without claiming the call; None also where Redis is late or down."""
         found = await self._claim_in_redis(key, b"", b"", look=True)
-        return self._admit_entry(key[:16].hex(), found) if isinstance(found, Kept) else None
+        return self._admit_entry(key[:16].hex(), found) if isinstance(found, StoredEntry) else None
 
     async def find_entry(self, entry_id: str) -> CachedAnswer | None:
         """The stored answer with the id ``entry_id`` (32 hex digits)."""
         if not _ID.fullmatch(entry_id):
             return None
         found = await self._claim_in_redis(bytes.fromhex(entry_id), b"", b"", look=True)
-        return self._admit_entry(entry_id, found) if isinstance(found, Kept) else None
+        return self._admit_entry(entry_id, found) if isinstance(found, StoredEntry) else None
 
     async def claim(
         self, key: bytes, flight: Flight, *, look: bool = True
-    ) -> CachedAnswer | Running | None:
+    ) -> CachedAnswer | RemoteFlight | None:
         """The stored answer, or the worker that is making the call, or None: this worker is to make it."""
         call = self._open_calls[flight]
         call.id = secrets.token_hex(12).encode() if self._coalesce else b""
@@ -151,14 +161,14 @@ class SharedAnswers:
         if found is not None:
             call.place = found.place
         match found:
-            case Kept():
+            case StoredEntry():
                 self._drop_lease(call)
                 entry = self._admit_entry(key[:16].hex(), found)
                 entry = None if entry is None or entry.key != key else entry
                 if entry is None:
                     return await self.claim(key, flight, look=False)
                 return entry
-            case Running():
+            case RemoteFlight():
                 self._drop_lease(call)
                 return found
             case _:
@@ -170,9 +180,9 @@ class SharedAnswers:
 
     async def _claim_in_redis(
         self, key: bytes, flight: bytes, form: bytes, *, look: bool
-    ) -> Kept | Running | Led | None:
+    ) -> StoredEntry | RemoteFlight | LeaseTaken | None:
         """Ask Redis within the budget, and apply invalidations up to its reply first."""
-        if self._redis.away is not None or self.workers.owes:
+        if self._redis.unavailable is not None or self.workers.has_unsent_invalidations:
             self._count("away")
             return None
         try:
@@ -186,7 +196,7 @@ class SharedAnswers:
             return None
         return self._counted(found)
 
-    async def _catch_up(self, place: Place) -> None:
+    async def _catch_up(self, place: StoreEpoch) -> None:
         """Apply every invalidation up to ``place``; raises ``StoreError``, ``TimeoutError`` over budget."""
         workers = self.workers
         if not workers.trusted():  # Redis may be back with older data: only a renewal tells
@@ -196,23 +206,25 @@ class SharedAnswers:
             async with asyncio.timeout(self._redis.budget_s):
                 await workers.catch_up(place.incarnation, place.epoch)
 
-    def _counted(self, found: Kept | Running | Led | Nothing) -> Kept | Running | Led | None:
+    def _counted(
+        self, found: StoredEntry | RemoteFlight | LeaseTaken | Absent
+    ) -> StoredEntry | RemoteFlight | LeaseTaken | None:
         if found.place.incarnation != self.workers.incarnation:
             self._count("invalidated")
             return None
         match found:
-            case Running():
+            case RemoteFlight():
                 self._count("running")
-            case Led():
+            case LeaseTaken():
                 self._count("absent")
-            case Kept():
+            case StoredEntry():
                 return found
             case _:
                 self._count("absent")
                 return None
         return found
 
-    def _admit_entry(self, entry_id: str, found: Kept) -> CachedAnswer | None:
+    def _admit_entry(self, entry_id: str, found: StoredEntry) -> CachedAnswer | None:
         """The entry, put into the near cache; None where it is unreadable, expired or invalidated."""
         try:
             stored = from_bytes(found.data, entry_id)
@@ -238,7 +250,7 @@ class SharedAnswers:
     async def follow(
         self,
         key: bytes,
-        running: Running,
+        running: RemoteFlight,
         forward: Callable[[RemoteProgress, Event], Awaitable[None]],
     ) -> RemoteProgress:
         """Forward all past and future events of another worker's call; returns its final state.
@@ -293,7 +305,7 @@ class SharedAnswers:
         if not records and not alive and not it.redis_was_lost(_REDIS_MAY_BE_AWAY_S):
             raise LeaderLost
 
-    def _notify_leader(self, running: Running, kind: bytes) -> None:
+    def _notify_leader(self, running: RemoteFlight, kind: bytes) -> None:
         self.workers.send(running.worker, kind, b"%s:%s" % (running.flight, self.workers.id))
 
     # ---------------------------------------------------------------- after the answer
@@ -314,7 +326,7 @@ class SharedAnswers:
                 self._exact.put(call.key, entry)
         else:
             entry = None
-        if not call.id and (entry is None or self._redis.away is not None):
+        if not call.id and (entry is None or self._redis.unavailable is not None):
             return
         job = FinishedCall(call, entry, request, classification)
         if call.copy_task is not None and not call.copy_task.done():
@@ -336,7 +348,7 @@ class SharedAnswers:
             ttl_s=ttl_s,
         )
         if len(data) <= _MAX_ENTRY_BYTES:
-            await self._store.land(entry.id, b"", data, ttl_s)
+            await self._store.complete(entry.id, b"", data, ttl_s)
 
     def _enqueue(self, job: FinishedCall) -> None:
         if len(self._to_write) >= _MAX_QUEUED:
@@ -377,7 +389,7 @@ class SharedAnswers:
             if ttl_s > 0:
                 data = self._serialised(job.entry, job, ttl_s)
         if data or call.id:
-            await self._store.land(call.key[:16].hex(), call.id, data, ttl_s)
+            await self._store.complete(call.key[:16].hex(), call.id, data, ttl_s)
             self._count("kept" if data else "unfit")
 
     def _ttl_s(self, job: FinishedCall) -> float:
@@ -413,10 +425,10 @@ class SharedAnswers:
 
     async def forget(self, what: InvalidationFilter) -> int:
         """Invalidate on every worker, in force when this returns; raises ``StoreError`` (see ``Workers``)."""
-        had = await self.workers.forget(what)
+        had = await self.workers.invalidate(what)
         if what.entry_id:
             with suppress(StoreError):
-                await self._store.forget(what.entry_id)
+                await self._store.delete(what.entry_id)
         return had
 
     def _forget(self, what: InvalidationFilter, epoch: int) -> int:

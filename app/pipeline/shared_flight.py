@@ -23,7 +23,7 @@ from app.pipeline.replay import may_serve, same_form, serve_cached
 
 if TYPE_CHECKING:
     from app.pipeline.shared_stream import RemoteProgress
-    from app.stores.shared_flights import Running
+    from app.stores.shared_flights import RemoteFlight
 
 _TRIES = 4
 """How often a call whose leader was lost is claimed again."""
@@ -101,7 +101,7 @@ async def look_up_shared(
 
 
 async def _follow_remote_call(
-    what: tuple[bytes, Running],
+    what: tuple[bytes, RemoteFlight],
     request: ChatRequest,
     gateway: Gateway,
     turn: Turn,

@@ -25,7 +25,7 @@ from app.errors import StoreError, UpstreamError
 from app.pipeline.shared_stream import RemoteProgress, StreamRecord
 from app.stores.event_bytes import events_to_bytes
 from app.stores.redis import Redis
-from app.stores.shared_flights import Place, SharedFlights
+from app.stores.shared_flights import SharedFlights, StoreEpoch
 
 _RENEW_EVERY_S: Final = 0.5
 """A quarter of a lease: shorter calls are never renewed."""
@@ -40,7 +40,7 @@ class LeasedCall:
 
     key: bytes
     flight: Flight
-    place: Place
+    place: StoreEpoch
     id: bytes = b""
     """The call's id in Redis; empty while it has no lease."""
     since_s: float = 0.0
@@ -86,7 +86,7 @@ class Leases:
             due = [
                 call for call in self.leases.values() if now_s - call.since_s > _RENEW_EVERY_S / 2
             ]
-            if not due or self._redis.away is not None:
+            if not due or self._redis.unavailable is not None:
                 continue
             with suppress(StoreError):
                 for wanted in await self._store.renew([(d.key[:16].hex(), d.id) for d in due]):
@@ -134,7 +134,7 @@ class Leases:
                     try:
                         record = record_of(call.flight, sent, events, done=done)
                         readers = list(call.readers)
-                        there = await self._store.say(call.id, record, readers, first=first)
+                        there = await self._store.append(call.id, record, readers, first=first)
                     except StoreError:
                         given_up_s = given_up_s or self._clock() + _REDIS_MAY_BE_AWAY_S
                         over = done and self._clock() > given_up_s

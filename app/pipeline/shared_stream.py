@@ -17,7 +17,7 @@ from app.domain.events import Event
 from app.domain.models import Model
 from app.domain.usage import Usage
 from app.errors import GatewayError, UpstreamError
-from app.stores.shared_flights import Running
+from app.stores.shared_flights import RemoteFlight
 
 
 class StreamForm(msgspec.Struct, array_like=True, frozen=True):
@@ -86,7 +86,7 @@ class RemoteProgress:
 class RemoteStream:
     """A follower's position in another worker's stream."""
 
-    running: Running
+    running: RemoteFlight
     entry_id: str
     clock: Callable[[], float]
     progress: RemoteProgress = field(default_factory=RemoteProgress)

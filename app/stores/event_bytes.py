@@ -1,7 +1,7 @@
-"""Events as bytes: how a running answer and a run's events travel through Redis.
+"""The encoding of answer events and run events in Redis.
 
-An event is its class's name and its fields; a name or a field that this version does not know makes
-the whole unreadable, which readers take as a stream that broke off.
+An event is its class's name and its fields. A name or a field that this version does not know makes the
+whole unreadable, which readers treat as a broken stream.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ _decode_all = msgspec.msgpack.Decoder(list[tuple[str, msgspec.Raw]]).decode
 _decode_within = msgspec.msgpack.Decoder(tuple[str, bytes]).decode
 
 
-def events_to_bytes(said: Sequence[Event]) -> bytes:
-    """A piece of an answer."""
-    return _encode([(type(event).__name__, event) for event in said])
+def events_to_bytes(answer_events: Sequence[Event]) -> bytes:
+    """Encode some events of an answer."""
+    return _encode([(type(event).__name__, event) for event in answer_events])
 
 
 def events_from_bytes(data: bytes) -> list[Event]:
-    """The piece again; raises ``ValueError`` for another version's."""
+    """Decode them; raises ``ValueError`` for those of another version."""
     return [_of(_EVENTS, name, raw) for name, raw in _decode_all(data)]
 
 
 def run_event_to_bytes(event: RunEvent) -> bytes:
-    """One event of a run."""
+    """Encode one event of a run."""
     if isinstance(event, Within):
         inner: object = (event.subagent_id, run_event_to_bytes(event.event))
         return _encode((Within.__name__, inner))
@@ -45,7 +45,7 @@ def run_event_to_bytes(event: RunEvent) -> bytes:
 
 
 def run_event_from_bytes(data: bytes) -> RunEvent:
-    """The event again; raises ``ValueError`` for another version's."""
+    """Decode it; raises ``ValueError`` for one of another version."""
     name, raw = _decode(data)
     if name == Within.__name__:
         subagent_id, inner = _decode_within(raw)

@@ -45,7 +45,7 @@ class RunLog:
         self.ended = False
         """The last event is there."""
         self.on_append: Callable[[], None] | None = None
-        """Called after each event, by whoever copies the log elsewhere."""
+        """Called after each append; set by whatever copies the log."""
 
     @property
     def first(self) -> int:
@@ -78,7 +78,7 @@ class RunLog:
         self.wake()
 
     def wake(self) -> None:
-        """Let every waiting reader look again."""
+        """Wake all waiting readers."""
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             if not waiter.done():
@@ -92,7 +92,7 @@ class RunLog:
             raise NotFound(message, code="events_expired")
         if skip >= len(self._events):
             return []
-        # A deque is walked from its near end: a reader that keeps up does not pay for what it has read.
+        # A deque is walked from its nearer end: a reader that keeps up does not pay for old events.
         many = len(self._events) - skip
         newer = list(islice(reversed(self._events), many)) if skip else list(self._events)
         if skip:
@@ -104,10 +104,10 @@ class RunLog:
         while self.last <= seq:
             if self.ended:
                 return False
-            await self.news()
+            await self.wait_for_append()
         return True
 
-    async def news(self) -> None:
+    async def wait_for_append(self) -> None:
         """Wait until something was appended, or ``wake`` was called."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
@@ -142,7 +142,7 @@ class EventLog:
 
     def open(self, tenant: str, run_id: str) -> RunLog | None:
         """A new run's log; None where this tenant has one of that id."""
-        self._forget()
+        self._evict()
         key = (tenant, run_id)
         if key in self._runs:
             return None
@@ -151,7 +151,7 @@ class EventLog:
 
     def find(self, tenant: str, run_id: str) -> RunLog | None:
         """The log of a run that is under way or lately was."""
-        self._forget()
+        self._evict()
         return self._runs.get((tenant, run_id))
 
     def close(self, tenant: str, run_id: str) -> None:
@@ -159,9 +159,9 @@ class EventLog:
         key = (tenant, run_id)
         self._ended[key] = self._clock() + self._keep_s
         self._ended_bytes += self._runs[key].bytes
-        self._forget()
+        self._evict()
 
-    def _forget(self) -> None:
+    def _evict(self) -> None:
         now_s = self._clock()
         while self._ended:
             key, until_s = next(iter(self._ended.items()))

@@ -1,10 +1,10 @@
 """Jobs of many hosts, in Postgres.
 
 A worker is alive while its session is: it holds an advisory lock of its own name, which Postgres releases
-when the session ends for any reason. A worker writes what concerns its jobs in that same session. So whoever
-gets the lock knows that nothing more can be written in the dead worker's name: a step that it had not marked
-as begun was not begun, and one that it had marked is not begun again. A worker that loses its session has
-lost its jobs, and opens another session under another name.
+when the session ends for any reason. A worker writes what concerns its jobs in that same session. So
+whoever gets the lock knows that nothing more can be written in the dead worker's name: a step that it had
+not marked as begun was not begun, and one that it had marked is not begun again. A worker that loses its
+session has lost its jobs, and opens another session under another name.
 
 Sessions must reach Postgres itself, or a pooler that keeps a session whole (not by transaction).
 """

@@ -1,9 +1,9 @@
 """Jobs of one host: an SQLite file that all its workers share.
 
-Each worker locks a file of its own while it lives. The kernel releases the lock when the worker dies in any
-way, so the jobs of a dead worker are found at once and those of a slow one are never taken from it: there
-is no lease that could expire. A statement returns only once it is on disk (``synchronous=FULL``): a step
-that was marked as begun stays so.
+Each worker locks a file of its own while it lives. The kernel releases the lock when the worker dies in
+any way, so the jobs of a dead worker are found at once and those of a slow one are never taken from it:
+there is no lease that could expire. A statement returns only once it is on disk (``synchronous=FULL``): a
+step that was marked as begun stays so.
 """
 
 from __future__ import annotations

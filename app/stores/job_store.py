@@ -1,8 +1,8 @@
 """The store of jobs: requests, states, finished steps, events, webhooks, and when each schedule last ran.
 
-The SQL is the same for both databases (``JobDatabase``): a file of one host (``app.stores.job_sqlite``) or
-a Postgres of many (``app.stores.job_postgres``). A worker is known by a lock that ends with it. Every method
-blocks: call it from a thread of its own. What a method wrote is on disk when it returns.
+The SQL is the same for both databases (``JobDatabase``): a file of one host (``app.stores.job_sqlite``)
+or a Postgres of many (``app.stores.job_postgres``). A worker is known by a lock that ends with it. Every
+method blocks: call it from a thread of its own. What a method wrote is on disk when it returns.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""The gateway's own keys in a file under ``data_dir``, and how every worker learns of a change at once.
+"""The gateway's own API keys in a file under ``data_dir``; every worker sees a change at once.
 
-A key is 32 random bytes, shown once and kept as its SHA-256. A slow password hash would add nothing:
-it guards secrets that can be guessed, and 256 bits of entropy cannot, while every request, a
-stranger's too, would pay for it.
+A key is 32 random bytes, shown once and stored as its SHA-256. A slow password hash would add nothing: it
+guards secrets that can be guessed, and 256 bits of entropy cannot, while every request, a stranger's too,
+would pay for it.
 
-The file is replaced whole (written aside, synced, renamed) under a lock, so that a reader sees the
-old keys or the new ones. Then a counter in a second file of eight bytes is raised, which the workers
-hold mapped in memory: looking whether it moved costs them no system call, so they look before each
-request, and a revoked key is refused by the very next one on every worker of the machine. Machines
-that share no folder share no keys.
+The file is replaced whole (written aside, synced, renamed) under a lock, so that a reader sees the old
+keys or the new ones. Then a counter in a second file of eight bytes is raised, which the workers hold
+mapped in memory: looking whether it moved costs them no system call, so they look before each request,
+and a revoked key is refused by the very next one on every worker of the machine. Machines that share no
+folder share no keys.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from app.domain.access import UNLIMITED, Access, Key, Limits
 from app.errors import StoreError
 
 PREFIX = "slip"
-"""Every key begins with it, so that scanners for leaked secrets can know one."""
+"""The prefix of every key, by which scanners for leaked secrets recognise one."""
 _SECRET_BYTES = 32
 _ID_BYTES = 5
 _EPOCH_BYTES = 8
@@ -39,7 +39,7 @@ _PRIVATE_FOLDER = 0o700
 
 
 class _Entry(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """A key as it stands in the file."""
+    """A key as stored."""
 
     id: str
     sha256: str
@@ -85,7 +85,7 @@ class KeyFile:
         self._seen = b""
 
     def moved(self) -> bool:
-        """Say whether keys were changed since this was last asked; the first time True."""
+        """Whether keys changed since the last call; True the first time."""
         now = self._epoch[:_EPOCH_BYTES]
         if now == self._seen:
             return False
@@ -93,15 +93,15 @@ class KeyFile:
         return True
 
     def read(self) -> list[Key]:
-        """Every key, revoked and expired ones too; raises ``StoreError`` where the file is damaged."""
-        return [_stored(entry) for entry in self._entries()]
+        """All keys, revoked and expired ones included; raises ``StoreError`` where the file is damaged."""
+        return [_to_key(entry) for entry in self._entries()]
 
-    def new(self, access: Access) -> tuple[str, Access]:
-        """Make a key for ``access`` and say it, this once; its id is chosen here."""
+    def create(self, access: Access) -> tuple[str, Access]:
+        """Create a key for ``access`` and return it, this once; its id is chosen here."""
         with self._writing() as entries:
-            key, entry = self._made(access)
+            key, entry = self._generate(access)
             entries.append(entry)
-        return key, _stored(entry).access
+        return key, _to_key(entry).access
 
     def revoke(self, key_id: str) -> Access:
         """Refuse the key from the next request on; revoking twice is revoking once."""
@@ -111,10 +111,10 @@ class KeyFile:
             if entry.revoked_unix_s is None:
                 entry = msgspec.structs.replace(entry, revoked_unix_s=self._clock())
             entries[index] = entry
-        return _stored(entry).access
+        return _to_key(entry).access
 
     def rotate(self, key_id: str, overlap_s: float) -> tuple[str, Access]:
-        """Make a key of the same rights; the old one goes on for ``overlap_s`` seconds at most."""
+        """Create a key with the same rights; the old one works for ``overlap_s`` more seconds at most."""
         now_s = self._clock()
         with self._writing() as entries:
             index = _index(entries, key_id)
@@ -124,17 +124,17 @@ class KeyFile:
             until_s = now_s + overlap_s
             if old.expires_unix_s is not None:
                 until_s = min(until_s, old.expires_unix_s)
-            access = _stored(old).access
-            key, entry = self._made(replace(access, family=access.usage_key))
+            access = _to_key(old).access
+            key, entry = self._generate(replace(access, family=access.usage_key))
             entries[index] = msgspec.structs.replace(old, expires_unix_s=until_s)
             entries.append(entry)
-        return key, _stored(entry).access
+        return key, _to_key(entry).access
 
     def close(self) -> None:
-        """Let go of the mapped counter."""
+        """Unmap the counter."""
         self._epoch.close()
 
-    def _made(self, access: Access) -> tuple[str, _Entry]:
+    def _generate(self, access: Access) -> tuple[str, _Entry]:
         key_id = secrets.token_hex(_ID_BYTES)
         key = f"{PREFIX}_{key_id}_{secrets.token_urlsafe(_SECRET_BYTES)}"
         entry = _Entry(
@@ -201,7 +201,7 @@ class KeyFile:
         self._epoch[:_EPOCH_BYTES] = raised.to_bytes(_EPOCH_BYTES, "little")
 
 
-def _stored(entry: _Entry) -> Key:
+def _to_key(entry: _Entry) -> Key:
     access = Access(
         id=entry.id,
         tenant=entry.tenant,

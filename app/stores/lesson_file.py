@@ -1,9 +1,8 @@
-"""The lessons of all workers of a host, in one file under the data directory: appended by each, read on by
-all.
+"""Speculation lessons shared by the workers of a host: one append-only file under the data directory.
 
-A line is a lesson, sealed where there are keys. The lock beside the file is held for an append, so lines
-never mix. A file that has grown too long is written anew with its newest half; who reads on notices
-that it is another file and reads it from the beginning: lessons have ids, so none is learned twice.
+A line is a lesson, encrypted where keys are configured. Appends hold the lock beside the file, so lines
+never mix. A file that has grown too long is replaced by its newest half; readers notice that it is
+another file and read it from the start. Lessons have ids, so none is learned twice.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ class LessonFile:
         *,
         most_bytes: int = _MOST_BYTES,
     ) -> None:
-        """Touch nothing yet; a folder that cannot be written is told to ``on_fault`` when it matters."""
+        """Open nothing yet; ``on_fault`` is called with the reason when the file cannot be used."""
         self._folder, self._on_fault, self._seal = folder, on_fault, seal
         self._most_bytes = most_bytes
         self._path = folder / "lessons.jsonl"
@@ -41,7 +40,7 @@ class LessonFile:
         self._file_id = 0
 
     def append(self, lines: Sequence[bytes]) -> None:
-        """Keep ``lines``, none of which holds a line end."""
+        """Append ``lines``, none of which contains a line end."""
         data = b"".join(self._sealed(line) + b"\n" for line in lines)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -49,12 +48,12 @@ class LessonFile:
                 with self._path.open("ab") as file:
                     file.write(data)
                 if self._path.stat().st_size > self._most_bytes:
-                    self._halve()
+                    self._drop_older_half()
         except OSError as exc:
             self._on_fault(f"what agents learn cannot be kept in {self._folder}: {exc.strerror}")
 
-    def fresh(self) -> list[bytes]:
-        """Whole lines that were not read before; damaged or foreign ones are left out."""
+    def read_new(self) -> list[bytes]:
+        """Complete lines that were not read before, without damaged or foreign ones."""
         try:
             with self._path.open("rb") as file:
                 about = os.fstat(file.fileno())
@@ -69,7 +68,7 @@ class LessonFile:
             return []
         whole = data[: data.rfind(b"\n") + 1]
         self._read_to += len(whole)
-        return [line for line in map(self._opened, whole.splitlines()) if line]
+        return [line for line in map(self._unsealed, whole.splitlines()) if line]
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -77,7 +76,7 @@ class LessonFile:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def _halve(self) -> None:
+    def _drop_older_half(self) -> None:
         kept = self._path.read_bytes()[-self._most_bytes // 2 :]
         begun = self._path.with_suffix(".new")
         begun.write_bytes(kept[kept.find(b"\n") + 1 :])
@@ -86,7 +85,7 @@ class LessonFile:
     def _sealed(self, line: bytes) -> bytes:
         return line if self._seal is None else b85encode(self._seal.seal(line, _ABOUT))
 
-    def _opened(self, line: bytes) -> bytes:
+    def _unsealed(self, line: bytes) -> bytes:
         if self._seal is None:
             return line
         with suppress(StoreError, ValueError):

@@ -1,5 +1,5 @@
-"""Values and counters in this process: what limits are counted by without Redis, or while it is away, and
-the small store of values that shows what a ``KeyValue`` promises beside Redis' own.
+"""In-process counters, used for limits without Redis or while it is unavailable, and an in-process
+``KeyValue``.
 
 Bounded: the values that were used least recently leave first. One event loop owns each.
 """
@@ -100,7 +100,7 @@ class MemoryCounters:
         self._full_at[charge.key] = self._after(charge, self._clock())
 
     async def add(self, key: bytes, amount: float, ttl_s: float) -> float:
-        """Add to a sum and say it."""
+        """Add to a sum and return it."""
         self._sweep()
         now_s = self._clock()
         until_s, total = self._sums.get(key, (0.0, 0.0))

@@ -1,13 +1,13 @@
-"""The way to Redis: one bounded pool, a small budget for every question, and a breaker.
+"""The Redis client: one bounded pool, a time budget for every command, and a circuit breaker.
 
-Nothing here can hold a request up for longer than the budget, and nothing fails but by
-``StoreError``, which callers take to mean "go on without". A refused or broken connection opens the
-breaker at once, questions that came too late do so after a few in a row; while it is open nothing is
-asked at all, and a task of its own tries the door until Redis answers within its budget again. So a
-Redis that is gone costs a request one comparison, and a slow one a few budgets in all.
+No command holds a request up for longer than its budget, and the only failure is ``StoreError``, which
+callers take to mean "go on without". A refused or broken connection opens the breaker at once, timeouts
+do so after a few in a row. While it is open no command is sent, and a task probes until Redis answers
+within the budget again. So a Redis that is down costs a request one comparison, and a slow one a few
+budgets in all.
 
-A Redis that is there but refuses to write (out of memory, a replica) is told apart: what can be read
-is read, and the refusal is shown until a write works again.
+A Redis that refuses writes (out of memory, a replica) is still read from; the refusal is reported until a
+write works again.
 """
 
 from __future__ import annotations
@@ -35,33 +35,33 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from app.errors import StoreError
 
-Word = bytes | str | int | float
-GONE: Final = (RedisError, OSError, TimeoutError, RuntimeError)
-"""How a Redis is lost; RuntimeError is uvloop's word for a connection that was reset a moment ago."""
-_LATE_IN_A_ROW: Final = 3
-_PAUSES_S: Final = (0.05, 0.1, 0.25, 0.5, 1.0)
-_MOST_CONNECTIONS: Final = 16
+Argument = bytes | str | int | float
+CONNECTION_ERRORS: Final = (RedisError, OSError, TimeoutError, RuntimeError)
+"""A lost Redis; uvloop raises RuntimeError for a connection that was reset a moment ago."""
+_MAX_TIMEOUTS_IN_A_ROW: Final = 3
+_PROBE_INTERVALS_S: Final = (0.05, 0.1, 0.25, 0.5, 1.0)
+_MAX_CONNECTIONS: Final = 16
 _CONNECT_S: Final = 1.0
-"""How long the prober, not a request, waits for a connection."""
+"""How long a probe waits for a connection; no request does."""
 _TAKES_NO_WRITES: Final = ("OOM", "READONLY", "MISCONF", "NOREPLICAS")
-_AWAY = "is not reached yet"
+_NOT_CONNECTED = "is not reached yet"
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """Lua that Redis runs as one step; sent whole only where the server does not know it yet."""
+    """A Lua script; its text is sent only where the server does not have it yet."""
 
     text: str
     digest: str
 
     @classmethod
     def of(cls, text: str) -> Script:
-        """A script and the name that Redis gives it."""
+        """A script with its SHA-1 digest."""
         return cls(text, sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
 class Redis:
-    """One worker's way to Redis; one event loop owns it."""
+    """One worker's Redis client; one event loop owns it."""
 
     def __init__(
         self,
@@ -71,16 +71,16 @@ class Redis:
         on_state: Callable[[str | None], None],
         prefix: str = "slipstream",
     ) -> None:
-        """Nothing is opened yet. ``on_state``: told why Redis is not used, or None when it is.
+        """Open nothing yet. ``on_state`` is called with why Redis is not used, or None when it is.
 
-        ``budget_s``: the longest any one question may take. ``prefix``: begins every key and channel.
+        ``budget_s``: the longest that a command may take. ``prefix``: begins every key and channel.
         """
         self.budget_s = budget_s
         self.prefix = prefix.encode()
         self._on_state = on_state
         self._pool = redis_client.BlockingConnectionPool.from_url(
             url,
-            max_connections=_MOST_CONNECTIONS,
+            max_connections=_MAX_CONNECTIONS,
             timeout=budget_s,
             protocol=2,
             retry=Retry(NoBackoff(), 0),
@@ -90,25 +90,25 @@ class Redis:
             socket_keepalive=True,
         )
         self._client = redis_client.Redis(connection_pool=self._pool)
-        self._say: Callable[..., Awaitable[object]] = self._client.execute_command
-        self.away: str | None = _AWAY
-        """Why nothing is asked of Redis now; None while it is in use."""
-        self.refuses: str | None = None
-        """Why Redis takes no writes; None while it does."""
+        self._execute: Callable[..., Awaitable[object]] = self._client.execute_command
+        self.unavailable: str | None = _NOT_CONNECTED
+        """Why no command is sent now; None while Redis is in use."""
+        self.write_refusal: str | None = None
+        """Why Redis refuses writes; None while it accepts them."""
         self.skipped = 0
-        """Questions that were not asked because Redis was away."""
+        """Commands that were not sent because Redis was unavailable."""
         self.failed = 0
-        """Questions that were asked and came to nothing."""
-        self._late = 0
-        self._wanted = asyncio.Event()
+        """Commands that failed."""
+        self._timeouts_in_a_row = 0
+        self._probe_wanted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Try the door once, and keep trying it beside the requests while it is shut."""
+        """Probe once, then in the background whenever Redis is unavailable."""
         self._task = asyncio.get_running_loop().create_task(self._probe(), name="redis")
-        await self._try()
-        if self.away is not None:
-            self._wanted.set()
+        await self._check()
+        if self.unavailable is not None:
+            self._probe_wanted.set()
 
     async def aclose(self) -> None:
         """Close every connection; idempotent."""
@@ -117,148 +117,148 @@ class Redis:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
-        self.away = "closed"
-        with suppress(*GONE):
+        self.unavailable = "closed"
+        with suppress(*CONNECTION_ERRORS):
             await self._client.aclose()
             await self._pool.disconnect()
 
     def key(self, kind: bytes, name: bytes = b"") -> bytes:
-        """The key or channel of a thing of ours."""
+        """The key or channel for ``name`` of this kind."""
         return b"%s:%s:%s" % (self.prefix, kind, name)
 
-    async def ask(self, *words: Word, budget_s: float | None = None) -> object:
-        """Ask one command; raises ``StoreError`` where Redis is away, late or refuses."""
-        if self.away is not None:
+    async def command(self, *words: Argument, budget_s: float | None = None) -> object:
+        """Run one command; raises ``StoreError`` where Redis is unavailable, late or refuses."""
+        if self.unavailable is not None:
             self.skipped += 1
-            raise StoreError(f"Redis {self.away}", code="store_away")
+            raise StoreError(f"Redis {self.unavailable}", code="store_away")
         try:
             async with asyncio.timeout(budget_s or self.budget_s):
-                reply = await self._say(*words)
+                reply = await self._execute(*words)
         except ResponseError as error:
             if isinstance(error, NoScriptError):
                 raise
-            raise self._refused(error) from error
-        except GONE as error:
-            raise self._lost(error) from error
-        self._late = 0
+            raise self._refusal_error(error) from error
+        except CONNECTION_ERRORS as error:
+            raise self._connection_error(error) from error
+        self._timeouts_in_a_row = 0
         return reply
 
     async def run(
         self,
         script: Script,
         keys: Sequence[bytes],
-        words: Sequence[Word] = (),
+        words: Sequence[Argument] = (),
         *,
         budget_s: float | None = None,
     ) -> list[object]:
         """Run a script that gives a list; raises ``StoreError`` as ``ask`` does."""
         rest = (len(keys), *keys, *words)
         try:
-            reply = await self.ask("EVALSHA", script.digest, *rest, budget_s=budget_s)
+            reply = await self.command("EVALSHA", script.digest, *rest, budget_s=budget_s)
         except NoScriptError:
-            reply = await self.ask("EVAL", script.text, *rest, budget_s=budget_s)
+            reply = await self.command("EVAL", script.text, *rest, budget_s=budget_s)
         if not isinstance(reply, list):
-            raise StoreError("Redis gave an answer of another form", code="store_refused")
+            raise StoreError("Redis gave an unexpected reply", code="store_refused")
         return reply
 
-    def listening(self) -> redis_client.client.PubSub:
+    def subscriber(self) -> redis_client.client.PubSub:
         """A subscriber on a connection of its own; its owner closes it."""
         return self._client.pubsub()
 
-    async def unlisten(self, listening: redis_client.client.PubSub) -> None:
+    async def close_subscriber(self, listening: redis_client.client.PubSub) -> None:
         """Close a subscriber."""
         close: Callable[[], Awaitable[None]] = listening.aclose
         await close()
 
-    def _refused(self, error: ResponseError) -> StoreError:
+    def _refusal_error(self, error: ResponseError) -> StoreError:
         self.failed += 1
         said = str(error)[:200]
         if isinstance(error, OutOfMemoryError | ReadOnlyError) or said.startswith(_TAKES_NO_WRITES):
-            self._refusing(f"takes no writes: {said}")
+            self._note_write_refusal(f"takes no writes: {said}")
         elif said.startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
-            self._lose(f"refuses us: {said}")
+            self._open_breaker(f"refuses us: {said}")
         return StoreError(f"Redis refused: {said}", code="store_refused")
 
-    def _lost(self, error: Exception) -> StoreError:
+    def _connection_error(self, error: Exception) -> StoreError:
         self.failed += 1
         late = isinstance(error, TimeoutError | RedisTimeoutError) or (
             # The pool had no connection free in time: as slow as an answer that is late.
             isinstance(error, RedisConnectionError) and "available connection" in str(error).lower()
         )
         if late:
-            self._late += 1
-            if self._late >= _LATE_IN_A_ROW:
-                self._lose(f"does not answer within {self.budget_s * 1000:g} ms")
+            self._timeouts_in_a_row += 1
+            if self._timeouts_in_a_row >= _MAX_TIMEOUTS_IN_A_ROW:
+                self._open_breaker(f"does not answer within {self.budget_s * 1000:g} ms")
             return StoreError("Redis came too late", code="store_slow")
         if isinstance(error, BusyLoadingError):
-            self._lose("is loading its data")
+            self._open_breaker("is loading its data")
         else:
-            self._lose(f"is not there: {type(error).__name__}")
-        return StoreError(f"Redis {self.away}", code="store_away")
+            self._open_breaker(f"is not there: {type(error).__name__}")
+        return StoreError(f"Redis {self.unavailable}", code="store_away")
 
-    def _lose(self, why: str) -> None:
-        if self.away is None:
-            self.away = why
+    def _open_breaker(self, why: str) -> None:
+        if self.unavailable is None:
+            self.unavailable = why
             self._on_state(why)
-            self._wanted.set()
+            self._probe_wanted.set()
 
-    def _refusing(self, why: str) -> None:
-        if self.refuses is None:
-            self.refuses = why
+    def _note_write_refusal(self, why: str) -> None:
+        if self.write_refusal is None:
+            self.write_refusal = why
             self._on_state(why)
-            self._wanted.set()
+            self._probe_wanted.set()
 
     async def _probe(self) -> None:
-        """Try the door while it is shut, with longer pauses each time."""
+        """Probe while Redis is unavailable, with growing intervals."""
         while True:
-            await self._wanted.wait()
-            self._wanted.clear()
+            await self._probe_wanted.wait()
+            self._probe_wanted.clear()
             tries = 0
-            while self.away is not None or self.refuses is not None:
-                await asyncio.sleep(_PAUSES_S[min(tries, len(_PAUSES_S) - 1)])
+            while self.unavailable is not None or self.write_refusal is not None:
+                await asyncio.sleep(_PROBE_INTERVALS_S[min(tries, len(_PROBE_INTERVALS_S) - 1)])
                 tries += 1
-                await self._try()
+                await self._check()
 
-    async def _try(self) -> None:
-        """Connect, then ask within the budget: only who answers in time is used."""
+    async def _check(self) -> None:
+        """Connect and send two PINGs: Redis is used only where the second is answered within the budget."""
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(_CONNECT_S):
-                await self._say("PING")
+                await self._execute("PING")
             began_s = loop.time()
             async with asyncio.timeout(_CONNECT_S):
-                await self._say("PING")
+                await self._execute("PING")
             took_s = loop.time() - began_s
-            await self._try_to_write()
-        except GONE as error:
-            self._still(f"is not there: {type(error).__name__}")
+            await self._check_write()
+        except CONNECTION_ERRORS as error:
+            self._stay_unavailable(f"is not there: {type(error).__name__}")
             return
         if took_s > self.budget_s:
-            self._still(f"does not answer within {self.budget_s * 1000:g} ms")
+            self._stay_unavailable(f"does not answer within {self.budget_s * 1000:g} ms")
             return
-        self._late = 0
-        was, self.away = self.away, None
-        if self.refuses is None:
+        self._timeouts_in_a_row = 0
+        was, self.unavailable = self.unavailable, None
+        if self.write_refusal is None:
             if was is not None:
                 self._on_state(None)
         else:
-            self._on_state(self.refuses)
+            self._on_state(self.write_refusal)
 
-    async def _try_to_write(self) -> None:
+    async def _check_write(self) -> None:
         try:
             async with asyncio.timeout(_CONNECT_S):
-                await self._say("SET", self.key(b"probe"), b"1", "PX", 1000)
+                await self._execute("SET", self.key(b"probe"), b"1", "PX", 1000)
         except ResponseError as error:
-            self.refuses = f"takes no writes: {str(error)[:200]}"
+            self.write_refusal = f"takes no writes: {str(error)[:200]}"
             return
-        if self.refuses is not None:
-            self.refuses = None
-            if self.away is None:
+        if self.write_refusal is not None:
+            self.write_refusal = None
+            if self.unavailable is None:
                 self._on_state(None)
 
-    def _still(self, why: str) -> None:
-        if self.away is None or self.away == _AWAY:
-            self.away = why
+    def _stay_unavailable(self, why: str) -> None:
+        if self.unavailable is None or self.unavailable == _NOT_CONNECTED:
+            self.unavailable = why
             self._on_state(why)
 
 
@@ -271,17 +271,19 @@ class RedisKeyValue:
 
     async def get(self, key: bytes) -> bytes | None:
         """The live value of ``key``."""
-        found = await self._redis.ask("GET", self._redis.key(self._kind, key))
+        found = await self._redis.command("GET", self._redis.key(self._kind, key))
         return found if isinstance(found, bytes) else None
 
     async def set(self, key: bytes, value: bytes, ttl_s: float) -> None:
         """Keep ``value`` for ``ttl_s`` seconds."""
         milliseconds = max(1, int(ttl_s * 1000))
-        await self._redis.ask("SET", self._redis.key(self._kind, key), value, "PX", milliseconds)
+        await self._redis.command(
+            "SET", self._redis.key(self._kind, key), value, "PX", milliseconds
+        )
 
     async def delete(self, key: bytes) -> bool:
         """Remove it; say whether it was there."""
-        return await self._redis.ask("DEL", self._redis.key(self._kind, key)) == 1
+        return await self._redis.command("DEL", self._redis.key(self._kind, key)) == 1
 
     async def aclose(self) -> None:
         """Hold nothing of its own."""

@@ -1,7 +1,7 @@
-"""Counters in Redis, and the ones that go on in this process while Redis is away.
+"""Rate and spending counters in Redis, with a fallback to this process while Redis is unavailable.
 
-The time is Redis' own, so that workers whose clocks differ share one bucket. A bucket is one number,
-the instant at which it is full again; it lives only until then.
+The time is Redis' own, so that workers whose clocks differ share one bucket. A bucket is one number, the
+instant at which it is full again; it lives only until then.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class RedisCounters:
         await self._charge((charge,), force=True)
 
     async def add(self, key: bytes, amount: float, ttl_s: float) -> float:
-        """Add to a sum and say it."""
+        """Add to a sum and return it."""
         words = (repr(float(amount)), max(1, int(ttl_s * 1000)))
         [total] = await self._redis.run(_ADD, [self._redis.key(b"sum", key)], words)
         return float(total) if isinstance(total, bytes) else 0.0
@@ -97,14 +97,14 @@ class RedisCounters:
             case [bytes(wait), int(refused), bytes(left)]:
                 return float(wait), refused, float(left)
             case _:
-                raise StoreError("Redis gave an answer of another form", code="store_refused")
+                raise StoreError("Redis gave an unexpected reply", code="store_refused")
 
 
 class CountersWithFallback:
-    """The shared counters, or this worker's own where those cannot be asked. Never raises.
+    """The shared counters, or this worker's own while Redis is unavailable. Never raises.
 
-    What was counted here meanwhile is not carried over: each worker lets through at most what all of
-    them may together, for as long as Redis is away.
+    Local counts are not carried over: while Redis is unavailable each worker admits at most what all of them
+    may together.
     """
 
     def __init__(self, shared: Counters, own: Counters) -> None:
@@ -126,7 +126,7 @@ class CountersWithFallback:
             await self._own.settle(charge)
 
     async def add(self, key: bytes, amount: float, ttl_s: float) -> float:
-        """Add to a sum and say it."""
+        """Add to a sum and return it."""
         try:
             return await self._shared.add(key, amount, ttl_s)
         except StoreError:
@@ -139,17 +139,17 @@ class CountersWithFallback:
 
 
 class Sums(Protocol):
-    """Sums that a host keeps for itself, on disk or in memory."""
+    """Sums of one host, on disk or in memory."""
 
     async def add(self, key: bytes, amount: float, ttl_s: float) -> float:
-        """Add to a sum and say it."""
+        """Add to a sum and return it."""
         ...
 
 
-class SumsInBoth:
-    """Sums of all workers in Redis and of this host beside them; the larger one counts. Never raises.
+class SumsWithLocalCopy:
+    """Sums of all workers in Redis, and of this host locally; the larger one counts. Never raises.
 
-    Money spent is not forgotten with a Redis that comes back empty, nor while one is away.
+    So spent money survives a Redis that is unavailable or comes back empty.
     """
 
     def __init__(self, shared: Counters, own: Sums) -> None:
@@ -157,7 +157,7 @@ class SumsInBoth:
         self._shared, self._own = shared, own
 
     async def add(self, key: bytes, amount: float, ttl_s: float) -> float:
-        """Add to a sum and say it."""
+        """Add to a sum and return it."""
         own = await self._own.add(key, amount, ttl_s)
         try:
             return max(own, await self._shared.add(key, amount, ttl_s))

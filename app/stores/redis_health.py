@@ -1,11 +1,11 @@
-"""Hints about upstreams' health in Redis: a key a deployment that lives as long as the hint does."""
+"""Hints about the health of upstreams, in Redis: one key per deployment, which expires with the hint."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from app.stores.redis import Redis, Script, Word
+from app.stores.redis import Argument, Redis, Script
 
 _BUDGET_S: Final = 0.5
 _EXCHANGE = Script.of("""
@@ -30,7 +30,7 @@ class RedisHealth:
     async def exchange(self, own: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
         """Write and read in one step; raises ``StoreError``."""
         keys = [self._redis.key(b"health", name.encode()) for name in (*own, *names)]
-        words: list[Word] = [len(own), *(max(1, int(left_s * 1000)) for left_s in own.values())]
+        words: list[Argument] = [len(own), *(max(1, int(left_s * 1000)) for left_s in own.values())]
         found = await self._redis.run(_EXCHANGE, keys, words, budget_s=_BUDGET_S)
         return {
             name: each / 1000

@@ -1,12 +1,11 @@
-"""The logs of runs in Redis: what a worker's runs say, readable on every other worker.
+"""The event logs of runs in Redis, readable on every worker.
 
-The worker that runs a run (its owner) keeps the log as ever and copies it beside the run, in batches,
-under the events' own numbers; a copy that Redis lost, or whose newest events it lost, is written again
-from the beginning of what is still kept. While a run is under way its owner keeps a short-lived key
-alive. A reader that finds that key gone before the run's end writes the end itself, once for all
-readers: the worker was lost.
+The worker of a run (its owner) keeps the log in memory and copies it in the background, in batches, under
+the events' own numbers; a copy that Redis lost, or whose newest events it lost, is written again from the
+oldest event in memory. During a run its owner keeps a short-lived key alive. A reader that finds that key
+gone before the run's end writes the end itself, once for all readers: the worker was lost.
 
-Nothing waits for Redis but who asks for a run of another worker. Such a reader looks again every 50 ms.
+Only readers of another worker's run wait for Redis; they poll every 50 ms.
 """
 
 from __future__ import annotations
@@ -24,20 +23,20 @@ from app.domain.run_events import RunEvent, RunFailed, RunFinished
 from app.errors import NotFound, StoreError
 from app.stores.event_bytes import run_event_from_bytes, run_event_to_bytes
 from app.stores.event_log import RunLog
-from app.stores.redis import Redis, Script, Word
+from app.stores.redis import Argument, Redis, Script
 
-_OWNED_S: Final = 3.0
+_OWNER_TTL_S: Final = 3.0
 """A worker that dies is noticed within this time."""
-_BEAT_S: Final = 0.5
-_LONG_S: Final = 0.5
-_KEEP_S: Final = 900.0
-_AT_ONCE: Final = 500
+_HEARTBEAT_S: Final = 0.5
+_BACKGROUND_BUDGET_S: Final = 0.5
+_RETENTION_S: Final = 900.0
+_BATCH: Final = 500
 _MAX_EVENTS: Final = 20_000
-_LOOK_AGAIN_S: Final = 0.05
+_POLL_INTERVAL_S: Final = 0.05
 _REDIS_MAY_BE_AWAY_S: Final = 10.0
 _COPIED_WITHIN_S: Final = 1.0
 """An approval that comes at once waits so long for the end of the run that asked to be copied."""
-LOST: Final = (
+WORKER_LOST: Final = (
     "the worker that ran this was lost: what it had begun may have been done; start a new run"
 )
 
@@ -69,7 +68,7 @@ if ARGV[7] == '1' then redis.call('DEL', KEYS[3])
 else redis.call('SET', KEYS[3], ARGV[2], 'PX', ARGV[3]) end
 return {1}
 """)
-_BEAT = Script.of("""
+_HEARTBEAT = Script.of("""
 local cancelled = {}
 for i = 1, #KEYS, 2 do
   redis.call('SET', KEYS[i + 1], ARGV[1], 'PX', ARGV[2])
@@ -89,7 +88,7 @@ _NEWEST = Script.of("""
 local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
 return {newest[1] and newest[1][2][2] or '', redis.call('EXISTS', KEYS[2])}
 """)
-_LOSE = Script.of("""
+_MARK_LOST = Script.of("""
 if redis.call('EXISTS', KEYS[3]) == 1 or redis.call('HGET', KEYS[2], 'ended') == '1' then
   return {0}
 end
@@ -103,9 +102,9 @@ return {1}
 """)
 
 
-def _sendable(event: RunEvent) -> bytes:
-    """An event's bytes. What a model calls with, or an upstream counts, may be more than they can hold: such
-    values stand in a run's last event alone, which is then told as that.
+def _to_bytes(event: RunEvent) -> bytes:
+    """An event's bytes. Arguments or counts that cannot be encoded occur in a run's last event alone, which
+    is then replaced by a failure.
     """
     try:
         return run_event_to_bytes(event)
@@ -126,17 +125,17 @@ def _name(tenant: str, run_id: str) -> bytes:
 
 
 @dataclass(slots=True)
-class _Copy:
-    """A run of this worker."""
+class _RunCopy:
+    """The copying of one run of this worker."""
 
     keys: list[bytes]
     log: RunLog
     state: Callable[[], bytes]
     cancel: Callable[[], None]
     sent: int = 0
-    begun: bool = False
-    """Something of it lies in Redis."""
-    over: bool = False
+    started: bool = False
+    """Some of it is in Redis."""
+    finished: bool = False
     cancelled: bool = False
 
 
@@ -147,18 +146,18 @@ class SharedRuns:
         """Nothing runs until ``start``."""
         self._redis = redis
         self._id = secrets.token_hex(8).encode()
-        self._copies: dict[bytes, _Copy] = {}
-        self._news = asyncio.Event()
+        self._copies: dict[bytes, _RunCopy] = {}
+        self._wakeup = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Copy and keep runs alive, beside them."""
         loop = asyncio.get_running_loop()
-        self._tasks.append(loop.create_task(self._copy_on(), name="run logs"))
-        self._tasks.append(loop.create_task(self._beat_on(), name="run owner"))
+        self._tasks.append(loop.create_task(self._copy_loop(), name="run logs"))
+        self._tasks.append(loop.create_task(self._heartbeat_loop(), name="run owner"))
 
     async def aclose(self) -> None:
-        """Copy what the runs said last, and stop; idempotent."""
+        """Copy the last events and stop; idempotent."""
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             task.cancel()
@@ -172,7 +171,7 @@ class SharedRuns:
 
     async def claim(self, tenant: str, run_id: str) -> bool:
         """Whether no worker has a run of that id; true also where Redis cannot say in time."""
-        words = (self._id, int(_OWNED_S * 1000), 60_000)
+        words = (self._id, int(_OWNER_TTL_S * 1000), 60_000)
         try:
             return await self._redis.run(_CLAIM, self._keys(tenant, run_id), words) == [1]
         except StoreError:
@@ -188,66 +187,68 @@ class SharedRuns:
     ) -> None:
         """Copy ``log`` until its end; ``cancel`` is called when a client asks another worker for that."""
         keys = self._keys(tenant, log.run_id)
-        made = _Copy(keys, log, lambda: msgspec.json.encode(state()), cancel)
+        made = _RunCopy(keys, log, lambda: msgspec.json.encode(state()), cancel)
         self._copies[keys[0]] = made
-        log.on_append = self._news.set
-        self._news.set()
+        log.on_append = self._wakeup.set
+        self._wakeup.set()
 
-    async def _copy_on(self) -> None:
+    async def _copy_loop(self) -> None:
         while True:
-            await self._news.wait()
-            self._news.clear()
+            await self._wakeup.wait()
+            self._wakeup.clear()
             try:
                 await self._copy_all()
             except StoreError:
-                self._news.set()
-                await asyncio.sleep(_BEAT_S / 2)
-            await asyncio.sleep(0.001)  # what is said together is copied together
+                self._wakeup.set()
+                await asyncio.sleep(_HEARTBEAT_S / 2)
+            await asyncio.sleep(0.001)  # events of one moment are copied in one batch
 
     async def _copy_all(self) -> None:
         for key, copy in list(self._copies.items()):
-            while not copy.over and (copy.log.last > copy.sent or not copy.sent):
-                await self._copy_some(copy)
-            if copy.over:
+            while not copy.finished and (copy.log.last > copy.sent or not copy.sent):
+                await self._copy_batch(copy)
+            if copy.finished:
                 self._copies.pop(key, None)
 
-    async def _copy_some(self, copy: _Copy) -> None:
+    async def _copy_batch(self, copy: _RunCopy) -> None:
         try:
-            events = copy.log.after(copy.sent)[:_AT_ONCE]
-        except NotFound:  # more was said than is kept: what is left is copied
+            events = copy.log.after(copy.sent)[:_BATCH]
+        except NotFound:  # events were dropped from memory: continue with the oldest there
             copy.sent = copy.log.first - 1
             return
         ended = copy.log.ended and (not events or events[-1][0] == copy.log.last)
-        words: list[Word] = [
-            copy.sent if copy.begun else 0,
+        words: list[Argument] = [
+            copy.sent if copy.started else 0,
             self._id,
-            int(_OWNED_S * 1000),
-            int((_KEEP_S if ended else 4 * _KEEP_S) * 1000),
+            int(_OWNER_TTL_S * 1000),
+            int((_RETENTION_S if ended else 4 * _RETENTION_S) * 1000),
             copy.state(),
             _MAX_EVENTS,
             int(ended),
         ]
         for number, event in events:
-            words += [number, _sendable(event)]
-        reply = await self._redis.run(_APPEND, copy.keys, words, budget_s=_LONG_S)
+            words += [number, _to_bytes(event)]
+        reply = await self._redis.run(_APPEND, copy.keys, words, budget_s=_BACKGROUND_BUDGET_S)
         if reply == [1]:
             copy.sent = events[-1][0] if events else copy.sent
-            copy.begun, copy.over = True, ended
-        elif reply == [2]:  # it was taken for lost while we could not be heard: its end was told
-            copy.over = True
+            copy.started, copy.finished = True, ended
+        elif reply == [2]:  # a reader took its worker for lost and wrote the end
+            copy.finished = True
         else:
-            copy.begun, copy.sent = False, copy.log.first - 1
+            copy.started, copy.sent = False, copy.log.first - 1
 
-    async def _beat_on(self) -> None:
+    async def _heartbeat_loop(self) -> None:
         while True:
-            await asyncio.sleep(_BEAT_S)
-            copies = [copy for copy in self._copies.values() if not copy.over]
-            if not copies or self._redis.away is not None:
+            await asyncio.sleep(_HEARTBEAT_S)
+            copies = [copy for copy in self._copies.values() if not copy.finished]
+            if not copies or self._redis.unavailable is not None:
                 continue
             keys = [key for copy in copies for key in copy.keys[1:]]
-            words = (self._id, int(_OWNED_S * 1000), int(4 * _KEEP_S * 1000))
+            words = (self._id, int(_OWNER_TTL_S * 1000), int(4 * _RETENTION_S * 1000))
             with suppress(StoreError):
-                for index in await self._redis.run(_BEAT, keys, words, budget_s=_LONG_S):
+                for index in await self._redis.run(
+                    _HEARTBEAT, keys, words, budget_s=_BACKGROUND_BUDGET_S
+                ):
                     copy = copies[index if isinstance(index, int) else 0]
                     if not copy.cancelled:
                         copy.cancelled = True
@@ -269,20 +270,22 @@ class SharedRuns:
         keys, clock = self._keys(tenant, run_id)[:2], asyncio.get_running_loop().time
         until_s = clock() + _COPIED_WITHIN_S
         while True:
-            match await self._redis.run(_NEWEST, keys, budget_s=_LONG_S):
+            match await self._redis.run(_NEWEST, keys, budget_s=_BACKGROUND_BUDGET_S):
                 case [bytes(data), 1]:
                     event = _event_of(data) if data else None
                 case _:
                     return None
             if isinstance(event, RunFinished | RunFailed) or clock() >= until_s:
                 return event
-            await asyncio.sleep(_LOOK_AGAIN_S)
+            await asyncio.sleep(_POLL_INTERVAL_S)
 
     async def claim_approval(self, tenant: str, run_id: str) -> bool:
         """Take the right to answer a run's interrupts; False where it was taken. Raises ``StoreError``."""
         key = self._redis.key(b"runapproval", _name(tenant, run_id))
-        words: tuple[Word, ...] = (self._id, "NX", "PX", int(_KEEP_S * 1000))
-        return await self._redis.ask("SET", key, *words, budget_s=_LONG_S) is not None
+        words: tuple[Argument, ...] = (self._id, "NX", "PX", int(_RETENTION_S * 1000))
+        return (
+            await self._redis.command("SET", key, *words, budget_s=_BACKGROUND_BUDGET_S) is not None
+        )
 
     def _keys(self, tenant: str, run_id: str) -> list[bytes]:
         name = _name(tenant, run_id)
@@ -309,7 +312,7 @@ class RemoteRun:
     async def load(self, seq: int) -> None:
         """Read the events behind number ``seq``; raises ``NotFound`` where some of them are gone."""
         self._events, self.last = [], seq
-        await self._read(seq, _AT_ONCE)
+        await self._read(seq, _BATCH)
         if seq + 1 < self.first:
             message = f"the events after {seq} are no longer kept: the oldest is {self.first}"
             raise NotFound(message, code="events_expired")
@@ -327,25 +330,25 @@ class RemoteRun:
             if self.ended:
                 return False
             try:
-                await self._read(self.last, _AT_ONCE)
+                await self._read(self.last, _BATCH)
                 away_since_s = None
             except StoreError:
                 away_since_s = away_since_s or clock()
                 if clock() - away_since_s > _REDIS_MAY_BE_AWAY_S:
                     return False  # the client comes again with Last-Event-ID
             if self.last <= seq and not self.ended:
-                await asyncio.sleep(_LOOK_AGAIN_S)
+                await asyncio.sleep(_POLL_INTERVAL_S)
         return True
 
     async def cancel(self) -> None:
         """Ask its worker to stop it, and wait until it has."""
-        await self._redis.ask("HSET", self._keys[1], "cancel", 1)
+        await self._redis.command("HSET", self._keys[1], "cancel", 1)
         while await self.more(self.last):
             self._events.clear()
         await self._read(self.last, 1)
 
     async def _read(self, seq: int, most: int) -> bool:
-        match await self._redis.run(_READ, self._keys, (seq, most), budget_s=_LONG_S):
+        match await self._redis.run(_READ, self._keys, (seq, most), budget_s=_BACKGROUND_BUDGET_S):
             case [
                 list(said),
                 bytes(state),
@@ -357,7 +360,7 @@ class RemoteRun:
             ]:
                 pass
             case _:
-                raise StoreError("Redis gave an answer of another form", code="store_refused")
+                raise StoreError("Redis gave an unexpected reply", code="store_refused")
         if first:
             self.first = int(first.partition(b"-")[0])
         if state:
@@ -367,22 +370,22 @@ class RemoteRun:
         for line in said if most > 1 else ():
             match line:
                 case [bytes(number), [bytes(), bytes(data)]]:
-                    self._take(int(number.partition(b"-")[0]), data)
+                    self._append(int(number.partition(b"-")[0]), data)
                 case _:
                     raise StoreError("a run's log has another form", code="store_refused")
         if ended == b"1":
             self.ended = not said or most == 1 or len(said) < most
         elif not owned and there and (not said or most == 1):
-            await self._lose()
+            await self._mark_lost()
         return bool(there)
 
-    def _take(self, number: int, data: bytes) -> None:
+    def _append(self, number: int, data: bytes) -> None:
         self._events.append((number, _event_of(data)))
         self.last = number
 
-    async def _lose(self) -> None:
+    async def _mark_lost(self) -> None:
         """Its worker is gone: write the run's end, for all readers."""
-        end = run_event_to_bytes(RunFailed(LOST, "worker_lost"))
-        words = (end, int(_KEEP_S * 1000))
-        await self._redis.run(_LOSE, self._keys, words, budget_s=_LONG_S)
+        end = run_event_to_bytes(RunFailed(WORKER_LOST, "worker_lost"))
+        words = (end, int(_RETENTION_S * 1000))
+        await self._redis.run(_MARK_LOST, self._keys, words, budget_s=_BACKGROUND_BUDGET_S)
         self.state |= {"state": "failed", "code": "worker_lost"}

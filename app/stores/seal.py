@@ -1,9 +1,9 @@
-"""Encryption at rest: what leaves this process to be kept (disk, Redis, Qdrant) is sealed first.
+"""Encryption at rest: values are encrypted before they go to disk, Redis or Qdrant.
 
-AES-256-GCM from ``cryptography``. The nonce is random, 96 bits: safe for 2^32 values under one key. What
-a value is about (its id) is authenticated with it, so that sealed values cannot be swapped. Each
-configured secret gives a key by HKDF; the first seals, all open, so a key is changed by putting the new
-one first. What cannot be opened is as good as absent: the callers' own errors say so.
+AES-256-GCM from ``cryptography`` with a random 96-bit nonce: safe for 2^32 values under one key. The id
+of a value is authenticated with it, so that encrypted values cannot be swapped. Each configured secret
+gives a key by HKDF; the first encrypts, all decrypt, so a key is rotated by putting the new one first.
+Callers treat a value that cannot be decrypted as absent.
 """
 
 from __future__ import annotations

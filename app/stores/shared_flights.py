@@ -1,9 +1,9 @@
-"""Kept answers and running calls in Redis: one step to look, to claim, to land.
+"""Cached answers and calls in flight in Redis: one script each to look up, claim and complete.
 
-A call that is under way is a lease: a hash that lives for ``LEASE_S`` unless its worker renews it. What
-the call says is written to a stream only once somebody on another worker wants it, so that a call that
-nobody joins costs one question before it and one after it. A claim that finds a lease asks its holder
-for the stream in the same step.
+A call in flight is a lease: a hash that expires after ``LEASE_S`` unless its worker renews it. Its events
+are written to a stream only once a request on another worker wants them, so a call that nobody joins
+costs one round trip before and one after. A claim that finds a lease requests the stream in the same
+script.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Final
 
 from app.domain.seal import Seal
 from app.errors import StoreError
-from app.stores.redis import Redis, Script, Word
+from app.stores.redis import Argument, Redis, Script
 
 LEASE_S: Final = 2.0
-"""A worker that dies is noticed within this time."""
-_LONG_S: Final = 0.5
-"""The budget of what no request waits for."""
+"""A dead worker is noticed within this time."""
+_BACKGROUND_BUDGET_S: Final = 0.5
+"""The budget of commands that no request waits for."""
 _STREAM_MS: Final = 60_000
 
 _CLAIM = Script.of("""
@@ -42,7 +42,7 @@ redis.call('HSET', KEYS[2], 'flight', ARGV[1], 'worker', ARGV[2], 'form', ARGV[3
 redis.call('PEXPIRE', KEYS[2], ARGV[4])
 return {0, inc, epoch}
 """)
-_LAND = Script.of("""
+_COMPLETE = Script.of("""
 if redis.call('HGET', KEYS[2], 'flight') == ARGV[1] then redis.call('DEL', KEYS[2]) end
 if ARGV[2] ~= '' then redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
 return {}
@@ -58,7 +58,7 @@ for i, key in ipairs(KEYS) do
 end
 return wanted
 """)
-_SAY = Script.of("""
+_APPEND = Script.of("""
 if ARGV[1] ~= '0' and redis.call('EXISTS', KEYS[1]) == 0 then return {0} end
 redis.call('XADD', KEYS[1], '*', 's', ARGV[2])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
@@ -74,43 +74,43 @@ return {said, alive}
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where the store stood in one step: its incarnation and its invalidation epoch."""
+class StoreEpoch:
+    """The incarnation of the store and its invalidation epoch at one moment."""
 
     incarnation: bytes
     epoch: int
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """A kept answer's bytes."""
+class StoredEntry:
+    """A cached answer's bytes."""
 
-    place: Place
+    place: StoreEpoch
     data: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
-    """An identical call that another request leads."""
+class RemoteFlight:
+    """An identical call in flight on another worker, or for another request."""
 
-    place: Place
+    place: StoreEpoch
     flight: bytes
     worker: bytes
     form: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Led:
-    """The call is the claimer's to make."""
+class LeaseTaken:
+    """The claimer has the lease and makes the call."""
 
-    place: Place
+    place: StoreEpoch
 
 
 @dataclass(frozen=True, slots=True)
-class Nothing:
+class Absent:
     """Nothing is kept, and nothing was claimed."""
 
-    place: Place
+    place: StoreEpoch
 
 
 class SharedFlights:
@@ -125,73 +125,77 @@ class SharedFlights:
 
     async def claim(
         self, entry_id: str, flight: bytes, form: bytes, *, look: bool
-    ) -> Kept | Running | Led | Nothing:
-        """In one step: what is kept, else who is at it, else the lease.
+    ) -> StoredEntry | RemoteFlight | LeaseTaken | Absent:
+        """Atomically: the cached answer, else the call in flight, else a lease.
 
-        With an empty ``flight`` nothing is claimed; ``look`` False passes over what is kept.
+        With an empty ``flight`` nothing is claimed; with ``look`` False a cached answer is ignored.
         """
         keys = [self._entry(entry_id), self._lease(entry_id), self._epoch]
         lease_ms = int(LEASE_S * 1000)
         words = (flight, self._worker, form, lease_ms, int(look), self._inbox)
         match await self._redis.run(_CLAIM, keys, words):
             case [0, bytes(incarnation), int(epoch)]:
-                return Led(Place(incarnation, epoch))
+                return LeaseTaken(StoreEpoch(incarnation, epoch))
             case [1, bytes(incarnation), int(epoch), bytes(data)]:
-                return Kept(Place(incarnation, epoch), self._opened(data, entry_id.encode()))
+                return StoredEntry(
+                    StoreEpoch(incarnation, epoch), self._unsealed(data, entry_id.encode())
+                )
             case [2, bytes(incarnation), int(epoch), bytes(led), bytes(worker), bytes(its_form)]:
-                return Running(Place(incarnation, epoch), led, worker, its_form)
+                return RemoteFlight(StoreEpoch(incarnation, epoch), led, worker, its_form)
             case [3, bytes(incarnation), int(epoch)]:
-                return Nothing(Place(incarnation, epoch))
+                return Absent(StoreEpoch(incarnation, epoch))
             case _:
-                raise _other_form()
+                raise _unexpected_reply()
 
-    async def land(self, entry_id: str, flight: bytes, data: bytes, ttl_s: float) -> None:
-        """The call is over: give the lease back and keep ``data``, if there is any, in one step."""
+    async def complete(self, entry_id: str, flight: bytes, data: bytes, ttl_s: float) -> None:
+        """Release the lease and store ``data``, if there is any, atomically."""
         if data and self._seal is not None:
             data = self._seal.seal(data, entry_id.encode())
         keys = [self._entry(entry_id), self._lease(entry_id)]
         words = (flight, data, max(1, int(ttl_s * 1000)))
-        await self._redis.run(_LAND, keys, words, budget_s=_LONG_S)
+        await self._redis.run(_COMPLETE, keys, words, budget_s=_BACKGROUND_BUDGET_S)
 
-    async def forget(self, entry_id: str) -> None:
-        """Drop an entry that nobody may be shown."""
-        await self._redis.ask("DEL", self._entry(entry_id), budget_s=_LONG_S)
+    async def delete(self, entry_id: str) -> None:
+        """Delete an entry."""
+        await self._redis.command("DEL", self._entry(entry_id), budget_s=_BACKGROUND_BUDGET_S)
 
     async def renew(self, leases: Sequence[tuple[str, bytes]]) -> list[bytes]:
-        """Keep these leases (entry id, flight); the flights among them that somebody else wants."""
+        """Renew these leases (entry id, flight); returns the flights that other workers want."""
         keys = [self._lease(entry_id) for entry_id, _ in leases]
-        words: list[Word] = [int(LEASE_S * 1000), *(flight for _, flight in leases)]
-        wanted = await self._redis.run(_RENEW, keys, words, budget_s=_LONG_S)
+        words: list[Argument] = [int(LEASE_S * 1000), *(flight for _, flight in leases)]
+        wanted = await self._redis.run(_RENEW, keys, words, budget_s=_BACKGROUND_BUDGET_S)
         return [each for each in wanted if isinstance(each, bytes)]
 
-    async def say(
+    async def append(
         self, flight: bytes, record: bytes, readers: Sequence[bytes], *, first: bool
     ) -> bool:
-        """Write one record to a flight's stream and wake its readers.
+        """Append one record to a flight's stream and notify its readers.
 
-        False: the stream is gone (Redis lost it) and nothing was written; begin again with ``first``.
+        False: Redis lost the stream and nothing was written; start again with ``first``.
         """
         if self._seal is not None:
             record = self._seal.seal(record, flight)
-        words: list[Word] = [int(not first), record, _STREAM_MS, self._inbox, flight, *readers]
-        reply = await self._redis.run(_SAY, [self._stream(flight)], words, budget_s=_LONG_S)
+        words: list[Argument] = [int(not first), record, _STREAM_MS, self._inbox, flight, *readers]
+        reply = await self._redis.run(
+            _APPEND, [self._stream(flight)], words, budget_s=_BACKGROUND_BUDGET_S
+        )
         return reply == [1]
 
     async def read(
         self, entry_id: str, flight: bytes, after: bytes
     ) -> tuple[list[tuple[bytes, bytes]], bool]:
-        """The records behind ``after`` with their ids, and whether the leader holds its lease."""
+        """The records after id ``after`` with their ids, and whether the leader holds its lease."""
         keys = [self._stream(flight), self._lease(entry_id)]
         words = (b"(" + after if after else b"-", flight)
-        match await self._redis.run(_READ, keys, words, budget_s=_LONG_S):
+        match await self._redis.run(_READ, keys, words, budget_s=_BACKGROUND_BUDGET_S):
             case [list(said), int(alive)]:
                 records = [_record(each) for each in said]
-                return [(at, self._opened(data, flight)) for at, data in records], alive == 1
+                return [(at, self._unsealed(data, flight)) for at, data in records], alive == 1
             case _:
-                raise _other_form()
+                raise _unexpected_reply()
 
-    def _opened(self, data: bytes, about: bytes) -> bytes:
-        """What was sealed; as it came where nothing is, so that the reader finds it unreadable."""
+    def _unsealed(self, data: bytes, about: bytes) -> bytes:
+        """The decrypted data; empty, and so unreadable, where it cannot be decrypted."""
         if self._seal is None:
             return data
         try:
@@ -214,8 +218,8 @@ def _record(line: object) -> tuple[bytes, bytes]:
         case [bytes(number), [bytes(), bytes(record)]]:
             return number, record
         case _:
-            raise _other_form()
+            raise _unexpected_reply()
 
 
-def _other_form() -> StoreError:
-    return StoreError("Redis gave an answer of another form", code="store_refused")
+def _unexpected_reply() -> StoreError:
+    return StoreError("Redis gave an unexpected reply", code="store_refused")

@@ -1,9 +1,9 @@
-"""Money that was spent, in a file: budgets outlive a restart and hold for all workers of a machine.
+"""Spent money in a file, so that budgets survive a restart and hold for all workers of a host.
 
-What is added counts in this process at once. It is merged into the file, and the others' additions
-are learned from it, at most once a second and in a thread: read, add, write aside and rename, under a
-lock. So workers may overrun a budget together by what they spend within about a second; with Redis
-the sums are there instead, and exact. A crash loses at most the last second's additions.
+Additions count in this process at once. At most once a second, in a thread and under a lock, they are
+merged into the file and those of other workers are read from it (read, add, write aside, rename). So
+workers may together exceed a budget by about a second's spending; with Redis the sums are exact. A crash
+loses at most the last second's additions.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class SpentFile:
         self._failed = False
 
     async def add(self, key: bytes, amount: float, ttl_s: float) -> float:
-        """Add to a sum and say it."""
+        """Add to a sum and return it."""
         name = key.decode("utf-8", "replace")
         if amount:
             until_s, had = self._own.get(name, (self._clock() + ttl_s, 0.0))
@@ -60,14 +60,14 @@ class SpentFile:
         )
 
     def load(self) -> None:
-        """Learn what was spent before."""
+        """Read the sums of earlier runs."""
         try:
             self._shared = self._read()
         except OSError as exc:
             self._fail(exc)
 
     async def run(self) -> None:
-        """Merge what was added, and hear of the others', once a second; runs until cancelled."""
+        """Merge once a second until cancelled."""
         while True:
             try:
                 async with asyncio.timeout(_EVERY_S):
@@ -84,7 +84,7 @@ class SpentFile:
         merging = dict(self._merging)
         try:
             if merging:
-                self._shared = await asyncio.to_thread(self._written, merging)
+                self._shared = await asyncio.to_thread(self._write_merged, merging)
             elif self._path.exists():
                 self._shared = await asyncio.to_thread(self._read)
         except OSError as exc:
@@ -104,11 +104,11 @@ class SpentFile:
         self._on_fault(f"what was spent cannot be kept in {self._folder}: {exc.strerror}")
 
     def close(self) -> None:
-        """Merge what is left, at once."""
+        """Merge the rest synchronously."""
         left, self._own = self._own, {}
         if left:
             try:
-                self._written(left)
+                self._write_merged(left)
             except OSError as exc:
                 _log.warning("spent_not_written", extra={"reason": str(exc.strerror)})
 
@@ -123,8 +123,8 @@ class SpentFile:
         now_s = self._clock()
         return {name: each for name, each in found.items() if each[0] > now_s}
 
-    def _written(self, more: _Sums) -> _Sums:
-        """The file's sums with ``more`` added, and the file so."""
+    def _write_merged(self, more: _Sums) -> _Sums:
+        """Add ``more`` to the file; returns its sums."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _PRIVATE)
         try:

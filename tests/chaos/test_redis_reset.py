@@ -8,7 +8,7 @@ import pytest
 
 from app.errors import StoreError
 from app.stores.redis import Redis
-from app.stores.workers import Workers
+from app.stores.worker_group import WorkerGroup
 from tests.support.redis import redis_server
 
 pytestmark = pytest.mark.anyio
@@ -23,9 +23,9 @@ async def test_a_reset_connection_is_a_store_error() -> None:
         async def gone(*_: object) -> object:
             raise RuntimeError("unable to perform operation on <TCPTransport closed=True>")
 
-        store._say = gone
+        store._execute = gone
         with pytest.raises(StoreError):
-            await store.ask("PING")
+            await store.command("PING")
         await store.aclose()
 
 
@@ -34,16 +34,16 @@ class ResetOnce(Redis):
 
     was_reset = False
 
-    def listening(self):
-        listening = super().listening()
+    def subscriber(self):
+        subscriber = super().subscriber()
         if not self.was_reset:
             self.was_reset = True
 
             async def gone(*_: object) -> None:
                 raise RuntimeError("unable to perform operation on <TCPTransport closed=True>")
 
-            listening.subscribe = gone
-        return listening
+            subscriber.subscribe = gone
+        return subscriber
 
 
 async def test_a_worker_whose_subscription_was_reset_subscribes_again() -> None:
@@ -51,8 +51,12 @@ async def test_a_worker_whose_subscription_was_reset_subscribes_again() -> None:
     with redis_server() as server:
         redis = ResetOnce(server.url, budget_s=2.0, on_state=lambda _: None)
         await redis.start()
-        deaf = {"on_forget": lambda *_: 0, "on_lost": lambda _: None, "on_note": lambda *_: None}
-        workers = Workers(redis, **deaf)
+        deaf = {
+            "on_invalidate": lambda *_: 0,
+            "drop_before": lambda _: None,
+            "on_message": lambda *_: None,
+        }
+        workers = WorkerGroup(redis, **deaf)
         await workers.start()
         async with asyncio.timeout(20):
             await workers.subscribed.wait()

@@ -53,7 +53,7 @@ async def house(tmp_path: Path, **sections: object) -> AsyncIterator[House]:
 async def test_a_key_works_as_soon_as_it_is_made_and_not_once_it_is_revoked(tmp_path):
     async with house(tmp_path, auth={"required": True}) as it:
         assert (await it.ask(None)).status_code == 401
-        key, access = it.keys.new(Access("", "acme"))
+        key, access = it.keys.create(Access("", "acme"))
         assert (await it.ask(key)).status_code == 200
         second, _ = it.keys.rotate(access.id, 60)
         assert (await it.ask(key)).status_code == (await it.ask(second)).status_code == 200
@@ -66,7 +66,7 @@ async def test_a_key_works_as_soon_as_it_is_made_and_not_once_it_is_revoked(tmp_
 
 async def test_a_key_asks_only_for_what_it_is_scoped_to(tmp_path):
     async with house(tmp_path) as it:
-        key, _ = it.keys.new(Access("", "acme", models=frozenset({"small"}), agents=frozenset()))
+        key, _ = it.keys.create(Access("", "acme", models=frozenset({"small"}), agents=frozenset()))
         assert (await it.ask(key)).status_code == 200
         for model in ("large", "auto", "agent/any"):
             refused = await it.ask(key, model)
@@ -88,8 +88,8 @@ async def test_what_concerns_all_tenants_takes_an_admin_key_once_there_is_any_ke
     async with house(tmp_path) as it:
         for method, path in ADMIN_ONLY:
             assert (await it.http.request(method, path)).status_code == 200
-        plain, _ = it.keys.new(Access("", "acme"))
-        admin, _ = it.keys.new(Access("", "acme", admin=True))
+        plain, _ = it.keys.create(Access("", "acme"))
+        admin, _ = it.keys.create(Access("", "acme", admin=True))
         for method, path in ADMIN_ONLY:
             statuses = [
                 (await it.http.request(method, path, headers=headers)).status_code
@@ -104,7 +104,7 @@ async def test_what_concerns_all_tenants_takes_an_admin_key_once_there_is_any_ke
 async def test_a_limit_is_told_before_it_is_met_and_when_it_is(tmp_path, stream):
     async with house(tmp_path) as it:
         limits = Limits(requests_per_minute=2, tokens_per_minute=100_000)
-        key, _ = it.keys.new(Access("", "acme", limits=limits))
+        key, _ = it.keys.create(Access("", "acme", limits=limits))
         first = await it.ask(key, stream=stream)
         assert first.status_code == 200
         assert first.headers["x-ratelimit-limit-requests"] == "2"
@@ -214,8 +214,8 @@ async def test_a_tool_outside_a_keys_scope_is_not_called_for_it(upstream, tmp_pa
             httpx2.AsyncClient(verify=NO_TLS, base_url=running.url, timeout=30) as http,
         ):
             keys = KeyFile(tmp_path / "keys")
-            full, _ = keys.new(Access("", "acme"))
-            bare, _ = keys.new(Access("", "acme", tools=frozenset()))
+            full, _ = keys.create(Access("", "acme"))
+            bare, _ = keys.create(Access("", "acme", tools=frozenset()))
             body = {"model": "agent/desk", "messages": [{"role": "user", "content": "T-1?"}]}
             await http.post(CHAT, json=body, headers={"x-api-key": full})
             asked = len(tools.asked)

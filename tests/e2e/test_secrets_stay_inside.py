@@ -55,8 +55,8 @@ async def test_no_secret_is_told_logged_counted_or_kept(tmp_path: Path):
     misbehave.turn, misbehave.seen = 0, set()  # type: ignore[attr-defined]
     data = tmp_path / "data"
     keys = KeyFile(data / "keys")
-    stored, _ = keys.new(Access("", "acme", admin=True))
-    revoked, access = keys.new(Access("", "acme"))
+    stored, _ = keys.create(Access("", "acme", admin=True))
+    revoked, access = keys.create(Access("", "acme"))
     keys.revoke(access.id)
     secrets = SECRETS | {key.split("_", 2)[2] for key in (stored, revoked)}
     async with tool_server(dict.fromkeys((CHAT, MESSAGES, "/t"), misbehave)) as upstream:

@@ -49,7 +49,7 @@ ACCESS = Access(
 
 
 def test_a_key_is_shown_once_and_kept_as_its_digest(keys: KeyFile, tmp_path: Path):
-    key, access = keys.new(ACCESS)
+    key, access = keys.create(ACCESS)
     secret = key.removeprefix(f"slip_{access.id}_")  # which may hold an underscore itself
     assert 40 <= len(secret) < len(key)
     [kept] = keys.read()
@@ -67,7 +67,7 @@ def test_every_reader_sees_a_change_at_its_next_look(keys: KeyFile, tmp_path: Pa
     others = [KeyFile(tmp_path / "keys", clock) for _ in range(3)]
     assert [other.moved() for other in others] == [True] * 3
     assert [other.moved() for other in others] == [False] * 3
-    _, access = keys.new(ACCESS)
+    _, access = keys.create(ACCESS)
     for other in others:
         assert other.moved()
         assert [key.access.id for key in other.read()] == [access.id]
@@ -79,7 +79,7 @@ def test_every_reader_sees_a_change_at_its_next_look(keys: KeyFile, tmp_path: Pa
 
 
 def test_a_rotated_key_has_its_rights_and_the_old_one_ends_after_the_overlap(keys, clock):
-    key, access = keys.new(ACCESS)
+    key, access = keys.create(ACCESS)
     second, rotated = keys.rotate(access.id, 3600)
     assert second != key
     assert replace(rotated, id=access.id, family="") == access
@@ -91,14 +91,14 @@ def test_a_rotated_key_has_its_rights_and_the_old_one_ends_after_the_overlap(key
 
 
 def test_a_rotation_never_lengthens_a_keys_life(keys, clock):
-    _, access = keys.new(replace(ACCESS, expires_unix_s=clock.now_s + 60))
+    _, access = keys.create(replace(ACCESS, expires_unix_s=clock.now_s + 60))
     _, rotated = keys.rotate(access.id, 3600)
     assert rotated.expires_unix_s == clock.now_s + 60
     assert keys.read()[0].access.expires_unix_s == clock.now_s + 60
 
 
 def test_a_revoked_key_cannot_be_rotated_into_a_good_one(keys):
-    _, access = keys.new(ACCESS)
+    _, access = keys.create(ACCESS)
     keys.revoke(access.id)
     with pytest.raises(StoreError):
         keys.rotate(access.id, 0)
@@ -107,21 +107,21 @@ def test_a_revoked_key_cannot_be_rotated_into_a_good_one(keys):
 
 
 def test_a_damaged_file_is_told_and_not_overwritten(keys, tmp_path):
-    keys.new(ACCESS)
+    keys.create(ACCESS)
     path = tmp_path / "keys" / "keys.json"
     for damage in (b"{", b"[]", b'{"version":1,"keys":[{"id":1}]}', b"\xff"):
         path.write_bytes(damage)
         with pytest.raises(StoreError):
             keys.read()
         with pytest.raises(StoreError):
-            keys.new(ACCESS)
+            keys.create(ACCESS)
         assert path.read_bytes() == damage
 
 
 def test_keys_that_are_made_at_the_same_time_are_all_kept(keys, tmp_path, clock):
     writers = [KeyFile(tmp_path / "keys", clock) for _ in range(4)]
     threads = [
-        threading.Thread(target=lambda file=file: [file.new(ACCESS) for _ in range(5)])
+        threading.Thread(target=lambda file=file: [file.create(ACCESS) for _ in range(5)])
         for file in writers
     ]
     for thread in threads:

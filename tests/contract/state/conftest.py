@@ -20,7 +20,7 @@ def server() -> Iterator[RedisServer]:
 async def redis(server: RedisServer) -> AsyncIterator[Redis]:
     made = Redis(server.url, budget_s=2.0, on_state=lambda _: None)
     await made.start()
-    assert made.away is None
-    await made.ask("FLUSHALL")
+    assert made.unavailable is None
+    await made.command("FLUSHALL")
     yield made
     await made.aclose()

@@ -11,7 +11,7 @@ from app.domain.limits import Charge, Rate
 from app.errors import StoreError
 from app.stores.memory import MemoryCounters, MemoryKeyValue
 from app.stores.redis import Redis, RedisKeyValue
-from app.stores.redis_counters import CountersWithFallback, RedisCounters, SumsInBoth
+from app.stores.redis_counters import CountersWithFallback, RedisCounters, SumsWithLocalCopy
 
 pytestmark = pytest.mark.anyio
 SLOW = Rate(amount=1, period_s=3600, burst=3)
@@ -112,11 +112,11 @@ class TestCounters:
 
 class TestFallback:
     async def test_money_spent_is_not_forgotten_with_an_empty_redis(self, redis):
-        sums = SumsInBoth(RedisCounters(redis), MemoryCounters())
-        another = SumsInBoth(RedisCounters(redis), MemoryCounters())
+        sums = SumsWithLocalCopy(RedisCounters(redis), MemoryCounters())
+        another = SumsWithLocalCopy(RedisCounters(redis), MemoryCounters())
         assert await sums.add(b"usd", 2, 60) == 2
         assert await another.add(b"usd", 1, 60) == 3
-        await redis.ask("FLUSHALL")
+        await redis.command("FLUSHALL")
         assert await sums.add(b"usd", 0, 60) == 2
 
     async def test_limits_go_on_in_this_worker_while_redis_is_away(self):
@@ -129,5 +129,5 @@ class TestFallback:
         assert allowed == [True, True, True, False]
         await counters.settle(Charge(b"k", SLOW, -1))
         assert await counters.add(b"s", 2, 60) == 2
-        assert await SumsInBoth(shared, MemoryCounters()).add(b"s", 3, 60) == 3
+        assert await SumsWithLocalCopy(shared, MemoryCounters()).add(b"s", 3, 60) == 3
         await redis.aclose()

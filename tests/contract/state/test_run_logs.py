@@ -151,7 +151,7 @@ class TestThroughRedis:
         one, other = await pair.reader("r"), await pair.reader("r")
         for task in pair.here._tasks:
             task.cancel()
-        await redis.ask("DEL", pair.here._keys(TENANT, "r")[2])  # what time would do
+        await redis.command("DEL", pair.here._keys(TENANT, "r")[2])  # what time would do
         for reader in (one, other):
             [(_, first), (number, last)] = await read(reader)
             assert first == Status("Thinking")
@@ -162,7 +162,7 @@ class TestThroughRedis:
         log.append(Status("1"))
         reader = await pair.reader("r")
         assert await reader.more(0)
-        await redis.ask("FLUSHALL")
+        await redis.command("FLUSHALL")
         log.append(Status("2"))
         log.append(RunFinished("r", "t"))
         found = await read(await pair.reader("r"))

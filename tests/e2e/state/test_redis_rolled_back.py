@@ -30,7 +30,7 @@ async def in_use(*all_of_them) -> None:
     async with asyncio.timeout(20):
         for worker in all_of_them:
             shared = worker.shared
-            while shared.workers._redis.away is not None or not shared.trusted():  # noqa: ASYNC110
+            while shared.workers._redis.unavailable is not None or not shared.trusted():  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
             await shared.workers.subscribed.wait()
 

@@ -174,7 +174,7 @@ async def test_an_entry_that_cannot_be_read_is_a_miss_that_is_counted(pair, ques
     trace = (await one.http.get(f"/v1/traces/{hit.headers['x-request-id']}")).json()
     redis = one.shared._redis
     key = redis.key(b"answer", trace["cache"]["entry"].encode())
-    data = bytearray(await redis.ask("GET", key))
+    data = bytearray(await redis.command("GET", key))
     if damage == "version":
         data[4] += 1
     elif damage == "cut":
@@ -185,7 +185,7 @@ async def test_an_entry_that_cannot_be_read_is_a_miss_that_is_counted(pair, ques
         data[:4] = b"ABCD"
     else:
         data = bytearray(b"hello")
-    await redis.ask("SET", key, bytes(data))
+    await redis.command("SET", key, bytes(data))
     assert outcome(await ask(other.http, "chat", question)) == "miss"
     counted = other.running.context.telemetry.metrics.shared_looks._children
     assert any(word[0].startswith("unreadable") for word in counted)

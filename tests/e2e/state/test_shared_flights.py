@@ -256,7 +256,7 @@ async def test_what_happens_with_redis_is_told(model, text):
             while "redis" in await degraded():  # noqa: ASYNC110 - the prober's own clock
                 await asyncio.sleep(0.01)
             assert "slipstream_redis_in_use 1" in (await one.http.get("/metrics")).text
-            while one.shared.workers.owes:  # noqa: ASYNC110 - the lease's own clock
+            while one.shared.workers.has_unsent_invalidations:  # noqa: ASYNC110 - the lease's own clock
                 await asyncio.sleep(0.01)
             accepted = await one.http.post("/v1/cache/invalidate", json={"all": True})
             assert accepted.status_code == 200
@@ -279,7 +279,7 @@ async def test_a_redis_that_evicts_loses_hits_and_nothing_else(model, text):
             model.go.set()
             redis = one.shared._redis
             for number in range(40):
-                await redis.ask("SET", f"filler:{number}", b"x" * 100_000)
+                await redis.command("SET", f"filler:{number}", b"x" * 100_000)
                 said = await one.http.post(CHAT, json=body(text=f"{text} {number}"))
                 assert said.status_code == 200
                 await one.written()

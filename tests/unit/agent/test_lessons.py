@@ -98,16 +98,16 @@ async def test_what_is_kept_is_sealed_and_opens_with_the_key_alone(tmp_path) -> 
     raw = (tmp_path / "lessons.jsonl").read_bytes()
     assert b"INC" not in raw
     assert b"Get a ticket" not in raw
-    found = LessonFile(tmp_path, never, Sealer([key])).fresh()
+    found = LessonFile(tmp_path, never, Sealer([key])).read_new()
     assert [decode_lesson(line) for line in found] == [lesson(number) for number in range(100, 112)]
-    assert LessonFile(tmp_path, never, Sealer([os.urandom(32)])).fresh() == []
+    assert LessonFile(tmp_path, never, Sealer([os.urandom(32)])).read_new() == []
 
 
 async def test_the_file_stays_short_and_its_readers_go_on(tmp_path) -> None:
     reader, seen = LessonFile(tmp_path, never), set()
     for number in range(200):
         await taught(tmp_path, numbers=[number], most_bytes=20_000)
-        seen |= {decode_lesson(line).lesson_id for line in reader.fresh()}
+        seen |= {decode_lesson(line).lesson_id for line in reader.read_new()}
     assert (tmp_path / "lessons.jsonl").stat().st_size <= 20_000
     assert seen == {f"t{number}" for number in range(200)}
 
