@@ -41,6 +41,7 @@ _INNER: Final = re.compile(r"\w[_@.]\w")
 _HYPHEN: Final = re.compile(r"y-[a-z]", re.IGNORECASE)  # of "twenty-five"
 _INNER_CAPITAL: Final = re.compile(r"\w[A-ZÀ-Þ]")
 _NONE: Final = frozenset[str]()
+_SENTENCE_ENDS: Final = frozenset(".?!:\n")
 _USED_TO: Final = re.compile(r"(?:^| )used? to(?: |$)")
 _PLAIN_NUMBER: Final = re.compile(r"[$€£#]?(\d[\d,]*(?:\.\d+)?)(st|nd|rd|th|am|pm|[kmb%°])?$")
 _DIRECTION: Final = word_list(
@@ -115,8 +116,10 @@ class TextView:
     expected_answer: ExpectedAnswer
 
 
-def _normalise(word: str) -> str:
-    return word.replace("’", "'").lower()
+def _normalised(text: str, raw: list[str]) -> list[str]:
+    if text.isascii():  # then no word's case depends on its neighbours, and one call does for all
+        return " ".join(raw).lower().split(" ") if raw else []
+    return [word.replace("’", "'").lower() for word in raw]
 
 
 _KNOWN_PRONOUNS: Final = frozenset(PRONOUNS)
@@ -230,6 +233,12 @@ def _states(words: list[str]) -> frozenset[str]:
     return frozenset(found)
 
 
+def _negations(words: list[str], word_set: frozenset[str], compact: str) -> int:
+    if NEGATIONS.isdisjoint(word_set) and "n't" not in compact and "-free" not in compact:
+        return 0
+    return sum([w in NEGATIONS or w.endswith(("n't", "-free")) for w in words])
+
+
 def _numbers(
     text: str, raw: list[str], words: list[str], word_set: frozenset[str], *, digits: bool
 ) -> frozenset[str]:
@@ -250,11 +259,11 @@ def analyse(text: str) -> TextView:
     end = 0
     for match in _WORD.finditer(text):
         gap = text[end : match.start()]
-        if not raw or any(c in ".?!:\n" for c in gap):
+        if not raw or (gap != " " and not _SENTENCE_ENDS.isdisjoint(gap)):
             starts.add(len(raw))
         raw.append(match.group())
         end = match.end()
-    words = [_normalise(w) for w in raw]
+    words = _normalised(text, raw)
     stems = [stem(w) for w in words]
     compact = f" {' '.join(words)} "
     word_set = frozenset(words)
@@ -278,7 +287,7 @@ def analyse(text: str) -> TextView:
         codes=_codes(text, raw, words),
         dates=_dates(raw, starts, word_set),
         units=frozenset([stem(w) for w in UNITS & word_set]),
-        negations=sum([w in NEGATIONS or w.endswith(("n't", "-free")) for w in words]),
+        negations=_negations(words, word_set, compact),
         pronouns=tuple([PRONOUNS[w] for w in pronouns]),
         states=_states(words),
         question=_question(words),

@@ -6,19 +6,32 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from app.cache.explanation import explain
+
 if TYPE_CHECKING:
+    from app.cache.bound import Threshold
     from app.cache.semantic import Lookup, SemanticQuery
 
 _MOST: Final = 1_000
+_TOO_FEW_ASKERS: Final = "too few users had this answer yet"
 
 
 @dataclass(frozen=True, slots=True)
 class SemanticDecision:
-    """One decision: its reasons in words, the question, and what the look-up found."""
+    """One decision: the query, what the look-up found, and the threshold then in force."""
 
-    words: tuple[str, ...]
     query: SemanticQuery
     lookup: Lookup
+    threshold: Threshold | None
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Its reasons in words, made when they are read: no request waits for them."""
+        look = self.lookup
+        if look.query is None or look.decision is None:
+            return ()
+        words = explain(look.query.view, look.decision, self.threshold)
+        return (*words, _TOO_FEW_ASKERS) if look.outcome == "unshared" else words
 
 
 class DecisionLog:

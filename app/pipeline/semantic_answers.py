@@ -19,7 +19,6 @@ import structlog
 
 from app.cache.admission import admits_answer, admits_question
 from app.cache.exact import CachedAnswer
-from app.cache.explanation import explain
 from app.cache.kept_answer import KeptAnswer
 from app.cache.key import CacheScope
 from app.cache.partition import partition_key
@@ -161,11 +160,8 @@ class SemanticAnswers:
         if look.query is not None and look.decision is not None:
             route = self.cache.routes.loaded(query.route)
             threshold = None if route is None else route.state.threshold
-            words = explain(look.query.view, look.decision, threshold)
-            if look.outcome == "unshared":
-                words = (*words, "too few users had this answer yet")
             self.decisions.record(
-                turn.tenant, turn.request_id, SemanticDecision(words, query, look)
+                turn.tenant, turn.request_id, SemanticDecision(query, look, threshold)
             )
         return SemanticLookup(query, look)
 
