@@ -113,7 +113,7 @@ class Flight:
         return pass_on
 
     async def follow(self, emit: Emit) -> None:
-        """Hand on everything that was and will be said; raises the call's failure after what came before it.
+        """Emit all events, past and to come; raises the call's failure after what came before it.
 
         Leaving in any way counts as leaving the flight; the last one out ends the call.
         """

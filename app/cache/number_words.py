@@ -1,6 +1,6 @@
 """Numbers that are not written in digits: in words ("two hundred and six", "twenty-first") and in Roman ones.
 
-Neighbouring number words are one number, so "twenty five" is 25 and not 20 and 5. Every value is told as
+Neighbouring number words are one number, so "twenty five" is 25 and not 20 and 5. Every value is given as
 its digits, so that one in words meets the same one in figures. "I" is a number only behind a word that is
 counted so ("war", "type"), and "V" and "X" only there too: else they are a pronoun, a letter, a variable.
 """
@@ -86,7 +86,7 @@ class _NumberParser:
         self.found: set[str] = set()
         self._done, self._below = 0, 0
         self.started = self.accepts_and = False
-        """``goes_on``: a hundred or a thousand was said last, so that "and" may follow."""
+        """``accepts_and``: the last word was a hundred or a scale, so "and" may follow."""
 
     def add(self, word: str) -> None:
         if word in _ALONE:

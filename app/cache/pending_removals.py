@@ -45,7 +45,7 @@ class PendingRemovals:
             except (OSError, msgspec.MsgspecError) as exc:
                 self._removals.append((path, QuestionFilter()))
                 on_fault(
-                    f"a removal that was owed cannot be read, so all that was kept goes: {path.name}: {exc}"
+                    f"a pending removal cannot be read, so everything is removed: {path.name}: {exc}"
                 )
 
     def __bool__(self) -> bool:
@@ -66,7 +66,7 @@ class PendingRemovals:
                 fresh.write_bytes(_text(what))
                 fresh.replace(path)
             except OSError as exc:
-                self._on_fault(f"a removal that is owed cannot be written down: {exc.strerror}")
+                self._on_fault(f"a pending removal cannot be written: {exc.strerror}")
         self._removals.append((path, what))
 
     def remove_oldest(self) -> None:

@@ -101,9 +101,7 @@ class RouteState:
     trusted_from_s: float = -1.0  # what was not confirmed after that is not served; -1: all may be
     on_probation: bool = False  # since an alarm, until new labels certify a threshold
     probation_left: int = 0  # would-be hits that must still be found right before one is served
-    hits_since_informative: int = (
-        0  # hits served since the last label that would have told of a change
-    )
+    hits_since_informative: int = 0  # served since the last label that says much of a change
     # The group that replaced each changed one; "" where more than one did.
     replaced_by: dict[str, str] = field(default_factory=dict)
 

@@ -415,11 +415,11 @@ class SemanticCache:
     async def _apply_pending_removals(self) -> None:
         """Do the removals that the store could not do before; raises ``StoreError`` if it still cannot."""
         while self._pending_removals:
-            owed = self._pending_removals.oldest()
-            if isinstance(owed, QuestionFilter):
-                await self.store.remove_where(owed)
+            pending = self._pending_removals.oldest()
+            if isinstance(pending, QuestionFilter):
+                await self.store.remove_where(pending)
             else:
-                await self.store.remove(owed)
+                await self.store.remove(pending)
             self._pending_removals.remove_oldest()
 
     # ---------------------------------------------------------------- statistics

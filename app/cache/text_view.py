@@ -146,7 +146,7 @@ def stem(word: str) -> str:
 
 
 def _number(word: str) -> str | None:
-    """The number that a word with digits is, told so that two are equal only if all of their digits are."""
+    """The canonical form of a word with digits; None for an id. Equal only if all digits are."""
     match = _PLAIN_NUMBER.match(word)
     if match is None:
         bare = word.lstrip("$€£#")

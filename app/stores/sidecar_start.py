@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import IO
 
 _MAX_SOCKET_PATH = 100  # the kernel's limit is 107 bytes
-_HUGE_PAGES = "glibc.malloc.hugetlb=1"
+_ENV = Path("/usr/bin/env")
+_HUGE_PAGES = "GLIBC_TUNABLES=glibc.malloc.hugetlb=1"
 """Huge pages for the weights, where the kernel gives them on request: an embedding reads all 11 MB of them,
-mostly from memory, and takes 4 to 9 % less CPU with them. Ignored before glibc 2.35."""
+mostly from memory, and takes 3 to 9 % less CPU with them. Ignored before glibc 2.35."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +78,10 @@ def start(
     standard input does.
     """
     said = tempfile.TemporaryFile()  # noqa: SIM115 - closed by whoever ends the process
-    command = [sys.executable, "-m", "app.stores.sidecar", str(socket_of(folder))]
+    command = [str(_ENV), _HUGE_PAGES] if _ENV.exists() else []  # replaces itself by what follows
+    command += [sys.executable, "-m", "app.stores.sidecar", str(socket_of(folder))]
     command += [str(folder), str(model), str(max_entries), str(niceness)]
-    environment = {"GLIBC_TUNABLES": _HUGE_PAGES, **os.environ}  # noqa: TID251 - the child's own is ours
     process = subprocess.Popen(  # noqa: S603 - our own command, no shell
-        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said, env=environment
+        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said
     )
     return process, said
