@@ -1,8 +1,8 @@
-"""``slipstream router report``: how well the router ranks this gateway's own requests, label by label.
+"""``slipstream router report``: the learning curve of the router on this gateway's own labels.
 
-It reads the labels under ``state.data_dir``, beside running gateways, and changes nothing. Heads are fitted
-on the oldest 50, 100, 200 ... labels and judged on the newest quarter, which none of them has seen. The
-figure is APGR, weighted by inverse propensity: 0.5 is a coin, and its interval is a bootstrap's.
+It reads the labels under ``state.data_dir``, also while gateways run, and changes nothing. Heads are fitted
+on the oldest 50, 100, 200 ... labels and evaluated on the held-out newest quarter. The metric is APGR,
+weighted by inverse propensity, with a bootstrap interval: 0.5 is random.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from app.settings import Settings
 
 _FIRST = 50
-_LEAST_JUDGED = 20
+_MIN_HOLDOUT = 20
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,12 +66,12 @@ def report(labels: Sequence[SavedLabel], where: str) -> list[str]:
     gained = sum(label.gain > 0 for label in labels)
     lines = [f"{where}: {len(labels)} labels, the powerful answer was better in {gained}"]
     held = len(labels) // 4
-    if held < _LEAST_JUDGED:
-        return [*lines, f"too few to judge by: {4 * _LEAST_JUDGED} make a first report"]
-    known, judged = labels[: len(labels) - held], labels[len(labels) - held :]
+    if held < _MIN_HOLDOUT:
+        return [*lines, f"too few to evaluate: a first report takes {4 * _MIN_HOLDOUT}"]
+    known, holdout = labels[: len(labels) - held], labels[len(labels) - held :]
     lines.append(f"{'labels':>8}  {'APGR':>6}  95 % interval, on the newest {held} labels")
-    prior = [score(None, label.features) for label in judged]
-    lines.append(_line("prior", prior, judged))
+    prior = [score(None, label.features) for label in holdout]
+    lines.append(_line("prior", prior, holdout))
     size = _FIRST
     while True:
         size = min(size, len(known))
@@ -80,20 +80,20 @@ def report(labels: Sequence[SavedLabel], where: str) -> list[str]:
             [label.gain for label in known[:size]],
             [1.0 / max(0.05, label.propensity) for label in known[:size]],
         )
-        scores = [score(head, label.features) for label in judged]
-        lines.append(_line(str(size), scores, judged, "" if head else "nothing to learn from"))
+        scores = [score(head, label.features) for label in holdout]
+        lines.append(_line(str(size), scores, holdout, "" if head else "nothing to learn from"))
         if size == len(known):
             return lines
         size *= 2
 
 
-def _line(name: str, scores: list[float], judged: Sequence[SavedLabel], note: str = "") -> str:
+def _line(name: str, scores: list[float], holdout: Sequence[SavedLabel], note: str = "") -> str:
     import numpy as np
 
     from app.classify.calibration import apgr, apgr_interval
 
-    gain = np.array([label.gain for label in judged])
-    weight = np.array([1.0 / max(0.05, label.propensity) for label in judged])
+    gain = np.array([label.gain for label in holdout])
+    weight = np.array([1.0 / max(0.05, label.propensity) for label in holdout])
     value = apgr(np.array(scores), gain, weight=weight)
     low, high = apgr_interval(np.array(scores), gain, weight=weight)
     return f"{name:>8}  {value:6.3f}  {low:.3f} to {high:.3f}  {note}".rstrip()

@@ -1,9 +1,9 @@
 """Exact arithmetic in a request: a small recursive-descent parser over rationals, never `eval`.
 
 Bounds make every input cheap: 80 characters, 15 digits a number, exponents up to 64, values up to
-10^40, nesting up to 12. What is outside them, or reads as something else ("24/7", "9/11",
+10^40, nesting up to 12. Input outside them, or that may mean something else ("24/7", "9/11",
 "(555)-123-4567", "2024-01-05 + 30", "3!", "0x10"), is declined, and a model answers. So is 0^0, and
-outside an English sentence "1.234", which is a thousand and more to half of the world.
+outside an English sentence "1.234", which is a thousand in many locales.
 """
 
 from __future__ import annotations

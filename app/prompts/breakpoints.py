@@ -1,13 +1,12 @@
-"""Breakpoints by itself: where a prompt's prefix is worth keeping, and the bytes that say so.
+"""Automatic cache breakpoints: which prefixes are worth writing, and the bytes that mark them.
 
-A breakpoint costs nothing where something is kept already; what costs is the last one, because all
-before it that is new is written, at a quarter more than plain input. So one decision is made by price (how
-far to write: to the end, to the last prefix that was seen before, to the system prompt, or not at all); the
-others follow: the ends of tools and system, so that another conversation finds them, and the last known
-prefix where the vendor's look-back from the end cannot see it. At most four in all, the client's own
-counted.
+A breakpoint is free where its prefix is cached already; what costs is the last one, because all new input
+before it is written, at a quarter more than plain input. So one decision is made by price: how far to write
+(to the end, to the last prefix seen before, to the system prompt, or not at all). The others follow: the ends
+of tools and system, so that other conversations find them, and the last known prefix where the vendor's
+look-back from the end does not reach it. At most four in all, the client's own counted.
 
-Splicing adds bytes behind a block and changes none of the others.
+Splicing adds bytes behind a block and changes no others.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from app.prompts.usage_statistics import PrefixReuse, SeenPrefix
 MAX_BREAKPOINTS = 4
 LOOK_BACK_BLOCKS = 20
 LIFETIME_S = {"anthropic": 300.0, "openai": 1800.0, "implicit": 600.0}
-"""How long an entry lives unread, by the kind of breakpoints: 5 minutes, 30 minutes, 5 to 10 minutes."""
+"""TTL of an unread entry by kind of breakpoints: 5 minutes, 30 minutes, 5 to 10 minutes."""
 _WRITE = 1.25
 _READ = 0.1
 """Prices relative to plain input where the configuration names none."""
@@ -59,13 +58,13 @@ def prices(model: Model) -> tuple[float, float, float]:
 
 
 def worth_writing(model: Model, chance: float) -> bool:
-    """Whether keeping a prefix pays: P(read again) x (plain - read) > (write - plain)."""
+    """Whether writing a prefix pays: P(read again) x (plain - read) >= write - plain."""
     plain, cached, write = prices(model)
     return chance * (plain - cached) >= write - plain
 
 
 def conversation_stage(rendered: RenderedPrompt) -> str:
-    """What kind of request this is, for who comes back: the first of a conversation, or a later one."""
+    """The stage for reuse statistics: a conversation's first request, or a later one."""
     later = any(block.role == "assistant" for block in rendered.blocks)
     return "later" if later else "first"
 
@@ -137,7 +136,7 @@ def _last(  # noqa: PLR0917 - see plan
 
 
 def _before_question(rendered: RenderedPrompt, last: int) -> list[int]:
-    """Before the last part of the last message: behind documents that others may ask about too."""
+    """Before the last part of the last message: after documents that other questions may share."""
     blocks = rendered.blocks
     if last < 1 or last != rendered.last_repeated:
         return []

@@ -1,8 +1,8 @@
 """Why a vendor's prompt cache missed: the difference between a conversation's request and its last one.
 
-The vendor reads a prefix, so the first block that differs in render order is the cause and everything behind
-it is its victim. The vendors give their own diagnosis in coarser words (``system_changed``);
-``app.prompts.diagnosis`` says which of them each cause of ours belongs to.
+The vendor reads a prefix, so the first block that differs in render order is the cause of the miss of all
+that follows. The vendors' own diagnosis is coarser (``system_changed``); ``app.prompts.diagnosis`` maps our
+causes to theirs.
 """
 
 from __future__ import annotations
@@ -40,24 +40,24 @@ VOLATILE = re.compile(
     r"|\b(?=[0-9a-f]*\d)(?=[0-9a-f]*[a-f])[0-9a-f]{16,64}\b)",
     re.IGNORECASE,
 )
-"""What changes from request to request: ids and times."""
+"""Volatile text: ids and times."""
 
 
 @dataclass(frozen=True, slots=True)
 class MissCause:
-    """Why a prefix was not found again."""
+    """Why a cached prefix was not read."""
 
     rule: str
     pointer: str
     span: Span
-    """Bytes of the body that is at fault."""
+    """The bytes at fault in the body."""
     why: str
     lost_tokens: int = 0
-    """Estimated tokens that were read before and could not be any more."""
+    """Estimated tokens that could have been read from the cache."""
 
 
 def canonical_tool_hash(rendered: RenderedPrompt, block: Block) -> bytes:
-    """A tool's hash with its keys sorted."""
+    """A tool's hash with sorted keys and without its breakpoint."""
     value: object = msgspec.json.decode(rendered.raw[block.span.start : block.span.end])
     if isinstance(value, dict):
         value.pop("cache_control", None)

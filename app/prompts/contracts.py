@@ -1,9 +1,9 @@
-"""Output contracts: what form and length an answer has, for the routes whose operator asked for it.
+"""Output contracts: the form and length of answers, for routes whose operator configured one.
 
-A contract fills in what the client left open and lowers a limit that is higher; it never loosens what was
-asked for, and a request that no contract names is not looked at. What does not depend on the model (the
-longest answer, its schema) is applied before all else, so that caches, router and vendor see one and the same
-request; the rest goes along as its ``terms`` until a model is chosen (``app.prompts.terms``).
+A contract sets what the client left open and lowers a higher limit; it never loosens the request, and
+requests without a contract are untouched. What does not depend on the model (maximum length, schema) is
+applied first, so that caches, router and vendor see the same request; the rest is carried as ``terms`` until
+a model is chosen (``app.prompts.terms``).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NAME = "answer"
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """What an answer is to be."""
+    """The contract of one route."""
 
     model: str
     """The model that clients ask for."""

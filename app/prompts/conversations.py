@@ -1,6 +1,6 @@
-"""What is remembered of conversations: where each is warm, and what its last request consisted of.
+"""The state of conversations: where each is warm, and the blocks of its last request.
 
-A bounded table, by tenant and by how a conversation opens. It holds hashes and places, never text.
+A bounded LRU table, by tenant and opening. It holds hashes and positions, never text.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _MOST = 8_192
 
 @dataclass(frozen=True, slots=True)
 class BlockSummary:
-    """A block of an earlier request, without its words."""
+    """A block of an earlier request, without its text."""
 
     section: str
     pointer: str
@@ -25,7 +25,7 @@ class BlockSummary:
     tokens: int
     label: str
     canonical_hash: bytes
-    """Hash with the keys sorted, of tools alone: tells another order from another content."""
+    """Hash with sorted keys, of tools only: tells a reordered tool from a changed one."""
 
 
 @dataclass(slots=True)
@@ -47,7 +47,7 @@ class ConversationState:
 
 
 class Conversations:
-    """The table; one event loop owns it."""
+    """The table; owned by one event loop."""
 
     def __init__(self) -> None:
         """Know none."""
@@ -57,11 +57,11 @@ class Conversations:
         return len(self._table)
 
     def get(self, key: bytes) -> ConversationState | None:
-        """What is known of a conversation."""
+        """The state of a conversation."""
         return self._table.get(key)
 
     def put(self, key: bytes, conversation: ConversationState) -> None:
-        """Remember it; the one that was asked least recently goes."""
+        """Store it; the least recently used of too many is dropped."""
         self._table[key] = conversation
         self._table.move_to_end(key)
         if len(self._table) > _MOST:
@@ -69,12 +69,12 @@ class Conversations:
 
 
 def conversation_key(tenant: str, opening: str) -> bytes:
-    """What tells a conversation from others of its tenant."""
+    """The key of a conversation: a hash of its tenant and opening."""
     return digest(tenant.encode(), opening.encode("utf-8", "surrogatepass"))
 
 
 def opening_of(request: ChatRequest, is_moved: IsMoved | None = None) -> str:
-    """The text by which ``render`` tells conversations apart, from a body that was read already."""
+    """The opening as ``render`` finds it, from a parsed body."""
     given = request.body.get("input" if request.dialect is Dialect.RESPONSES else "messages")
     if isinstance(given, str):
         return given[:4096]
@@ -99,9 +99,9 @@ def opening_of(request: ChatRequest, is_moved: IsMoved | None = None) -> str:
 def summarise_blocks(
     rendered: RenderedPrompt, loose: dict[bytes, bytes]
 ) -> tuple[BlockSummary, ...]:
-    """A request's blocks that its next turn repeats, without their words.
+    """A request's blocks that its next turn repeats, without their text.
 
-    ``loose`` gives the tools' order-free hashes by their own.
+    ``loose``: the tools' canonical hashes by content hash.
     """
     return tuple(
         BlockSummary(

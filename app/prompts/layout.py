@@ -1,13 +1,13 @@
-"""Layout: what changes from request to request goes behind what does not, for routes whose operator asked.
+"""Prompt layout: move volatile text behind stable text, for routes whose operator configured it.
 
-Vendors render tools, then the system prompt, then the messages, and read a prefix of that again. So a clock
-in the system prompt costs everything behind it, and a question before its documents costs the documents.
-What is moved here is what the operator declared: whole lines of the system prompt (a time, a user's or a
-session's id) go to the very end, as a part of their own, in their order; and in a user's message documents
-and images go before its text.
+Vendors render tools, then the system prompt, then the messages, and cache prefixes of that. So a clock in the
+system prompt invalidates everything behind it, and a question before its documents invalidates the documents.
+Only what the operator declared is moved: whole lines of the system prompt (a time, a user's or a session's
+id) go to the end, as a part of their own, in their order; and in a user's message documents and images go
+before its text.
 
-Nothing is rewritten or left out, every message that nothing is moved in keeps its bytes, and a message is
-laid out alike whether it stands last or in the history, so that the next turn finds its prefix.
+Nothing is rewritten or dropped, unchanged messages keep their bytes, and a message is laid out the same
+whether it is last or in the history, so that the next turn finds its prefix.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Layouts:
 
 @dataclass(slots=True)
 class _LayoutPass:
-    """A request while things are moved in it."""
+    """The state of laying out one request."""
 
     layout: Layout
     dialect: Dialect

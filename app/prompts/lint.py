@@ -1,4 +1,4 @@
-"""What in a request breaks prompt caching or wastes time: where, why, what it costs, and the mend.
+"""Lint a request for what breaks prompt caching or wastes time: where, why, what it costs, and the fix.
 
 A rule looks at one request, or at a request beside the last one of its conversation. It names bytes, so that an
 editor can underline them, and it prices them: tokens that are read anew instead of from the
@@ -45,7 +45,7 @@ _CONTRACT = re.compile(
     r"(?:respond|reply|answer|return|output) (?:only|with|in|as)|briefly|concise(?:ly)?)\b",
     re.IGNORECASE,
 )
-_MENDS = {
+_FIXES = {
     "model_switch": "keep a conversation on one model, or accept that its prompt is read anew",
     "tool_order": "send tools in one fixed order",
     "key_order": "serialise each tool once and send the same bytes",
@@ -63,12 +63,12 @@ _MENDS = {
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that could be better."""
+    """One finding."""
 
     rule: str
     severity: Severity
     pointer: str
-    """JSON pointer (RFC 6901) to what is at fault."""
+    """JSON pointer (RFC 6901) to the place at fault."""
     span: Span
     """Its bytes in the body."""
     why: str
@@ -82,7 +82,7 @@ class Finding:
 def lint(
     body: bytes, dialect: Dialect, minimum_tokens: int = 1024
 ) -> tuple[RenderedPrompt, list[Finding]]:
-    """Everything that one request shows. Raises ``UnreadableError``."""
+    """Lint one request. Raises ``UnreadableError``."""
     rendered = render(body, dialect)
     rules = (_volatile, _breakpoints, _task, _thinking, _contract)
     return rendered, [each for rule in rules for each in rule(rendered, minimum_tokens)]
@@ -103,15 +103,15 @@ def compare(before: RenderedPrompt, now: RenderedPrompt) -> MissCause | None:
 
 
 def finding_from_cause(cause: MissCause) -> Finding:
-    """A cause in the linter's words."""
-    mend = _MENDS.get(cause.rule, "keep the option constant within a conversation")
+    """A miss cause as a finding."""
+    mend = _FIXES.get(cause.rule, "keep the option constant within a conversation")
     return Finding(
         cause.rule, "error", cause.pointer, cause.span, cause.why, mend, cause.lost_tokens
     )
 
 
 def costs(finding: Finding, model: Model, facts: ModelCacheStats) -> tuple[float, float]:
-    """What a finding costs each request: milliseconds, USD."""
+    """The cost of a finding per request: milliseconds, USD."""
     plain, cached, _ = prices(model)
     usd = finding.lost_tokens * (plain - cached) + finding.more_tokens * model.price.output
     token_s = (

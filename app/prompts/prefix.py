@@ -1,15 +1,15 @@
-"""A request as the vendor's prompt cache sees it: a row of blocks, in render order.
+"""Parse a request into the blocks that the vendor's prompt cache sees, in render order.
 
 Theory of operation
 -------------------
-Every vendor renders tools, then system, then messages, and its cache knows prefixes of that row. Here
-block *i* is named by a hash over the scope (tenant, model, the options that lose everything) and blocks
-0 to *i*, so that two requests share a name exactly where the vendor can read one from what the other
-wrote. Breakpoints are no part of a block's content: a client that moves its breakpoint along does not
-change what was rendered. A string and a single text block of the same words are the same block.
+Every vendor renders tools, then system, then messages, and caches prefixes of that sequence. Block *i* has a
+prefix hash over the scope (tenant, model, the options that invalidate everything) and blocks 0 to *i*, so
+that two requests share a hash exactly where the vendor can read from one what the other wrote. Breakpoints
+are no part of a block's content: moving one does not change what is rendered. A string and a single text
+block of the same words are the same block.
 
-Lengths are estimates: a token for every four bytes, as the vendors' own rule of thumb has it, corrected by
-what the usage counters later say (``app.prompts.usage_statistics``).
+Lengths are estimates: a token for every four bytes, the vendors' rule of thumb, corrected by the usage
+counters (``app.prompts.usage_statistics``).
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ _EVERYTHING = {
     ),
     Dialect.RESPONSES: ("prompt_cache_key", "text", "reasoning", "service_tier"),
 }
-"""The options whose change loses the whole prefix."""
+"""Options whose change invalidates the whole prefix."""
 _AFTER_TOOLS = ("speed",)
 _AFTER_SYSTEM = ("tool_choice", "thinking")
 
 
 @dataclass(slots=True)
 class Block:
-    """One block; nobody changes one (not ``frozen``: a long prompt has hundreds)."""
+    """One block, treated as immutable (not ``frozen``: a long prompt has hundreds)."""
 
     section: Section
     role: str
@@ -61,42 +61,42 @@ class Block:
     """JSON pointer (RFC 6901) to it in the body."""
     span: Span
     content_hash: bytes
-    """Hash of what it says, breakpoints left out."""
+    """Hash of its content without breakpoints."""
     tokens: int
     prefix_hash: bytes = b""
-    """Hash of the scope and everything up to here."""
+    """Hash of the scope and all blocks up to this one."""
     breakpoint_ttl: str = ""
-    """The client's own breakpoint: its lifetime in the vendor's words, ``5m`` where it gave none."""
+    """The client's own breakpoint: its TTL in the vendor's words, ``5m`` where it gave none; "" = none."""
     is_string: bool = False
-    """It stands as a bare string, not as an object."""
+    """It is a bare string, not an object."""
     accepts_breakpoint: bool = True
-    """A breakpoint can be written into it: a tool, or a content part."""
+    """A breakpoint can be spliced into it: a tool, or a content part."""
     label: str = ""
     """A tool's name."""
 
 
 class MessageCache:
-    """The blocks of messages that were read before, by their bytes: a conversation sends them every turn.
+    """An LRU cache of parsed messages by their bytes: a conversation sends them again every turn.
 
-    Reading a message takes ten times as long as finding it here. One dialect's; one event loop owns it.
+    Parsing a message takes ten times as long as a look-up. For one dialect; owned by one event loop.
     """
 
     def __init__(self, most_bytes: int = 4 << 20) -> None:
-        """Hold messages of ``most_bytes`` in all; the one that was asked for least recently goes."""
+        """Hold messages of at most ``most_bytes`` in all."""
         self._most_bytes = most_bytes
         self.size_bytes = 0
         """Bytes of the messages that are held."""
         self._known: OrderedDict[bytes, tuple[str, list[Block]]] = OrderedDict()
 
     def get(self, text: bytes) -> tuple[str, list[Block]] | None:
-        """Role and blocks of a message, with places from its own beginning; not to be changed."""
+        """Role and blocks of a message, with spans from its own beginning; not to be changed."""
         found = self._known.get(text)
         if found is not None:
             self._known.move_to_end(text)
         return found
 
     def put(self, text: bytes, role: str, blocks: list[Block]) -> None:
-        """Remember what was read of ``text``."""
+        """Store the parsed ``text``."""
         self._known[text] = (role, blocks)
         self.size_bytes += len(text)
         while self.size_bytes > self._most_bytes:
@@ -106,16 +106,16 @@ class MessageCache:
 
 @dataclass(slots=True)
 class RenderedPrompt:
-    """A request's row of blocks."""
+    """A request parsed into blocks."""
 
     dialect: Dialect
     raw: bytes
     fields: Mapping[str, Span]
     blocks: list[Block] = field(default_factory=list)
     options: dict[str, bytes] = field(default_factory=dict)
-    """What, beside the blocks, a change of which loses the cache."""
+    """The options whose change invalidates the cache."""
     opening: str = ""
-    """The first words of the first user message: what tells conversations apart."""
+    """The beginning of the first user message, which identifies a conversation."""
     section_ends: dict[Section, int] = field(default_factory=dict)
     """The position of each section's last block."""
     last_repeated: int = -1
@@ -133,11 +133,11 @@ class RenderedPrompt:
 
 
 RenderSteps = Generator[None, None, RenderedPrompt]
-"""Gives the row of blocks at last, and stops on its way after each step: some ten microseconds of work, or
-what it takes to read one message, or one level of the whole text.
+"""Returns the parsed request; yields after each step of some ten microseconds, one message, or one level of
+the whole text.
 """
 IsMoved = Callable[[str], bool]
-"""Whether a text is what a layout moved to the end of its prompt: the next turn has another there."""
+"""Whether a layout moved a text to the end of its prompt, where the next turn has another one."""
 
 
 def render(
@@ -147,9 +147,9 @@ def render(
     memory: MessageCache | None = None,
     is_moved: IsMoved | None = None,
 ) -> RenderedPrompt:
-    """Read ``raw`` into blocks, named within ``scope``. Raises ``UnreadableError``.
+    """Parse ``raw`` into blocks with prefix hashes within ``scope``. Raises ``UnreadableError``.
 
-    ``memory`` is looked in for what was read before; it must have been used with ``dialect`` alone.
+    ``memory``: a cache that is used with ``dialect`` alone.
     """
     steps = render_steps(raw, dialect, scope, memory, is_moved)
     while True:
@@ -167,7 +167,7 @@ def render_steps(
     memory: MessageCache | None = None,
     is_moved: IsMoved | None = None,
 ) -> RenderSteps:
-    """As ``render``, a step at a time: somebody else may have the processor between two of them."""
+    """As ``render``, in steps between which other work may run."""
     found = fields(raw, whole(raw))
     rendered = RenderedPrompt(dialect, raw, found)
     for name in (*_EVERYTHING[dialect], *_AFTER_TOOLS, *_AFTER_SYSTEM):
@@ -190,7 +190,7 @@ def _list(raw: bytes, at: Span) -> list[Span]:
 
 
 def digest(*parts: bytes) -> bytes:
-    """A hash of ``parts``; their borders count."""
+    """A hash of ``parts`` and their boundaries."""
     running = blake2b(digest_size=_DIGEST_BYTES)
     for part in parts:
         running.update(len(part).to_bytes(4, "big"))
@@ -285,7 +285,7 @@ class _Reader:
         self.rendered.blocks.append(block)
 
     def open(self, role: str) -> None:
-        """Remember where a conversation begins: the text of its first user message."""
+        """Record the opening: the text of the first user message."""
         if role != "user" or self.rendered.opening:
             return
         for block in reversed(self.rendered.blocks):
@@ -298,8 +298,8 @@ class _Reader:
     def end(self) -> int:
         """The last block that the next turn repeats.
 
-        An answer that was begun for the model is not: what follows it there goes on in its block. (One that
-        holds more than text goes on after a pause, and is.) Nor is what a layout moved behind the question.
+        A prefilled answer is not repeated: the model continues it in its block. (One with more than text
+        continues after a pause, and is.) Nor is what a layout moved behind the question.
         """
         blocks = self.rendered.blocks
         position = last = len(blocks) - 1

@@ -1,8 +1,8 @@
-"""Where the values of a JSON text stand, without printing any of it anew.
+"""Byte spans of the values in a JSON text, without re-encoding it.
 
-msgspec reads a level of the text into raw values at the speed of C; their order gives their places, so a
-walk costs a step per key and never one per byte. What JSON allows but no client sends (a key twice) is
-refused: then nothing is known, and nobody changes a byte on a guess.
+msgspec decodes a level of the text into raw values in C; their order gives their positions, so a walk costs a
+step per key and not per byte. Duplicate keys, which JSON allows and no client sends, are rejected: no byte is
+changed on a guess.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""The part of an output contract that can only be kept once a model is chosen, on every fallback anew.
+"""The model-dependent part of an output contract, applied once a model is chosen and again for each fallback.
 
-How hard a model thinks and how much it says is told in its vendor's own fields, by its tier, and only where
-it takes them. An answer is begun for the model only where it goes on from there; where it does not, the
-contract's schema asks for the form instead (the vendors refuse both together). What the client said itself
-holds.
+Reasoning effort and verbosity are written in the vendor's own fields, by tier, and only for models that take
+them. An answer is prefilled only for models that continue it; for others the contract's schema holds instead
+(vendors reject both together). The client's own values win.
 """
 
 from __future__ import annotations
@@ -17,15 +16,15 @@ from app.domain.chat import ChatRequest, Conversation, Dialect, Message, Role, T
 from app.domain.decisions import Tier
 from app.domain.models import MIN_THINKING_BUDGET_TOKENS, THINKING_BUDGET_TOKENS, Model
 
-_AT_ODDS = ("temperature", "top_p", "top_k", "tool_choice", "tools")
-"""What a thinking budget does not go with, or a conversation that had none cannot take up."""
+_INCOMPATIBLE_WITH_BUDGET = ("temperature", "top_p", "top_k", "tool_choice", "tools")
+"""Fields that a thinking budget is incompatible with."""
 _LOWEST = {"minimal": "low"}
 """Anthropic has no less."""
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerStyle:
-    """How hard a model thinks, and how much it says; "" = as it would."""
+    """Reasoning effort and verbosity; "" = the model's default."""
 
     effort: str = ""
     verbosity: str = ""
@@ -33,11 +32,11 @@ class AnswerStyle:
 
 @dataclass(frozen=True, slots=True)
 class ContractTerms:
-    """What a contract asks of whichever model answers; see ``app.domain.chat.AnswerTerms``."""
+    """See ``app.domain.chat.AnswerTerms``."""
 
     manner: AnswerStyle
     tiers: Mapping[Tier, AnswerStyle] = field(default_factory=dict)
-    """What replaces it in a tier."""
+    """Overrides by tier."""
     prefill: str = ""
     hides_reasoning: bool = False
     limit_field: str = ""
@@ -62,30 +61,30 @@ class ContractTerms:
     def native(self, request: ChatRequest, model: Model) -> tuple[ChatRequest, str]:
         """See the protocol."""
         body, dialect = dict(request.body), request.dialect
-        begun = self.prefill if self._may_begin(request, model) else ""
-        if begun:
+        prefilled = self.prefill if self._may_prefill(request, model) else ""
+        if prefilled:
             name = "input" if dialect is Dialect.RESPONSES else "messages"
             turns = body[name]
             turns = [{"role": "user", "content": turns}] if isinstance(turns, str) else turns
-            assert isinstance(turns, list)  # noqa: S101 - see _may_begin
-            body[name] = [*turns, {"role": "assistant", "content": begun}]
-        if self.has_contract_schema and (begun or not model.abilities.structured_output):
+            assert isinstance(turns, list)  # noqa: S101 - see _may_prefill
+            body[name] = [*turns, {"role": "assistant", "content": prefilled}]
+        if self.has_contract_schema and (prefilled or not model.abilities.structured_output):
             _FORMLESS[dialect](body)
         wanted = model.abilities.max_tokens_field
         if dialect is Dialect.CHAT and self.limit_field not in {"", wanted}:
             body = {wanted if k == self.limit_field else k: v for k, v in body.items()}
         manner = self._of(model)
         if manner.effort and model.abilities.thinking != "none":
-            _EFFORTS[dialect](body, manner.effort, model, bool(begun))
+            _EFFORTS[dialect](body, manner.effort, model, bool(prefilled))
         if manner.verbosity and model.abilities.verbosity:
-            _say(body, dialect, manner.verbosity)
+            _set_verbosity(body, dialect, manner.verbosity)
         thinking = body.get("thinking")
         if self.hides_reasoning and isinstance(thinking, Mapping):
-            _leave_untold(body, thinking, model)
-        return (request if body == request.body else _written(request, body)), begun
+            _omit_thinking(body, thinking, model)
+        return (request if body == request.body else _written(request, body)), prefilled
 
-    def _may_begin(self, request: ChatRequest, model: Model) -> bool:
-        """Whether an answer may be begun: the model goes on from it, and the client wants nothing else."""
+    def _may_prefill(self, request: ChatRequest, model: Model) -> bool:
+        """Whether to prefill the answer: the model continues it, and nothing of the request forbids it."""
         body = request.body
         if not self.prefill or not model.abilities.prefill or body.get("tools"):
             return False
@@ -103,20 +102,20 @@ class ContractTerms:
         sampling, manner, can = conversation.sampling, self._of(model), model.abilities
         thinks = bool(sampling.thinking_budget_tokens) or sampling.adaptive_thinking
         last = conversation.messages[-1] if conversation.messages else None
-        begun = ""
+        prefilled = ""
         if can.prefill and not thinks and not conversation.tools and last is not None:
             fits = last.role is Role.USER and (
                 self.has_contract_schema or conversation.json_output is None
             )
-            begun = self.prefill if fits else ""
+            prefilled = self.prefill if fits else ""
         form = conversation.json_output
-        if self.has_contract_schema and (begun or not can.structured_output):
+        if self.has_contract_schema and (prefilled or not can.structured_output):
             form = None
         effort = sampling.effort
         if effort is None and not thinks and sampling.thinking_budget_tokens is None:
             limit = can.default_max_tokens if sampling.max_tokens is None else sampling.max_tokens
             plain = sampling.temperature is None and sampling.top_p is None
-            room = plain and not begun and not conversation.tools
+            room = plain and not prefilled and not conversation.tools
             room = room and limit > MIN_THINKING_BUDGET_TOKENS
             if manner.effort and can.thinking != "none" and (can.thinking != "budget" or room):
                 effort = manner.effort
@@ -124,12 +123,12 @@ class ContractTerms:
         if verbosity is None and manner.verbosity and can.verbosity:
             verbosity = manner.verbosity
         messages = conversation.messages
-        if begun:
-            messages = (*messages, Message(Role.ASSISTANT, (TextPart(begun),)))
+        if prefilled:
+            messages = (*messages, Message(Role.ASSISTANT, (TextPart(prefilled),)))
         sampling = replace(sampling, effort=effort, verbosity=verbosity)
         return (
             replace(conversation, messages=messages, json_output=form, sampling=sampling),
-            begun,
+            prefilled,
         )
 
 
@@ -188,7 +187,7 @@ _FORMLESS = {
 }
 
 
-def _messages_effort(body: _Body, effort: str, model: Model, begun: bool) -> None:  # noqa: FBT001
+def _messages_effort(body: _Body, effort: str, model: Model, prefilled: bool) -> None:  # noqa: FBT001
     config, kind = inner(body, "output_config"), model.abilities.thinking
     if "effort" in config or (kind == "budget" and body.get("thinking") is not None):
         return
@@ -197,7 +196,7 @@ def _messages_effort(body: _Body, effort: str, model: Model, begun: bool) -> Non
             body.setdefault("thinking", {"type": "disabled"})
     elif kind != "budget":
         body["output_config"] = {**config, "effort": _LOWEST.get(effort, effort)}
-    elif not begun and all(body.get(name) is None for name in _AT_ODDS):
+    elif not prefilled and all(body.get(name) is None for name in _INCOMPATIBLE_WITH_BUDGET):
         limit = body.get("max_tokens")
         if isinstance(limit, int) and limit > MIN_THINKING_BUDGET_TOKENS:
             most = max(MIN_THINKING_BUDGET_TOKENS, limit // 2)
@@ -205,18 +204,18 @@ def _messages_effort(body: _Body, effort: str, model: Model, begun: bool) -> Non
             body["thinking"] = {"type": "enabled", "budget_tokens": tokens}
 
 
-def _leave_untold(body: _Body, thinking: Mapping[str, object], model: Model) -> None:
+def _omit_thinking(body: _Body, thinking: Mapping[str, object], model: Model) -> None:
     """Have the vendor not even send the thinking that is hidden: the answer's first word comes sooner."""
     if model.abilities.thinking == "adaptive" and thinking.get("type") in {"adaptive", "enabled"}:
         body["thinking"] = {"display": "omitted", **thinking}
 
 
-def _chat_effort(body: _Body, effort: str, _: Model, _begun: bool) -> None:  # noqa: FBT001
+def _chat_effort(body: _Body, effort: str, _: Model, _prefilled: bool) -> None:  # noqa: FBT001
     if body.get("reasoning_effort") is None:
         body["reasoning_effort"] = effort
 
 
-def _responses_effort(body: _Body, effort: str, _: Model, _begun: bool) -> None:  # noqa: FBT001
+def _responses_effort(body: _Body, effort: str, _: Model, _prefilled: bool) -> None:  # noqa: FBT001
     reasoning = inner(body, "reasoning")
     if reasoning.get("effort") is None:
         body["reasoning"] = {**reasoning, "effort": effort}
@@ -229,7 +228,7 @@ _EFFORTS = {
 }
 
 
-def _say(body: _Body, dialect: Dialect, verbosity: str) -> None:
+def _set_verbosity(body: _Body, dialect: Dialect, verbosity: str) -> None:
     if dialect is Dialect.CHAT and body.get("verbosity") is None:
         body["verbosity"] = verbosity
     elif dialect is Dialect.RESPONSES:

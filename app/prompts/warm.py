@@ -1,6 +1,6 @@
 """Priming a vendor's prompt cache, and when keeping it alive pays.
 
-Priming asks for no answer: ``max_tokens: 0`` where the vendor takes it, a prewarm where it has one, else one
+A priming request asks for no answer: ``max_tokens: 0`` where the vendor takes it, a prewarm where it has one, else one
 token. What the vendor renders (tools, system, messages) goes out byte for byte as it would in the real
 request, because any other prefix would be of no use to it.
 
@@ -108,7 +108,7 @@ def _with(body: bytes) -> bytes:
 
 @dataclass(slots=True)
 class SilenceStatistics:
-    """How long conversations are silent before they go on, in windows of one ping's reach."""
+    """How long conversations are silent before they continue: a hazard estimate per window of one ping."""
 
     window_s: float
     at_risk: list[float] = field(default_factory=lambda: [0.0] * _WINDOWS)
@@ -142,7 +142,7 @@ class SilenceStatistics:
 
 @dataclass(frozen=True, slots=True)
 class PingValue:
-    """The arithmetic of one ping."""
+    """The expected value of one ping."""
 
     chance: float
     miss_usd: float
@@ -180,11 +180,11 @@ class Session:
     counted: int = 0
     """In how many windows of silence it was counted."""
     requested: bool = False
-    """A caller has asked to keep it: no arithmetic until ``until_s``."""
+    """A caller requested it: pinged unconditionally until ``until_s``."""
 
 
 class KeepAlive:
-    """Which prefixes to ping, and when; pure but for the time that is passed in."""
+    """Decides which prefixes to ping, and when; the time is passed in."""
 
     def __init__(self, budget_usd_per_hour: float) -> None:
         """Spend at most so much."""
