@@ -206,7 +206,7 @@ class UpstreamStatus(UpstreamError):
         self.content_type = content_type
 
     @property
-    def counted_as(self) -> str:
+    def metric_code(self) -> str:
         """Rate limits and overload are counted apart from other statuses."""
         return f"upstream_{self.kind}" if self.kind in {"rate_limit", "overloaded"} else self.code
 
