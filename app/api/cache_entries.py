@@ -23,7 +23,7 @@ from app.pipeline.replay import read_answer
 
 if TYPE_CHECKING:  # loads learners that a gateway without a semantic cache does not need
     from app.api.auth import Caller
-    from app.cache.kept_answer import KeptAnswer
+    from app.cache.stored_answer import StoredAnswer
     from app.domain.vectors import StoredQuestion
 
 router = APIRouter(prefix="/v1/cache", tags=["cache"])
@@ -158,7 +158,7 @@ def _answer(entry: CachedAnswer, context: Context) -> str | None:
 
 
 def describe_semantic(
-    question: StoredQuestion, answer: KeptAnswer, *, text: bool = False
+    question: StoredQuestion, answer: StoredAnswer, *, text: bool = False
 ) -> dict[str, object]:
     """Describe a semantic entry, with its provenance."""
     now_s = time.time()

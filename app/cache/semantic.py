@@ -29,11 +29,11 @@ import numpy as np
 
 from app.cache.agreement import answers_agree
 from app.cache.decision import CandidateView, Decision, QueryView, decide
-from app.cache.kept_answer import KeptAnswer, answer_of, askers_of
 from app.cache.pending_removals import PendingRemovals
 from app.cache.question_barriers import QuestionBarriers
 from app.cache.routes import Route, RouteStore
 from app.cache.sharing import Sharing
+from app.cache.stored_answer import StoredAnswer, answer_of, askers_of
 from app.cache.text_view import TextView, analyse
 from app.cache.verifier import NEIGHBOURS
 from app.domain.invalidation import InvalidationFilter
@@ -98,14 +98,14 @@ class Lookup:
     query: QueryView | None = None
     neighbours: tuple[Neighbour, ...] = ()
     decision: Decision | None = None
-    hit: tuple[StoredQuestion, KeptAnswer] | None = None
+    hit: tuple[StoredQuestion, StoredAnswer] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class FreshAnswer:
     """A whole answer from a model, to be compared with the stored ones and stored."""
 
-    answer: KeptAnswer
+    answer: StoredAnswer
     """With its ``group`` still empty."""
     model: str
     tags: tuple[str, ...]
@@ -226,7 +226,7 @@ class SemanticCache:
         return Lookup(word, query, near, decision, hit)
 
     def _admits(
-        self, asked: SemanticQuery, chosen: KeptAnswer, answers: Sequence[KeptAnswer | None]
+        self, asked: SemanticQuery, chosen: StoredAnswer, answers: Sequence[StoredAnswer | None]
     ) -> bool:
         """Whether enough users had the chosen answer from a model for this one to see it."""
         if self._sharing is None:
@@ -316,7 +316,7 @@ class SemanticCache:
         await self._store_answer(asked, fresh, group, QueryView(self._analysed(asked.text), vector))
         return True
 
-    def live_answer(self, question: StoredQuestion) -> KeptAnswer | None:
+    def live_answer(self, question: StoredQuestion) -> StoredAnswer | None:
         """The answer of a stored question, unless it is invalidated or another version's."""
         return None if self._barriers.blocks(question) else answer_of(question)
 
@@ -374,7 +374,7 @@ class SemanticCache:
             route.unsaved_changes += 1
         return not agreed and await self.remove(entry_id)
 
-    async def fetch(self, entry_id: str, tenant: str) -> tuple[StoredQuestion, KeptAnswer] | None:
+    async def fetch(self, entry_id: str, tenant: str) -> tuple[StoredQuestion, StoredAnswer] | None:
         """One live entry of ``tenant``; None also where the store cannot be asked."""
         try:
             question = await self.store.fetch(entry_id) if _ID.fullmatch(entry_id) else None

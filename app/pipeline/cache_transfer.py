@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from app.cache.exact import CachedAnswer
-from app.cache.kept_answer import KeptAnswer
 from app.cache.key import CacheScope, exact_key
 from app.cache.partition import partition_key
 from app.cache.semantic import FreshAnswer, SemanticQuery
 from app.cache.sharing import EVERYBODY
+from app.cache.stored_answer import StoredAnswer
 from app.domain.chat import ChatRequest, Dialect
 from app.domain.events import Answer, FinishReason, TextBlock
 from app.domain.models import AUTO
@@ -139,7 +139,7 @@ async def _store_semantic(
         query = SemanticQuery(
             given.id, given.partition, query.route, query.text, query.tenant, query.asked_unix_s
         )
-    kept = KeptAnswer(
+    kept = StoredAnswer(
         group="",
         text=given.answer,
         finish=FinishReason.STOP.value,

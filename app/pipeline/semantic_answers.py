@@ -19,7 +19,6 @@ import structlog
 
 from app.cache.admission import admits_answer, admits_question
 from app.cache.exact import CachedAnswer
-from app.cache.kept_answer import KeptAnswer
 from app.cache.key import CacheScope
 from app.cache.partition import partition_key
 from app.cache.semantic import (
@@ -30,6 +29,7 @@ from app.cache.semantic import (
     route_name,
 )
 from app.cache.sharing import Sharing, asker_hash
+from app.cache.stored_answer import StoredAnswer
 from app.domain.chat import ChatRequest, Dialect
 from app.domain.decisions import CacheMode, CacheOutcome, Classification, PromptView
 from app.domain.events import Answer, Emit, FinishReason, Frames, TextBlock, WholeBody
@@ -336,7 +336,7 @@ class SemanticAnswers:
             return "unfit"
         if self._sharing is not None and not self._sharing.admit_write(query.tenant, job.user):
             return "crowding"
-        kept = KeptAnswer(
+        kept = StoredAnswer(
             group="",
             text=answer.text,
             finish=answer.finish.value,

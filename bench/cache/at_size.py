@@ -48,19 +48,19 @@ from bench.cache.trials import Shuffled
 from bench.figures import Figure, table
 from bench.slices import NOISY_SHARE
 
-_LEARNED, _PER_S, _MOST_WORDS = 2_000, 50, 24
+_LEARNED, _PER_S, _MAX_WORDS = 2_000, 50, 24
 _P50_MS, _P99_MS = 3.0, 10.0
-_LEAST_HITS = 25.0
+_MIN_HITS = 25.0
 """Per cent; below, the figures would be those of misses."""
 _SCOPE = CacheScope("t", "", "small")
 _ROUTE = route_name("t", "small")
-_LEAST_QUIET = 3
+_MIN_QUIET_SECONDS = 3
 _INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni")
 
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """What asking at a rate showed: milliseconds of each decision, by second; whether it was quiet."""
+    """One run at a fixed rate: milliseconds of each decision, by second, and whether it was quiet."""
 
     took_ms: list[list[float]]
     quiet: list[bool]
@@ -76,7 +76,7 @@ class _Asked:
         quiet = [
             ms for second, ok in zip(self.took_ms, self.quiet, strict=True) if ok for ms in second
         ]
-        if sum(self.quiet) >= _LEAST_QUIET:
+        if sum(self.quiet) >= _MIN_QUIET_SECONDS:
             return quiet, True
         return [ms for second in self.took_ms for ms in second], False
 
@@ -106,7 +106,7 @@ def asked_of(text: str) -> SemanticQuery:
 
 
 class Model:
-    """Answers what the cache does not, and tells the route: outside of what is timed."""
+    """Answers what the cache does not and labels it, outside of what is timed."""
 
     def __init__(self, state: RouteState, answers: dict[str, str]) -> None:
         """``answers``: the group of each text's answer."""
@@ -126,9 +126,9 @@ class Model:
 
     def check(self, asked: int) -> None:
         """Raise ``FewHitsError`` where what was timed were mostly no hits."""
-        if 100 * self.hits < _LEAST_HITS * asked:
+        if 100 * self.hits < _MIN_HITS * asked:
             raise FewHitsError(
-                f"{self.hits} of {asked} decisions were hits: {_LEAST_HITS:g} % are needed for the times to"
+                f"{self.hits} of {asked} decisions were hits: {_MIN_HITS:g} % are needed for the times to"
                 f" be those of hits; they were {dict(self._words)}"
             )
 
@@ -172,7 +172,7 @@ async def _measure(folder: Path, size: int, state: RouteState, answers: dict[str
 async def _second(
     cache: SemanticCache, pid: int, texts: list[str], model: Model
 ) -> tuple[list[float], bool]:
-    """A second's decisions, begun at their times; milliseconds each, and whether others kept quiet."""
+    """One second of decisions at a fixed rate: milliseconds each, and whether the machine was quiet."""
     took: list[float] = []
 
     async def decide(text: str) -> None:
@@ -226,7 +226,7 @@ def main() -> int:
     part = Shuffled.of(stream, 0, 1_000_000)
     known = part.questions[:_LEARNED]
     state = prepared(fit_route(known), known, Limits.of(0.05))
-    short = [q for q in part.questions[_LEARNED:] if len(q.view.words) <= _MOST_WORDS]
+    short = [q for q in part.questions[_LEARNED:] if len(q.view.words) <= _MAX_WORDS]
     short = short[: int(os.environ.get("ASKED", "1000"))]
     answers = {f"{q.view.text} please": q.answer_group for q in short}
     everything = [question.view.text for question in part.questions]

@@ -1,4 +1,4 @@
-"""The parts of one decision, each alone and in CPU time: what a machine that others use can still tell."""
+"""The parts of one decision, each alone and in CPU time, which a shared machine can still measure."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import msgspec
 import numpy as np
 
 from app.cache.decision import CandidateView, QueryView, decide
-from app.cache.kept_answer import answer_of
 from app.cache.route_state import RouteState
+from app.cache.stored_answer import answer_of
 from app.cache.text_view import analyse
 from app.cache.verifier import NEIGHBOURS
 from app.stores.onnx_embedder import TooLong

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from app.cache.kept_answer import KeptAnswer
+from app.cache.stored_answer import StoredAnswer
 from app.domain.vectors import StoredQuestion
 from app.stores.edge import EdgeStore
 
@@ -99,5 +99,5 @@ def _batch(
 @lru_cache(maxsize=4_096)
 def _body(group: str, route: str, said: str) -> str:
     text = said or (f"The answer of {group}. " * _ANSWER_CHARS)[:_ANSWER_CHARS]
-    answer = KeptAnswer(group, text, "stop", "bench", "fast", "bench", route)
+    answer = StoredAnswer(group, text, "stop", "bench", "fast", "bench", route)
     return msgspec.json.encode(answer).decode()

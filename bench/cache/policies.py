@@ -1,4 +1,4 @@
-"""Ours and three baselines behind one face: told the same shadow traffic, asked the same way."""
+"""Our policy and three baselines behind one protocol: the same shadow traffic, the same requests."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def prepared(
 _EPSILONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 # z of the one-sided normal quantile at 1 - epsilon.
 _QUANTILES = (2.3263, 2.0537, 1.6449, 1.2816, 0.8416, 0.5244, 0.0)
-_LEAST_OBSERVATIONS = 6
+_MIN_OBSERVATIONS = 6
 
 
 @dataclass(slots=True)
@@ -189,7 +189,7 @@ class PerEntry:
         entry.fitted = None
 
     def _tau(self, entry: _Entry, similarity: float) -> float:
-        if len(entry.agreed) < _LEAST_OBSERVATIONS:
+        if len(entry.agreed) < _MIN_OBSERVATIONS:
             return 1.0
         if entry.fitted is None:
             entry.fitted = _logistic(entry.similarities, entry.agreed)

@@ -135,7 +135,7 @@ def summarise(
     return report
 
 
-def _said(reached: bool, text: str) -> str:  # noqa: FBT001 - the verdict is the point
+def _verdict(reached: bool, text: str) -> str:  # noqa: FBT001 - the verdict is the point
     return ("reached     " if reached else "FALLS SHORT ") + text
 
 
@@ -151,16 +151,16 @@ def _verdicts(report: Report, suites: Sequence[Suite]) -> list[str]:
                 f" per request in {shares['per_request']:.1%};"
                 f" broken beyond chance (1 in 20) in {shares['surely_broken']:.1%}"
             )
-            lines.append(_said(shares["both"] >= 0.95, text))
+            lines.append(_verdict(shares["both"] >= 0.95, text))
     for suite in suites:
         good = suite.false_hits <= 0.01 and suite.recall_kept >= 0.95
         kept = f"{suite.recall_kept:.1%} of cosine's recall"
         text = f"{suite.name}: false hits {suite.false_hits:.2%} at {kept}"
-        lines.append(_said(good, f"{text} (wanted 1 % at 95 %)"))
+        lines.append(_verdict(good, f"{text} (wanted 1 % at 95 %)"))
         if suite.role_false_hits is not None:
             ok = suite.role_false_hits <= 0.10
             lines.append(
-                _said(
+                _verdict(
                     ok,
                     f"{suite.name}: role and order swaps {suite.role_false_hits:.1%} (wanted 10 %)",
                 )
@@ -175,7 +175,7 @@ def _against(baseline: str, said: str, bound: str, by_stream: dict[str, float | 
         middle, least = median(known), min(known)
         shown = "no hits of its at all" if middle > 1e8 else f"{middle:.1f}x"
         text = f"bound {bound}: hit rate against {baseline} ({said}): median {shown}, least {least:.1f}x"
-        lines.append(_said(middle >= 3 and least >= 1, f"{text} (wanted 3x and 1x)"))
+        lines.append(_verdict(middle >= 3 and least >= 1, f"{text} (wanted 3x and 1x)"))
     silent = [s for s, r in by_stream.items() if r is None]
     if silent:
         lines.append(f"            bound {bound}: neither certifies a hit on {', '.join(silent)}")

@@ -9,8 +9,8 @@ from uuid import uuid4
 
 import pytest
 
-from app.cache.kept_answer import KeptAnswer
 from app.cache.semantic import FreshAnswer, SemanticQuery, route_name
+from app.cache.stored_answer import StoredAnswer
 from app.domain.invalidation import InvalidationFilter
 from tests.e2e.semantic.conftest import OPEN
 
@@ -243,7 +243,7 @@ async def test_what_is_kept_by_meaning_is_listed_page_by_page_and_can_be_called_
 
 async def test_what_began_before_an_invalidation_is_not_kept_however_many_came_since(semantic):
     cache, now_s = semantic.answers.cache, time.time()
-    kept = KeptAnswer(
+    kept = StoredAnswer(
         group="", text="30 days.", finish="stop", model="topical", tier="", request_id="r-1",
         route=route_name("default", "small"),
     )  # fmt: skip

@@ -9,9 +9,9 @@ import pytest
 
 from app.cache.bound import Limits, Threshold
 from app.cache.decision import CandidateView, QueryView, decide
-from app.cache.kept_answer import KeptAnswer
 from app.cache.route_state import RouteState
 from app.cache.semantic import Lookup
+from app.cache.stored_answer import StoredAnswer
 from app.cache.text_view import analyse
 from app.domain.vectors import StoredQuestion
 from bench.cache.at_size import FewHitsError, Model
@@ -33,7 +33,7 @@ def looked(state: RouteState, text: str, rng: Random) -> Lookup:
     if not decision.serve:
         return Lookup("audited", query, (), decision)
     question = StoredQuestion("e", "p", "t", "m", (), 1.0, 2.0, text, "")
-    answer = KeptAnswer(text, "an answer", "stop", "m", "fast", "m", "r")
+    answer = StoredAnswer(text, "an answer", "stop", "m", "fast", "m", "r")
     return Lookup("hit", query, (), decision, (question, answer))
 
 

@@ -12,7 +12,7 @@ from app.domain.vectors import Neighbour, StoredQuestion
 _MOST_ASKERS: Final = 32
 
 
-class KeptAnswer(msgspec.Struct, frozen=True):
+class StoredAnswer(msgspec.Struct, frozen=True):
     """A stored question's body, as JSON: the field names are in the store."""
 
     group: str
@@ -31,10 +31,10 @@ class KeptAnswer(msgspec.Struct, frozen=True):
     """Hashed users whom a model gave an agreeing answer; first the one whom this answer was made for."""
 
 
-def answer_of(question: StoredQuestion) -> KeptAnswer | None:
+def answer_of(question: StoredQuestion) -> StoredAnswer | None:
     """Decode the answer of a stored question; None for one that another version wrote."""
     try:
-        return msgspec.json.decode(question.body, type=KeptAnswer)
+        return msgspec.json.decode(question.body, type=StoredAnswer)
     except msgspec.DecodeError:
         return None  # it expires in time
 
