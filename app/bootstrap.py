@@ -166,7 +166,7 @@ async def open_gateway(
 async def _agents(
     settings: Settings, gateway: Gateway, stack: AsyncExitStack, beside: RunInBackground
 ) -> None:
-    """Give the gateway its agents and their tools; nothing of either is loaded where none is configured."""
+    """Set up agents and their tools; their modules are loaded only if any is configured."""
     gateway.agents = {each.name: _agent(each, settings) for each in settings.agents}
     if not settings.agents and not settings.tools:
         return
@@ -210,14 +210,14 @@ def _agent(agent: AgentSettings, settings: Settings) -> Agent:
 
 
 async def _yield_to_loop() -> None:
-    """Let the loop go on: at a reload an older gateway serves meanwhile."""
+    """Let the event loop run: at a reload the older gateway serves meanwhile."""
     await asyncio.sleep(0)
 
 
 async def run_in_background(
     stack: AsyncExitStack, readiness: Readiness, work: Coroutine[None, None, None], name: str
 ) -> None:
-    """Run ``work`` until the end; that it failed before is said at once, for nobody waits for it."""
+    """Run ``work`` until shutdown; if it fails, ``/readyz`` and the log say so at once."""
 
     async def run() -> None:
         try:
@@ -235,13 +235,13 @@ async def run_in_background(
             await task
 
     stack.push_async_callback(stop)
-    await asyncio.sleep(0)  # its first look sets the coarse clock
+    await asyncio.sleep(0)  # its first run sets the coarse clock
 
 
 async def _gateway_in_steps(
     settings: Settings, models: dict[str, Model], providers: dict[str, Provider]
 ) -> Gateway:
-    """The same in several turns of the loop."""
+    """Build the gateway in several turns of the event loop."""
     await _yield_to_loop()
     classifier = Classifier()
     await _yield_to_loop()
@@ -258,7 +258,7 @@ def _gateway(
     providers: dict[str, Provider],
     made: tuple[Classifier, Lanes | None] | None = None,
 ) -> Gateway:
-    """The gateway; ``made``: its classifier and its lanes, where they are made already."""
+    """Build the gateway; ``made``: its classifier and lanes, if they exist already."""
     exact = settings.cache.exact
     fast = (each for each in models.values() if each.tier is Tier.FAST)
     classifier, lanes = made or (Classifier(), _lanes(settings))
@@ -290,7 +290,7 @@ def _gateway(
 
 
 def _sharing(settings: Settings) -> Sharing | None:
-    """The rules of sharing; None where they are what everybody gets."""
+    """The sharing rules; None if they are the default."""
     wanted = settings.cache.sharing
     if wanted.scope == "user" and not wanted.hit_jitter_ms:
         return None
@@ -331,7 +331,7 @@ def _model(model: ModelSettings, settings: Settings) -> Model:
 
 
 def _gated(name: str, provider: ProviderSettings, metrics: Metrics) -> Provider:
-    """The way to one upstream behind its gate: places at it are few, and who waits for one is told when."""
+    """The provider of one upstream behind its concurrency gate."""
     limits = ConcurrencyBounds(
         max_concurrent=provider.max_connections,
         adaptive=provider.adaptive_concurrency,
@@ -346,7 +346,7 @@ def _gated(name: str, provider: ProviderSettings, metrics: Metrics) -> Provider:
 
 
 def _provider(name: str, provider: ProviderSettings) -> Provider:
-    """The way to one upstream."""
+    """The provider of one upstream."""
     if provider.transport == "sdk":
         from app.providers.sdk import SdkProvider  # the vendors' packages take seconds to load
 

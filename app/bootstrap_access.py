@@ -1,4 +1,4 @@
-"""The part of the composition root that is about who may call, and how much."""
+"""The part of the composition root that builds authentication and limits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from app.stores.redis import Redis
 
 RunInBackground = Callable[[Coroutine[None, None, None], str], Awaitable[None]]
-"""Runs work until the gateway ends."""
+"""Runs a coroutine until shutdown, under a name."""
 
 
 async def authenticator_of(
@@ -35,7 +35,7 @@ async def authenticator_of(
     beside: RunInBackground,
     degrade: Callable[[str, str | None], None],
 ) -> Authenticator:
-    """Who may call, by the configuration's keys and the stored ones, and how much."""
+    """Build the authenticator with the configured and the stored keys, and the limits behind it."""
     data_dir = Path(settings.state.data_dir)
     spent = SpentFile(data_dir / "limits", on_fault=partial(degrade, "limits"))
     counters, sums = counters_of(redis, spent)

@@ -1,11 +1,10 @@
-"""The application: which endpoints there are and when it lives; nothing else.
+"""The application: its endpoints and its lifespan, nothing else.
 
-The inference endpoints are pure ASGI and are found by one look into a dict, before FastAPI's router;
-everything else (administration, the console, the OpenAPI document) is FastAPI's (``app.api.admin_routes``).
+The inference endpoints are pure ASGI and are found by one dict lookup before FastAPI's router; everything
+else (administration, the console, the OpenAPI document) is FastAPI's (``app.api.admin_routes``).
 
-Importing this module loads FastAPI and little more. The gateway itself is loaded by ``create_app``, before
-anything is served: ``app.server`` begins the encoder's process and the simulator first, so that they come
-up on another CPU meanwhile.
+Importing this module loads little more than FastAPI. ``create_app`` loads the gateway; ``app.server`` starts
+the vector process and the simulator before that, so that they load on another CPU meanwhile.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ class SlipstreamApp(FastAPI):
 
     hot: dict[str, ASGIApp]
     native: dict[str, Endpoint]
-    """Those that our own server asks without ASGI where it knows a request's head."""
+    """Endpoints that our own protocol class calls without ASGI if it knows a request's head."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve an inference endpoint at once, everything else as FastAPI does."""
@@ -71,11 +70,11 @@ def create_app(
     alone: bool = False,
     encoder: Begun | None = None,
 ) -> SlipstreamApp:
-    """The whole application; ``simulated`` says that the models behind it are not real.
+    """Build the application; ``simulated``: its models are simulated.
 
-    ``siblings`` is the folder in which the workers of one server find each other; None: there is but one.
-    ``alone``: it is one of a lone worker's gateways, whose end ``app.reloading`` sees to.
-    ``encoder``: the vector process, where somebody began it before.
+    ``siblings`` is the folder of the workers' sockets; None: there is one worker. ``alone``: it is a gateway
+    of a single process, whose shutdown ``app.reloading`` handles. ``encoder``: the vector process, if already
+    started.
     """
     # The gateway: here and not above, so that an import of this module costs a third of all this.
     from app.api.admin_routes import add_admin_routes

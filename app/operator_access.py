@@ -1,4 +1,4 @@
-"""From the settings' keys and limits to the values that the gateway works with."""
+"""Converts the keys and limits of the settings to domain values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from app.settings import LimitSettings, Settings
 
 
 def keys_of(settings: Settings) -> list[Key]:
-    """The keys of the configuration. Limits are counted by tenant and name, so that a key may be changed."""
+    """The configured keys. Usage is counted by tenant and name, so that a key can be replaced."""
     return [
         Key(
             sha256(key.key.get_secret_value().encode()).digest(),
@@ -32,7 +32,7 @@ def keys_of(settings: Settings) -> list[Key]:
 
 
 def seal_of(settings: Settings) -> Seal | None:
-    """What encrypts at rest; None where no key is configured."""
+    """The encryption of stored data; None if no key is configured."""
     secrets = [each.get_secret_value().encode() for each in settings.state.encryption_keys]
     if not secrets:
         return None
@@ -42,7 +42,7 @@ def seal_of(settings: Settings) -> Seal | None:
 
 
 def limits_of(limits: LimitSettings) -> Limits:
-    """The limits that a section states."""
+    """The limits of a settings section."""
     return Limits(
         limits.requests_per_minute,
         limits.tokens_per_minute,

@@ -1,14 +1,13 @@
-"""One process that takes a new configuration while it serves: a new gateway beside the old one.
+"""Reloading the configuration in a single process: a new gateway is built beside the old one.
 
-Theory of operation. Where there are several workers each gets a successor (``app.server.Workers``). A
-lone worker has none, so the whole gateway is built a second time in the same process; only when it is
-ready do requests go to it. The old one keeps what it has begun, streams and agents' runs, for as long as
-that lasts, and is then closed. Kept connections stay open: the heads that they know by their bytes are
-forgotten, so that their next request finds the new gateway. A configuration that is invalid, or with
-which no gateway can be built, changes nothing, and ``/readyz`` says so.
+Theory of operation. With several workers each is replaced by a successor (``app.server.Supervisor``). A
+single process has none, so the whole gateway is built a second time in it, and requests go to the new one
+when it is ready. The old one finishes its streams and runs and is then closed. Keep-alive connections stay
+open: their cached request heads are dropped, so that their next request reaches the new gateway. An invalid
+configuration, or one with which no gateway can be built, changes nothing, and ``/readyz`` says so.
 
-What a reload cannot change is what belongs to the process: address, port, number of workers, and the
-simulator. Metrics and the memory's answers begin anew, as after a restart; what was learned of tool calls
+A reload does not change what belongs to the process: address, port, number of workers, and the simulator.
+Metrics and the in-memory cache start empty, as after a restart; what was learned of tool calls
 (``app.classify.tool_need``) is carried over.
 """
 
@@ -40,7 +39,7 @@ _RUNS_PREFIX = "/v1/runs/"
 
 @dataclass(slots=True, eq=False)
 class _Gateway:
-    """One gateway, built from one configuration."""
+    """A gateway, built from one configuration."""
 
     settings: Settings
     app: SlipstreamApp
@@ -50,7 +49,7 @@ class _Gateway:
 
 
 class ReloadableApp:
-    """The application of a lone worker: whichever gateway was built last."""
+    """The application of a single process: delegates to the gateway that was built last."""
 
     def __init__(
         self,
@@ -62,8 +61,9 @@ class ReloadableApp:
         say: Callable[[str], None],
         encoder: Begun | None = None,
     ) -> None:
-        """``read`` reads the configuration again and raises ``SettingsError``; ``on_swap`` is told when
-        requests go to another gateway; ``say`` tells the operator. ``encoder`` is the first gateway's.
+        """``read`` reads the configuration again and raises ``SettingsError``; ``on_swap`` is called when
+        requests go to another gateway; ``say`` prints to the operator. ``encoder`` is the first gateway's
+        vector process.
         """
         self._settings, self._read = settings, read
         self._simulated, self._on_swap, self._print = simulated, on_swap, say
@@ -74,7 +74,7 @@ class ReloadableApp:
         self.native: dict[str, Endpoint] = {}
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Serve as the newest gateway does; a run that an older one has is asked of that."""
+        """Delegate to the newest gateway; requests about a run go to the gateway that has it."""
         if self._current is None or scope["type"] == "lifespan":
             return self._lifespan(receive, send)
         if self._retiring and scope["type"] == "http" and scope["path"].startswith(_RUNS_PREFIX):
@@ -90,7 +90,7 @@ class ReloadableApp:
         return self._current
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
-        """The server's life: begin, take new configurations, end."""
+        """The ASGI lifespan: start the first gateway, reload on request, close all."""
         await receive()
         try:
             self._current = await self._build(self._settings)
@@ -117,7 +117,7 @@ class ReloadableApp:
         await send({"type": "lifespan.shutdown.complete"})
 
     def _contexts(self) -> list[Context]:
-        """Of every gateway that still serves, the newest last."""
+        """The contexts of all gateways that still serve, the newest last."""
         newest = () if self._current is None else (self._current,)
         return [each.context for each in (*self._retiring, *newest)]
 
@@ -125,7 +125,7 @@ class ReloadableApp:
         return 0.0 if self._current is None else self._current.settings.server.drain_s
 
     async def _build(self, settings: Settings) -> _Gateway:
-        """Build a gateway and wait until it is ready; raises what keeps it from being so."""
+        """Build a gateway and wait until it is ready; raises the cause if it fails."""
         encoder, self._encoder = self._encoder, None
         make = partial(create_app, settings, simulated=self._simulated, alone=True, encoder=encoder)
         serving = self._current is not None  # and must not be kept from it
@@ -168,7 +168,7 @@ class ReloadableApp:
                 task.cancel()
 
     async def _replace(self) -> bool:
-        """Put a gateway of the new configuration in the old one's place; False: nothing has changed."""
+        """Replace the gateway by one with the new configuration; False: nothing has changed."""
         before = self._current
         assert before is not None  # noqa: S101 - the caller has looked
         try:
@@ -200,7 +200,7 @@ class ReloadableApp:
         return False
 
     async def _retire(self, old: _Gateway) -> None:
-        """Close a gateway once it has nothing more to do. Its jobs go over at once, step by step."""
+        """Close a gateway once it has no requests or runs left. Its jobs move to the new one at once."""
         if old.context.jobs is not None:
             await old.context.jobs.aclose()
         context = old.context

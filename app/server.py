@@ -43,12 +43,13 @@ _BACKLOG = 4096
 _WORKER_START_TIMEOUT_S = 30
 _FILE_POLL_S = 1.0
 _SWITCH_INTERVAL_S = 0.001
-"""For so long a thread (a reload's, the ledger's) may keep the interpreter from the event loop, which else
-waits for 5 ms, turn by turn."""
+"""The interpreter's thread switch interval: how long a thread (a reload's, the ledger's) may keep the event
+loop
+waiting; Python's default is 5 ms."""
 _GC_THRESHOLD = 50_000
-"""So many new objects before ``app.garbage_collection`` looks have the collector begin by itself."""
+"""New objects after which the collector runs by itself, ahead of ``app.garbage_collection``."""
 _GATEWAY_MODULES = ("app.reloading", "app.bootstrap", "app.api.admin_routes", "app.api.agent")
-"""What is loaded while the simulator comes up."""
+"""Modules that are loaded while the simulator starts."""
 
 
 def serve(
@@ -58,18 +59,20 @@ def serve(
     workers: int,
     read: tuple[Callable[[], Settings], Path | None],
 ) -> None:
-    """Serve until a signal ends it; raises ``GatewayError`` when the port cannot be had.
+    """Serve until a signal; raises ``GatewayError`` if the port cannot be bound.
 
-    ``read`` reads the configuration again on SIGHUP and raises ``SettingsError``; beside it the file
-    that it reads, which may be watched.
+    ``read`` is a function that reads the configuration again on SIGHUP and raises ``SettingsError``, and the
+    file that it reads, if any, which may be watched.
     """
     listening = _bind(host, port)  # first: a port that is taken is told before anything is started
     settle_for_libraries()
     take_all_descriptors()
-    gc.disable()  # until all is loaded: it would walk over modules, a tenth of a second in all
+    gc.disable()  # until everything is loaded: collecting modules takes a tenth of a second in all
     for said in sharing_warnings(settings, workers):
         _print(said)
-    encoder = begin_encoder(settings) if workers == 1 else None  # of several, a worker begins it
+    encoder = (
+        begin_encoder(settings) if workers == 1 else None
+    )  # with several workers each starts its own
     loading = _load_gateway_in_thread() if workers == 1 else None
     with simulated_upstream(settings) as simulated, _socket_folder(workers) as siblings:
         if loading is not None:
@@ -122,7 +125,7 @@ def serve(
 
 
 def _load_gateway_in_thread() -> threading.Thread:
-    """Load the gateway in a thread; what cannot be loaded is told where it is asked for."""
+    """Load the gateway's modules in a thread; an import error is raised again where they are used."""
 
     def load() -> None:
         for name in _GATEWAY_MODULES:
@@ -134,10 +137,10 @@ def _load_gateway_in_thread() -> threading.Thread:
 
 
 class SingleProcessServer(uvicorn.Server):
-    """uvicorn's server, which resets no connection that the kernel has made and it has not yet taken."""
+    """uvicorn's server, which at shutdown serves connections that the kernel has already accepted."""
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take what waits to be taken, then stop listening, and so on as uvicorn does."""
+        """Accept the connections in the backlog, then shut down as uvicorn does."""
         loop = asyncio.get_running_loop()
         made = partial(
             GatewayProtocol, self.config, self.server_state, self.lifespan.state, _loop=loop
@@ -152,7 +155,8 @@ class SingleProcessServer(uvicorn.Server):
 
 
 class Supervisor(Multiprocess):
-    """uvicorn's supervisor, whose SIGHUP also reads the configuration again, whole or not at all.
+    """uvicorn's supervisor of worker processes, whose SIGHUP also reloads the configuration, whole or not at
+    all.
 
     Each worker's successor is ready before the worker is told to end, and what it has begun goes on for
     ``server.shutdown_grace_s``. The listening socket, and with it host, port and the number of workers, stay.
@@ -165,13 +169,13 @@ class Supervisor(Multiprocess):
         folder: Path,
         again: Callable[[], Callable[[], object]],
     ) -> None:
-        """``again`` reads the configuration and returns its application's factory, or raises."""
+        """``again`` reads the configuration and returns the factory of its application; it may raise."""
         super().__init__(config, [listening])
         self._socket_folder, self._reload_factory = folder, again
         self._ready_pids: set[int | None] = set()
 
     def keep_subprocess_alive(self) -> None:
-        """Replace whoever ended, as uvicorn does, and tell of it, and of each that has come up."""
+        """Replace workers that ended, as uvicorn does, and report that and each worker that is ready."""
         before = list(self.processes)
         super().keep_subprocess_alive()
         for old, new in zip(before, self.processes, strict=True):
@@ -182,7 +186,7 @@ class Supervisor(Multiprocess):
         self._report_ready()
 
     def _report_ready(self) -> None:
-        """Say once of each worker that it is up, and once of all that they are."""
+        """Report each worker once when it is ready, and all of them once."""
         pids = {process.pid for process in self.processes}
         if pids <= self._ready_pids or self.should_exit.is_set():
             return
@@ -195,7 +199,7 @@ class Supervisor(Multiprocess):
             _print(f"{len(pids)} workers are up")
 
     def handle_hup(self) -> None:
-        """Replace every worker by one of the new configuration, or say why not."""
+        """Replace every worker by one with the new configuration, or report why not."""
         before, refused = self.config.app, self._socket_folder / RELOAD_REFUSED_FILE
         try:
             self.config.app = self._reload_factory()
@@ -229,7 +233,7 @@ def _print(text: str) -> None:
 
 
 def _exit_reason(exitcode: int | None) -> str:
-    """The way a process ended, as an operator calls it."""
+    """How a process ended: its signal's name or its exit status."""
     if exitcode is not None and exitcode < 0:
         return signal.Signals(-exitcode).name
     return f"status {exitcode}"
@@ -243,7 +247,7 @@ def _print_reload_refused(why: SettingsError | OSError) -> None:
 
 
 def reload_on_change(file: Path) -> None:
-    """Send this process SIGHUP when ``file`` has changed and is not being written any more."""
+    """Send this process SIGHUP when ``file`` has changed and is stable for a second."""
     thread = threading.Thread(target=_watch, args=(file, os.getpid()), name="watch", daemon=True)
     thread.start()
 
@@ -267,7 +271,7 @@ def _digest(file: Path) -> bytes:
 
 
 def sharing_warnings(settings: Settings, workers: int) -> list[str]:
-    """What several workers do not share, a sentence."""
+    """Warnings about state that several workers do not share."""
     if workers == 1 or settings.state.redis_url:
         return []
     said = (
@@ -279,7 +283,7 @@ def sharing_warnings(settings: Settings, workers: int) -> list[str]:
 
 @contextmanager
 def _socket_folder(workers: int) -> Iterator[Path | None]:
-    """A folder where the workers' sockets stand; None for one worker.
+    """The folder of the workers' unix sockets; None for one worker.
 
     Not in ``data_dir``: the path of a socket holds 107 bytes at most.
     """
@@ -291,7 +295,7 @@ def _socket_folder(workers: int) -> Iterator[Path | None]:
 
 
 def _worker_app(settings: Settings, *, simulated: bool, siblings: Path | None) -> object:
-    """Build the application in its worker, and leave what start-up made out of the collector's way."""
+    """Build the application in a worker process."""
     gc.disable()  # as in serve()
     encoder = begin_encoder(settings)
     from app.main import create_app  # the gateway: loaded while the encoder is
@@ -302,7 +306,7 @@ def _worker_app(settings: Settings, *, simulated: bool, siblings: Path | None) -
 
 
 def _finish_loading() -> None:
-    """Keep what start-up made from the collector, and other threads from the loop."""
+    """Freeze the objects of the start for the collector, and shorten the thread switch interval."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(_GC_THRESHOLD, 20, 50)
@@ -318,7 +322,7 @@ def _single_process_app(
     server: Callable[[], uvicorn.Server],
     encoder: Begun | None,
 ) -> object:
-    """The application of a process without siblings."""
+    """Build the application of a single process."""
     from app.reloading import ReloadableApp
 
     def on_swap() -> None:

@@ -1,7 +1,6 @@
-"""What is wrong with a configuration, said so that its author can mend it without asking.
+"""Problems of a configuration: file, line, path, value, and how to fix it.
 
-A `Problem` names the file, the line, the path in the file, the value and the mend. All of them are
-gathered before `SettingsError` is raised, so that one look suffices.
+All problems are collected before `SettingsError` is raised, so that one run shows them all.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ _PLAIN_KEY = re.compile(r"^[A-Za-z_][A-Za-z0-9_-]*$")
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing to mend."""
+    """One problem."""
 
     file: str
     """The file's name, `$NAME` for a variable of the environment, or `(built in)`."""
@@ -43,7 +42,7 @@ class Problem:
     message: str
     """What is wrong."""
     mend: str
-    """What to do about it."""
+    """How to fix it."""
 
     def __str__(self) -> str:
         """One line: where, what, and what to do."""
@@ -55,7 +54,7 @@ class Problem:
 
 
 class SettingsError(GatewayError):
-    """The operator can mend the configuration; `problems` holds all that is wrong with it."""
+    """An invalid configuration; `problems` holds everything that is wrong with it."""
 
     code = "invalid_settings"
 
@@ -79,7 +78,7 @@ def dotted(path: Path) -> str:
 
 
 def is_secret(path: Path) -> bool:
-    """Say whether the value at `path` may be a secret, judged by the names on the way to it."""
+    """Whether the value at `path` may be a secret, by the names in the path."""
     names = [part for part in path if isinstance(part, str)]
     if not names:
         return False
@@ -104,10 +103,10 @@ def shown(path: Path, value: object) -> str | None:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Propose the nearest known word, or list what there is to choose from."""
+    """Suggest the nearest known word, or list the known ones."""
     choices = sorted(set(known))
     if not choices:
-        return "There is none to choose from."
+        return "There are none."
     near = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
     if not near:
         lowered = {choice.lower(): choice for choice in choices}

@@ -1,4 +1,4 @@
-// The agents' view: choose one, give it a task, and watch its run as cards. One run at a time.
+// The agents view: choose an agent, give it a task, and watch its run as cards. One run at a time.
 
 import { Refused, RunStream, read } from "./gateway.js";
 import { Run } from "./run.js";
@@ -46,7 +46,7 @@ export class Agents {
 
   hide() {}
 
-  // A run of this tab that a reload of the page left behind.
+  // Rejoin the run of this tab after a reload of the page.
   async recover() {
     const kept = JSON.parse(sessionStorage.getItem(KEPT) ?? "null");
     if (!kept || !(await read(`v1/runs/${encodeURIComponent(kept.id)}`))) return;
@@ -68,12 +68,12 @@ export class Agents {
     at("run").replaceChildren(run.element);
   }
 
-  // One run of the gateway's: the first, or the one that goes on from a person's answers.
+  // One run of the gateway: the first, or one that continues with a person's answers.
   async leg(more) {
     const id = `console-${nonce()}`;
     const threadId = (this.kept.thread ??= id);
     sessionStorage.setItem(KEPT, JSON.stringify({ ...this.kept, id }));
-    // The page comes back for a run that it lost; so the gateway must not end it with the connection.
+    // The page rejoins a lost run, so the gateway must not cancel it with the connection.
     const input = { threadId, forwardedProps: { agent: this.kept.agent, onDisconnect: "detach" }, ...more };
     await this.follow(id, (stream) => stream.start(input, this.listener()));
   }
@@ -118,7 +118,7 @@ export class Agents {
     if (!taken) this.run.note.hidden = false;
   }
 
-  // The gateway's own account of the times; it is written just after the last event.
+  // The gateway's own trace, which is written just after the last event.
   async settle(run, id) {
     const state = await read(`v1/runs/${encodeURIComponent(id)}`);
     if (!state) return;

@@ -1,8 +1,8 @@
-// What the cache keeps: where each came from, what it was good for, and a way to be rid of it.
+// The cache view: entries with their origin and hits, and buttons to report or delete them.
 
 import { post, read, remove } from "./gateway.js";
 import { table } from "./tables.js";
-import { clock, make, outcome, seconds, toRequest, usd } from "./words.js";
+import { clock, make, outcome, seconds, requestLink, usd } from "./format.js";
 
 const PAGE = 100;
 const at = (id) => document.getElementById(id);
@@ -53,7 +53,7 @@ export class Cache {
     at("cache-sums").replaceChildren(...parts);
   }
 
-  // Each route of hits by meaning: what it does, the bound in force, and what that rests on.
+  // The semantic cache's routes: mode, error bound and the evidence for it.
   routes({ entries, routes }) {
     const rows = routes.map((route) => [
       route.model,
@@ -99,7 +99,7 @@ export class Cache {
       {},
       make("td", {}, clock(entry.kept_unix_ms / 1000), make("small", { text: ` ${seconds(Math.max(0, entry.age_s))} ago` })),
       make("td", { text: entry.model || "any" }),
-      make("td", {}, toRequest(entry.request_id)),
+      make("td", {}, requestLink(entry.request_id)),
       make("td", { text: used }),
       make("td", { text: entry.tags.join(", ") || "–" }),
       make("td", { text: seconds(Math.max(0, entry.expires_in_s)) }),

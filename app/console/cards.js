@@ -1,6 +1,6 @@
 // The cards of a run: a step (one model call, or a workflow's calls) and a tool call within it.
 
-import { make, ms } from "./words.js";
+import { make, ms } from "./format.js";
 
 const OUTCOMES = {
   ok: "done",
@@ -21,7 +21,7 @@ function titleOf(name) {
   return name.charAt(0).toUpperCase() + name.slice(1);
 }
 
-// JSON laid out for reading; anything else as it is.
+// Indented JSON; other text unchanged.
 function laidOut(text) {
   try {
     const value = JSON.parse(text);
@@ -31,7 +31,7 @@ function laidOut(text) {
   }
 }
 
-// What steps and calls have in common: a bar on the run's scale, a state, words, calls within.
+// The common part of step and call cards: a bar on the run's time scale, a state, text, nested calls.
 class Card {
   constructor(name, title, css) {
     this.name = name;
@@ -84,7 +84,7 @@ class Card {
 
   touched() {}
 
-  // Where the card's time lies, as shares of the run's.
+  // The card's start and duration as shares of the run's time.
   place(from, share) {
     this.bar.style.left = `min(${100 * Math.min(1, from)}%, 100% - 3px)`;
     this.bar.style.width = `${100 * Math.min(1 - Math.min(1, from), share)}%`;
@@ -113,12 +113,12 @@ export class StepCard extends Card {
     this.touched(now);
   }
 
-  // The model was at work at this moment.
+  // Note that the model was working at this moment.
   touched(now) {
     this.last = now;
   }
 
-  // When the model's own part ended: with its last word, also where tools are still waited for.
+  // The end of the model's own part: its last token, even if tools are still running.
   busyUntil(now) {
     if (this.fixed) return this.start + this.fixed;
     const speaking = !this.done && !this.calls.some((call) => call.start !== null);
@@ -203,7 +203,7 @@ export class CallCard extends Card {
     this.outcome.append(more);
   }
 
-  // The run ended before this call did.
+  // Mark the call as unfinished when the run ends first.
   drop(now) {
     this.done = true;
     this.stopped = now;
@@ -216,7 +216,7 @@ export class CallCard extends Card {
     this.start = now;
   }
 
-  // Ask the person. `decided({approved, arguments, reason})` is called once, with what they say.
+  // Ask for approval; `decided({approved, arguments, reason})` is called once with the answer.
   ask(interrupt, now, decided) {
     this.asked = now;
     this.set("asking", "waits for you");

@@ -1,7 +1,7 @@
-// The same question twice at once: as the gateway answers it, and by the powerful model with no cache.
+// Comparison: the same question with the gateway's techniques and, at once, without (no cache, powerful model).
 
 import { Turn } from "./turn.js";
-import { make, ms } from "./words.js";
+import { make, ms } from "./format.js";
 
 const at = (id) => document.getElementById(id);
 const SIDES = [
@@ -9,7 +9,7 @@ const SIDES = [
   { title: "Without: no cache, powerful model", options: { cache: "bypass", tier: "powerful" } },
 ];
 
-// How much longer; nothing where that is next to nothing.
+// The ratio in words; empty if it is close to 1.
 function times(ratio) {
   if (!(ratio >= 1.2) || !Number.isFinite(ratio)) return "";
   return `, ${ratio < 10 ? ratio.toFixed(1) : Math.round(ratio).toLocaleString("en")} times as long`;

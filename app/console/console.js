@@ -1,8 +1,8 @@
-// The page: wires the form, the conversation, the list of requests and the banners together.
+// The page: connects the form, the conversation, the list of requests and the banners.
 
 import { Agents } from "./agents.js";
 import { Cache } from "./cache.js";
-import { keepKey, read, readiness } from "./gateway.js";
+import { setApiKey, read, readiness } from "./gateway.js";
 import { playground } from "./compare.js";
 import { Overview } from "./overview.js";
 import { linter } from "./prompts.js";
@@ -11,7 +11,7 @@ import { Requests } from "./requests.js";
 import { Turn } from "./turn.js";
 import { Upstreams } from "./upstreams.js";
 import { Views } from "./views.js";
-import { seconds, usd } from "./words.js";
+import { seconds, usd } from "./format.js";
 
 const at = (id) => document.getElementById(id);
 const form = at("composer");
@@ -20,41 +20,41 @@ const turnsBox = at("turns");
 const recent = new Recent({ list: at("requests"), empty: at("recent-empty"), legend: at("legend") });
 const turns = [];
 const endpoints = new Set();
-let knowing = Promise.resolve();
+let endpointsLoaded = Promise.resolve();
 let running = null;
 
 async function ask(text) {
   at("welcome").hidden = true;
   const turn = new Turn(text, endpoints);
-  const messages = at("follow-up").checked ? turns.filter((t) => t.done).flatMap(said) : [];
+  const messages = at("follow-up").checked ? turns.filter((t) => t.done).flatMap(messagesOf) : [];
   turns.push(turn);
   turnsBox.append(turn.element);
-  busy(turn);
+  setRunning(turn);
   const request = { model: at("model").value, messages: [...messages, { role: "user", content: text }] };
-  const unfollow = follow(turn);
+  const stopKeepingInView = keepInView(turn);
   await turn.run(request, { cache: at("cache-mode").value, tier: at("tier").value });
-  busy(null);
-  // What may be judged is known by then, also for a question that was asked the moment the page opened.
-  await knowing;
+  setRunning(null);
+  // The feedback buttons depend on it, also for a question that was asked as soon as the page opened.
+  await endpointsLoaded;
   const sentence = await turn.settle();
-  requestAnimationFrame(() => requestAnimationFrame(unfollow));
+  requestAnimationFrame(() => requestAnimationFrame(stopKeepingInView));
   if (!running) at("announce").textContent = sentence;
   recent.refresh();
-  savings();
+  showSavings();
 }
 
-function said(turn) {
+function messagesOf(turn) {
   return [
     { role: "user", content: turn.question },
     { role: "assistant", content: turn.text.data },
   ];
 }
 
-// Keep the newest words in sight until the reader scrolls up; gives the way to end it.
-function follow(turn) {
+// Keep the end of the answer in view until the reader scrolls up; returns a function that stops it.
+function keepInView(turn) {
   let pinned = true;
   let last = 0;
-  // Only a reader scrolls upwards; growing text never does.
+  // Growing text never scrolls up; only the reader does.
   const look = () => {
     const now = turnsBox.scrollTop + window.scrollY;
     const near = turn.element.getBoundingClientRect().bottom < form.getBoundingClientRect().top + 60;
@@ -72,7 +72,7 @@ function follow(turn) {
   };
 }
 
-function busy(turn) {
+function setRunning(turn) {
   running = turn;
   const lost = turn === null && document.activeElement === at("stop");
   at("send").hidden = turn !== null;
@@ -126,11 +126,11 @@ document.addEventListener("click", (event) => {
 });
 
 at("key").addEventListener("change", (event) => {
-  keepKey(event.target.value.trim());
+  setApiKey(event.target.value.trim());
   start();
 });
 
-async function models() {
+async function loadModels() {
   const found = await read("v1/models");
   if (!found) return;
   const chosen = at("model").value;
@@ -140,7 +140,7 @@ async function models() {
   at("model").replaceChildren(...names.map((name) => new Option(name, name, false, name === chosen)));
 }
 
-async function savings() {
+async function showSavings() {
   const found = await read("v1/savings?window_s=3600");
   if (!found || !found.turns) return;
   const saved = [];
@@ -159,23 +159,23 @@ function banner(text, kind = "") {
   at("banner").hidden = !text;
 }
 
-async function ready() {
+async function checkReadiness() {
   const state = await readiness();
   if (state === null) banner("The gateway does not answer.", "bad");
   else if (!state.ready) banner("The gateway is not ready yet: it is warming up, or draining before a stop.");
   else if (state.simulated) {
     banner("No provider key is set, so a simulated provider answers: its words are made up, its streaming and timing are real.");
   } else banner("");
-  if (state === null || !state.ready) setTimeout(ready, 1500);
+  if (state === null || !state.ready) setTimeout(checkReadiness, 1500);
 }
 
-async function known() {
+async function loadEndpoints() {
   const found = await read("openapi.json");
   for (const path of Object.keys(found?.paths ?? {})) endpoints.add(path);
 }
 
 const THEMES = ["auto", "light", "dark"];
-function theme(name) {
+function setTheme(name) {
   if (name === "auto") delete document.documentElement.dataset.theme;
   else document.documentElement.dataset.theme = name;
   localStorage.setItem("slipstream-theme", name);
@@ -184,15 +184,15 @@ function theme(name) {
 at("filters").addEventListener("submit", (event) => event.preventDefault());
 at("theme").addEventListener("click", () => {
   const now = localStorage.getItem("slipstream-theme") ?? "auto";
-  theme(THEMES[(THEMES.indexOf(now) + 1) % THEMES.length]);
+  setTheme(THEMES[(THEMES.indexOf(now) + 1) % THEMES.length]);
 });
-theme(localStorage.getItem("slipstream-theme") ?? "auto");
+setTheme(localStorage.getItem("slipstream-theme") ?? "auto");
 
 function start() {
-  ready();
-  models();
-  savings();
-  knowing = known();
+  checkReadiness();
+  loadModels();
+  showSavings();
+  endpointsLoaded = loadEndpoints();
 }
 
 start();

@@ -1,7 +1,7 @@
-// The endpoints as the OpenAPI document describes them: the gateway's own page, which loads nothing from outside.
+// The API documentation page, rendered from the OpenAPI document without external resources.
 
 import { table } from "./tables.js";
-import { make } from "./words.js";
+import { make } from "./format.js";
 
 const METHODS = ["get", "post", "put", "patch", "delete"];
 

@@ -1,21 +1,21 @@
-// Calls of the gateway, all of this page's own origin. Paths are relative, so a prefix in front works.
+// The gateway's API client, same-origin only. Paths are relative, so the page works behind a path prefix.
 
-// In memory alone: gone with the page, never in a store that another page or script of a later day could read.
-let kept = "";
-// How often a lost connection to a run is tried again, each time after twice the wait: a minute in all.
-const REJOINS = 18;
+// The API key, kept in memory only: never in a store that another page or a later script could read.
+let apiKey = "";
+// Reconnection attempts to a run, with exponential backoff: a minute in all.
+const MAX_RECONNECTS = 18;
 
-export function keepKey(value) {
-  kept = value;
+export function setApiKey(value) {
+  apiKey = value;
 }
 
 function headers(more = {}) {
   const found = { ...more };
-  if (kept) found.authorization = `Bearer ${kept}`;
+  if (apiKey) found.authorization = `Bearer ${apiKey}`;
   return found;
 }
 
-// A JSON value, or null when the endpoint is not there, not ready or not allowed.
+// Get JSON; null if the endpoint is missing, not ready or not allowed.
 export async function read(path) {
   try {
     const response = await fetch(path, { headers: headers(), cache: "no-store" });
@@ -25,7 +25,7 @@ export async function read(path) {
   }
 }
 
-// The same for text.
+// Get text, likewise.
 export async function readText(path) {
   try {
     const response = await fetch(path, { headers: headers(), cache: "no-store" });
@@ -35,7 +35,7 @@ export async function readText(path) {
   }
 }
 
-// Post JSON text and give the JSON answer; throws an Error in the gateway's own words.
+// Post JSON text and return the JSON answer; throws an Error with the gateway's message.
 export async function ask(path, body) {
   const response = await fetch(path, { method: "POST", headers: headers({ "content-type": "application/json" }), body });
   const found = await response.json().catch(() => ({}));
@@ -56,7 +56,7 @@ export async function remove(path) {
   return (await fetch(path, { method: "DELETE", headers: headers() })).ok;
 }
 
-// The state of the gateway also where it answers 503 while it warms up.
+// The readiness document, also with status 503.
 export async function readiness() {
   try {
     const response = await fetch("readyz", { cache: "no-store" });
@@ -79,15 +79,15 @@ async function refusal(response) {
   let error = null;
   try {
     const found = JSON.parse(text);
-    // The vendors' form, or problem details.
+    // An error in a vendor's form, or problem details.
     error = found.error ?? { message: found.detail, code: found.code };
   } catch {
-    // Not JSON: a proxy between, most likely; its page is of no use here.
+    // Not JSON, probably a proxy's error page.
   }
   return new Refused(error?.message ?? "", response.status, error?.code ?? error?.type ?? "");
 }
 
-// Split an SSE body into frames: {data}, {data, id} or {comment}. Bytes may be cut anywhere.
+// Split an SSE body into frames: {data}, {data, id} or {comment}. Chunks may end anywhere.
 export async function* frames(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let held = "";
@@ -116,7 +116,7 @@ export async function* frames(body) {
   }
 }
 
-// Ask and stream. `on` is told: headers(response), text(delta), thinking(delta), note(text), usage(u), finish(word).
+// Send a chat request and stream the answer. Callbacks of `on`: headers(response), text(delta), thinking(delta), note(text), usage(u), finish(word).
 export async function chat(request, options, on, signal) {
   const more = { "content-type": "application/json" };
   if (options.cache) more["x-slipstream-cache"] = options.cache;
@@ -152,8 +152,8 @@ export async function chat(request, options, on, signal) {
   if (!ended) throw new Refused("The stream ended without its closing mark.", 0, "stream_cut");
 }
 
-// A run's events, numbered without a gap. A connection that breaks is made again where it broke off; `on`
-// is told: opened(response), event(event), lost(), back(). Throws Refused where the gateway says no.
+// A run's events without gaps: a broken connection is resumed after the last event. Callbacks of `on`:
+// opened(response), event(event), lost(), back(). Throws Refused if the gateway refuses the request.
 export class RunStream {
   constructor(runId) {
     this.runId = runId;
@@ -207,11 +207,11 @@ export class RunStream {
         }
       } catch (error) {
         if (error.name === "AbortError" || (error instanceof Refused && error.status !== 503)) throw error;
-        // Nothing has ever come: there is no run to go back to.
+        // No event was ever received, so there is no run to rejoin.
         if (this.last === 0) throw error;
       }
       tries += 1;
-      if (tries > REJOINS) throw new Refused("The connection is lost, and the gateway does not answer.", 0, "connection_lost");
+      if (tries > MAX_RECONNECTS) throw new Refused("The connection is lost, and the gateway does not answer.", 0, "connection_lost");
       on.lost(tries);
       await new Promise((resolve) => setTimeout(resolve, Math.min(4000, 150 * 2 ** tries)));
       opening = () => this.again();

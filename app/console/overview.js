@@ -1,16 +1,16 @@
-// What the gateway does now: the load, the promise, the cache, the tiers, the savings, the upstreams.
+// The overview: load, latency objective, cache, tiers, savings and upstreams.
 
 import { read, readText, readiness } from "./gateway.js";
 import { table } from "./tables.js";
 import { Polled } from "./views.js";
-import { whySlow } from "./why.js";
-import { clock, make, ms, outcome, seconds, toRequest, usd } from "./words.js";
+import { whySlow } from "./explanation.js";
+import { clock, make, ms, outcome, seconds, requestLink, usd } from "./format.js";
 
 const EVERY_MS = 3000;
 const WINDOW_S = 300;
 const PAGE = 1000;
 const SLOWEST = 5;
-// The promise: this share of answers within this time.
+// The latency objective: this share of answers within this time.
 const PROMISES = [
   { share: 0.8, within_ms: 3000 },
   { share: 0.95, within_ms: 5000 },
@@ -28,7 +28,7 @@ function counts(traces, of) {
   return [...found].sort((a, b) => b[1] - a[1]);
 }
 
-// {provider: {which: value}} from the gauge of places in Prometheus' text.
+// {provider: {which: value}} from the gauge slipstream_upstream_places in Prometheus' text.
 export function places(metrics) {
   const found = {};
   const line = /^slipstream_upstream_places\{provider="([^"]*)",which="([^"]*)"\} (\S+)/gm;
@@ -42,7 +42,7 @@ export class Overview extends Polled {
   }
 
   async refresh() {
-    // Whoever is on a link in here by the keyboard keeps it.
+    // Keep the keyboard focus on a link in here.
     if (at("overview").contains(document.activeElement)) return;
     const [found, saved, metrics, ready] = await Promise.all([
       read(`v1/traces?limit=${PAGE}`),
@@ -74,7 +74,7 @@ export class Overview extends Polled {
   traffic(traces) {
     const now = Date.now() / 1000;
     const recent = traces.filter((trace) => trace.started_unix_s > now - WINDOW_S);
-    // Where the gateway remembers less than the window, the rate is over what it remembers.
+    // If the gateway keeps less than the window, compute the rate over what it keeps.
     const full = traces.length >= PAGE && recent.length === traces.length;
     const span = full ? Math.max(1, now - recent.at(-1).started_unix_s) : WINDOW_S;
     const good = recent.filter((trace) => trace.status === 200 && !trace.code);
@@ -89,7 +89,7 @@ export class Overview extends Polled {
     ];
     const promises = PROMISES.map(({ share, within_ms }) => {
       const within = times.filter((time) => time <= within_ms).length;
-      // A request that failed, or was left, is none that was answered in time.
+      // Failed and abandoned requests do not count as answered in time.
       const held = recent.length ? (within / recent.length >= share ? "held" : "broken") : "no traffic";
       return [`${share * 100} % within ${within_ms / 1000} s`, percent(within, recent.length), held];
     });
@@ -111,7 +111,7 @@ export class Overview extends Polled {
     return [...recent]
       .sort((a, b) => b.total_ms - a.total_ms)
       .slice(0, SLOWEST)
-      .map((trace) => [clock(trace.started_unix_s), toRequest(trace.request_id), ms(trace.total_ms), whySlow(trace)]);
+      .map((trace) => [clock(trace.started_unix_s), requestLink(trace.request_id), ms(trace.total_ms), whySlow(trace)]);
   }
 
   savings(saved) {

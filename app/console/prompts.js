@@ -1,7 +1,7 @@
-// The prompt linter: what in a request breaks prompt caching or wastes tokens, and the mend.
+// The prompt linter: what in a request breaks prompt caching or wastes tokens, and how to fix it.
 
 import { ask } from "./gateway.js";
-import { make, ms, usd } from "./words.js";
+import { make, ms, usd } from "./format.js";
 
 const at = (id) => document.getElementById(id);
 
@@ -20,7 +20,7 @@ export function linter() {
   at("lint-form").addEventListener("submit", async (event) => {
     event.preventDefault();
     const text = at("lint-body").value.trim();
-    // Words that are no JSON object are taken as a system prompt.
+    // Text that is not a JSON object is taken as a system prompt.
     const body = text.startsWith("{") ? text : JSON.stringify({ model: "auto", messages: [{ role: "system", content: text }, { role: "user", content: "…" }] });
     const result = at("lint-result");
     try {

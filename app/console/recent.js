@@ -1,7 +1,7 @@
-// The gateway's last requests, whoever made them; each opens to its waterfall.
+// The gateway's last requests of all clients; each opens to its waterfall.
 
 import { read } from "./gateway.js";
-import { clock, make, ms, outcome, status, tokens, usd } from "./words.js";
+import { clock, make, ms, outcome, status, tokens, usd } from "./format.js";
 import { STAGES, Waterfall } from "./waterfall.js";
 
 const EVERY_MS = 4000;
@@ -33,7 +33,7 @@ export class Recent {
     if (!found) return;
     const kept = new Map();
     for (const trace of found.traces) {
-      // A request id may be used twice; the start tells the turns apart.
+      // A request id may be used twice; the start time distinguishes the turns.
       const id = `${trace.request_id} ${trace.started_unix_s}`;
       kept.set(id, this.rows.get(id) ?? this.row(trace));
     }
@@ -42,7 +42,7 @@ export class Recent {
     this.arrange([...kept.values()]);
   }
 
-  // Put rows in order and touch only what moved: a focused or opened row stays as it is.
+  // Reorder rows and touch only those that moved, so that a focused or open row keeps its state.
   arrange(rows) {
     const wanted = new Set(rows);
     for (const row of [...this.list.children]) if (!wanted.has(row)) row.remove();

@@ -1,10 +1,10 @@
-// Every request this page has heard of, filtered; only the rows in sight exist in the document.
+// The list of requests with filters; only visible rows exist in the document.
 
 import { read } from "./gateway.js";
 import { Polled } from "./views.js";
 import { Waterfall } from "./waterfall.js";
-import { explanation, figures, whySlow, wrongHit } from "./why.js";
-import { clock, make, ms } from "./words.js";
+import { explanation, figures, whySlow, wrongHitButton } from "./explanation.js";
+import { clock, make, ms } from "./format.js";
 
 const ROW_PX = 34;
 const AHEAD = 8;
@@ -40,7 +40,7 @@ export class Requests extends Polled {
     super.show();
   }
 
-  // Show one request, by its id, whatever was filtered before.
+  // Show one request by its id, ignoring the filters.
   async find(id) {
     for (const name of ["filter-status", "filter-cache", "filter-model"]) at(name).value = "";
     at("filter-text").value = id;
@@ -153,7 +153,7 @@ export class Requests extends Polled {
     this.active = place;
     this.chosen = keyOf(trace);
     this.paint();
-    // The one trace holds the verifier's words, which the list leaves out. An id may be used twice.
+    // The single trace has the verifier's explanation, which the list leaves out. An id may be used twice.
     const whole = await read(`v1/traces/${encodeURIComponent(trace.request_id)}`);
     if (this.chosen !== keyOf(trace)) return;
     this.detail(whole && keyOf(whole) === keyOf(trace) ? whole : trace);
@@ -168,7 +168,7 @@ export class Requests extends Polled {
       make("p", { class: "key-note", text: "Marked stages are the critical path: what the end waited for." }),
       make("h3", { text: "What was decided, and why" }),
       explanation(trace),
-      wrongHit(trace),
+      wrongHitButton(trace),
       figures(trace),
     ];
     at("trace-detail").replaceChildren(...parts.filter(Boolean));

@@ -1,15 +1,15 @@
-// One run of an agent as cards: a card a step, filling as its events come, and what the end waited for.
+// An agent run as cards: one card per step, filled as its events arrive, and its critical path.
 //
-// Events are AG-UI's, in the order of their numbers. Times are this page's own until the gateway's trace
-// of the run is there; a page that rejoined a run late has seen many events at once, the trace has not.
+// Events are AG-UI's, in order of their numbers. Times are measured by this page until the gateway's trace is
+// available: a page that rejoined a run late received many events at once, so its own times are wrong.
 
 import { CallCard, StepCard } from "./cards.js";
-import { criticalPath, spansOf } from "./why.js";
+import { criticalPath, spansOf } from "./explanation.js";
 import { Waterfall } from "./waterfall.js";
-import { make, seconds, usd } from "./words.js";
+import { make, seconds, usd } from "./format.js";
 
-// Two instants that the gateway's clock may show for one.
-const BESIDE_MS = 0.05;
+// Times closer than this count as equal.
+const CLOCK_TOLERANCE_MS = 0.05;
 const STATES = {
   running: "running",
   finished: "finished",
@@ -57,14 +57,14 @@ export class Run {
     return (this.over ?? performance.now()) - this.origin;
   }
 
-  // Redraw what grows while the run goes on.
+  // Redraw growing parts while the run is active.
   tick() {
     if (this.over !== null) return;
     this.draw();
     setTimeout(() => this.tick(), 120);
   }
 
-  // Take one event; gives true when it was the last of its leg.
+  // Apply one event; returns true if it was the last of its leg.
   take(event) {
     const kind = event.type;
     if (kind === "RUN_STARTED") this.begin();
@@ -110,8 +110,8 @@ export class Run {
     return card;
   }
 
-  // The card that an event belongs to: a sub-agent's own, or the step that is open; else a card for
-  // what a declared workflow does, or for an answer that no model wrote.
+  // The card of an event: a sub-agent's own, or the open step; else a card for a declared workflow, or for
+  // an answer without a model.
   place(event, name) {
     const sub = this.calls.get(event.subagentRunId);
     if (sub) return sub;
@@ -127,7 +127,7 @@ export class Run {
     if (event.type === "TEXT_MESSAGE_CONTENT" && !event.subagentRunId) this.said(event);
   }
 
-  // What the conversation would be for the model, should a person's answer start another leg.
+  // The conversation so far, to send along when a person's answer starts another leg.
   said(event) {
     const known = this.messages.find((message) => message.id === event.messageId);
     if (known) known.content = (known.content ?? "") + event.delta;
@@ -190,7 +190,7 @@ export class Run {
     this.sum();
   }
 
-  // Ask for each decision that the run waits for; `resume(entries, messages)` when all are made.
+  // Ask for each pending approval; call `resume(entries, messages)` when all are decided.
   ask(resume) {
     const entries = [];
     const fields = this.interrupts.map((interrupt) => {
@@ -258,7 +258,7 @@ export class Run {
     const spans = this.spans();
     const total = this.total ?? this.now();
     for (const card of [...this.cards, ...this.calls.values()]) card.critical(0);
-    // What the end waits for is known when there is one; until then the mark would jump about.
+    // The critical path is known at the end; before it the mark would jump.
     const path = this.state === "running" ? [] : criticalPath(spans, total).path;
     for (const { index, time } of path) {
       spans[index].waited = time;
@@ -269,11 +269,11 @@ export class Run {
     this.waterfall.draw(spans, total);
   }
 
-  // Give each step of this leg the time of its own model calls: those that no sub-agent made, in order;
-  // the next step begins once the tools of the one before have ended.
+  // Assign each step of this leg its model calls, in order and without sub-agents' calls; a step begins when
+  // the tools of the one before have ended.
   models(trace, at) {
     const subs = [...this.calls.values()].filter((card) => card.isSub && card.leg === this.legs);
-    const inSub = ({ start }) => subs.some((sub) => start >= sub.start - BESIDE_MS && start <= sub.stopped);
+    const inSub = ({ start }) => subs.some((sub) => start >= sub.start - CLOCK_TOLERANCE_MS && start <= sub.stopped);
     const calls = trace.spans
       .filter((span) => span.stage === "upstream")
       .map((span) => ({ start: at + span.start_ms, end: at + span.start_ms + span.duration_ms }))
@@ -283,7 +283,7 @@ export class Run {
     let now = 0;
     for (const call of calls) {
       const waited = Math.max(...(steps[now]?.calls ?? []).map((card) => card.stopped));
-      if (groups[now]?.length && now < steps.length - 1 && call.start >= waited - BESIDE_MS) now += 1;
+      if (groups[now]?.length && now < steps.length - 1 && call.start >= waited - CLOCK_TOLERANCE_MS) now += 1;
       groups[now]?.push(call);
     }
     groups.forEach((group, place) => {
@@ -291,7 +291,7 @@ export class Run {
     });
   }
 
-  // Put the gateway's own times in the place of this page's.
+  // Replace this page's times by the gateway's.
   settle(trace) {
     const at = this.legStart;
     trace.tools.forEach((use, place) => {
@@ -304,7 +304,7 @@ export class Run {
     this.draw();
     if (this.facts) this.sum();
     if (this.legs > 1) return;
-    // The trace has more than the cards: what sub-agents asked their models, tries, waits.
+    // The trace has more than the cards: sub-agents' model calls, retries, waits.
     const spans = spansOf(trace);
     for (const { index, time } of criticalPath(spans, trace.total_ms).path) spans[index].waited = time;
     this.waterfall.draw(spans, trace.total_ms);

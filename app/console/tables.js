@@ -1,9 +1,9 @@
-// Small tables of figures: one shape for all views.
+// Tables of figures, in one form for all views.
 
-import { make } from "./words.js";
+import { make } from "./format.js";
 
 export function table(caption, head, rows) {
-  // A cell carries its column's head, for pages too narrow for columns.
+  // Each cell has its column's head as an attribute, for narrow pages.
   const cells = (tag, values) => values.map((value, column) => {
     const element = make(tag, tag === "th" ? { scope: "col" } : { "data-head": head[column] });
     element.append(value);

@@ -1,7 +1,7 @@
-// One question with its answer: streamed text, waterfall, what it cost, and a verdict.
+// A question with its answer: streamed text, waterfall, cost and feedback buttons.
 
 import { Refused, chat, post, read } from "./gateway.js";
-import { make, ms, outcome, status, tokens, usd } from "./words.js";
+import { make, ms, outcome, status, tokens, usd } from "./format.js";
 import { LiveWaterfall, serverTiming } from "./waterfall.js";
 
 const HITS = ["exact", "semantic", "coalesced", "lane"];
@@ -38,7 +38,7 @@ export class Turn {
     this.stopping.abort();
   }
 
-  // Ask; resolves when the answer is whole, stopped or failed.
+  // Send the request; resolves when the answer is complete, stopped or failed.
   async run(request, options) {
     this.waterfall = new LiveWaterfall();
     this.element.append(make("div", { class: "account" }, this.waterfall.element, this.facts, this.reason, this.verdict));
@@ -55,7 +55,7 @@ export class Turn {
     this.show();
   }
 
-  // Take the gateway's own account in; gives one sentence for the screen reader.
+  // Show the gateway's trace; returns a sentence for the screen reader.
   async settle() {
     await this.refine();
     this.offerVerdict();
@@ -139,7 +139,7 @@ export class Turn {
     this.problem.hidden = false;
   }
 
-  // The gateway's own account replaces what this page guessed. It is settled just after the last byte.
+  // The gateway's trace replaces this page's estimates. It is written just after the last byte.
   async refine() {
     if (!this.requestId) return;
     for (const wait of [0, 60, 250, 800]) {

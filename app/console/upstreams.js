@@ -1,9 +1,9 @@
-// How each upstream and each deployment stands, as the workers of this gateway see it.
+// The state of each upstream and deployment, as the workers see it.
 
 import { read, readiness } from "./gateway.js";
 import { table } from "./tables.js";
 import { Polled } from "./views.js";
-import { make, seconds, usd } from "./words.js";
+import { make, seconds, usd } from "./format.js";
 
 const EVERY_MS = 3000;
 const at = (id) => document.getElementById(id);
@@ -13,7 +13,7 @@ const took = (value) => (value === null ? "–" : seconds(value));
 const most = (values) => values.reduce((a, b) => (b !== null && (a === null || b > a) ? b : a), null);
 const sum = (values) => values.reduce((a, b) => a + b, 0);
 
-// One list of several workers' lists: what has the same name stands together.
+// Merge the workers' lists, grouped by name.
 function together(lists, name) {
   const found = new Map();
   for (const one of lists.flat()) found.set(one[name], [...(found.get(one[name]) ?? []), one]);

@@ -1,7 +1,7 @@
-// The page's views, one at a time, named by the address so that a link or the back button finds one.
+// The page's views, one at a time, selected by the URL fragment, so that links and the back button work.
 
 export class Views {
-  // `live` = {name: {show(), hide()}}; a view without an entry needs neither.
+  // `live` = {name: {show(), hide()}}, for views that need them.
   constructor(live) {
     this.live = live;
     this.links = [...document.querySelectorAll(".views a")];
@@ -13,7 +13,7 @@ export class Views {
   open() {
     const names = this.links.map((link) => link.hash.slice(1));
     const wanted = location.hash.slice(1);
-    // Other fragments are places on a page, not views.
+    // Other fragments are anchors within a page, not views.
     if (this.now !== null && !names.includes(wanted)) return;
     const name = names.includes(wanted) ? wanted : names[0];
     if (name === this.now) return;
@@ -29,7 +29,7 @@ export class Views {
   }
 }
 
-// A view that reads anew every `everyMs` while it is shown and its page is looked at; it has a `refresh()`.
+// A view that calls `refresh()` every `everyMs` while it is shown and the page is visible.
 export class Polled {
   constructor(everyMs) {
     this.everyMs = everyMs;

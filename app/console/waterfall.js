@@ -1,7 +1,7 @@
-// One request's time, drawn: live from what this page sees, then from the gateway's own trace.
+// A request's waterfall: live from this page's observations, then from the gateway's trace.
 
-import { criticalPath, spansOf } from "./why.js";
-import { make, ms } from "./words.js";
+import { criticalPath, spansOf } from "./explanation.js";
+import { make, ms } from "./format.js";
 
 export const STAGES = ["lanes", "cache", "embed", "classifier", "router", "upstream", "tools", "synthesis", "stream"];
 
@@ -67,7 +67,7 @@ export class Waterfall {
     return depth;
   }
 
-  // Set every bar to its place on a scale of `total` ms.
+  // Position every bar on a scale of `total` ms.
   scale(total) {
     const full = Math.max(total, 0.001);
     for (const { start, duration, parts } of this.spans) {
@@ -90,7 +90,7 @@ export class Waterfall {
     this.ticks.replaceChildren(...marks);
   }
 
-  // The detail stands where the track is free: after the bar, before it, or not at all.
+  // Place the label where the track is free: after the bar, before it, or not at all.
   place(detail, left, width) {
     const after = 100 - left - width;
     detail.hidden = Math.max(after, left) < 25;
@@ -110,7 +110,7 @@ export class Waterfall {
   }
 }
 
-// The same, while it happens: a waiting bar that grows, the stages once the headers tell them, the stream.
+// The live waterfall: a growing waiting bar, the stages once the headers arrive, then the stream.
 export class LiveWaterfall extends Waterfall {
   constructor() {
     super();
@@ -131,13 +131,13 @@ export class LiveWaterfall extends Waterfall {
     return (this.ended ?? performance.now()) - this.started;
   }
 
-  // The headers tell what the gateway did until now; its stages are laid end to end up to this moment.
+  // The headers have the durations of the gateway's stages, which are laid end to end up to now.
   headers(timing) {
     const at = this.now();
     const spent = timing.reduce((sum, entry) => sum + entry.duration, 0);
     let start = Math.max(0, at - spent);
     const spans = timing.map((entry) => {
-      // The model goes on while its answer streams.
+      // The upstream span continues while the answer streams.
       const span = { stage: entry.stage, start, duration: entry.duration, open: entry.stage === "upstream" };
       start += entry.duration;
       return span;

@@ -161,7 +161,7 @@ async def test_the_critical_path_leaves_out_what_nobody_waited_for(
     async with visit(chromium, served.url) as seen:
         path = await seen.page.evaluate(
             """async () => {
-              const { criticalPath } = await import("./console/why.js");
+              const { criticalPath } = await import("./console/explanation.js");
               const span = (start, duration, parent = null) => ({ start, duration, parent });
               const spans = [span(0, 10), span(10, 50), span(10, 80), span(90, 100), span(120, 70)];
               return criticalPath(spans, 200);
@@ -194,7 +194,7 @@ async def test_the_overview_tells_the_promise_the_shares_the_savings_and_the_ups
 async def test_a_loss_is_told_as_one(chromium: Browser, served: ConsoleServer) -> None:
     async with well_behaved(chromium, served.url) as seen:
         told = await seen.page.evaluate(
-            "import('./console/words.js').then(({ usd }) => [usd(-0.000232), usd(-1.5), usd(0.02), usd(0)])"
+            "import('./console/format.js').then(({ usd }) => [usd(-0.000232), usd(-1.5), usd(0.02), usd(0)])"
         )
         assert told == ["-$0.000232", "-$1.5000", "$0.0200", "$0"]
 

@@ -1,4 +1,4 @@
-// Numbers and outcomes in words: one place, so that the page says the same thing everywhere.
+// Formatting of numbers, outcomes and statuses, shared by all views, and the DOM helper `make`.
 
 export function ms(value) {
   if (value === null || value === undefined) return "–";
@@ -64,14 +64,14 @@ export function status(code) {
   return STATUSES[code] ?? (code >= 500 ? STATUSES[500] : STATUSES[400]);
 }
 
-// A link to one request in the list of all, opened to its reasons.
-export function toRequest(id, text = id) {
+// A link that opens one request in the list of requests.
+export function requestLink(id, text = id) {
   const link = make("a", { href: "#requests-view", text });
   link.addEventListener("click", () => document.dispatchEvent(new CustomEvent("open-request", { detail: id })));
   return link;
 }
 
-// Make an element: tag, attributes (text = textContent), children.
+// Create an element: tag, attributes (text = textContent), children.
 export function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {

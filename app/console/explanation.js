@@ -1,15 +1,15 @@
-// Why a request took as long as it did: its critical path, and each decision in words.
+// Explains a request: its critical path, and each decision in words.
 
-import { clock, make, ms, outcome, status, tokens, usd } from "./words.js";
+import { clock, make, ms, outcome, status, tokens, usd } from "./format.js";
 import { post } from "./gateway.js";
 
-// Two instants that the gateway's clock may show for one.
-const BESIDE_MS = 0.05;
+// Times closer than this count as equal.
+const CLOCK_TOLERANCE_MS = 0.05;
 
-// The chain of spans that the end waited for: [{index, time}], first to last. Walked backwards from the
-// end; at each moment the span that was still at work latest is what was waited for. A tool call is never
-// begun by another that goes on beside it (what begins it is the model's stream, or a call's end). Spans
-// within a span are walked within its time, and what they leave over is the span's own.
+// The critical path: [{index, time}], first to last. It is walked backwards from the end; at each moment the
+// span that was running latest is the one that was waited for. A tool call is never started by another that
+// runs in parallel (it is started by the model's stream or by a call's end). Nested spans are walked within
+// their parent's time; the remainder is the parent's own.
 export function criticalPath(spans, total) {
   const found = new Map();
   const walk = (parent, from, to) => {
@@ -20,7 +20,7 @@ export function criticalPath(spans, total) {
       let until = from;
       spans.forEach((span, index) => {
         if ((span.parent ?? null) !== parent || index === parent || span.start >= at || span.duration <= 0) return;
-        if (span.stage === "tools" && at < to && span.start + span.duration > at + BESIDE_MS) return;
+        if (span.stage === "tools" && at < to && span.start + span.duration > at + CLOCK_TOLERANCE_MS) return;
         const end = Math.min(at, span.start + span.duration);
         const later = end > until || (end === until && best >= 0 && span.start > spans[best].start);
         if (later) [best, until] = [index, end];
@@ -87,7 +87,7 @@ const BANDS = {
   forced: "not judged: a model, a header or a rule named it",
 };
 
-// [{title, text, words}] for each decision that this request met.
+// [{title, text, words}] for each decision about this request.
 export function decisions(trace) {
   const found = [];
   const { cache } = trace;
@@ -153,8 +153,8 @@ export function figures(trace) {
 
 const HITS = ["exact", "semantic", "coalesced"];
 
-// The button under a hit; null where the request was none.
-export function wrongHit(trace) {
+// The button to report a wrong hit; null if the request was no hit.
+export function wrongHitButton(trace) {
   if (!HITS.includes(trace.cache.outcome)) return null;
   const said = make("span", { role: "status" });
   const button = make("button", { type: "button", class: "quiet", text: "This hit was wrong" });
