@@ -170,10 +170,12 @@ async def _agents(
     gateway.agents = {each.name: _agent(each, settings) for each in settings.agents}
     if not settings.agents and not settings.tools:
         return
-    from app.tools.configured import configured  # HTTP client and schema validator: 0.2 s
+    from app.tools.registry_from_settings import (
+        build_registry,  # HTTP client and schema validator: 0.2 s
+    )
 
     warm_ag_ui()
-    gateway.tools = configured(settings)
+    gateway.tools = build_registry(settings)
     stack.push_async_callback(gateway.tools.aclose)
     stack.push_async_callback(gateway.speculation.aclose)
     if settings.agents:

@@ -102,14 +102,14 @@ def _deliveries(settings: Settings, metrics: JobMetrics) -> WebhookDeliveries | 
     from app.jobs.deliveries import WebhookDeliveries
     from app.tools.addresses import Addresses
     from app.tools.egress import origin_of
-    from app.tools.webhook import Receiver, Webhooks
+    from app.tools.webhook import Webhooks, WebhookTarget
 
     addresses = Addresses(settings.egress.private)
     for each in wanted.webhooks:
         with suppress(ToolError):  # reported when the configuration is read
             addresses.declare(origin_of(each.url).host)
     receivers = {
-        each.name: Receiver(each.url, each.secret.get_secret_value(), each.timeout_s)
+        each.name: WebhookTarget(each.url, each.secret.get_secret_value(), each.timeout_s)
         for each in wanted.webhooks
     }
     way = Webhooks(addresses, time.time)

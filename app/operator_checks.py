@@ -52,12 +52,14 @@ def own_check(
     client: httpx.AsyncClient | None = None
     if settings.url is not None:
         from app.tools.addresses import Addresses
-        from app.tools.any_host import tool_client  # a quarter second that few configurations need
+        from app.tools.checked_client import (
+            checked_client,  # a quarter second that few configurations need
+        )
         from app.tools.egress import origin_of
 
         addresses = Addresses(private)
         addresses.declare(origin_of(settings.url).host)
-        client = tool_client(addresses)
+        client = checked_client(addresses)
         stack.push_async_callback(client.aclose)
     return OperatorCheck(settings.name, check_of(settings, client), settings.timeout_s)
 
@@ -101,10 +103,10 @@ def _by_schema(schema: Json) -> Check:
 
 
 def _by_python(name: str, path: str) -> Check:
-    from app.tools.python_tool import PythonTool, imported
+    from app.tools.python_tool import PythonTool, import_callable
 
     try:
-        tool = PythonTool(imported(path))
+        tool = PythonTool(import_callable(path))
     except ToolError as exc:
         raise _unusable(name, str(exc)) from exc
 

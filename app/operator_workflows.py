@@ -5,7 +5,7 @@ gateway starts.
 from __future__ import annotations
 
 from app.domain.models import AUTO
-from app.domain.plan import Node, NodeKind, PlanError, checked, node
+from app.domain.plan import Node, NodeKind, PlanError, node, validated
 from app.settings import AgentSettings, Settings
 from app.settings_agents import WorkflowNodeSettings
 from app.settings_problems import Problem, SettingsError
@@ -15,7 +15,7 @@ def workflow_of(agent: AgentSettings, settings: Settings) -> tuple[Node, ...]:
     """The agent's plan in an order in which it can run; raises ``SettingsError`` for one that cannot."""
     try:
         _known(agent, settings)
-        return checked([_node(each) for each in agent.workflow])
+        return validated([_node(each) for each in agent.workflow])
     except PlanError as error:
         path = f"agents[{agent.name}].workflow"
         problem = Problem(

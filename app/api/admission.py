@@ -19,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from app.domain.access import UNLIMITED, Access, Limits
-from app.domain.agents import PREFIX
+from app.domain.agents import AGENT_MODEL_PREFIX
 from app.domain.chat import Dialect
 from app.domain.limits import Charge, Counters, Grant, Rate
 from app.domain.usage import Usage
@@ -198,9 +198,9 @@ class Guard:
         access = self.access
         if access is None:
             return True
-        if name.startswith(PREFIX):
+        if name.startswith(AGENT_MODEL_PREFIX):
             agents = access.agents
-            return agents is None or name.removeprefix(PREFIX) in agents
+            return agents is None or name.removeprefix(AGENT_MODEL_PREFIX) in agents
         return access.models is None or name in access.models
 
     def charge_job(self, turn: Turn) -> None:

@@ -29,7 +29,7 @@ from app.api.inference import (
 from app.api.outlet import AsgiOutlet, Outlet, outlet_of
 from app.api.problems import problem
 from app.api.reading import request_id_of
-from app.domain.agents import PREFIX, Agent
+from app.domain.agents import AGENT_MODEL_PREFIX, Agent
 from app.domain.chat import Dialect
 from app.domain.deadline import Deadline
 from app.domain.run_events import RunFailed
@@ -90,7 +90,7 @@ class AgentEndpoint:
             try:
                 agent = self._agent(given)
                 if ticket is not None:
-                    ticket.apply_to(turn, PREFIX + agent.name, Dialect.CHAT)
+                    ticket.apply_to(turn, AGENT_MODEL_PREFIX + agent.name, Dialect.CHAT)
                 resumption = await self._runs.resumption(turn.tenant, given.resume, given.messages)
                 await self._runs.claim_run_id(turn.tenant, given.run_id)
                 await resumption.claim()

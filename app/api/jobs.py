@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from app.api.context import AsCaller, Context, context_of
 from app.api.runs import _PING_S, _seq_of
-from app.domain.agents import PREFIX
+from app.domain.agents import AGENT_MODEL_PREFIX
 from app.errors import BadRequest, Conflict, Forbidden, NotFound, TooLarge
 from app.jobs.job_json import job_json
 from app.stores.job_records import Job
@@ -84,7 +84,7 @@ async def submit(
         raise NotFound(message, code="agent_not_found", param="forwardedProps.agent")
     guard, access = caller.guard, caller.access
     if access is not None and access.agents is not None and agent not in access.agents:
-        message = f"the key {access.id} may not ask for {PREFIX + agent!r}"
+        message = f"the key {access.id} may not ask for {AGENT_MODEL_PREFIX + agent!r}"
         raise Forbidden(message, code="model_not_allowed", param="forwardedProps.agent")
     tools = None if access is None or access.tools is None else "\n".join(sorted(access.tools))
     now = time.time()

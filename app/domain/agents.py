@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from app.domain.chat import Json
 from app.domain.plan import Node
 
-PREFIX = "agent/"
+AGENT_MODEL_PREFIX = "agent/"
 """Clients ask for an agent as the model ``agent/<name>``."""
 
 

@@ -76,7 +76,7 @@ class Ending(StrEnum):
 
 
 class Outcome(NamedTuple):
-    """What became of one node. Times in seconds of the runner's clock; a skipped node has none.
+    """Outcome of one node. Times in seconds of the runner's clock; a skipped node has none.
 
     A tuple, for one is made for every node of every plan: a frozen dataclass costs a microsecond more.
     """
@@ -168,7 +168,7 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def checked(nodes: Iterable[Node]) -> tuple[Node, ...]:
+def validated(nodes: Iterable[Node]) -> tuple[Node, ...]:
     """The nodes in an order in which each comes after what it needs; raises ``PlanError`` for the
     whole plan.
     """
@@ -215,7 +215,7 @@ def _circle(stuck: set[str], by_id: Mapping[str, Node]) -> list[str]:
 def critical_path_s(nodes: Iterable[Node], cost_s: Mapping[str, float]) -> float:
     """Seconds of the longest chain of nodes, each costing ``cost_s``: no schedule can be faster."""
     ends: dict[str, float] = {}
-    for each in checked(nodes):
+    for each in validated(nodes):
         begin = max((ends[needed] for needed in each.needs), default=0.0)
         ends[each.id] = begin + cost_s[each.id]
     return max(ends.values(), default=0.0)

@@ -1,5 +1,4 @@
-"""What happens in a run of an agent, in no protocol's words: what is logged, and what AG-UI and
-Vercel are written from.
+"""Events of an agent run, independent of the protocol: logged, and encoded as AG-UI or Vercel events.
 
 The grammar, with ``S`` for a part that belongs to a sub-agent (wrapped in ``Within``)::
 
@@ -55,7 +54,7 @@ class StepFinished:
 
 @dataclass(frozen=True, slots=True)
 class MessageStarted:
-    """The model begins to speak, or to think aloud."""
+    """A message of the model begins, or its reasoning."""
 
     id: str
     reasoning: bool = False
@@ -104,7 +103,7 @@ class CallSealed:
 
 @dataclass(frozen=True, slots=True)
 class CallEnded:
-    """A call's result, as the model is told it."""
+    """A call's result, as the model reads it."""
 
     id: str
     name: str

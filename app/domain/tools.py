@@ -1,5 +1,4 @@
-"""A tool as the pipeline sees it: what it is called, what it takes, what it does to the world, what
-it gave.
+"""A tool as the pipeline sees it: name, parameters, effects, results.
 
 The three effects are separate on purpose, and all false unless declared: a call that changes
 nothing may still not be worth repeating (it is paid for), and neither says that its arguments may
@@ -18,7 +17,7 @@ from app.domain.chat import Json, Tool
 _PLACE = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _LONGEST_STATUS = 200
 idempotency_key: ContextVar[str] = ContextVar("idempotency_key", default="")
-"""What a tool's server may know a repeated call of a job by; "" outside jobs."""
+"""Lets a tool's server recognise a repeated call of a job; "" outside jobs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +57,16 @@ class ToolSpec:
         """The tool as a model is told of it."""
         return Tool(self.name, self.description, self.parameters)
 
-    def status_of(self, arguments: Mapping[str, object]) -> str:
+    def status_text(self, arguments: Mapping[str, object]) -> str:
         """What to show a person while this call runs."""
         template = self.status or f"Using {self.name}…"
-        text = fill(template, lambda name: str(arguments.get(name, "…")))
+        text = fill_template(template, lambda name: str(arguments.get(name, "…")))
         return text if len(text) <= _LONGEST_STATUS else text[: _LONGEST_STATUS - 1] + "…"
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCaller:
-    """For whom a tool is called: results are never shared across either."""
+    """Tenant and user of a call: results are never shared across either."""
 
     tenant: str
     user: str = ""
@@ -75,7 +74,7 @@ class ToolCaller:
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """What a call gave: ``text`` for the model, and the value behind it for plans."""
+    """Result of a call: ``text`` for the model, and the value for plans."""
 
     text: str
     value: object = None
@@ -84,7 +83,7 @@ class ToolResult:
     cached: bool = False
 
 
-def fill(template: str, value_of: Callable[[str], str]) -> str:
+def fill_template(template: str, value_of: Callable[[str], str]) -> str:
     """``template`` with each ``{name}`` replaced by ``value_of(name)``; doubled braces are text."""
 
     def replaced(match: re.Match[str]) -> str:
@@ -95,6 +94,6 @@ def fill(template: str, value_of: Callable[[str], str]) -> str:
     return _PLACE.sub(replaced, template)
 
 
-def places(template: str) -> tuple[str, ...]:
+def template_fields(template: str) -> tuple[str, ...]:
     """The names of a template's ``{name}`` places, in order."""
     return tuple(match[1] for match in _PLACE.finditer(template) if match[1] is not None)

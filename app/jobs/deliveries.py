@@ -21,7 +21,7 @@ from app.jobs.schedules import InStoreThread
 from app.stores.job_records import Delivery, Job
 from app.stores.job_store import JobStore
 from app.telemetry.job_metrics import JobMetrics
-from app.tools.webhook import Receiver, Webhooks
+from app.tools.webhook import Webhooks, WebhookTarget
 
 _log = logging.getLogger("slipstream.jobs")
 _MAX_CONCURRENT = 8
@@ -34,7 +34,7 @@ class WebhookDeliveries:
     """The deliveries that this worker makes."""
 
     sender: Webhooks
-    receivers: Mapping[str, Receiver]
+    receivers: Mapping[str, WebhookTarget]
     metrics: JobMetrics
     max_tries: int
     backoff_s: float
@@ -79,7 +79,7 @@ class WebhookDeliveries:
         body = msgspec.json.encode({"type": f"job.{job.state}", "data": job_json(job)})
         ended = 0.0 if job.ended is None else job.ended
         webhook_id = f"{job.id}.{ended * 1000:.0f}"  # of this end: a job begun again has another
-        result = await self.sender.tell(receiver, webhook_id, body)
+        result = await self.sender.deliver(receiver, webhook_id, body)
         if result.delivered:
             await self._record(delivery, "delivered", "", store, do)
         elif result.gone or delivery.tries >= self.max_tries:

@@ -32,7 +32,7 @@ from app.errors import StoreError, ToolError
 from app.pipeline.converse import ask
 from app.pipeline.gateway import Gateway, Turn
 from app.stores.job_store import JobStore
-from app.tools.registry import Registry, parsed_arguments
+from app.tools.registry import Registry, parse_arguments
 
 T = TypeVar("T")
 _OUTCOME_UNKNOWN = (
@@ -127,7 +127,7 @@ class JournalledTools(Registry):
     ) -> ToolResult:
         """``Registry.call``, but a finished call is replayed, not made again."""
         journal = self.journal
-        parsed = parsed_arguments(arguments) if isinstance(arguments, str) else arguments
+        parsed = parse_arguments(arguments) if isinstance(arguments, str) else arguments
         canonical = msgspec.json.encode(parsed, order="deterministic").decode()
         step = journal.next_step("tool", name, canonical)
         registered = self.tools.get(name)

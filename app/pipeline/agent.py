@@ -59,14 +59,14 @@ from app.pipeline.agent_workflow import WorkflowRun
 from app.pipeline.approvals import AnsweredInterrupt, run_approved_calls
 from app.pipeline.drafts import Drafts
 from app.pipeline.gateway import Gateway, Turn
-from app.pipeline.plan_by_model import Planned, PlanTurn
+from app.pipeline.plan_by_model import PlanResults, PlanTurn
 from app.pipeline.speculation import SpeculationPolicy, stage_of
-from app.pipeline.subagents import Leaders
-from app.pipeline.synthesis import assembler
+from app.pipeline.subagents import PrefixLeaders
+from app.pipeline.synthesis import assembly_model
 from app.pipeline.tool_use_learning import tool_guess_of_run
 
 if TYPE_CHECKING:
-    from app.tools.registry import Registered
+    from app.tools.registry import RegisteredTool
 
 EmitRunEvent = Callable[[RunEvent], None]
 """Receive one event of the run; must neither block nor raise."""
@@ -101,7 +101,7 @@ class AgentRun:
     usages: dict[str, ModelUsage] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
     pending: list[str] = field(default_factory=list)
-    called_tools: dict[str, Registered] = field(default_factory=dict)
+    called_tools: dict[str, RegisteredTool] = field(default_factory=dict)
     """Tools called so far, by name."""
     question: str = ""
     """The user's last message."""
@@ -125,7 +125,7 @@ class AgentRun:
     delegated: bool = False
     """It called a sub-agent."""
     subagents: dict[str, Agent] = field(default_factory=dict)
-    leaders: Leaders = field(default_factory=Leaders)
+    leaders: PrefixLeaders = field(default_factory=PrefixLeaders)
     _ids: set[str] = field(default_factory=set)
     _guess: ToolGuess | None = None
     """The classifier's guess of its first tool calls, to be trained on."""
@@ -141,7 +141,7 @@ class AgentRun:
             offered = {name: tool for name, tool in offered.items() if name in allowed}
         self.label = self.label or self.turn.request_id
         self.question = prompt_view(self.messages, ()).text
-        self.subagents = subagents.offered(agent, gateway.agents, self.depth)
+        self.subagents = subagents.subagents_of(agent, gateway.agents, self.depth)
         candidates = choose_models(agent, self.messages, tuple(offered), gateway, self.turn)
         self._guess = None if self.approvals else tool_guess_of_run(agent, self.messages, self.turn)
         time = TimePlan.of(self.turn.deadline, gateway, candidates)
@@ -161,7 +161,7 @@ class AgentRun:
 
     async def _loop(
         self,
-        offered: dict[str, Registered],
+        offered: dict[str, RegisteredTool],
         candidates: list[Model],
         transcript: list[Message],
         time: TimePlan,
@@ -169,7 +169,7 @@ class AgentRun:
         """Model, tools, model, until there is an answer."""
         agent = self.agent
         plans = agent.plans and not self.client_tools and bool(offered or self.subagents)
-        planned = Planned(self.question)
+        planned = PlanResults(self.question)
         for number in range(1, agent.max_turns + 1):
             last = not offered and not self.client_tools and not self.subagents
             last = last or number == agent.max_turns or self._limits_reached() or time.must_answer()
@@ -196,7 +196,7 @@ class AgentRun:
             learning.tools.observe(self._guess, called)
 
     def _open_drafts(
-        self, offered: dict[str, Registered]
+        self, offered: dict[str, RegisteredTool]
     ) -> Drafts | AbstractAsyncContextManager[None]:
         """The run's drafts, where there are tools to speculate on."""
         tools, agent = self.gateway.tools, self.agent
@@ -217,7 +217,7 @@ class AgentRun:
         wanted = self.agent.answer_model
         if not wanted or self.left_out or self.invalid_calls or self.turn.tier is not None:
             return candidates
-        model = assembler(self) if wanted == AUTO else self.gateway.models.get(wanted)
+        model = assembly_model(self) if wanted == AUTO else self.gateway.models.get(wanted)
         if model is None:
             return candidates
         return [model, *(each for each in candidates if each is not model)]

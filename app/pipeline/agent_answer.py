@@ -24,7 +24,7 @@ from hashlib import blake2b
 from app.cache.coalesce import Flight
 from app.cache.exact import CachedAnswer
 from app.cache.key import CacheScope, exact_key
-from app.domain.agents import PREFIX, Agent
+from app.domain.agents import AGENT_MODEL_PREFIX, Agent
 from app.domain.chat import ChatRequest, Conversation, Message, Role, TextPart
 from app.domain.deadline import Deadline
 from app.domain.decisions import CacheMode, CacheOutcome
@@ -54,7 +54,7 @@ from app.pipeline.agent import AgentRun
 from app.pipeline.flights import join_flight
 from app.pipeline.gateway import Gateway, Turn
 from app.pipeline.replay import may_serve, serve_cached
-from app.pipeline.synthesis import missing_parts, partial_answer
+from app.pipeline.synthesis import missing_note, partial_answer
 
 _REMARK_CHARS = 96
 """About twenty tokens: as long as a remark before a tool call gets, and a tenth of a second of a
@@ -65,9 +65,12 @@ _UNCACHED_TTL_S = 0.0
 
 async def answer_as_agent(request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit) -> None:
     """Answer ``request`` by a run of the agent that it names; raises as ``answer`` does."""
-    agent = gateway.agents.get(request.model.removeprefix(PREFIX))
+    agent = gateway.agents.get(request.model.removeprefix(AGENT_MODEL_PREFIX))
     if agent is None:
-        known = ", ".join(f"{PREFIX}{name}" for name in sorted(gateway.agents)[:12]) or "none"
+        known = (
+            ", ".join(f"{AGENT_MODEL_PREFIX}{name}" for name in sorted(gateway.agents)[:12])
+            or "none"
+        )
         message = f"the agent {request.model[:80]!r} is not configured: there are {known}"
         raise NotFound(message, code="model_not_found", param="model")
     conversation = gateway.codecs[request.dialect].read(request.body)
@@ -120,7 +123,7 @@ def _is_read_only(agent: Agent, gateway: Gateway, seen: set[str]) -> bool:
     seen.add(agent.name)
     tools = gateway.tools
     planned = [node.name for node in agent.workflow if node.kind in {NodeKind.TOOL, NodeKind.MAP}]
-    if tools is not None and not all(map(tools.reads_only, (*agent.tools, *planned))):
+    if tools is not None and not all(map(tools.is_read_only, (*agent.tools, *planned))):
         return False
     others = [gateway.agents[name] for name in agent.agents if name in gateway.agents]
     return all(each.name in seen or _is_read_only(each, gateway, seen) for each in others)
@@ -241,7 +244,7 @@ class _AnswerStream:
         await self._flush_held()
         if not self._texts:
             await self._emit_text(run.text or partial_answer(self._ended_calls))
-        note = missing_parts(run.left_out)
+        note = missing_note(run.left_out)
         if note:
             await self._emit_text(note)
         turn = self._turn

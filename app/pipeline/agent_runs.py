@@ -40,7 +40,7 @@ from app.pipeline.approvals import (
     match_decisions,
 )
 from app.pipeline.gateway import Gateway, Turn, cancel_nothing
-from app.pipeline.synthesis import missing_parts, partial_answer
+from app.pipeline.synthesis import missing_note, partial_answer
 from app.stores.event_log import EventLog, RunLog
 
 if TYPE_CHECKING:
@@ -322,7 +322,7 @@ def _emit_closing_message(run: AgentRun, ended: Sequence[CallEnded]) -> None:
     if run.pending or run.interrupts:
         return
     text = "" if run.text else partial_answer(ended)
-    text = (text + missing_parts(run.left_out)).strip()
+    text = (text + missing_note(run.left_out)).strip()
     if text:
         message_id = f"{run.label}-message-closing"
         for event in (

@@ -61,13 +61,13 @@ from app.pipeline.agent_model_call import MessageWriter, ask_within_time
 from app.pipeline.agent_time import TimePlan
 from app.pipeline.fanout import Fanout
 from app.pipeline.speculation import stage_of
-from app.pipeline.subagents import task_of
-from app.pipeline.synthesis import shortened
+from app.pipeline.subagents import parse_task
+from app.pipeline.synthesis import shorten_result
 from app.wire.json_text import decode_arguments
 
 if TYPE_CHECKING:
     from app.pipeline.agent import AgentRun
-    from app.tools.registry import Registered
+    from app.tools.registry import RegisteredTool
 
 _log = logging.getLogger("slipstream.agent")
 
@@ -97,7 +97,7 @@ class ModelTurn:
     def __init__(
         self,
         run: AgentRun,
-        offered: Mapping[str, Registered],
+        offered: Mapping[str, RegisteredTool],
         time: TimePlan,
         number: int,
         *,
@@ -136,7 +136,9 @@ class ModelTurn:
                     )
                 answer = await self._ask(candidates, transcript)
                 agent = run.agent
-                await self._fanout.enough(agent.quorum, agent.patience_s, self._may_be_left_out)
+                await self._fanout.finish_with_quorum(
+                    agent.quorum, agent.patience_s, self._may_be_left_out
+                )
         finally:
             self._close_open()
             run.emit(StepFinished(step))
@@ -148,7 +150,7 @@ class ModelTurn:
             messages=transcript,
             tools=(
                 *(each.spec.offered() for each in self._offered.values()),
-                *subagents.described(run.subagents),
+                *subagents.tool_declarations(run.subagents),
                 *run.client_tools,
             ),
             tool_choice=ToolChoice("none") if self._final and self._has_tools() else None,
@@ -214,7 +216,7 @@ class ModelTurn:
         run.calls_made += 1
         try:
             if call.name in run.subagents:
-                call.arguments = task_of(arguments)
+                call.arguments = parse_task(arguments)
                 if self._drafts is not None:
                     self._drafts.discard_untaken()  # another agent may change anything
                 self._fanout.add(Node(str(call.index), deadline_s=self._time.tool_time_left_s()))
@@ -234,10 +236,10 @@ class ModelTurn:
             call.speculative = self._drafts.has_draft(call.name, call.arguments)
             changes = not registered.spec.effects.read_only
             self._drafts.record_call(call.name, call.arguments, changes=changes)
-        run.emit(Status(registered.spec.status_of(call.arguments)))
+        run.emit(Status(registered.spec.status_text(call.arguments)))
         self._fanout.add(Node(str(call.index), deadline_s=self._time.tool_time_left_s()))
 
-    def _request_approval(self, call: _Call, registered: Registered) -> None:
+    def _request_approval(self, call: _Call, registered: RegisteredTool) -> None:
         """End the run with an interrupt for this call, where a person can be asked."""
         run = self._run
         if not run.interactive or run.depth:
@@ -246,10 +248,10 @@ class ModelTurn:
             return
         call.pending = True
         interrupt_id = f"{run.run_id}:{call.id}"
-        message = f"Allow {call.name}? {registered.spec.status_of(call.arguments)}"
+        message = f"Allow {call.name}? {registered.spec.status_text(call.arguments)}"
         run.interrupts.append(Interrupt(interrupt_id, call.id, call.name, call.arguments, message))
 
-    def _registered(self, name: str) -> Registered:
+    def _registered(self, name: str) -> RegisteredTool:
         found = self._offered.get(name)
         if found is None:
             known = ", ".join(self._offered) or "none"
@@ -266,7 +268,7 @@ class ModelTurn:
     async def _run_call(self, node: Node, _: Mapping[str, object]) -> ToolResult:
         call = self.calls[int(node.id)]
         result = await self._result(call)
-        return await shortened(self._run, call.name, result, self._time.tool_time_left_s())
+        return await shorten_result(self._run, call.name, result, self._time.tool_time_left_s())
 
     async def _result(self, call: _Call) -> ToolResult:
         run = self._run

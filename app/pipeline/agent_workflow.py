@@ -19,7 +19,7 @@ from app.domain.plan import INPUT, Node, NodeKind, Outcome, filled
 from app.domain.tools import ToolResult
 from app.errors import GatewayError, ToolError
 from app.pipeline.fanout import Fanout
-from app.pipeline.planned_call import Told, each_of, planned_call, told
+from app.pipeline.planned_call import RenderedResult, map_call, planned_call, rendered
 
 if TYPE_CHECKING:
     from app.pipeline.agent import AgentRun
@@ -47,7 +47,9 @@ class WorkflowRun:
                 fanout.add(node)
             try:
                 async with asyncio.timeout_at(self.until_s):
-                    await fanout.enough(run.agent.quorum, run.agent.patience_s, self._may_leave_out)
+                    await fanout.finish_with_quorum(
+                        run.agent.quorum, run.agent.patience_s, self._may_leave_out
+                    )
             except TimeoutError:
                 fanout.expire()
         self.outcomes = fanout.outcomes
@@ -81,12 +83,12 @@ class WorkflowRun:
             case NodeKind.TOOL:
                 self._count_calls(node, 1)
                 one = await self._call(node.name, filled(node.arguments, values))
-                return self._record_text(node, told(one))
+                return self._record_text(node, rendered(one))
             case NodeKind.MAP:
                 agent = self.run.agent
                 limit, most = agent.max_parallel_tools, agent.max_calls - self.run.calls_made
-                each = await each_of(node, values, self._map_element, limit=limit, most=most)
-                return self._record_text(node, told(each))
+                each = await map_call(node, values, self._map_element, limit=limit, most=most)
+                return self._record_text(node, rendered(each))
 
     def _count_calls(self, node: Node, calls: int) -> None:
         """Count calls in the run's limit; raises ``ToolError`` over it."""
@@ -101,7 +103,7 @@ class WorkflowRun:
         self.run.calls_made += 1
         return await self._call(name, arguments)
 
-    def _record_text(self, node: Node, given: Told) -> object:
+    def _record_text(self, node: Node, given: RenderedResult) -> object:
         self._texts[node.id] = given.text
         return given.value
 

@@ -25,7 +25,7 @@ from app.pipeline.planned_call import made_call
 
 if TYPE_CHECKING:
     from app.pipeline.agent import AgentRun
-    from app.tools.registry import Registered
+    from app.tools.registry import RegisteredTool
 
 _STEP = "approved calls"
 
@@ -100,7 +100,7 @@ def match_decisions(
 async def run_approved_calls(
     run: AgentRun,
     answers: Sequence[AnsweredInterrupt],
-    offered: Mapping[str, Registered],
+    offered: Mapping[str, RegisteredTool],
     time: TimePlan,
 ) -> list[Message]:
     """Make the approved calls, in parallel, and give the run's messages with the results in place."""

@@ -35,7 +35,7 @@ from app.pipeline.fanout import Fanout
 from app.pipeline.speculation import Speculation, SpeculationPolicy, is_eligible
 
 if TYPE_CHECKING:
-    from app.tools.registry import Registered, Registry
+    from app.tools.registry import RegisteredTool, Registry
 
 _FORGET = 0.2
 _LEARN_AFTER_S = 0.02
@@ -109,7 +109,7 @@ class Drafts:
 
     def start_turn(
         self,
-        offered: Mapping[str, Registered],
+        offered: Mapping[str, RegisteredTool],
         *,
         stage: str,
         text: str,
@@ -124,7 +124,7 @@ class Drafts:
 
     def _start_drafts(
         self,
-        offered: Mapping[str, Registered],
+        offered: Mapping[str, RegisteredTool],
         stage: str,
         text: str,
         scene: Callable[[], ConversationState],
@@ -150,7 +150,7 @@ class Drafts:
         for each in sorted(likely, key=lambda each: -each.p):
             self._start(offered[each.tool], each)
 
-    def _start(self, registered: Registered, foreseen: Prediction | PredictedCall) -> None:
+    def _start(self, registered: RegisteredTool, foreseen: Prediction | PredictedCall) -> None:
         spec = registered.spec
         if foreseen.key in self._drafts:
             return

@@ -2,9 +2,9 @@
 
 Goals: wall time is the critical path's, whatever else is slow or fails; at most 15 us a node with
 deadlines, cancellation and one event per node on. Plan: a node is one task, and at its end that
-task is the scheduler: it settles the node, counts down what its dependents still wait for and
-starts those that wait for nothing. There are no supersteps, no polling and no queue between a
-result and who needs it. All deadlines share one timer over a heap.
+task is the scheduler: it settles the node, counts down its dependents' open inputs and starts those
+with none left. There are no supersteps, no polling and no queue between a result and its consumers.
+All deadlines share one timer over a heap.
 
 Invariants:
 
@@ -43,11 +43,11 @@ only).
 
 
 LATE = "late"
-"""The message of a task's cancellation when its node's time was up."""
+"""Cancellation message of a task whose node timed out."""
 
 
 class _State:
-    """A node under way; the scheduler's own record."""
+    """The scheduler's record of a node."""
 
     __slots__ = ("deadline_s", "inputs", "node", "outcome", "ready_s", "started_s", "task", "waits")
 
@@ -179,7 +179,7 @@ class Fanout:
         await self._all_done
         return self.outcomes
 
-    async def enough(
+    async def finish_with_quorum(
         self, share: float, patience_s: float, spare: Callable[[Node], bool]
     ) -> dict[str, Outcome]:
         """As ``finished``, but once ``share`` (0 to 1) of the nodes gave a result the others have
@@ -292,7 +292,7 @@ class Fanout:
                 self._start_ready()
 
     def _leave_out(self, state: _State, now_s: float) -> None:
-        """Settle a node as timed out, whether or not its task heeds that."""
+        """Settle a node as timed out, whether or not its task stops."""
         if state.task is not None:
             state.task.cancel(LATE)
             self._running -= 1
@@ -308,7 +308,7 @@ class Fanout:
         self._settle(state, late)
 
     def _settle(self, state: _State, outcome: Outcome) -> None:
-        """Put down a node's end and let go what waited for it; skipping goes on in a loop, not by
+        """Record a node's end and release its dependents; skips propagate in a loop, without
         recursion.
         """
         settled = [(state, outcome)]

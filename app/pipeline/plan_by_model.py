@@ -1,15 +1,13 @@
-"""One turn of an agent that plans: the model writes the calls it needs, and their order, in one go.
+"""One turn of an agent that plans: the model writes all calls it needs, and their order, at once.
 
-Where the ordinary loop needs a model call for every step of a chain (find the user, then what she
-may do), a plan names the later call's input by the earlier call's result, so the whole chain costs
-one model call. A task starts as soon as its own line is complete and its inputs are there, while
-the model is still writing the next line.
+The ordinary loop needs a model call for every step of a chain (find the user, then her permissions). In
+a plan a call's input may be an earlier call's result, so the whole chain costs one model call. A task
+starts as soon as its own line is complete and its inputs are there, while the model is still writing.
 
-Faults are found before anything of them runs: a line that is no call, an unknown tool, arguments
-that do not fit, a reference to nothing, a circle. Each is told to the client as a call that failed,
-and to the model with the results, which may then mend it (twice in a run); what does not depend on
-it runs meanwhile. A line may refer to later lines: it is held until they are there, and what is
-still held at the end refers to nothing or goes in a circle.
+Faulty lines never run: a line that is no call, an unknown tool, invalid arguments, a reference to
+nothing, a circle. Each is emitted as a failed call and reported to the model with the results, which may
+correct it (twice in a run); calls that do not depend on it run meanwhile. A line may refer to later
+lines: it waits until they are written; one that still waits at the end refers to nothing, or in a circle.
 
 A turn without a plan line is the answer. Results of earlier turns may be referred to by their ids.
 """
@@ -32,9 +30,9 @@ from app.domain.plan import (
     NodeKind,
     Outcome,
     PlanError,
-    checked,
     filled,
     references,
+    validated,
 )
 from app.domain.plan_lines import PlanLine, PlanReader
 from app.domain.run_events import StepFinished, StepStarted
@@ -43,12 +41,12 @@ from app.errors import GatewayError, ToolError, UpstreamProtocol
 from app.pipeline.agent_model_call import MessageWriter, ask_within_time
 from app.pipeline.agent_time import TimePlan
 from app.pipeline.fanout import Fanout
-from app.pipeline.planned_call import each_of, planned_call, refused_call, told
-from app.pipeline.subagents import described
+from app.pipeline.planned_call import map_call, planned_call, refused_call, rendered
+from app.pipeline.subagents import tool_declarations
 
 if TYPE_CHECKING:
     from app.pipeline.agent import AgentRun
-    from app.tools.registry import Registered
+    from app.tools.registry import RegisteredTool
 
 _log = logging.getLogger("slipstream.agent")
 _HOW = """\
@@ -65,8 +63,8 @@ _ANSWER_NOW = "Answer now, in plain text. No further calls are possible."
 
 
 @dataclass(slots=True)
-class Planned:
-    """What the plans of a run have given so far, by the ids that the model chose."""
+class PlanResults:
+    """Results of a run's plans so far, by the ids that the model chose."""
 
     question: str
     results: dict[str, object] = field(default_factory=dict)
@@ -78,10 +76,10 @@ class PlanTurn:
     def __init__(
         self,
         run: AgentRun,
-        offered: Mapping[str, Registered],
+        offered: Mapping[str, RegisteredTool],
         time: TimePlan,
         number: int,
-        planned: Planned,
+        planned: PlanResults,
         *,
         final: bool,
     ) -> None:
@@ -91,20 +89,20 @@ class PlanTurn:
         self._builder = AnswerBuilder()
         self._reader = PlanReader()
         self._speech = MessageWriter(run, f"{run.label}-turn-{number}")
-        self._known: dict[str, Node] = {}
-        """The plan's nodes that were taken in, by id."""
-        self._held: dict[str, Node] = {}
-        """Nodes that refer to lines which have not come yet."""
+        self._accepted: dict[str, Node] = {}
+        """Accepted nodes, by id."""
+        self._unresolved: dict[str, Node] = {}
+        """Nodes that refer to lines not yet written."""
         self._faults: list[str] = []
         self._texts: dict[str, str] = {}
-        """Results as the model is told them, by node."""
+        """Results as the model reads them, by node."""
         self.text = ""
         self.finish = ""
         self.time_is_up = False
 
     @property
     def calls(self) -> bool:
-        """Say whether it planned anything, right or wrong."""
+        """Whether it wrote any plan line, valid or not."""
         return self._reader.lines > 0
 
     async def run(
@@ -117,9 +115,11 @@ class PlanTurn:
             limit = run.agent.max_parallel_tools
             async with Fanout(self._work, limit=limit) as self._fanout:
                 await self._ask(candidates, transcript)
-                self._settle_held()
+                self._refuse_unresolved()
                 agent = run.agent
-                outcomes = await self._fanout.enough(agent.quorum, agent.patience_s, self._spare)
+                outcomes = await self._fanout.finish_with_quorum(
+                    agent.quorum, agent.patience_s, self._spare
+                )
         finally:
             self._speech.close()
             run.emit(StepFinished(step))
@@ -135,18 +135,18 @@ class PlanTurn:
             self.time_is_up = True
             self.text, self.finish = self._speech.text, "length"
             return
-        self._take(self._reader.end())
+        self._read_pieces(self._reader.end())
         answer = self._builder.answer()
         if answer is None:
             raise UpstreamProtocol("the model's answer ended before it was whole")
         self.text, self.finish = self._speech.text, answer.finish.value
 
     def _instructed(self, transcript: tuple[Message, ...]) -> tuple[Message, ...]:
-        """The transcript with how to plan behind the system's messages: the same prefix in each turn."""
+        """The transcript with the planning instructions after the system messages: a stable prefix."""
         tools = [each.spec.offered() for each in self._offered.values()]
         lines = [
             json.dumps({"tool": t.name, "description": t.description, "arguments": t.parameters})
-            for t in (*tools, *described(self._run.subagents))
+            for t in (*tools, *tool_declarations(self._run.subagents))
         ]
         how = Message(Role.SYSTEM, (TextPart("\n".join([_HOW, *lines])),))
         at = next((n for n, each in enumerate(transcript) if each.role is not Role.SYSTEM), 0)
@@ -160,7 +160,7 @@ class PlanTurn:
             self._run.first_byte.set()
         match event:
             case TextDelta(text):
-                self._take(self._reader.feed(text))
+                self._read_pieces(self._reader.feed(text))
             case RefusalDelta(text):
                 self._speech.write(text)
             case ThinkingDelta(text):
@@ -168,16 +168,16 @@ class PlanTurn:
             case _:
                 pass
 
-    def _take(self, pieces: Iterator[str | PlanLine]) -> None:
+    def _read_pieces(self, pieces: Iterator[str | PlanLine]) -> None:
         for piece in pieces:
             if isinstance(piece, PlanLine):
                 self._speech.close()
-                self._take_line(piece)
+                self._accept_line(piece)
             elif not self.calls:  # behind a plan it is commentary on results that are not there yet
                 self._speech.write(piece)
 
-    def _take_line(self, line: PlanLine) -> None:
-        """A line is complete: start it now, hold it until what it refers to is there, or refuse it."""
+    def _accept_line(self, line: PlanLine) -> None:
+        """Start a complete line, hold it until what it refers to is written, or refuse it."""
         node = line.node
         if node is None:
             self._refuse(line.tool or "plan", line.arguments, line.error)
@@ -189,8 +189,10 @@ class PlanTurn:
         if node.kind is not NodeKind.MAP:  # whose calls are counted when it is known how many
             self._run.calls_made += 1
         needs = tuple(each for each in node.needs if each not in self._planned.results)
-        self._held[node.id] = replace(node, needs=needs, deadline_s=self._time.tool_time_left_s())
-        self._release()
+        self._unresolved[node.id] = replace(
+            node, needs=needs, deadline_s=self._time.tool_time_left_s()
+        )
+        self._start_resolved()
 
     def _fault(self, node: Node) -> tuple[str, str]:
         """What is wrong with a node by itself, and the error's code; empty when nothing is."""
@@ -199,7 +201,7 @@ class PlanTurn:
             return "no tool may be called any more: answer now", "tool_limit"
         if run.calls_made >= run.agent.max_calls:
             return f"the run's limit of {run.agent.max_calls} calls is reached", "tool_limit"
-        if node.id in self._known or node.id in self._held:
+        if node.id in self._accepted or node.id in self._unresolved:
             return f"the plan names {node.id!r} twice: give each call its own id", "invalid_plan"
         registered = self._offered.get(node.name)
         if registered is None and node.name not in run.subagents:
@@ -213,46 +215,49 @@ class PlanTurn:
                 return error.message, error.code
         return "", ""
 
-    def _release(self) -> None:
-        """Hand on what waits for no further line; one that is handed on may let others go."""
+    def _start_resolved(self) -> None:
+        """Start every node whose references are all accepted; each may resolve others."""
         going = True
         while going:
             going = False
-            for node in list(self._held.values()):
-                if all(needed in self._known for needed in node.needs):
-                    del self._held[node.id]
-                    self._known[node.id] = node
+            for node in list(self._unresolved.values()):
+                if all(needed in self._accepted for needed in node.needs):
+                    del self._unresolved[node.id]
+                    self._accepted[node.id] = node
                     self._fanout.add(node)
                     going = True
 
-    def _settle_held(self) -> None:
-        """The plan is over: what is still held refers to nothing, or goes in a circle."""
-        self._release()
-        while self._held:
-            for node in list(self._held.values()):
-                missing = [n for n in node.needs if n not in self._known and n not in self._held]
+    def _refuse_unresolved(self) -> None:
+        """The plan is over: refuse nodes that still refer to nothing, or in a circle."""
+        self._start_resolved()
+        while self._unresolved:
+            for node in list(self._unresolved.values()):
+                missing = [
+                    n for n in node.needs if n not in self._accepted and n not in self._unresolved
+                ]
                 if missing:
                     fault = f"{node.id!r} refers to {missing[0]!r}, which the plan does not hold"
-                    self._refuse_held(node, fault)
+                    self._refuse_node(node, fault)
                     break
             else:
                 self._refuse_circle()
 
     def _refuse_circle(self) -> None:
-        held = self._held.values()
+        held = self._unresolved.values()
         stuck = [
-            replace(each, needs=tuple(n for n in each.needs if n in self._held)) for each in held
+            replace(each, needs=tuple(n for n in each.needs if n in self._unresolved))
+            for each in held
         ]
         try:
-            checked(stuck)
+            validated(stuck)
             fault = "the plan cannot be run"
         except PlanError as error:
             fault = error.message
         for node in list(held):
-            self._refuse_held(node, fault)
+            self._refuse_node(node, fault)
 
-    def _refuse_held(self, node: Node, fault: str) -> None:
-        del self._held[node.id]
+    def _refuse_node(self, node: Node, fault: str) -> None:
+        del self._unresolved[node.id]
         self._run.calls_made -= node.kind is not NodeKind.MAP
         given = node.arguments if isinstance(node.arguments, dict) else {}
         self._refuse(node.name, given, fault)
@@ -269,9 +274,9 @@ class PlanTurn:
         try:
             if node.kind is NodeKind.MAP:
                 limit = self._run.agent.max_parallel_tools
-                given = told(await each_of(node, values, self._call_one, limit=limit))
+                given = rendered(await map_call(node, values, self._map_element, limit=limit))
             else:
-                given = told(await self._call(node.name, filled(node.arguments, values)))
+                given = rendered(await self._call(node.name, filled(node.arguments, values)))
         except GatewayError:
             raise
         except Exception as error:
@@ -281,11 +286,11 @@ class PlanTurn:
         return given.value
 
     def _spare(self, node: Node) -> bool:
-        """Say whether giving up on a call leaves nothing half done."""
+        """Whether a call may be abandoned: only a read-only one."""
         registered = self._offered.get(node.name)
         return registered is not None and registered.spec.effects.read_only
 
-    async def _call_one(self, name: str, arguments: object) -> ToolResult:
+    async def _map_element(self, name: str, arguments: object) -> ToolResult:
         """One of a map's calls, within the run's limit."""
         run = self._run
         if run.calls_made >= run.agent.max_calls:
@@ -300,7 +305,7 @@ class PlanTurn:
         return await planned_call(self._run, name, given, self._offered, until_s)
 
     def _added(self, outcomes: Mapping[str, Outcome]) -> list[Message]:
-        """What the model wrote, and what it is told of it."""
+        """The model's message, and the one with the results and faults of its plan."""
         raw = self._builder.answer()
         wrote = raw.text if raw is not None else self.text
         added = [Message(Role.ASSISTANT, (TextPart(wrote),))] if wrote else []
@@ -308,12 +313,12 @@ class PlanTurn:
             return added
         lines = ["The results of the calls that you planned:"]
         for node_id, outcome in outcomes.items():
-            lines.append(f"{node_id}: {self._told(node_id, outcome)}")
+            lines.append(f"{node_id}: {self._result_text(node_id, outcome)}")
         if self._faults:
             lines += ["These calls were not made; mend them, or answer without:", *self._faults]
         return [*added, Message(Role.USER, (TextPart("\n".join(lines)),))]
 
-    def _told(self, node_id: str, outcome: Outcome) -> str:
+    def _result_text(self, node_id: str, outcome: Outcome) -> str:
         if outcome.ok:
             self._planned.results[node_id] = outcome.value
             return self._texts[node_id]
@@ -321,5 +326,5 @@ class PlanTurn:
             return f"not called, for {outcome.because} gave no result"
         if isinstance(outcome.error, GatewayError):
             return f"failed: {outcome.error.message}"
-        self._run.left_out.append(self._known[node_id].name)
+        self._run.left_out.append(self._accepted[node_id].name)
         return "did not finish in time; answer without it and say so"

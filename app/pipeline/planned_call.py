@@ -1,4 +1,4 @@
-"""The tool calls of a plan, declared or written by a model: told to the client as any call is told."""
+"""The tool calls of a plan, declared or written by a model, with the events of an ordinary call."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from app.domain.tools import ToolCaller, ToolResult
 from app.domain.turn_record import ToolUse
 from app.errors import GatewayError, ToolError
 from app.pipeline.fanout import LATE, run_plan
-from app.pipeline.synthesis import shortened
+from app.pipeline.synthesis import shorten_result
 
 if TYPE_CHECKING:
     from app.domain.chat import Json
     from app.pipeline.agent import AgentRun
-    from app.tools.registry import Registered
+    from app.tools.registry import RegisteredTool
 
 _FINE = frozenset({"ok", "cached"})
 _MOST_ELEMENTS = 10_000
-"""Of a list that a plan goes over: each is a node, whatever limits its calls."""
+"""Most elements of a list that a plan maps over: each becomes a node."""
 
 
 async def planned_call(
     run: AgentRun,
     name: str,
     arguments: Json,
-    offered: Mapping[str, Registered],
+    offered: Mapping[str, RegisteredTool],
     until_s: float | None = None,
 ) -> ToolResult:
     """Call one of ``offered``, or another agent that the run may ask; raises ``ToolError``.
 
-    Cancelled after ``until_s`` of the loop's clock it is told as left out, before as cancelled.
+    Cancelled after ``until_s`` (loop clock) it ends as left out, before that as cancelled.
     """
     call_id = _opened(run, name, arguments)
     return await made_call(run, call_id, name, arguments, offered, until_s=until_s)
@@ -47,13 +47,13 @@ async def made_call(
     call_id: str,
     name: str,
     arguments: Json,
-    offered: Mapping[str, Registered],
+    offered: Mapping[str, RegisteredTool],
     *,
     until_s: float | None = None,
     approved: bool = False,
 ) -> ToolResult:
-    """As ``planned_call``, for a call that was told to begin with; ``approved`` by a person, where its
-    tool asks for that.
+    """As ``planned_call``, for a call whose first events are emitted already; ``approved``: by a person,
+    where its tool needs that.
     """
     if not approved and (refusal := _unapproved(name, offered)):
         run.emit(CallEnded(call_id, name, f"{name} {refusal.message}", "error", refusal.code))
@@ -63,7 +63,7 @@ async def made_call(
     try:
         result = await _result(run, call_id, name, arguments, offered)
         for_s = None if until_s is None else max(0.0, until_s - asyncio.get_running_loop().time())
-        result = await shortened(run, name, result, for_s)
+        result = await shorten_result(run, name, result, for_s)
         ended = CallEnded(call_id, name, result.text, "cached" if result.cached else "ok")
     except asyncio.CancelledError as stop:
         ended = CallEnded(call_id, name, f"{name} was cancelled", "cancelled", "cancelled")
@@ -95,7 +95,7 @@ def refused_call(run: AgentRun, name: str, arguments: Json, message: str, code: 
     run.emit(CallEnded(call_id, name, message, "invalid", code))
 
 
-def _unapproved(name: str, offered: Mapping[str, Registered]) -> ToolError | None:
+def _unapproved(name: str, offered: Mapping[str, RegisteredTool]) -> ToolError | None:
     registered = offered.get(name)
     if registered is None or not registered.spec.approval:
         return None
@@ -111,7 +111,7 @@ def _opened(run: AgentRun, name: str, arguments: Json) -> str:
 
 
 async def _result(
-    run: AgentRun, call_id: str, name: str, arguments: Json, offered: Mapping[str, Registered]
+    run: AgentRun, call_id: str, name: str, arguments: Json, offered: Mapping[str, RegisteredTool]
 ) -> ToolResult:
     if name in run.subagents:
         task = arguments.get("task")
@@ -122,27 +122,29 @@ async def _result(
     if tools is None or registered is None:
         raise ToolError(f"there is no tool {name[:64]!r}", code="tool_unknown")
     run.called_tools[name] = registered
-    run.emit(Status(registered.spec.status_of(arguments)))
+    run.emit(Status(registered.spec.status_text(arguments)))
     return await tools.call(name, arguments, ToolCaller(run.turn.tenant, run.turn.user))
 
 
 @dataclass(slots=True)
-class Told:
+class RenderedResult:
     """What a node of a plan gave: the value for references, and the text for the model."""
 
     value: object
     text: str
 
 
-def told(results: ToolResult | list[ToolResult]) -> Told:
+def rendered(results: ToolResult | list[ToolResult]) -> RenderedResult:
     """A call's result, or a map's."""
     if isinstance(results, ToolResult):
-        return Told(results.text if results.value is None else results.value, results.text)
-    each = [told(one) for one in results]
-    return Told([one.value for one in each], f"[{', '.join(one.text for one in each)}]")
+        return RenderedResult(
+            results.text if results.value is None else results.value, results.text
+        )
+    each = [rendered(one) for one in results]
+    return RenderedResult([one.value for one in each], f"[{', '.join(one.text for one in each)}]")
 
 
-async def each_of(
+async def map_call(
     node: Node,
     values: Mapping[str, object],
     call: Callable[[str, object], Awaitable[ToolResult]],

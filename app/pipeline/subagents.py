@@ -1,4 +1,4 @@
-"""Hand tasks to other agents, several at once, each with a stream of its own within the run.
+"""Sub-agents: tasks for other agents, several in parallel, each with its own events within the run.
 
 Sub-agents of one kind share a long prefix: the same instructions and the same tools. A vendor's
 prompt cache holds it only once the first answer has begun, so where the prefix is long enough to be
@@ -24,18 +24,18 @@ NAME = "ask_"
 _CACHED_FROM_CHARS = 4096
 """About 1,024 tokens: below that no vendor caches a prefix."""
 _LONGEST_LEAD_S = 5.0
-"""A leader that says nothing for so long holds nobody back any more."""
+"""Longest wait for a leader's first byte."""
 MAX_DEPTH = 3
 
 
-def offered(agent: Agent, agents: Mapping[str, Agent], depth: int) -> dict[str, Agent]:
+def subagents_of(agent: Agent, agents: Mapping[str, Agent], depth: int) -> dict[str, Agent]:
     """The agents that ``agent`` may ask, by the name of the tool that asks them."""
     if depth >= MAX_DEPTH:
         return {}
     return {NAME + name: agents[name] for name in agent.agents if name in agents}
 
 
-def described(others: Mapping[str, Agent]) -> tuple[Tool, ...]:
+def tool_declarations(others: Mapping[str, Agent]) -> tuple[Tool, ...]:
     """Those agents as tools of the model."""
     task = {
         "type": "string",
@@ -49,8 +49,8 @@ def described(others: Mapping[str, Agent]) -> tuple[Tool, ...]:
 
 
 @dataclass(slots=True)
-class Leaders:
-    """Who goes ahead, by agent; one per run."""
+class PrefixLeaders:
+    """The first run of each sub-agent, which writes the prompt cache for the others; one per run."""
 
     _first_bytes: dict[str, asyncio.Event] = field(default_factory=dict)
 
@@ -71,8 +71,8 @@ class Leaders:
             await wait_for_leader(event, _LONGEST_LEAD_S)
 
 
-def task_of(arguments: str) -> Json:
-    """A hand-over's arguments; raises ``ToolError`` where they hold no task."""
+def parse_task(arguments: str) -> Json:
+    """Parse a sub-agent call's arguments; raises ``ToolError`` where they hold no task."""
     try:
         value: object = msgspec.json.decode(arguments)
     except msgspec.DecodeError as exc:

@@ -1,14 +1,12 @@
-"""Fan-in: from many parts to one answer without the answer waiting for the slowest or longest of them.
+"""Fan-in: from many results to one answer that does not wait for the slowest or longest of them.
 
-* The answer begins when enough parts are there: an agent's quorum, then its patience. Only calls
-  that change nothing are given up on; each is named.
-* A long part is shortened by a fast model in the part's own task, so all parts are shortened at
-  once and the last one alone can be waited for. Where that fails the beginning of the part stands.
-* The answer is written by a fast model where it is mere assembly: all parts came, and the question
-  by itself, without the tools behind it, is one that the router would give to a fast model.
-* What is missing is named. The model is told which tools did not finish, and may say so; a reader
-  must be able to rely on it, so the gateway names them as well. When even the model's own answer
-  did not fit into the time, the results that are there are the answer.
+* The answer begins at an agent's quorum plus its patience. Only read-only calls are abandoned.
+* A long result is shortened by a fast model in the call's own task, so all are shortened in parallel;
+  where that fails it is cut.
+* A fast model writes the answer where that is mere assembly: no result is missing, and the router
+  would give the question alone to a fast model.
+* Missing results are named: the model is told of them, and the gateway appends a note, since readers
+  must be able to rely on it. Where the model's answer itself is late, the results are the answer.
 """
 
 from __future__ import annotations
@@ -29,10 +27,10 @@ if TYPE_CHECKING:
 
 _PART_CHARS = 600
 _SHARE_OF_TIME = 0.8
-"""A part may be shortened for so much of the time that the tools have left."""
+"""Share of the tools' remaining time that a summary may take."""
 
 
-def missing_parts(left_out: Sequence[str]) -> str:
+def missing_note(left_out: Sequence[str]) -> str:
     """The closing note that names what an answer does without; empty when nothing is missing."""
     if not left_out:
         return ""
@@ -57,12 +55,12 @@ def _short(text: str) -> str:
     return line if len(line) <= _PART_CHARS else line[: _PART_CHARS - 1] + "…"
 
 
-async def shortened(
+async def shorten_result(
     run: AgentRun, name: str, result: ToolResult, for_s: float | None = None
 ) -> ToolResult:
-    """``result`` as it is told: where it is longer than the agent allows, a fast model's summary.
+    """``result``, or a fast model's summary of one that is longer than the agent allows.
 
-    Takes at most most of ``for_s`` seconds; then, or where no model can do it, its beginning.
+    Takes at most 0.8 of ``for_s`` seconds; then, or where no model succeeds, the result is cut.
     """
     longest = run.agent.summarise_over_chars
     if longest is None or len(result.text) <= longest:
@@ -90,7 +88,7 @@ def _prompt(run: AgentRun, name: str, text: str) -> str:
     )
 
 
-def assembler(run: AgentRun) -> Model | None:
+def assembly_model(run: AgentRun) -> Model | None:
     """The fast model that may write the answer, where writing it is mere assembly; else None."""
     gateway, fast = run.gateway, run.gateway.tiers[Tier.FAST]
     if not fast or not gateway.tiers[Tier.POWERFUL]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from app.cache.coalesce import Flight
 from app.cache.exact import CachedAnswer
 from app.cache.key import exact_key, has_vendor_side_effects, uses_vendor_state
-from app.domain.agents import PREFIX as AGENT
+from app.domain.agents import AGENT_MODEL_PREFIX as AGENT
 from app.domain.chat import ChatRequest
 from app.domain.decisions import CacheMode, CacheOutcome, PromptView, Tier
 from app.domain.events import Emit

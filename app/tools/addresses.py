@@ -1,8 +1,8 @@
-"""Which addresses tools may reach, checked where it cannot be got around: at the connection itself.
+"""Which addresses tools may reach, checked where it cannot be bypassed: at the connection itself.
 
 A name may resolve to anything, and to something else a second later (rebinding). So the name is
-resolved here, once, each address is judged, and the connection is made to the very address that was
-judged; the certificate is still checked against the name. Redirects open their connections here too.
+resolved here, once, each address is checked, and the connection is made to the very address that was
+checked; the certificate is still checked against the name. Redirects open their connections here too.
 
 Public addresses may be reached. Private, loopback, link-local and other special ones (a cloud's
 metadata service is one) only where the operator declared them: by writing the address or ``localhost``
@@ -27,7 +27,7 @@ Address = IPv4Address | IPv6Address
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 
 
-def embedded(address: Address) -> Address:
+def embedded_ipv4(address: Address) -> Address:
     """The IPv4 address that an IPv6 one stands for, where it stands for one."""
     if isinstance(address, IPv4Address):
         return address
@@ -43,14 +43,14 @@ def embedded(address: Address) -> Address:
 
 
 def is_public(address: Address) -> bool:
-    """Whether anybody on the Internet could have it; none that is special in any way."""
-    real = embedded(address)
+    """Whether it is a globally routable unicast address."""
+    real = embedded_ipv4(address)
     if isinstance(real, IPv6Address) and real.is_site_local:
         return False
     return real.is_global and not real.is_multicast and not real.is_reserved
 
 
-async def resolved(host: str, port: int) -> list[str]:
+async def resolve_host(host: str, port: int) -> list[str]:
     """Every address of ``host``, in the system's order."""
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -60,7 +60,7 @@ async def resolved(host: str, port: int) -> list[str]:
 class Addresses:
     """What may be reached."""
 
-    def __init__(self, private: Iterable[str] = (), resolve: Resolve = resolved) -> None:
+    def __init__(self, private: Iterable[str] = (), resolve: Resolve = resolve_host) -> None:
         """``private`` are host names, addresses and networks that may be reached though not public;
         ``resolve`` gives every address of a name.
         """
@@ -89,7 +89,7 @@ class Addresses:
             return False
         if is_public(parsed):
             return True
-        real = embedded(parsed)
+        real = embedded_ipv4(parsed)
         if any(
             each.version == a.version and a in each
             for each in self._networks

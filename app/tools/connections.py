@@ -27,7 +27,7 @@ _UNLIMITED = Timeouts(_DAY_S, _DAY_S, _DAY_S, _DAY_S, _DAY_S)
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
+class ToolRequest:
     """One request."""
 
     method: bytes
@@ -37,7 +37,7 @@ class Asking:
     body: bytes
 
 
-class Answer:
+class ToolResponse:
     """A response whose head is there. Read it or not, then ``close`` it."""
 
     __slots__ = ("_exchange", "_host")
@@ -87,7 +87,7 @@ class Answer:
         self._exchange.abort()
 
 
-class Peer:
+class OriginClient:
     """One origin, as calls of one kind see it."""
 
     __slots__ = ("_host", "_pool")
@@ -96,7 +96,7 @@ class Peer:
         """``host`` is named in errors."""
         self._pool, self._host = pool, host
 
-    async def ask(self, asking: Asking) -> Answer:
+    async def send(self, asking: ToolRequest) -> ToolResponse:
         """Send a request; the answer, once its head is there. Raises ``ToolError``. Cancelled: the
         connection is closed.
         """
@@ -114,7 +114,7 @@ class Peer:
             raise _broke_off(self._host) from exc
         except GatewayError as exc:  # no descriptor is free, or a header that may not be sent
             raise ToolError(f"could not be called: {exc.message}", code="tool_refused") from exc
-        return Answer(exchange, self._host)
+        return ToolResponse(exchange, self._host)
 
 
 class Connections:
@@ -126,7 +126,9 @@ class Connections:
         self._pools: dict[tuple[Origin, str, bool], Pool] = {}
         self._ssl: ssl.SSLContext | None = None
 
-    def to(self, origin: Origin, *, authority: str = "", replays: bool = False) -> Peer:
+    def client_for(
+        self, origin: Origin, *, authority: str = "", replays: bool = False
+    ) -> OriginClient:
         """The way to an origin, with ``authority`` as Host header if it is not empty; raises
         ``ToolError`` for a host that cannot be called. See the module for ``replays``.
         """
@@ -134,7 +136,7 @@ class Connections:
         pool = self._pools.get(key)
         if pool is None:
             pool = self._pools[key] = self._new(origin, authority, replays=replays)
-        return Peer(pool, origin.host)
+        return OriginClient(pool, origin.host)
 
     async def aclose(self) -> None:
         """Close every connection; idempotent."""

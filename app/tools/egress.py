@@ -12,7 +12,7 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 
-from app.domain.tools import places
+from app.domain.tools import template_fields
 from app.errors import ToolError
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -29,7 +29,7 @@ class Origin:
 
     @property
     def is_loopback(self) -> bool:
-        """Say whether it is this machine."""
+        """Whether it is this machine."""
         return self.host in _LOOPBACK
 
     def __str__(self) -> str:
@@ -41,7 +41,7 @@ def origin_of(url: str) -> Origin:
     """The origin of ``url``; raises ``ToolError`` where it is no http(s) URL or its host is a template."""
     head, _, rest = url.partition("://")
     authority = rest.split("/", 1)[0].split("?", 1)[0].split("#", 1)[0]
-    if places(head) or places(authority):
+    if template_fields(head) or template_fields(authority):
         message = "a tool's URL may hold {places} in its path and query only, never in its host"
         raise ToolError(message, code="tool_egress")
     try:
@@ -56,16 +56,16 @@ def origin_of(url: str) -> Origin:
     return Origin(scheme, host, port or _PORTS[scheme])
 
 
-def encoded(value: object, place: str) -> str:
-    """An argument as one URL segment, percent-encoded whole; raises ``ToolError`` for what climbs paths."""
-    text = plain(value)
+def url_segment(value: object, place: str) -> str:
+    """An argument as one percent-encoded URL segment; raises ``ToolError`` for ``.`` and ``..``."""
+    text = argument_text(value)
     if text in {".", ".."}:
         message = f"argument {place!r} may not be {text!r}: it would name another path"
         raise ToolError(message, code="tool_arguments")
     return quote(text, safe="")
 
 
-def plain(value: object) -> str:
+def argument_text(value: object) -> str:
     """An argument's value as text, as JSON would write it but without quotes around a string."""
     if isinstance(value, bool | list | dict):
         return msgspec.json.encode(value).decode()

@@ -18,12 +18,12 @@ from urllib.parse import unquote, urljoin, urlsplit
 import msgspec
 
 from app.domain.chat import Json
-from app.domain.tools import fill, idempotency_key, places
+from app.domain.tools import fill_template, idempotency_key, template_fields
 from app.errors import ToolError
-from app.tools.connections import Answer, Asking, Connections
-from app.tools.egress import encoded, origin_of, plain
-from app.tools.pointer import pointed
-from app.tools.reading import in_utf8, secrets_of, without
+from app.tools.connections import Connections, ToolRequest, ToolResponse
+from app.tools.egress import argument_text, origin_of, url_segment
+from app.tools.json_pointer import resolve_pointer
+from app.tools.response_text import in_utf8, redact, secrets_of
 
 _LEAST_READ_BYTES = 1 << 20
 _READ_PER_RESULT = 16
@@ -86,13 +86,13 @@ class HttpTool:
         self._headers = _all_headers(call)
         host = self._headers.pop("host", "")
         self._secrets = secrets_of(self._headers, call.url)
-        self._peer = connections.to(self._origin, authority=host, replays=call.repeatable)
+        self._peer = connections.client_for(self._origin, authority=host, replays=call.repeatable)
 
     async def call(self, arguments: Json) -> object:
         """Make the call once."""
         asking = self._request(arguments)
         for _ in range(_MAX_REDIRECTS + 1):
-            answer = await self._peer.ask(asking)
+            answer = await self._peer.send(asking)
             try:
                 location = answer.header(b"location") if answer.status in _REDIRECTS else None
                 if location is None:
@@ -102,11 +102,11 @@ class HttpTool:
                 answer.close()
         raise ToolError(f"{self._origin.host} redirects without end", code="tool_redirect")
 
-    def _request(self, arguments: Json) -> Asking:
+    def _request(self, arguments: Json) -> ToolRequest:
         call = self._call
         target = checked_target(_target(self._target, arguments))
         headers = {
-            name: fill(value, lambda place: _header(arguments.get(place), place))
+            name: fill_template(value, lambda place: _header(arguments.get(place), place))
             if "{" in value or "}" in value
             else value
             for name, value in self._headers.items()
@@ -123,9 +123,9 @@ class HttpTool:
         except UnicodeError as exc:
             message = "a header of the call holds more than ASCII"
             raise ToolError(message, code="tool_arguments") from exc
-        return Asking(call.method.encode(), target, raw, content)
+        return ToolRequest(call.method.encode(), target, raw, content)
 
-    def _redirected(self, asked: Asking, location: bytes) -> Asking:
+    def _redirected(self, asked: ToolRequest, location: bytes) -> ToolRequest:
         """The next request of a redirect, if it may be made: a read, on the same origin."""
         target, there = None, f"{self._origin}{asked.target.decode()}"
         with suppress(ToolError, ValueError):
@@ -136,13 +136,13 @@ class HttpTool:
             message = f"{self._origin.host} redirects to {host}, which is not followed"
             raise ToolError(message, code="tool_redirect")
         path = checked_target(_target_template(there))
-        return Asking(asked.method, path, asked.headers, asked.body)
+        return ToolRequest(asked.method, path, asked.headers, asked.body)
 
-    async def _read(self, answer: Answer) -> object:
+    async def _read(self, answer: ToolResponse) -> object:
         declared = answer.header(b"content-type") or b""
         kind = declared.partition(b";")[0].strip().lower().decode("latin-1")
         raw = await answer.body(self._call.max_read_bytes)
-        body = without(self._secrets, in_utf8(raw, declared))
+        body = redact(self._secrets, in_utf8(raw, declared))
         status = answer.status
         is_html = kind in _HTML or body[:64].lstrip().lower().startswith(_HTML_BEGINS)
         if status >= _ERROR_FROM:
@@ -161,7 +161,7 @@ class HttpTool:
             value: object = msgspec.json.decode(body) if body else None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
             raise ToolError("answered with invalid JSON", code="tool_not_json") from exc
-        return value if self._call.result is None else pointed(value, self._call.result)
+        return value if self._call.result is None else resolve_pointer(value, self._call.result)
 
 
 def _target_template(url: str) -> str:
@@ -196,7 +196,7 @@ def _all_headers(call: HttpCall) -> dict[str, str]:
         if name in _OF_THE_CONNECTION:
             message = f"the header {name!r} belongs to the connection and is set by it"
             raise ToolError(message, code="tool_egress")
-    if places(given.get("host", "")):
+    if template_fields(given.get("host", "")):
         message = "a tool's host header may hold no {places}"
         raise ToolError(message, code="tool_egress")
     user = urlsplit(call.url.partition("{")[0]).netloc.rpartition("@")[0]
@@ -210,21 +210,21 @@ def _all_headers(call: HttpCall) -> dict[str, str]:
 def _target(template: str, arguments: Json) -> str:
     """The path and query of a call; a pair of the query whose argument is absent is left out."""
     path, question, query = template.partition("?")
-    missing = [place for place in places(path) if arguments.get(place) in (None, "")]
+    missing = [place for place in template_fields(path) if arguments.get(place) in (None, "")]
     if missing:
         message = f"argument {missing[0]!r} stands in the URL's path and is missing or empty"
         raise ToolError(message, code="tool_arguments")
-    url = fill(path, lambda place: encoded(arguments[place], place))
+    url = fill_template(path, lambda place: url_segment(arguments[place], place))
     pairs = [
-        fill(pair, lambda place: encoded(arguments[place], place))
+        fill_template(pair, lambda place: url_segment(arguments[place], place))
         for pair in query.split("&")
-        if question and all(arguments.get(place) is not None for place in places(pair))
+        if question and all(arguments.get(place) is not None for place in template_fields(pair))
     ]
     return f"{url}?{'&'.join(pairs)}" if pairs else url
 
 
 def _header(value: object, place: str) -> str:
-    text = plain(value)
+    text = argument_text(value)
     if not text.isprintable() or not text.isascii():
         message = f"argument {place!r} goes into a header and may only hold printable ASCII"
         raise ToolError(message, code="tool_arguments")
@@ -236,10 +236,10 @@ def _body(template: object, arguments: Json) -> object:
     left out.
     """
     if isinstance(template, str):
-        names = places(template)
+        names = template_fields(template)
         if len(names) == 1 and template == "{" + names[0] + "}":
             return arguments.get(names[0])
-        return fill(template, lambda place: plain(arguments.get(place)))
+        return fill_template(template, lambda place: argument_text(arguments.get(place)))
     if isinstance(template, Mapping):
         return {
             key: _body(value, arguments)
@@ -254,7 +254,7 @@ def _body(template: object, arguments: Json) -> object:
 def _is_absent(template: object, arguments: Json) -> bool:
     if not isinstance(template, str):
         return False
-    names = places(template)
+    names = template_fields(template)
     return len(names) == 1 and template == "{" + names[0] + "}" and names[0] not in arguments
 
 

@@ -59,7 +59,7 @@ class McpOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ListedTool:
     """A tool that the server offers."""
 
     spec: ToolSpec
@@ -87,7 +87,7 @@ class McpServer:
         self._is_too_large = False
         """This connection ended because an answer was too large."""
         self._failure = ""
-        self._listed: tuple[Listed, ...] = ()
+        self._listed: tuple[ListedTool, ...] = ()
         self._listed_until_s = 0.0
 
     async def start(self) -> None:
@@ -102,7 +102,7 @@ class McpServer:
             with suppress(asyncio.CancelledError):
                 await owner
 
-    async def tools(self) -> tuple[Listed, ...]:
+    async def tools(self) -> tuple[ListedTool, ...]:
         """What the server offers, from its kept list while that lives; empty while it cannot be reached."""
         if self._clock() < self._listed_until_s or (self._listed and self._listing.locked()):
             return self._listed
@@ -119,17 +119,17 @@ class McpServer:
         client = await self._connected()
         key = idempotency_key.get()
         meta = cast("RequestParamsMeta", {IDEMPOTENCY_META: key}) if key else None
-        result = await self._guarded(client.call_tool(tool, dict(arguments), meta=meta))
-        return _value(result)
+        result = await self._request(client.call_tool(tool, dict(arguments), meta=meta))
+        return _call_value(result)
 
     async def _list(self) -> None:
         client = await self._connected()
-        found: list[Listed] = []
+        found: list[ListedTool] = []
         cursor: str | None = None
         told_s: list[float] = []
         listed_bytes = 0
         for _ in range(_MAX_PAGES):
-            page = await self._guarded(client.list_tools(cursor=cursor))
+            page = await self._request(client.list_tools(cursor=cursor))
             listed_bytes += len(page.model_dump_json())
             if listed_bytes > _MAX_LIST_BYTES:
                 message = f"{self.options.name} lists more than {_MAX_LIST_BYTES} bytes of tools"
@@ -150,10 +150,10 @@ class McpServer:
 
     def _described(
         self, name: str, description: str | None, schema: Mapping[str, object]
-    ) -> Listed:
+    ) -> ListedTool:
         options = self.options
         spec = ToolSpec(
-            name=offered_name(options.name, name),
+            name=vendor_safe_name(options.name, name),
             description=description or "",
             parameters=dict(schema),
             timeout_s=options.timeout_s,
@@ -161,9 +161,9 @@ class McpServer:
             effects=options.effects,
             own_host=bool(options.command),
         )
-        return Listed(spec, McpTool(self, name))
+        return ListedTool(spec, McpTool(self, name))
 
-    async def _guarded(self, request: Awaitable[_Result]) -> _Result:
+    async def _request(self, request: Awaitable[_Result]) -> _Result:
         """Await a request of the client; every way in which it fails is a ``ToolError``."""
         import anyio  # loaded with mcp, which only configurations with a server load
         from mcp import MCPError
@@ -178,14 +178,14 @@ class McpServer:
             if TOO_LARGE in exc.message or EVENT_TOO_LARGE in exc.message:
                 raise ToolError(f"{name} {TOO_LARGE}", code="tool_too_large") from exc
             if exc.code == _CONNECTION_CLOSED:
-                self._lose()
+                self._drop_connection()
                 if self._is_too_large:
                     raise ToolError(f"{name} {TOO_LARGE}", code="tool_too_large") from exc
                 raise ToolError(f"the MCP server {name} broke off", code="tool_closed") from exc
             reason = str(exc.message)[:_LONGEST_REASON_CHARS]
             raise ToolError(f"{name} refused: {reason}", code="tool_failed") from exc
         except (anyio.ClosedResourceError, anyio.BrokenResourceError, anyio.EndOfStream) as exc:
-            self._lose()
+            self._drop_connection()
             raise ToolError(f"the MCP server {name} broke off", code="tool_closed") from exc
         except (ValidationError, ValueError) as exc:
             message = f"{name} answered with something that is not MCP"
@@ -194,7 +194,7 @@ class McpServer:
     def _set_too_large(self) -> None:
         self._is_too_large = True
 
-    def _lose(self) -> None:
+    def _drop_connection(self) -> None:
         """Have the owner close this connection; the next call opens another."""
         self._client = None
         self._lost.set()
@@ -207,7 +207,7 @@ class McpServer:
         _load()  # before the clock runs: what it takes is not the server's
         try:
             async with asyncio.timeout(self.options.timeout_s), self._connecting:
-                client = self._client or await self._open()
+                client = self._client or await self._connect()
         except TimeoutError as exc:
             message = f"the MCP server {self.options.name} did not answer in time"
             raise ToolError(message, code="tool_timeout") from exc
@@ -215,13 +215,15 @@ class McpServer:
             raise ToolError(self._failure, code="tool_refused")
         return client
 
-    async def _open(self) -> Client | None:
+    async def _connect(self) -> Client | None:
         """Start an owner and wait until it is connected or has failed; the one before has to be gone."""
         if self._owner is not None:
             await asyncio.wait({self._owner})
         loop = asyncio.get_running_loop()
         opened: asyncio.Future[None] = loop.create_future()
-        owner = self._owner = loop.create_task(self._own(opened), name=f"mcp {self.options.name}")
+        owner = self._owner = loop.create_task(
+            self._hold_connection(opened), name=f"mcp {self.options.name}"
+        )
         try:
             await opened
         except asyncio.CancelledError:
@@ -229,12 +231,12 @@ class McpServer:
             raise
         return self._client
 
-    async def _own(self, opened: asyncio.Future[None]) -> None:
+    async def _hold_connection(self, opened: asyncio.Future[None]) -> None:
         """Hold one connection until it is lost; this task enters and leaves all its scopes."""
         lost = self._lost = asyncio.Event()
         self._is_too_large = False
         try:
-            async with self._opened() as client:
+            async with self._open_client() as client:
                 self._client = client
                 if not opened.done():
                     opened.set_result(None)
@@ -248,7 +250,7 @@ class McpServer:
                 opened.set_result(None)
 
     @asynccontextmanager
-    async def _opened(self) -> AsyncIterator[Client]:
+    async def _open_client(self) -> AsyncIterator[Client]:
         import httpcore2
         import httpx2  # these five take 0.7 s to load, so only who has an MCP server loads them
         from mcp import Client
@@ -286,7 +288,7 @@ def _load() -> None:
     """Load the client; 0.7 s, and seconds on a busy machine."""
 
 
-def offered_name(server: str, tool: str) -> str:
+def vendor_safe_name(server: str, tool: str) -> str:
     """``<server>__<tool>`` as vendors take names: letters, digits, ``_`` and ``-``, at most 64."""
     name = f"{server}__{tool}"
     if _NAME.fullmatch(name):
@@ -333,7 +335,7 @@ class McpTool:
         return spec
 
 
-def _value(result: CallToolResult) -> object:
+def _call_value(result: CallToolResult) -> object:
     """What a call gave: its structured content, else its text; pictures and the like are named, not
     told.
     """

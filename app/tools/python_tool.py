@@ -87,7 +87,7 @@ def _tellable(error: BaseException) -> BaseException:
     return RuntimeError(f"{type(error).__name__}: {error}")
 
 
-def imported(path: str) -> Callable[..., object]:
+def import_callable(path: str) -> Callable[..., object]:
     """The callable at ``package.module:function``; raises ``ToolError`` where there is none."""
     module_name, _, name = path.partition(":")
     try:

@@ -1,7 +1,7 @@
-"""Every tool by name, and the one way to call them: validated, limited, retried, kept, cut.
+"""All tools by name, and the one way to call them: validated, limited, retried, cached, truncated.
 
-``Registry.call`` gives a ``ToolResult`` or raises a ``ToolError``: whatever a server sends back or
-does not send back, nothing else comes out, but the caller's own cancellation.
+``Registry.call`` gives a ``ToolResult`` or raises a ``ToolError``, whatever a server does; only the
+caller's own cancellation passes through.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from app.domain.chat import Json
 from app.domain.tools import ToolCaller, ToolResult, ToolSpec
 from app.errors import ToolError
 from app.ports import Tool
-from app.tools.mcp import Listed, McpServer, McpTool
+from app.tools.mcp import ListedTool, McpServer, McpTool
 from app.tools.output_cache import OutputCache, call_key
 from app.tools.shared_outputs import SharedOutputs
-from app.tools.validation import Arguments, SchemaFault
+from app.tools.validation import ArgumentValidator, SchemaFault
 
 _TRANSIENT = frozenset({"tool_timeout", "tool_refused", "tool_closed", "tool_server_error"})
 _BACKOFF_S = 0.05
 _NO_CONTENT = "(no content)"
-"""What a call is told to have given that gave nothing: vendors refuse an empty text."""
+"""Text of an empty result: vendors refuse an empty text."""
 _log = logging.getLogger("slipstream.tools")
 _LONGEST_ARGUMENTS_CHARS = 1 << 20
 ALL = "*"
@@ -35,7 +35,7 @@ ALL = "*"
 SEPARATOR = "__"
 
 
-class Registered:
+class RegisteredTool:
     """A tool with its description, its schema's validator and its limit."""
 
     __slots__ = ("_arguments", "_room", "listed", "spec", "tool", "waited_s", "waiting")
@@ -45,13 +45,13 @@ class Registered:
         self.spec = spec
         self.tool = tool
         self.listed = listed
-        """A server gave it, not the configuration."""
-        self._arguments = Arguments(spec.parameters)
+        """An MCP server listed it; it is not in the configuration."""
+        self._arguments = ArgumentValidator(spec.parameters)
         self._room = asyncio.Semaphore(spec.max_concurrency)
         self.waiting = 0
-        """Calls that wait for a place now."""
+        """Calls that wait for a slot now."""
         self.waited_s = 0.0
-        """How long calls have waited for one in all."""
+        """Total time that calls have waited for one."""
 
     def check(self, arguments: Json) -> None:
         """Raise ``ToolError`` saying what is wrong with ``arguments``, in words that a model can act on."""
@@ -61,7 +61,7 @@ class Registered:
         """A call's arguments, parsed and fitting the schema; raises ``ToolError`` in words for the
         model.
         """
-        parsed = parsed_arguments(arguments)
+        parsed = parse_arguments(arguments)
         self.check(parsed)
         return parsed
 
@@ -81,7 +81,7 @@ class Registered:
             self._room.release()
 
     async def _wait(self) -> None:
-        """Take a place once one is free, and count the wait."""
+        """Wait for a slot, and count the wait."""
         began_s = time.monotonic()
         self.waiting += 1
         try:
@@ -95,7 +95,7 @@ class Registered:
 class Registry:
     """All tools of the gateway. ``start`` before use, ``aclose`` after; one event loop owns it."""
 
-    tools: dict[str, Registered] = field(default_factory=dict)
+    tools: dict[str, RegisteredTool] = field(default_factory=dict)
     servers: Mapping[str, McpServer] = field(default_factory=dict)
     outputs: OutputCache = field(default_factory=OutputCache)
     shared: SharedOutputs | None = None
@@ -121,29 +121,29 @@ class Registry:
             if asyncio.iscoroutine(found):
                 await found
 
-    async def offered(self, names: Iterable[str]) -> dict[str, Registered]:
+    async def offered(self, names: Iterable[str]) -> dict[str, RegisteredTool]:
         """The tools that ``names`` stand for, in order; ``<server>__*`` is all of a server's.
 
         A server that cannot be reached offers nothing: the agent runs with the tools that there are.
         """
-        found: dict[str, Registered] = {}
+        found: dict[str, RegisteredTool] = {}
         for name in names:
             own = self.tools.get(name)
             if own is not None and not own.listed:
-                found |= await self._described(own)
+                found |= await self._with_server_schema(own)
                 continue
             server_name, _, wanted = name.partition(SEPARATOR)
             server = self.servers.get(server_name)
             for listed in () if server is None else await server.tools():
                 declared = self._declared(listed) if wanted == ALL else None
                 if declared is not None:
-                    found |= await self._described(declared)
+                    found |= await self._with_server_schema(declared)
                 elif wanted in {ALL, listed.spec.name.partition(SEPARATOR)[2]}:
-                    found |= self._taken_in(listed)
+                    found |= self._register_listed(listed)
         return found
 
-    def reads_only(self, name: str) -> bool:
-        """Say whether all that ``name`` stands for is declared to change nothing."""
+    def is_read_only(self, name: str) -> bool:
+        """Whether all tools that ``name`` stands for are declared read-only."""
         own = self.tools.get(name)
         if own is not None:
             return own.spec.effects.read_only
@@ -156,37 +156,37 @@ class Registry:
             if isinstance(each.tool, McpTool) and each.tool.is_of(server.options.name)
         )
 
-    def _declared(self, listed: Listed) -> Registered | None:
-        """The entry of the configuration for a listed tool: what it says holds under ``<server>__*`` too."""
+    def _declared(self, listed: ListedTool) -> RegisteredTool | None:
+        """The configuration's entry for a listed tool, which holds under ``<server>__*`` too."""
         for each in self.tools.values():
             if not each.listed and each.tool == listed.tool:
                 return each
         return None
 
-    def _taken_in(self, listed: Listed) -> dict[str, Registered]:
+    def _register_listed(self, listed: ListedTool) -> dict[str, RegisteredTool]:
         """A tool as its server lists it."""
         known = self.tools.get(listed.spec.name)
         if known is None or (known.listed and known.spec != listed.spec):
-            return self._offered(listed.spec, listed.tool, listed=True)
+            return self._register(listed.spec, listed.tool, listed=True)
         return {listed.spec.name: known}
 
-    async def _described(self, own: Registered) -> dict[str, Registered]:
+    async def _with_server_schema(self, own: RegisteredTool) -> dict[str, RegisteredTool]:
         """A configured MCP tool whose parameters the operator left to the server takes the server's."""
         name = own.spec.name
         if not isinstance(own.tool, McpTool) or own.spec.parameters.get("properties"):
             return {name: own}
         spec = await own.tool.describe(own.spec)
-        return {name: own} if spec == own.spec else self._offered(spec, own.tool, listed=False)
+        return {name: own} if spec == own.spec else self._register(spec, own.tool, listed=False)
 
-    def _offered(self, spec: ToolSpec, tool: Tool, *, listed: bool) -> dict[str, Registered]:
-        """A server's tool, put down; none where its schema is none, for that would spoil every request
+    def _register(self, spec: ToolSpec, tool: Tool, *, listed: bool) -> dict[str, RegisteredTool]:
+        """Register a server's tool; none where its schema is invalid, which would fail every request
         that offers it.
         """
         name = spec.name
         if self._unfit.get(name) == spec:
             return {}
         try:
-            self.tools[name] = Registered(spec, tool, listed=listed)
+            self.tools[name] = RegisteredTool(spec, tool, listed=listed)
         except SchemaFault as fault:
             self._unfit[name] = spec
             _log.warning("mcp_tool_left_out", extra={"tool": name, "reason": str(fault)})
@@ -203,7 +203,7 @@ class Registry:
             raise ToolError(
                 f"there is no tool {name[:64]!r}; there are: {known}", code="tool_unknown"
             )
-        parsed = parsed_arguments(arguments) if isinstance(arguments, str) else arguments
+        parsed = parse_arguments(arguments) if isinstance(arguments, str) else arguments
         if not checked:
             registered.check(parsed)
         spec = registered.spec
@@ -213,14 +213,14 @@ class Registry:
         if key and self.shared is not None and (found := await self.shared.get(key)) is not None:
             self.outputs.put(key, *found)
             return found[0]
-        result = _told(await self._tried(registered, parsed), spec.max_result_bytes)
+        result = _tool_result(await self._tried(registered, parsed), spec.max_result_bytes)
         if key:
             self.outputs.put(key, result, spec.cache_ttl_s)
             if self.shared is not None:
                 self.shared.put(key, result, spec.cache_ttl_s)
         return result
 
-    async def _tried(self, registered: Registered, arguments: Json) -> object:
+    async def _tried(self, registered: RegisteredTool, arguments: Json) -> object:
         spec = registered.spec
         retries = spec.retries if spec.effects.repeatable else 0
         for attempt in range(retries + 1):
@@ -233,7 +233,7 @@ class Registry:
         raise AssertionError  # the last try returned or raised
 
 
-def parsed_arguments(text: str) -> Json:
+def parse_arguments(text: str) -> Json:
     """A call's arguments; raises ``ToolError`` where the text is no JSON object. Empty text is no
     arguments.
     """
@@ -249,8 +249,8 @@ def parsed_arguments(text: str) -> Json:
     return value
 
 
-def _told(value: object, most_bytes: int) -> ToolResult:
-    """A result as the model is told it: text as it is, else JSON; cut with a note where it is too long."""
+def _tool_result(value: object, most_bytes: int) -> ToolResult:
+    """A result as the model reads it: text as it is, else JSON; cut with a note where it is too long."""
     if isinstance(value, str):
         value = value.encode("utf-8", "replace").decode()  # half a surrogate pair is no text
     text = value if isinstance(value, str) else _json(value)

@@ -1,7 +1,7 @@
-"""Tool results kept for all workers, behind each worker's own: in Redis, through the ``KeyValue`` port.
+"""Tool results shared by all workers, behind each worker's own cache: in Redis, by the ``KeyValue`` port.
 
-A result is read within the store's own budget and written beside the run, at most so many at once; a
-store that is away, or an entry that cannot be read, is a call of the tool, as without it.
+A result is read within the store's time budget and written in the background, with bounded concurrency.
+A store that is away, or an unreadable entry, counts as a miss.
 """
 
 from __future__ import annotations

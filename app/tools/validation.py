@@ -24,7 +24,7 @@ from referencing.exceptions import Unresolvable
 
 from app.domain.chat import Json
 from app.errors import ToolError
-from app.tools.plain_schema import surely_fits
+from app.tools.fast_schema_check import fast_check_for
 
 _LONGEST_REASON_CHARS = 300
 _LONGEST_BACKTRACKED_CHARS = 10_000
@@ -41,7 +41,7 @@ class SchemaFault(ValueError):
     """What is declared is no JSON Schema that arguments can be judged by."""
 
 
-class Arguments:
+class ArgumentValidator:
     """A schema, ready to judge."""
 
     __slots__ = ("_fits", "_validator")
@@ -51,7 +51,7 @@ class Arguments:
         whole: dict[str, object] = {**schema} if schema else {"type": "object"}
         draft = cast("type[_Validator]", validators.validator_for(whole, default=_Validator))
         _validate_schema(draft, whole)
-        self._fits = surely_fits(schema)
+        self._fits = fast_check_for(schema)
         self._validator = _bounded(draft)(whole, registry=REGISTRY)
 
     def check(self, arguments: Json) -> None:

@@ -1,10 +1,10 @@
-"""Tell a receiver that a job is over, so that it can tell us from anybody else.
+"""Signed webhooks: tell a receiver that a job has ended.
 
 The form is that of Standard Webhooks (standardwebhooks.com): ``webhook-id``, ``webhook-timestamp``
 and ``webhook-signature``, an HMAC-SHA256 over all three and the body. The id is the same in every
-try, so a receiver that hears twice knows it; the time is that of the try, so an old message cannot
-be played again. A receiver's address is judged like a tool's (``app.tools.addresses``), its
-redirects are not followed, and nothing that it says is kept.
+try, so a receiver can drop duplicates; the time is that of the try, so an old message cannot be
+replayed. A receiver's address is checked like a tool's (``app.tools.addresses``), redirects are not
+followed, and response bodies are not read.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import httpx
 
 from app.errors import ToolError
 from app.tools.addresses import Addresses
-from app.tools.any_host import tool_client
+from app.tools.checked_client import checked_client
 from app.tools.egress import origin_of
 
 _PREFIX = "whsec_"
@@ -29,8 +29,8 @@ _OK = range(200, 300)
 
 
 @dataclass(frozen=True, slots=True)
-class Receiver:
-    """Whom to tell, by which secret."""
+class WebhookTarget:
+    """A receiver's URL and signing secret."""
 
     url: str
     secret: str
@@ -38,32 +38,34 @@ class Receiver:
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """What became of one try: ``delivered``, or why not."""
+class DeliveryResult:
+    """Result of one delivery attempt: ``delivered``, or why not."""
 
     delivered: bool
     code: str
-    """``""``, or what a metric may be labelled by."""
+    """``""``, or a stable error code, fit for a metric label."""
     gone: bool = False
-    """The receiver wants to hear no more (410)."""
+    """The receiver asks for no more deliveries (410)."""
 
 
 class Webhooks:
-    """The way to all receivers; closed by ``aclose``."""
+    """Delivers to any receiver; closed by ``aclose``."""
 
     def __init__(self, addresses: Addresses, clock: Callable[[], float]) -> None:
         """Reach what ``addresses`` permits; ``clock`` gives Unix seconds."""
-        self._client = tool_client(addresses)
+        self._client = checked_client(addresses)
         self._clock = clock
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self._client.aclose()
 
-    async def tell(self, receiver: Receiver, message_id: str, body: bytes) -> Heard:
-        """Try once; every way in which it fails is told, none raised but the own cancellation."""
+    async def deliver(
+        self, receiver: WebhookTarget, message_id: str, body: bytes
+    ) -> DeliveryResult:
+        """Try once; every failure is in the result, only cancellation is raised."""
         headers = {
-            **signed(receiver.secret, message_id, int(self._clock()), body),
+            **signature_headers(receiver.secret, message_id, int(self._clock()), body),
             "content-type": "application/json",
         }
         try:
@@ -75,18 +77,18 @@ class Webhooks:
                 response = await self._client.send(request, stream=True)
                 await response.aclose()
         except TimeoutError:
-            return Heard(delivered=False, code="timeout")
+            return DeliveryResult(delivered=False, code="timeout")
         except ToolError as error:
-            return Heard(delivered=False, code=error.code)
+            return DeliveryResult(delivered=False, code=error.code)
         except (httpx.HTTPError, httpx.InvalidURL, UnicodeError):
-            return Heard(delivered=False, code="unreachable")
+            return DeliveryResult(delivered=False, code="unreachable")
         status = response.status_code
         if status in _OK:
-            return Heard(delivered=True, code="")
-        return Heard(delivered=False, code=f"status_{status}", gone=status == _GONE)
+            return DeliveryResult(delivered=True, code="")
+        return DeliveryResult(delivered=False, code=f"status_{status}", gone=status == _GONE)
 
 
-def signed(secret: str, message_id: str, unix_s: int, body: bytes) -> dict[str, str]:
+def signature_headers(secret: str, message_id: str, unix_s: int, body: bytes) -> dict[str, str]:
     """The three headers; ``secret`` is base64 behind ``whsec_``, else its own characters."""
     key = secret.encode()
     if secret.startswith(_PREFIX):

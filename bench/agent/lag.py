@@ -24,7 +24,7 @@ from app.pipeline.agent import AgentRun
 from app.pipeline.gateway import Gateway, Turn
 from app.routing.load import LoadBalancer
 from app.telemetry.timeline import Timeline
-from app.tools.registry import Registered, Registry
+from app.tools.registry import RegisteredTool, Registry
 from app.wire.codecs import CODECS
 
 RUNS = 1000
@@ -101,7 +101,9 @@ async def sealed_to_started(gateway: Gateway) -> dict[str, dict[str, float]]:
         gateway.models, gateway.providers = {"m": model}, {"recorded": provider}
         gateway.load = LoadBalancer(["m"])
         parameters = {"type": "object", "properties": {"id": {"type": "string"}}}
-        gateway.tools = Registry({"get": Registered(ToolSpec("get", parameters=parameters), tool)})
+        gateway.tools = Registry(
+            {"get": RegisteredTool(ToolSpec("get", parameters=parameters), tool)}
+        )
         agent = Agent("a", tools=("get",), model="m")
         lags: list[float] = []
         worked: list[float] = []

@@ -56,7 +56,7 @@ def main() -> None:
 
 def _load_all() -> None:
     """Load what a worker loads at its start and with its first job."""
-    for name in ("app.tools.configured", "app.jobs.engine", "app.stores.job_sqlite"):
+    for name in ("app.tools.registry_from_settings", "app.jobs.engine", "app.stores.job_sqlite"):
         importlib.import_module(name)
     preload_models()
     Classifier().classify(PromptView("warm up"))  # compiles its patterns

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from app.errors import ToolError
 from app.tools.addresses import Addresses, CheckedBackend, is_public
-from app.tools.connections import Asking, Connections
+from app.tools.connections import Connections, ToolRequest
 from app.tools.http_tool import HttpCall, HttpTool
 
 INSIDE = [
@@ -123,7 +123,7 @@ NASTY = st.sampled_from(
 )  # fmt: skip
 
 
-def request_of(arguments: dict, **call: object) -> Asking:
+def request_of(arguments: dict, **call: object) -> ToolRequest:
     defaults = {"method": "POST", "url": "http://h.example/t/{id}/x?q={id}&k=v", "headers": {}}
     tool = HttpTool(HttpCall(**{**defaults, **call}), Connections(Addresses()))
     return tool._request(arguments)

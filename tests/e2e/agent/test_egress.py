@@ -7,9 +7,9 @@ import pytest
 from app.domain.tools import ToolCaller
 from app.errors import ToolError
 from app.settings import SettingsError
-from app.tools.addresses import Addresses, Resolve, resolved
-from app.tools.configured import configured
+from app.tools.addresses import Addresses, Resolve, resolve_host
 from app.tools.mcp import McpOptions, McpServer
+from app.tools.registry_from_settings import build_registry
 from tests.support.gateway import configuration, settings_of
 from tests.support.tool_server import Asked, tool_server
 
@@ -17,13 +17,13 @@ pytestmark = pytest.mark.anyio
 ANN = ToolCaller("acme", "ann")
 
 
-def registry(url: str, resolve: Resolve = resolved, **egress: object):
+def registry(url: str, resolve: Resolve = resolve_host, **egress: object):
     tool = {"name": "get", "http": {"url": url}}
     values = configuration("http://127.0.0.1:9", tools=[tool], egress=egress)
-    return configured(settings_of(values), resolve)
+    return build_registry(settings_of(values), resolve)
 
 
-async def call(url: str, resolve: Resolve = resolved, **egress: object) -> object:
+async def call(url: str, resolve: Resolve = resolve_host, **egress: object) -> object:
     tools = registry(url, resolve, **egress)
     try:
         return (await tools.call("get", {}, ANN)).value

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.domain.tools import ToolCaller
-from app.tools.configured import configured
+from app.tools.registry_from_settings import build_registry
 from tests.e2e.agent.test_agent_endpoint import body, post, read, types
 from tests.e2e.agent.test_agent_loop import answers, results
 from tests.support.gateway import configuration, running_gateway, settings_of
@@ -27,7 +27,7 @@ def values(upstream: str, *tools: dict[str, object], asks: str = "odd__*") -> di
 
 
 async def test_names_and_schemas_that_a_vendor_refuses_are_mended_or_left_out() -> None:
-    registry = configured(settings_of(values("http://127.0.0.1:9")))
+    registry = build_registry(settings_of(values("http://127.0.0.1:9")))
     await registry.start()
     try:
         offered = await registry.offered(["odd__*"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.domain.plan import Node, PlanError, checked
+from app.domain.plan import Node, PlanError, validated
 from app.pipeline.fanout import Fanout
 from tests.e2e.agent.test_agent_endpoint import body, post, read, types
 from tests.e2e.agent.test_agent_loop import agent, answers, tool
@@ -66,7 +66,7 @@ async def test_five_thousand_nodes_in_a_row_or_side_by_side_run_to_their_end() -
     wide = [Node(str(n)) for n in range(5_000)]
     for nodes in (row, wide):
         async with Fanout(work, limit=16) as fanout:
-            for node in checked(reversed(nodes)):
+            for node in validated(reversed(nodes)):
                 fanout.add(node)
             outcomes = await fanout.finished()
         assert all(outcome.ok for outcome in outcomes.values())
@@ -87,4 +87,4 @@ async def test_a_failure_at_the_head_of_five_thousand_skips_them_all_at_once() -
 def test_a_circle_of_five_thousand_is_found() -> None:
     nodes = [Node(str(n), needs=(str((n + 1) % 5_000),)) for n in range(5_000)]
     with pytest.raises(PlanError, match="circle"):
-        checked(nodes)
+        validated(nodes)

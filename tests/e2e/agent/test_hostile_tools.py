@@ -14,7 +14,7 @@ import pytest
 
 from app.domain.tools import ToolCaller, idempotency_key
 from app.errors import ToolError
-from app.tools.configured import configured
+from app.tools.registry_from_settings import build_registry
 from tests.e2e.agent.test_agent_endpoint import body, post, read
 from tests.e2e.agent.test_agent_loop import PATIENCE_S, READ, agent, chat, said, tool
 from tests.e2e.agent.test_http_tools import call, refused, registry_of, says
@@ -159,7 +159,7 @@ def python_registry(monkeypatch, function, **more: object):
     module.tool = function  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "hostile_python_tools", module)
     entry = {"name": "get", "python": "hostile_python_tools:tool", **more}
-    return configured(settings_of(configuration("http://127.0.0.1:9", tools=[entry])))
+    return build_registry(settings_of(configuration("http://127.0.0.1:9", tools=[entry])))
 
 
 async def test_a_tool_that_ends_the_process_is_an_error(monkeypatch) -> None:

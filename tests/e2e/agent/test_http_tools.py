@@ -11,8 +11,8 @@ import pytest
 
 from app.domain.tools import ToolCaller
 from app.errors import ToolError
-from app.tools.configured import configured
 from app.tools.registry import Registry
+from app.tools.registry_from_settings import build_registry
 from tests.support.gateway import configuration, settings_of
 from tests.support.tool_server import Asked, tool_server
 
@@ -34,7 +34,7 @@ def registry_of(url: str, **more: object) -> Registry:
         },
         **more,
     }
-    return configured(settings_of(configuration("http://127.0.0.1:9", tools=[tool])))
+    return build_registry(settings_of(configuration("http://127.0.0.1:9", tools=[tool])))
 
 
 async def call(registry: Registry, arguments: object = None, caller: ToolCaller = ANN):

@@ -14,7 +14,7 @@ import pytest
 
 from app.domain.tools import ToolCaller
 from app.errors import ToolError
-from app.tools.configured import configured
+from app.tools.registry_from_settings import build_registry
 from tests.support.gateway import configuration, settings_of
 from tests.support.memory import PeakMemory
 from tests.support.tool_server import Asked, tool_server
@@ -33,7 +33,7 @@ STREAM = "text/event-stream"
 def registry_of(server: dict[str, object]):
     """A registry over one server named ``huge``."""
     values = configuration("http://127.0.0.1:9", mcp_servers={"huge": server})
-    return configured(settings_of(values))
+    return build_registry(settings_of(values))
 
 
 @contextlib.asynccontextmanager

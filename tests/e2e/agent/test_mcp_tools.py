@@ -12,8 +12,8 @@ import pytest
 from app.domain.tools import ToolCaller, idempotency_key
 from app.errors import ToolError
 from app.tools.addresses import Addresses
-from app.tools.configured import configured
 from app.tools.mcp import McpOptions, McpServer
+from app.tools.registry_from_settings import build_registry
 from tests.e2e.agent.test_agent_loop import PATIENCE_S
 from tests.support.gateway import configuration, settings_of
 from tests.support.tool_server import Asked, tool_server
@@ -31,7 +31,7 @@ STDIO = {
 def registry_of(server: dict[str, object], *tools: dict[str, object]):
     """A registry over one server named ``small``."""
     values = configuration("http://127.0.0.1:9", mcp_servers={"small": server}, tools=list(tools))
-    return configured(settings_of(values))
+    return build_registry(settings_of(values))
 
 
 async def test_a_program_s_tools_are_offered_and_called() -> None:
@@ -182,7 +182,9 @@ async def test_a_server_that_does_not_answer_keeps_no_other_from_being_asked_at_
         each = {
             name: {"url": f"{server.url}/{name}", "timeout_s": 600} for name in ("one", "other")
         }
-        registry = configured(settings_of(configuration("http://127.0.0.1:9", mcp_servers=each)))
+        registry = build_registry(
+            settings_of(configuration("http://127.0.0.1:9", mcp_servers=each))
+        )
         async with asyncio.TaskGroup() as group:
             starting = group.create_task(registry.start())
             async with asyncio.timeout(PATIENCE_S):

@@ -42,7 +42,7 @@ from app.errors import GatewayError, ToolError, UpstreamClosed
 from app.pipeline.agent import AgentRun
 from app.pipeline.gateway import Gateway, Turn
 from app.telemetry.timeline import Timeline
-from app.tools.registry import Registered, Registry
+from app.tools.registry import RegisteredTool, Registry
 from tests.support.gateway import configuration, settings_of
 from tests.support.providers import USAGE, ScriptedProvider
 
@@ -147,7 +147,7 @@ class House:
             for name in self.tools
         }
         specs["one_at_a_time"] = replace(specs["one_at_a_time"], max_concurrency=1)
-        registered = {name: Registered(specs[name], tool) for name, tool in self.tools.items()}
+        registered = {name: RegisteredTool(specs[name], tool) for name, tool in self.tools.items()}
         self.gateway.tools = Registry(registered)
         names = tuple(self.tools)
         other = Agent("other", model="small", tools=names, max_turns=2)

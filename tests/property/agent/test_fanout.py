@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.domain.plan import Ending, Node, Outcome, checked, critical_path_s
+from app.domain.plan import Ending, Node, Outcome, critical_path_s, validated
 from app.pipeline.fanout import Fanout, run_plan
 from tests.support.virtual_time import run_virtually
 
@@ -156,7 +156,7 @@ def test_a_streamed_plan_gives_what_a_whole_one_gives(nodes, gap) -> None:
 def test_the_checked_order_puts_every_node_after_its_needs(nodes, data) -> None:
     shuffled = data.draw(st.permutations(nodes))
     seen: set[str] = set()
-    for node in checked(shuffled):
+    for node in validated(shuffled):
         assert seen.issuperset(node.needs)
         seen.add(node.id)
     assert len(seen) == len(nodes)
@@ -180,7 +180,9 @@ def test_enough_waits_for_the_quorum_its_patience_and_what_may_not_be_left_out(
         async with Fanout(stage.work, on_event=stage.events.append) as fanout:
             for node in nodes:
                 fanout.add(node)
-            outcomes = await fanout.enough(share, tenths / 10, lambda node: node.id not in kept)
+            outcomes = await fanout.finish_with_quorum(
+                share, tenths / 10, lambda node: node.id not in kept
+            )
         assert stage.now == 0
         return outcomes, loop.time() - began
 

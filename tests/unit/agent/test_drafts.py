@@ -12,7 +12,7 @@ from app.domain.tools import Effects, ToolCaller, ToolSpec
 from app.learn.argument_sources import ConversationState, PastCall
 from app.pipeline.drafts import Drafts
 from app.pipeline.speculation import Speculation, SpeculationPolicy
-from app.tools.registry import Registered, Registry
+from app.tools.registry import RegisteredTool, Registry
 
 pytestmark = pytest.mark.anyio
 
@@ -42,7 +42,7 @@ class Counted:
 def desk(effects: Effects = READS, **more) -> tuple[Registry, Counted]:
     tool = Counted()
     spec = ToolSpec("get", "Get a ticket.", SCHEMA, effects=effects, **more)
-    return Registry({"get": Registered(spec, tool)}), tool
+    return Registry({"get": RegisteredTool(spec, tool)}), tool
 
 
 def opened(

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 
 from app.domain.tools import ToolSpec
 from app.errors import ToolError
-from app.tools.registry import Registered
-from app.tools.validation import Arguments, SchemaFault
+from app.tools.registry import RegisteredTool
+from app.tools.validation import ArgumentValidator, SchemaFault
 
 
 def refusal(schema: dict[str, object], arguments: object) -> ToolError:
     """What the model is told."""
     with pytest.raises(ToolError) as told:
-        Registered(ToolSpec("t", parameters=schema), None).checked(json.dumps(arguments))  # type: ignore[arg-type]
+        RegisteredTool(ToolSpec("t", parameters=schema), None).checked(json.dumps(arguments))  # type: ignore[arg-type]
     return told.value
 
 
@@ -43,7 +43,7 @@ def nested(levels: int) -> str:
 @pytest.mark.parametrize("levels", [300, 10_000])
 @pytest.mark.parametrize("schema", [TREE, {"type": "object"}, of({"type": "object"}), of({})])
 def test_arguments_of_any_depth_are_refused_or_fit(levels, schema):
-    registered = Registered(ToolSpec("t", parameters=schema), None)  # type: ignore[arg-type]
+    registered = RegisteredTool(ToolSpec("t", parameters=schema), None)  # type: ignore[arg-type]
     with contextlib.suppress(ToolError):
         registered.checked(nested(levels))
 
@@ -62,13 +62,13 @@ def test_a_pattern_takes_no_longer_than_the_text_is_long(pattern):
     schema = of({"type": "string", "pattern": pattern})
     assert refusal(schema, {"a": "a" * 5_000 + "!"}).code == "tool_arguments"
     names = {"type": "object", "patternProperties": {pattern: {"type": "integer"}}}
-    Registered(ToolSpec("t", parameters=names), None).check({"a" * 5_000 + "!": "text"})  # type: ignore[arg-type]
+    RegisteredTool(ToolSpec("t", parameters=names), None).check({"a" * 5_000 + "!": "text"})  # type: ignore[arg-type]
 
 
 def test_many_items_are_told_apart_in_one_pass():
     schema = of({"type": "array", "uniqueItems": True})
     items: list[object] = [{"n": n} for n in range(20_000)]
-    Registered(ToolSpec("t", parameters=schema), None).check({"a": items})  # type: ignore[arg-type]
+    RegisteredTool(ToolSpec("t", parameters=schema), None).check({"a": items})  # type: ignore[arg-type]
     assert "unique" in refusal(schema, {"a": [*items, {"n": 7}]}).message
 
 
@@ -101,16 +101,16 @@ def test_a_schema_that_cannot_be_judged_by_is_a_typed_refusal(inner, value):
 )
 def test_what_is_no_schema_is_told_when_it_is_read(schema):
     with pytest.raises(SchemaFault):
-        Arguments(schema)
+        ArgumentValidator(schema)
 
 
 def test_a_pattern_that_only_backtracking_can_match_is_judged_where_it_cannot_run_away():
-    fits = Arguments(of({"pattern": "^(?!\\.\\.).*$"}))
+    fits = ArgumentValidator(of({"pattern": "^(?!\\.\\.).*$"}))
     fits.check({"a": "x"})
     with pytest.raises(ToolError):
         fits.check({"a": "..x"})
     with pytest.raises(SchemaFault, match="look-around"):
-        Arguments(of({"pattern": "^(?=(a+)+$)b"}))
+        ArgumentValidator(of({"pattern": "^(?=(a+)+$)b"}))
 
 
 def test_no_reference_is_ever_fetched(tmp_path):
@@ -164,7 +164,7 @@ INNER = st.fixed_dictionaries(
 def test_our_keywords_judge_as_the_library_s_do(inner, value):
     schema = of(inner)
     try:
-        Arguments(schema).check({"a": value})
+        ArgumentValidator(schema).check({"a": value})
         fits = True
     except ToolError:
         fits = False

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from app.domain.plan import Ending, Node, NodeKind, PlanError, checked, filled, node, references
+from app.domain.plan import Ending, Node, NodeKind, PlanError, filled, node, references, validated
 from app.pipeline.fanout import Fanout, run_plan
 from tests.support.virtual_time import run_virtually
 
@@ -41,7 +41,7 @@ def test_a_reference_takes_the_value_with_its_type_and_text_takes_it_as_text() -
 )
 def test_a_plan_that_cannot_run_is_refused_whole(nodes, said) -> None:
     with pytest.raises(PlanError) as refused:
-        checked(nodes)
+        validated(nodes)
     assert said in refused.value.message
 
 

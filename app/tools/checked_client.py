@@ -1,6 +1,6 @@
-"""A client for addresses that are only known when they are called: receivers of webhooks, checks by URL.
+"""HTTP client for URLs known only at call time (webhooks, checks by URL), held to permitted addresses.
 
-Tools, whose hosts the configuration settles, go over ``app.tools.connections`` instead.
+Tools, whose hosts are in the configuration, use ``app.tools.connections`` instead.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from app.tools.addresses import Addresses, CheckedBackend
 _CONNECTIONS = 256
 
 
-def tool_client(addresses: Addresses) -> httpx.AsyncClient:
+def checked_client(addresses: Addresses) -> httpx.AsyncClient:
     """No cookies, no redirects, no proxy or netrc from the environment, no connection to an address
     that ``addresses`` does not permit.
     """

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from app.errors import ToolError
 
 
-def pointed(value: object, pointer: str) -> object:
+def resolve_pointer(value: object, pointer: str) -> object:
     """The part of ``value`` at ``pointer``; raises ``ToolError`` where it has none. "" is the whole."""
     found = value
     for raw in pointer.split("/")[1:]:

@@ -1,8 +1,7 @@
-"""What a tool's server answered, as data: its text in UTF-8, without the secrets that it was sent.
+"""A tool server's response as UTF-8 text, with the secrets of its own request redacted.
 
-A server in a debugging mood, or one that forwards an error, tells a request back with its headers. What
-it says goes on to a model, a client and the console, so the values of the call's own headers and query that
-carry a secret are taken out first.
+A server in debug mode, or one that forwards an error, echoes the request with its headers. The response
+goes to a model, a client and the console, so secret values of the call's headers and query are redacted.
 """
 
 from __future__ import annotations
@@ -12,13 +11,13 @@ import re
 from collections.abc import Mapping
 from urllib.parse import parse_qsl
 
-from app.domain.tools import places
+from app.domain.tools import template_fields
 
 _BOM = codecs.BOM_UTF8
 _SECRET = re.compile(r"auth|key|token|secret|passw|cookie|credential|signature", re.IGNORECASE)
-"""What is in the name of a header or of a pair of a query that holds one."""
+"""Matches the names of headers and query parameters that hold a secret."""
 _SHORTEST_SECRET = 8
-"""A shorter value is no secret, and would be found in ordinary words."""
+"""A shorter value is not redacted: it would match ordinary words."""
 _REDACTED = b"[redacted]"
 _CHARSET = re.compile(rb"charset\s*=\s*\"?([A-Za-z0-9_.:-]+)", re.IGNORECASE)
 _TEXT_CODECS = ("utf", "iso8859", "latin", "cp", "shift_jis", "euc", "gb", "big5", "koi8", "mac")
@@ -26,17 +25,19 @@ _TEXT_CODECS = ("utf", "iso8859", "latin", "cp", "shift_jis", "euc", "gb", "big5
 
 
 def secrets_of(headers: Mapping[str, str], url: str) -> tuple[bytes, ...]:
-    """What of a call's declared headers and URL may never be told back, longest first."""
+    """Secret values of a call's declared headers and URL, longest first."""
     values = [value for name, value in headers.items() if _SECRET.search(name)]
     values += [value for name, value in parse_qsl(url.partition("?")[2]) if _SECRET.search(name)]
     user = url.partition("://")[2].partition("/")[0].rpartition("@")[0]
     values.append(user.partition(":")[2])
-    words = {word for value in values if not places(value) for word in (value, *value.split())}
+    words = {
+        word for value in values if not template_fields(value) for word in (value, *value.split())
+    }
     kept = [word.encode() for word in words if len(word) >= _SHORTEST_SECRET]
     return tuple(sorted(kept, key=len, reverse=True))
 
 
-def without(secrets: tuple[bytes, ...], body: bytes) -> bytes:
+def redact(secrets: tuple[bytes, ...], body: bytes) -> bytes:
     """``body`` with each of ``secrets`` replaced."""
     for secret in secrets:
         if secret in body:

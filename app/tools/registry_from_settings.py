@@ -9,17 +9,17 @@ from app.errors import ToolError
 from app.ports import Tool
 from app.settings import McpServerSettings, Settings, ToolEffects, ToolSettings
 from app.settings_problems import Problem, SettingsError
-from app.tools.addresses import Addresses, Resolve, resolved
+from app.tools.addresses import Addresses, Resolve, resolve_host
 from app.tools.connections import Connections
 from app.tools.egress import origin_of
 from app.tools.http_tool import HttpCall, HttpTool, read_limit_bytes
 from app.tools.mcp import McpOptions, McpServer, McpTool
-from app.tools.python_tool import PythonTool, imported
-from app.tools.registry import Registered, Registry
+from app.tools.python_tool import PythonTool, import_callable
+from app.tools.registry import RegisteredTool, Registry
 from app.tools.validation import SchemaFault
 
 
-def configured(settings: Settings, resolve: Resolve = resolved) -> Registry:
+def build_registry(settings: Settings, resolve: Resolve = resolve_host) -> Registry:
     """A registry with every configured tool, not yet started; raises ``SettingsError`` naming each
     that cannot be. ``resolve`` gives every address of a host.
     """
@@ -35,7 +35,7 @@ def configured(settings: Settings, resolve: Resolve = resolved) -> Registry:
     for index, tool in enumerate(settings.tools):
         try:
             way = _way(tool, connections, servers)
-            registry.tools[tool.name] = Registered(_spec(tool), way)
+            registry.tools[tool.name] = RegisteredTool(_spec(tool), way)
         except (ToolError, SchemaFault) as error:
             path, what = f"tools[{index}]", str(error)
             if isinstance(error, SchemaFault):
@@ -74,7 +74,7 @@ def _way(tool: ToolSettings, connections: Connections, servers: dict[str, McpSer
         return HttpTool(call, connections)
     if tool.mcp is not None:
         return McpTool(servers[tool.mcp.server], tool.mcp.tool)
-    return PythonTool(imported(tool.python or ""), tool.max_concurrency)
+    return PythonTool(import_callable(tool.python or ""), tool.max_concurrency)
 
 
 def _spec(tool: ToolSettings) -> ToolSpec:

@@ -1,8 +1,8 @@
-"""The short way through a JSON Schema: says of most calls' arguments that they fit, without a validator.
+"""Fast check for simple JSON Schemas: accepts most calls' arguments without the full validator.
 
-Nearly all tools declare an object of named scalars. For such a schema one pass over the arguments is
-enough, at a twentieth of the validator's time, which stands between a sealed call and its tool. It
-answers *surely* or *not known*: whatever it does not know in full is the validator's to judge.
+Nearly all tools declare an object of named scalars. One pass over the arguments then suffices, at a
+twentieth of the validator's time, which delays every call. It answers *valid* or *unknown*; the
+validator decides on the rest.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _Check = Callable[[object], bool]
 _SAYS_NOTHING = frozenset(
     {"title", "description", "default", "examples", "format", "deprecated", "$comment"}
 )
-"""Keywords that the validator does not judge by."""
+"""Keywords that do not affect validation."""
 _OF_OBJECT = frozenset({"type", "properties", "required", "additionalProperties"})
 
 
@@ -38,8 +38,8 @@ _TYPES: Mapping[str, _Check] = {
 }
 
 
-def surely_fits(schema: Json) -> Fits | None:
-    """A test that is true only of arguments that fit ``schema``; None for a schema that is not plain."""
+def fast_check_for(schema: Json) -> Fits | None:
+    """A check that is true only of valid arguments; None for a schema that is not simple."""
     if not set(schema) <= _OF_OBJECT | _SAYS_NOTHING or schema.get("type", "object") != "object":
         return None
     properties, required = schema.get("properties", {}), schema.get("required", [])
