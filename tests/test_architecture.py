@@ -70,7 +70,7 @@ PLANNED = {
 """The plan's modules by room."""
 ELSEWHERE = {
     "providers/policies.py": ("pipeline/limited.py", "pipeline/hedged.py", "pipeline/converse.py"),
-    "tools/planner.py": ("pipeline/plan_by_model.py",),
+    "tools/planner.py": ("pipeline/planner.py",),
 }
 """Planned modules that stand under another name; decision 0019 says why."""
 

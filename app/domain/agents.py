@@ -40,7 +40,7 @@ class Agent:
     a fast one where that is mere assembly; "" = ``model``.
     """
     plans: bool = False
-    """Its model writes plans, see ``app.pipeline.plan_by_model``, instead of calling tools one turn at
+    """Its model writes plans, see ``app.pipeline.planner``, instead of calling tools one turn at
     a time.
     """
     quorum: float = 1.0

@@ -59,7 +59,7 @@ from app.pipeline.agent_workflow import WorkflowRun
 from app.pipeline.approvals import AnsweredInterrupt, run_approved_calls
 from app.pipeline.drafts import Drafts
 from app.pipeline.gateway import Gateway, Turn
-from app.pipeline.plan_by_model import PlanResults, PlanTurn
+from app.pipeline.planner import PlanResults, PlanTurn
 from app.pipeline.speculation import SpeculationPolicy, stage_of
 from app.pipeline.subagents import PrefixLeaders
 from app.pipeline.synthesis import assembly_model
