@@ -1,4 +1,4 @@
-"""The part of the composition that is about routing: what is looked for, hedged, learned and kept."""
+"""The part of the composition about routing: escalation triggers, hedging, labels and shadow runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def open_router(
     settings: Settings, gateway: Gateway, metrics: Metrics, stack: AsyncExitStack
 ) -> ShadowRuns | None:
-    """Give `gateway` its triggers, hedges and labels; the shadow runs, if any, must be run beside it."""
+    """Give `gateway` its triggers, hedging and labels; returns the shadow runs to be run beside it."""
     wanted = settings.routing
     gateway.escalation = escalation_of(wanted.triggers, stack, settings.egress.private)
     gateway.on_escalation = metrics.escalated

@@ -1,4 +1,4 @@
-"""The operator's own checks on answers, made of their settings.
+"""Build the operator's own checks on answers from the settings.
 
 `settings` may not import what runs them, and the pipeline knows no configuration file; here the two meet.
 """

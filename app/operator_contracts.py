@@ -1,4 +1,4 @@
-"""The operator's output contracts, held against what the models of their routes can do."""
+"""Build the operator's output contracts, checked against the abilities of their routes' models."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _contract(each: ContractSettings) -> Contract:
 
 
 def _problems(contract: ContractSettings, models: Mapping[str, Model]) -> Iterable[tuple[str, str]]:
-    """What cannot be kept, and the mend."""
+    """What the models cannot do, and the fix."""
     if contract.model != AUTO and contract.model not in models:
         known = ", ".join([AUTO, *sorted(models)])
         yield f"its model {contract.model!r} is not configured", f"Name one of {known}."
@@ -79,7 +79,7 @@ def _problems(contract: ContractSettings, models: Mapping[str, Model]) -> Iterab
 
 
 def _unheard(contract: ContractSettings, route: Iterable[Model]) -> Iterable[tuple[str, str]]:
-    """Words that no model of the route or of the tier would be told."""
+    """Settings that no model of the route or of the tier takes."""
     tiers: list[tuple[str, Tier | None, str | None, str | None]] = [
         ("", None, contract.effort, contract.verbosity)
     ]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def rule_of(configured: LaneRule) -> Rule:
-    """Make the lane's rule of a configured one. Raises LaneRuleError."""
+    """Build a lane rule from its settings. Raises LaneRuleError."""
     cases = [Case(test.input, test.output) for test in configured.tests]
     return operator_rule(
         configured.name,
@@ -35,7 +35,7 @@ def rule_of(configured: LaneRule) -> Rule:
 
 
 def skeleton_of(configured: SkeletonSettings) -> Skeleton:
-    """Make the lane's skeleton of a configured one."""
+    """Build a skeleton from its settings."""
     return Skeleton(
         configured.name,
         configured.pattern,
@@ -50,7 +50,7 @@ def skeleton_of(configured: SkeletonSettings) -> Skeleton:
 
 
 def failures(lanes: LaneSettings, file: str) -> list[Problem]:
-    """Run the examples of each rule and skeleton against it alone; say which fail theirs."""
+    """Run the examples of each rule and skeleton against it alone; a problem for each that fails."""
     found: list[Problem] = []
     for index, rule in enumerate(lanes.rules):
         found += _failure(partial(_alone, rule), f"lanes.rules[{index}]", file)

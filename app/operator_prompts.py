@@ -1,4 +1,4 @@
-"""What the operator says about prompts, as the room of prompts understands it."""
+"""Build prompt caching, layouts, batching and priming from the settings."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TOLD_USD_PER_HOUR = 1.0
 
 
 def prompts_of(settings: Settings, models: dict[str, Model]) -> PromptCaching | None:
-    """What serves the vendors' prompt caches; None where that is off."""
+    """The prompt caching of the settings; None where it is off."""
     wanted = settings.prompts
     if not wanted.enabled:
         return None
@@ -48,7 +48,7 @@ def prompts_of(settings: Settings, models: dict[str, Model]) -> PromptCaching | 
 
 
 def layouts_of(settings: Settings) -> Layouts | None:
-    """What may be moved; None where nothing may. Raises ``SettingsError`` for what is no expression."""
+    """The layouts; None where there are none. Raises ``SettingsError`` for an invalid expression."""
     layouts = []
     for each in settings.prompts.layouts:
         try:
@@ -62,7 +62,7 @@ def layouts_of(settings: Settings) -> Layouts | None:
 
 
 def batching_of(settings: Settings, models: Mapping[str, Model]) -> Batching | None:
-    """What sends small tasks together; None where no route asked. Raises ``SettingsError``."""
+    """The micro-batching; None where no route has it. Raises ``SettingsError``."""
     wanted = settings.prompts.batches
     for each in wanted:
         if each.model not in models:
@@ -77,7 +77,7 @@ def batching_of(settings: Settings, models: Mapping[str, Model]) -> Batching | N
 
 
 def show_prompts(prompts: PromptCaching | None, telemetry: Telemetry) -> None:
-    """Let metrics and the ledger know what the vendors' prompt caches save, and why they miss."""
+    """Report savings and misses of the vendors' prompt caches to metrics and the ledger."""
     if prompts is None:
         return
     guards = telemetry.metrics.guards
@@ -97,7 +97,7 @@ def show_prompts(prompts: PromptCaching | None, telemetry: Telemetry) -> None:
 
 
 def show_batching(batching: Batching | None, telemetry: Telemetry) -> None:
-    """Let metrics know which small tasks went together."""
+    """Report batches to metrics."""
     if batching is None:
         return
     guards = telemetry.metrics.guards
@@ -114,7 +114,7 @@ def show_batching(batching: Batching | None, telemetry: Telemetry) -> None:
 def priming_of(
     settings: Settings, gateway: Gateway, trace: Callable[[TurnRecord], None]
 ) -> PromptPriming:
-    """What primes prompts and keeps them alive. Raises ``SettingsError`` for a file that holds no request."""
+    """The priming and keep-alive of prompts. Raises ``SettingsError`` for a file that holds no request."""
     wanted = settings.prompts
     budget = wanted.keep_alive_usd_per_hour
     return PromptPriming(

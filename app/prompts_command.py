@@ -99,7 +99,7 @@ def _models(config: str | None) -> dict[str, Model]:
 
 
 def _cost(finding: Finding, model: Model, facts: ModelCacheStats, per_hour: float) -> str:
-    """What a finding costs a request, and an hour where its traffic is known."""
+    """The cost of a finding per request, and per hour where the traffic is known."""
     ms, usd = costs(finding, model, facts)
     told = f"{ms:.0f} ms"
     if model.name:

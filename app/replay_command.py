@@ -1,6 +1,6 @@
-"""``slipstream replay TRACE``: what recorded traffic would have met under other settings.
+"""``slipstream replay TRACE``: what other settings would have done with recorded traffic.
 
-Reads a trace, and asks nobody anything: no gateway, no model. The first configuration (``--config``) is the
+Reads a trace; calls no gateway and no model. The first configuration (``--config``) is the
 one that the trace was recorded under; each ``--set`` changes it, each ``--settings`` is a file of its own.
 """
 
@@ -130,7 +130,7 @@ def _candidates(options: argparse.Namespace) -> list[Candidate]:
 
 
 def _changed(text: str, config: str | None) -> tuple[str, Settings]:
-    """The settings of one ``--set``: a change of the environment, so that they are checked as any."""
+    """The settings of one ``--set``, applied like environment variables and so checked like any."""
     name, separator, changes = text.partition(":")
     if not separator or not name.strip() or "=" in name:
         raise SettingsError([_problem(text, "has no name", "Write NAME:KEY=VALUE.")])
@@ -169,7 +169,7 @@ def _lanes(settings: Settings) -> Lanes | None:
 
 
 def _bar(out: TextIO) -> Callable[[int, int, str], None]:
-    """Draws progress on a terminal; elsewhere nothing."""
+    """A progress bar on a terminal; elsewhere nothing."""
     if not out.isatty():
         return lambda _done, _total, _what: None
 

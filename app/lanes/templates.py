@@ -115,7 +115,7 @@ class Draft:
 
 
 class Skeletons:
-    """The loaded skeletons; the first whose pattern matches the whole request is the one."""
+    """The loaded skeletons; the first whose pattern matches the whole request is used."""
 
     def __init__(self, skeletons: Sequence[Skeleton]) -> None:
         """Compile and run the cases. Raises LaneRuleError naming the first faulty skeleton."""

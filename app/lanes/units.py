@@ -118,7 +118,7 @@ def _another(symbol: str) -> bool:
 
 
 def convert(amount: str, source: str, target: str) -> str | None:
-    """Say `amount source` in `target`, exactly where six decimals suffice, else "≈"; None =
+    """Convert `amount source` to `target`, exactly where six decimals suffice, else "≈"; None =
     decline.
     """
     plain = amount.replace(",", "")

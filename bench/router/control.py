@@ -1,4 +1,4 @@
-"""What the router does to the traffic: the fast share under shifts, and latency on a simulated clock."""
+"""The router's control: the fast share under shifts, and latency with hedging on a simulated clock."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def fast_share(mixed: Stream, parts: Sequence[Stream]) -> list[Figure]:
 
 
 def _route(scores: Floats) -> Bools:
-    """Which requests the router sends to the fast tier, threshold and all."""
+    """Which requests the router sends to the fast tier, with its moving threshold."""
     tracker, policy, plain = FastShareTracker(TARGET), RoutePolicy(), view("")
     fast = np.empty(len(scores), dtype=np.bool_)
     for at, value in enumerate(scores.tolist()):
@@ -80,7 +80,7 @@ def _within(fast: Bools) -> float:
 
 
 def latency(mixed: Stream) -> list[Figure]:
-    """Mean latency and quality at 70 % fast, and what delayed hedging does to a heavy tail."""
+    """Mean latency and quality at 70 % fast, and the effect of delayed hedging on a heavy tail."""
     if len(mixed) < 2 * _LABELS:
         return []
     order = np.random.default_rng(0).permutation(len(mixed))

@@ -29,12 +29,12 @@ class Pair:
 
     @property
     def gain(self) -> float:
-        """What the powerful model adds."""
+        """The powerful model's gain."""
         return self.powerful - self.fast
 
 
 class DataError(ValueError):
-    """A file is not what it should be; the message names the file, the line and the fault."""
+    """An invalid data file; the message names the file, the line and the fault."""
 
 
 def read_pairs(path: Path) -> list[Pair]:

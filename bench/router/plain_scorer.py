@@ -1,4 +1,4 @@
-"""A scorer as one writes it by hand before any answer was compared: the zero of "learned online".
+"""A hand-written scorer, set before any answer was compared: the baseline of "learned online".
 
 DECISIONS.md measures what few labels win from such a scorer upwards (mix .511, Haiku .544), of which it
 gives the kind, fixed weights on counted wording, but not the numbers. So this is one written anew from
@@ -45,5 +45,5 @@ _ROW = np.array([_WEIGHTS.get(name, 0.0) for name in DENSE_NAMES])
 
 
 def plain_score(dense: Floats) -> float:
-    """The sum for one dense row; more is harder, and no zero or unit is meant."""
+    """The score of one dense row; higher is harder, on no particular scale."""
     return float(dense @ _ROW)

@@ -1,4 +1,4 @@
-"""What the router's scores are worth: without labels, along the learning curve, and learning online."""
+"""The quality of the router's scores (APGR, calibration): without labels, by learning curve, and online."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _KEYWORDS = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """Prompts of one kind of traffic with where they lie and what the powerful model adds."""
+    """Prompts of one kind of traffic with their features and gains."""
 
     name: str
     rows: tuple[Pair, ...]
@@ -87,7 +87,7 @@ def by_pair(mixed: Stream) -> list[Stream]:
 
 
 def without_labels(mixed: Stream, parts: Sequence[Stream]) -> list[Figure]:
-    """APGR of the prior; on no set may its 95 % interval lie wholly below a coin's 0.5."""
+    """APGR of the prior; on no set may its 95 % interval lie wholly below 0.5, random."""
     figures: list[Figure] = []
     below = 0
     for stream in (mixed, *parts):
@@ -127,7 +127,7 @@ def learning_curve(stream: Stream, bars: dict[int, float | None]) -> list[Figure
 
 
 def calibration(stream: Stream) -> list[Figure]:
-    """Stated against observed P(the powerful model is better), five folds, all rows scored once."""
+    """Calibration error of P(the powerful model is better), five-fold cross-validation."""
     if len(stream) < _MIN_STREAM:
         return []
     order = np.random.default_rng(0).permutation(len(stream))
@@ -164,7 +164,7 @@ def _train_and_test(stream: Stream, labels: int, seed: int) -> dict[str, float]:
 
 
 def neural_baseline(stream: Stream) -> list[Figure]:
-    """Nearest neighbours on MiniLM vectors, and the router, on the same sample."""
+    """KNN on MiniLM vectors, and the router, on the same sample."""
     if len(stream) < _NEURAL_ROWS:
         return []
     picked = np.random.default_rng(7).permutation(len(stream))[:_NEURAL_ROWS].tolist()
@@ -189,7 +189,7 @@ def neural_baseline(stream: Stream) -> list[Figure]:
 
 
 def _word_vectors(stream: Stream) -> Floats:
-    """Words folded into 256 signed columns: cosine between them is about that of the bags of words."""
+    """Bags of words by feature hashing into 256 signed columns, which about preserves their cosine."""
     out = np.zeros((len(stream), 256))
     for row, point in zip(out, stream.points, strict=True):
         sign = 1.0 - 2.0 * ((point.hashed >> 8) & 1)
@@ -207,7 +207,7 @@ def _neighbours(
 
 
 def online(stream: Stream) -> list[Figure]:
-    """APGR in the last half of the stream: two zeros, 5 % shadow labels, every label.
+    """APGR in the last half of the stream: two baselines, 5 % shadow labels, every label.
 
     The bar is a share of what every label gains, and that has two readings. Over the prior that is
     shipped, which holds most of it already, so that a better prior makes the share worse; and over a
@@ -250,7 +250,7 @@ def online(stream: Stream) -> list[Figure]:
 
 
 def _share_won(zero: str, runs: Floats) -> Figure:
-    """Of the gain of every label over a zero, the share that few labels won. `runs`: the zero, few, every."""
+    """The share of the full-label gain over a baseline that few labels won. `runs`: baseline, few, every."""
     drawn = np.random.default_rng(5).integers(0, len(runs), (500, len(runs)))
     low, high = np.quantile([_won(runs[at]) for at in drawn], (0.05, 0.95))
     note = f"90 % interval over {len(runs)} orders [{low:.2f}, {high:.2f}]"

@@ -33,7 +33,7 @@ class Report:
     sections: dict[str, list[Figure]] = field(default_factory=dict)
 
     def add(self, section: str, figures: list[Figure]) -> None:
-        """Keep a section and print it at once, so that a long run shows its progress."""
+        """Add a section and print it at once, so that a long run shows its progress."""
         self.sections[section] = figures
         print(f"\n== {section}")
         for figure in figures:
@@ -51,7 +51,7 @@ class Report:
         path.write_text(json.dumps({"setting": setting, "sections": rows}, indent=1) + "\n")
 
     def summary(self) -> str:
-        """How many bars were held, and the names of those that were not."""
+        """The number of bars held, and the names of those missed."""
         judged = [one for part in self.sections.values() for one in part if one.bar is not None]
         failed = [one.name for one in judged if not one.passed]
         text = f"{len(judged) - len(failed)} of {len(judged)} bars held"

@@ -73,7 +73,7 @@ def decisions(mixed: Stream) -> list[Figure]:
 
 
 def refits(mixed: Stream) -> list[Figure]:
-    """A refit as the gateway runs it (its process begun, fitted, contested, answered), and the longest that
+    """A refit as the gateway runs it (process start, fit, evaluation, answer), and the longest that
     an event loop waits beside it.
     """
     order = np.random.default_rng(0).permutation(len(mixed))

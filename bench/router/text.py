@@ -1,4 +1,4 @@
-"""Cacheability on EverGreenQA and need of a tool on MetaTool."""
+"""Cacheability on EverGreenQA and tool need on MetaTool."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _CHANGING_WORDS = (
 
 
 def cacheability(tools: Path) -> list[Figure]:
-    """The shipped table on questions that it has not seen, beside length and a few keywords."""
+    """The shipped model on held-out questions, beside length and keyword baselines."""
     folder = tools / "evergreenqa"
     path = folder / "dev.csv" if (folder / "dev.csv").exists() else folder / "test.csv"
     trained = {
@@ -67,7 +67,7 @@ def cacheability(tools: Path) -> list[Figure]:
 
 
 def tool_need(tools: Path) -> list[Figure]:
-    """P(any tool): five folds within the file, and the shipped table on rows that are new to it."""
+    """P(any tool): five-fold cross-validation, and the shipped model on held-out rows."""
     rows = read_metatool(tools / "metatool" / "Task1.json")
     shared = SHARED / "tools" / "metatool" / "Task1.json"
     known = {text for text, _ in read_metatool(shared)} if shared.exists() else set[str]()
@@ -95,7 +95,7 @@ def tool_need(tools: Path) -> list[Figure]:
 
 
 def auroc(score: Floats, label: Bools) -> float:
-    """P(a positive scores above a negative), ties half."""
+    """AUROC: P(a positive scores above a negative), ties count half."""
     yes, no = score[label], np.sort(score[~label])
     below = np.searchsorted(no, yes, "left") + np.searchsorted(no, yes, "right")
     return float(below.mean() / 2 / max(1, len(no)))
@@ -111,7 +111,7 @@ def _weighted_f1(said: Bools, label: Bools) -> float:
 
 
 def _recall_at_leak(score: Floats, label: Bools) -> float:
-    """Share of the stable that is kept at the threshold that lets 2 % of the changing through."""
+    """Recall of stable questions at the threshold that admits 2 % of the changing ones."""
     changing = np.sort(score[~label])[::-1]
     threshold = changing[int(_LEAK * len(changing))]
     return float((score[label] > threshold).mean())
