@@ -173,8 +173,9 @@ def merge_deltas(frames: bytes, reader: PassthroughReader) -> bytes:
 
 
 def _is_complete(rest: bytes) -> bool:
-    """Whether bytes without a final blank line are complete events."""
-    return bool(read_events(rest)) and _is_valid(rest)
+    """Whether bytes without a final blank line are complete events; one with empty data may be cut there."""
+    events = read_events(rest)
+    return bool(events) and all(event.data for event in events) and _is_valid(rest)
 
 
 def _is_valid(frames: bytes) -> bool:
