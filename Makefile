@@ -13,16 +13,16 @@ export OUT STREAMS PAIRS TOOLS SHAPES
 .DEFAULT_GOAL := help
 .PHONY: help install install-serve run test check bench bench-cache bench-router bench-agent bench-prompts bench-scale bench-conditions bench-guard bench-start chaos fuzz soak lock
 
-help: ## Say what there is to make.
+help: ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 install: ## Make .venv with exactly the locked packages, and this project in it.
 	@scripts/install
 
-install-serve: # What serving needs alone.
+install-serve: # Only the packages that serving needs.
 	@scripts/install serve
 
-# Ctrl-C is how it ends, so that is no error of make's.
+# Ctrl-C is the normal way to stop it, so make reports no error.
 run: install-serve ## Serve http://127.0.0.1:8080 (CONFIG=file, HOST=, PORT=); needs no key.
 	@trap : INT; "$(VENV)/bin/slipstream" serve $(if $(CONFIG),--config "$(CONFIG)") $(if $(HOST),--host "$(HOST)") $(if $(PORT),--port "$(PORT)") \
 	|| { code=$$?; [ $$code -eq 130 ] || exit $$code; }
@@ -57,10 +57,10 @@ bench-conditions: install ## Behind TLS, at a distance, beside heavy work, on a 
 bench-guard: install ## What a request costs beside a bare pass-through, as a ratio that must not grow.
 	@scripts/bench guard
 
-bench-start: install ## Imports, start to ready with the model loaded, and memory (OUT=file).
+bench-start: install ## Import time, start until ready with the embedding model, and memory (OUT=file).
 	@scripts/bench start $(ARGS)
 
-chaos: install ## Faults on purpose: stores gone, upstreams slow, processes killed.
+chaos: install ## Fault injection: stores gone, upstreams slow, processes killed.
 	@scripts/bench chaos $(ARGS)
 
 fuzz: install ## A million broken inputs for every decoder (ARGS="--count N --seed N").
