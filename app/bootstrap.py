@@ -73,14 +73,14 @@ from app.wire.ag_ui import preload_models as warm_ag_ui
 from app.wire.codecs import CODECS
 
 if TYPE_CHECKING:
-    from app.stores.sidecar_start import Begun
+    from app.stores.sidecar_start import StartedProcess
 
 _NO_KEY = "none"
 
 
 @asynccontextmanager
 async def open_gateway(
-    settings: Settings, *, simulated: bool = False, encoder: Begun | None = None
+    settings: Settings, *, simulated: bool = False, encoder: StartedProcess | None = None
 ) -> AsyncIterator[Context]:
     """Build the gateway, start what runs beside requests, and close it all at the end."""
     async with AsyncExitStack() as stack:

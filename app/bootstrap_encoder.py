@@ -6,18 +6,18 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.stores.sidecar_start import Begun, begin
+from app.stores.sidecar_start import StartedProcess, launch
 
 if TYPE_CHECKING:
     from app.settings import Settings
 
 
-def begin_encoder(settings: Settings) -> Begun | None:
+def launch_encoder(settings: Settings) -> StartedProcess | None:
     """Start the vector process where hits by meaning are on and nobody else has it."""
     cache = settings.cache
     if not (cache.semantic.enabled and cache.exact.enabled):
         return None
-    return begin(semantic_folder(settings), embedder_folder(), cache.semantic.max_entries)
+    return launch(semantic_folder(settings), embedder_folder(), cache.semantic.max_entries)
 
 
 def semantic_folder(settings: Settings) -> Path:

@@ -17,10 +17,10 @@ from app.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from app.cache.semantic import QuestionStore
-    from app.stores.bringing import Bringing, Left
     from app.stores.qdrant import QdrantStore
+    from app.stores.reembedding import LeftBehind, Reembedding
     from app.stores.sidecar_client import VectorProcess
-    from app.stores.sidecar_start import Begun
+    from app.stores.sidecar_start import StartedProcess
 
 _SWEEP_S = 300.0
 
@@ -35,7 +35,7 @@ async def open_semantic_cache(
     degraded: dict[str, str],
     stack: AsyncExitStack,
     *,
-    begun: Begun | None = None,
+    begun: StartedProcess | None = None,
 ) -> list[BackgroundTask]:
     """Give the gateway its semantic cache and start the vector process, unless it has ``begun``.
 
@@ -137,7 +137,7 @@ class _Faults:
         """A route's evidence cannot be read, fitted or written."""
         self._report("semantic_evidence", why)
 
-    def unmigrated(self, left: Left) -> None:
+    def unmigrated(self, left: LeftBehind) -> None:
         """Another encoder's questions that cannot be migrated; empty where all were."""
         if left:
             self._report(
@@ -169,17 +169,17 @@ def _migration(
     store: QuestionStore,
     metrics: Metrics,
     faults: _Faults,
-) -> Bringing:
+) -> Reembedding:
     """Migrates another encoder's questions that the vector process cannot read itself."""
-    from app.stores.bringing import Bringing
+    from app.stores.reembedding import Reembedding
     from app.stores.sealed_vectors import SealedVectors, plain_text
 
-    older: VectorProcess | QdrantOlder = process
+    older: VectorProcess | OlderQdrantCollections = process
     if remote is not None:
-        from app.stores.qdrant_older import QdrantOlder
+        from app.stores.qdrant_older import OlderQdrantCollections
 
-        older = QdrantOlder(remote, process, rng=SystemRandom())
-    return Bringing(
+        older = OlderQdrantCollections(remote, process, rng=SystemRandom())
+    return Reembedding(
         older,
         store.text_of if isinstance(store, SealedVectors) else plain_text,
         mine=lambda: process.pid is not None,

@@ -29,7 +29,7 @@ from app.domain.chat import Dialect
 if TYPE_CHECKING:
     from app.api.known_head import Endpoint
     from app.settings import Settings
-    from app.stores.sidecar_start import Begun
+    from app.stores.sidecar_start import StartedProcess
 
 _INFERENCE = {
     "/v1/chat/completions": Dialect.CHAT,
@@ -68,7 +68,7 @@ def create_app(
     simulated: bool = False,
     siblings: Path | None = None,
     alone: bool = False,
-    encoder: Begun | None = None,
+    encoder: StartedProcess | None = None,
 ) -> SlipstreamApp:
     """Build the application; ``simulated``: its models are simulated.
 

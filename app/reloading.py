@@ -31,7 +31,7 @@ from app.api.known_head import Endpoint
 from app.errors import GatewayError
 from app.main import SlipstreamApp, create_app
 from app.settings import Settings, SettingsError
-from app.stores.sidecar_start import Begun
+from app.stores.sidecar_start import StartedProcess
 
 _POLL_S = 0.05
 _RUNS_PREFIX = "/v1/runs/"
@@ -59,7 +59,7 @@ class ReloadableApp:
         simulated: bool,
         on_swap: Callable[[], None],
         say: Callable[[str], None],
-        encoder: Begun | None = None,
+        encoder: StartedProcess | None = None,
     ) -> None:
         """``read`` reads the configuration again and raises ``SettingsError``; ``on_swap`` is called when
         requests go to another gateway; ``say`` prints to the operator. ``encoder`` is the first gateway's

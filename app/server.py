@@ -32,12 +32,12 @@ from uvicorn.supervisors import Multiprocess
 from app.api.accepting import take_all_descriptors
 from app.api.draining import RELOAD_REFUSED_FILE, RELOADING_FILE
 from app.api.protocol import GatewayProtocol
-from app.bootstrap_encoder import begin_encoder
+from app.bootstrap_encoder import launch_encoder
 from app.errors import GatewayError
 from app.garbage_collection import GarbageSchedule
 from app.settings import Settings, SettingsError, settle_for_libraries
 from app.simulator_process import simulated_upstream
-from app.stores.sidecar_start import Begun
+from app.stores.sidecar_start import StartedProcess
 
 _BACKLOG = 4096
 _WORKER_START_TIMEOUT_S = 30
@@ -71,7 +71,7 @@ def serve(
     for said in sharing_warnings(settings, workers):
         _print(said)
     encoder = (
-        begin_encoder(settings) if workers == 1 else None
+        launch_encoder(settings) if workers == 1 else None
     )  # with several workers each starts its own
     loading = _load_gateway_in_thread() if workers == 1 else None
     with simulated_upstream(settings) as simulated, _socket_folder(workers) as siblings:
@@ -297,7 +297,7 @@ def _socket_folder(workers: int) -> Iterator[Path | None]:
 def _worker_app(settings: Settings, *, simulated: bool, siblings: Path | None) -> object:
     """Build the application in a worker process."""
     gc.disable()  # as in serve()
-    encoder = begin_encoder(settings)
+    encoder = launch_encoder(settings)
     from app.main import create_app  # the gateway: loaded while the encoder is
 
     app = create_app(settings, simulated=simulated, siblings=siblings, encoder=encoder)
@@ -320,7 +320,7 @@ def _single_process_app(
     read: Callable[[], Settings],
     simulated: bool,  # noqa: FBT001 - bound by name below
     server: Callable[[], uvicorn.Server],
-    encoder: Begun | None,
+    encoder: StartedProcess | None,
 ) -> object:
     """Build the application of a single process."""
     from app.reloading import ReloadableApp

@@ -1,7 +1,7 @@
-"""Questions in a Qdrant server or cluster, and that store together with the process that embeds.
+"""Questions in a Qdrant server or cluster, and the combination of that store with the embedding process.
 
-The official client does the talking; every failure it can raise becomes ``StoreError``. Removals and
-writes wait until the server has them, so the next search, from any gateway, sees them.
+Over the official client; each failure that it can raise becomes ``StoreError``. Removals and writes wait
+until the server has applied them, so the next search, from any gateway, sees them.
 """
 
 from __future__ import annotations

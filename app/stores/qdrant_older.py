@@ -1,13 +1,13 @@
-"""What a Qdrant server holds of other encoders, for `app.stores.bringing` to keep anew under this one.
+"""Questions of other encoders in a Qdrant server, to be re-embedded by `app.stores.reembedding`.
 
-The collections are not this gateway's alone: in the middle of a rolling update others still look in the old
-one. So a collection in which somebody kept something in the last ten minutes is left for a later pass, what
-was brought over says where it is from and is not taken back there by a gateway that still has that encoder,
-and an emptied collection is not removed.
+The collections are not this gateway's alone: during a rolling update others still search the old one. So
+a collection that was written to in the last ten minutes is left for a later pass, a question that was
+moved names its origin and is not moved back by a gateway that still has that encoder, and an emptied
+collection is not removed.
 
-Removals go to the older collections first and to the one in force then (`QdrantStore.remove`). A question
-that has left the older one while it was being brought over is therefore removed from the new one again: it
-was forgotten, or another gateway was as quick, and a cache may lose what it must not bring back.
+Removals go to the older collections first and to the current one then (`QdrantStore.remove`). A question
+that left the older one while it was being moved is therefore removed from the new one again: it was
+invalidated, or another gateway was as fast, and a cache may lose what it must not bring back.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FROM: Final = "from"
 _ALL_BUT_THE_ANSWER: Final = models.PayloadSelectorExclude(exclude=["body"])
 
 
-class QdrantOlder:
+class OlderQdrantCollections:
     """The older collections of ``store``'s server."""
 
     def __init__(

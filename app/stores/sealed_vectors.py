@@ -1,7 +1,7 @@
-"""Kept questions whose texts and answers are sealed before they reach a store.
+"""Encrypts the texts and answers of questions before they reach a vector store.
 
-What is searched by stays readable: vectors, partition, tenant, model, tags, times. A vector says
-something of its text to who has the encoder; the text itself and the answer are not to be read.
+What is searched by stays readable: vectors, partition, tenant, model, tags, times. A vector reveals
+something of its text to whoever has the encoder; the text itself and the answer cannot be read.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ from pathlib import Path
 import msgspec
 
 from app.errors import StoreError
-from app.stores.edge import EdgeStore
-from app.stores.moving import Older as OlderFolders
+from app.stores.embedded_qdrant import EmbeddedQdrant
+from app.stores.older_builds import OlderBuilds as OlderFolders
 from app.stores.onnx_embedder import EmbedderError, OnnxEmbedder
 from app.stores.vectors import (
     FAILED_MODEL,
@@ -71,7 +71,7 @@ _LONGEST_WAIT_S = 1.0
 class Worker:
     """What is asked of the process, done."""
 
-    def __init__(self, embedder: OnnxEmbedder, store: EdgeStore) -> None:
+    def __init__(self, embedder: OnnxEmbedder, store: EmbeddedQdrant) -> None:
         """Own both from now on."""
         self._embedder, self._store = embedder, store
         self.older: OlderFolders | None = None
@@ -252,7 +252,7 @@ def main(arguments: list[str]) -> int:
     os.nice(int(niceness))
     try:
         embedder = OnnxEmbedder(Path(model))
-        store = EdgeStore(
+        store = EmbeddedQdrant(
             Path(folder),
             build_id=embedder.build_id,
             dimension=embedder.dimension,

@@ -1,8 +1,8 @@
-"""The gateway's side of the vector process: starts it, keeps it alive, and never waits for it.
+"""The gateway's side of the vector process: starts it, supervises it, and never waits for it.
 
-One gateway worker owns the process (whoever holds the lock file), all workers of one ``data_dir``
-talk to it. What is asked while it is away or has too much to do is answered at once with
-``StoreError``: the caller goes on without. A process that ended is started again in the background.
+One gateway worker owns the process (the one with the lock file); all workers of a ``data_dir`` use it. A
+request while it is down or overloaded is answered at once with ``StoreError``: the caller goes on
+without. A process that ended is started again in the background.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from app.domain.vectors import (
     VectorSearchResult,
 )
 from app.errors import StoreError
-from app.stores.sidecar_start import Begun, socket_of, start, take_lock
+from app.stores.sidecar_start import StartedProcess, socket_of, start, take_lock
 from app.stores.vectors import (
     FAILED_MODEL,
     FAILED_STORE,
@@ -124,7 +124,7 @@ class VectorProcess:
         *,
         on_state: Callable[[str | None], None],
         max_entries: int = 1_000_000,
-        begun: Begun | None = None,
+        begun: StartedProcess | None = None,
     ) -> None:
         """Nothing is started yet, unless somebody has ``begun`` it. ``on_state`` is told why it is away, or
         None when it is there.
@@ -134,11 +134,11 @@ class VectorProcess:
         self._max_entries = max_entries
         self._connection: _Connection | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._said: IO[bytes] | None = None
+        self._log_file: IO[bytes] | None = None
         self._lock: int | None = None
         self._begun = begun is not None
         if begun is not None:
-            self._process, self._said, self._lock = begun.process, begun.said, begun.lock
+            self._process, self._log_file, self._lock = begun.process, begun.log_file, begun.lock
         self._task: asyncio.Task[None] | None = None
         self.there = asyncio.Event()
         self.build_id = ""
@@ -154,7 +154,7 @@ class VectorProcess:
     async def start(self) -> None:
         """Begin to look after the process; returns at once, it is there some time later."""
         self._on_state(_STARTING)
-        self._task = asyncio.get_running_loop().create_task(self._look_after(), name="vectors")
+        self._task = asyncio.get_running_loop().create_task(self._supervise(), name="vectors")
 
     async def aclose(self) -> None:
         """End the process if it is ours; idempotent."""
@@ -255,11 +255,11 @@ class VectorProcess:
 
     # -------------------------------------------------------------- its life
 
-    async def _look_after(self) -> None:
+    async def _supervise(self) -> None:
         failures = 0
         while True:
             try:
-                why = await self._appear()
+                why = await self._ensure_running()
             except OSError as exc:
                 why = f"cannot be started: {exc}"
             if why is None:
@@ -284,7 +284,7 @@ class VectorProcess:
             await asyncio.sleep(_PAUSE_WHERE_HOPELESS_S if hopeless else pause_s)
             failures += 1
 
-    async def _appear(self) -> str | None:
+    async def _ensure_running(self) -> str | None:
         """Connect, starting the process where that is ours to do; None, or why it did not work."""
         if await self._connect():
             return None
@@ -294,7 +294,7 @@ class VectorProcess:
             return _STARTING
         if not self._begun:
             await self._end()
-            self._process, self._said = start(
+            self._process, self._log_file = start(
                 self._folder, self._model, self._max_entries, niceness=NICENESS
             )
         self._begun = False
@@ -303,7 +303,7 @@ class VectorProcess:
             if await self._connect():
                 return None
             await asyncio.sleep(_LOOK_AGAIN_S)
-        return self._last_words()
+        return self._last_log_line()
 
     async def _connect(self) -> bool:
         loop = asyncio.get_running_loop()
@@ -326,12 +326,12 @@ class VectorProcess:
         self._on_state(None)
         return True
 
-    def _last_words(self) -> str:
+    def _last_log_line(self) -> str:
         status = None if self._process is None else self._process.poll()
         said = b""
-        if self._said is not None:
-            self._said.seek(0)
-            said = self._said.read()[-300:]
+        if self._log_file is not None:
+            self._log_file.seek(0)
+            said = self._log_file.read()[-300:]
         last = said.decode("utf-8", "replace").strip().rsplit("\n", 1)[-1]
         return f"ended with status {status}: {last}" if last else f"ended with status {status}"
 
@@ -348,9 +348,9 @@ class VectorProcess:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        if self._said is not None:
-            self._said.close()
-            self._said = None
+        if self._log_file is not None:
+            self._log_file.close()
+            self._log_file = None
 
 
 def recalled(reply: Reply) -> VectorSearchResult | TextTooLong:

@@ -1,7 +1,7 @@
-"""The beginning of the vector process: who may begin it, and with what.
+"""Starts the vector process.
 
-Loads next to nothing, so that a gateway can begin it before it loads itself: the process takes as long
-as the gateway to come up, and both do so at once. ``sidecar_client`` looks after it from then on.
+Imports next to nothing, so that a gateway can start it before it loads itself: the process takes as long as
+the gateway to come up, and both do so at once. ``sidecar_client`` supervises it from then on.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ mostly from memory, and takes 3 to 9 % less CPU with them. Ignored before glibc 
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
-    """A vector process that runs, and the right to run it."""
+class StartedProcess:
+    """A running vector process, and the lock to own it."""
 
     lock: int
     """A descriptor that holds the folder's lock."""
     process: subprocess.Popen[bytes]
-    said: IO[bytes]
-    """What it writes to its standard error."""
+    log_file: IO[bytes]
+    """Its standard error."""
 
 
 def socket_of(folder: Path) -> Path:
@@ -45,22 +45,26 @@ def socket_of(folder: Path) -> Path:
     return Path(tempfile.gettempdir()) / f"slipstream-{os.getuid()}-{name}.sock"
 
 
-def begin(folder: Path, model: Path, max_entries: int) -> Begun | None:
-    """Start the process of ``folder`` unless somebody else has it, or it cannot be: then None, and
-    whoever wants it later finds out why.
+def launch(folder: Path, model: Path, max_entries: int) -> StartedProcess | None:
+    """Start the process of ``folder``; None where another worker owns it or it cannot be started, which
+    ``sidecar_client`` reports later.
     """
     with suppress(OSError), socket.socket(socket.AF_UNIX) as other:
         other.connect(str(socket_of(folder)))
         return None
     try:
         lock = take_lock(folder)
-        return None if lock is None else Begun(lock, *start(folder, model, max_entries, niceness=0))
+        return (
+            None
+            if lock is None
+            else StartedProcess(lock, *start(folder, model, max_entries, niceness=0))
+        )
     except OSError:
         return None
 
 
 def take_lock(folder: Path) -> int | None:
-    """A descriptor that holds the lock of ``folder``, which is made; None where somebody else holds it."""
+    """A descriptor that holds the lock of ``folder``, created if need be; None where another holds it."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -74,14 +78,15 @@ def take_lock(folder: Path) -> int | None:
 def start(
     folder: Path, model: Path, max_entries: int, *, niceness: int
 ) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
-    """Start the process, as nice as told while it loads; beside it what it will say. It ends when its
-    standard input does.
+    """Start the process; returns it and its standard error. It ends when its standard input is closed.
+
+    ``niceness`` holds while it loads.
     """
-    said = tempfile.TemporaryFile()  # noqa: SIM115 - closed by whoever ends the process
+    log_file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by whoever ends the process
     command = [str(_ENV), _HUGE_PAGES] if _ENV.exists() else []  # replaces itself by what follows
     command += [sys.executable, "-m", "app.stores.sidecar", str(socket_of(folder))]
     command += [str(folder), str(model), str(max_entries), str(niceness)]
     process = subprocess.Popen(  # noqa: S603 - our own command, no shell
-        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said
+        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log_file
     )
-    return process, said
+    return process, log_file

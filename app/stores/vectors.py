@@ -1,9 +1,9 @@
-"""What the gateway and its vector process say to each other, and how a collection is named.
+"""The messages between a gateway and its vector process, and the names of collections.
 
-Frames on a unix socket: four bytes of length (little-endian), then MessagePack. Requests carry a
-number that their reply repeats, so that many may be under way. Both sides are this program, of the
-same version: nothing here needs to be read by anybody else, but a frame that is too long or cannot
-be read ends the connection, never the process.
+Frames on a unix socket: four bytes of length (little-endian), then MessagePack. Requests carry a number
+that their reply repeats, so that many can be in flight. Both sides are the same version of this program,
+so nobody else needs to read this; but a frame that is too long or unreadable ends the connection, never
+the process.
 """
 
 from __future__ import annotations

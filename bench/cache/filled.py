@@ -20,7 +20,7 @@ import numpy as np
 
 from app.cache.stored_answer import StoredAnswer
 from app.domain.vectors import StoredQuestion
-from app.stores.edge import EdgeStore
+from app.stores.embedded_qdrant import EmbeddedQdrant
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,9 +52,9 @@ class Source:
     """What every answer says; "": each group's own, as long as a short real one."""
 
 
-def opened(folder: Path, size: int, encoder: OnnxEmbedder) -> EdgeStore:
+def opened(folder: Path, size: int, encoder: OnnxEmbedder) -> EmbeddedQdrant:
     """The store in ``folder``, with room for twice ``size``."""
-    return EdgeStore(
+    return EmbeddedQdrant(
         folder, build_id=encoder.build_id, dimension=encoder.dimension, max_points=2 * size
     )
 

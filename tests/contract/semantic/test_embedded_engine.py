@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from app.domain.vectors import StoredQuestion
-from app.stores.edge import EdgeStore
+from app.stores.embedded_qdrant import EmbeddedQdrant
 from app.stores.vectors import collection_name
 
 BUILD = "test/build:1"
@@ -29,8 +29,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def store(tmp_path: Path, clock: Clock) -> Iterator[EdgeStore]:
-    made = EdgeStore(tmp_path, build_id=BUILD, dimension=8, max_points=32, clock=clock)
+def store(tmp_path: Path, clock: Clock) -> Iterator[EmbeddedQdrant]:
+    made = EmbeddedQdrant(tmp_path, build_id=BUILD, dimension=8, max_points=32, clock=clock)
     yield made
     made.close()
 
@@ -74,7 +74,7 @@ def test_it_never_keeps_more_than_its_most_and_drops_what_expires_soonest(store)
 def test_foreign_or_damaged_files_are_put_aside_whole_and_named(tmp_path, clock, foreign):
     path = tmp_path / collection_name(BUILD)
     if foreign == "no segments":
-        first = EdgeStore(tmp_path, build_id=BUILD, dimension=8, clock=clock)
+        first = EmbeddedQdrant(tmp_path, build_id=BUILD, dimension=8, clock=clock)
         first.keep([(question(9_000.0), vector(1))])
         first.close()
         (path / "edge_config.json").write_bytes(b"\x00" * 64)
@@ -88,7 +88,7 @@ def test_foreign_or_damaged_files_are_put_aside_whole_and_named(tmp_path, clock,
         if marker:
             (path / "slipstream.json").write_bytes(marker)
     before = sorted(p.name for p in path.rglob("*") if p.is_file())
-    made = EdgeStore(tmp_path, build_id=BUILD, dimension=8, clock=clock)
+    made = EmbeddedQdrant(tmp_path, build_id=BUILD, dimension=8, clock=clock)
     assert made.moved_aside[0].startswith(f"{path.name}.aside-1: ")
     made.keep([(question(9_000.0), vector(1))])
     assert made.count() == 1
@@ -104,7 +104,7 @@ def test_a_point_of_another_program_is_passed_over(store):
 
 def test_a_search_finds_what_comparing_with_every_question_finds(tmp_path, clock):
     """Few questions are compared one by one; ``exact`` is the measure of larger indexes."""
-    store = EdgeStore(tmp_path / "many", build_id=BUILD, dimension=8, clock=clock)
+    store = EmbeddedQdrant(tmp_path / "many", build_id=BUILD, dimension=8, clock=clock)
     vectors = {f"{n:032x}": vector(n) for n in range(1, 201)}
     store.keep([(question(2_000.0, id=key), made) for key, made in vectors.items()])
     asked = np.frombuffer(vector(999), dtype="<f4")

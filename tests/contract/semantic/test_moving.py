@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from app.domain.vectors import QuestionFilter
-from app.stores.bringing import Bringing, Left
-from app.stores.edge import EdgeStore
-from app.stores.moving import Older
+from app.stores.embedded_qdrant import EmbeddedQdrant
+from app.stores.older_builds import OlderBuilds
+from app.stores.reembedding import LeftBehind, Reembedding
 from app.stores.seal import Sealer
 from app.stores.sealed_vectors import SealedVectors
 from app.stores.sidecar import Worker
@@ -29,7 +29,7 @@ def embed(text: str) -> bytes | None:
 @pytest.fixture
 def kept(tmp_path):
     """Three questions under an old build of another dimension, and an expired one."""
-    old = EdgeStore(tmp_path, build_id="old:1", dimension=4, clock=lambda: NOW_S)
+    old = EmbeddedQdrant(tmp_path, build_id="old:1", dimension=4, clock=lambda: NOW_S)
     made = [question(2_000.0, text=text, tags=("t",) if text == "two?" else ()) for text in TEXTS]
     for each in [*made, question(999.0, text="expired?")]:
         old.keep([(each, bytes(16))])
@@ -39,19 +39,19 @@ def kept(tmp_path):
 
 @pytest.fixture
 def store(tmp_path):
-    made = EdgeStore(tmp_path, build_id="new:2", dimension=8, clock=lambda: NOW_S)
+    made = EmbeddedQdrant(tmp_path, build_id="new:2", dimension=8, clock=lambda: NOW_S)
     yield made
     made.close()
 
 
-def moved(older: Older) -> None:
+def moved(older: OlderBuilds) -> None:
     for _ in range(100):
         older.step()
     assert not older
 
 
-def older_than(store: EdgeStore) -> Older:
-    return Older(store.path.parent, store, embed, clock=lambda: NOW_S)
+def older_than(store: EmbeddedQdrant) -> OlderBuilds:
+    return OlderBuilds(store.path.parent, store, embed, clock=lambda: NOW_S)
 
 
 def test_everything_live_is_found_by_its_new_vector_and_the_old_folder_goes(kept, store):
@@ -97,7 +97,7 @@ class _Kept:
 
     remove = remove_where = count = embed = None
 
-    def __init__(self, store: EdgeStore) -> None:
+    def __init__(self, store: EmbeddedQdrant) -> None:
         self._store = store
 
     async def keep(self, sealed, at) -> None:
@@ -109,7 +109,7 @@ KEY, OTHER_KEY = Sealer([b"k" * 32]), Sealer([b"o" * 32])
 
 async def sealed_in(folder, seals: dict[str, Sealer]) -> dict[str, str]:
     """Questions of an old build, sealed by these; their ids."""
-    old = EdgeStore(folder, build_id="old:1", dimension=8, clock=lambda: NOW_S)
+    old = EmbeddedQdrant(folder, build_id="old:1", dimension=8, clock=lambda: NOW_S)
     made = {text: question(2_000.0, text=text, body=f"answer of {text}") for text in seals}
     for number, (text, seal) in enumerate(seals.items()):
         await SealedVectors(_Kept(old), seal).keep(made[text], vector(number))
@@ -118,7 +118,7 @@ async def sealed_in(folder, seals: dict[str, Sealer]) -> dict[str, str]:
 
 
 def left_in(folder) -> int:
-    again = EdgeStore(folder, build_id="old:1", dimension=8, clock=lambda: NOW_S)
+    again = EmbeddedQdrant(folder, build_id="old:1", dimension=8, clock=lambda: NOW_S)
     try:
         return again.count()
     finally:
@@ -127,7 +127,7 @@ def left_in(folder) -> int:
 
 @pytest.mark.anyio
 async def test_what_cannot_be_read_here_stays_where_it_is(tmp_path, store):
-    old = EdgeStore(tmp_path, build_id="old:1", dimension=8, clock=lambda: NOW_S)
+    old = EmbeddedQdrant(tmp_path, build_id="old:1", dimension=8, clock=lambda: NOW_S)
     old.keep([(question(2_000.0, text="long"), vector(1))])
     old.close()
     await sealed_in(tmp_path, {"secret?": KEY})
@@ -159,18 +159,18 @@ class _Process:
 @dataclass
 class _Heard:
     moved: int = 0
-    left: list[Left] = field(default_factory=list)
+    left: list[LeftBehind] = field(default_factory=list)
     slept: list[float] = field(default_factory=list)
 
 
-def bringing(source, heard: _Heard, seal: Sealer) -> Bringing:
+def bringing(source, heard: _Heard, seal: Sealer) -> Reembedding:
     async def sleep(for_s: float) -> None:
         heard.slept.append(for_s)
 
     def moved(count: int) -> None:
         heard.moved += count
 
-    return Bringing(
+    return Reembedding(
         source, SealedVectors(_Kept(None), seal).text_of, mine=lambda: True, on_moved=moved,
         on_left=heard.left.append, sleep=sleep,
     )  # fmt: skip
@@ -190,14 +190,14 @@ async def test_what_a_gateway_has_sealed_it_reads_and_the_folder_goes(tmp_path, 
     worker, heard = worker_over(store), _Heard()
     process = _Process(worker)
     bring = bringing(process, heard, KEY)
-    assert not await bring.once(), "the process has not gone through the folder yet"
+    assert not await bring.run_once(), "the process has not gone through the folder yet"
     while worker.move():
         pass
     process.busy = 3
-    assert await bring.once()
+    assert await bring.run_once()
     assert heard.slept.count(0.1) == 3, "it waits while others want the process"
     assert heard.moved == len(ids)
-    assert heard.left == [Left()]
+    assert heard.left == [LeftBehind()]
     found = store.nearest(embed("secret 3?"), "p", 1)[0]
     assert found.question.id == ids["secret 3?"]
     assert found.cosine == pytest.approx(1.0, abs=1e-5)
@@ -211,9 +211,9 @@ async def test_what_no_key_opens_stays_and_is_counted(tmp_path, store):
     worker, heard = worker_over(store), _Heard()
     while worker.move():
         pass
-    assert await bringing(_Process(worker), heard, KEY).once()
+    assert await bringing(_Process(worker), heard, KEY).run_once()
     assert heard.moved == store.count() == 1
-    assert heard.left == [Left(sealed=1, other=1)]
+    assert heard.left == [LeftBehind(sealed=1, other=1)]
     worker.older.close()
     assert left_in(tmp_path) == 2
 
@@ -231,7 +231,7 @@ async def test_a_gateway_that_ends_in_the_middle_loses_nothing_that_it_sealed(tm
     again, heard = worker_over(store), _Heard()
     while again.move():
         pass
-    await bringing(_Process(again), heard, KEY).once()
+    await bringing(_Process(again), heard, KEY).run_once()
     assert heard.moved == 4
     assert all(store.fetch(each) for each in ids.values())
 

@@ -17,9 +17,9 @@ from qdrant_client import AsyncQdrantClient
 
 from app.domain.vectors import QuestionFilter, StoredQuestion
 from app.errors import StoreError
-from app.stores.bringing import Bringing, Left
 from app.stores.qdrant import QdrantStore
-from app.stores.qdrant_older import FROM, QUIET_S, QdrantOlder
+from app.stores.qdrant_older import FROM, QUIET_S, OlderQdrantCollections
+from app.stores.reembedding import LeftBehind, Reembedding
 from app.stores.seal import Sealer
 from app.stores.sealed_vectors import SealedVectors, plain_text
 from app.stores.vectors import Busy, Found, TooLong, collection_name
@@ -55,14 +55,14 @@ class World:
     store: QdrantStore
     encoder: _Encoder = field(default_factory=_Encoder)
     moved: int = 0
-    left: list[Left] = field(default_factory=list)
+    left: list[LeftBehind] = field(default_factory=list)
 
     @property
     def old(self) -> FakeQdrant:
         return self.server.older[0]
 
-    def older(self) -> QdrantOlder:
-        return QdrantOlder(self.store, self.encoder, rng=Random(0))
+    def older(self) -> OlderQdrantCollections:
+        return OlderQdrantCollections(self.store, self.encoder, rng=Random(0))
 
     async def bring(self, read=plain_text, older=None) -> None:
         def count(more: int) -> None:
@@ -71,11 +71,11 @@ class World:
         async def sleep(_: float) -> None:
             return
 
-        made = Bringing(
+        made = Reembedding(
             older or self.older(), read, mine=lambda: True, on_moved=count, on_left=self.left.append,
             sleep=sleep,
         )  # fmt: skip
-        assert await made.once()
+        assert await made.run_once()
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ async def test_everything_live_is_found_by_its_new_vector(world):
     world.encoder.busy = 2
     await world.bring()
     assert world.moved == len(kept)
-    assert world.left == [Left()]
+    assert world.left == [LeftBehind()]
     for each in kept[::10]:
         near = (await world.store.nearest(vector(each.text), "p", 1))[0]
         assert near.question == each
@@ -132,7 +132,7 @@ async def test_what_was_brought_from_a_collection_is_not_taken_back_there(world)
     await kept_before(world, "one?")
     await world.bring()
     back = QdrantStore(world.server.url, build_id=lambda: OLD)
-    await world.bring(older=QdrantOlder(back, world.encoder, rng=Random(0)))
+    await world.bring(older=OlderQdrantCollections(back, world.encoder, rng=Random(0)))
     await back.aclose()
     assert [p[FROM] for _, p in world.server.points.values()] == [collection_name(OLD)]
     assert not world.old.points
@@ -154,7 +154,7 @@ async def test_removals_reach_both_and_what_is_removed_meanwhile_does_not_come_b
     await kept_before(world, "four?", id=two.id)
     removed = []
 
-    class Slow(QdrantOlder):
+    class Slow(OlderQdrantCollections):
         async def _remove(self, name: str, point: str) -> None:
             removed.append(name)
             await super()._remove(name, point)
@@ -174,7 +174,7 @@ async def test_what_is_sealed_is_read_with_its_key_or_counted(world):
         await SealedVectors(_Remembers(before), seal).keep(question(text), vector("elsewhere"))
     await before.aclose()
     await world.bring(SealedVectors(_Remembers(world.store), key).text_of)
-    assert world.left == [Left(sealed=1, other=1)]
+    assert world.left == [LeftBehind(sealed=1, other=1)]
     ((_, payload),) = world.server.points.values()
     assert payload["text"] != "mine?", "it stays sealed"
     found = await SealedVectors(_Remembers(world.store), key).fetch(
@@ -222,8 +222,8 @@ async def test_the_official_clients_own_engine_sees_it_the_same_way():
     async def sleep(_: float) -> None:
         return
 
-    older = QdrantOlder(stores[NEW], _Encoder(), rng=Random(0))
-    made = Bringing(
+    older = OlderQdrantCollections(stores[NEW], _Encoder(), rng=Random(0))
+    made = Reembedding(
         older,
         plain_text,
         mine=lambda: True,
@@ -231,11 +231,11 @@ async def test_the_official_clients_own_engine_sees_it_the_same_way():
         on_left=left.append,
         sleep=sleep,
     )
-    assert await made.once()
+    assert await made.run_once()
     assert heard == [], "somebody keeps there"
     assert await stores[NEW].remove((lately.id,)) == 1, "removals reach it"
-    assert await made.once()
-    assert (sum(heard), left) == (70, [Left(), Left()])
+    assert await made.run_once()
+    assert (sum(heard), left) == (70, [LeftBehind(), LeftBehind()])
     for each in kept[::9]:
         near = (await stores[NEW].nearest(vector(each.text), "p", 1))[0]
         assert near.question == each

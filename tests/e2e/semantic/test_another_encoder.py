@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 
 from app.domain.vectors import StoredQuestion
-from app.stores.edge import EdgeStore
+from app.stores.embedded_qdrant import EmbeddedQdrant
 from app.stores.seal import Sealer
 from app.stores.sealed_vectors import SealedVectors
 from tests.e2e.semantic.conftest import PATIENCE_S
@@ -25,7 +25,7 @@ class _Kept:
 
     remove = remove_where = count = embed = None
 
-    def __init__(self, store: EdgeStore) -> None:
+    def __init__(self, store: EmbeddedQdrant) -> None:
         self._store = store
 
     async def keep(self, question: StoredQuestion, vector: bytes) -> None:
@@ -40,7 +40,7 @@ def kept(text: str) -> StoredQuestion:
 async def test_what_was_sealed_is_found_again_and_what_no_key_opens_is_named(tmp_path):
     folder = tmp_path / "semantic"
     folder.mkdir()
-    old = EdgeStore(folder, build_id="old:1", dimension=8)
+    old = EmbeddedQdrant(folder, build_id="old:1", dimension=8)
     mine, theirs = kept(TEXT), kept("Who wrote it?")
     for question, key in ((mine, KEY), (theirs, OTHER)):
         await SealedVectors(_Kept(old), Sealer([key.encode()])).keep(question, bytes(32))

@@ -19,7 +19,7 @@ from app.cache.semantic import SemanticQuery
 from app.domain.vectors import StoredQuestion
 from app.errors import StoreError
 from app.stores.sidecar_client import VectorProcess
-from app.stores.sidecar_start import begin
+from app.stores.sidecar_start import launch
 from tests.e2e.semantic.conftest import PATIENCE_S, PLAIN, Semantic, TopicModel
 from tests.support.gateway import ROOT, configuration, running_gateway
 from tests.support.tool_server import tool_server
@@ -73,7 +73,7 @@ async def test_a_killed_process_costs_hits_and_nothing_else_and_comes_back(tmp_p
 async def test_a_process_that_was_begun_early_is_taken_over_and_not_begun_twice(tmp_path):
     """A server begins it before it loads the gateway that will look after it."""
     model, states = embedder_folder(), []
-    begun = begin(tmp_path, model, 1_000)
+    begun = launch(tmp_path, model, 1_000)
     assert begun is not None
     memory = VectorProcess(tmp_path, model, on_state=states.append, begun=begun)
     await memory.start()
@@ -82,7 +82,7 @@ async def test_a_process_that_was_begun_early_is_taken_over_and_not_begun_twice(
         assert memory.pid == begun.process.pid
         nicer = os.getpriority(os.PRIO_PROCESS, memory.pid)
         assert nicer == min(19, os.nice(0) + 10), "once it has loaded, requests come first"
-        assert begin(tmp_path, model, 1_000) is None, "somebody has it"
+        assert launch(tmp_path, model, 1_000) is None, "somebody has it"
         assert states == ["is starting", None]
         lost = memory._connection.lost
         begun.process.kill()

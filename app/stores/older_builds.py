@@ -1,11 +1,11 @@
-"""Questions kept under another build of the encoder, brought to the one in force.
+"""Migration of questions that an older build of the encoder embedded.
 
-Vectors of two builds mean nothing to each other, so each build has a folder of its own. A process that
-starts with another model finds the older folders and embeds what they hold anew, one question at a
-time between requests. A question leaves the older folder once it is in the new one, so a kill in the
-middle loses nothing, and removals reach both meanwhile. What a gateway has sealed it must read for this
-process (`app.stores.bringing` asks for it, question by question). A folder that is empty by then is removed;
-what nobody can read (sealed with another key, too long for this encoder, another program's) stays in it.
+Vectors of two builds cannot be compared, so each build has a folder of its own. A process that starts with
+another model finds the older folders and embeds their questions again, one at a time between requests. A
+question leaves the older folder once it is in the new one, so a kill loses nothing, and removals reach both
+meanwhile. Encrypted texts a gateway must read for this process (`app.stores.reembedding` asks for them). An
+emptied folder is removed; what nobody can read (encrypted with another key, too long for this encoder,
+another program's) stays in it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import msgspec
 
 from app.domain.vectors import QuestionFilter, StoredQuestion
 from app.errors import StoreError
-from app.stores.edge import MARKER, EdgeStore
+from app.stores.embedded_qdrant import MARKER, EmbeddedQdrant
 from app.stores.sealed_vectors import is_sealed
 from app.stores.vectors import COLLECTIONS, OlderPage, collection_name
 
@@ -35,26 +35,26 @@ class _Marker(msgspec.Struct, frozen=True):
     dimension: int
 
 
-class Older:
+class OlderBuilds:
     """The folders of other builds beside ``current``; owned by the vector process, as that is."""
 
     def __init__(
         self,
         folder: Path,
-        current: EdgeStore,
+        current: EmbeddedQdrant,
         embed: Callable[[str], bytes | None],
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Open them. ``embed`` gives a text's vector in ``current``'s build, None where it is too long."""
+        """Open them. ``embed`` returns a text's vector of ``current``'s build, None where it is too long."""
         self._current, self._embed, self._clock = current, embed, clock
         self._stores = [
             store for path in _folders(folder, current) if (store := _open(path, clock))
         ]
         self._waiting: deque[tuple[str, StoredQuestion | None]] = deque()
         self._after: str | None = ""
-        self._left: list[EdgeStore] = []
-        """Gone through, and not empty: what is sealed, and what cannot be read."""
+        self._left: list[EmbeddedQdrant] = []
+        """Processed and not empty: they hold encrypted or unreadable questions."""
         self.moved = 0
 
     def __bool__(self) -> bool:
@@ -94,8 +94,8 @@ class Older:
             if vector is not None:
                 self._bring(store, entry_id, vector)
 
-    def _bring(self, store: EdgeStore, entry_id: str, vector: bytes) -> bool:
-        """Keep what is still there of that id by its new vector; whether it was."""
+    def _bring(self, store: EmbeddedQdrant, entry_id: str, vector: bytes) -> bool:
+        """Move the question under its new vector, if it is still there; returns whether it was."""
         question = store.fetch(entry_id)
         if question is None:
             return False
@@ -158,16 +158,16 @@ class Older:
         self._stores.clear()
         self._left.clear()
 
-    def _all(self) -> list[EdgeStore]:
+    def _all(self) -> list[EmbeddedQdrant]:
         return [*self._stores, *self._left]
 
 
-def _folders(folder: Path, current: EdgeStore) -> list[Path]:
+def _folders(folder: Path, current: EmbeddedQdrant) -> list[Path]:
     found = folder.glob(f"{COLLECTIONS}*")
     return sorted(p for p in found if p != current.path and (p / MARKER).is_file())
 
 
-def _open(path: Path, clock: Callable[[], float]) -> EdgeStore | None:
+def _open(path: Path, clock: Callable[[], float]) -> EmbeddedQdrant | None:
     """The store in ``path``; None where it is not one of this program's, or another process has it."""
     try:
         marker = msgspec.json.decode((path / MARKER).read_bytes(), type=_Marker)
@@ -177,9 +177,9 @@ def _open(path: Path, clock: Callable[[], float]) -> EdgeStore | None:
         return None
     for _ in range(_ATTEMPTS):
         try:
-            return EdgeStore(
+            return EmbeddedQdrant(
                 path.parent, build_id=marker.build, dimension=marker.dimension, clock=clock
             )
-        except StoreError:  # the engine gives its lock up a moment after it was closed
+        except StoreError:  # the engine releases its lock a moment after it was closed
             time.sleep(_ATTEMPT_EVERY_S)
     return None

@@ -1,9 +1,8 @@
 """Questions in Qdrant's embedded engine: one folder, owned by one process.
 
-The engine holds the interpreter's lock while it merges segments (seconds for tens of thousands of
-vectors), so this class belongs into the vector process and nowhere else. Every write is in the
-engine's log at once and survives a kill; damaged or foreign files are put aside, never repaired by
-guessing, and never removed.
+The engine holds the interpreter's lock while it merges segments (seconds for tens of thousands of vectors),
+so this class is for the vector process alone. Every write is in the engine's log at once and survives a kill.
+Damaged or foreign files are put aside, never repaired by guessing, and never removed.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _SEARCH, _SEARCH_MANY = edge.SearchParams(hnsw_ef=32), edge.SearchParams(hnsw_ef
 nearest ten in 0.34 ms of CPU, 64 finds 99.7 % in 0.47, and the engine's own 100 finds 99.8 % in 0.61."""
 
 
-class EdgeStore:
+class EmbeddedQdrant:
     """Kept questions under ``folder``, at most ``max_points`` of them."""
 
     def __init__(

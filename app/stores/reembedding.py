@@ -1,14 +1,14 @@
-"""Questions that were kept under another encoder, read by a gateway and kept anew under the one in force.
+"""Re-embeds questions that another encoder embedded, where a gateway must read them.
 
-The vector process moves what it can read by itself (`app.stores.moving`). What a gateway has sealed only a
-gateway can read, and what a Qdrant server holds is nobody's but the gateways'. So one worker of a `data_dir`,
-the one that owns the vector process, goes through both: a page of texts, then one question after the other,
-each embedded when the process has nothing else to do (at most one a second while it has), so that no look-up
-waits behind more than one of them. A question leaves the older place once it is in the new one: whoever is
-killed in between starts again and loses nothing.
+The vector process migrates what it can read itself (`app.stores.older_builds`). Encrypted texts only a
+gateway can read, and the collections of a Qdrant server no single process owns. So the worker of a
+`data_dir` that owns the vector process goes through both: a page of texts, then one question after the
+other, each embedded while the process is idle (at most one a second while it is busy), so that no look-up
+waits behind more than one of them. A question leaves the older place once it is in the new one, so a kill
+in between loses nothing.
 
-A text that no key opens, or that is too long for the new encoder, stays where it is, is counted, and named
-on `/readyz`: vectors cannot be turned into those of another encoder without it.
+A text that no key decrypts, or that is too long for the new encoder, stays where it is, is counted, and
+shown on `/readyz`: vectors cannot be converted to another encoder without the text.
 """
 
 from __future__ import annotations
@@ -29,48 +29,48 @@ _STILL_MOVING_S: Final = 1.0
 _NEXT_PASS_S: Final = 600.0
 
 
-class Older(Protocol):
-    """Where the questions of other encoders are."""
+class OlderQuestions(Protocol):
+    """A place with questions of other encoders."""
 
     async def older(self, after: str, limit: int) -> OlderPage:
-        """Some of them from ``after`` on ("" begins), without their answers."""
+        """A page of them after ``after`` ("" for the first), without their answers."""
         ...
 
     async def anew(self, question: StoredQuestion, text: str) -> Reply:
-        """Bring one over: ``Found``; ``TooLong``; ``Busy``, to be asked again; else it is gone."""
+        """Re-embed one: ``Found``; ``TooLong``; ``Busy``, to be retried; else it is gone."""
         ...
 
 
 @dataclass(slots=True)
-class Left:
-    """What stayed behind."""
+class LeftBehind:
+    """Questions that could not be moved."""
 
     sealed: int = 0
-    """No key that is configured opens them."""
+    """No configured key decrypts them."""
     other: int = 0
     """Too long for the encoder in force, or another program's."""
 
     def __bool__(self) -> bool:
-        """Whether anything did."""
+        """Whether there is any."""
         return bool(self.sealed or self.other)
 
 
-class Bringing:
-    """One source's questions, brought over for as long as the gateway runs."""
+class Reembedding:
+    """Moves one source's questions, for as long as the gateway runs."""
 
     def __init__(
         self,
-        source: Older,
+        source: OlderQuestions,
         read: Callable[[StoredQuestion], str | None],
         *,
         mine: Callable[[], bool],
         on_moved: Callable[[int], None],
-        on_left: Callable[[Left], None],
+        on_left: Callable[[LeftBehind], None],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """``read`` gives a question's text, None where it cannot. ``mine``: whether this worker is to do it.
+        """``read`` returns a question's text, None where it cannot. ``mine``: whether this worker is to run.
 
-        ``on_moved`` is told how many more were brought over, ``on_left`` what stayed after each whole pass.
+        ``on_moved`` gets how many more were moved, ``on_left`` what stayed after each complete pass.
         """
         self._source, self._read, self._mine = source, read, mine
         self._on_moved, self._on_left = on_moved, on_left
@@ -78,22 +78,22 @@ class Bringing:
         self._moved = 0
 
     async def run(self) -> None:
-        """Pass after pass until cancelled; a store that is away is asked again."""
+        """Pass after pass until cancelled; a store that is unavailable is retried."""
         while True:
             try:
-                whole = self._mine() and await self.once()
+                whole = self._mine() and await self.run_once()
             except StoreError:
                 whole = False
             await self._sleep(_NEXT_PASS_S if whole else _STILL_MOVING_S)
 
-    async def once(self) -> bool:
-        """One pass over everything; False where more may be there at once. Raises ``StoreError``."""
-        left, after = Left(), ""
+    async def run_once(self) -> bool:
+        """One pass; False where there may be more at once. Raises ``StoreError``."""
+        left, after = LeftBehind(), ""
         while True:
             page = await self._source.older(after, _AT_ONCE)
             self._count(page.moved)
             for question in page.questions:
-                await self._bring(question, left)
+                await self._reembed(question, left)
             after = page.next
             if not after:
                 break
@@ -105,7 +105,7 @@ class Bringing:
         self._on_left(left)
         return True
 
-    async def _bring(self, question: StoredQuestion, left: Left) -> None:
+    async def _reembed(self, question: StoredQuestion, left: LeftBehind) -> None:
         text = self._read(question)
         if text is None:
             left.sealed += 1
@@ -121,7 +121,7 @@ class Bringing:
             await self._sleep(_BETWEEN_S)
 
     def _count(self, moved: int) -> None:
-        """Tell how many more there are; a process that was started anew begins at nought."""
+        """Report how many more were moved; a restarted process counts from 0."""
         more = moved - self._moved if moved >= self._moved else moved
         self._moved = moved
         if more:
