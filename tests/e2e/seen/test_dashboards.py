@@ -172,6 +172,7 @@ def _metrics_of_rules() -> set[str]:
     ],
     ids=" ".join,
 )
+@pytest.mark.timeout(240)  # days of samples are evaluated: a minute of CPU on a slow machine
 def test_promtool_approves(words) -> None:
     done = subprocess.run(
         ["promtool", *words],
