@@ -17,11 +17,11 @@ import structlog
 
 from app import __version__
 from app.api.agent import record_of
-from app.api.bodies import Bodies
+from app.api.body_memory import BodyMemory
 from app.api.context import Context, Readiness
 from app.api.inference import Edge, InFlight
+from app.api.json_memory import json_memory_bytes
 from app.api.response import Heartbeat
-from app.api.weighing import weight_of
 from app.bootstrap_access import RunInBackground, authenticator_of
 from app.bootstrap_jobs import open_jobs
 from app.bootstrap_redis import open_redis, share, share_health, share_outputs, share_runs
@@ -103,7 +103,9 @@ async def open_gateway(
             share_outputs(redis, gateway.tools)
         pulse = Heartbeat(settings.server.sse_comment_s)
         in_flight = InFlight(settings.server.max_inflight_requests)
-        bodies = Bodies(settings.server.max_bodies_bytes, settings.server.max_body_bytes, weight_of)
+        bodies = BodyMemory(
+            settings.server.max_bodies_bytes, settings.server.max_body_bytes, json_memory_bytes
+        )
         telemetry.metrics.follow_in_flight(lambda: in_flight.now, lambda: bodies.held_bytes)
         edge = Edge(
             gateway=gateway,
@@ -126,7 +128,7 @@ async def open_gateway(
         if shadow is not None:
             await beside(shadow.run(), "shadow")
         await beside(pulse.run(), "pulse")
-        telemetry.start(edge.afterwards.drain)
+        telemetry.start(edge.deferred.drain)
         stack.callback(telemetry.stop)
         for provider in providers.values():
             await provider.start()

@@ -21,13 +21,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app import __version__
 from app.api.cross_origin import CrossOrigin
 from app.api.draining import RELOAD_REFUSED_FILE, drain_on_sigterm, wait_for_last_responses
-from app.api.first_request import FIRST, asked_first
 from app.api.head_requests import answer_head
 from app.api.openapi import describe_inference
+from app.api.warm_up import WARM_UP, warming_up
 from app.domain.chat import Dialect
 
 if TYPE_CHECKING:
-    from app.api.known_head import Endpoint
+    from app.api.head_template import Endpoint
     from app.settings import Settings
     from app.stores.sidecar_start import StartedProcess
 
@@ -52,7 +52,7 @@ class SlipstreamApp(FastAPI):
             if endpoint is not None:
                 await endpoint(scope, receive, send)
                 return
-            if FIRST not in scope:
+            if WARM_UP not in scope:
                 await (
                     self.state.context.edge.finish_deferred_work()
                 )  # administrative routes read its results
@@ -114,7 +114,7 @@ def create_app(
                     await beside.enter_async_context(serve_siblings(served, siblings))
                     context.readiness.reload_refused_file = siblings / RELOAD_REFUSED_FILE
                 with drain_on_sigterm(lambda: [context], lambda: settings.server.drain_s, siblings):
-                    async with asked_first(app):
+                    async with warming_up(app):
                         yield
                 context.readiness.draining = True
                 await wait_for_last_responses(context)

@@ -26,8 +26,8 @@ from starlette.types import Receive, Scope, Send
 
 from app.api.context import Context
 from app.api.draining import drain_on_sigterm, wait_for_last_responses
-from app.api.first_request import ask_first, asked_first
-from app.api.known_head import Endpoint
+from app.api.head_template import Endpoint
+from app.api.warm_up import send_first_request, warming_up
 from app.errors import GatewayError
 from app.main import SlipstreamApp, create_app
 from app.settings import Settings, SettingsError
@@ -104,7 +104,7 @@ class ReloadableApp:
             _on_sighup(self._reload_requested.set),
         ):
             await send({"type": "lifespan.startup.complete"})
-            async with asked_first(self._current.app):
+            async with warming_up(self._current.app):
                 await receive()
         reloading.cancel()
         with suppress(asyncio.CancelledError):
@@ -147,7 +147,7 @@ class ReloadableApp:
         task = loop.create_task(live(), name="gateway")
         await ready
         if serving:
-            await ask_first(app)
+            await send_first_request(app)
         return _Gateway(settings, app, app.state.context, end, task)
 
     async def _reload_forever(self) -> None:

@@ -29,7 +29,7 @@ from tempfile import TemporaryDirectory
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
-from app.api.accepting import take_all_descriptors
+from app.api.acceptor import raise_descriptor_limit
 from app.api.draining import RELOAD_REFUSED_FILE, RELOADING_FILE
 from app.api.protocol import GatewayProtocol
 from app.bootstrap_encoder import launch_encoder
@@ -66,7 +66,7 @@ def serve(
     """
     listening = _bind(host, port)  # first: a port that is taken is told before anything is started
     settle_for_libraries()
-    take_all_descriptors()
+    raise_descriptor_limit()
     gc.disable()  # until everything is loaded: collecting modules takes a tenth of a second in all
     for said in sharing_warnings(settings, workers):
         _print(said)
@@ -91,7 +91,7 @@ def serve(
             port=port,
             workers=workers,
             http=GatewayProtocol,
-            loop="app.api.accepting:GatewayLoop",
+            loop="app.api.acceptor:GatewayLoop",
             ws="none",
             lifespan="on",
             log_config=None,
@@ -328,7 +328,7 @@ def _single_process_app(
     def on_swap() -> None:
         for connection in server().server_state.connections:
             if isinstance(connection, GatewayProtocol):
-                connection.forget()
+                connection.forget_heads()
 
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)

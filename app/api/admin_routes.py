@@ -24,14 +24,14 @@ from app.api import (
     runs,
     upstreams,
 )
-from app.api.bodies import Bodies
 from app.api.body_limit import BodyLimit
+from app.api.body_memory import BodyMemory
 from app.api.cross_origin import CrossOrigin
 from app.api.inference import read_headers
+from app.api.json_memory import json_memory_bytes
 from app.api.problems import REQUEST_ID
-from app.api.reading import request_id_of
+from app.api.request_parsing import request_id_of
 from app.api.siblings import Siblings
-from app.api.weighing import weight_of
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -68,7 +68,7 @@ def add_admin_routes(app: FastAPI, settings: Settings, siblings: Path | None) ->
         app.add_middleware(Siblings, folder=siblings, shared=bool(settings.state.redis_url))
     most = settings.server.max_body_bytes
     together = max(most, settings.server.max_bodies_bytes // _ADMIN_SHARE)
-    bodies = Bodies(together, most, weight_of)
+    bodies = BodyMemory(together, most, json_memory_bytes)
     app.add_middleware(BodyLimit, most_body_bytes=most, bodies=bodies)
 
 

@@ -17,7 +17,7 @@ from urllib.parse import parse_qs
 
 from starlette.types import Receive, Scope, Send
 
-from app.api.coded_body import counted
+from app.api.content_encoding import counted
 from app.api.inference import (
     ClientLeft,
     Edge,
@@ -28,7 +28,7 @@ from app.api.inference import (
 )
 from app.api.outlet import AsgiOutlet, Outlet, outlet_of
 from app.api.problems import problem
-from app.api.reading import request_id_of
+from app.api.request_parsing import request_id_of
 from app.domain.agents import AGENT_MODEL_PREFIX, Agent
 from app.domain.chat import Dialect
 from app.domain.deadline import Deadline
@@ -167,7 +167,7 @@ class _Stream:
         head = _STREAM_HEAD % self.request_id.encode("latin-1")
         head += b"".join(b"%s: %s\r\n" % header for header in (HEADERS if vercel else ()))
         seq, began = 0, False
-        while not self.outlet.gone:
+        while not self.outlet.client_left:
             try:
                 events = self.log.after(seq)
             except NotFound as late:  # a slow reader: the events it needs were dropped from the log

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.bodies import Bodies, Lease
-from app.api.coded_body import coding_of, decoding
+from app.api.body_memory import BodyMemory, Lease
+from app.api.content_encoding import coding_of, decoding
 from app.api.inference import read_headers
 from app.api.problems import refusal
-from app.api.reading import request_id_of
+from app.api.request_parsing import request_id_of
 from app.errors import GatewayError, TooLarge
 
 
 class BodyLimit:
     """ASGI middleware: reads the body within the limits, then calls the application."""
 
-    def __init__(self, app: ASGIApp, most_body_bytes: int, bodies: Bodies) -> None:
+    def __init__(self, app: ASGIApp, most_body_bytes: int, bodies: BodyMemory) -> None:
         """Wrap ``app``; ``bodies`` counts the bodies of these routes alone."""
         self._app, self._most, self._bodies = app, most_body_bytes, bodies
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from app.api.coded_body import counted
+from app.api.content_encoding import counted
 from app.api.inference import (
     ClientLeft,
     Edge,
@@ -14,7 +14,7 @@ from app.api.inference import (
     read_headers,
 )
 from app.api.outlet import Outlet, outlet_of
-from app.api.reading import parse, request_id_of, vendor_id_line
+from app.api.request_parsing import parse, request_id_of, vendor_id_line
 from app.domain.chat import ChatRequest, Dialect, Json
 from app.domain.deadline import Deadline
 from app.domain.model_call import ModelCall

@@ -16,16 +16,16 @@ from typing import TypeVar
 from starlette.types import Receive, Scope, Send
 
 from app.api.admission import refusal_lines
-from app.api.afterwards import Afterwards
 from app.api.auth import Authenticator
-from app.api.bodies import SMALL_BYTES, Bodies
-from app.api.coded_body import CODING, coding_line, counted
-from app.api.known_head import Head
+from app.api.body_memory import SMALL_BYTES, BodyMemory
+from app.api.content_encoding import CODING, coding_line, counted
+from app.api.deferred_work import DeferredWork
+from app.api.fast_path import FastPath
+from app.api.head_template import HeadTemplate
 from app.api.native import NativeOutlet
 from app.api.outlet import Outlet, outlet_of
-from app.api.reading import parse, plain_request, request_id_of, vendor_id_line
+from app.api.request_parsing import parse, plain_request, request_id_of, vendor_id_line
 from app.api.response import AnswerFunction, Heartbeat, Recorder, TurnResponse, retry_after
-from app.api.straight import StraightWay
 from app.domain.chat import KNOWN_ANTHROPIC_VERSIONS, ChatRequest, Dialect
 from app.domain.deadline import Deadline
 from app.domain.decisions import CacheMode, Tier
@@ -101,15 +101,15 @@ class Edge:
     heartbeat: Heartbeat
     in_flight: InFlight
     max_body_bytes: int
-    bodies: Bodies
+    bodies: BodyMemory
     answer: AnswerFunction
-    afterwards: Afterwards = field(default_factory=Afterwards)
+    deferred: DeferredWork = field(default_factory=DeferredWork)
     clock: Callable[[], float] = time.monotonic
 
     async def finish_deferred_work(self) -> None:
         """Run the work that was deferred until after responses, and the prompts' accounting of it."""
-        if self.afterwards.waiting:
-            await self.afterwards.drained()
+        if self.deferred.pending:
+            await self.deferred.drained()
         if self.gateway.prompts is not None:
             await self.gateway.prompts.drained()
 
@@ -123,7 +123,7 @@ class Inference:
         self._edge = edge
         self._codec = edge.gateway.codecs[dialect]
         usual = _USUAL_VERSION_HEADERS if dialect is Dialect.MESSAGES else ()
-        self._ways = {headers: StraightWay(dialect, edge, headers) for headers in ((), *usual)}
+        self._ways = {headers: FastPath(dialect, edge, headers) for headers in ((), *usual)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; every failure is reported in the dialect's own form."""
@@ -142,27 +142,29 @@ class Inference:
         request_id = request_id_of(found.get(b"x-request-id"))
         await self.refuse(MethodNotAllowed(message), request_id, outlet, Timeline())
 
-    def knows(self, head: Head, headers: Sequence[tuple[bytes, bytes]]) -> bool:
+    def remember(self, head: HeadTemplate, headers: Sequence[tuple[bytes, bytes]]) -> bool:
         """Fill ``head`` from the headers; False for a browser's cross-origin request, which needs CORS."""
         found, forwarded = read_headers(headers)
         found.pop(b"content-length", None)
-        head.found, head.forwarded = found, tuple(forwarded)
-        head.way = (
+        head.headers, head.forwarded = found, tuple(forwarded)
+        head.fast_path = (
             self._ways.get(head.forwarded) if _HEADERS_WITHOUT_OPTIONS.issuperset(found) else None
         )
         return not any(name == b"origin" for name, _ in headers)
 
-    def answer(self, outlet: NativeOutlet, head: Head) -> Coroutine[object, None, None] | None:
+    def answer(
+        self, outlet: NativeOutlet, head: HeadTemplate
+    ) -> Coroutine[object, None, None] | None:
         """Answer a POST with a known head and a complete body; None: it is being answered already."""
-        if head.way is not None and head.way.take(outlet, head):
+        if head.fast_path is not None and head.fast_path.try_serve(outlet, head):
             return None
         if self._edge.in_flight.draining:
             outlet.keep_alive = False
         receive: Receive = outlet.receive  # type: ignore[assignment]
         raw: bytes = outlet.body  # type: ignore[assignment]
-        if len(raw) > SMALL_BYTES or CODING in head.found:
-            return self._answer_with_lease(outlet, receive, head.found, head.forwarded)
-        return self._answer(outlet, receive, head.found, head.forwarded, raw)
+        if len(raw) > SMALL_BYTES or CODING in head.headers:
+            return self._answer_with_lease(outlet, receive, head.headers, head.forwarded)
+        return self._answer(outlet, receive, head.headers, head.forwarded, raw)
 
     async def _answer_with_lease(
         self, outlet: Outlet, receive: Receive, headers: dict[bytes, bytes], forwarded: Headers
@@ -184,7 +186,7 @@ class Inference:
         timeline = Timeline()
         request_id = request_id_of(headers.get(b"x-request-id"))
         edge = self._edge
-        await edge.afterwards.drained()  # so that an answer that was just sent can be a hit
+        await edge.deferred.drained()  # so that an answer that was just sent can be a hit
         in_flight = edge.in_flight
         try:
             if in_flight.now >= in_flight.most:
@@ -229,7 +231,7 @@ class Inference:
         head = refusal_head(error, b"application/json", request_id, self._dialect)
         head += vendor_id_line(self._dialect, request_id)
         if isinstance(error, TooLarge):
-            outlet.keep_alive, outlet.lingers = False, True
+            outlet.keep_alive, outlet.drains_request = False, True
         await outlet.respond(error.status, head, self._codec.write_error(error, request_id))
         self._edge.recorder.settle(
             TurnRecord(

@@ -42,23 +42,23 @@ class NativeOutlet(RequestResponseCycle):
     """Called once when the client's connection ends before the response is complete."""
     disconnected = False
     keep_alive = True
-    lingers = False
+    drains_request = False
     """The client may be sending still when its connection ends, see ``GatewayProtocol.linger``."""
     waiting_for_100_continue = False
     body: bytes | bytearray = b""  # type: ignore[assignment]
     more_body = True
     response_started = False
     response_complete = False
-    _news: _News | None = None
+    _change: _ChangeEvent | None = None
     task: CurrentTask | None = None
     chunked_encoding: bool | None = None
     expected_content_length = 0
     access_log = False
 
     def __init__(self, protocol: GatewayProtocol) -> None:
-        self.stand_at(protocol)
+        self.attach(protocol)
 
-    def stand_at(self, protocol: GatewayProtocol) -> None:
+    def attach(self, protocol: GatewayProtocol) -> None:
         """Take what a response needs from its connection; what is the same for all stands in the class.
 
         All that a new one needs: whoever makes one for each request spares itself the call of its class,
@@ -102,18 +102,18 @@ class NativeOutlet(RequestResponseCycle):
         return self._protocol.on_response_complete
 
     @property
-    def message_event(self) -> _News:  # type: ignore[override]
+    def message_event(self) -> _ChangeEvent:  # type: ignore[override]
         """Set by what arrives; made when ``receive`` first waits for it, and set if that has come already."""
-        if self._news is None:
-            self._news = _News()
+        if self._change is None:
+            self._change = _ChangeEvent()
             if self.body or not self.more_body or self.response_complete:
-                self._news.set()
-        return self._news
+                self._change.set()
+        return self._change
 
-    def tell(self) -> None:
+    def notify(self) -> None:
         """Something has arrived."""
-        if self._news is not None:
-            self._news.set()
+        if self._change is not None:
+            self._change.set()
 
     def ended(self, task: EagerTask, raised: BaseException | None) -> None:
         """The application is done: one that failed, or left its response unfinished, costs the connection."""
@@ -132,7 +132,7 @@ class NativeOutlet(RequestResponseCycle):
             self.transport.close()
 
     @property
-    def gone(self) -> bool:
+    def client_left(self) -> bool:
         """The client has left."""
         return self.disconnected
 
@@ -173,10 +173,10 @@ class NativeOutlet(RequestResponseCycle):
             rounds.pending_writes.append((transport.write, whole))
         else:
             transport.write(whole)
-        if self._news is not None:
-            self._news.set()
+        if self._change is not None:
+            self._change.set()
         if not keep_alive and not self.more_body:
-            (protocol.linger if self.lingers else transport.close)()
+            (protocol.drain_request if self.drains_request else transport.close)()
         protocol.on_response_complete()
 
     async def begin(self, status: int, head: bytes, first: bytes) -> None:
@@ -235,7 +235,7 @@ class NativeOutlet(RequestResponseCycle):
 
         return write_chunks
 
-    def beat(self, data: bytes) -> None:
+    def write_comment(self, data: bytes) -> None:
         """Send ``data`` now unless the client is slow: a sign of life must never wait."""
         if not self.disconnected and not self.flow.write_paused and not self.response_complete:
             self.transport.write(_chunk(data))
@@ -254,7 +254,7 @@ class NativeOutlet(RequestResponseCycle):
             self.transport.write(last)
             self._complete()
 
-    def break_off(self) -> None:
+    def cut_connection(self) -> None:
         """End the connection without ending the response: the client must see that it was cut."""
         if not self.disconnected:
             self.transport.close()
@@ -275,8 +275,8 @@ class NativeOutlet(RequestResponseCycle):
 
     def _complete(self) -> None:
         self.response_complete = True
-        if self._news is not None:
-            self._news.set()
+        if self._change is not None:
+            self._change.set()
         if not self.keep_alive:
             self.transport.close()
         self._protocol.on_response_complete()
@@ -296,7 +296,7 @@ def _chunk(data: bytes) -> bytes:
     return b"".join((_size_line(len(data)), data, b"\r\n")) if data else b""
 
 
-class _News:
+class _ChangeEvent:
     """``asyncio.Event`` for one waiter, at a fifth of its cost: one is made for every request."""
 
     __slots__ = ("_set", "_waiter")

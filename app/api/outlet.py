@@ -20,13 +20,13 @@ class Outlet(Protocol):
     abort: Callable[[], None] | None
     keep_alive: bool
     """The connection lives on after this response; to be set before it begins."""
-    lingers: bool
+    drains_request: bool
     """Where it does not: what the client may still be sending is read, so that no reset overtakes this."""
     task: CurrentTask | None
     """What serves the request, where the outlet knows it."""
 
     @property
-    def gone(self) -> bool:
+    def client_left(self) -> bool:
         """The client has left."""
         ...
 
@@ -61,16 +61,16 @@ class Outlet(Protocol):
         """
         ...
 
-    def beat(self, data: bytes) -> None:
+    def write_comment(self, data: bytes) -> None:
         """Send a sign of life without waiting, if that is possible now."""
         ...
 
-    def break_off(self) -> None:
+    def cut_connection(self) -> None:
         """End the connection without ending the response."""
         ...
 
 
-class BrokenOff(Exception):  # an event, not an error: it tells the server to cut the connection
+class ConnectionCut(Exception):  # an event, not an error: it tells the server to cut the connection
     """Raised out of the application so that an ASGI server cuts the connection."""
 
 
@@ -80,7 +80,7 @@ class AsgiOutlet:
     abort: Callable[[], None] | None = None
     task: CurrentTask | None = None
     keep_alive = True
-    lingers = False
+    drains_request = False
 
     def __init__(self, receive: Receive, send: Send) -> None:
         """Write through ``send``; hear of a client's leaving through ``receive``."""
@@ -89,7 +89,7 @@ class AsgiOutlet:
         self._beating: asyncio.Task[None] | None = None
 
     @property
-    def gone(self) -> bool:
+    def client_left(self) -> bool:
         """The client has left."""
         return self._gone
 
@@ -145,7 +145,7 @@ class AsgiOutlet:
             await self._beating
         await self._send({"type": "http.response.body", "body": data, "more_body": False})
 
-    def beat(self, data: bytes) -> None:
+    def write_comment(self, data: bytes) -> None:
         """Send a sign of life from a task of its own: only the response's own task could await it."""
         if self._beating is None or self._beating.done():
             self._beating = asyncio.get_running_loop().create_task(self._beat(data))
@@ -153,9 +153,9 @@ class AsgiOutlet:
     async def _beat(self, data: bytes) -> None:
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
-    def break_off(self) -> None:
+    def cut_connection(self) -> None:
         """Cut the connection: the server does so when the application raises."""
-        raise BrokenOff
+        raise ConnectionCut
 
 
 def outlet_of(scope: Scope, receive: Receive, send: Send) -> Outlet:

@@ -14,7 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from app.api.coded_body import KNOWN_CODINGS
+from app.api.content_encoding import KNOWN_CODINGS
 from app.api.context import context_of
 from app.api.head_requests import with_head
 from app.api.response import retry_after

@@ -4,7 +4,7 @@
   request that waits for ``http.disconnect`` (measured on the prototype: about 0.2 us against 10).
 * Head and first bytes of a response go out in one write (5-17 us less a request on uvloop, which writes
   at once).
-* A request like the one before on its connection is known by its bytes (``app.api.known_head``) and goes
+* A request like the one before on its connection is known by its bytes (``app.api.head_template``) and goes
   straight to its endpoint, past the parser, the ASGI scope and the application's layers.
 * A head must be whole within ``HEAD_WITHIN_S``, a request within ``BODY_WITHIN_S``, and a client that has
   something to read must read of it within ``READ_WITHIN_S``: uvicorn itself lets a slow sender or reader
@@ -26,9 +26,9 @@ import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from app.api.connection_errors import TIMEOUT_RESPONSE, TOO_LARGE_RESPONSE
 from app.api.eager_task import EagerTask
-from app.api.early_answers import TIMEOUT_RESPONSE, TOO_LARGE_RESPONSE
-from app.api.known_head import Endpoint, Head, learn
+from app.api.head_template import Endpoint, HeadTemplate, learn_head
 from app.api.native import NO_SCOPE, NativeOutlet
 from app.upstream.rounds import Rounds, rounds_of
 
@@ -42,12 +42,12 @@ REST_WITHIN_S = 10.0
 """For the rest of a body that was answered early: read, so that no reset overtakes the answer."""
 READ_WITHIN_S = 60.0
 """For which a client that has something to read may read nothing of it."""
-LOOK_EVERY_S = 2.5
+CHECK_INTERVAL_S = 2.5
 LAST_CHANCE_S = 1.0
 """For a connection's first request, if the server stops listening just as it was made."""
-_MOST_TARGETS = 256
+_MAX_TARGETS = 256
 _MAX_HEAD_BYTES = 65_536
-_MOST_LESSONS = 8
+_MAX_LESSONS = 8
 _NONE: dict[str, Endpoint] = {}
 _new = object.__new__
 
@@ -64,7 +64,7 @@ class Phase(IntEnum):
 
 # Members of an enumeration cost a look-up each time; these are set on every request.
 _HEAD, _BODY, _ANSWER, _NEXT = Phase.HEAD, Phase.BODY, Phase.ANSWER, Phase.NEXT
-_PATIENCE_S = {
+_PHASE_LIMIT_S = {
     Phase.HEAD: HEAD_WITHIN_S,
     Phase.BODY: BODY_WITHIN_S,
     Phase.ANSWER: float("inf"),
@@ -80,14 +80,14 @@ class GatewayProtocol(HttpToolsProtocol):
     phase is an assignment, and a request arms no timer.
     """
 
-    patience_s: Mapping[Phase, float] = _PATIENCE_S
+    phase_limit_s: Mapping[Phase, float] = _PHASE_LIMIT_S
     read_within_s = READ_WITHIN_S
-    look_every_s = LOOK_EVERY_S
+    check_interval_s = CHECK_INTERVAL_S
     server_head: tuple[object, bytes] = (None, b"")
     """The server's header lines, and the list that they were made of."""
     _phase = Phase.HEAD
-    _since_s = 0.0
-    _look: TimerHandle | None = None
+    _phase_since_s = 0.0
+    _check_timer: TimerHandle | None = None
     _first_bytes = 0
     """Size of the read in which the message began; may hold another's body too."""
     _in_head = False
@@ -101,22 +101,22 @@ class GatewayProtocol(HttpToolsProtocol):
     """What waited to be sent at the last look."""
     _unread_since_s = 0.0
     """When it last became less."""
-    _is_full = False
+    _response_unread = False
     """The client has not read its last answer: what it asks next has to wait."""
     _scope_of_all: dict[str, object]
-    _data = b""
+    _message_data = b""
     """The read at hand while a message that begins it may be remembered."""
-    _between = True
+    _between_messages = True
     """The parser has read a message to its end, or none yet."""
-    _known: Head | None = None
+    _known_head: HeadTemplate | None = None
     """The head that came last."""
-    _other: Head | None = None
+    _other_head: HeadTemplate | None = None
     """The one that came before it."""
-    _held = b""
+    _held_head = b""
     """A known head whose body has yet to come: the official packages write the two apart."""
-    _lingers = False
+    _draining_request = False
     """The last answer is out; what the client still sends is dropped."""
-    _lessons = _MOST_LESSONS
+    _lessons_left = _MAX_LESSONS
     """How often another head may still be remembered before one came again."""
     rounds: Rounds
 
@@ -133,13 +133,13 @@ class GatewayProtocol(HttpToolsProtocol):
             "scheme": self.scheme,
             "root_path": self.root_path,
         }
-        self._since_s = self.loop.time()
-        self._look = self.loop.call_later(self.look_every_s, self._look_at_phase)
+        self._phase_since_s = self.loop.time()
+        self._check_timer = self.loop.call_later(self.check_interval_s, self._check_phase)
 
     def shutdown(self) -> None:
         """End the connection as soon as nothing is under way; a new one may still say what it wants."""
         self.rounds.run_all()
-        self._let_go()
+        self._feed_held_head()
         last: RequestResponseCycle | None = self.cycle
         if last is None and not self.transport.is_closing():
             self.loop.call_later(LAST_CHANCE_S, super().shutdown)
@@ -149,9 +149,9 @@ class GatewayProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell every response that is not complete that its client has left."""
         self.rounds.run_all()
-        if self._look is not None:
-            self._look.cancel()
-            self._look = None
+        if self._check_timer is not None:
+            self._check_timer.cancel()
+            self._check_timer = None
         super().connection_lost(exc)
         waiting = [cycle for cycle, _ in self.pipeline]
         self.pipeline.clear()
@@ -183,52 +183,52 @@ class GatewayProtocol(HttpToolsProtocol):
         parser: httptools.HttpRequestParser | None = self.parser
         if parser is None:
             return
-        known = self._known
+        known = self._known_head
         if known is not None:
-            if self._between:
-                body = known.body_of(data)
+            if self._between_messages:
+                body = known.match(data)
                 if body is not None:
                     if self.cycle.response_complete:
                         self._answer(known, body)
                         return
-                elif self.cycle.response_complete and self._hold(known, data):
+                elif self.cycle.response_complete and self._hold_head(known, data):
                     return
-            elif self._held:
-                data, self._held, self._between = self._held + data, b"", True
-                body = known.body_of(data)
+            elif self._held_head:
+                data, self._held_head, self._between_messages = self._held_head + data, b"", True
+                body = known.match(data)
                 if body is not None:
                     self._answer(known, body)
                     return
-                self._lessons = _MOST_LESSONS
+                self._lessons_left = _MAX_LESSONS
         self._feed(data)
 
-    def _hold(self, known: Head, data: bytes) -> bool:
+    def _hold_head(self, known: HeadTemplate, data: bytes) -> bool:
         """Keep ``data`` until its body comes if it is ``known`` alone; all of this for the other head too."""
-        if not known.is_alone(data):
-            other = self._other
+        if not known.matches_head_only(data):
+            other = self._other_head
             if other is None:
                 return False
-            body = other.body_of(data)
-            if body is None and not other.is_alone(data):
+            body = other.match(data)
+            if body is None and not other.matches_head_only(data):
                 return False
-            self._known, self._other = other, known
+            self._known_head, self._other_head = other, known
             if body is not None:
                 self._answer(other, body)
                 return True
-        self._held, self._between = data, False
-        self._phase, self._since_s = _BODY, self.loop.time()
+        self._held_head, self._between_messages = data, False
+        self._phase, self._phase_since_s = _BODY, self.loop.time()
         return True
 
-    def _let_go(self) -> None:
+    def _feed_held_head(self) -> None:
         """Have the parser read the head that waits for its body, if one does."""
-        if self._held:
-            data, self._held, self._between = self._held, b"", True
+        if self._held_head:
+            data, self._held_head, self._between_messages = self._held_head, b"", True
             self._feed(data)
 
     def _feed(self, data: bytes) -> None:
         """Have the parser read ``data``."""
         parser = self.parser
-        self._fed_bytes, self._is_first, self._data = len(data), False, data
+        self._fed_bytes, self._is_first, self._message_data = len(data), False, data
         try:
             parser.feed_data(data)
             if self._in_head and not self._is_first:
@@ -238,15 +238,15 @@ class GatewayProtocol(HttpToolsProtocol):
         except httptools.HttpParserUpgrade:
             self._unsupported_upgrade_warning()
         except httptools.HttpParserError:
-            if not (self._lingers or self.transport.is_closing()):
+            if not (self._draining_request or self.transport.is_closing()):
                 self.send_400_response("Invalid HTTP request received.")
 
-    def _answer(self, known: Head, body: bytes) -> None:
+    def _answer(self, known: HeadTemplate, body: bytes) -> None:
         """Answer a request that has come whole, with a head that is known."""
         self.cycle = outlet = _new(NativeOutlet)
-        outlet.stand_at(self)
+        outlet.attach(self)
         outlet.body, outlet.more_body = body, False
-        self._phase, self._lessons = _ANSWER, _MOST_LESSONS
+        self._phase, self._lessons_left = _ANSWER, _MAX_LESSONS
         coroutine = known.endpoint.answer(outlet, known)
         if coroutine is None:
             return
@@ -257,9 +257,9 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """A request begins."""
-        if not self._between or self._is_first:
-            self._data = b""  # the message does not begin the read: nothing to remember
-        self._between = False
+        if not self._between_messages or self._is_first:
+            self._message_data = b""  # the message does not begin the read: nothing to remember
+        self._between_messages = False
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
@@ -268,13 +268,13 @@ class GatewayProtocol(HttpToolsProtocol):
         self.scope = scope  # type: ignore[assignment]
         self._in_head = self._is_first = True
         self._first_bytes, self._later_bytes = self._fed_bytes, 0
-        self._phase, self._since_s = _HEAD, self.loop.time()
+        self._phase, self._phase_since_s = _HEAD, self.loop.time()
 
     def _refuse_head(self) -> None:
         """Say that the head is over 64 KiB, and end the connection."""
         if not self.transport.is_closing():
             self.transport.write(TOO_LARGE_RESPONSE)
-            self.linger()
+            self.drain_request()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Collect a header. Trailers, which come behind a chunked body, are nobody's business."""
@@ -293,7 +293,7 @@ class GatewayProtocol(HttpToolsProtocol):
             if head_bytes > _MAX_HEAD_BYTES:
                 self._refuse_head()
         self._in_head = False
-        if self._lingers or self.transport.is_closing():
+        if self._draining_request or self.transport.is_closing():
             return
         self._phase = _BODY
         parser, scope = self.parser, self.scope
@@ -308,8 +308,8 @@ class GatewayProtocol(HttpToolsProtocol):
         outlet.scope, outlet.keep_alive = scope, keep_alive
         if self.expect_100_continue:
             outlet.waiting_for_100_continue = True
-        if self._data and keep_alive:
-            self._learn(scope["path"])
+        if self._message_data and keep_alive:
+            self._learn_head(scope["path"])
         scope["extensions"] = {"slipstream": outlet}  # type: ignore[dict-item]
         self.cycle = outlet
         if previous is None or previous.response_complete:
@@ -327,31 +327,31 @@ class GatewayProtocol(HttpToolsProtocol):
             path = url.path.decode("ascii")
             path = self.root_path + (unquote(path) if "%" in path else path)
             found = (path, self.root_path.encode("ascii") + url.path, url.query or b"")
-            if len(known) < _MOST_TARGETS:
+            if len(known) < _MAX_TARGETS:
                 known[self.url] = found
         return found
 
-    def _learn(self, path: str) -> None:
+    def _learn_head(self, path: str) -> None:
         """Remember the head at hand, if the endpoint of ``path`` can be asked without ASGI."""
-        data, self._data, before = self._data, b"", self._known
+        data, self._message_data, before = self._message_data, b"", self._known_head
         natives: dict[str, Endpoint] = getattr(self.app, "native", _NONE)
         endpoint = natives.get(path)
         parser = self.parser
-        if endpoint is None or not self._lessons or parser.should_upgrade():
+        if endpoint is None or not self._lessons_left or parser.should_upgrade():
             return
-        self._lessons -= 1
-        known = learn(data, parser.get_method(), self.url, self.headers, endpoint)
-        if known is not None and endpoint.knows(known, self.headers):
-            if before is not None and not before.is_like(known):
-                self._other = before
-            self._known = known
+        self._lessons_left -= 1
+        known = learn_head(data, parser.get_method(), self.url, self.headers, endpoint)
+        if known is not None and endpoint.remember(known, self.headers):
+            if before is not None and not before.is_same(known):
+                self._other_head = before
+            self._known_head = known
 
-    def forget(self) -> None:
+    def forget_heads(self) -> None:
         """Know no head any more: another application serves from the next request on."""
         self.rounds.run_all()
-        self._let_go()
-        self._known, self._other = None, None
-        self._data, self._lessons = b"", _MOST_LESSONS
+        self._feed_held_head()
+        self._known_head, self._other_head = None, None
+        self._message_data, self._lessons_left = b"", _MAX_LESSONS
 
     def _start(self, outlet: NativeOutlet) -> None:
         application = self.app(outlet.scope, outlet.receive, outlet.send)
@@ -373,7 +373,7 @@ class GatewayProtocol(HttpToolsProtocol):
             cycle.body = body
         if len(cycle.body) > HIGH_WATER_LIMIT:
             self.flow.pause_reading()
-        cycle.tell()
+        cycle.notify()
 
     def on_message_complete(self) -> None:
         """The request is whole."""
@@ -381,33 +381,33 @@ class GatewayProtocol(HttpToolsProtocol):
         if not cycle.response_complete:
             self._phase = _ANSWER
             cycle.more_body = False
-            self._between = cycle.keep_alive
-            cycle.tell()
+            self._between_messages = cycle.keep_alive
+            cycle.notify()
         elif cycle.more_body:  # answered before it was whole, such as one with a wrong key
             cycle.more_body = False
             # Whoever sends its head alone again must not wait with its body for this.
-            self._known = None
-            self._between = cycle.keep_alive
-            self._phase, self._since_s = _NEXT, self.loop.time()
+            self._known_head = None
+            self._between_messages = cycle.keep_alive
+            self._phase, self._phase_since_s = _NEXT, self.loop.time()
             if not cycle.keep_alive:
-                (self.linger if cycle.lingers else self.transport.close)()
+                (self.drain_request if cycle.drains_request else self.transport.close)()
 
     def on_response_complete(self) -> None:
         """Go on with a pipelined request, or wait for the next."""
         self.server_state.total_requests += 1
-        self._phase, self._since_s = _NEXT, self.loop.time()
+        self._phase, self._phase_since_s = _NEXT, self.loop.time()
         flow = self.flow
         if flow.read_paused or flow.write_paused or self.pipeline:
-            self._go_on()
+            self._start_next()
 
     def resume_writing(self) -> None:
         """The client has read of what it was sent: its next request is served, if that had to wait."""
         super().resume_writing()
-        if self._is_full:
-            self._is_full, self._since_s = False, self.loop.time()
-            self._go_on()
+        if self._response_unread:
+            self._response_unread, self._phase_since_s = False, self.loop.time()
+            self._start_next()
 
-    def _go_on(self) -> None:
+    def _start_next(self) -> None:
         """Begin with the next request that is here, if one is, or read on.
 
         Whoever does not read its answers is answered no more, and not read either: neither they nor requests
@@ -417,7 +417,7 @@ class GatewayProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if flow.write_paused:
-            self._is_full = True
+            self._response_unread = True
             flow.pause_reading()
             return
         cycle = self.pipeline.pop()[0] if self.pipeline else None
@@ -427,16 +427,16 @@ class GatewayProtocol(HttpToolsProtocol):
             self._phase = Phase.BODY if cycle.more_body else Phase.ANSWER
             self._start(cycle)
 
-    def linger(self) -> None:
+    def drain_request(self) -> None:
         """Say no more, and read what may still come for a while, to drop it.
 
         If the connection were closed at once, that would be answered with a reset: a client that is still
         sending hears of it first, and not of its answer.
         """
         transport = self.transport
-        if self._lingers or transport.is_closing():
+        if self._draining_request or transport.is_closing():
             return
-        self._lingers, self._since_s = True, self.loop.time()
+        self._draining_request, self._phase_since_s = True, self.loop.time()
         self.parser = None  # type: ignore[assignment]  # nothing is read any more
         self.pipeline.clear()
         if not transport.can_write_eof():  # TLS ends for both sides at once
@@ -445,38 +445,41 @@ class GatewayProtocol(HttpToolsProtocol):
         transport.write_eof()
         self.flow.resume_reading()
 
-    def _awaited(self) -> Phase:
+    def _awaited_phase(self) -> Phase:
         """The phase that the client is to end. Nothing is asked of it while it is being answered."""
-        if self._lingers:
+        if self._draining_request:
             return Phase.REST
         cycle: RequestResponseCycle | None = self.cycle
         if self.pipeline or (self._in_head and cycle is not None and not cycle.response_complete):
             return _ANSWER
         return _HEAD if self._in_head else self._phase
 
-    def _look_at_phase(self) -> None:
+    def _check_phase(self) -> None:
         """End the connection when its phase has lasted too long."""
-        self._look = None
+        self._check_timer = None
         self.rounds.run_all()
         if self._is_unread():
             self.transport.abort()
             return
         if self.transport.is_closing():
             if self._unread_bytes:
-                self._look = self.loop.call_later(self.look_every_s, self._look_at_phase)
+                self._check_timer = self.loop.call_later(self.check_interval_s, self._check_phase)
             return
-        phase = self._awaited()
-        if self._is_full or self.loop.time() - self._since_s < self.patience_s[phase]:
-            self._look = self.loop.call_later(self.look_every_s, self._look_at_phase)
+        phase = self._awaited_phase()
+        if (
+            self._response_unread
+            or self.loop.time() - self._phase_since_s < self.phase_limit_s[phase]
+        ):
+            self._check_timer = self.loop.call_later(self.check_interval_s, self._check_phase)
             return
         started: bool = self.cycle is not None and self.cycle.response_started  # type: ignore[redundant-expr]
-        answered = started and not self._held
+        answered = started and not self._held_head
         begun = phase in {_HEAD, _BODY} and not (phase is _BODY and answered)
         if begun:
             self.transport.write(TIMEOUT_RESPONSE)
         self.transport.close()
         if self.transport.get_write_buffer_size():  # closed when all is read: not for ever
-            self._look = self.loop.call_later(self.look_every_s, self._look_at_phase)
+            self._check_timer = self.loop.call_later(self.check_interval_s, self._check_phase)
 
     def _is_unread(self) -> bool:
         """Whether something waits to be sent of which the client has long read nothing."""

@@ -16,9 +16,9 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from app.api.joined import Joined, held
 from app.api.outlet import AsgiOutlet, Outlet
-from app.api.reading import vendor_id_line, without_vendor_id
+from app.api.request_parsing import vendor_id_line, without_vendor_id
+from app.api.write_coalescing import WriteCoalescer, take_held
 from app.domain.chat import ChatRequest
 from app.domain.decisions import CacheOutcome
 from app.domain.events import AnswerBuilder, Emit, Event, Frames, Pipe, Progress, WholeBody
@@ -82,7 +82,7 @@ class TurnResponse:
     _code = ""
     _first_event_ns = 0
     _head_task: asyncio.Task[None] | None = None
-    _joined: Joined | None = None
+    _joined: WriteCoalescer | None = None
     last_write_s = 0.0
     """Loop time of the last byte, for the heartbeat."""
 
@@ -175,7 +175,7 @@ class TurnResponse:
             return
         data = event.data if type(event) is Frames else self._encode(event)
         outlet = self._outlet
-        if not data or outlet.gone:
+        if not data or outlet.client_left:
             return
         if not self._first_event_ns and not isinstance(event, Progress):
             self._first_event_ns = self._turn.timeline.now_ns()
@@ -198,7 +198,7 @@ class TurnResponse:
         """Write a whole answer now rather than in ``_finish``: caching and learning can wait."""
         self._whole = body
         outlet = self._outlet
-        if not outlet.gone:
+        if not outlet.client_left:
             self._first_event_ns = self._turn.timeline.now_ns()
             if outlet.try_respond(_OK, self._head(JSON_TYPE), body):
                 self._head_sent = self._responded = True
@@ -238,7 +238,7 @@ class TurnResponse:
         if isinstance(event, Frames):
             return event.data
         if isinstance(event, Progress):  # an agent
-            self._joined = self._joined or Joined(self._outlet)
+            self._joined = self._joined or WriteCoalescer(self._outlet)
             return b": %s\n\n" % event.text.replace("\n", " ").replace("\r", " ").encode()
         writer = self._writer = self._writer or self._codec.writer(self._request)
         if isinstance(event, WholeBody):  # an upstream that answered a stream request whole
@@ -247,7 +247,7 @@ class TurnResponse:
 
     async def _finish(self) -> None:
         if self._request.stream:
-            last = held(self._joined) + (b"" if self._writer is None else self._writer.end())
+            last = take_held(self._joined) + (b"" if self._writer is None else self._writer.end())
             await self._wait_for_head()
             if self._head_sent:
                 await self._outlet.end(last)
@@ -270,16 +270,16 @@ class TurnResponse:
     async def _fail(self, error: GatewayError) -> None:
         """Send ``error`` in the dialect's form: with its status before the first byte, then in the stream."""
         self._status, self._code = error.status, error.code
-        if self._outlet.gone or self._responded:
+        if self._outlet.client_left or self._responded:
             return
         if self._head_sent:
             await self._wait_for_head()
             if isinstance(error, UpstreamError) and error.already_reported:
-                await self._outlet.end(held(self._joined))
+                await self._outlet.end(take_held(self._joined))
                 return
             writer = self._writer or self._codec.writer(self._request)
             last = writer.fail(error, self._turn.request_id)
-            await self._outlet.end(held(self._joined) + last)
+            await self._outlet.end(take_held(self._joined) + last)
             return
         call = self._turn.call
         native = call is not None and call.native is not None
@@ -316,7 +316,7 @@ class TurnResponse:
         """Send a comment to the client, after the head if that has not been sent yet."""
         self.last_write_s = now_s
         if self._head_sent:
-            self._outlet.beat(COMMENT)
+            self._outlet.write_comment(COMMENT)
         elif self._head_task is None:
             self._head_sent = True
             self._head_task = asyncio.get_running_loop().create_task(

@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Generator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from app.api import accepting
+from app.api import acceptor
 from app.cli import main
 from app.telemetry.loop_watch import where
 
@@ -35,7 +35,7 @@ _SWITCH_S = 0.0005
 class _Watch:
     """Beats in one loop; looked at by one thread."""
 
-    def __init__(self, loop: accepting.GatewayLoop, report: Path) -> None:
+    def __init__(self, loop: acceptor.GatewayLoop, report: Path) -> None:
         self._loop, self._report = loop, report
         self._thread = threading.get_ident()
         self._clock = time.pthread_getcpuclockid(self._thread)
@@ -80,7 +80,7 @@ class _Watch:
         self._longest, self._beats = [], 0
 
 
-class _WatchedLoop(accepting.GatewayLoop):
+class _WatchedLoop(acceptor.GatewayLoop):
     """The gateway's loop, watched from its first turn on."""
 
     watched = False
@@ -96,5 +96,5 @@ class _WatchedLoop(accepting.GatewayLoop):
 
 
 if __name__ == "__main__":
-    accepting.GatewayLoop = _WatchedLoop  # type: ignore[misc]
+    acceptor.GatewayLoop = _WatchedLoop  # type: ignore[misc]
     sys.exit(main(sys.argv[2:]))

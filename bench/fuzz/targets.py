@@ -15,8 +15,8 @@ from typing import cast
 
 import httptools
 
-from app.api.known_head import Endpoint, learn
-from app.api.reading import parse
+from app.api.head_template import Endpoint, learn_head
+from app.api.request_parsing import parse
 from app.domain.chat import ChatRequest, Dialect
 from app.domain.decisions import Tier
 from app.domain.events import AnswerStarted, Event, Frames
@@ -123,9 +123,9 @@ def _known_head(data: bytes, _: Mutator) -> bool:
     sound = seeds.HEADS[0]
     before = _parsed(sound)
     assert before is not None
-    head = learn(sound, b"POST", before[0].url, before[0].headers, _NO_ENDPOINT)
+    head = learn_head(sound, b"POST", before[0].url, before[0].headers, _NO_ENDPOINT)
     assert head is not None
-    body = head.body_of(data)
+    body = head.match(data)
     if body is None:
         return False
     now = _parsed(data)

@@ -46,14 +46,14 @@ class Impatient(GatewayProtocol):
     """Waits a tenth of a second for a client to read."""
 
     read_within_s = 0.1
-    look_every_s = 0.02
+    check_interval_s = 0.02
 
 
 class Hasty(GatewayProtocol):
     """Waits a tenth of a second for a head or a body."""
 
-    patience_s = MappingProxyType(dict.fromkeys(Phase, 0.1))
-    look_every_s = 0.02
+    phase_limit_s = MappingProxyType(dict.fromkeys(Phase, 0.1))
+    check_interval_s = 0.02
 
 
 @pytest.mark.parametrize(

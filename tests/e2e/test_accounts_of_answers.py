@@ -7,7 +7,7 @@ import itertools
 import httpx2
 import pytest
 
-from app.api.afterwards import SLICE_NS
+from app.api.deferred_work import SLICE_NS
 from tests.support.gateway import configuration, running_gateway
 from tests.support.plain_http import NO_TLS
 from tests.support.turns import turns_of_others
@@ -21,10 +21,10 @@ async def test_a_request_has_all_of_it_done_first_and_lets_others_go_on_meanwhil
         running_gateway(configuration(upstream.base_url)) as running,
         httpx2.AsyncClient(verify=NO_TLS, base_url=running.url) as http,
     ):
-        after = running.context.edge.afterwards
+        after = running.context.edge.deferred
         clock = itertools.count(0, SLICE_NS)
         after._clock = clock.__next__
-        after._look_in = lambda _: None  # nobody but the request does it
+        after._schedule = lambda _: None  # nobody but the request does it
         done_at: list[int] = []
         async with turns_of_others() as turns:
             for _ in range(100):

@@ -12,7 +12,7 @@ from types import MappingProxyType
 import pytest
 
 from app.api.protocol import GatewayProtocol, Phase
-from tests.e2e.test_straight_way import ANSWER, OPEN, Client, connect
+from tests.e2e.test_fast_path import ANSWER, OPEN, Client, connect
 from tests.support.gateway import configuration, running_gateway
 from tests.support.raw_server import PATIENCE_S, Peer, raw_server
 
@@ -71,7 +71,7 @@ async def no_connections(connections: set[object]) -> None:
 class Hasty(GatewayProtocol):
     """Waits no time for what a client begins, and long for it to begin."""
 
-    patience_s = MappingProxyType(
+    phase_limit_s = MappingProxyType(
         {
             Phase.HEAD: 0.1,
             Phase.BODY: 0.1,
@@ -80,12 +80,12 @@ class Hasty(GatewayProtocol):
             Phase.REST: 0.1,
         }
     )
-    look_every_s = 0.01
+    check_interval_s = 0.01
     looks = 0
 
-    def _look_at_phase(self) -> None:
+    def _check_phase(self) -> None:
         Hasty.looks += 1
-        super()._look_at_phase()
+        super()._check_phase()
 
 
 async def looked(count: int = 30) -> None:

@@ -7,10 +7,9 @@ import json
 
 import pytest
 
-from app.api.accepting import GatewayLoop
+from app.api.acceptor import GatewayLoop
 from app.upstream.rounds import MIN_ROUND_READS, Rounds
-from tests.e2e.test_straight_streams import DONE, END, HEAD, STOP, USAGE, body, chunk, frame
-from tests.e2e.test_straight_way import (
+from tests.e2e.test_fast_path import (
     ANSWER,
     Counted,
     answering,
@@ -19,6 +18,7 @@ from tests.e2e.test_straight_way import (
     rest,
     taught,
 )
+from tests.e2e.test_fast_path_streams import DONE, END, HEAD, STOP, USAGE, body, chunk, frame
 from tests.support.raw_server import PATIENCE_S, Peer
 
 __all__ = ["counted"]

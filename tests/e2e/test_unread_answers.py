@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from app.api.protocol import GatewayProtocol
-from tests.e2e.test_straight_way import ANSWER, connect, house
+from tests.e2e.test_fast_path import ANSWER, connect, house
 from tests.support.gateway import Running
 from tests.support.raw_server import PATIENCE_S, Peer
 

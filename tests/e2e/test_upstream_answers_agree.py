@@ -15,8 +15,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from tests.e2e.test_straight_streams import DONE, HEAD, ROLE, STOP, WORDS, begin, body, chunk
-from tests.e2e.test_straight_way import (
+from tests.e2e.test_fast_path import (
     ANSWER,
     OPEN,
     Client,
@@ -26,6 +25,7 @@ from tests.e2e.test_straight_way import (
     newest,
     rest,
 )
+from tests.e2e.test_fast_path_streams import DONE, HEAD, ROLE, STOP, WORDS, begin, body, chunk
 from tests.support.gateway import Running, configuration, running_gateway
 from tests.support.raw_server import PATIENCE_S, Peer, raw_server
 

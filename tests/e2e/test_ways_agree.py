@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.e2e.test_straight_way import TIMES, Counted, counted, told
+from tests.e2e.test_fast_path import TIMES, Counted, counted, told
 from tests.support.gateway import Running, configuration, running_gateway
 from tests.support.raw_server import PATIENCE_S, Peer, RawServer, raw_server
 

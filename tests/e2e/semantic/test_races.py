@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import httpx2
 import pytest
 
-from app.api import asked
+from app.api.fast_request import FastRequest
 from tests.e2e.semantic.conftest import PATIENCE_S, PLAIN, Semantic, TopicModel
 from tests.support.gateway import configuration, running_gateway
 from tests.support.tool_server import Asked, tool_server
@@ -99,16 +99,16 @@ async def test_the_model_answers_while_the_look_up_hangs_and_its_answer_is_kept(
 
 
 @pytest.fixture
-def raced(monkeypatch) -> list[asked.Asked]:
+def raced(monkeypatch) -> list[FastRequest]:
     """The requests that raced from the straight way."""
-    seen: list[asked.Asked] = []
-    race = asked.Asked.race
+    seen: list[FastRequest] = []
+    race = FastRequest.race
 
-    def watched(self: asked.Asked) -> None:
+    def watched(self: FastRequest) -> None:
         seen.append(self)
         race(self)
 
-    monkeypatch.setattr(asked.Asked, "race", watched)
+    monkeypatch.setattr(FastRequest, "race", watched)
     return seen
 
 

@@ -8,7 +8,7 @@ import logging
 
 import pytest
 
-from app.api.afterwards import Afterwards
+from app.api.deferred_work import DeferredWork
 from app.telemetry.ledger import Ledger
 from app.telemetry.log import LogWriter
 from app.telemetry.metrics import Metrics
@@ -40,7 +40,7 @@ async def test_what_waits_for_a_lull_is_settled_before_anybody_reads_and_at_the_
     """Metrics, traces and the ledger never lack a turn that is over; nor does the log, once all has ended."""
     sink = io.StringIO()
     telemetry = Telemetry(Metrics(), TraceRing(), Ledger([]), LogWriter(sink, human=False))
-    after = Afterwards()
+    after = DeferredWork()
 
     def end(request_id: str) -> None:
         turn = a_turn(request_id=request_id)
@@ -53,7 +53,7 @@ async def test_what_waits_for_a_lull_is_settled_before_anybody_reads_and_at_the_
     assert telemetry.ledger.savings()["turns"] == 2
     end("third")
     assert await telemetry.metrics.render()
-    assert not after.waiting
+    assert not after.pending
     end("last")
     telemetry.stop()
     assert telemetry.log is not None

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 
 from starlette.types import ASGIApp, Message
 
-FIRST = "slipstream.first"
+WARM_UP = "slipstream.first"
 """In the scope of this request alone: it runs beside the event loop, whose own it must leave alone."""
 _PATH = "/readyz"
 _SCOPE = {
@@ -28,19 +28,19 @@ _SCOPE = {
     "headers": [],
     "client": ("127.0.0.1", 0),
     "server": ("127.0.0.1", 0),
-    FIRST: True,
+    WARM_UP: True,
 }
 
 
-async def ask_first(app: ASGIApp) -> None:
+async def send_first_request(app: ASGIApp) -> None:
     """Ask whether ``app`` is ready, in a thread; a cancelled call leaves that to end by itself, soon."""
     await asyncio.to_thread(_ask, app)
 
 
 @asynccontextmanager
-async def asked_first(app: ASGIApp) -> AsyncIterator[None]:
+async def warming_up(app: ASGIApp) -> AsyncIterator[None]:
     """The same beside the body, which does not wait for it; over when this is left."""
-    asking = asyncio.get_running_loop().create_task(ask_first(app), name="first request")
+    asking = asyncio.get_running_loop().create_task(send_first_request(app), name="first request")
     try:
         yield
     finally:

@@ -14,10 +14,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from app.api.accepting import GatewayLoop
-from tests.e2e.test_straight_leaving import house, nothing_left, ours
-from tests.e2e.test_straight_streams import DONE, HEAD, ROLE, STOP, chunk, frame
-from tests.e2e.test_straight_way import ANSWER, Counted, counted
+from app.api.acceptor import GatewayLoop
+from tests.e2e.test_fast_path import ANSWER, Counted, counted
+from tests.e2e.test_fast_path_leaving import house, nothing_left, ours
+from tests.e2e.test_fast_path_streams import DONE, HEAD, ROLE, STOP, chunk, frame
 from tests.support.gateway import Running
 from tests.support.raw_server import PATIENCE_S, Peer
 

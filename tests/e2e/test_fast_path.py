@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from app.api import asked, straight
+from app.api.fast_path import FastPath
+from app.api.fast_request import FastRequest
 from app.domain.chat import PlainRequest
 from tests.support.gateway import Running, configuration, running_gateway
 from tests.support.raw_server import PATIENCE_S, Peer, raw_server
@@ -111,28 +112,28 @@ class Counted:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.whole = self.handed_over = self.told = 0
-        give_back, hand_over, tell = (
-            asked.Asked._give_back,
-            asked.Asked._hand_over,
-            straight.StraightWay._tell,
+        release, hand_over, serve_hit = (
+            FastRequest._release,
+            FastRequest._hand_over,
+            FastPath._serve_hit,
         )
 
-        def counting_give_back(self_: asked.Asked, *rest: object) -> None:
+        def counting_release(self_: FastRequest, *rest: object) -> None:
             self.whole += 1
-            give_back(self_, *rest)  # type: ignore[arg-type]
+            release(self_, *rest)  # type: ignore[arg-type]
 
-        def counting_hand_over(self_: asked.Asked) -> None:
+        def counting_hand_over(self_: FastRequest) -> None:
             self.handed_over += not self_._handed_over
             hand_over(self_)
 
-        def counting_tell(self_: straight.StraightWay, *rest: object) -> bool:
-            told = tell(self_, *rest)  # type: ignore[arg-type]
+        def counting_serve_hit(self_: FastPath, *rest: object) -> bool:
+            told = serve_hit(self_, *rest)  # type: ignore[arg-type]
             self.told += told
             return told
 
-        monkeypatch.setattr(asked.Asked, "_give_back", counting_give_back)
-        monkeypatch.setattr(asked.Asked, "_hand_over", counting_hand_over)
-        monkeypatch.setattr(straight.StraightWay, "_tell", counting_tell)
+        monkeypatch.setattr(FastRequest, "_release", counting_release)
+        monkeypatch.setattr(FastRequest, "_hand_over", counting_hand_over)
+        monkeypatch.setattr(FastPath, "_serve_hit", counting_serve_hit)
 
 
 @pytest.fixture
@@ -282,7 +283,7 @@ async def test_other_words_in_a_body_that_is_known_are_answered_unread(
         assert (await client.ask("other words"))[1]["x-slipstream-cache"] == "exact"
 
 
-def straight_way(gateway: Running) -> straight.StraightWay:
+def straight_way(gateway: Running) -> FastPath:
     """Of Chat Completions."""
     return gateway.app.native["/v1/chat/completions"]._ways[()]  # type: ignore[attr-defined,no-any-return]
 

@@ -26,15 +26,15 @@ import uvloop
 
 from app.upstream.rounds import Rounds
 
-_AT_ONCE = 64
+_MAX_ACCEPTS = 64
 """Taken before the loop goes on."""
 _RESERVE, _RESERVE_PART = 64, 8
 """Descriptors that are kept free; on a small limit one in eight."""
-_MOST_DESCRIPTORS = 1 << 20
-_LOOK_AGAIN_S = 0.02
+_MAX_DESCRIPTORS = 1 << 20
+_RETRY_S = 0.02
 WAIT_S = 1.0
 """For which a client waits in the kernel's queue for a descriptor before it is told."""
-_TOLD_AT_ONCE = 32
+_MAX_REFUSALS = 32
 _SCARCE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _BODY = (
     b'{"error":{"message":"no descriptor is free: come back","type":"error","code":"overloaded"}}'
@@ -53,14 +53,14 @@ def is_scarce(descriptor: int) -> bool:
     return descriptor >= most - min(_RESERVE, max(4, most // _RESERVE_PART))
 
 
-def take_all_descriptors() -> None:
+def raise_descriptor_limit() -> None:
     """Raise this process' limit of open files to what it may have, for itself and those it begins.
 
     Shells and service managers give 1,024 of many more for the sake of programs that use select(), which
     nothing here does; with a connection to each side a gateway would be full at 500 streams.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
+    most = _MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MAX_DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < most:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
@@ -109,9 +109,9 @@ class Acceptor:
         self._loop, self._listening, self._protocols = loop, listening, protocols
         self._descriptor = listening.fileno()
         self._spare: int | None = None
-        self._later: asyncio.TimerHandle | None = None
+        self._resume_timer: asyncio.TimerHandle | None = None
         self._paused_s = 0.0
-        self._taking: set[asyncio.Task[object]] = set()
+        self._connecting: set[asyncio.Task[object]] = set()
         self._open = False
 
     def begin(self) -> None:
@@ -119,7 +119,7 @@ class Acceptor:
         self._listening.setblocking(False)  # noqa: FBT003 - the socket's own signature
         self._keep_spare()
         self._open = True
-        self._loop.add_reader(self._descriptor, self._take)
+        self._loop.add_reader(self._descriptor, self._accept_pending)
 
     def close(self) -> None:
         """Take no more; idempotent. The socket stays its owner's."""
@@ -127,23 +127,23 @@ class Acceptor:
             return
         self._open = False
         self._loop.remove_reader(self._descriptor)
-        if self._later is not None:
-            self._later.cancel()
+        if self._resume_timer is not None:
+            self._resume_timer.cancel()
         if self._spare is not None:
             os.close(self._spare)
             self._spare = None
 
     async def wait_closed(self) -> None:
         """Wait for connections that are being taken."""
-        while self._taking:
-            await asyncio.wait(set(self._taking))
+        while self._connecting:
+            await asyncio.wait(set(self._connecting))
 
     def is_serving(self) -> bool:
         """Whether connections are taken."""
         return self._open
 
-    def _take(self) -> None:
-        for _ in range(_AT_ONCE):
+    def _accept_pending(self) -> None:
+        for _ in range(_MAX_ACCEPTS):
             try:
                 taken, _address = self._listening.accept()
             except (BlockingIOError, InterruptedError):
@@ -165,33 +165,33 @@ class Acceptor:
         task = asyncio.ensure_future(  # noqa: TID251 - ends with the handshake of two lines, at close at last
             self._loop.connect_accepted_socket(self._protocols, taken), loop=self._loop
         )
-        self._taking.add(task)
-        task.add_done_callback(self._taken)
+        self._connecting.add(task)
+        task.add_done_callback(self._connection_made)
 
-    def _taken(self, task: asyncio.Task[object]) -> None:
-        self._taking.discard(task)
+    def _connection_made(self, task: asyncio.Task[object]) -> None:
+        self._connecting.discard(task)
         if not task.cancelled() and (failure := task.exception()) is not None:
             _log.warning("connection_not_taken", extra={"why": type(failure).__name__})
 
     def _pause(self) -> None:
         """Leave what waits to the kernel until a descriptor is free."""
-        if self._later is not None:
+        if self._resume_timer is not None:
             return
         self._loop.remove_reader(self._descriptor)
         self._paused_s = self._loop.time()
-        self._later = self._loop.call_later(_LOOK_AGAIN_S, self._look)
+        self._resume_timer = self._loop.call_later(_RETRY_S, self._try_resume)
 
-    def _look(self) -> None:
-        self._later = None
+    def _try_resume(self) -> None:
+        self._resume_timer = None
         if not self._open:
             return
         if self._has_room():
             self._keep_spare()
-            self._loop.add_reader(self._descriptor, self._take)
+            self._loop.add_reader(self._descriptor, self._accept_pending)
             return
         if self._loop.time() - self._paused_s >= self._wait_s:
-            self._turn_away()
-        self._later = self._loop.call_later(_LOOK_AGAIN_S, self._look)
+            self._refuse_waiting()
+        self._resume_timer = self._loop.call_later(_RETRY_S, self._try_resume)
 
     def _has_room(self) -> bool:
         try:
@@ -206,12 +206,12 @@ class Acceptor:
             with suppress(OSError):
                 self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
-    def _turn_away(self) -> None:
+    def _refuse_waiting(self) -> None:
         """Tell those who have waited that there is no room, one after the other over the spare descriptor."""
         if self._spare is not None:
             os.close(self._spare)
             self._spare = None
-        for _ in range(_TOLD_AT_ONCE):
+        for _ in range(_MAX_REFUSALS):
             try:
                 taken, _address = self._listening.accept()
             except OSError:

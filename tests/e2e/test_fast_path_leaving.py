@@ -18,10 +18,9 @@ import httpx2
 import pytest
 import trustme
 
-from app.api.accepting import GatewayLoop
+from app.api.acceptor import GatewayLoop
 from tests.e2e.semantic.conftest import PLAIN, Semantic, TopicModel
-from tests.e2e.test_straight_streams import DONE, HEAD, ROLE, STOP, begin, body, chunk, frame
-from tests.e2e.test_straight_way import (
+from tests.e2e.test_fast_path import (
     ANSWER,
     Client,
     Counted,
@@ -30,7 +29,8 @@ from tests.e2e.test_straight_way import (
     house,
     newest,
 )
-from tests.e2e.test_straight_way import taught as taught_json
+from tests.e2e.test_fast_path import taught as taught_json
+from tests.e2e.test_fast_path_streams import DONE, HEAD, ROLE, STOP, begin, body, chunk, frame
 from tests.support.gateway import Running
 from tests.support.raw_server import PATIENCE_S, Peer
 

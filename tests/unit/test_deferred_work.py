@@ -7,7 +7,7 @@ import functools
 
 import pytest
 
-from app.api.afterwards import LULL_NS, MOST, SLICE_NS, WITHIN_NS, Afterwards
+from app.api.deferred_work import LULL_NS, MAX_DELAY_NS, MAX_PENDING, SLICE_NS, DeferredWork
 
 pytestmark = pytest.mark.anyio
 
@@ -16,14 +16,14 @@ class Clock:
     """Stands still, but for what a test lets pass."""
 
     def __init__(self) -> None:
-        self.now_ns = WITHIN_NS
+        self.now_ns = MAX_DELAY_NS
 
     def __call__(self) -> int:
         return self.now_ns
 
 
 async def test_what_is_added_is_done_in_its_order_without_being_asked_for() -> None:
-    after, done = Afterwards(), list[int]()
+    after, done = DeferredWork(), list[int]()
     everything = asyncio.Event()
     for number in range(20):
         after.add(functools.partial(done.append, number))
@@ -34,17 +34,17 @@ async def test_what_is_added_is_done_in_its_order_without_being_asked_for() -> N
 
 
 async def test_draining_does_all_at_once_and_a_piece_that_fails_stops_none() -> None:
-    after, done = Afterwards(), list[int]()
+    after, done = DeferredWork(), list[int]()
     after.add(functools.partial(done.append, 1))
     after.add(functools.partial(int, "no number"))
     after.add(functools.partial(done.append, 2))
     after.drain()
-    assert (done, len(after.waiting)) == ([1, 2], 0)
+    assert (done, len(after.pending)) == ([1, 2], 0)
 
 
 async def test_who_waits_for_all_of_it_leaves_the_loop_to_others_meanwhile() -> None:
     clock, done = Clock(), list[int]()
-    after = Afterwards(clock)
+    after = DeferredWork(clock)
 
     def work(number: int) -> None:
         clock.now_ns += SLICE_NS
@@ -63,35 +63,35 @@ async def test_who_waits_for_all_of_it_leaves_the_loop_to_others_meanwhile() -> 
 
 
 async def test_no_more_than_so_many_wait() -> None:
-    after, done = Afterwards(), list[int]()
-    for number in range(MOST + 10):
+    after, done = DeferredWork(), list[int]()
+    for number in range(MAX_PENDING + 10):
         after.add(functools.partial(done.append, number))
     assert done == list(range(10))
     after.drain()
-    assert done == list(range(MOST + 10))
+    assert done == list(range(MAX_PENDING + 10))
 
 
 async def test_it_waits_while_requests_come_but_not_for_ever() -> None:
     clock, done = Clock(), list[int]()
-    after = Afterwards(clock)
+    after = DeferredWork(clock)
     after.add(functools.partial(done.append, 1))
-    after.stirred_ns = clock.now_ns
+    after.last_request_ns = clock.now_ns
     clock.now_ns += LULL_NS - 1
-    after._look()
+    after._run_if_quiet()
     assert done == []
     clock.now_ns += 1
-    after._look()
+    after._run_if_quiet()
     assert done == [1]
     after.add(functools.partial(done.append, 2))
-    clock.now_ns += WITHIN_NS
-    after.stirred_ns = clock.now_ns
-    after._look()
+    clock.now_ns += MAX_DELAY_NS
+    after.last_request_ns = clock.now_ns
+    after._run_if_quiet()
     assert done == [1, 2]
 
 
 async def test_a_look_takes_no_longer_than_its_slice() -> None:
     clock, done = Clock(), list[int]()
-    after = Afterwards(clock)
+    after = DeferredWork(clock)
 
     def work(number: int) -> None:
         done.append(number)
@@ -100,7 +100,7 @@ async def test_a_look_takes_no_longer_than_its_slice() -> None:
     for number in range(7):
         after.add(functools.partial(work, number))
     clock.now_ns += LULL_NS
-    after._look()
+    after._run_if_quiet()
     assert done == [0, 1, 2]
     after.drain()
     assert done == list(range(7))

@@ -19,22 +19,22 @@ from collections.abc import Callable
 from time import perf_counter_ns
 from typing import Final
 
-MOST: Final = 256
+MAX_PENDING: Final = 256
 LULL_NS: Final = 2_000_000
-WITHIN_NS: Final = 50_000_000
+MAX_DELAY_NS: Final = 50_000_000
 SLICE_NS: Final = 300_000
 _FIRST_LOOK_S: Final = 0.005
 _NEXT_LOOK_S: Final = 0.001
 _log = logging.getLogger("slipstream.turn")
 
 
-class Afterwards:
+class DeferredWork:
     """Work that waits for a lull, in the order in which it came."""
 
     def __init__(self, clock: Callable[[], int] = perf_counter_ns) -> None:
         """Begin with nothing to do; ``clock`` gives nanoseconds."""
-        self.waiting: deque[Callable[[], None]] = deque()
-        self.stirred_ns = 0
+        self.pending: deque[Callable[[], None]] = deque()
+        self.last_request_ns = 0
         """When the last request came, on ``clock``."""
         self._clock = clock
         self._since_ns = 0
@@ -42,50 +42,50 @@ class Afterwards:
 
     def add(self, work: Callable[[], None]) -> None:
         """Have ``work`` done later; what it raises is logged. Call it inside the running loop."""
-        self.waiting.append(work)
+        self.pending.append(work)
         if self._timer is None:
             self._since_ns = self._clock()
-            self._look_in(_FIRST_LOOK_S)
-        elif len(self.waiting) > MOST:
-            self._next()
+            self._schedule(_FIRST_LOOK_S)
+        elif len(self.pending) > MAX_PENDING:
+            self._run_next()
 
     def drain(self) -> None:
         """Do all that waits, now."""
-        while self.waiting:
-            self._next()
+        while self.pending:
+            self._run_next()
 
     async def drained(self) -> None:
         """Do all that waits now, and let others have the loop meanwhile."""
-        waiting = len(self.waiting)
-        while waiting > 0 and self.waiting:
+        waiting = len(self.pending)
+        while waiting > 0 and self.pending:
             until_ns = self._clock() + SLICE_NS
-            while waiting > 0 and self.waiting:
-                self._next()
+            while waiting > 0 and self.pending:
+                self._run_next()
                 waiting -= 1
                 if self._clock() >= until_ns:
                     break
-            if waiting > 0 and self.waiting:
+            if waiting > 0 and self.pending:
                 await asyncio.sleep(0)
 
-    def _next(self) -> None:
-        work = self.waiting.popleft()
+    def _run_next(self) -> None:
+        work = self.pending.popleft()
         try:
             work()
         except Exception as raised:  # noqa: BLE001 - the process's edge: the answer is out, and others wait
             _log.error("turn_failed", exc_info=raised)
 
-    def _look_in(self, seconds: float) -> None:
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._look)
+    def _schedule(self, seconds: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._run_if_quiet)
 
-    def _look(self) -> None:
+    def _run_if_quiet(self) -> None:
         """Do some of it, if this is the moment."""
         self._timer = None
         now_ns = self._clock()
-        if now_ns - self.stirred_ns >= LULL_NS or now_ns - self._since_ns >= WITHIN_NS:
+        if now_ns - self.last_request_ns >= LULL_NS or now_ns - self._since_ns >= MAX_DELAY_NS:
             until_ns = now_ns + SLICE_NS
-            while self.waiting:
-                self._next()
+            while self.pending:
+                self._run_next()
                 if self._clock() >= until_ns:
                     break
-        if self.waiting:
-            self._look_in(_NEXT_LOOK_S)
+        if self.pending:
+            self._schedule(_NEXT_LOOK_S)

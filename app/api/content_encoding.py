@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 
 from starlette.types import Message, Receive
 
-from app.api.bodies import Lease
+from app.api.body_memory import Lease
 from app.api.outlet import Outlet
 from app.errors import BadRequest, GatewayError, UnsupportedContentEncoding
 

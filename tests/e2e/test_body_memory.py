@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.api.bodies import Bodies
-from app.api.weighing import weight_of
+from app.api.body_memory import BodyMemory
+from app.api.json_memory import json_memory_bytes
 from app.errors import Overloaded, TooLarge
 from tests.support.gateway import configuration, running_gateway
 from tests.support.raw_server import PATIENCE_S
@@ -129,7 +129,7 @@ async def test_an_administrative_body_that_fits_reaches_its_route(upstream):
 
 
 def test_a_lease_gives_back_what_it_took_however_it_ended() -> None:
-    bodies = Bodies(1_000, 400, weight_of)
+    bodies = BodyMemory(1_000, 400, json_memory_bytes)
     with bodies.lease() as lease:
         lease.take(b"x" * 500)
         with pytest.raises(TooLarge):
@@ -145,9 +145,9 @@ def test_a_lease_gives_back_what_it_took_however_it_ended() -> None:
 
 
 def test_text_weighs_about_its_length_and_structure_more() -> None:
-    assert weight_of(b"Plain prose, with a comma. " * 100) < 1.5 * 2_700
-    assert weight_of(b"[]," * 100) > 20 * 300
-    assert weight_of(b'\\"' * 100) == 200
+    assert json_memory_bytes(b"Plain prose, with a comma. " * 100) < 1.5 * 2_700
+    assert json_memory_bytes(b"[]," * 100) > 20 * 300
+    assert json_memory_bytes(b'\\"' * 100) == 200
 
 
 @given(
@@ -162,5 +162,5 @@ def test_a_large_piece_weighs_what_its_signs_weigh(signs: list[bytes], times: in
     containers = piece.count(b"{") + piece.count(b"[")
     quotes = max(0, piece.count(b'"') - piece.count(b'\\"'))
     weight = len(piece) + 64 * containers + 50 * quotes // 2 + 8 * piece.count(b",")
-    assert weight_of(piece) == weight
-    assert weight_of(bytearray(piece)) == weight
+    assert json_memory_bytes(piece) == weight
+    assert json_memory_bytes(bytearray(piece)) == weight

@@ -15,7 +15,7 @@ _CONTAINER_BYTES, _TEXT_BYTES, _VALUE_BYTES = 64, 50, 8
 _OBJECT, _LIST, _QUOTE, _COMMA = b'{[",'
 
 
-def weight_of(piece: bytes | bytearray) -> int:
+def json_memory_bytes(piece: bytes | bytearray) -> int:
     """Bytes that ``piece`` and what is read from it take; of a large one reckoned sixteen bytes at a time."""
     if len(piece) < _LARGE_BYTES:
         containers = piece.count(b"{") + piece.count(b"[")

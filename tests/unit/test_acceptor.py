@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import pytest
 
-from app.api.accepting import Acceptor, is_scarce
+from app.api.acceptor import Acceptor, is_scarce
 
 pytestmark = pytest.mark.anyio
 

@@ -1,6 +1,6 @@
 """One ordinary request whose upstream is being asked: what hears of the answer, and what becomes of it.
 
-The second half of the straight way (``app.api.straight``), in the callbacks of the upstream's socket. An
+The second half of the straight way (``app.api.fast_path``), in the callbacks of the upstream's socket. An
 ``Asked`` is the request's flight as well, so that others may join it; it lives until its answer is handed on
 and counted, or until a task takes over.
 """
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from app.api.eager_task import EagerTask
 from app.api.native import NativeOutlet
-from app.api.reading import plain_request, vendor_id_line
+from app.api.request_parsing import plain_request, vendor_id_line
 from app.api.response import TurnResponse, vendor_lines
 from app.domain.chat import ChatRequest, Dialect, PlainRequest
 from app.domain.deadline import Deadline
@@ -36,7 +36,7 @@ from app.upstream import Exchange, HeadShape, Timeouts
 from app.upstream.http1 import split_head
 
 if TYPE_CHECKING:
-    from app.api.straight import StraightWay  # needs this module
+    from app.api.fast_path import FastPath  # needs this module
 
 OK: Final = 200
 _NO_DEADLINE: Final = Deadline(None)
@@ -48,7 +48,7 @@ _log = logging.getLogger("slipstream.turn")
 
 
 @dataclass(slots=True)
-class Plan:
+class RequestPlan:
     """What is decided before a request for one model by one tenant comes. Nobody changes one."""
 
     tenant: str
@@ -56,9 +56,9 @@ class Plan:
     tier: str
     key_start: bytes
     """What the cache keys of its requests have in common, see ``plain_start``."""
-    fields: tuple[bytes, bytes]
+    model_fields: tuple[bytes, bytes]
     """What is exchanged in the body, see ``model_fields``."""
-    same: bool
+    keeps_body: bool
     """They are the same."""
     gate: ConcurrencyLimiter
     deployment: Deployment
@@ -70,12 +70,12 @@ class Plan:
     """Likewise a streamed one."""
     wire: WireProvider
     send: BeginExchange
-    start: bytes
+    request_start: bytes
     """How a request to the upstream begins."""
-    within: Timeouts
-    least_bytes: int
+    timeouts: Timeouts
+    prompt_cache_bytes: int
     """From here on the prompt's cache is something to think about."""
-    kinds: dict[tuple[bool, str], tuple[object, ...]]
+    record_parts: dict[tuple[bool, str], tuple[object, ...]]
     """By streamed or not, and the answer's ending: the middle of its record, see ``TurnRecord.kind``."""
 
 
@@ -84,10 +84,10 @@ def _vendors(head: bytes) -> bytes:
     return vendor_lines(forwarded_headers(split_head(head)), limited=False)
 
 
-class Asked(LeadingFlight):
+class FastRequest(LeadingFlight):
     """One request whose upstream is being asked: its flight, and what hears of the answer."""
 
-    reading: PlainRequest | None = None
+    parsed: PlainRequest | None = None
     """The body as it was read; None where it was known without."""
     instants: tuple[int, int, int]
     """When it came, and when the look into the cache began and ended; nanoseconds."""
@@ -99,7 +99,7 @@ class Asked(LeadingFlight):
     streamed = usage_shown = False
 
     def prepare(
-        self, way: StraightWay, plan: Plan, outlet: NativeOutlet, key: bytes, request_id: str
+        self, way: FastPath, plan: RequestPlan, outlet: NativeOutlet, key: bytes, request_id: str
     ) -> None:
         """Take what there is to know of the request: all that a new one needs, as a flight's own too."""
         self.dialect = way.dialect
@@ -113,7 +113,7 @@ class Asked(LeadingFlight):
     def leader(self) -> object:
         """The turn, as far as followers ask for it: made when somebody does."""
         if self._leader is None:
-            self._leader = turn = self._turn_now()
+            self._leader = turn = self._make_turn()
             turn.model, turn.answered_tier = self._plan.model, self._plan.tier
         return self._leader
 
@@ -121,7 +121,7 @@ class Asked(LeadingFlight):
     def leader(self, turn: object) -> None:
         self._leader = turn
 
-    def begin(self, exchange: Exchange) -> None:
+    def on_sent(self, exchange: Exchange) -> None:
         """The request is on its way."""
         self._exchange = exchange
         gateway = self._gateway
@@ -134,7 +134,7 @@ class Asked(LeadingFlight):
         gateway.flights.lead(self.key, self)
         if not self._handed_over:  # as when it fails while it is written
             outlet = self._outlet
-            outlet.abort = self._left
+            outlet.abort = self._client_left
             outlet.tasks.add(self)
 
     # ------------------------------------------------------------------ what the exchange tells
@@ -142,7 +142,9 @@ class Asked(LeadingFlight):
     def on_whole_response(self, shape: HeadShape, data: bytes, head_bytes: int) -> None:
         """The answer has come whole."""
         try:
-            if not (self._handed_over or self.followers) and self._answer(shape, data, head_bytes):
+            if not (self._handed_over or self.followers) and self._send_answer(
+                shape, data, head_bytes
+            ):
                 return
         except Exception as raised:  # noqa: BLE001 - the socket's callback is the process's edge
             _log.error("turn_failed", exc_info=raised, extra={"request_id": self._request_id})
@@ -156,7 +158,7 @@ class Asked(LeadingFlight):
         """Something else has come."""
         self._hand_over()
 
-    def _answer(self, shape: HeadShape, data: bytes, head_bytes: int) -> bool:
+    def _send_answer(self, shape: HeadShape, data: bytes, head_bytes: int) -> bool:
         """Hand the answer on and account for it; no, and nothing done, where it is not an ordinary one."""
         exchange, plan, outlet = self._exchange, self._plan, self._outlet
         told = plan.wire.head_facts.get(shape)
@@ -183,14 +185,14 @@ class Asked(LeadingFlight):
             (started_ns, cache_ns, cache_took_ns, sent_ns, took_ns, plan.model.label),
         )
         upstream_s = took_ns / 1e9
-        self._give_back(upstream_s, upstream_s)
+        self._release(upstream_s, upstream_s)
         cost_usd = self._keep(body, usage, finish, upstream_s)
         total_s = (perf_counter_ns() - started_ns) / 1e9
         tokens = usage.output_tokens
         self._count(finish, total_s, passed_ns / 1e9, upstream_s, usage, tokens, cost_usd, times)
         return True
 
-    def _give_back(self, first_s: float, upstream_s: float) -> None:
+    def _release(self, first_s: float, upstream_s: float) -> None:
         """All has been handed on: others may have the place. ``first_s`` runs from the call's beginning to
         its first event.
         """
@@ -235,9 +237,9 @@ class Asked(LeadingFlight):
     ) -> None:
         """Have the turn counted, and perhaps learned from."""
         plan, way, model = self._plan, self._way, self._plan.model
-        kind = plan.kinds.get((self.streamed, finish))
+        kind = plan.record_parts.get((self.streamed, finish))
         if kind is None:
-            kind = plan.kinds[self.streamed, finish] = (
+            kind = plan.record_parts[self.streamed, finish] = (
                 way.dialect, OK, "", self.streamed, plan.tenant, model.name, model.name,
                 model.provider, plan.tier, False, "", _MISS, "absent", finish, "", 1, NAMED, None, "",
             )  # fmt: skip
@@ -248,18 +250,18 @@ class Asked(LeadingFlight):
         way.edge.recorder.settle(new(TurnRecord, told))
         semantic = self._gateway.semantic
         if semantic is not None and not semantic.sheds(complete=True):
-            turn = self._turn_now()
+            turn = self._make_turn()
             turn.complete, turn.finish, turn.usage = True, finish, usage
-            semantic.learn_later(self.key, self._asked(), self._gateway, turn, None)
+            semantic.learn_later(self.key, self._chat_request(), self._gateway, turn, None)
 
     # ------------------------------------------------------------------ to the general way
 
-    def _left(self) -> None:
+    def _client_left(self) -> None:
         """The client's connection has ended: that is for the general way, which has a word for it."""
         self._hand_over()
-        self._outlet.loop.call_soon(self._tell_of_leaving)
+        self._outlet.loop.call_soon(self._abort_response)
 
-    def _tell_of_leaving(self) -> None:
+    def _abort_response(self) -> None:
         """The task that took over has begun, and hears of it if it has not ended already."""
         if self._outlet.abort is not None:
             self._outlet.abort()
@@ -288,55 +290,57 @@ class Asked(LeadingFlight):
         self._handed_over = True
         outlet = self._outlet
         outlet.tasks.discard(self)
-        outlet.task = task = EagerTask(outlet.loop, self._go_on(), outlet.ended)
+        outlet.task = task = EagerTask(outlet.loop, self._run_general(), outlet.ended)
         outlet.tasks.add(task)
         task.start_soon()
 
-    async def _go_on(self) -> None:
+    async def _run_general(self) -> None:
         edge, exchange = self._way.edge, self._exchange
-        edge.afterwards.drain()  # turns are told of in the order in which they ended
+        edge.deferred.drain()  # turns are told of in the order in which they ended
         exchange.listener = None
-        turn = self._turn_now()
-        turn.started_exchange, turn.exchange_started_ns = self._begun(), exchange.queued_ns
+        turn = self._make_turn()
+        turn.started_exchange, turn.exchange_started_ns = self._begun_call(), exchange.queued_ns
         self._response = response = TurnResponse(
-            self._asked(),
+            self._chat_request(),
             self._gateway,
             turn,
             self._outlet,
             edge.heartbeat,
             edge.recorder,
-            self._rest,
+            self._finish_turn,
         )
-        self._prepare(response)
+        self._set_progress(response)
         try:
             await response.run()
         finally:
             edge.in_flight.now -= 1
 
-    def _begun(self) -> StartedExchange:
+    def _begun_call(self) -> StartedExchange:
         """What is under way, for the provider."""
         return StartedExchange(self._exchange)
 
-    def _prepare(self, response: TurnResponse) -> None:
+    def _set_progress(self, response: TurnResponse) -> None:
         """Tell who goes on of what went out already: nothing."""
 
-    async def _rest(self, request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit) -> None:
+    async def _finish_turn(
+        self, request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit
+    ) -> None:
         await (resume_with_race if self._races else resume_answer)(
             self, request, gateway, turn, emit
         )
 
-    def _asked(self) -> ChatRequest:
+    def _chat_request(self) -> ChatRequest:
         raw: bytes = self._outlet.body  # type: ignore[assignment]
-        return plain_request(self.dialect, self.plain, raw, self._way.said)
+        return plain_request(self.dialect, self.plain, raw, self._way.forwarded)
 
     @property
     def plain(self) -> PlainRequest:
         """The request's reading; the body is read for it if it was not."""
-        if self.reading is None:
-            self.reading = self._way.codec.read_plain(self._outlet.body)  # type: ignore[arg-type]
-        return self.reading  # type: ignore[return-value]  # the same as the body that was learned from
+        if self.parsed is None:
+            self.parsed = self._way.codec.read_plain(self._outlet.body)  # type: ignore[arg-type]
+        return self.parsed  # type: ignore[return-value]  # the same as the body that was learned from
 
-    def _turn_now(self) -> Turn:
+    def _make_turn(self) -> Turn:
         """The turn as the general way would have it at this point."""
         started_ns, cache_ns, looked_ns = self.instants
         timeline = Timeline(started_ns=started_ns)

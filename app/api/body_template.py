@@ -22,12 +22,12 @@ from typing import Final
 
 import msgspec
 
-from app.api.asked import Plan
+from app.api.fast_request import RequestPlan
 from app.cache.key import plain_key_input
 from app.domain.chat import PlainRequest
 from app.providers.upstream_request import splice_plain
 
-MOST_BYTES: Final = 4_096
+MAX_BODY_BYTES: Final = 4_096
 """Longer bodies are not remembered; a way's bodies are bounded in number too."""
 _TEXT: Final = b"5f0c a text of the gateway's own 9be1"
 _CONTROL: Final = bytes(range(0x20)) + b"\x7f"
@@ -36,36 +36,36 @@ Read = Callable[[bytes], PlainRequest | None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class KnownBody:
+class BodyTemplate:
     """A body that the reader has read, but for its last text."""
 
-    plan: Plan
-    before: bytes
-    behind: bytes
+    plan: RequestPlan
+    prefix: bytes
+    suffix: bytes
     begin: int
     """Where the text begins, which is how long ``before`` is."""
     end: int
     """Where it ends, counted from the body's end, as a negative number."""
-    key_before: bytes
-    key_behind: bytes
-    sent_before: bytes
+    key_prefix: bytes
+    key_suffix: bytes
+    upstream_prefix: bytes
     """How the body begins that goes upstream."""
-    sent_behind: bytes
+    upstream_suffix: bytes
 
     def text_of(self, raw: bytes) -> bytes | None:
         """The text if ``raw`` is this body with another one, as it stands there; else None."""
-        if not raw.startswith(self.before) or not raw.endswith(self.behind):
+        if not raw.startswith(self.prefix) or not raw.endswith(self.suffix):
             return None
         text = raw[self.begin : self.end]
         # Shorter than both together: they overlap, and nothing is left between.
-        return text if text and is_text(text) else None
+        return text if text and is_plain_json_text(text) else None
 
     def key(self, text: bytes) -> bytes:
         """As ``plain_key`` of the body with ``text``."""
-        return sha256(b"".join((self.key_before, text, self.key_behind))).digest()
+        return sha256(b"".join((self.key_prefix, text, self.key_suffix))).digest()
 
 
-def is_text(text: bytes) -> bool:
+def is_plain_json_text(text: bytes) -> bool:
     """Whether ``text`` is surely the inside of a JSON string, and printed as it stands once it was read."""
     if len(text.translate(None, _CONTROL)) != len(text):
         return False
@@ -86,10 +86,12 @@ def is_text(text: bytes) -> bool:
     return True
 
 
-def learn(raw: bytes, plain: PlainRequest, plan: Plan, read: Read) -> KnownBody | None:
+def learn_body(
+    raw: bytes, plain: PlainRequest, plan: RequestPlan, read: Read
+) -> BodyTemplate | None:
     """What is to be remembered of ``raw``, which was read as ``plain``; None if that is nothing."""
     said = getattr(plain.turns[-1], "content", None)
-    if len(raw) > MOST_BYTES or not isinstance(said, str) or not said:
+    if len(raw) > MAX_BODY_BYTES or not isinstance(said, str) or not said:
         return None
     printed = msgspec.json.encode(said)
     begin = raw.rfind(printed) + 1
@@ -102,11 +104,11 @@ def learn(raw: bytes, plain: PlainRequest, plan: Plan, read: Read) -> KnownBody 
     if with_ours is None or not _same_but_for_text(plain, with_ours):
         return None
     key = plain_key_input(plan.key_start, with_ours).split(_TEXT)
-    sent = probe if plan.same else splice_plain(probe, plan.fields, False)  # noqa: FBT003 - by position there
+    sent = probe if plan.keeps_body else splice_plain(probe, plan.model_fields, False)  # noqa: FBT003 - by position there
     parts = sent.split(_TEXT) if sent is not None else []
     if len(key) != len(parts) or len(key) != 2:  # noqa: PLR2004 - what is before, and what is behind
         return None
-    return KnownBody(plan, before, behind, begin, -len(behind), *key, *parts)
+    return BodyTemplate(plan, before, behind, begin, -len(behind), *key, *parts)
 
 
 def _same_but_for_text(plain: PlainRequest, with_ours: PlainRequest) -> bool:

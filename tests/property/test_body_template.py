@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from app.api.asked import Plan
-from app.api.known_body import KnownBody, is_text, learn
+from app.api.body_template import BodyTemplate, is_plain_json_text, learn_body
+from app.api.fast_request import RequestPlan
 from app.cache.key import plain_key, plain_key_prefix
 from app.providers.upstream_request import model_fields, splice_plain
 from app.wire.plain import plain_chat, plain_messages
@@ -20,11 +20,11 @@ ROLES = st.sampled_from(["user", "assistant"])
 TEXTS = st.text(min_size=1, max_size=40)
 
 
-def plan(upstream_model: str) -> Plan:
+def plan(upstream_model: str) -> RequestPlan:
     """As far as bodies ask for one."""
-    made = object.__new__(Plan)
-    made.key_start, made.same = START, upstream_model == "small"
-    made.fields = model_fields("small", upstream_model)
+    made = object.__new__(RequestPlan)
+    made.key_start, made.keeps_body = START, upstream_model == "small"
+    made.model_fields = model_fields("small", upstream_model)
     return made
 
 
@@ -63,13 +63,13 @@ def test_a_known_body_has_the_key_and_goes_upstream_as_one_that_was_read(  # noq
     plain = read(raw)
     if plain is None:
         return
-    known = learn(raw, plain, planned, read)
+    known = learn_body(raw, plain, planned, read)
     if known is not None:
         hold(name, known, raw, first)
         hold(name, known, again, second)
 
 
-def hold(name: str, known: KnownBody, raw: bytes, said: str) -> None:
+def hold(name: str, known: BodyTemplate, raw: bytes, said: str) -> None:
     """Hold what is known of ``raw`` against its reading."""
     text = known.text_of(raw)
     if text is None:
@@ -79,9 +79,11 @@ def hold(name: str, known: KnownBody, raw: bytes, said: str) -> None:
     assert plain is not None
     assert plain.turns[-1].content == said  # type: ignore[attr-defined]
     assert known.key(text) == plain_key(START, plain)
-    sent = known.sent_before + text + known.sent_behind
+    sent = known.upstream_prefix + text + known.upstream_suffix
     assert sent == (
-        raw if known.plan.same else splice_plain(raw, known.plan.fields, want_usage=False)
+        raw
+        if known.plan.keeps_body
+        else splice_plain(raw, known.plan.model_fields, want_usage=False)
     )
 
 
@@ -95,7 +97,7 @@ def test_what_is_called_a_text_is_one_string_printed_as_it_stands(
 ) -> None:
     """No bytes between two quotes can end the string early, or be printed otherwise than they came."""
     for each in (inside, inside + b"\\n" + more, inside.replace(b'"', b'\\"')):
-        if is_text(each):
+        if is_plain_json_text(each):
             said = json.loads(b'"' + each + b'"')
             assert isinstance(said, str)
             printed = json.dumps(said, ensure_ascii=False).encode()
@@ -108,9 +110,9 @@ def test_a_body_is_not_known_by_a_beginning_and_an_end_that_overlap(behind: byte
     raw = body([], "x", {}, dense=True)
     plain = plain_chat(raw)
     assert plain is not None
-    known = learn(raw, plain, plan("other"), plain_chat)
+    known = learn_body(raw, plain, plan("other"), plain_chat)
     assert known is not None
     assert known.text_of(raw) == b"x"
-    assert known.text_of(known.before + known.behind) is None
-    assert known.text_of(known.before[:-1] + known.behind) is None
-    assert known.text_of(known.before + b"y" + known.behind + behind) == (None if behind else b"y")
+    assert known.text_of(known.prefix + known.suffix) is None
+    assert known.text_of(known.prefix[:-1] + known.suffix) is None
+    assert known.text_of(known.prefix + b"y" + known.suffix + behind) == (None if behind else b"y")

@@ -15,7 +15,7 @@ from app.api.outlet import Outlet
 _MOST_HELD_BYTES = 16 << 10
 
 
-class Joined:
+class WriteCoalescer:
     """The frames of one stream that have not left yet: whole ones, in their order."""
 
     __slots__ = ("_held", "_outlet", "_slow")
@@ -29,16 +29,16 @@ class Joined:
     def add(self, data: bytes) -> bytes:
         """Hold ``data``; what is to be written now instead, where the client is slow or it is much."""
         if not self._held and not self._slow:
-            asyncio.get_running_loop().call_soon(self._leave)
+            asyncio.get_running_loop().call_soon(self._flush)
         self._held += data
-        return self.taken() if self._slow or len(self._held) > _MOST_HELD_BYTES else b""
+        return self.take() if self._slow or len(self._held) > _MOST_HELD_BYTES else b""
 
-    def taken(self) -> bytes:
+    def take(self) -> bytes:
         """What is held; the caller writes it."""
         held, self._held = self._held, b""
         return held
 
-    def _leave(self) -> None:
+    def _flush(self) -> None:
         # A client that reads too slowly is waited for by whoever has more to say.
         if self._held:
             self._slow = not self._outlet.try_write(self._held, False)  # noqa: FBT003
@@ -46,6 +46,6 @@ class Joined:
                 self._held = b""
 
 
-def held(joined: Joined | None) -> bytes:
+def take_held(joined: WriteCoalescer | None) -> bytes:
     """What is held, if anything is: it goes before the end."""
-    return b"" if joined is None else joined.taken()
+    return b"" if joined is None else joined.take()

@@ -7,7 +7,7 @@ import threading
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from app.api.first_request import ask_first, asked_first
+from app.api.warm_up import send_first_request, warming_up
 from app.classify.text_classifier import LinearTextClassifier
 from app.classify.topics import Topics
 
@@ -33,7 +33,7 @@ class Application:
 
 async def test_it_is_asked_in_a_thread_so_that_the_loop_goes_on():
     app = Application()
-    await ask_first(app)
+    await send_first_request(app)
     [(path, thread)] = app.asked
     assert path == "/readyz"
     assert thread != threading.get_ident()
@@ -41,14 +41,14 @@ async def test_it_is_asked_in_a_thread_so_that_the_loop_goes_on():
 
 async def test_asked_beside_something_it_is_over_when_that_is():
     app = Application()
-    async with asked_first(app):
+    async with warming_up(app):
         pass
     assert len(app.asked) == 1
 
 
 async def test_what_it_raises_is_not_lost():
     with pytest.raises(OSError, match="no disk"):
-        async with asked_first(Application(OSError("no disk"))):
+        async with warming_up(Application(OSError("no disk"))):
             pass
 
 

@@ -8,7 +8,7 @@ import json
 
 import pytest
 
-from tests.e2e.test_straight_way import (
+from tests.e2e.test_fast_path import (
     NEVER_ALIKE,
     SECRET,
     Client,

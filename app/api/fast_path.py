@@ -23,13 +23,13 @@ from __future__ import annotations
 from time import perf_counter_ns, time
 from typing import TYPE_CHECKING, Final
 
-from app.api.asked import NAMED, OK, Asked, Plan, new
-from app.api.bodies import SMALL_BYTES
-from app.api.known_body import KnownBody, learn
+from app.api.body_memory import SMALL_BYTES
+from app.api.body_template import BodyTemplate, learn_body
+from app.api.fast_request import NAMED, OK, FastRequest, RequestPlan, new
+from app.api.fast_stream import FastStream
 from app.api.native import NativeOutlet, status_line
-from app.api.reading import request_id_of, vendor_id_line
+from app.api.request_parsing import request_id_of, vendor_id_line
 from app.api.response import JSON_TYPE, STREAM_TYPE
-from app.api.streamed import Streamed
 from app.cache.exact import CachedAnswer, RenderedHit
 from app.cache.key import plain_key, plain_key_prefix
 from app.cache.semantic import route_name
@@ -47,8 +47,8 @@ from app.telemetry.fixed_timelines import CacheOnlyTimes
 from app.telemetry.timeline import after_cache
 
 if TYPE_CHECKING:
+    from app.api.head_template import HeadTemplate
     from app.api.inference import Edge  # needs this module
-    from app.api.known_head import Head
     from app.domain.model_call import Headers
 
 _MOST_PLANS: Final = 4_096
@@ -64,36 +64,36 @@ _MESSAGES: Final = Dialect.MESSAGES
 _object = object.__new__
 
 
-class StraightWay:
+class FastPath:
     """The straight way of one endpoint, for clients that say the same; one event loop owns it."""
 
     def __init__(self, dialect: Dialect, edge: Edge, said: Headers = ()) -> None:
         """Serve ``dialect`` with what ``edge`` holds, to clients that say ``said`` to the vendor."""
-        self.dialect, self.edge, self.said = dialect, edge, said
+        self.dialect, self.edge, self.forwarded = dialect, edge, said
         self.gateway = edge.gateway
         self.codec = edge.gateway.codecs[dialect]
         self._read = self.codec.read_plain
         self.may_ask_for_usage = dialect is Dialect.CHAT
-        self._most_bytes = min(SMALL_BYTES, edge.max_body_bytes)
-        self._plans: dict[tuple[str, str], Plan] = {}
+        self._max_bytes = min(SMALL_BYTES, edge.max_body_bytes)
+        self._plans: dict[tuple[str, str], RequestPlan] = {}
         """By model and tenant."""
-        self._bodies: dict[tuple[str, bytes, bytes], KnownBody] = {}
+        self._bodies: dict[tuple[str, bytes, bytes], BodyTemplate] = {}
         """What connections remember of their bodies, by tenant and by what stands around the text."""
-        self._repeated: dict[bytes, tuple[Plan, bytes]] = {}
+        self._repeated: dict[bytes, tuple[RequestPlan, bytes]] = {}
         """What was asked more than once, body by body: its plan and its key in the cache."""
 
-    def take(  # noqa: C901, PLR0911, PLR0912, PLR0915 - one question after the other, in one piece
-        self, outlet: NativeOutlet, head: Head
+    def try_serve(  # noqa: C901, PLR0911, PLR0912, PLR0915 - one question after the other, in one piece
+        self, outlet: NativeOutlet, head: HeadTemplate
     ) -> bool:
         """Answer the request, now or when its answer comes; no where it is not an ordinary one.
 
         What ``head`` has found says who calls, and nothing else.
         """
-        started_ns, headers = perf_counter_ns(), head.found
+        started_ns, headers = perf_counter_ns(), head.headers
         edge, gateway = self.edge, self.gateway
         in_flight = edge.in_flight
         raw: bytes = outlet.body  # type: ignore[assignment]
-        if in_flight.draining or in_flight.now >= in_flight.most or len(raw) > self._most_bytes:
+        if in_flight.draining or in_flight.now >= in_flight.most or len(raw) > self._max_bytes:
             return False
         try:
             caller = edge.authenticator.caller(
@@ -103,9 +103,9 @@ class StraightWay:
             return False
         if caller.guard is not None:
             return False
-        if self._repeated and self._again(outlet, headers, caller.tenant, started_ns):
+        if self._repeated and self._serve_repeated(outlet, headers, caller.tenant, started_ns):
             return True
-        known = head.body
+        known = head.body_template
         text = None if known is None else known.text_of(raw)
         if known is not None and text is not None and known.plan.tenant == caller.tenant:
             plan, plain, stream, wants_usage = known.plan, None, False, False
@@ -117,7 +117,7 @@ class StraightWay:
                 return False
             # Taken apart once: to name a part of it costs as much as ten of these.
             _, _, _, _, _, name, stream, usage_shown = plain
-            found = self._plans.get((name, caller.tenant)) or self._planned(name, caller.tenant)
+            found = self._plans.get((name, caller.tenant)) or self._find_plan(name, caller.tenant)
             if found is None:
                 return False
             plan, wants_usage = found, stream and not usage_shown and self.may_ask_for_usage
@@ -133,53 +133,57 @@ class StraightWay:
             if stream:
                 return False
             times = new(CacheOnlyTimes, (started_ns, cache_ns, looked_ns - cache_ns))
-            return self._tell(entry, plan, outlet, request_id, times) and self._mark(raw, plan, key)
+            return self._serve_hit(
+                entry, plan, outlet, request_id, times
+            ) and self._remember_repeated(raw, plan, key)
         semantic = gateway.semantic
         looks = semantic is not None and semantic.looks_up(plan.route)
         if looks and not semantic.races_for(plan.tenant):  # type: ignore[union-attr]
             return False
         if gateway.flights.running(key) is not None:
             return False
-        if plan.same and not wants_usage:
+        if plan.keeps_body and not wants_usage:
             body: bytes | None = raw
         elif known is not None and text is not None:
-            body = b"".join((known.sent_before, text, known.sent_behind))
+            body = b"".join((known.upstream_prefix, text, known.upstream_suffix))
         else:
-            body = splice_plain(raw, plan.fields, wants_usage)
+            body = splice_plain(raw, plan.model_fields, wants_usage)
         gate = plan.gate
         if (
             body is None
-            or len(body) >= plan.least_bytes
+            or len(body) >= plan.prompt_cache_bytes
             or gate.waiting
             or gate.in_use >= gate.limit
         ):
             return False
         gate.in_use += 1  # as try_enter, without a call
-        asked = _object(Streamed if stream else Asked)
+        asked = _object(FastStream if stream else FastRequest)
         asked.prepare(self, plan, outlet, key, request_id)
-        asked.reading, asked.instants = plain, (started_ns, cache_ns, looked_ns)
-        exchange = plan.send(plan.start, body, plan.within, b"POST", asked)
+        asked.parsed, asked.instants = plain, (started_ns, cache_ns, looked_ns)
+        exchange = plan.send(plan.request_start, body, plan.timeouts, b"POST", asked)
         if exchange is None:
             gate.release(first_s=None, took_s=0.0, overloaded=False, ok=False)
             return False
-        asked.begin(exchange)
+        asked.on_sent(exchange)
         if looks:
             asked.race()
-        if plain is not None and not stream and head.lessons:
-            self._learn(head, raw, plain, plan)
+        if plain is not None and not stream and head.lessons_left:
+            self._learn_body(head, raw, plain, plan)
         return True
 
-    def _learn(self, head: Head, raw: bytes, plain: PlainRequest, plan: Plan) -> None:
+    def _learn_body(
+        self, head: HeadTemplate, raw: bytes, plain: PlainRequest, plan: RequestPlan
+    ) -> None:
         """Remember the body for what comes with the same head; what others have learned too is shared."""
-        head.lessons -= 1
-        known = learn(raw, plain, plan, self._read)
+        head.lessons_left -= 1
+        known = learn_body(raw, plain, plan, self._read)
         if known is not None:
             if len(self._bodies) >= _MOST_BODIES:
                 self._bodies.clear()
-            sort = plan.tenant, known.before, known.behind
-            head.body = self._bodies.setdefault(sort, known)
+            sort = plan.tenant, known.prefix, known.suffix
+            head.body_template = self._bodies.setdefault(sort, known)
 
-    def _mark(self, raw: bytes, plan: Plan, key: bytes) -> bool:
+    def _remember_repeated(self, raw: bytes, plan: RequestPlan, key: bytes) -> bool:
         """Remember a body whose answer was told: asked again, it need not be read. Yes."""
         if len(raw) <= _MOST_REPEATED_BYTES:
             if len(self._repeated) >= _MOST_REPEATED:
@@ -187,7 +191,7 @@ class StraightWay:
             self._repeated[raw] = plan, key
         return True
 
-    def _again(
+    def _serve_repeated(
         self, outlet: NativeOutlet, headers: dict[bytes, bytes], tenant: str, started_ns: int
     ) -> bool:
         """Tell what is kept for a body that is remembered; no where none is, or nothing is kept any more."""
@@ -201,18 +205,20 @@ class StraightWay:
             del self._repeated[raw]
             return False
         times = new(CacheOnlyTimes, (started_ns, cache_ns, perf_counter_ns() - cache_ns))
-        return self._tell(entry, plan, outlet, request_id_of(headers.get(b"x-request-id")), times)
+        return self._serve_hit(
+            entry, plan, outlet, request_id_of(headers.get(b"x-request-id")), times
+        )
 
-    def _planned(self, name: str, tenant: str) -> Plan | None:
+    def _find_plan(self, name: str, tenant: str) -> RequestPlan | None:
         """What is to be done for ``name``; None where the general way decides that. Remembered."""
-        plan = self._plan(name, tenant)
+        plan = self._make_plan(name, tenant)
         if plan is not None:
             if len(self._plans) >= _MOST_PLANS:
                 self._plans.clear()
             self._plans[name, tenant] = plan
         return plan
 
-    def _plan(self, name: str, tenant: str) -> Plan | None:
+    def _make_plan(self, name: str, tenant: str) -> RequestPlan | None:
         gateway = self.gateway
         model = gateway.models.get(name)
         if model is None or self.edge.answer is not serve or not _is_ordinary(gateway):
@@ -229,11 +235,11 @@ class StraightWay:
             or self.dialect is Dialect.RESPONSES  # which may turn out not to be spoken after all
         ):
             return None
-        return Plan(
+        return RequestPlan(
             tenant,
             model,
             model.tier.value,
-            plain_key_prefix((tenant, "", name, "", 0), self.said),
+            plain_key_prefix((tenant, "", name, "", 0), self.forwarded),
             model_fields(name, model.upstream_model),
             name == model.upstream_model,
             provider.limiter,
@@ -242,7 +248,7 @@ class StraightWay:
             self._head(JSON_TYPE, model),
             self._head(STREAM_TYPE, model),
             wire,
-            *wire.send_parameters(self.dialect, self.said),
+            *wire.send_parameters(self.dialect, self.forwarded),
             _ENDLESS if gateway.prompts is None else gateway.prompts.min_bytes,
             {},
         )
@@ -253,10 +259,10 @@ class StraightWay:
         lines = self.edge.heartbeat.head_lines(content_type, CacheOutcome.MISS, model, tier, NAMED)
         return status_line(OK) + lines
 
-    def _tell(
+    def _serve_hit(
         self,
         entry: CachedAnswer,
-        plan: Plan,
+        plan: RequestPlan,
         outlet: NativeOutlet,
         request_id: str,
         times: CacheOnlyTimes,
@@ -264,8 +270,8 @@ class StraightWay:
         """Tell a kept answer as ``remember.tell`` does; no where it was never told before in this form."""
         ready = entry.ready
         # Known by the plan's kinds, which are its own and hold nothing else alive.
-        if ready is None or ready[0] is not plan.kinds:
-            ready = entry.ready = self._ready(entry, plan)
+        if ready is None or ready[0] is not plan.record_parts:
+            ready = entry.ready = self._ready_hit(entry, plan)
             if ready is None:
                 return False
         _, head, body, kind, rest = ready
@@ -283,7 +289,7 @@ class StraightWay:
         self.edge.recorder.settle(new(TurnRecord, told))
         return True
 
-    def _ready(self, entry: CachedAnswer, plan: Plan) -> RenderedHit | None:
+    def _ready_hit(self, entry: CachedAnswer, plan: RequestPlan) -> RenderedHit | None:
         """All of telling ``entry`` that is the same each time."""
         rendered = entry.rendered
         body = None if rendered is None else rendered.get((self.dialect, False, False))
@@ -300,7 +306,7 @@ class StraightWay:
             _ANSWERED_BEFORE, None, entry.id,
         )  # fmt: skip
         rest = 0.0, None, entry.usage, 0, 0.0, entry.cost_usd, 0, ()
-        return plan.kinds, status_line(OK) + lines, body, kind, rest
+        return plan.record_parts, status_line(OK) + lines, body, kind, rest
 
 
 def _is_ordinary(gateway: Gateway) -> bool:

@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Protocol
 from app.api.native import NativeOutlet
 
 if TYPE_CHECKING:
-    from app.api.known_body import KnownBody
-    from app.api.straight import StraightWay
+    from app.api.body_template import BodyTemplate
+    from app.api.fast_path import FastPath
 
-MOST_BYTES = 8_192
-MOST_LESSONS = 8
+MAX_HEAD_BYTES = 8_192
+MAX_LESSONS = 8
 """Bodies that are learned on a connection: one whose bodies are never alike is not worth more."""
 _LENGTH = b"content-length"
 _MOST_DIGITS = 9
@@ -37,66 +37,68 @@ _UNUSUAL = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"trailer", b
 class Endpoint(Protocol):
     """An endpoint that can be asked without the detour through ASGI."""
 
-    def knows(self, head: Head, headers: Sequence[tuple[bytes, bytes]]) -> bool:
+    def remember(self, head: HeadTemplate, headers: Sequence[tuple[bytes, bytes]]) -> bool:
         """Put into ``head`` what is to be remembered of ``headers``; False to see them each time."""
         ...
 
-    def answer(self, outlet: NativeOutlet, head: Head) -> Coroutine[object, None, None] | None:
+    def answer(
+        self, outlet: NativeOutlet, head: HeadTemplate
+    ) -> Coroutine[object, None, None] | None:
         """Answer a request whose body is all in ``outlet``; None where nothing is left to run for that."""
         ...
 
 
-class Head:
+class HeadTemplate:
     """A head that the parser has read."""
 
     __slots__ = (
-        "_before",
         "_begin",
-        "_behind",
         "_end",
+        "_prefix",
         "_raw",
         "_size",
+        "_suffix",
         "_whole",
-        "body",
+        "body_template",
         "endpoint",
+        "fast_path",
         "forwarded",
-        "found",
-        "lessons",
-        "way",
+        "headers",
+        "lessons_left",
     )  # fmt: skip
 
-    found: dict[bytes, bytes]
+    headers: dict[bytes, bytes]
     """The headers that mean something to the gateway, as the endpoint read them."""
     forwarded: tuple[tuple[bytes, bytes], ...]
     """Those that travel on to the vendor."""
-    way: StraightWay | None
+    fast_path: FastPath | None
     """The straight way that serves such requests, unless they wish for something."""
 
-    body: KnownBody | None
+    body_template: BodyTemplate | None
     """What came with it last, for that way."""
-    lessons: int
+    lessons_left: int
     """How many bodies more that way will learn here."""
 
     def __init__(self, raw: bytes, begin: int, end: int, endpoint: Endpoint) -> None:
         """``raw`` is the whole head; the digits of its content length are ``raw[begin:end]``."""
-        self._before, self._behind = raw[:begin], raw[end:]
+        self._prefix, self._suffix = raw[:begin], raw[end:]
         self._begin, self._end, self._whole = begin, end, len(raw)
         self._raw, self._size = raw, len(raw) + int(raw[begin:end])
         self.endpoint = endpoint
-        self.body, self.lessons = None, MOST_LESSONS
+        self.body_template, self.lessons_left = None, MAX_LESSONS
 
-    def body_of(self, data: bytes) -> bytes | None:
+    def match(self, data: bytes) -> bytes | None:
         """The body if ``data`` is exactly one request with this head, else None."""
         whole = self._whole
         if data[:whole] == self._raw and len(data) == self._size:
             return data[whole:]  # the same length too
         begin, end = self._begin, self._end
-        if data[:begin] != self._before:
+        if data[:begin] != self._prefix:
             return None
-        if data[end:whole] != self._behind:
+        if data[end:whole] != self._suffix:
             end = data.find(b"\r", begin, begin + _MOST_DIGITS + 1)
-            whole = end + len(self._behind)
-            if end < 0 or data[end:whole] != self._behind:
+            whole = end + len(self._suffix)
+            if end < 0 or data[end:whole] != self._suffix:
                 return None
         digits = data[begin:end]
         if not digits.isdigit() or int(digits) != len(data) - whole:
@@ -105,26 +107,26 @@ class Head:
         self._raw, self._size = data[:whole], len(data)
         return data[whole:]
 
-    def is_alone(self, data: bytes) -> bool:
+    def matches_head_only(self, data: bytes) -> bool:
         """Whether ``data`` is a request with this head as far as its body, which is yet to come."""
-        begin, end = self._begin, len(data) - len(self._behind)
-        if data[:begin] != self._before or data[end:] != self._behind:
+        begin, end = self._begin, len(data) - len(self._suffix)
+        if data[:begin] != self._prefix or data[end:] != self._suffix:
             return False
         digits = data[begin:end]
         return len(digits) <= _MOST_DIGITS and digits.isdigit() and int(digits) > 0
 
-    def is_like(self, other: Head) -> bool:
+    def is_same(self, other: HeadTemplate) -> bool:
         """Whether both know the same requests."""
-        return self._before == other._before and self._behind == other._behind
+        return self._prefix == other._prefix and self._suffix == other._suffix
 
 
-def learn(
+def learn_head(
     data: bytes,
     method: bytes,
     url: bytes,
     headers: Sequence[tuple[bytes, bytes]],
     endpoint: Endpoint,
-) -> Head | None:
+) -> HeadTemplate | None:
     """The head at the beginning of ``data`` as the parser read it; None if it is not to be remembered.
 
     Only for a POST (which is what an endpoint takes a known request for) of HTTP/1.1 on a connection that
@@ -152,6 +154,6 @@ def learn(
     raw = data[:size]
     # Letters' case aside, for names come from the parser in lower case; it moves no byte.
     same = raw.lower() == b"".join(printed).lower() and raw.count(b"\n") == len(printed)
-    if not begin or size > MOST_BYTES or not same or raw.count(b"\r") != len(printed):
+    if not begin or size > MAX_HEAD_BYTES or not same or raw.count(b"\r") != len(printed):
         return None
-    return Head(raw, begin, end, endpoint)
+    return HeadTemplate(raw, begin, end, endpoint)

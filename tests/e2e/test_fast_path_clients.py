@@ -14,7 +14,7 @@ import pytest
 from anthropic import Anthropic, AsyncAnthropic
 from openai import AsyncOpenAI, OpenAI
 
-from app.api.straight import StraightWay
+from app.api.fast_path import FastPath
 from app.providers.simulator import RunningSimulator
 from tests.support.gateway import Running, configuration, running_gateway
 
@@ -36,13 +36,13 @@ async def gateway(upstream: RunningSimulator) -> AsyncIterator[Running]:
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Of each request that was offered to a straight way, whether it took it."""
     answers: list[bool] = []
-    take = StraightWay.take
+    take = FastPath.try_serve
 
-    def taking(self: StraightWay, *rest: object) -> bool:
+    def taking(self: FastPath, *rest: object) -> bool:
         answers.append(take(self, *rest))  # type: ignore[arg-type]
         return answers[-1]
 
-    monkeypatch.setattr(StraightWay, "take", taking)
+    monkeypatch.setattr(FastPath, "try_serve", taking)
     return answers
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
-from app.api.known_head import Head, learn
+from app.api.head_template import HeadTemplate, learn_head
 from app.api.native import NativeOutlet
 from app.api.protocol import GatewayProtocol
 
@@ -27,12 +27,12 @@ class Echo:
         self.heard: list[object] = []
         self.known = 0
 
-    def knows(self, head: Head, headers) -> bool:
-        head.found = {}
+    def remember(self, head: HeadTemplate, headers) -> bool:
+        head.headers = {}
         head.forwarded = tuple((n, v) for n, v in headers if n != b"content-length")
         return True
 
-    async def answer(self, outlet: NativeOutlet, head: Head) -> None:
+    async def answer(self, outlet: NativeOutlet, head: HeadTemplate) -> None:
         self.known += 1
         await self.reply(outlet, head.forwarded, outlet.whole_body())
 
@@ -96,7 +96,7 @@ async def _outcome(reads: list[bytes], before_last: str, *, remember: bool) -> t
     protocol = GatewayProtocol(config, ServerState(), {}, _loop=loop)
     protocol.app = app
     if not remember:
-        protocol._lessons = 0
+        protocol._lessons_left = 0
     transport = Transport()
     protocol.connection_made(transport)  # type: ignore[arg-type]
     for number, read in enumerate(reads, 1):
@@ -236,7 +236,7 @@ def test_two_heads_may_take_turns(sent: list[tuple[bool, bytes]], together: bool
     assert heard == outcome(data, remember=False)[0]
 
 
-@given(bodies.filter(bool), st.sampled_from(["shutdown", "forget"]))
+@given(bodies.filter(bool), st.sampled_from(["shutdown", "forget_heads"]))
 def test_a_head_that_waits_for_its_body_is_a_request_under_way(body: bytes, event: str) -> None:
     """The server's end or a new configuration costs it nothing."""
     data = [sized(b"first"), *apart([sized(body)])]
@@ -254,6 +254,6 @@ def test_a_head_that_could_be_read_in_two_ways_is_never_remembered(
     for line in lines:
         name, _, value = line.partition(b":")
         said.append((name.strip().lower(), value.strip()))
-    head = learn(data, b"POST", PATH.encode(), said, Echo())
+    head = learn_head(data, b"POST", PATH.encode(), said, Echo())
     fine = {b"x: \xff", b"connection: keep-alive"}
     assert (head is not None) == (set(lines) <= fine)

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from time import monotonic_ns, perf_counter_ns
 from typing import TYPE_CHECKING, Final
 
-from app.api.asked import OK, Asked, Plan, new
+from app.api.fast_request import OK, FastRequest, RequestPlan, new
 from app.api.native import NativeOutlet
-from app.api.reading import vendor_id_line
+from app.api.request_parsing import vendor_id_line
 from app.api.response import COMMENT, TurnResponse, vendor_lines
 from app.domain.chat import Dialect
 from app.domain.events import Event, Frames
@@ -26,10 +26,10 @@ from app.upstream import Exchange, HeadShape
 from app.wire.passthrough import PassthroughReader
 
 if TYPE_CHECKING:
-    from app.api.straight import StraightWay  # needs this module
+    from app.api.fast_path import FastPath  # needs this module
 
 _MESSAGES: Final = Dialect.MESSAGES
-_MOST_KNOWN: Final = 1024
+_MAX_KNOWN_CHUNK: Final = 1024
 
 
 def _line(whole_bytes: int) -> bytes:
@@ -41,16 +41,16 @@ def _line(whole_bytes: int) -> bytes:
     return b"?"
 
 
-_LINES: Final = tuple(map(_line, range(_MOST_KNOWN)))
+_LINES: Final = tuple(map(_line, range(_MAX_KNOWN_CHUNK)))
 """By the size of a whole chunk."""
 _QUOTE: Final = ord('"')
 _LINE_END: Final = ord("\n")
 _CHUNK_END: Final = b"\r\n"
-_FIRST_WORDS: Final = (b"data:", b"event:")
+_FIELD_NAMES: Final = (b"data:", b"event:")
 """How what comes must begin to be read here: in the middle of a line it is for the general way."""
 
 
-class Streamed(Asked):
+class FastStream(FastRequest):
     """One request for a stream, whose upstream is being asked."""
 
     streamed = True
@@ -58,7 +58,7 @@ class Streamed(Asked):
     _reader: PassthroughReader | None = None
     _tokens = 0
     """But for those in ``_texts``."""
-    _before = _behind = b""
+    _frame_prefix = _frame_suffix = b""
     """What stands around each text in ``_texts``: the rest of its frame, and its chunk's end."""
     _first_ns = 0
     """When the first event went out, on the timeline's clock."""
@@ -70,7 +70,7 @@ class Streamed(Asked):
     """When the upstream's answer had ended, and ours."""
 
     def prepare(
-        self, way: StraightWay, plan: Plan, outlet: NativeOutlet, key: bytes, request_id: str
+        self, way: FastPath, plan: RequestPlan, outlet: NativeOutlet, key: bytes, request_id: str
     ) -> None:
         """Take what there is to know of the request."""
         super().prepare(way, plan, outlet, key, request_id)
@@ -79,12 +79,12 @@ class Streamed(Asked):
 
     def begin(self, exchange: Exchange) -> None:
         """The request is on its way."""
-        super().begin(exchange)
+        super().on_sent(exchange)
         exchange.skips_rounds = True
         self._outlet.rounds.stream_starts += 1
         self.usage_shown = self.plain.include_usage
         edge = self._way.edge
-        edge.afterwards.stirred_ns = self.instants[0]
+        edge.deferred.last_request_ns = self.instants[0]
         pulse = edge.heartbeat
         self.last_write_s = pulse.now_s
         if not self._handed_over:
@@ -107,15 +107,15 @@ class Streamed(Asked):
                 hide_usage = self._way.may_ask_for_usage and not self.usage_shown
                 reader = self._way.codec.passthrough(hide_usage=hide_usage)
                 if isinstance(reader, PassthroughReader):
-                    self._reader, exchange.on_body, exchange.listener = reader, self.take, self
+                    self._reader, exchange.on_body, exchange.listener = reader, self.forward, self
                     return
-        elif exchange.is_complete and self._take_last(exchange):
+        elif exchange.is_complete and self._forward_last(exchange):
             return
         self._hand_over()
 
-    def _take_last(self, exchange: Exchange) -> bool:
+    def _forward_last(self, exchange: Exchange) -> bool:
         """Hand on what came with the end of the body; whether that was the end of the answer too."""
-        if self.take(exchange.unread, b""):
+        if self.forward(exchange.unread, b""):
             exchange.take_unread()  # which that was
         return self._ended
 
@@ -130,7 +130,7 @@ class Streamed(Asked):
             and exchange.connection is not None
         )
 
-    def take(self, data: bytes, chunk: bytes) -> bool:
+    def forward(self, data: bytes, chunk: bytes) -> bool:
         """Hand on what has come of the body; no, and nothing done, where that is not for here.
 
         ``chunk`` is the chunk that ``data`` came in alone; see ``BodyCallback``.
@@ -142,41 +142,41 @@ class Streamed(Asked):
             return False
         count = reader.ordinary(data)
         if not count:
-            return self._look(data, reader)
+            return self._forward_special(data, reader)
         if not self._first_ns:
             self._begin_answer(data)
         elif chunk:
             outlet.transport.write(chunk)
             if count == 1:
-                self._learn(data, reader)
+                self._learn_frame(data, reader)
         else:
             outlet.try_write(data, False)  # noqa: FBT003
-            if not self._before:
-                self._learn(data[data.rfind(b"\n\n", 0, -2) + 2 :], reader)
+            if not self._frame_prefix:
+                self._learn_frame(data[data.rfind(b"\n\n", 0, -2) + 2 :], reader)
         self._tokens += count
         if self._texts:
-            self._fold()
+            self._flush_texts()
         self._events.append(Frames(data, count))
         self.last_write_s = self._way.edge.heartbeat.now_s
         return True
 
-    def _learn(self, frame: bytes, reader: PassthroughReader) -> None:
+    def _learn_frame(self, frame: bytes, reader: PassthroughReader) -> None:
         """Know a chunk of one such frame by its bytes from now on."""
         around = reader.split_around_text(frame)
         if around is not None:
-            self._fold()
-            self._before, self._behind = around[0], around[1] + _CHUNK_END
-            self._exchange.on_known_chunk = self._take_alike
+            self._flush_texts()
+            self._frame_prefix, self._frame_suffix = around[0], around[1] + _CHUNK_END
+            self._exchange.on_known_chunk = self._forward_known
 
-    def _take_alike(self, chunk: bytes) -> bool:
+    def _forward_known(self, chunk: bytes) -> bool:
         """Hand on a read that is a chunk as before but for its text; no, and nothing done, where it is not.
 
         As ``take`` for it, at a fraction of the cost: this is nearly every token's way.
         """
         size = len(chunk)
-        if size >= _MOST_KNOWN:
-            return self._take_several(chunk)
-        head, behind, outlet = _LINES[size] + self._before, self._behind, self._outlet
+        if size >= _MAX_KNOWN_CHUNK:
+            return self._forward_several(chunk)
+        head, behind, outlet = _LINES[size] + self._frame_prefix, self._frame_suffix, self._outlet
         text = chunk.removeprefix(head).removesuffix(behind)
         if (
             len(head) + len(text) + len(behind) != size
@@ -185,22 +185,22 @@ class Streamed(Asked):
             or self.followers
             or outlet.flow.write_paused
         ):
-            return self._take_several(chunk)
+            return self._forward_several(chunk)
         outlet.transport.write(chunk)
         self._texts.append(text)
         self.last_write_s = self._way.edge.heartbeat.now_s
         return True
 
-    def _take_several(self, chunks: bytes) -> bool:
+    def _forward_several(self, chunks: bytes) -> bool:
         """As ``_take_alike``, of a read that is several such chunks: this process was busy as they came."""
-        before, behind, outlet = self._before, self._behind, self._outlet
+        before, behind, outlet = self._frame_prefix, self._frame_suffix, self._outlet
         *heads, rest = chunks.split(behind)  # which no text holds, for it begins with a quote
         if rest or self.followers or outlet.flow.write_paused:
             return False
         texts: list[bytes] = []
         for each in heads:
             size = len(each) + len(behind)
-            head = (_LINES[size] if size < _MOST_KNOWN else b"?") + before
+            head = (_LINES[size] if size < _MAX_KNOWN_CHUNK else b"?") + before
             text = each.removeprefix(head)
             if len(head) + len(text) != len(each) or _QUOTE in text or _LINE_END in text:
                 return False
@@ -210,11 +210,11 @@ class Streamed(Asked):
         self.last_write_s = self._way.edge.heartbeat.now_s
         return True
 
-    def _fold(self) -> None:
+    def _flush_texts(self) -> None:
         """Put the frames that were known by their bytes among the events."""
         texts = self._texts
         if texts:
-            before, behind = self._before, self._behind[: -len(_CHUNK_END)]
+            before, behind = self._frame_prefix, self._frame_suffix[: -len(_CHUNK_END)]
             said = b"".join((before, (behind + before).join(texts), behind))
             self._events.append(Frames(said, len(texts)))
             self._tokens += len(texts)
@@ -223,12 +223,12 @@ class Streamed(Asked):
     @property
     def events(self) -> list[Event]:
         """All that was said."""
-        self._fold()
+        self._flush_texts()
         return super().events
 
-    def _look(self, data: bytes, reader: PassthroughReader) -> bool:
+    def _forward_special(self, data: bytes, reader: PassthroughReader) -> bool:
         """As ``take``, of frames that tell something: a finish, usage, an error, the end."""
-        if reader.has_partial_frame or not data.startswith(_FIRST_WORDS):
+        if reader.has_partial_frame or not data.startswith(_FIELD_NAMES):
             return False
         self._exchange.on_known_chunk = None  # the next chunk may begin with the rest of a frame
         events = self._events_of(data, reader)
@@ -297,9 +297,9 @@ class Streamed(Asked):
         if exchange.connection is not None:
             outlet.loop.call_soon(exchange.drain)  # it may be calling us just now
         sent_ns = exchange.queued_ns
-        self._give_back((self._first_ns - sent_ns) / 1e9, (ended_ns - sent_ns) / 1e9)
+        self._release((self._first_ns - sent_ns) / 1e9, (ended_ns - sent_ns) / 1e9)
         self._last_ns = perf_counter_ns()
-        way.edge.afterwards.add(self._account)
+        way.edge.deferred.add(self._account)
 
     def _account(self) -> None:
         """Keep the answer and have the turn counted, some time after its end."""
@@ -328,7 +328,7 @@ class Streamed(Asked):
         """Fill the silence; before the first event that is for the general way, for it fixes the status."""
         self.last_write_s = now_s
         if self._first_ns:
-            self._outlet.beat(COMMENT)
+            self._outlet.write_comment(COMMENT)
         else:
             self._hand_over()
             self._outlet.loop.call_soon(self._pulse_general, now_s)
@@ -339,7 +339,7 @@ class Streamed(Asked):
 
     def _hand_over(self) -> None:
         self._exchange.on_known_chunk = None
-        self._fold()
+        self._flush_texts()
         self._way.edge.heartbeat.discard(self)
         super()._hand_over()
 

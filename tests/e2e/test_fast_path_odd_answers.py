@@ -7,8 +7,8 @@ import logging
 
 import pytest
 
-from tests.e2e.test_straight_streams import HEAD, WHOLE, Upstream, begin, body, chunk, stream, warm
-from tests.e2e.test_straight_way import ANSWER, Counted, connect, counted, house, newest, rest
+from tests.e2e.test_fast_path import ANSWER, Counted, connect, counted, house, newest, rest
+from tests.e2e.test_fast_path_streams import HEAD, WHOLE, Upstream, begin, body, chunk, stream, warm
 from tests.support.raw_server import Peer
 
 pytestmark = pytest.mark.anyio

@@ -23,20 +23,20 @@ SMALL_BYTES = 65_536
 """A body of one read up to this size takes no lease."""
 _RETRY_AFTER_S = 1
 _ALONE = 4
-Weigh = Callable[["bytes | bytearray"], int]
+EstimateMemory = Callable[["bytes | bytearray"], int]
 
 
-class Bodies:
+class BodyMemory:
     """One sum; of one event loop."""
 
-    def __init__(self, most_bytes: int, most_body_bytes: int, weigh: Weigh) -> None:
+    def __init__(self, most_bytes: int, most_body_bytes: int, weigh: EstimateMemory) -> None:
         """Let bodies weigh ``most_bytes`` together, and one of ``most_body_bytes`` plain text in any case.
 
-        ``weigh`` says what a piece of one weighs, see ``app.api.weighing``.
+        ``weigh`` says what a piece of one weighs, see ``app.api.json_memory``.
         """
-        self.weigh = weigh
-        self.most_bytes = most_bytes
-        self.most_alone_bytes = max(most_bytes // _ALONE, min(most_bytes, 2 * most_body_bytes))
+        self.estimate = weigh
+        self.max_bytes = most_bytes
+        self.max_body_bytes = max(most_bytes // _ALONE, min(most_bytes, 2 * most_body_bytes))
         self.held_bytes = 0
 
     def lease(self) -> Lease:
@@ -49,7 +49,7 @@ class Lease:
 
     __slots__ = ("_bodies", "held_bytes")
 
-    def __init__(self, bodies: Bodies) -> None:
+    def __init__(self, bodies: BodyMemory) -> None:
         self._bodies = bodies
         self.held_bytes = 0
 
@@ -66,14 +66,14 @@ class Lease:
     def take(self, piece: bytes | bytearray) -> None:
         """Take what ``piece`` weighs; raises ``Overloaded`` or, where it could never do, ``TooLarge``."""
         bodies = self._bodies
-        weight = bodies.weigh(piece)
-        if self.held_bytes + weight > bodies.most_alone_bytes:
+        weight = bodies.estimate(piece)
+        if self.held_bytes + weight > bodies.max_body_bytes:
             message = (
-                f"the body would take more than {bodies.most_alone_bytes} bytes of memory when it is "
+                f"the body would take more than {bodies.max_body_bytes} bytes of memory when it is "
                 "read: send fewer values, or raise server.max_bodies_bytes"
             )
             raise TooLarge(message)
-        if bodies.held_bytes + weight > bodies.most_bytes:
+        if bodies.held_bytes + weight > bodies.max_bytes:
             message = "the requests in flight hold as many bytes as they may: come back shortly"
             raise Overloaded(message, retry_after_s=_RETRY_AFTER_S)
         bodies.held_bytes += weight
@@ -89,7 +89,7 @@ class Lease:
                 try:
                     self.take(piece)
                 except GatewayError:
-                    outlet.keep_alive, outlet.lingers = False, True
+                    outlet.keep_alive, outlet.drains_request = False, True
                     raise
             return message
 
