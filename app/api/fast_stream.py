@@ -77,7 +77,7 @@ class FastStream(FastRequest):
         self._texts: list[bytes] = []
         """The texts of frames that were known by their bytes, not among ``events`` yet."""
 
-    def begin(self, exchange: Exchange) -> None:
+    def on_sent(self, exchange: Exchange) -> None:
         """The request is on its way."""
         super().on_sent(exchange)
         exchange.skips_rounds = True
@@ -343,11 +343,11 @@ class FastStream(FastRequest):
         self._way.edge.heartbeat.discard(self)
         super()._hand_over()
 
-    def _begun(self) -> StartedExchange:
+    def _begun_call(self) -> StartedExchange:
         exchange = self._exchange
         exchange.on_body = None
         return StartedExchange(exchange, self._reader, self._first_ns, self._tokens)
 
-    def _prepare(self, response: TurnResponse) -> None:
+    def _set_progress(self, response: TurnResponse) -> None:
         """Tell who goes on of what went out already."""
         response.mark_started(self._first_ns)
