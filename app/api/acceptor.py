@@ -1,4 +1,4 @@
-"""Takes connections while there are descriptors to serve them with; the others wait, or are told so.
+"""Accepts connections while file descriptors are available; others wait, or get a 503.
 
 uvloop takes all that wait at once, and where the process has no descriptor left it closes every one of them
 without a word: a client sees a reset and cannot know that nothing was done. Here a connection is taken only
@@ -33,7 +33,7 @@ _RESERVE, _RESERVE_PART = 64, 8
 _MAX_DESCRIPTORS = 1 << 20
 _RETRY_S = 0.02
 WAIT_S = 1.0
-"""For which a client waits in the kernel's queue for a descriptor before it is told."""
+"""How long a client waits in the kernel's accept queue for a descriptor before it gets a 503."""
 _MAX_REFUSALS = 32
 _SCARCE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _BODY = (
@@ -48,13 +48,13 @@ Protocols = Callable[[], asyncio.Protocol]
 
 
 def is_scarce(descriptor: int) -> bool:
-    """Whether so high a number says that few are left."""
+    """Whether a descriptor with so high a number means that few are left."""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return descriptor >= most - min(_RESERVE, max(4, most // _RESERVE_PART))
 
 
 def raise_descriptor_limit() -> None:
-    """Raise this process' limit of open files to what it may have, for itself and those it begins.
+    """Raise the soft limit of open files to the hard limit, for this process and its children.
 
     Shells and service managers give 1,024 of many more for the sake of programs that use select(), which
     nothing here does; with a connection to each side a gateway would be full at 500 streams.
@@ -66,7 +66,7 @@ def raise_descriptor_limit() -> None:
 
 
 class GatewayLoop(uvloop.Loop):
-    """uvloop's loop, whose TCP servers over a given socket take connections as this module says."""
+    """uvloop's loop, whose TCP servers over a given socket accept connections as this module describes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class GatewayLoop(uvloop.Loop):
     async def create_server(  # type: ignore[override]
         self, protocol_factory: Protocols, *args: Any, **more: Any
     ) -> Any:
-        """As the loop's own, but for a server of plain TCP over ``sock``."""
+        """As uvloop's, except for a plain TCP server over ``sock``."""
         sock: socket.socket | None = more.get("sock")
         secure: ssl.SSLContext | None = more.get("ssl")
         if (
@@ -115,14 +115,14 @@ class Acceptor:
         self._open = False
 
     def begin(self) -> None:
-        """Take what comes from now on."""
+        """Start accepting."""
         self._listening.setblocking(False)  # noqa: FBT003 - the socket's own signature
         self._keep_spare()
         self._open = True
         self._loop.add_reader(self._descriptor, self._accept_pending)
 
     def close(self) -> None:
-        """Take no more; idempotent. The socket stays its owner's."""
+        """Stop accepting; idempotent. The socket stays open: its owner closes it."""
         if not self._open:
             return
         self._open = False
@@ -134,12 +134,12 @@ class Acceptor:
             self._spare = None
 
     async def wait_closed(self) -> None:
-        """Wait for connections that are being taken."""
+        """Wait for connections that are being accepted."""
         while self._connecting:
             await asyncio.wait(set(self._connecting))
 
     def is_serving(self) -> bool:
-        """Whether connections are taken."""
+        """Whether connections are accepted."""
         return self._open
 
     def _accept_pending(self) -> None:
@@ -174,7 +174,7 @@ class Acceptor:
             _log.warning("connection_not_taken", extra={"why": type(failure).__name__})
 
     def _pause(self) -> None:
-        """Leave what waits to the kernel until a descriptor is free."""
+        """Leave waiting connections in the kernel's queue until a descriptor is free."""
         if self._resume_timer is not None:
             return
         self._loop.remove_reader(self._descriptor)
@@ -207,7 +207,7 @@ class Acceptor:
                 self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
     def _refuse_waiting(self) -> None:
-        """Tell those who have waited that there is no room, one after the other over the spare descriptor."""
+        """Answer 503 to connections that have waited too long, one at a time over the spare descriptor."""
         if self._spare is not None:
             os.close(self._spare)
             self._spare = None

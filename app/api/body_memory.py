@@ -1,4 +1,4 @@
-"""How much the bodies of all requests in flight may hold together: memory is bounded whatever clients do.
+"""Bounds the memory of all request bodies in flight together, whatever clients do.
 
 Theory of operation. ``max_body_bytes`` bounds one body, ``max_inflight_requests`` their number, and the
 product of the two is no bound that a machine has. So every body that is more than one small read takes a
@@ -27,10 +27,10 @@ EstimateMemory = Callable[["bytes | bytearray"], int]
 
 
 class BodyMemory:
-    """One sum; of one event loop."""
+    """The sum over all bodies; owned by one event loop."""
 
     def __init__(self, most_bytes: int, most_body_bytes: int, weigh: EstimateMemory) -> None:
-        """Let bodies weigh ``most_bytes`` together, and one of ``most_body_bytes`` plain text in any case.
+        """Allow ``most_bytes`` for all bodies, and always one of ``most_body_bytes`` plain text.
 
         ``weigh`` says what a piece of one weighs, see ``app.api.json_memory``.
         """
@@ -40,12 +40,12 @@ class BodyMemory:
         self.held_bytes = 0
 
     def lease(self) -> Lease:
-        """A lease on nothing yet; a context manager that gives it back."""
+        """An empty lease; a context manager that returns it."""
         return Lease(self)
 
 
 class Lease:
-    """What one request's body takes of the sum."""
+    """One request's share of the sum."""
 
     __slots__ = ("_bodies", "held_bytes")
 
@@ -59,12 +59,12 @@ class Lease:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, at: TracebackType | None
     ) -> None:
-        """Give everything back."""
+        """Return everything."""
         self._bodies.held_bytes -= self.held_bytes
         self.held_bytes = 0
 
     def take(self, piece: bytes | bytearray) -> None:
-        """Take what ``piece`` weighs; raises ``Overloaded`` or, where it could never do, ``TooLarge``."""
+        """Lease the memory of ``piece``; raises ``Overloaded``, or ``TooLarge`` where it could never fit."""
         bodies = self._bodies
         weight = bodies.estimate(piece)
         if self.held_bytes + weight > bodies.max_body_bytes:
@@ -80,7 +80,7 @@ class Lease:
         self.held_bytes += weight
 
     def counting(self, receive: Receive, outlet: Outlet) -> Receive:
-        """``receive``, each piece counted; a body that is refused in the middle ends its connection."""
+        """``receive``, with each piece counted; a body refused midway closes its connection."""
 
         async def counted() -> Message:
             message = await receive()

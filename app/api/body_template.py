@@ -1,4 +1,4 @@
-"""The shape of a body: what a client sends again and again around the one text that changes.
+"""Templates of request bodies: what a client repeats around the one text that changes.
 
 Theory of operation. An application that asks alike things (the same instructions, the same options, another
 question) sends bodies that differ in the last message's text alone. Reading such a body and printing it for
@@ -28,7 +28,7 @@ from app.domain.chat import PlainRequest
 from app.providers.upstream_request import splice_plain
 
 MAX_BODY_BYTES: Final = 4_096
-"""Longer bodies are not remembered; a way's bodies are bounded in number too."""
+"""Longer bodies are not remembered; their number is bounded as well."""
 _TEXT: Final = b"5f0c a text of the gateway's own 9be1"
 _CONTROL: Final = bytes(range(0x20)) + b"\x7f"
 
@@ -37,23 +37,23 @@ Read = Callable[[bytes], PlainRequest | None]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BodyTemplate:
-    """A body that the reader has read, but for its last text."""
+    """A parsed body without its last text."""
 
     plan: RequestPlan
     prefix: bytes
     suffix: bytes
     begin: int
-    """Where the text begins, which is how long ``before`` is."""
+    """Offset of the text: the length of ``before``."""
     end: int
-    """Where it ends, counted from the body's end, as a negative number."""
+    """End of the text, as a negative offset from the body's end."""
     key_prefix: bytes
     key_suffix: bytes
     upstream_prefix: bytes
-    """How the body begins that goes upstream."""
+    """The beginning of the body that is sent upstream."""
     upstream_suffix: bytes
 
     def text_of(self, raw: bytes) -> bytes | None:
-        """The text if ``raw`` is this body with another one, as it stands there; else None."""
+        """The raw text of ``raw`` if it is this template with another text; else None."""
         if not raw.startswith(self.prefix) or not raw.endswith(self.suffix):
             return None
         text = raw[self.begin : self.end]
@@ -66,7 +66,7 @@ class BodyTemplate:
 
 
 def is_plain_json_text(text: bytes) -> bool:
-    """Whether ``text`` is surely the inside of a JSON string, and printed as it stands once it was read."""
+    """Whether ``text`` is surely the inside of a JSON string that decodes and encodes to itself."""
     if len(text.translate(None, _CONTROL)) != len(text):
         return False
     if b"\\" in text or b'"' in text:
@@ -89,7 +89,7 @@ def is_plain_json_text(text: bytes) -> bool:
 def learn_body(
     raw: bytes, plain: PlainRequest, plan: RequestPlan, read: Read
 ) -> BodyTemplate | None:
-    """What is to be remembered of ``raw``, which was read as ``plain``; None if that is nothing."""
+    """The template of ``raw``, which was parsed as ``plain``; None where there is none."""
     said = getattr(plain.turns[-1], "content", None)
     if len(raw) > MAX_BODY_BYTES or not isinstance(said, str) or not said:
         return None
@@ -112,7 +112,7 @@ def learn_body(
 
 
 def _same_but_for_text(plain: PlainRequest, with_ours: PlainRequest) -> bool:
-    """Whether the two readings differ in the last text alone, which is ours in the second."""
+    """Whether the two parsed requests differ in the last text alone, which is ours in the second."""
     *earlier, last = plain.turns
     *again, ours = with_ours.turns
     return (

@@ -1,4 +1,4 @@
-"""Bodies that come compressed, as ``content-encoding`` says: decoded while they come, piece by piece.
+"""Decodes compressed request bodies (``content-encoding``) piece by piece as they arrive.
 
 Clients of large prompts compress them. What comes out is bounded like any other body: the pieces are small,
 each is counted before the next is made, and whoever reads stops at its limit. So a bomb costs at most one
@@ -20,7 +20,7 @@ from app.errors import BadRequest, GatewayError, UnsupportedContentEncoding
 CODING = b"content-encoding"
 KNOWN_CODINGS = "gzip, deflate"
 _GZIP, _ZLIB, _BARE = 31, 15, -15
-"""zlib's words for the three wrappings."""
+"""zlib's ``wbits`` for the three formats."""
 _BITS = {b"gzip": _GZIP, b"x-gzip": _GZIP, b"deflate": _ZLIB}
 _PIECE_BYTES = 256 << 10
 """About half a millisecond of CPU."""
@@ -29,13 +29,13 @@ _DEFLATED = 8
 
 
 def coding_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
-    """The body's coding in lower case; None where it comes as it is."""
+    """The body's content coding in lower case; None for identity."""
     said = b", ".join(value for name, value in headers if name == CODING).strip().lower()
     return None if said in {b"", b"identity"} else said
 
 
 def coding_line(error: GatewayError) -> bytes:
-    """The header line that says what is read, for a body that is not."""
+    """The ``accept-encoding`` line of a 415."""
     return (
         b"accept-encoding: %s\r\n" % KNOWN_CODINGS.encode()
         if isinstance(error, UnsupportedContentEncoding)
@@ -46,7 +46,7 @@ def coding_line(error: GatewayError) -> bytes:
 def counted(
     receive: Receive, headers: Iterable[tuple[bytes, bytes]], lease: Lease, outlet: Outlet
 ) -> Receive:
-    """``receive``, decoded, and each piece counted as it came and as it is read."""
+    """``receive``, decoded, with each piece counted both compressed and decoded."""
     as_it_came, coding = lease.counting(receive, outlet), coding_of(headers)
     if coding is None:
         return as_it_came
@@ -77,16 +77,16 @@ def decoding(receive: Receive, coding: bytes) -> Receive:
 
 
 class _Body:
-    """One body on its way out of its coding."""
+    """The decoder of one body."""
 
     def __init__(self, coding: bytes) -> None:
         self._coding = coding
         self._zip: zlib._Decompress | None = None
         self.whole = False
-        """Nothing more comes."""
+        """Whether the body has ended."""
 
     def pieces_of(self, came: bytes) -> Iterator[bytes]:
-        """What ``came`` says, in pieces that are bounded."""
+        """Decode ``came`` in bounded pieces."""
         if self._zip is None:
             self._zip = zlib.decompressobj(self._bits(came))
         while came:
@@ -100,7 +100,7 @@ class _Body:
             raise self._broken("it is cut off")
 
     def next_of(self, pieces: Iterator[bytes]) -> bytes | None:
-        """The next of ``pieces``; None where there is none left."""
+        """The next of ``pieces``; None at the end."""
         try:
             return next(pieces, None)
         except zlib.error:

@@ -1,11 +1,10 @@
-"""What can wait until answers are out: a turn's account, what is kept of it, what is learned from it.
+"""Work deferred until answers are sent: accounting of a turn, storing its answer, learning from it.
 
-Theory of operation. Streams begin together and end together, so what is done at one's end stands before
-another's first token. Nobody waits for it, so it is put here and done in the next lull: some milliseconds
-later, when no request has come for ``LULL_NS``, a fraction of a millisecond at a time. It is bounded in
-number (``MOST``: from there on each newcomer has the oldest done at once) and in time (``WITHIN_NS``: then
-it goes on beside the requests), and whoever reads what it leads to (the kept answers, metrics, traces, the
-ledger) has all of it done first: ``drain``.
+Theory of operation. Streams start together and end together, so work at one's end delays another's first
+token. Nobody waits for that work, so it is queued here and done in the next lull: when no request has come
+for ``LULL_NS``, in slices of ``SLICE_NS``. The queue is bounded in length (beyond ``MAX_PENDING`` each new
+item runs the oldest at once) and in delay (after ``MAX_DELAY_NS`` it runs beside the requests). Whoever reads
+its results (cached answers, metrics, traces, the ledger) drains it first.
 
 One event loop owns it.
 """
@@ -29,19 +28,19 @@ _log = logging.getLogger("slipstream.turn")
 
 
 class DeferredWork:
-    """Work that waits for a lull, in the order in which it came."""
+    """A queue of work that waits for a lull, first in, first out."""
 
     def __init__(self, clock: Callable[[], int] = perf_counter_ns) -> None:
-        """Begin with nothing to do; ``clock`` gives nanoseconds."""
+        """Start empty; ``clock`` gives nanoseconds."""
         self.pending: deque[Callable[[], None]] = deque()
         self.last_request_ns = 0
-        """When the last request came, on ``clock``."""
+        """Arrival of the last request, on ``clock``."""
         self._clock = clock
         self._since_ns = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, work: Callable[[], None]) -> None:
-        """Have ``work`` done later; what it raises is logged. Call it inside the running loop."""
+        """Queue ``work``; exceptions that it raises are logged. Call it inside the running loop."""
         self.pending.append(work)
         if self._timer is None:
             self._since_ns = self._clock()
@@ -50,12 +49,12 @@ class DeferredWork:
             self._run_next()
 
     def drain(self) -> None:
-        """Do all that waits, now."""
+        """Run everything that is queued, now."""
         while self.pending:
             self._run_next()
 
     async def drained(self) -> None:
-        """Do all that waits now, and let others have the loop meanwhile."""
+        """Run everything that is queued now, in slices that let other tasks run."""
         waiting = len(self.pending)
         while waiting > 0 and self.pending:
             until_ns = self._clock() + SLICE_NS
@@ -78,7 +77,7 @@ class DeferredWork:
         self._timer = asyncio.get_running_loop().call_later(seconds, self._run_if_quiet)
 
     def _run_if_quiet(self) -> None:
-        """Do some of it, if this is the moment."""
+        """Run one slice if there is a lull or the queue has waited too long."""
         self._timer = None
         now_ns = self._clock()
         if now_ns - self.last_request_ns >= LULL_NS or now_ns - self._since_ns >= MAX_DELAY_NS:

@@ -1,4 +1,4 @@
-"""A task that begins at once: what serves a request when its bytes arrive.
+"""An eager task: it runs its first step at once, when a request's bytes arrive.
 
 Theory of operation. ``asyncio.Task`` starts a coroutine in the loop's next turn, which for a request that
 has arrived whole is a detour: scheduling it, registering it among all tasks and coming round again costs
@@ -27,11 +27,11 @@ def _nobody(_task: EagerTask, _raised: BaseException | None) -> None:
 
 
 class _Occupied(Exception):
-    """Another task is running where this one was to begin."""
+    """Another task is running where this one was to start."""
 
 
 class EagerTask:
-    """Runs one coroutine; ``ended`` is told when it is over, and how, in place of a result."""
+    """Runs one coroutine; calls ``ended`` with the outcome in place of holding a result."""
 
     # How every task begins stands here once: most never come to differ in these.
     _asked = 0
@@ -47,18 +47,18 @@ class EagerTask:
         self._context = copy_context()
 
     def start(self) -> None:
-        """Run the first piece now, or soon if another task is running; call it once."""
+        """Run the first step now, or soon if another task is running; call it once."""
         try:
             self._context.run(self._step)
         except _Occupied:  # a task is running here: a server in a test, say
             self.start_soon()
 
     def start_soon(self) -> None:
-        """Run the first piece in the loop's next turn; call it once, in place of ``start``."""
+        """Run the first step in the loop's next turn; call it once, instead of ``start``."""
         self._loop.call_soon(self._step, context=self._context)
 
     def _step(self, _done: object = None, error: BaseException | None = None) -> None:
-        """Go on to the next wait: what the coroutine awaited is there, or was cancelled."""
+        """Run to the next await: what the coroutine awaited is done, or was cancelled."""
         loop = self._loop
         try:
             _enter_task(loop, self)  # type: ignore[arg-type]
@@ -102,7 +102,7 @@ class EagerTask:
                 self._loop.call_soon(callback, self, context=self._context)
 
     def cancel(self, msg: object = None) -> bool:
-        """Have ``CancelledError`` raised where the coroutine waits; False if it is over."""
+        """Raise ``CancelledError`` where the coroutine waits; returns False if it is done."""
         if self._over:
             return False
         self._asked += 1
@@ -111,17 +111,17 @@ class EagerTask:
         return True
 
     def cancelling(self) -> int:
-        """How many cancellations were asked for and not taken back."""
+        """How many cancellations were requested and not withdrawn."""
         return self._asked
 
     def uncancel(self) -> int:
-        """Take one cancellation back; says how many are left."""
+        """Withdraw one cancellation; returns how many are left."""
         if self._asked > 0:
             self._asked -= 1
         return self._asked
 
     def done(self) -> bool:
-        """Whether it is over."""
+        """Whether it is done."""
         return self._over
 
     def get_loop(self) -> AbstractEventLoop:
@@ -144,7 +144,7 @@ class EagerTask:
         self._callbacks = [*(self._callbacks or ()), callback]
 
     def remove_done_callback(self, callback: Callable[[EagerTask], object]) -> int:
-        """Forget ``callback``; says how often it was there."""
+        """Remove ``callback``; returns how often it was registered."""
         kept = [each for each in self._callbacks or () if each != callback]
         removed = len(self._callbacks or ()) - len(kept)
         self._callbacks = kept

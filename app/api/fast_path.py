@@ -1,21 +1,21 @@
-"""The straight way: an ordinary request served in the callbacks of two sockets, with no task of its own.
+"""The fast path: serves an ordinary request in the callbacks of two sockets, without a task.
 
-Theory of operation. Most requests are alike: a plain JSON body, a model by its name, no wishes, a caller
-without limits; a kept answer or a miss, then one upstream's answer. What such a request does is
-decided before it comes, so it is written down once per model and tenant as a ``Plan``, and one function goes
-from the request's bytes to the upstream's socket, and one from the answer's bytes to the client's and to the
-account. That costs a third of the general way, whose coroutines, spans and events are for what may happen.
+Theory of operation. Most requests are alike: a plain JSON body, a model by its name, no gateway options, a
+caller without limits; a cached answer, or a miss and one upstream's answer. What such a request needs is
+known in advance, so it is computed once per model and tenant as a ``RequestPlan``. One function goes from the
+request's bytes to the upstream's socket, another from the answer's bytes to the client's socket and to
+accounting. That costs a third of the general path, whose coroutines, spans and events cover every case.
 
-Whatever is not ordinary leaves for the general way, at one of two points:
+Anything that is not ordinary leaves for the general path, at one of two points:
 
-* Before anything was begun ``take`` says no, and nothing has happened.
-* Once the upstream is asked, everything but a sound answer, in one piece or frame by frame (an error, a
-  failure, a stale connection, a client that leaves or reads slowly, a shutdown, somebody who joins the
-  flight) is *handed over*: a ``TurnResponse`` goes on with the very exchange, flight and instants. So there
-  is one place for each of those cases, and it is not here.
+* ``try_serve`` returns False before anything has started.
+* Once the upstream is asked, everything but a sound answer, whole or frame by frame (an error, a failure, a
+  stale connection, a client that leaves or reads slowly, a shutdown, a request that joins the flight), is
+  *handed over*: a ``TurnResponse`` continues with the same exchange, flight and timestamps. Those cases are
+  handled there alone.
 
-What this does for an ordinary request is what ``app.pipeline.turn``, ``converse`` and ``remember`` do; a test
-holds the two ways together, header by header and field by field of the turn's record.
+For an ordinary request this does what ``app.pipeline.turn``, ``converse`` and ``replay`` do; a test compares
+the two paths header by header and field by field of the turn's record.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _MOST_PLANS: Final = 4_096
 _MOST_BODIES: Final = 256
 _MOST_REPEATED: Final = 2_048
 _MOST_REPEATED_BYTES: Final = 4_096
-"""Together they bound what is held for questions that are asked again: 8 MiB."""
+"""Together they bound the memory for repeated requests: 8 MiB."""
 _ENDLESS: Final = 1 << 62
 _EXACT: Final = CacheOutcome.EXACT
 _ANSWERED_BEFORE: Final = "the same request was answered before"
@@ -65,7 +65,7 @@ _object = object.__new__
 
 
 class FastPath:
-    """The straight way of one endpoint, for clients that say the same; one event loop owns it."""
+    """The fast path of one endpoint, for clients with the same forwarded headers; one event loop owns it."""
 
     def __init__(self, dialect: Dialect, edge: Edge, said: Headers = ()) -> None:
         """Serve ``dialect`` with what ``edge`` holds, to clients that say ``said`` to the vendor."""
@@ -78,14 +78,14 @@ class FastPath:
         self._plans: dict[tuple[str, str], RequestPlan] = {}
         """By model and tenant."""
         self._bodies: dict[tuple[str, bytes, bytes], BodyTemplate] = {}
-        """What connections remember of their bodies, by tenant and by what stands around the text."""
+        """Body templates of all connections, by tenant and by the bytes around the text."""
         self._repeated: dict[bytes, tuple[RequestPlan, bytes]] = {}
-        """What was asked more than once, body by body: its plan and its key in the cache."""
+        """Repeated bodies: their plan and cache key."""
 
     def try_serve(  # noqa: C901, PLR0911, PLR0912, PLR0915 - one question after the other, in one piece
         self, outlet: NativeOutlet, head: HeadTemplate
     ) -> bool:
-        """Answer the request, now or when its answer comes; no where it is not an ordinary one.
+        """Serve the request, now or when its answer comes; returns False where it is not an ordinary one.
 
         What ``head`` has found says who calls, and nothing else.
         """
@@ -124,7 +124,7 @@ class FastPath:
             cache_ns = perf_counter_ns()
             try:
                 key = plain_key(plan.key_start, plain)
-            except ValueError:  # text that cannot be encoded: the general way names it
+            except ValueError:  # text that cannot be encoded: the general path names it
                 return False
         entry = gateway.exact.get(key)  # type: ignore[union-attr]
         looked_ns = perf_counter_ns()
@@ -174,7 +174,7 @@ class FastPath:
     def _learn_body(
         self, head: HeadTemplate, raw: bytes, plain: PlainRequest, plan: RequestPlan
     ) -> None:
-        """Remember the body for what comes with the same head; what others have learned too is shared."""
+        """Remember the body's template for requests with the same head; equal templates are shared."""
         head.lessons_left -= 1
         known = learn_body(raw, plain, plan, self._read)
         if known is not None:
@@ -184,7 +184,7 @@ class FastPath:
             head.body_template = self._bodies.setdefault(sort, known)
 
     def _remember_repeated(self, raw: bytes, plan: RequestPlan, key: bytes) -> bool:
-        """Remember a body whose answer was told: asked again, it need not be read. Yes."""
+        """Remember a body that was a hit, so that it need not be parsed again; returns True."""
         if len(raw) <= _MOST_REPEATED_BYTES:
             if len(self._repeated) >= _MOST_REPEATED:
                 self._repeated.clear()
@@ -194,7 +194,7 @@ class FastPath:
     def _serve_repeated(
         self, outlet: NativeOutlet, headers: dict[bytes, bytes], tenant: str, started_ns: int
     ) -> bool:
-        """Tell what is kept for a body that is remembered; no where none is, or nothing is kept any more."""
+        """Serve the cached answer of a remembered body; returns False where there is none."""
         raw: bytes = outlet.body  # type: ignore[assignment]
         plan, key = self._repeated.get(raw, _NOTHING)
         if plan is None or plan.tenant != tenant:
@@ -210,7 +210,7 @@ class FastPath:
         )
 
     def _find_plan(self, name: str, tenant: str) -> RequestPlan | None:
-        """What is to be done for ``name``; None where the general way decides that. Remembered."""
+        """The plan for ``name``; None where the general path must decide. Memoised."""
         plan = self._make_plan(name, tenant)
         if plan is not None:
             if len(self._plans) >= _MOST_PLANS:
@@ -254,7 +254,7 @@ class FastPath:
         )
 
     def _head(self, content_type: bytes, model: Model) -> bytes:
-        """How the answer to a miss begins, up to the request's id."""
+        """The beginning of a miss's response, up to the request's id."""
         tier = model.tier.value
         lines = self.edge.heartbeat.head_lines(content_type, CacheOutcome.MISS, model, tier, NAMED)
         return status_line(OK) + lines
@@ -267,7 +267,7 @@ class FastPath:
         request_id: str,
         times: CacheOnlyTimes,
     ) -> bool:
-        """Tell a kept answer as ``remember.tell`` does; no where it was never told before in this form."""
+        """Serve a cached answer as ``serve_cached`` does; False where this form was never rendered."""
         ready = entry.ready
         # Known by the plan's kinds, which are its own and hold nothing else alive.
         if ready is None or ready[0] is not plan.record_parts:
@@ -290,7 +290,7 @@ class FastPath:
         return True
 
     def _ready_hit(self, entry: CachedAnswer, plan: RequestPlan) -> RenderedHit | None:
-        """All of telling ``entry`` that is the same each time."""
+        """The parts of serving ``entry`` that are the same each time."""
         rendered = entry.rendered
         body = None if rendered is None else rendered.get((self.dialect, False, False))
         if body is None or not entry.gate_passed or not entry.readable:

@@ -1,7 +1,7 @@
-"""One ordinary request whose upstream is being asked: what hears of the answer, and what becomes of it.
+"""One ordinary request in flight: listens to its upstream's answer and completes the turn.
 
-The second half of the straight way (``app.api.fast_path``), in the callbacks of the upstream's socket. An
-``Asked`` is the request's flight as well, so that others may join it; it lives until its answer is handed on
+The second half of the fast path (``app.api.fast_path``), in the callbacks of the upstream's socket. An
+``FastRequest`` is the request's flight as well, so that others may join it; it lives until its answer is sent
 and counted, or until a task takes over.
 """
 
@@ -49,32 +49,32 @@ _log = logging.getLogger("slipstream.turn")
 
 @dataclass(slots=True)
 class RequestPlan:
-    """What is decided before a request for one model by one tenant comes. Nobody changes one."""
+    """What is known in advance of a tenant's requests for one model. Immutable."""
 
     tenant: str
     model: Model
     tier: str
     key_start: bytes
-    """What the cache keys of its requests have in common, see ``plain_start``."""
+    """The common part of their cache keys, see ``plain_key_prefix``."""
     model_fields: tuple[bytes, bytes]
-    """What is exchanged in the body, see ``model_fields``."""
+    """The model field's bytes before and after, see ``model_fields``."""
     keeps_body: bool
     """They are the same."""
     gate: ConcurrencyLimiter
     deployment: Deployment
     route: str
-    """What the semantic cache calls its questions, see ``route_name``."""
+    """Their route in the semantic cache, see ``route_name``."""
     head: bytes
-    """How the answer to a miss begins, up to the request's id."""
+    """The beginning of a miss's response, up to the request's id."""
     stream_head: bytes
-    """Likewise a streamed one."""
+    """The same, streamed."""
     wire: WireProvider
     send: BeginExchange
     request_start: bytes
-    """How a request to the upstream begins."""
+    """The beginning of a request to the upstream."""
     timeouts: Timeouts
     prompt_cache_bytes: int
-    """From here on the prompt's cache is something to think about."""
+    """From this size on the vendor's prompt cache matters."""
     record_parts: dict[tuple[bool, str], tuple[object, ...]]
     """By streamed or not, and the answer's ending: the middle of its record, see ``TurnRecord.kind``."""
 
@@ -85,23 +85,23 @@ def _vendors(head: bytes) -> bytes:
 
 
 class FastRequest(LeadingFlight):
-    """One request whose upstream is being asked: its flight, and what hears of the answer."""
+    """One request in flight: its ``Flight``, and the listener of its upstream's answer."""
 
     parsed: PlainRequest | None = None
-    """The body as it was read; None where it was known without."""
+    """The parsed body; None where a template spared the parsing."""
     instants: tuple[int, int, int]
-    """When it came, and when the look into the cache began and ended; nanoseconds."""
+    """Arrival, start and end of the cache look-up; nanoseconds."""
     _exchange: Exchange
     _handed_over = _races = False
     _response: TurnResponse | None = None
-    """What took over."""
+    """The task that took over."""
     _leader: object = None
     streamed = usage_shown = False
 
     def prepare(
         self, way: FastPath, plan: RequestPlan, outlet: NativeOutlet, key: bytes, request_id: str
     ) -> None:
-        """Take what there is to know of the request: all that a new one needs, as a flight's own too."""
+        """Set all fields of a new request, its flight's included."""
         self.dialect = way.dialect
         self._events = []
         self.key, self._gateway = key, way.gateway
@@ -111,7 +111,7 @@ class FastRequest(LeadingFlight):
 
     @property
     def leader(self) -> object:
-        """The turn, as far as followers ask for it: made when somebody does."""
+        """The turn, as followers see it; created on first access."""
         if self._leader is None:
             self._leader = turn = self._make_turn()
             turn.model, turn.answered_tier = self._plan.model, self._plan.tier
@@ -122,7 +122,7 @@ class FastRequest(LeadingFlight):
         self._leader = turn
 
     def on_sent(self, exchange: Exchange) -> None:
-        """The request is on its way."""
+        """The request was sent."""
         self._exchange = exchange
         gateway = self._gateway
         self._way.edge.in_flight.now += 1
@@ -140,7 +140,7 @@ class FastRequest(LeadingFlight):
     # ------------------------------------------------------------------ what the exchange tells
 
     def on_whole_response(self, shape: HeadShape, data: bytes, head_bytes: int) -> None:
-        """The answer has come whole."""
+        """The whole answer has arrived."""
         try:
             if not (self._handed_over or self.followers) and self._send_answer(
                 shape, data, head_bytes
@@ -155,11 +155,11 @@ class FastRequest(LeadingFlight):
         self._hand_over()
 
     def on_other_event(self) -> None:
-        """Something else has come."""
+        """Anything but a whole answer has arrived."""
         self._hand_over()
 
     def _send_answer(self, shape: HeadShape, data: bytes, head_bytes: int) -> bool:
-        """Hand the answer on and account for it; no, and nothing done, where it is not an ordinary one."""
+        """Send the answer and account for it; returns False, and does nothing, for other ones."""
         exchange, plan, outlet = self._exchange, self._plan, self._outlet
         told = plan.wire.head_facts.get(shape)
         if told is None or shape.status != OK or not told[1]:
@@ -193,7 +193,7 @@ class FastRequest(LeadingFlight):
         return True
 
     def _release(self, first_s: float, upstream_s: float) -> None:
-        """All has been handed on: others may have the place. ``first_s`` runs from the call's beginning to
+        """Everything is sent: release the upstream slot. ``first_s`` runs from the call's start to
         its first event.
         """
         plan, gateway, way = self._plan, self._gateway, self._way
@@ -209,7 +209,7 @@ class FastRequest(LeadingFlight):
                 gateway.flights.drop(self.key)
 
     def _keep(self, said: bytes, usage: Usage | None, finish: str, upstream_s: float) -> float:
-        """Keep the answer. Says what it cost, in USD."""
+        """Store the answer; returns its cost in USD."""
         plan, gateway = self._plan, self._gateway
         model, streamed = plan.model, self.streamed
         cost_usd = 0.0 if usage is None else model.price.cost_usd(usage)
@@ -235,7 +235,7 @@ class FastRequest(LeadingFlight):
         cost_usd: float,
         times: Times,
     ) -> None:
-        """Have the turn counted, and perhaps learned from."""
+        """Record the turn, and pass it on to learners."""
         plan, way, model = self._plan, self._way, self._plan.model
         kind = plan.record_parts.get((self.streamed, finish))
         if kind is None:
@@ -254,25 +254,25 @@ class FastRequest(LeadingFlight):
             turn.complete, turn.finish, turn.usage = True, finish, usage
             semantic.learn_later(self.key, self._chat_request(), self._gateway, turn, None)
 
-    # ------------------------------------------------------------------ to the general way
+    # ------------------------------------------------------------------ to the general path
 
     def _client_left(self) -> None:
-        """The client's connection has ended: that is for the general way, which has a word for it."""
+        """The client has disconnected: the general path accounts for that."""
         self._hand_over()
         self._outlet.loop.call_soon(self._abort_response)
 
     def _abort_response(self) -> None:
-        """The task that took over has begun, and hears of it if it has not ended already."""
+        """The task that took over has started; tell it, unless it has ended already."""
         if self._outlet.abort is not None:
             self._outlet.abort()
 
     def race(self) -> None:
-        """Look for an answer to other words beside the upstream, which has the request already."""
+        """Race the semantic look-up with the upstream, which has the request already."""
         self._races = True
         self._hand_over()
 
     def cancel(self, msg: object = None) -> None:
-        """Stop: the server ends, say. As a task's."""
+        """Cancel, as a task's ``cancel``: the server shuts down, for example."""
         # Not now: whoever cancels may be walking through the set that this stands in.
         self._outlet.loop.call_soon(self._cancel, msg)
 
@@ -284,7 +284,7 @@ class FastRequest(LeadingFlight):
                 self._outlet.loop.call_soon(task.cancel, msg)
 
     def _hand_over(self) -> None:
-        """Let a task go on with what is under way, from the loop's next turn on; once."""
+        """Let a task continue the request from the loop's next turn on; once."""
         if self._handed_over:
             return
         self._handed_over = True
@@ -316,11 +316,11 @@ class FastRequest(LeadingFlight):
             edge.in_flight.now -= 1
 
     def _begun_call(self) -> StartedExchange:
-        """What is under way, for the provider."""
+        """The running exchange, for the provider."""
         return StartedExchange(self._exchange)
 
     def _set_progress(self, response: TurnResponse) -> None:
-        """Tell who goes on of what went out already: nothing."""
+        """Tell the task what was sent already: nothing."""
 
     async def _finish_turn(
         self, request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit
@@ -335,13 +335,13 @@ class FastRequest(LeadingFlight):
 
     @property
     def plain(self) -> PlainRequest:
-        """The request's reading; the body is read for it if it was not."""
+        """The parsed request; parses the body if that was spared."""
         if self.parsed is None:
             self.parsed = self._way.codec.read_plain(self._outlet.body)  # type: ignore[arg-type]
         return self.parsed  # type: ignore[return-value]  # the same as the body that was learned from
 
     def _make_turn(self) -> Turn:
-        """The turn as the general way would have it at this point."""
+        """The turn as it would be on the general path at this point."""
         started_ns, cache_ns, looked_ns = self.instants
         timeline = Timeline(started_ns=started_ns)
         timeline.mark("cache", cache_ns, looked_ns)

@@ -1,9 +1,9 @@
-"""A streamed answer on the straight way: each frame from one socket to the other in one callback.
+"""A streamed answer on the fast path: each frame goes from socket to socket in one callback.
 
-Beside ``Asked``: the head goes out with the first event, a frame that came in a chunk of its own goes on in
-that chunk, and the gateway reads no more of the frames than ``PassthroughReader`` does. A client that reads
-too slowly, a failure, bytes that are not plainly whole frames, ten silent seconds before the first event: the
-general way goes on from there, with the reader that read the beginning, and what was said so far.
+In addition to ``FastRequest``: the head goes out with the first event, a frame that came in a chunk of its
+own goes on in that chunk, and no more of a frame is read than ``PassthroughReader`` reads. The general path
+takes over for a client that reads too slowly, a failure, bytes that are not plainly whole frames, or ten
+silent seconds before the first event, with the reader that read the beginning and what was sent so far.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _MAX_KNOWN_CHUNK: Final = 1024
 
 
 def _line(whole_bytes: int) -> bytes:
-    """The line that a chunk of that size, as a whole, begins with; no such line where there is none."""
+    """The size line of a chunk of ``whole_bytes`` in all; one that never matches where there is none."""
     for digits in (1, 2, 3):
         line = b"%x\r\n" % max(0, whole_bytes - digits - 4)
         if len(line) == digits + 2 and whole_bytes > digits + 4:
@@ -47,38 +47,38 @@ _QUOTE: Final = ord('"')
 _LINE_END: Final = ord("\n")
 _CHUNK_END: Final = b"\r\n"
 _FIELD_NAMES: Final = (b"data:", b"event:")
-"""How what comes must begin to be read here: in the middle of a line it is for the general way."""
+"""What a read must begin with; one in the middle of a line is for the general path."""
 
 
 class FastStream(FastRequest):
-    """One request for a stream, whose upstream is being asked."""
+    """One streamed request in flight."""
 
     streamed = True
     last_write_s = 0.0
     _reader: PassthroughReader | None = None
     _tokens = 0
-    """But for those in ``_texts``."""
+    """Without those in ``_texts``."""
     _frame_prefix = _frame_suffix = b""
-    """What stands around each text in ``_texts``: the rest of its frame, and its chunk's end."""
+    """The bytes around each text in ``_texts``: its frame's, and its chunk's end."""
     _first_ns = 0
-    """When the first event went out, on the timeline's clock."""
+    """When the first event was sent, on the timeline's clock."""
     _ended = False
-    """The answer is whole, and all of it has been handed on."""
+    """Whether the answer is complete and sent."""
     _last_events: Sequence[Event] = ()
-    """Of an answer that has ended, not among ``events`` yet."""
+    """Frames of an ended answer that are not among ``events`` yet."""
     _ended_ns = _last_ns = 0
-    """When the upstream's answer had ended, and ours."""
+    """When the upstream's answer ended, and ours."""
 
     def prepare(
         self, way: FastPath, plan: RequestPlan, outlet: NativeOutlet, key: bytes, request_id: str
     ) -> None:
-        """Take what there is to know of the request."""
+        """Set all fields of a new request."""
         super().prepare(way, plan, outlet, key, request_id)
         self._texts: list[bytes] = []
         """The texts of frames that were known by their bytes, not among ``events`` yet."""
 
     def on_sent(self, exchange: Exchange) -> None:
-        """The request is on its way."""
+        """The request was sent."""
         super().on_sent(exchange)
         exchange.skips_rounds = True
         self._outlet.rounds.stream_starts += 1
@@ -93,12 +93,12 @@ class FastStream(FastRequest):
     # ------------------------------------------------------------------ what the exchange tells
 
     def on_whole_response(self, shape: HeadShape, data: bytes, head_bytes: int) -> None:
-        """The answer has come whole, so it is no stream: the general way tells it as one, or why not."""
+        """A whole answer has arrived, so it is no stream: the general path turns it into one, or fails."""
         self._exchange.whole_received(shape, data, head_bytes)
         self._hand_over()
 
     def on_other_event(self) -> None:
-        """The head has come, or the stream's end, or something that is not for here."""
+        """The head has arrived, or the stream's end, or something for the general path."""
         if self._handed_over or self._ended:
             return
         exchange = self._exchange
@@ -114,13 +114,13 @@ class FastStream(FastRequest):
         self._hand_over()
 
     def _forward_last(self, exchange: Exchange) -> bool:
-        """Hand on what came with the end of the body; whether that was the end of the answer too."""
+        """Forward what came with the end of the body; returns whether the answer ended too."""
         if self.forward(exchange.unread, b""):
             exchange.take_unread()  # which that was
         return self._ended
 
     def _is_stream(self, exchange: Exchange) -> bool:
-        """Whether what has come is the head of an ordinary stream, still under way."""
+        """Whether the head is that of an ordinary stream still in progress."""
         shape = exchange.shape
         told = None if shape is None else self._plan.wire.head_facts.get(shape)
         return (
@@ -131,7 +131,7 @@ class FastStream(FastRequest):
         )
 
     def forward(self, data: bytes, chunk: bytes) -> bool:
-        """Hand on what has come of the body; no, and nothing done, where that is not for here.
+        """Forward a read of the body; returns False, and does nothing, where it is for the general path.
 
         ``chunk`` is the chunk that ``data`` came in alone; see ``BodyCallback``.
         """
@@ -161,7 +161,7 @@ class FastStream(FastRequest):
         return True
 
     def _learn_frame(self, frame: bytes, reader: PassthroughReader) -> None:
-        """Know a chunk of one such frame by its bytes from now on."""
+        """Recognise further chunks of one such frame by their bytes."""
         around = reader.split_around_text(frame)
         if around is not None:
             self._flush_texts()
@@ -169,7 +169,7 @@ class FastStream(FastRequest):
             self._exchange.on_known_chunk = self._forward_known
 
     def _forward_known(self, chunk: bytes) -> bool:
-        """Hand on a read that is a chunk as before but for its text; no, and nothing done, where it is not.
+        """Forward a read that is a known chunk with another text; False, and nothing done, if it is not.
 
         As ``take`` for it, at a fraction of the cost: this is nearly every token's way.
         """
@@ -192,7 +192,7 @@ class FastStream(FastRequest):
         return True
 
     def _forward_several(self, chunks: bytes) -> bool:
-        """As ``_take_alike``, of a read that is several such chunks: this process was busy as they came."""
+        """As ``_forward_known``, for a read of several such chunks (the process was busy)."""
         before, behind, outlet = self._frame_prefix, self._frame_suffix, self._outlet
         *heads, rest = chunks.split(behind)  # which no text holds, for it begins with a quote
         if rest or self.followers or outlet.flow.write_paused:
@@ -211,7 +211,7 @@ class FastStream(FastRequest):
         return True
 
     def _flush_texts(self) -> None:
-        """Put the frames that were known by their bytes among the events."""
+        """Append the frames that were recognised by their bytes to the events."""
         texts = self._texts
         if texts:
             before, behind = self._frame_prefix, self._frame_suffix[: -len(_CHUNK_END)]
@@ -222,12 +222,12 @@ class FastStream(FastRequest):
 
     @property
     def events(self) -> list[Event]:
-        """All that was said."""
+        """All events so far."""
         self._flush_texts()
         return super().events
 
     def _forward_special(self, data: bytes, reader: PassthroughReader) -> bool:
-        """As ``take``, of frames that tell something: a finish, usage, an error, the end."""
+        """Process frames that carry more than text: a finish, usage, an error, the end."""
         if reader.has_partial_frame or not data.startswith(_FIELD_NAMES):
             return False
         self._exchange.on_known_chunk = None  # the next chunk may begin with the rest of a frame
@@ -255,7 +255,7 @@ class FastStream(FastRequest):
         return True
 
     def _events_of(self, data: bytes, reader: PassthroughReader) -> Sequence[Event] | None:
-        """What ``data`` completes; None, for the general way to read again, where it is no event stream."""
+        """The events that ``data`` completes; None where it is no event stream: the general path reads it."""
         try:
             events = reader.feed(data)
         except UpstreamProtocol:
@@ -287,7 +287,7 @@ class FastStream(FastRequest):
         )
 
     def _end(self, last: bytes) -> None:
-        """The answer is whole, but for ``last``, its last frames."""
+        """The answer is complete except for ``last``, its last frames."""
         exchange, outlet, way = self._exchange, self._outlet, self._way
         self._ended = True
         outlet.abort = None
@@ -302,7 +302,7 @@ class FastStream(FastRequest):
         way.edge.deferred.add(self._account)
 
     def _account(self) -> None:
-        """Keep the answer and have the turn counted, some time after its end."""
+        """Store the answer and record the turn, some time after its end."""
         plan, reader, sent_ns = self._plan, self._reader, self._exchange.queued_ns
         if reader is None:
             return
@@ -322,10 +322,10 @@ class FastStream(FastRequest):
         total_s, first_s = (last_ns - started_ns) / 1e9, (first_ns - started_ns) / 1e9
         self._count(finish, total_s, first_s, upstream_s, usage, self._tokens, cost_usd, times)
 
-    # ------------------------------------------------------------------ to the general way
+    # ------------------------------------------------------------------ to the general path
 
     def send_heartbeat(self, now_s: float) -> None:
-        """Fill the silence; before the first event that is for the general way, for it fixes the status."""
+        """Send a heartbeat; before the first event the general path does, for it fixes the status."""
         self.last_write_s = now_s
         if self._first_ns:
             self._outlet.write_comment(COMMENT)
@@ -349,5 +349,5 @@ class FastStream(FastRequest):
         return StartedExchange(exchange, self._reader, self._first_ns, self._tokens)
 
     def _set_progress(self, response: TurnResponse) -> None:
-        """Tell who goes on of what went out already."""
+        """Tell the task what was sent already."""
         response.mark_started(self._first_ns)

@@ -1,4 +1,4 @@
-"""The memory of a connection: the request heads that came last, and what the parser made of them.
+"""Templates of request heads: the last heads of a connection, and what the parser read in them.
 
 Theory of operation. A client sends the same head with every request of a connection; only the digits of
 its ``content-length`` change. Reading it again costs forty thousand instructions, comparing it two
@@ -10,7 +10,7 @@ they say, all in one piece or in two, of which one is the head (the official pac
 everything else (another part of a request, two of them, another head) goes to the parser, whose state is
 between messages, as it was.
 
-Two heads a connection (streams' and others' may differ), at most ``MOST_BYTES`` of each, gone with the
+Two heads a connection (streams' and others' may differ), at most ``MAX_HEAD_BYTES`` of each, gone with the
 connection: a key in one is kept no longer than the client's own connection lives. Whether the key is
 still good is asked each time.
 """
@@ -28,28 +28,28 @@ if TYPE_CHECKING:
 
 MAX_HEAD_BYTES = 8_192
 MAX_LESSONS = 8
-"""Bodies that are learned on a connection: one whose bodies are never alike is not worth more."""
+"""How many bodies are learned on a connection: one whose bodies never repeat is not worth more."""
 _LENGTH = b"content-length"
 _MOST_DIGITS = 9
 _UNUSUAL = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"trailer", b"te"})
 
 
 class Endpoint(Protocol):
-    """An endpoint that can be asked without the detour through ASGI."""
+    """An endpoint that can be called without ASGI."""
 
     def remember(self, head: HeadTemplate, headers: Sequence[tuple[bytes, bytes]]) -> bool:
-        """Put into ``head`` what is to be remembered of ``headers``; False to see them each time."""
+        """Store in ``head`` what is to be remembered of ``headers``; False to parse them each time."""
         ...
 
     def answer(
         self, outlet: NativeOutlet, head: HeadTemplate
     ) -> Coroutine[object, None, None] | None:
-        """Answer a request whose body is all in ``outlet``; None where nothing is left to run for that."""
+        """Answer a request whose whole body is in ``outlet``; returns None where nothing is left to run."""
         ...
 
 
 class HeadTemplate:
-    """A head that the parser has read."""
+    """A parsed request head."""
 
     __slots__ = (
         "_begin",
@@ -68,16 +68,16 @@ class HeadTemplate:
     )  # fmt: skip
 
     headers: dict[bytes, bytes]
-    """The headers that mean something to the gateway, as the endpoint read them."""
+    """The headers that the gateway itself acts on, as the endpoint read them."""
     forwarded: tuple[tuple[bytes, bytes], ...]
-    """Those that travel on to the vendor."""
+    """Those that are forwarded to the vendor."""
     fast_path: FastPath | None
-    """The straight way that serves such requests, unless they wish for something."""
+    """The fast path for such requests; None where they carry gateway options."""
 
     body_template: BodyTemplate | None
-    """What came with it last, for that way."""
+    """The template of the last body that came with it, for the fast path."""
     lessons_left: int
-    """How many bodies more that way will learn here."""
+    """How many more bodies the fast path will learn here."""
 
     def __init__(self, raw: bytes, begin: int, end: int, endpoint: Endpoint) -> None:
         """``raw`` is the whole head; the digits of its content length are ``raw[begin:end]``."""
@@ -108,7 +108,7 @@ class HeadTemplate:
         return data[whole:]
 
     def matches_head_only(self, data: bytes) -> bool:
-        """Whether ``data`` is a request with this head as far as its body, which is yet to come."""
+        """Whether ``data`` is this head alone, its body still to come."""
         begin, end = self._begin, len(data) - len(self._suffix)
         if data[:begin] != self._prefix or data[end:] != self._suffix:
             return False
@@ -116,7 +116,7 @@ class HeadTemplate:
         return len(digits) <= _MOST_DIGITS and digits.isdigit() and int(digits) > 0
 
     def is_same(self, other: HeadTemplate) -> bool:
-        """Whether both know the same requests."""
+        """Whether both match the same requests."""
         return self._prefix == other._prefix and self._suffix == other._suffix
 
 
@@ -127,7 +127,7 @@ def learn_head(
     headers: Sequence[tuple[bytes, bytes]],
     endpoint: Endpoint,
 ) -> HeadTemplate | None:
-    """The head at the beginning of ``data`` as the parser read it; None if it is not to be remembered.
+    """The template of the head at the beginning of ``data``; None if it is not to be remembered.
 
     Only for a POST (which is what an endpoint takes a known request for) of HTTP/1.1 on a connection that
     stays open; header names in lower case.

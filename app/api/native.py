@@ -1,4 +1,4 @@
-"""A request and its response on our own protocol, written without the detour through ASGI messages."""
+"""A request and its response on our own protocol, written without ASGI messages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _STATUS_LINES = {
     for status in HTTPStatus
 }
 _SIZES = tuple(b"%x\r\n" % size for size in range(1024))
-"""How the chunk of a token, or of a few, begins."""
+"""The size lines of small chunks, such as those of tokens."""
 _SIZED = len(_SIZES)
 _FAILED = 500
 NO_SCOPE: HTTPScope = {}  # type: ignore[typeddict-item]
@@ -32,7 +32,7 @@ _PLAIN = b"content-type: text/plain; charset=utf-8\r\n"
 
 
 class NativeOutlet(RequestResponseCycle):
-    """One request and its response, written without the detour through ASGI messages.
+    """One request and its response, written without ASGI messages.
 
     ``head`` is what stands between the status line and the blank line, each line with its CRLF. The
     caller has made sure that no value holds a line break.
@@ -43,7 +43,7 @@ class NativeOutlet(RequestResponseCycle):
     disconnected = False
     keep_alive = True
     drains_request = False
-    """The client may be sending still when its connection ends, see ``GatewayProtocol.linger``."""
+    """Whether the client may still be sending at the end, see ``GatewayProtocol.drain_request``."""
     waiting_for_100_continue = False
     body: bytes | bytearray = b""  # type: ignore[assignment]
     more_body = True
@@ -59,7 +59,7 @@ class NativeOutlet(RequestResponseCycle):
         self.attach(protocol)
 
     def attach(self, protocol: GatewayProtocol) -> None:
-        """Take what a response needs from its connection; what is the same for all stands in the class.
+        """Take what a response needs from its connection; what all share is in the class.
 
         All that a new one needs: whoever makes one for each request spares itself the call of its class,
         which costs twice as much.
@@ -83,7 +83,7 @@ class NativeOutlet(RequestResponseCycle):
 
     @property
     def logger(self) -> Logger:  # type: ignore[override]
-        """The log of errors of uvicorn."""
+        """The error log of uvicorn."""
         return self._protocol.logger
 
     @property
@@ -103,7 +103,7 @@ class NativeOutlet(RequestResponseCycle):
 
     @property
     def message_event(self) -> _ChangeEvent:  # type: ignore[override]
-        """Set by what arrives; made when ``receive`` first waits for it, and set if that has come already."""
+        """Set when a message arrives; created when ``receive`` first waits, already set if one has."""
         if self._change is None:
             self._change = _ChangeEvent()
             if self.body or not self.more_body or self.response_complete:
@@ -111,12 +111,12 @@ class NativeOutlet(RequestResponseCycle):
         return self._change
 
     def notify(self) -> None:
-        """Something has arrived."""
+        """Set it."""
         if self._change is not None:
             self._change.set()
 
     def ended(self, task: EagerTask, raised: BaseException | None) -> None:
-        """The application is done: one that failed, or left its response unfinished, costs the connection."""
+        """The application has returned; a failure or an incomplete response closes the connection."""
         self._protocol.tasks.discard(task)
         self.scope = NO_SCOPE  # which holds this outlet: no cycle is left
         if raised is None and (self.response_complete or self.disconnected):
@@ -137,7 +137,7 @@ class NativeOutlet(RequestResponseCycle):
         return self.disconnected
 
     def whole_body(self) -> bytes | None:
-        """The request's body if all of it is here, else None."""
+        """The request's whole body if it has arrived, else None."""
         return None if self.more_body else bytes(self.body)
 
     async def respond(self, status: int, head: bytes, body: bytes) -> None:
@@ -145,7 +145,7 @@ class NativeOutlet(RequestResponseCycle):
         self.try_respond(status, head, body)
 
     def try_respond(self, status: int, head: bytes, body: bytes) -> bool:
-        """Send a complete response in one write; never has to wait.
+        """Send a complete response in one write, without waiting.
 
         What is left of the request's body is read before the connection ends, where it does: a reset for
         unread bytes would overtake the response.
@@ -184,7 +184,7 @@ class NativeOutlet(RequestResponseCycle):
         self.begin_now(status, head, first)
 
     def begin_now(self, status: int, head: bytes, first: bytes) -> None:
-        """As ``begin``, which never has to wait."""
+        """As ``begin``, without waiting."""
         self.send_first((status_line(status), head), first)
 
     def send_first(self, head: tuple[bytes, ...], first: bytes) -> None:
@@ -202,14 +202,14 @@ class NativeOutlet(RequestResponseCycle):
         )
 
     async def write(self, data: bytes) -> None:
-        """Send more of a streamed response; waits while the client reads more slowly than we write."""
+        """Send more of a streamed response; waits while the client reads slowly (back-pressure)."""
         if self.flow.write_paused and not self.disconnected:
             await self.flow.drain()
         if not self.disconnected and data:
             self.transport.write(_chunk(data))
 
     def try_write(self, data: bytes, force: bool) -> bool:  # noqa: FBT001 - see the protocol
-        """Send more without waiting: False, and nothing sent, to a client that reads too slowly."""
+        """Send more without waiting; returns False, and sends nothing, if the client reads too slowly."""
         if self.disconnected:
             return True
         if self.flow.write_paused and not force:
@@ -222,7 +222,7 @@ class NativeOutlet(RequestResponseCycle):
         return True
 
     def direct(self) -> Callable[[bytes], bool]:
-        """As ``try_write`` without force, of what is framed as chunks already: nothing is copied."""
+        """As ``try_write`` without force, for data that is framed as chunks already: nothing is copied."""
         flow, write = self.flow, self.transport.write
 
         def write_chunks(chunks: bytes) -> bool:
@@ -236,7 +236,7 @@ class NativeOutlet(RequestResponseCycle):
         return write_chunks
 
     def write_comment(self, data: bytes) -> None:
-        """Send ``data`` now unless the client is slow: a sign of life must never wait."""
+        """Send ``data`` now unless the client is slow: a heartbeat must never wait."""
         if not self.disconnected and not self.flow.write_paused and not self.response_complete:
             self.transport.write(_chunk(data))
 
@@ -247,7 +247,7 @@ class NativeOutlet(RequestResponseCycle):
         self.end_now(data)
 
     def end_now(self, data: bytes) -> None:
-        """As ``end``, also to a client that reads slowly: what it has not read is kept in memory."""
+        """As ``end``, also to a slow client: what it has not read is buffered."""
         if not self.disconnected:
             size = len(data)
             last = b"".join((_size_line(size), data, b"\r\n0\r\n\r\n")) if size else b"0\r\n\r\n"
@@ -255,12 +255,12 @@ class NativeOutlet(RequestResponseCycle):
             self._complete()
 
     def cut_connection(self) -> None:
-        """End the connection without ending the response: the client must see that it was cut."""
+        """Close the connection without ending the response, so that the client sees that it was cut."""
         if not self.disconnected:
             self.transport.close()
 
     def _server_head(self) -> bytes:
-        """The server's own lines (the date), which change once a second."""
+        """The server's own header lines (the date), which change once a second."""
         headers = self._protocol.server_state.default_headers
         remembered = self._protocol.server_head
         if remembered[0] is not headers:
@@ -283,12 +283,12 @@ class NativeOutlet(RequestResponseCycle):
 
 
 def status_line(status: int) -> bytes:
-    """How a response with ``status`` begins."""
+    """The status line."""
     return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
 
 
 def _size_line(size: int) -> bytes:
-    """How the chunk of ``size`` bytes begins."""
+    """The size line of a chunk of ``size`` bytes."""
     return _SIZES[size] if size < _SIZED else b"%x\r\n" % size
 
 

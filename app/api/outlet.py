@@ -19,11 +19,11 @@ class Outlet(Protocol):
 
     abort: Callable[[], None] | None
     keep_alive: bool
-    """The connection lives on after this response; to be set before it begins."""
+    """Whether the connection stays open after this response; set it before it starts."""
     drains_request: bool
-    """Where it does not: what the client may still be sending is read, so that no reset overtakes this."""
+    """Where it does not: read what the client still sends, so that no reset overtakes the response."""
     task: CurrentTask | None
-    """What serves the request, where the outlet knows it."""
+    """The task that serves the request, where the outlet knows it."""
 
     @property
     def client_left(self) -> bool:
@@ -31,7 +31,7 @@ class Outlet(Protocol):
         ...
 
     def whole_body(self) -> bytes | None:
-        """The request's body if all of it is here, else None."""
+        """The request's whole body if it has arrived, else None."""
         ...
 
     async def respond(self, status: int, head: bytes, body: bytes) -> None:
@@ -39,11 +39,11 @@ class Outlet(Protocol):
         ...
 
     def try_respond(self, status: int, head: bytes, body: bytes) -> bool:
-        """Send a complete response without waiting; False, and nothing sent, if that takes a wait."""
+        """Send a complete response without waiting; returns False, and sends nothing, if it would wait."""
         ...
 
     async def begin(self, status: int, head: bytes, first: bytes) -> None:
-        """Begin a streamed response."""
+        """Start a streamed response."""
         ...
 
     async def write(self, data: bytes) -> None:
@@ -55,18 +55,18 @@ class Outlet(Protocol):
         ...
 
     def try_write(self, data: bytes, force: bool) -> bool:  # noqa: FBT001 - a token's path: a keyword costs as much
-        """Send more without waiting; False, and nothing sent, if that takes a wait.
+        """Send more without waiting; returns False, and sends nothing, if it would wait.
 
         ``force`` sends also to a client that reads too slowly: what it has not read is kept in memory.
         """
         ...
 
     def write_comment(self, data: bytes) -> None:
-        """Send a sign of life without waiting, if that is possible now."""
+        """Send a heartbeat if that is possible without waiting."""
         ...
 
     def cut_connection(self) -> None:
-        """End the connection without ending the response."""
+        """Close the connection without ending the response."""
         ...
 
 
@@ -83,7 +83,7 @@ class AsgiOutlet:
     drains_request = False
 
     def __init__(self, receive: Receive, send: Send) -> None:
-        """Write through ``send``; hear of a client's leaving through ``receive``."""
+        """Write through ``send``; learn of a disconnect through ``receive``."""
         self._receive, self._send = receive, send
         self._gone = False
         self._beating: asyncio.Task[None] | None = None
@@ -94,7 +94,7 @@ class AsgiOutlet:
         return self._gone
 
     async def watch(self) -> None:
-        """Wait for the client to leave; run it beside the response and cancel it after."""
+        """Wait for the client to disconnect; run it beside the response and cancel it after."""
         while True:
             message = await self._receive()
             if message["type"] == "http.disconnect":
@@ -109,14 +109,14 @@ class AsgiOutlet:
         await self._send({"type": "http.response.body", "body": body})
 
     def whole_body(self) -> None:
-        """Say that it has yet to be received."""
+        """Return None: it has yet to be received."""
 
     def try_respond(self, status: int, head: bytes, body: bytes) -> bool:  # noqa: ARG002 - the protocol's
-        """Say no: ``send`` may wait."""
+        """Return False: ``send`` may wait."""
         return False
 
     async def begin(self, status: int, head: bytes, first: bytes) -> None:
-        """Begin a streamed response."""
+        """Start a streamed response."""
         await self._start(status, head)
         if first:
             await self.write(first)
@@ -136,7 +136,7 @@ class AsgiOutlet:
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     def try_write(self, data: bytes, force: bool) -> bool:  # noqa: ARG002, FBT001 - the protocol's
-        """Say no: ``send`` may wait, whatever it is given."""
+        """Return False: ``send`` may wait, whatever it is given."""
         return False
 
     async def end(self, data: bytes = b"") -> None:
@@ -146,7 +146,7 @@ class AsgiOutlet:
         await self._send({"type": "http.response.body", "body": data, "more_body": False})
 
     def write_comment(self, data: bytes) -> None:
-        """Send a sign of life from a task of its own: only the response's own task could await it."""
+        """Send a heartbeat from a task of its own: only the response's own task could await it."""
         if self._beating is None or self._beating.done():
             self._beating = asyncio.get_running_loop().create_task(self._beat(data))
 
@@ -159,7 +159,7 @@ class AsgiOutlet:
 
 
 def outlet_of(scope: Scope, receive: Receive, send: Send) -> Outlet:
-    """The best outlet that this server offers; to HEAD the server's own, which leaves bodies out."""
+    """The best outlet that this server offers; for HEAD the server's own, which omits bodies."""
     native: Outlet | None = (scope.get("extensions") or {}).get("slipstream")
     if native is None or scope["method"] == "HEAD":
         return AsgiOutlet(receive, send)

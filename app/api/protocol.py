@@ -39,12 +39,12 @@ BODY_WITHIN_S = 60.0
 IDLE_FOR_S = 75.0
 """Between requests; longer than the 60 s for which load balancers commonly keep their connections."""
 REST_WITHIN_S = 10.0
-"""For the rest of a body that was answered early: read, so that no reset overtakes the answer."""
+"""How long the rest of a body is read after an early response, so that no reset overtakes it."""
 READ_WITHIN_S = 60.0
-"""For which a client that has something to read may read nothing of it."""
+"""How long a client with unread data may read nothing of it."""
 CHECK_INTERVAL_S = 2.5
 LAST_CHANCE_S = 1.0
-"""For a connection's first request, if the server stops listening just as it was made."""
+"""For the first request of a connection that was made just as the server stopped listening."""
 _MAX_TARGETS = 256
 _MAX_HEAD_BYTES = 65_536
 _MAX_LESSONS = 8
@@ -92,36 +92,36 @@ class GatewayProtocol(HttpToolsProtocol):
     """Size of the read in which the message began; may hold another's body too."""
     _in_head = False
     _is_first = False
-    """The message began in the read at hand."""
+    """Whether the message began in the current read."""
     _later_bytes = 0
-    """Of a head under way, read after the read in which it began."""
+    """Bytes of an incomplete head that came after its first read."""
     _fed_bytes = 0
-    """Size of the read at hand."""
+    """Size of the current read."""
     _unread_bytes = 0
-    """What waited to be sent at the last look."""
+    """Size of the write buffer at the last check."""
     _unread_since_s = 0.0
-    """When it last became less."""
+    """When it last shrank."""
     _response_unread = False
-    """The client has not read its last answer: what it asks next has to wait."""
+    """Whether the client has not read its last response: its next request has to wait."""
     _scope_of_all: dict[str, object]
     _message_data = b""
-    """The read at hand while a message that begins it may be remembered."""
+    """The current read, while a message that begins it may be remembered."""
     _between_messages = True
-    """The parser has read a message to its end, or none yet."""
+    """Whether the parser is between messages."""
     _known_head: HeadTemplate | None = None
-    """The head that came last."""
+    """Template of the last head."""
     _other_head: HeadTemplate | None = None
-    """The one that came before it."""
+    """Template of the one before it."""
     _held_head = b""
     """A known head whose body has yet to come: the official packages write the two apart."""
     _draining_request = False
-    """The last answer is out; what the client still sends is dropped."""
+    """The last response is sent; what the client still sends is discarded."""
     _lessons_left = _MAX_LESSONS
-    """How often another head may still be remembered before one came again."""
+    """How many more heads may be remembered before one repeats."""
     rounds: Rounds
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for the first request."""
+        """Start waiting for the first request."""
         super().connection_made(transport)
         self.rounds = rounds_of(self.loop)
         self._scope_of_all = {
@@ -137,7 +137,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self._check_timer = self.loop.call_later(self.check_interval_s, self._check_phase)
 
     def shutdown(self) -> None:
-        """End the connection as soon as nothing is under way; a new one may still say what it wants."""
+        """Close the connection once it is idle; a new one may still send its first request."""
         self.rounds.run_all()
         self._feed_held_head()
         last: RequestResponseCycle | None = self.cycle
@@ -147,7 +147,7 @@ class GatewayProtocol(HttpToolsProtocol):
         super().shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell every response that is not complete that its client has left."""
+        """Tell every incomplete response that its client has disconnected."""
         self.rounds.run_all()
         if self._check_timer is not None:
             self._check_timer.cancel()
@@ -164,7 +164,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self.cycle, self.scope = None, NO_SCOPE  # type: ignore[assignment]
 
     def eof_received(self) -> None:
-        """The client will say no more; what it said is dealt with before uvicorn ends the connection."""
+        """The client finished sending: process its queued reads before uvicorn closes the connection."""
         self.rounds.run_all()
         super().eof_received()
 
@@ -203,7 +203,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self._feed(data)
 
     def _hold_head(self, known: HeadTemplate, data: bytes) -> bool:
-        """Keep ``data`` until its body comes if it is ``known`` alone; all of this for the other head too."""
+        """Hold ``data`` until its body comes if it is the head ``known`` alone; then try the other head."""
         if not known.matches_head_only(data):
             other = self._other_head
             if other is None:
@@ -220,13 +220,13 @@ class GatewayProtocol(HttpToolsProtocol):
         return True
 
     def _feed_held_head(self) -> None:
-        """Have the parser read the head that waits for its body, if one does."""
+        """Parse the head that is held for its body, if there is one."""
         if self._held_head:
             data, self._held_head, self._between_messages = self._held_head, b"", True
             self._feed(data)
 
     def _feed(self, data: bytes) -> None:
-        """Have the parser read ``data``."""
+        """Parse ``data``."""
         parser = self.parser
         self._fed_bytes, self._is_first, self._message_data = len(data), False, data
         try:
@@ -242,7 +242,7 @@ class GatewayProtocol(HttpToolsProtocol):
                 self.send_400_response("Invalid HTTP request received.")
 
     def _answer(self, known: HeadTemplate, body: bytes) -> None:
-        """Answer a request that has come whole, with a head that is known."""
+        """Serve a whole request whose head is known."""
         self.cycle = outlet = _new(NativeOutlet)
         outlet.attach(self)
         outlet.body, outlet.more_body = body, False
@@ -271,13 +271,13 @@ class GatewayProtocol(HttpToolsProtocol):
         self._phase, self._phase_since_s = _HEAD, self.loop.time()
 
     def _refuse_head(self) -> None:
-        """Say that the head is over 64 KiB, and end the connection."""
+        """Respond that the head is over 64 KiB, and close the connection."""
         if not self.transport.is_closing():
             self.transport.write(TOO_LARGE_RESPONSE)
             self.drain_request()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Collect a header. Trailers, which come behind a chunked body, are nobody's business."""
+        """Collect a header; trailers, which follow a chunked body, are ignored."""
         if not self._in_head:
             return
         name = name.lower()
@@ -319,7 +319,7 @@ class GatewayProtocol(HttpToolsProtocol):
             self.pipeline.appendleft((outlet, self.app))
 
     def _target(self) -> tuple[str, bytes, bytes]:
-        """Path, raw path and query of the request; the few targets that come often are remembered."""
+        """Path, raw path and query of the request; frequent targets are remembered."""
         known: dict[bytes, tuple[str, bytes, bytes]] = self.app_state.setdefault("targets", {})
         found = known.get(self.url)
         if found is None:
@@ -332,7 +332,7 @@ class GatewayProtocol(HttpToolsProtocol):
         return found
 
     def _learn_head(self, path: str) -> None:
-        """Remember the head at hand, if the endpoint of ``path`` can be asked without ASGI."""
+        """Remember the current head, if the endpoint of ``path`` can be called without ASGI."""
         data, self._message_data, before = self._message_data, b"", self._known_head
         natives: dict[str, Endpoint] = getattr(self.app, "native", _NONE)
         endpoint = natives.get(path)
@@ -347,7 +347,7 @@ class GatewayProtocol(HttpToolsProtocol):
             self._known_head = known
 
     def forget_heads(self) -> None:
-        """Know no head any more: another application serves from the next request on."""
+        """Forget all heads: another application serves from the next request on."""
         self.rounds.run_all()
         self._feed_held_head()
         self._known_head, self._other_head = None, None
@@ -360,7 +360,7 @@ class GatewayProtocol(HttpToolsProtocol):
         task.start_soon()
 
     def on_body(self, body: bytes) -> None:
-        """Keep a piece of the body: the first, which mostly is the only one, as it is."""
+        """Store a piece of the body; the first, mostly the only one, without copying."""
         cycle: NativeOutlet = self.cycle  # type: ignore[assignment]
         if cycle.response_complete:
             self._phase = Phase.REST
@@ -376,7 +376,7 @@ class GatewayProtocol(HttpToolsProtocol):
         cycle.notify()
 
     def on_message_complete(self) -> None:
-        """The request is whole."""
+        """The request is complete."""
         cycle: NativeOutlet = self.cycle  # type: ignore[assignment]
         if not cycle.response_complete:
             self._phase = _ANSWER
@@ -393,7 +393,7 @@ class GatewayProtocol(HttpToolsProtocol):
                 (self.drain_request if cycle.drains_request else self.transport.close)()
 
     def on_response_complete(self) -> None:
-        """Go on with a pipelined request, or wait for the next."""
+        """Continue with a pipelined request, or wait for the next."""
         self.server_state.total_requests += 1
         self._phase, self._phase_since_s = _NEXT, self.loop.time()
         flow = self.flow
@@ -401,14 +401,14 @@ class GatewayProtocol(HttpToolsProtocol):
             self._start_next()
 
     def resume_writing(self) -> None:
-        """The client has read of what it was sent: its next request is served, if that had to wait."""
+        """The client has read on: serve its next request, if that had to wait."""
         super().resume_writing()
         if self._response_unread:
             self._response_unread, self._phase_since_s = False, self.loop.time()
             self._start_next()
 
     def _start_next(self) -> None:
-        """Begin with the next request that is here, if one is, or read on.
+        """Start the next pipelined request, or resume reading.
 
         Whoever does not read its answers is answered no more, and not read either: neither they nor requests
         that were read and not begun pile up.
@@ -428,7 +428,7 @@ class GatewayProtocol(HttpToolsProtocol):
             self._start(cycle)
 
     def drain_request(self) -> None:
-        """Say no more, and read what may still come for a while, to drop it.
+        """Send no more, and read and discard what still comes for a while.
 
         If the connection were closed at once, that would be answered with a reset: a client that is still
         sending hears of it first, and not of its answer.
@@ -446,7 +446,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self.flow.resume_reading()
 
     def _awaited_phase(self) -> Phase:
-        """The phase that the client is to end. Nothing is asked of it while it is being answered."""
+        """The phase that the client has to end; none while its request is being answered."""
         if self._draining_request:
             return Phase.REST
         cycle: RequestResponseCycle | None = self.cycle
@@ -455,7 +455,7 @@ class GatewayProtocol(HttpToolsProtocol):
         return _HEAD if self._in_head else self._phase
 
     def _check_phase(self) -> None:
-        """End the connection when its phase has lasted too long."""
+        """Close the connection when its phase has lasted too long."""
         self._check_timer = None
         self.rounds.run_all()
         if self._is_unread():
@@ -482,7 +482,7 @@ class GatewayProtocol(HttpToolsProtocol):
             self._check_timer = self.loop.call_later(self.check_interval_s, self._check_phase)
 
     def _is_unread(self) -> bool:
-        """Whether something waits to be sent of which the client has long read nothing."""
+        """Whether the client has read nothing of pending data for too long."""
         before, now_s = self._unread_bytes, self.loop.time()
         self._unread_bytes = waiting = self.transport.get_write_buffer_size()
         if not waiting or waiting < before or not before:

@@ -1,4 +1,4 @@
-"""What is read of a request before anything is decided: its id, and its body."""
+"""Parsing of requests: the request's id and its body."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def parse(raw: bytes) -> dict[str, object]:
 def plain_request(
     dialect: Dialect, plain: PlainRequest, raw: bytes, forward: Headers
 ) -> ChatRequest:
-    """The request of a body that is plain: decoded only for who looks into it."""
+    """The request of a plain body, which is decoded only on access."""
     return _Unread(
         dialect,
         plain.model,
@@ -73,14 +73,14 @@ def plain_request(
 
 
 class _Unread(ChatRequest):
-    """A plain request: its reading says all that most turns ask."""
+    """A plain request: what was parsed is all that most turns need."""
 
     __slots__ = ("_read",)
     _read: Json
 
     @property
     def body(self) -> Json:
-        """The parsed body, read when somebody first asks."""
+        """The parsed body, decoded on first access."""
         if self._read is _NOT_READ:
             self._read = parse(self.raw)
         return self._read

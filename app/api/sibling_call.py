@@ -27,7 +27,7 @@ class SiblingResponse:
     _writer: asyncio.StreamWriter
 
     async def body_chunks(self) -> AsyncIterator[bytes]:
-        """What the body consists of, as it comes; raises one of ``SILENT`` where it breaks off."""
+        """What the body consists of, as it comes; raises one of ``SIBLING_ERRORS`` where it breaks off."""
         reader = self._reader
         if (b"transfer-encoding", b"chunked") not in self.headers:
             size = next(
@@ -44,7 +44,7 @@ class SiblingResponse:
 
 
 async def ask_sibling(path: Path, request: bytes) -> SiblingResponse:
-    """Send ``request`` and read the head of the answer; raises one of ``SILENT``, and then has hung up."""
+    """Send ``request`` and read the head of the answer; raises ``SIBLING_ERRORS``, disconnected."""
     reader, writer = await asyncio.open_unix_connection(path, limit=_MAX_LINE_BYTES)
     try:
         writer.write(request)

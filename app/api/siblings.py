@@ -407,7 +407,7 @@ async def _ask(path: Path, request: bytes, within_s: float) -> Reply | None:
 
 
 async def _ask_or_raise(path: Path, request: bytes, within_s: float) -> Reply:
-    """The sibling's whole answer; raises one of ``SILENT``."""
+    """The sibling's whole answer; raises one of ``SIBLING_ERRORS``."""
     async with asyncio.timeout(within_s):
         answer = await ask_sibling(path, request)
         try:

@@ -1,4 +1,4 @@
-"""What FastAPI leaves to an application's first request, done in a thread before one comes.
+"""Does what FastAPI leaves to an application's first request, in a thread before one arrives.
 
 Each route's plan and some imports: 20 ms and more, for which every stream of the process would stand still
 at the first scrape or health check after a start, and again after each reload.
@@ -33,13 +33,13 @@ _SCOPE = {
 
 
 async def send_first_request(app: ASGIApp) -> None:
-    """Ask whether ``app`` is ready, in a thread; a cancelled call leaves that to end by itself, soon."""
+    """Send ``app`` a readiness request from a thread; cancelled, it lets the thread finish by itself."""
     await asyncio.to_thread(_ask, app)
 
 
 @asynccontextmanager
 async def warming_up(app: ASGIApp) -> AsyncIterator[None]:
-    """The same beside the body, which does not wait for it; over when this is left."""
+    """The same in the background of the ``async with`` body; ends when the body does."""
     asking = asyncio.get_running_loop().create_task(send_first_request(app), name="first request")
     try:
         yield

@@ -1,4 +1,4 @@
-"""Frames that are said in one breath leave in one write: an agent's last words, their end and ``[DONE]``.
+"""Coalesces frames that follow at once into one write: an agent's last text, its end and ``[DONE]``.
 
 uvloop writes at once, and each write is a segment, a system call and a wake-up of the client. What a
 model streams comes a frame at a time, so joining would only delay it; what an agent says comes several
@@ -16,25 +16,25 @@ _MOST_HELD_BYTES = 16 << 10
 
 
 class WriteCoalescer:
-    """The frames of one stream that have not left yet: whole ones, in their order."""
+    """The whole frames of one stream that are not written yet, in order."""
 
     __slots__ = ("_held", "_outlet", "_slow")
 
     def __init__(self, outlet: Outlet) -> None:
-        """Hold nothing yet."""
+        """Start empty."""
         self._outlet = outlet
         self._held = b""
         self._slow = False
 
     def add(self, data: bytes) -> bytes:
-        """Hold ``data``; what is to be written now instead, where the client is slow or it is much."""
+        """Hold ``data``; returns what must be written now, if the client is slow or much is held."""
         if not self._held and not self._slow:
             asyncio.get_running_loop().call_soon(self._flush)
         self._held += data
         return self.take() if self._slow or len(self._held) > _MOST_HELD_BYTES else b""
 
     def take(self) -> bytes:
-        """What is held; the caller writes it."""
+        """Return what is held, for the caller to write."""
         held, self._held = self._held, b""
         return held
 
@@ -47,5 +47,5 @@ class WriteCoalescer:
 
 
 def take_held(joined: WriteCoalescer | None) -> bytes:
-    """What is held, if anything is: it goes before the end."""
+    """What is held, which must be written before the end."""
     return b"" if joined is None else joined.take()

@@ -92,7 +92,7 @@ def to_bytes(
 
 
 def from_bytes(data: bytes, entry_id: str) -> StoredEntry:
-    """Decode an entry; raises ``Unreadable`` for anything but a whole one of that id."""
+    """Decode an entry; raises ``UnreadableEntryError`` for anything but a whole one of that id."""
     if len(data) < _HEAD.size:
         raise UnreadableEntryError("cut")
     magic, version, length, crc = _HEAD.unpack_from(data)

@@ -424,7 +424,7 @@ class SharedAnswers:
     # ---------------------------------------------------------------- forgetting
 
     async def forget(self, what: InvalidationFilter) -> int:
-        """Invalidate on every worker, in force when this returns; raises ``StoreError`` (see ``Workers``)."""
+        """Invalidate on every worker before returning; raises ``StoreError`` (see ``WorkerGroup``)."""
         had = await self.workers.invalidate(what)
         if what.entry_id:
             with suppress(StoreError):

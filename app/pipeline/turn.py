@@ -119,7 +119,7 @@ def _bypass_if_stateful(request: ChatRequest, turn: Turn) -> None:
 async def resume_answer(
     flight: LeadingFlight, request: ChatRequest, gateway: Gateway, turn: Turn, emit: Emit
 ) -> None:
-    """The rest of ``answer`` for a request whose upstream call was started by the straight way of the API."""
+    """The rest of ``answer`` for a request whose upstream call was started by the fast path of the API."""
     turn.cache_reason = "absent"
     flight.attach(request, turn)
     with flight:

@@ -21,7 +21,7 @@ return found
 
 
 class RedisHealth:
-    """See ``app.pipeline.shared_health.Board``."""
+    """See ``app.pipeline.shared_health.HintBoard``."""
 
     def __init__(self, redis: Redis) -> None:
         """Write to ``redis``."""

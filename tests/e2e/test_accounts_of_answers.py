@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_a_request_has_all_of_it_done_first_and_lets_others_go_on_meanwhile(upstream):
-    """The general way: what was just answered may be asked again, and 256 accounts take milliseconds."""
+    """The general path: what was just answered may be asked again, and 256 accounts take milliseconds."""
     async with (
         running_gateway(configuration(upstream.base_url)) as running,
         httpx2.AsyncClient(verify=NO_TLS, base_url=running.url) as http,

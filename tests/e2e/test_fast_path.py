@@ -1,7 +1,7 @@
-"""The straight way of an ordinary request says and does what the general way does, and leaves for it in time.
+"""The fast path of an ordinary request says and does what the general path does, and leaves for it in time.
 
 A request takes it on a connection whose head is known: from the second of the same head on.
-``x-slipstream-tags`` is a wish, so a request that has it takes the general way; but for that header the
+``x-slipstream-tags`` is a wish, so a request that has it takes the general path; but for that header the
 two are the same request.
 """
 
@@ -108,7 +108,7 @@ OPEN: list[Client] = []
 
 
 class Counted:
-    """How many requests went the straight way to their end, and how many were handed over."""
+    """How many requests went the fast path to their end, and how many were handed over."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.whole = self.handed_over = self.told = 0
@@ -211,7 +211,7 @@ async def test_a_miss_and_a_hit_say_the_same_by_both_ways(counted: Counted) -> N
         assert counted.whole == 1
         for question in ("a miss", "a hit"):
             said = []
-            # The general way first, then the straight one: of a hit that is the second telling.
+            # The general path first, then the straight one: of a hit that is the second telling.
             for client, text in ((tagged, f"general {question}"), (plain, f"straight {question}")):
                 await client.ask(text)
                 if question == "a hit":
@@ -324,7 +324,7 @@ MESSAGE = (
 async def test_messages_with_the_versions_of_vendors_clients_go_straight_and_no_others(
     counted: Counted,
 ) -> None:
-    """With the same headers upstream as by the general way; each version travels on as it came."""
+    """With the same headers upstream as by the general path; each version travels on as it came."""
     seen: list[dict[bytes, bytes]] = []
 
     async def upstream(peer: Peer) -> None:

@@ -1,7 +1,7 @@
-"""Plain calls of the official packages take the straight way, from the second like one on a connection on.
+"""Plain calls of the official packages take the fast path, from the second like one on a connection on.
 
 What their heads hold (``user-agent``, ``accept``, ``x-stainless-*``, ``anthropic-version``) is theirs to
-change: a release that made every call take the general way would show here, and nowhere else.
+change: a release that made every call take the general path would show here, and nowhere else.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ async def gateway(upstream: RunningSimulator) -> AsyncIterator[Running]:
 
 @pytest.fixture
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Of each request that was offered to a straight way, whether it took it."""
+    """Of each request that was offered to a fast path, whether it took it."""
     answers: list[bool] = []
     take = FastPath.try_serve
 

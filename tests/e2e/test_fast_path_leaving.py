@@ -1,4 +1,4 @@
-"""A client of the straight way may leave at any moment and in any company: nothing of its request is left.
+"""A client of the fast path may leave at any moment and in any company: nothing of its request is left.
 
 Real sockets on both sides. The upstream says when it has reached the moment at which the client leaves, and
 when its own connection was hung up.

@@ -1,4 +1,4 @@
-"""A stream on the straight way is what it is on the general way, whatever happens in the middle of it."""
+"""A stream on the fast path is what it is on the general path, whatever happens in the middle of it."""
 
 from __future__ import annotations
 

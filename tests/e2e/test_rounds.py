@@ -75,7 +75,7 @@ async def echoing(peer: Peer) -> None:
 
 
 async def test_many_at_once_each_get_their_own_answer(counted: Counted) -> None:
-    """Misses, then hits of the same (which the general way tells first), all in a few rounds."""
+    """Misses, then hits of the same (which the general path tells first), all in a few rounds."""
     async with house(echoing) as gateway:
         clients = await taught(gateway, MANY)
         for way in ("asked", "kept", "kept again"):

@@ -1,7 +1,7 @@
 """Whatever shape an upstream's answer has, both ways through the gateway tell the same of it.
 
 Each client gets the same odd answer several times over: the upstream's pool and the gateway may know its head
-by then. ``x-slipstream-tags`` is a wish, so that nothing of the second client's takes the straight way.
+by then. ``x-slipstream-tags`` is a wish, so that nothing of the second client's takes the fast path.
 """
 
 from __future__ import annotations
@@ -216,7 +216,7 @@ STREAMED: dict[str, tuple[list[bytes], str]] = {
 
 
 async def taught(gateway: Running) -> tuple[Client, Client]:
-    """A client of the straight way and one of the general, whose heads are known."""
+    """A client of the fast path and one of the general, whose heads are known."""
     clients = await connect(gateway), await connect(gateway, TAGS)
     for client in clients:
         for number in range(3):

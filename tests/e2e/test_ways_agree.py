@@ -1,7 +1,7 @@
 """Whatever is asked, in whatever pieces, both ways through the gateway do the same with it.
 
 Two gateways of one configuration get the same requests over one connection each; that of the second says
-``x-slipstream-tags`` too, a wish, so that nothing there takes the straight way. What clients are told, what
+``x-slipstream-tags`` too, a wish, so that nothing there takes the fast path. What clients are told, what
 the upstream is asked, what the traces, the ledger and the metrics hold must be alike. The upstream's answer
 is made of the request's own bytes, so that none can be taken for another's.
 """
@@ -123,7 +123,7 @@ def without_times(said: object) -> object:
 
 @asynccontextmanager
 async def two_houses() -> AsyncIterator[tuple[House, House]]:
-    """That of the straight way, and that of the general way."""
+    """That of the fast path, and that of the general path."""
     async with AsyncExitStack() as stack:
         built = []
         for more in (b"", TAGS):

@@ -100,7 +100,7 @@ async def test_the_model_answers_while_the_look_up_hangs_and_its_answer_is_kept(
 
 @pytest.fixture
 def raced(monkeypatch) -> list[FastRequest]:
-    """The requests that raced from the straight way."""
+    """The requests that raced from the fast path."""
     seen: list[FastRequest] = []
     race = FastRequest.race
 
@@ -114,7 +114,7 @@ def raced(monkeypatch) -> list[FastRequest]:
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_an_ordinary_request_reaches_its_model_before_anything_is_looked_up(raced, stream):
-    """Its bytes are with the upstream when its race begins; both may win as on the general way."""
+    """Its bytes are with the upstream when its race begins; both may win as on the general path."""
     async with racing(["*"]) as semantic:
         assert outcome(await semantic.ask(CAPITAL)) == "miss"
         await learned(semantic)
