@@ -59,7 +59,7 @@ class RequestPlan:
     model_fields: tuple[bytes, bytes]
     """The model field's bytes before and after, see ``model_fields``."""
     keeps_body: bool
-    """They are the same."""
+    """Whether those are equal, so that the body is sent unchanged."""
     gate: ConcurrencyLimiter
     deployment: Deployment
     route: str
