@@ -61,6 +61,7 @@ async def test_nothing_of_a_request_or_its_connection_waits_for_the_collector(up
         await ask(gateway, path, body, 1)
         await asyncio.sleep(0)
         gc.collect()
+        earlier = [each for each in gc.get_objects() if isinstance(each, OURS)]
         before = gc.get_debug()
         gc.disable()
         gc.set_debug(gc.DEBUG_SAVEALL)
@@ -73,4 +74,5 @@ async def test_nothing_of_a_request_or_its_connection_waits_for_the_collector(up
             gc.set_debug(before)
             gc.garbage.clear()
             gc.enable()
+            del earlier  # held until here: what other tests left alive is not of these requests
     assert not left
