@@ -137,6 +137,25 @@ def test_the_rooms_hold_the_modules_of_the_plan() -> None:
         assert all(f"`{each}`" in decision for each in (name, *places)), name
 
 
+def test_every_module_is_imported_or_started_by_another() -> None:
+    """What nothing uses any more is gone, as what a rename would leave under its old name."""
+    used: set[str] = set()
+    for path in MODULES:
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.Import):
+                used |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                used |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                used.add(node.value)  # python -m, and uvicorn's import strings
+    names = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in MODULES
+        if path.name not in {"__init__.py", "__main__.py"}
+    }
+    assert names - used == set()
+
+
 def test_no_module_is_longer_than_can_be_held_in_mind() -> None:
     sizes = {relative(path): len(path.read_text().splitlines()) for path in MODULES}
     assert {name: size for name, size in sizes.items() if size > LONGEST_MODULE_LINES} == {}
