@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.api.sibling_call import SIBLING_ERRORS, ask_sibling
+from app.api.sibling_call import reply_or_timeout, sibling_sockets
 from app.domain.run_events import Interrupt
 from app.errors import Overloaded
 from app.pipeline.agent_runs import Runs
@@ -44,8 +43,7 @@ class SiblingApprovals:
 
     async def find(self, tenant: str, run_id: str) -> InterruptedRun | None:
         """A sibling's run with calls to approve; raises ``Overloaded`` if one that may have it is silent."""
-        own = f"{os.getpid()}.sock"
-        sockets = [path for path in self._folder.glob("*.sock") if path.name != own]
+        sockets = sibling_sockets(self._folder)
         async with asyncio.TaskGroup() as at_once:
             asked = [at_once.create_task(_ask(path, _FIND, tenant, run_id)) for path in sockets]
         answers = [each.result() for each in asked]
@@ -99,17 +97,13 @@ async def _claim(path: Path, tenant: str, run_id: str) -> bool:
 async def _ask(path: Path, target: str, tenant: str, run_id: str) -> object:
     """A sibling's answer as JSON; None where it does not know the run, or is gone."""
     body = json.dumps([tenant, run_id]).encode()
-    try:
-        async with asyncio.timeout(_WITHIN_S):
-            request = _REQUEST % (target.encode(), len(body), body)
-            answer = await ask_sibling(path, request)
-            try:
-                return json.loads(b"".join([piece async for piece in answer.body_chunks()]))
-            finally:
-                answer.close()
-    except (FileNotFoundError, ConnectionRefusedError):
+    request = _REQUEST % (target.encode(), len(body), body)
+    reply = await reply_or_timeout(path, request, _WITHIN_S)
+    if reply is None:
         return None
-    except SIBLING_ERRORS:
+    try:
+        return json.loads(reply.body)
+    except ValueError:  # no answer came in time, or none of ours
         return _Silent()
 
 

@@ -12,10 +12,8 @@ answer in time is left out and never makes the request fail. A single worker has
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 from urllib.parse import parse_qs
@@ -27,14 +25,20 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api.cache_entries import cursor_of
 from app.api.merged_metrics import merge_pages
 from app.api.problems import refusal
-from app.api.sibling_call import SIBLING_ERRORS, ask_sibling
+from app.api.sibling_call import (
+    SIBLING_ERRORS,
+    Reply,
+    own_socket,
+    reply_or_timeout,
+    sibling_sockets,
+    whole_reply,
+)
 from app.api.sibling_streams import stream_from_owner
 from app.errors import Overloaded
 
 _TIMEOUT_S = 1.0
 _INVALIDATION_TIMEOUT_S = 5.0
 """A successful invalidation must be in force on every worker, so slow ones are waited for."""
-_SILENT = 504
 _NOT_FOUND = 404
 _OK = 200
 _MAX_BODY_BYTES = 64 << 10
@@ -46,15 +50,6 @@ _FORWARDED_HEADERS = frozenset({b"authorization", b"x-api-key", b"content-type",
 Json = dict[str, object]
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A worker's complete response."""
-
-    status: int
-    body: bytes
-    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
-
-
 Merge = Callable[[list[Reply], Scope], bytes]
 
 
@@ -64,7 +59,6 @@ class Siblings:
     def __init__(self, app: ASGIApp, folder: Path, *, shared: bool = False) -> None:
         """``folder`` holds the workers' sockets; ``shared``: invalidations reach them through Redis."""
         self._app, self._folder, self._shared = app, folder, shared
-        self._own = folder / f"{os.getpid()}.sock"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer for all workers if the route has a strategy for that, else for this one."""
@@ -72,7 +66,7 @@ class Siblings:
         if way is not None and _is_stream(scope):
             request = _request(scope, b"")
             await stream_from_owner(
-                self._app, scope, receive, send, self._sibling_sockets(), request
+                self._app, scope, receive, send, sibling_sockets(self._folder), request
             )
             return
         if way is _INVALIDATION and self._shared:
@@ -106,9 +100,12 @@ class Siblings:
         """Sum what every worker did; 503 if one that runs did not confirm in time."""
         if own.status != _OK:
             return own
-        request, sockets = _request(scope, body), self._sibling_sockets()
+        request, sockets = _request(scope, body), sibling_sockets(self._folder)
         async with asyncio.TaskGroup() as at_once:
-            asked = [at_once.create_task(_ask_or_timeout(path, request)) for path in sockets]
+            asked = [
+                at_once.create_task(reply_or_timeout(path, request, _INVALIDATION_TIMEOUT_S))
+                for path in sockets
+            ]
         replies = [reply for task in asked if (reply := task.result()) is not None]
         silent = sum(reply.status != _OK for reply in replies)
         if silent:
@@ -145,9 +142,6 @@ class Siblings:
             await self._replies(remove, b"")
         return reply
 
-    def _sibling_sockets(self) -> list[Path]:
-        return [path for path in self._folder.glob("*.sock") if path != self._own]
-
     async def _replies(self, scope: Scope, body: bytes) -> list[Reply]:
         return [reply for reply in await self.ask_siblings(scope, body) if reply is not None]
 
@@ -155,7 +149,7 @@ class Siblings:
         self, scope: Scope, body: bytes, *, within_s: float = _TIMEOUT_S
     ) -> list[Reply | None]:
         """Every other worker's response to the same request with ``body``; None for one that gave none."""
-        request, sockets = _request(scope, body), self._sibling_sockets()
+        request, sockets = _request(scope, body), sibling_sockets(self._folder)
         async with asyncio.TaskGroup() as at_once:
             asked = [at_once.create_task(_ask(path, request, within_s)) for path in sockets]
         return [each.result() for each in asked]
@@ -164,7 +158,7 @@ class Siblings:
 @asynccontextmanager
 async def serve_siblings(app: ASGIApp, folder: Path) -> AsyncIterator[None]:
     """Serve the siblings on this worker's own socket while the context lasts."""
-    path = folder / f"{os.getpid()}.sock"
+    path = own_socket(folder)
     config = uvicorn.Config(
         app,
         uds=str(path),
@@ -389,33 +383,11 @@ def _request(scope: Scope, body: bytes) -> bytes:
     return b"\r\n".join([*lines, b"", body])
 
 
-async def _ask_or_timeout(path: Path, request: bytes) -> Reply | None:
-    """As ``_ask`` with a longer timeout: None only if the worker is gone, 504 if it does not answer."""
-    try:
-        return await _ask_or_raise(path, request, _INVALIDATION_TIMEOUT_S)
-    except (FileNotFoundError, ConnectionRefusedError):
-        return None
-    except SIBLING_ERRORS:
-        return Reply(_SILENT, b"")
-
-
 async def _ask(path: Path, request: bytes, within_s: float) -> Reply | None:
     """The sibling's complete response, or None if it is gone, too slow or invalid."""
     with suppress(*SIBLING_ERRORS):
-        return await _ask_or_raise(path, request, within_s)
+        return await whole_reply(path, request, within_s)
     return None
-
-
-async def _ask_or_raise(path: Path, request: bytes, within_s: float) -> Reply:
-    """The sibling's whole answer; raises one of ``SIBLING_ERRORS``."""
-    async with asyncio.timeout(within_s):
-        answer = await ask_sibling(path, request)
-        try:
-            body = b"".join([piece async for piece in answer.body_chunks()])
-        finally:
-            answer.close()
-    headers = [header for header in answer.headers if header[0] == b"content-type"]
-    return Reply(answer.status, body, headers)
 
 
 def _json_of(reply: Reply) -> Json:
